@@ -1,0 +1,53 @@
+"""What the entry points share: arguments of a config, logging, and errors as one message."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+
+from mmengine.config import DictAction
+
+from starfc.config import Config, load_config
+from starfc.errors import InputError
+
+
+def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --config and --cfg-options."""
+    parser.add_argument("--config", default=default, metavar="FILE", help="config file (default: %(default)s)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="override config keys, such as tau1=0.8 model.kwargs.nhid=256",
+    )
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """Load the config of the parsed arguments, and set the log level it asks for."""
+    config = load_config(arguments.config, arguments.cfg_options)
+    logging.getLogger("starfc").setLevel(config.log_level)
+    return config
+
+
+def run_command(main: Callable[[], object]) -> int:
+    """Run an entry point. A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("starfc").addHandler(handler)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(handler)
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}"
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,262 @@
+"""Config files: Python modules (mmengine ``Config``, with ``_base_`` inheritance) -> validated dataclasses.
+
+Paths may hold ``{prefix}``, ``{train_name}``, ``{test_name}``, ``{knn_method}`` and ``{knn}``; they are filled in after
+the command line's overrides, so ``--cfg-options test_name=part3_test`` moves every path of the test split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from starfc.errors import InputError, MissingFileError
+from starfc.evaluation.metrics import METRICS
+from starfc.graph.knn import KNN_METHODS, KNN_PARAMS
+from starfc.schema import build, option
+
+RETIRED = {
+    key: "a key of the published configs that had no effect; remove it"
+    for key in (
+        "INPUT_SIZE",
+        "mid_feat_path",
+        "mid_feat_path_test",
+        "optimizer_config",
+        "batch_size_per_gpu",
+        "workers_per_gpu",
+        "use_gcn_feat",
+        "eval_interim",
+        "STAGES",
+        "model.kwargs.nclass",
+        *(f"{split}.{key}" for split in ("train_data", "test_data") for key in ("list_path", "conf_metric", "eval_interim")),
+    )
+} | {
+    f"{split}.{key}": f"set once for both splits, by the top-level key {top}"
+    for split in ("train_data", "test_data")
+    for key, top in (("k", "knn"), ("th_sim", "th_sim"))
+}
+RETIRED["train_data.knn_graph_path"] = "training builds the kNN graph of every subgraph itself and reads none; remove it"
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Where the labelled training split lies."""
+
+    feat_path: str = option("{prefix}/features/{train_name}", "features; without a suffix .bin, .npy, .npz are tried")
+    label_path: str = option("{prefix}/labels/{train_name}", "labels; without a suffix .meta, .txt, .npy are tried")
+    is_norm_feat: bool = option(True, "L2-normalise the features on read")
+
+
+@dataclass(frozen=True)
+class TestData:
+    """Where the split to cluster lies; labels are optional."""
+
+    feat_path: str = option("{prefix}/features/{test_name}", "features; without a suffix .bin, .npy, .npz are tried")
+    label_path: str | None = option("{prefix}/labels/{test_name}", "labels, None where there are none")
+    knn_graph_path: str | None = option(
+        "{prefix}/knns/{test_name}/{knn_method}_k_{knn}",
+        "kNN graph: a folder, or a published .npz; read where it exists, else built and written; None: not kept",
+    )
+    is_norm_feat: bool = option(True, "L2-normalise the features on read")
+
+
+@dataclass(frozen=True)
+class ModelKwargs:
+    """Widths, regularisation and start of the network."""
+
+    feature_dim: int = option(256, "feature dimension d", low=1)
+    nhid: int = option(512, "hidden width h", low=1)
+    dropout: float = option(0.0, "share of node-embedding entries dropped in training", low=0, high=0.95)
+    init: str = option("xavier", "initial weights: as published, or an L1 distance", choices=("xavier", "metric"))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network."""
+
+    type: str = option("gcn", "network type", choices=("gcn",))
+    kwargs: ModelKwargs = option(factory=ModelKwargs)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """torch optimiser."""
+
+    type: str = option("SGD", "optimiser", choices=("SGD", "AdamW"))
+    lr: float = option(0.01, "learning rate (the highest one of a one-cycle schedule)", low=0)
+    momentum: float = option(0.9, "momentum (SGD only)", low=0, high=1)
+    weight_decay: float = option(1e-5, "weight decay", low=0)
+
+
+@dataclass(frozen=True)
+class LrConfig:
+    """Learning-rate schedule."""
+
+    policy: str = option("step", "step: a tenth at each epoch of `step`; onecycle: up, then down to 0", choices=("step", "onecycle"))
+    step: list[int] = option(factory=list, help="epochs at which the rate falls to a tenth (policy step)", low=0)
+    warmup: float = option(0.3, "share of all steps in which the rate rises (policy onecycle)", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Structure-preserved subgraph sampling (SPSS); the number of identities drawn is `cluster_num`."""
+
+    nearest: int | None = option(None, "nearest identities of the seed to draw from; None: cluster_num + 200", low=1)
+    instance_share: float = option(0.9, "share of each drawn identity's instances kept", low=0, high=1)
+    patches: int = option(40, "patches a subgraph's edges are cut into; each is one optimiser step", low=1)
+    passes: int = option(2, "passes over the patches of a subgraph", low=1)
+    min_nodes: int = option(100, "smaller subgraphs are skipped", low=2)
+    max_nodes: int = option(100_000, "larger subgraphs are skipped", low=2)
+    subgraphs_per_epoch: int | None = option(None, "subgraphs per epoch; None: every identity is the seed once", low=1)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What training is checked on, and whether thresholds are chosen."""
+
+    source: str = option("test", "test: the test split; holdout: identities held back from training", choices=("test", "holdout"))
+    holdout_share: float = option(0.0, "share of the training identities held back", low=0, high=0.9)
+    holdout_group: int = option(100, "held-back identities are taken in groups of this many look-alikes", low=1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints inside an epoch; one is always written at its end."""
+
+    interval: int = option(100, "subgraphs between checkpoints", low=1)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Training log."""
+
+    interval: int = option(1, "subgraphs between entries", low=1)
+    hooks: list[dict] = option(factory=lambda: [{"type": "TextLoggerHook"}], help="TextLoggerHook, TensorboardLoggerHook")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run: data, graph, network, training, inference, machine."""
+
+    prefix: str = option("data", "folder of features/, labels/ and knns/")
+    train_name: str = option("part0_train", "training split")
+    test_name: str = option("part1_test", "split to cluster")
+    knn: int = option(80, "neighbours per node k, the node itself counted (as in the published files)", low=2)
+    knn_method: str = option("faiss", "kNN search: faiss is exact", choices=KNN_METHODS)
+    knn_params: dict = option(factory=dict, help="ivf: nlist, nprobe; hnsw: m, ef_construction, ef_search")
+    th_sim: float = option(0.0, "kNN entries below this similarity do not enter the affinity graph", low=0, high=1)
+    cluster_num: int = option(1300, "identities drawn into a training subgraph", low=1)
+    train_data: TrainData = option(factory=TrainData)
+    test_data: TestData = option(factory=TestData)
+    invalid_rows: str = option("error", "rows without direction (NaN, infinite, zero)", choices=("error", "singleton"))
+    model: Model = option(factory=Model)
+    optimizer: Optimizer = option(factory=Optimizer)
+    total_epochs: int = option(4, "passes over the identities", low=1)
+    lr_config: LrConfig = option(factory=LrConfig)
+    sampling: Sampling = option(factory=Sampling)
+    validation: Validation = option(factory=Validation)
+    metrics: list[str] = option(factory=lambda: list(METRICS), help="metrics to report", choices=METRICS)
+    checkpoint_config: CheckpointConfig = option(factory=CheckpointConfig)
+    log_level: str = option("INFO", "log level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    log_config: LogConfig = option(factory=LogConfig)
+    pretrained: str = option("pretrained_model", "folder of Backbone.pth and Head.pth for inference")
+    tau1: float | None = option(0.7, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1)
+    tau2: float | None = option(0.72, "edges with NI > tau2 stay; None: as thresholds.json beside the weights says", low=0, high=1)
+    seed: int = option(0, "fixes the loss curve (same machine, same threads)", low=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    threads: int | None = option(None, "CPU threads; None: one per core", low=1)
+    memory_limit: str | None = option(None, "memory a stage may need, such as '16GB'; None: what the machine has free")
+
+    def contradictions(self) -> list[str]:
+        """What the single rules cannot see."""
+        s, found = self.sampling, []
+        if s.nearest is not None and s.nearest < self.cluster_num:
+            found.append(f"sampling.nearest: at least cluster_num ({self.cluster_num}) needed; found {s.nearest}")
+        if s.min_nodes > s.max_nodes:
+            found.append(f"sampling.min_nodes: at most max_nodes ({s.max_nodes}) needed; found {s.min_nodes}")
+        if self.validation.source == "holdout" and self.validation.holdout_share == 0:
+            found.append("validation.source: 'holdout' needs validation.holdout_share above 0; found 0")
+        if self.lr_config.policy == "step" and any(e >= self.total_epochs for e in self.lr_config.step):
+            found.append(f"lr_config.step: epochs below total_epochs ({self.total_epochs}) needed; found {self.lr_config.step}")
+        if (self.tau1 is None) != (self.tau2 is None):
+            found.append("tau1, tau2: both numbers, or both None (then thresholds.json beside the weights decides)")
+        hooks = [hook.get("type") for hook in self.log_config.hooks]
+        found += [
+            f"log_config.hooks: TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}"
+            for hook in hooks
+            if hook not in ("TextLoggerHook", "TensorboardLoggerHook")
+        ]
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            found.append(f"device: auto, cpu, cuda or cuda:N needed; found {self.device!r}")
+        allowed = KNN_PARAMS.get(self.knn_method, ())
+        found += [
+            f"knn_params.{key}: a whole number above 0, and one of {allowed} for {self.knn_method!r}, needed; found {value!r}"
+            for key, value in self.knn_params.items()
+            if key not in allowed or not isinstance(value, int) or value < 1
+        ]
+        for name, path in self._templates().items():
+            try:
+                self._fill(path)
+            except (KeyError, IndexError, ValueError):
+                found.append(f"{name}: names in braces are {', '.join(self._names())}; found {path!r}")
+        try:
+            self.memory_limit_bytes()
+        except ValueError:
+            found.append(f"memory_limit: a number with MB, GB or TB, such as '16GB', needed; found {self.memory_limit!r}")
+        return found
+
+    def path(self, template: str | None) -> Path | None:
+        """A path of this config with its names in braces filled in."""
+        return None if template is None else Path(self._fill(template))
+
+    def memory_limit_bytes(self) -> int | None:
+        """The memory limit in bytes, None where there is none."""
+        if self.memory_limit is None:
+            return None
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT])i?B?\s*", self.memory_limit, re.IGNORECASE)
+        if match is None:
+            raise ValueError(self.memory_limit)
+        return int(float(match[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[match[2].upper()])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, paths filled in: what a run's record holds."""
+        resolved = asdict(self)
+        for split in ("train_data", "test_data"):
+            for key, value in resolved[split].items():
+                if isinstance(value, str):
+                    resolved[split][key] = self._fill(value)
+        return resolved
+
+    def _names(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("prefix", "train_name", "test_name", "knn_method", "knn")}
+
+    def _fill(self, template: str) -> str:
+        return template.format(**self._names())
+
+    def _templates(self) -> dict[str, str]:
+        splits = {"train_data": self.train_data, "test_data": self.test_data}
+        paths = {f"{name}.{key}": value for name, split in splits.items() for key, value in asdict(split).items()}
+        return {name: value for name, value in paths.items() if isinstance(value, str)}
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file, apply overrides (dotted keys), validate.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        No such file; not a config; or every problem that the values have, at once.
+    """
+    from mmengine.config import Config as FileConfig
+
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"{path}: no such config file; the shipped ones are in configs/")
+    try:
+        values = FileConfig.fromfile(str(path), lazy_import=False)
+        values.merge_from_dict(dict(overrides or {}))
+    except Exception as error:  # whatever a user's own Python module raises is a problem of that module
+        raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
+    return build(Config, values._cfg_dict.to_dict(), RETIRED, str(path))

@@ -1,0 +1,166 @@
+"""A split: features that are checked and L2-normalised on read, with labels if there are any."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, read_features, read_labels
+from starfc.errors import InputError, MissingFileError
+
+BLOCK_BYTES = 64 << 20  # features are read 64 MiB of float32 at a time
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one pass over the features found: a fingerprint of their bytes, and the rows that have no direction."""
+
+    fingerprint: str
+    non_finite: NDArray[np.int64]
+    zero: NDArray[np.int64]
+    off_unit: NDArray[np.int64]
+
+
+class Features:
+    """(N, d) features, given as an array or memory map and handed out as L2-normalised float32.
+
+    Parameters
+    ----------
+    array : (N, d) float16/32/64
+    name : str
+        File or parameter name for messages.
+    normalise : bool
+        True (``is_norm_feat`` of the published configs) divides every row by its norm. False takes rows as they are,
+        and :meth:`require_valid` then demands unit length.
+    """
+
+    def __init__(self, array: NDArray[np.floating], name: str = "features", normalise: bool = True) -> None:
+        self.array, self.name, self.normalise = array, name, normalise
+
+    def __len__(self) -> int:
+        return self.array.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.array.shape[1]
+
+    def rows(self, selection: slice | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Selected rows as a new float32 array, normalised."""
+        rows = np.array(self.array[selection], np.float32)
+        if self.normalise:
+            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32))[:, None]
+            rows /= np.maximum(norms, np.finfo(np.float32).tiny)
+        return rows
+
+    def all(self) -> NDArray[np.float32]:
+        """Every row, normalised, block by block into one (N, d) float32 array."""
+        out = np.empty(self.array.shape, np.float32)
+        for rows in self.blocks():
+            out[rows] = self.rows(rows)
+        return out
+
+    def blocks(self) -> Iterator[slice]:
+        """Row slices of about :data:`BLOCK_BYTES` of float32 each."""
+        step = max(1, BLOCK_BYTES // (4 * max(1, self.dim)))
+        for start in range(0, len(self), step):
+            yield slice(start, min(start + step, len(self)))
+
+    @cached_property
+    def check(self) -> Check:
+        """One pass over the data: fingerprint (blake2b of dtype, shape and bytes) and invalid rows."""
+        digest = hashlib.blake2b(f"{self.array.dtype.str}{self.array.shape}".encode(), digest_size=16)
+        found: list[list[NDArray[np.int64]]] = [[], [], []]
+        for rows in self.blocks():
+            raw = np.ascontiguousarray(self.array[rows])
+            digest.update(raw.view(np.uint8).data)
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = np.einsum("ij,ij->i", raw, raw, dtype=np.float64)
+            masks = (~np.isfinite(squares), squares < 1e-30, np.abs(squares - 1) > 1e-2)
+            for rows_found, mask in zip(found, masks, strict=True):
+                rows_found.append(np.flatnonzero(mask) + rows.start)
+        non_finite, zero, off_unit = (np.concatenate(f) if f else np.empty(0, np.int64) for f in found)
+        return Check(digest.hexdigest(), non_finite, zero, off_unit)
+
+    @property
+    def invalid_rows(self) -> NDArray[np.int64]:
+        """Rows that are not finite or of zero norm, ascending."""
+        return np.union1d(self.check.non_finite, self.check.zero)
+
+    def require_valid(self) -> None:
+        """Raise :class:`InputError` naming the first rows that are not finite, of zero norm, or (as is) not of norm 1."""
+        kinds = [(self.check.non_finite, "NaN or infinite values"), (self.check.zero, "zero norm (no direction)")]
+        for rows, what in kinds:
+            if rows.size:
+                raise InputError(
+                    f"{self.name}: {rows.size:,} of {len(self):,} rows have {what}, first rows {rows[:5].tolist()}; "
+                    "repair them, or set invalid_rows='singleton' to make each its own cluster"
+                )
+        if not self.normalise and self.check.off_unit.size:
+            rows = self.check.off_unit
+            raise InputError(
+                f"{self.name}: is_norm_feat is False but {rows.size:,} of {len(self):,} rows are not of unit length, "
+                f"first rows {rows[:5].tolist()}; set is_norm_feat=True to normalise on read"
+            )
+
+    def subset(self, rows: NDArray[np.integer]) -> Features:
+        """The given rows, copied, as features of their own."""
+        return Features(np.array(self.array[rows]), self.name, self.normalise)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Features and, where known, the identity of every instance."""
+
+    features: Features
+    labels: NDArray[np.int64] | None
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def open_split(
+    feat_path: str | Path,
+    label_path: str | Path | None,
+    *,
+    feature_dim: int | None,
+    normalise: bool = True,
+    name: str = "",
+) -> Split:
+    """Open a split's files; paths without a suffix are looked for with every suffix of their kind.
+
+    A label file that is not there means unlabelled data where ``label_path`` has no suffix, and is an error where the
+    path names one file.
+    """
+    feat_path = find_file(feat_path, FEATURE_SUFFIXES, "features")
+    features = Features(read_features(feat_path, feature_dim), str(feat_path), normalise)
+    labels = None
+    if label_path is not None:
+        try:
+            label_path = find_file(label_path, LABEL_SUFFIXES, "labels")
+        except MissingFileError:
+            if Path(label_path).suffix in LABEL_SUFFIXES:
+                raise
+        else:
+            labels = read_labels(label_path, len(features))
+    return Split(features, labels, name or feat_path.stem)
+
+
+def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
+    """The file itself, or the first of ``path`` + suffix that exists."""
+    path = Path(path)
+    if path.suffix in suffixes:
+        if not path.is_file():
+            raise MissingFileError(f"{path}: no such {what} file")
+        return path
+    candidates = [path.with_name(path.name + suffix) for suffix in suffixes]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise MissingFileError(f"{path}: no {what} file; looked for {', '.join(c.name for c in candidates)} in {path.parent}")

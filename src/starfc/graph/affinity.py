@@ -1,0 +1,161 @@
+"""Affinity graph -> propagation matrix, and the propagation of features over it.
+
+STAR-FC (CVPR 2021), section 3.2. From the directed kNN entries (i, j, s_ij) with s_ij >= th_sim, self excluded:
+
+    a_ij = max(s_ij, s_ji),    A <- A + I,    Â = D^-1 A  with  D_ii = Σ_j A_ij
+
+Every node has its self loop, so no row of Â is empty and every row sums to 1.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from starfc.graph.neighbours import KnnGraph
+
+
+def propagation_matrix(graph: KnnGraph, th_sim: float = 0.0) -> sp.csr_matrix:
+    """Row-normalised symmetric affinity Â of a kNN graph.
+
+    Parameters
+    ----------
+    graph : KnnGraph
+        N nodes, k neighbours; similarities in [0, 1].
+    th_sim : float
+        Entries with a similarity below it are left out before symmetrisation.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        (N, N), float32 values, columns sorted, self loops stored. Entries of similarity 0 are stored too.
+    """
+    ids, sims = graph.ids, graph.sims
+    n = graph.num_nodes
+    t_indptr, t_rows, t_sims = _transpose(ids, sims, np.float32(th_sim))
+    counts = np.empty(n, np.int64)
+    _count_unions(ids, sims, np.float32(th_sim), t_indptr, t_rows, counts)
+    indptr = np.zeros(n + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    indices = np.empty(indptr[-1], ids.dtype)
+    data = np.empty(indptr[-1], np.float32)
+    _fill_unions(ids, sims, np.float32(th_sim), t_indptr, t_rows, t_sims, indptr, indices, data)
+    index_dtype = np.int32 if indptr[-1] < 2**31 and ids.dtype == np.int32 else np.int64
+    matrix = sp.csr_matrix((n, n), dtype=np.float32)
+    matrix.indptr = indptr.astype(index_dtype)
+    matrix.indices = indices.astype(index_dtype, copy=False)
+    matrix.data = data
+    matrix.has_canonical_format = True
+    return matrix
+
+
+def propagate(adjacency: sp.csr_matrix, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean aggregation ÂF: (N, N) sparse times (N, d) dense -> (N, d), float32."""
+    out = np.empty((adjacency.shape[0], features.shape[1]), np.float32)
+    _spmm(adjacency.indptr, adjacency.indices, adjacency.data, np.ascontiguousarray(features), out)
+    return out
+
+
+@nb.njit(cache=True)
+def _transpose(ids, sims, th_sim):
+    """Incoming entries of every node, sources in rising order (they are met in that order)."""
+    n, k = ids.shape
+    indptr = np.zeros(n + 1, np.int64)
+    for i in range(n):
+        for c in range(k):
+            if ids[i, c] >= 0 and sims[i, c] >= th_sim:
+                indptr[ids[i, c] + 1] += 1
+    for i in range(n):
+        indptr[i + 1] += indptr[i]
+    rows = np.empty(indptr[n], ids.dtype)
+    values = np.empty(indptr[n], np.float32)
+    cursor = indptr[:-1].copy()
+    for i in range(n):
+        for c in range(k):
+            j = ids[i, c]
+            if j >= 0 and sims[i, c] >= th_sim:
+                rows[cursor[j]] = i
+                values[cursor[j]] = sims[i, c]
+                cursor[j] += 1
+    return indptr, rows, values
+
+
+@nb.njit(cache=True)
+def _outgoing(ids, sims, i, th_sim):
+    """Row i's kept neighbours in rising id order, with their similarities."""
+    k = ids.shape[1]
+    out_ids = np.empty(k, ids.dtype)
+    out_sims = np.empty(k, np.float32)
+    count = 0
+    for c in range(k):
+        if ids[i, c] >= 0 and sims[i, c] >= th_sim:
+            out_ids[count] = ids[i, c]
+            out_sims[count] = sims[i, c]
+            count += 1
+    order = np.argsort(out_ids[:count])
+    return out_ids[:count][order], out_sims[:count][order]
+
+
+@nb.njit(parallel=True, cache=True)
+def _count_unions(ids, sims, th_sim, t_indptr, t_rows, counts):
+    for i in nb.prange(ids.shape[0]):
+        out_ids, _ = _outgoing(ids, sims, i, th_sim)
+        a, b, b_end, union = 0, t_indptr[i], t_indptr[i + 1], 1
+        while a < out_ids.size or b < b_end:
+            if b == b_end or (a < out_ids.size and out_ids[a] < t_rows[b]):
+                a += 1
+            elif a == out_ids.size or t_rows[b] < out_ids[a]:
+                b += 1
+            else:
+                a += 1
+                b += 1
+            union += 1
+        counts[i] = union
+
+
+@nb.njit(parallel=True, cache=True)
+def _fill_unions(ids, sims, th_sim, t_indptr, t_rows, t_sims, indptr, indices, data):
+    for i in nb.prange(ids.shape[0]):
+        out_ids, out_sims = _outgoing(ids, sims, i, th_sim)
+        a, b, b_end, at = 0, t_indptr[i], t_indptr[i + 1], indptr[i]
+        self_done = False
+        total = 1.0
+        while a < out_ids.size or b < b_end:
+            if b == b_end or (a < out_ids.size and out_ids[a] < t_rows[b]):
+                j, s = out_ids[a], out_sims[a]
+                a += 1
+            elif a == out_ids.size or t_rows[b] < out_ids[a]:
+                j, s = t_rows[b], t_sims[b]
+                b += 1
+            else:
+                j, s = out_ids[a], max(out_sims[a], t_sims[b])
+                a += 1
+                b += 1
+            if not self_done and j > i:
+                indices[at] = i
+                data[at] = 1.0
+                at += 1
+                self_done = True
+            indices[at] = j
+            data[at] = s
+            total += s
+            at += 1
+        if not self_done:
+            indices[at] = i
+            data[at] = 1.0
+        for e in range(indptr[i], indptr[i + 1]):
+            data[e] = np.float32(data[e] / total)
+
+
+@nb.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _spmm(indptr, indices, data, features, out):
+    for i in nb.prange(out.shape[0]):
+        row = out[i]
+        row[:] = 0.0
+        for e in range(indptr[i], indptr[i + 1]):
+            weight = data[e]
+            source = features[indices[e]]
+            for c in range(row.size):
+                row[c] += weight * source[c]

@@ -1,0 +1,91 @@
+"""The kNN graph and its contract.
+
+A :class:`KnnGraph` of N nodes is two arrays of shape (N, k):
+
+* ``ids``, int32 (int64 from 2^31 nodes): neighbour ids, the node itself excluded;
+* ``sims``, float32: similarities ``s = clip(<f_i, f_j>, 0, 1)`` of L2-normalised features.
+
+Rows fall by similarity, ties by rising id. ``-1`` / ``0.0`` fill the slots a row has no neighbour for; they stand at
+the end of the row. A similarity of 0 beside an id is an edge, not a missing one. The graph is directed: j among i's
+neighbours says nothing about i among j's.
+
+``k`` counts as the published files count: the node's own id is one of the k entries searched for, so a row holds
+k - 1 others, and k of them only where so many duplicates tie that its own id fell out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.errors import InputError
+
+
+@dataclass(frozen=True)
+class KnnGraph:
+    """A kNN graph under the contract above; ``info`` says how it was made (backend, its parameters, recall)."""
+
+    ids: NDArray[np.integer]
+    sims: NDArray[np.float32]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_nodes(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def k(self) -> int:
+        return self.ids.shape[1]
+
+
+def id_dtype(num_nodes: int) -> type[np.signedinteger]:
+    """int32 while ids fit, int64 from 2^31 nodes on."""
+    return np.int32 if num_nodes < 2**31 else np.int64
+
+
+def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], first_row: int, num_nodes: int) -> KnnGraph:
+    """Bring raw search results under the contract.
+
+    Parameters
+    ----------
+    ids, sims : (n, k) arrays
+        Results for the rows ``first_row .. first_row + n``; ids < 0 are missing. ``sims`` are similarities.
+    num_nodes : int
+        Nodes of the whole graph; ids at or above it are refused.
+
+    Returns
+    -------
+    KnnGraph
+        Of n rows: self and missing entries removed, similarities clipped to [0, 1], rows sorted.
+    """
+    if ids.size and int(ids.max()) >= num_nodes:
+        raise InputError(f"kNN graph: neighbour id {int(ids.max())} in a graph of {num_nodes} nodes; is it another split's?")
+    out_ids = np.full(ids.shape, -1, id_dtype(num_nodes))
+    out_sims = np.zeros(ids.shape, np.float32)
+    _tidy_rows(np.ascontiguousarray(ids), np.ascontiguousarray(sims), first_row, out_ids, out_sims)
+    return KnnGraph(out_ids, out_sims)
+
+
+@nb.njit(parallel=True, cache=True)
+def _tidy_rows(ids, sims, first_row, out_ids, out_sims):
+    n, k = ids.shape
+    for i in nb.prange(n):
+        kept = 0
+        for c in range(k):
+            j = ids[i, c]
+            if j < 0 or j == first_row + i:
+                continue
+            s = np.float32(min(max(sims[i, c], 0.0), 1.0))
+            # insertion from the right: rows come almost sorted
+            at = kept
+            while at > 0 and (out_sims[i, at - 1] < s or (out_sims[i, at - 1] == s and out_ids[i, at - 1] > j)):
+                out_sims[i, at] = out_sims[i, at - 1]
+                out_ids[i, at] = out_ids[i, at - 1]
+                at -= 1
+            out_sims[i, at] = s
+            out_ids[i, at] = j
+            kept += 1

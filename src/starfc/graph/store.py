@@ -1,0 +1,164 @@
+"""kNN graphs on disk: this project's folder, and the published ``faiss_k_80.npz``.
+
+A graph folder holds ``ids.npy``, ``sims.npy`` and ``manifest.json`` (N, d, k, metric, backend, its parameters, recall,
+fingerprint of the features, version). The manifest is written last: a folder without one is no graph. A graph whose
+fingerprint is not that of the features is refused.
+
+The published file has one array ``data`` of shape (N, 2, k): ``[:, 0]`` ids, ``[:, 1]`` distances 1 - s, float64, the
+node itself normally first. It has no fingerprint; some of its distances are compared with the features instead.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.data.dataset import Features
+from starfc.errors import InputError, MissingFileError
+from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.runtime.atomic import replacing, write_json
+
+FORMAT_VERSION = 1
+_CHECKED_ROWS = 256
+_TOLERANCE = 5e-3  # of a similarity: float16 features and float32 sums stay far below it
+
+
+def find_graph(path: Path) -> Path | None:
+    """The stored graph that a config's path means: the folder or .npz itself, or ``path`` + '.npz'; None if absent."""
+    if path.suffix == ".npz":
+        return path if path.is_file() else None
+    published = path.with_name(path.name + ".npz")
+    if (path / "manifest.json").is_file():
+        return path
+    return published if published.is_file() else None
+
+
+def read_graph(path: Path, features: Features, k: int) -> KnnGraph:
+    """Read a stored kNN graph and make sure that it is this one's: N, k and features must agree.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        No such graph, an unreadable one, one of another N or k, or one of other features (stale).
+    """
+    return _read_npz(path, features, k) if path.suffix == ".npz" else _read_folder(path, features, k)
+
+
+def write_graph(path: Path, graph: KnnGraph, features: Features) -> None:
+    """Write a graph as a folder, or as the published .npz where the path says so."""
+    if path.suffix == ".npz":
+        write_npz(path, graph)
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    manifest = path / "manifest.json"
+    manifest.unlink(missing_ok=True)
+    for name, array in (("ids", graph.ids), ("sims", graph.sims)):
+        with replacing(path / f"{name}.npy") as temporary:
+            np.save(temporary, array)
+    write_json(
+        manifest,
+        {
+            "format": FORMAT_VERSION,
+            "num_nodes": graph.num_nodes,
+            "feature_dim": features.dim,
+            "k": graph.k,
+            "metric": "inner product of L2-normalised features, clipped to [0, 1]",
+            "fingerprint": features.check.fingerprint,
+            **graph.info,
+        },
+    )
+
+
+def write_npz(path: Path, graph: KnnGraph) -> None:
+    """Write the published layout: the node itself first (distance 0), then its nearest, k entries in all.
+
+    A row of k others (its own id had fallen out among duplicates) is written as it is. Slots without a neighbour
+    repeat the node itself, which every reader of the format leaves out.
+    """
+    n, k = graph.ids.shape
+    own = np.arange(n, dtype=np.float64)[:, None]
+    full = (graph.ids[:, -1] >= 0)[:, None]
+    ids = np.where(full, graph.ids, np.concatenate([own, graph.ids[:, : k - 1]], axis=1))
+    sims = np.where(full, graph.sims, np.concatenate([np.ones((n, 1)), graph.sims[:, : k - 1]], axis=1))
+    missing = ids < 0
+    data = np.stack([np.where(missing, own, ids), np.where(missing, 0.0, 1.0 - sims)], axis=1)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, data=data)
+
+
+def _read_npz(path: Path, features: Features, k: int) -> KnnGraph:
+    if not path.is_file():
+        raise MissingFileError(f"{path}: no such kNN graph")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = file["data"]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a kNN graph in the published layout, one array 'data' ({error})") from None
+    if data.ndim != 3 or data.shape[1] != 2:
+        raise InputError(f"{path}: 'data' has shape (N, 2, k); found {data.shape}")
+    _require_shape(path, data.shape[0], data.shape[2], features, k)
+    try:
+        graph = tidy(data[:, 0].astype(np.int64), 1.0 - data[:, 1], 0, len(features))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    _require_similarities(path, graph, features)
+    return KnnGraph(graph.ids, graph.sims, {"backend": "read", "file": str(path), "params": {}, "recall": None})
+
+
+def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
+    manifest_path = path / "manifest.json"
+    if not manifest_path.is_file():
+        raise MissingFileError(f"{path}: no kNN graph there (no manifest.json)")
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        ids = np.load(path / "ids.npy", mmap_mode="r", allow_pickle=False)
+        sims = np.load(path / "sims.npy", mmap_mode="r", allow_pickle=False)
+        found = (manifest["num_nodes"], manifest["k"], manifest["fingerprint"], manifest["format"])
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise InputError(f"{path}: unreadable kNN graph ({error}); delete the folder and it is built anew") from None
+    num_nodes, stored_k, fingerprint, version = found
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: graph format {FORMAT_VERSION} is read here; found {version}; delete the folder")
+    if ids.shape != (num_nodes, stored_k) or sims.shape != ids.shape:
+        raise InputError(f"{path}: arrays {ids.shape} and {sims.shape} are not what its manifest says; delete the folder")
+    _require_shape(path, num_nodes, stored_k, features, k)
+    if fingerprint != features.check.fingerprint:
+        raise InputError(
+            f"{path}: stale kNN graph: it was built from other features (fingerprint {fingerprint}) than {features.name} "
+            f"({features.check.fingerprint}); delete the folder and it is built anew, or point knn_graph_path elsewhere"
+        )
+    info = {key: manifest[key] for key in ("backend", "params", "recall", "recall_rows") if key in manifest}
+    return KnnGraph(np.array(ids), np.array(sims), info)
+
+
+def _require_shape(path: Path, num_nodes: int, k: int, features: Features, wanted_k: int) -> None:
+    if num_nodes != len(features):
+        raise InputError(
+            f"{path}: a kNN graph of {num_nodes:,} nodes for the {len(features):,} instances of {features.name}; "
+            "it belongs to another split: delete it, or point knn_graph_path elsewhere"
+        )
+    if k != wanted_k:
+        raise InputError(f"{path}: a kNN graph of k = {k} where knn is {wanted_k}; set knn={k}, or point knn_graph_path elsewhere")
+
+
+def _require_similarities(path: Path, graph: KnnGraph, features: Features) -> None:
+    """Compare a sample of stored similarities with the features'."""
+    rows = np.unique(np.linspace(0, graph.num_nodes - 1, _CHECKED_ROWS).astype(np.int64))
+    worst = 0.0
+    for row in rows:
+        ids = graph.ids[row][graph.ids[row] >= 0]
+        if ids.size:
+            worst = max(worst, float(np.abs(_similarities(features, row, ids) - graph.sims[row][: ids.size]).max()))
+    if not worst <= _TOLERANCE:
+        raise InputError(
+            f"{path}: stale kNN graph: its similarities differ from those of {features.name} by up to {worst:.3f}; it was "
+            "built from other features: delete it and it is built anew, or point knn_graph_path elsewhere"
+        )
+
+
+def _similarities(features: Features, row: int, ids: NDArray[np.integer]) -> NDArray[np.float32]:
+    return np.clip(features.rows(ids) @ features.rows(slice(row, row + 1))[0], 0, 1)

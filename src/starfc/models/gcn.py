@@ -1,0 +1,146 @@
+"""STAR-FC's network: one graph convolution (backbone) and an edge classifier (head).
+
+    X = ReLU([F ‖ ÂF] W + b)                                    backbone, spec section 3
+    z_ij = W2 · PReLU(W1 [x_i ‖ x_j] + b1) + b2,  p = softmax(z)[1]     head, spec section 4
+
+Parameter names and shapes are those of the published checkpoints (`Backbone.pth`, `Head.pth`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from starfc.models.edge_kernels import edge_logits
+
+INITIALISATIONS = ("xavier", "metric")
+
+
+class GraphConv(nn.Module):
+    """Mean-aggregator graph convolution: [F ‖ ÂF] W + b, with W of shape (2d, h) as published."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2 * in_dim, out_dim))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+
+    def forward(self, features: Tensor, aggregated: Tensor) -> Tensor:
+        d = features.shape[1]
+        # two half-width products: the (N, 2d) concatenation is never formed
+        return torch.addmm(self.bias, features, self.weight[:d]).addmm(aggregated, self.weight[d:])
+
+
+class Backbone(nn.Module):
+    """X = Dropout(ReLU([F ‖ ÂF] W + b)): (N, d) features and (N, d) aggregated features -> (N, h)."""
+
+    def __init__(self, feature_dim: int, nhid: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = GraphConv(feature_dim, nhid)
+        self.dropout = dropout
+
+    def forward(self, features: Tensor, aggregated: Tensor) -> Tensor:
+        nodes = functional.relu(self.conv1(features, aggregated))
+        return functional.dropout(nodes, self.dropout, self.training)
+
+
+class EdgeHead(nn.Module):
+    """Two-class edge classifier over ordered node pairs, computed from node projections.
+
+    W1 [x_i ‖ x_j] = W1a x_i + W1b x_j, so :meth:`project` runs once per node and :meth:`logits` per edge does an
+    addition, a PReLU and one dot product with W2[1] - W2[0].
+    """
+
+    def __init__(self, nhid: int) -> None:
+        super().__init__()
+        self.classifier = nn.Sequential(nn.Linear(2 * nhid, nhid), nn.PReLU(nhid), nn.Linear(nhid, 2))
+
+    def project(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """u = W1a x + b1 and v = W1b x: (N, h) -> two (N, h)."""
+        first = self.classifier[0]
+        h = nodes.shape[1]
+        return functional.linear(nodes, first.weight[:, :h], first.bias), functional.linear(nodes, first.weight[:, h:])
+
+    def scorer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """PReLU slopes (h,), w = W2[1] - W2[0] (h,), c = b2[1] - b2[0] (scalar)."""
+        last = self.classifier[2]
+        return self.classifier[1].weight, last.weight[1] - last.weight[0], last.bias[1] - last.bias[0]
+
+    def logits(self, source: Tensor, target: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """z[1] - z[0] of the edges (rows_e, cols_e), shape (E,): p = sigmoid of it."""
+        slope, weight, constant = self.scorer()
+        return edge_logits(source, target, slope, weight, rows, cols) + constant
+
+
+class StarFCModel(nn.Module):
+    """Backbone and head together.
+
+    Parameters
+    ----------
+    feature_dim, nhid : int
+        Feature dimension d and hidden width h.
+    dropout : float
+        Share of node-embedding entries dropped in training (the published value is 0).
+    init : {'xavier', 'metric'}
+        'xavier' is the published initialisation. 'metric' starts the head as a distance between the two nodes
+        (:func:`metric_initialisation_`), so that training refines a similarity instead of discovering one.
+    generator : torch.Generator, optional
+        Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 256,
+        nhid: int = 512,
+        dropout: float = 0.0,
+        init: str = "xavier",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.feature_dim, self.nhid = feature_dim, nhid
+        self.backbone = Backbone(feature_dim, nhid, dropout)
+        self.head = EdgeHead(nhid)
+        xavier_initialisation_(self, generator)
+        if init == "metric":
+            metric_initialisation_(self)
+        elif init != "xavier":
+            raise ValueError(f"init: one of {INITIALISATIONS}; found {init!r}")
+
+    def forward(self, features: Tensor, aggregated: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """Logits z[1] - z[0], shape (E,), of edges on a graph with features F and aggregated features ÂF."""
+        return self.head.logits(*self.head.project(self.backbone(features, aggregated)), rows, cols)
+
+
+@torch.no_grad()
+def xavier_initialisation_(model: StarFCModel, generator: torch.Generator | None = None) -> None:
+    """The published start: W Xavier-uniform with b = 0; torch's own for the head (U(±1/sqrt(fan_in)), slopes 0.25)."""
+    nn.init.xavier_uniform_(model.backbone.conv1.weight, generator=generator)
+    nn.init.zeros_(model.backbone.conv1.bias)
+    for layer in (model.head.classifier[0], model.head.classifier[2]):
+        bound = 1 / math.sqrt(layer.in_features)
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    nn.init.constant_(model.head.classifier[1].weight, 0.25)
+
+
+@torch.no_grad()
+def metric_initialisation_(model: StarFCModel) -> None:
+    """Start the head as a weighted L1 distance: z_ij = scale · (typical - Σ_h |x_ih - x_jh|).
+
+    W1a = I, W1b = -I, PReLU slopes -1 (PReLU(t) = |t|), and W2 = ∓scale/2. `typical` is the expected L1 distance of
+    two unit vectors with cosine 0.6 under the Xavier-uniform backbone (variance 2/(2d + h) per weight; half of the
+    units are off after the ReLU), which puts the initial decision boundary in the middle of the data.
+    """
+    h, d = model.nhid, model.feature_dim
+    first, prelu, last = model.head.classifier
+    eye = torch.eye(h)
+    first.weight.copy_(torch.cat([eye, -eye], dim=1))
+    first.bias.zero_()
+    prelu.weight.fill_(-1.0)
+    typical = 0.4 * h * math.sqrt(2 / (2 * d + h))
+    scale = 9.0 / typical
+    last.weight[0].fill_(scale / 2)
+    last.weight[1].fill_(-scale / 2)
+    last.bias.copy_(torch.tensor([-scale * typical / 2, scale * typical / 2]))

@@ -1,0 +1,95 @@
+"""Where and with what a run was made: versions, commit, machine; and the device and threads it uses."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numba
+import torch
+
+from starfc.errors import InputError
+
+_PACKAGES = ("starfc", "torch", "numpy", "scipy", "faiss-cpu", "faiss-gpu", "numba", "mmengine-lite", "scikit-learn", "pyarrow")
+
+
+def set_threads(threads: int | None) -> int:
+    """Give torch, faiss and numba the same number of threads (None: one per available core); returns it."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = threads or available
+    torch.set_num_threads(count)
+    faiss.omp_set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    return count
+
+
+def choose_device(device: str) -> torch.device:
+    """'auto' is cuda where torch sees a GPU, else cpu; asking for a GPU that is not there is an error."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device: {device!r} needs a GPU that torch can use; none found; set device='cpu' or 'auto'")
+    return torch.device(device)
+
+
+def environment(threads: int, device: torch.device) -> dict[str, Any]:
+    """Versions, git commit and machine, for a run's record."""
+    return {
+        "versions": {"python": platform.python_version()} | {p: v for p in _PACKAGES if (v := _version(p))},
+        "git": git_state(),
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_mb": _memory_mb(),
+            "threads": threads,
+            "device": str(device),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that this package runs from and whether it was changed; None outside a checkout."""
+    root = Path(__file__).resolve().parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _memory_mb() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    except (ValueError, OSError, AttributeError):
+        return None

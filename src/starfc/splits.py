@@ -1,0 +1,94 @@
+"""The splits that a config names, and their kNN graphs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.config import Config
+from starfc.data.dataset import Features, Split, find_file, open_split
+from starfc.data.formats import LABEL_SUFFIXES
+from starfc.errors import InputError, MissingFileError
+from starfc.graph.knn import build_knn
+from starfc.graph.neighbours import KnnGraph
+from starfc.graph.store import find_graph, read_graph, write_graph
+
+log = logging.getLogger("starfc")
+
+MS1M_HINT = (
+    "README.md, section 'MS1M', says where these files come from and how they are laid out; "
+    "the bundled sample runs with: python test_final.py --config configs/cfg_gcn_glyph.py"
+)
+
+
+def open_train_split(config: Config) -> Split:
+    """The configured training split; it must have labels."""
+    data = config.train_data
+    try:
+        return open_split(
+            config.path(data.feat_path),
+            find_file(config.path(data.label_path), LABEL_SUFFIXES, "labels"),
+            feature_dim=config.model.kwargs.feature_dim,
+            normalise=data.is_norm_feat,
+            name=config.train_name,
+        )
+    except MissingFileError as error:
+        raise MissingFileError(f"{error}; {MS1M_HINT}") from None
+
+
+def open_test_split(config: Config, features: str | Path | None, labels: str | Path | None) -> tuple[Split, Path | None]:
+    """The configured test split with its kNN graph's path, or the user's own file (whose graph is kept in the outputs)."""
+    dim, data = config.model.kwargs.feature_dim, config.test_data
+    if features is not None:
+        return open_split(features, labels, feature_dim=dim, normalise=data.is_norm_feat), None
+    if labels is not None:
+        raise InputError("--labels: goes with --features; the configured split's labels are test_data.label_path")
+    try:
+        split = open_split(
+            config.path(data.feat_path),
+            config.path(data.label_path),
+            feature_dim=dim,
+            normalise=data.is_norm_feat,
+            name=config.test_name,
+        )
+    except MissingFileError as error:
+        raise MissingFileError(f"{error}; {MS1M_HINT}") from None
+    return split, config.path(data.knn_graph_path)
+
+
+def valid_features(features: Features, policy: str) -> tuple[Features, NDArray[np.int64]]:
+    """Features that have a direction, and the rows that have none; the latter are an error unless 'singleton' is set."""
+    invalid = features.invalid_rows
+    if policy == "error" or not invalid.size:
+        features.require_valid()
+        return features, np.empty(0, np.int64)
+    log.warning("%s: %d rows without direction become singletons, first rows %s", features.name, len(invalid), invalid[:5].tolist())
+    return features.subset(np.setdiff1d(np.arange(len(features)), invalid)), invalid
+
+
+def knn_graph(config: Config, features: Features, matrix: NDArray[np.float32], path: Path | None, out: Path) -> KnnGraph:
+    """The kNN graph stored at ``path`` where there is one, else a new one, which is then stored.
+
+    Where there is no path (a file of the user's own) or it cannot be written, the graph is kept below ``out``, in a
+    folder named after the features' fingerprint.
+    """
+    name = f"{features.check.fingerprint[:12]}_{config.knn_method}_k_{config.knn}"
+    place = path if path is not None and (find_graph(path) or _writable(path)) else out / "knn" / name
+    stored = find_graph(place)
+    if stored is not None:
+        log.info("kNN graph: read from %s", stored)
+        return read_graph(stored, features, config.knn)
+    graph = build_knn(matrix, config.knn, config.knn_method, config.knn_params, config.seed)
+    write_graph(place, graph, features)
+    log.info("kNN graph: written to %s", place)
+    return graph
+
+
+def _writable(path: Path) -> bool:
+    """Whether a file or folder can be made at ``path``: its nearest existing parent decides."""
+    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return os.access(parent, os.W_OK)

@@ -1,0 +1,48 @@
+"""The log of a training run: metrics.jsonl always, text lines and TensorBoard scalars where the config asks for them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import TracebackType
+
+from starfc.config import LogConfig
+
+log = logging.getLogger("starfc")
+
+
+class Journal:
+    """Appends one JSON object per entry to ``work_dir/metrics.jsonl``; a run starts the file anew.
+
+    ``TextLoggerHook`` adds a line to the log for every entry, ``TensorboardLoggerHook`` scalars under
+    ``work_dir/tensorboard``.
+    """
+
+    def __init__(self, work_dir: Path, config: LogConfig) -> None:
+        hooks = {hook["type"] for hook in config.hooks}
+        self._text = "TextLoggerHook" in hooks
+        self._events = None
+        if "TensorboardLoggerHook" in hooks:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(work_dir / "tensorboard"))
+        work_dir.mkdir(parents=True, exist_ok=True)
+        self._file = (work_dir / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
+
+    def write(self, kind: str, step: int, entry: dict[str, float]) -> None:
+        """Log one entry: ``kind`` is train or validation, ``step`` the number of subgraphs so far."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **entry}) + "\n")
+        if self._text:
+            log.info("%s %s", kind, " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))
+        if self._events is not None:
+            for key, value in entry.items():
+                self._events.add_scalar(f"{kind}/{key}", value, step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()

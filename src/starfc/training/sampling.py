@@ -1,0 +1,122 @@
+"""Structure-preserved subgraph sampling (SPSS), STAR-FC (CVPR 2021) section 3.3.
+
+A training subgraph is a seed identity's neighbourhood in identity space, not a crop of the big graph:
+
+1. the `nearest` identities whose centres are most similar to the seed's (the hard negatives);
+2. cluster randomness: `identities` of them, without replacement;
+3. node randomness: of each a random `instance_share` of its instances, at least one;
+4. the kNN graph is built anew on just these instances, so the subgraph has the structure a whole graph has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.knn import exact_knn
+
+
+def identity_centres(features: NDArray[np.float32], labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Normalised mean of every identity's normalised features: (N, d) and labels 0..C-1 -> (C, d)."""
+    centres = np.zeros((int(labels.max()) + 1, features.shape[1]), np.float32)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    centres[labels[order[starts]]] = np.add.reduceat(features[order], starts, axis=0)
+    return centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+
+
+class SubgraphSampler:
+    """Draws the instances of structure-preserved subgraphs.
+
+    Parameters
+    ----------
+    features : (N, d) float32
+        L2-normalised.
+    labels : (N,) integers 0..C-1
+    nearest, identities : int
+        N_near and the number of identities drawn from them; both are cut to C where there are fewer.
+    instance_share : float in (0, 1]
+        Share of an identity's instances that is kept.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.integer],
+        *,
+        nearest: int,
+        identities: int,
+        instance_share: float,
+    ) -> None:
+        self.centres = identity_centres(features, labels)
+        self.nearest = min(nearest, len(self.centres))
+        self.identities = min(identities, self.nearest)
+        self.instance_share = instance_share
+        self._members = np.argsort(labels, kind="stable")
+        self._starts = np.searchsorted(labels[self._members], np.arange(len(self.centres) + 1))
+
+    @property
+    def num_identities(self) -> int:
+        return len(self.centres)
+
+    def sample(self, seed_identity: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Instances of one subgraph, ascending."""
+        similarity = self.centres @ self.centres[seed_identity]
+        near = np.argsort(-similarity, kind="stable")[: self.nearest]
+        chosen = rng.choice(near, self.identities, replace=False)
+        kept = []
+        for identity in chosen:
+            members = self._members[self._starts[identity] : self._starts[identity + 1]]
+            kept.append(rng.choice(members, max(1, int(self.instance_share * len(members))), replace=False))
+        return np.sort(np.concatenate(kept))
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A training graph of n nodes: F and ÂF (n, d), and every stored entry of Â as an edge with its target (E,)."""
+
+    features: Tensor
+    aggregated: Tensor
+    rows: Tensor
+    cols: Tensor
+    targets: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def num_edges(self) -> int:
+        return self.rows.numel()
+
+    def to(self, device: torch.device) -> Subgraph:
+        """The same graph on another device."""
+        return Subgraph(*(getattr(self, f).to(device) for f in ("features", "aggregated", "rows", "cols", "targets")))
+
+
+def build_subgraph(features: NDArray[np.float32], labels: NDArray[np.integer], k: int, th_sim: float) -> Subgraph:
+    """kNN graph, Â and training edges of some instances, in memory.
+
+    Edges are all stored entries of Â (self loops and symmetrised edges included); the target of an edge is 1 where
+    both ends have the same label. Rows are sorted; `k` is cut to the number of nodes.
+    """
+    adjacency = propagation_matrix(exact_knn(features, min(k, len(features))), th_sim)
+    rows = np.repeat(np.arange(len(features), dtype=np.int32), np.diff(adjacency.indptr))
+    cols = adjacency.indices
+    return Subgraph(
+        features=torch.from_numpy(features),
+        aggregated=torch.from_numpy(propagate(adjacency, features)),
+        rows=torch.from_numpy(rows),
+        cols=torch.from_numpy(cols),
+        targets=torch.from_numpy((labels[rows] == labels[cols]).astype(np.float32)),
+    )
+
+
+def patches(num_edges: int, count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Shuffle the edges and cut them into `count` patches; each patch is sorted, for locality in the kernels."""
+    return [np.sort(part) for part in np.array_split(rng.permutation(num_edges), min(count, num_edges))]

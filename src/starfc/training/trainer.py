@@ -1,0 +1,254 @@
+"""Training of the edge classifier on structure-preserved subgraphs, spec section 5.
+
+    for every epoch, for every seed identity (shuffled):
+        subgraph <- SPSS, kNN graph and Â built anew
+        for every pass, for every patch of its edges (shuffled):
+            loss = cross-entropy of the patch; one optimiser step
+
+Cross-entropy over two classes is the logistic loss of z[1] - z[0]. ÂF does not change within a subgraph and is made
+once; the backbone runs afresh for every patch, because its weights changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+
+from starfc.clustering.scoring import project_nodes, score_blocks
+from starfc.config import Config
+from starfc.errors import InputError
+from starfc.evaluation.thresholds import choose_thresholds, write_surface
+from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.knn import check_k, exact_knn
+from starfc.graph.neighbours import KnnGraph
+from starfc.models.checkpoint import save_model, save_thresholds
+from starfc.models.gcn import StarFCModel
+from starfc.runtime.atomic import write_json
+from starfc.runtime.machine import choose_device, environment, set_threads
+from starfc.runtime.progress import progress
+from starfc.runtime.stages import Stages
+from starfc.splits import knn_graph, open_test_split, open_train_split, valid_features
+from starfc.training.holdout import hold_back
+from starfc.training.journal import Journal
+from starfc.training.sampling import Subgraph, SubgraphSampler, build_subgraph, identity_centres, patches
+
+log = logging.getLogger("starfc")
+
+
+@dataclass(frozen=True)
+class LabelledGraph:
+    """Features (N, d), labels (N,) and the kNN graph of instances to validate on."""
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    graph: KnnGraph
+
+
+def run_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
+    """Train on the configured split and leave a complete record in ``work_dir``.
+
+    Writes ``Backbone.pth`` and ``Head.pth`` (also under ``checkpoints/`` on the way), ``metrics.jsonl``, TensorBoard
+    events where asked for, ``run.json``, and, where identities are held back, ``thresholds.json`` and
+    ``threshold_surface.csv``.
+
+    Raises
+    ------
+    InputError
+        Anything a user can mend, before training starts.
+    """
+    work_dir = Path(work_dir)
+    threads, device = set_threads(config.threads), choose_device(config.device)
+    stages = Stages(config.memory_limit_bytes())
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+    with stages.stage("data"):
+        features, labels, held = _training_data(config)
+        validation = _validation_data(config, held, work_dir)
+    generator = torch.Generator().manual_seed(config.seed)
+    model = StarFCModel(**vars(config.model.kwargs), generator=generator).to(device)
+    record = {"config": config.as_dict(), "seed": config.seed, "started": started, **environment(threads, device)}
+    write_json(work_dir / "run.json", record)
+
+    with stages.stage("training"), Journal(work_dir, config.log_config) as journal, torch.random.fork_rng():
+        torch.manual_seed(config.seed)  # dropout
+        train(config, model, features, labels, validation, device, work_dir, journal)
+        save_model(model, work_dir)
+    if held is not None and validation is not None:
+        with stages.stage("thresholds"):
+            point, surface = choose_thresholds(
+                validation.features, validation.graph, validation.labels, model, config.th_sim, device
+            )
+            write_surface(work_dir / "threshold_surface.csv", surface)
+            save_thresholds(work_dir, point.tau1, point.tau2, {"chosen_on": _holdout_text(config, validation), **vars(point)})
+            log.info("thresholds: tau1 %.2f, tau2 %.2f, held-back pairwise F %.4f", point.tau1, point.tau2, point.fscore)
+            record["thresholds"] = vars(point)
+    record["stages"] = [vars(stage) for stage in stages.finished]
+    write_json(work_dir / "run.json", record)
+    print(stages.table())
+    print(f"written to {work_dir}: Backbone.pth, Head.pth, metrics.jsonl, run.json")
+    return record
+
+
+def train(
+    config: Config,
+    model: StarFCModel,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    validation: LabelledGraph | None,
+    device: torch.device,
+    work_dir: Path,
+    journal: Journal,
+) -> None:
+    """The training loop; ``labels`` are 0..C-1 and the model is changed in place."""
+    s, rng = config.sampling, np.random.default_rng(config.seed)
+    nearest = s.nearest if s.nearest is not None else config.cluster_num + 200
+    sampler = SubgraphSampler(
+        features, labels, nearest=nearest, identities=config.cluster_num, instance_share=s.instance_share
+    )
+    per_epoch = s.subgraphs_per_epoch or sampler.num_identities
+    optimizer = make_optimizer(config, model)
+    schedule = make_schedule(config, optimizer, config.total_epochs * per_epoch * s.passes * s.patches)
+    done = 0
+    for epoch in range(1, config.total_epochs + 1):
+        for seed_identity in progress(f"epoch {epoch}", _seeds(sampler.num_identities, per_epoch, rng), unit="subgraph"):
+            done += 1
+            instances = sampler.sample(int(seed_identity), rng)
+            if not s.min_nodes <= len(instances) <= s.max_nodes:
+                log.info("subgraph %d of identity %d skipped: %d instances", done, seed_identity, len(instances))
+                continue
+            clock = time.perf_counter()
+            subgraph = build_subgraph(features[instances], labels[instances], config.knn, config.th_sim).to(device)
+            build_seconds = time.perf_counter() - clock
+            loss = train_on_subgraph(model, optimizer, schedule, subgraph, s.patches, s.passes, rng)
+            if not np.isfinite(loss):
+                raise InputError(f"loss is {loss} at subgraph {done} (seed identity {seed_identity}); lower optimizer.lr")
+            if done % config.log_config.interval == 0:
+                entry = {
+                    "epoch": epoch,
+                    "subgraph": done,
+                    "loss": loss,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "nodes": subgraph.num_nodes,
+                    "edges": subgraph.num_edges,
+                    "build_seconds": build_seconds,
+                    "seconds": time.perf_counter() - clock,
+                }
+                journal.write("train", done, entry)
+            if done % config.checkpoint_config.interval == 0:
+                save_model(model, work_dir / "checkpoints" / f"subgraph_{done:06d}")
+        if isinstance(schedule, MultiStepLR):
+            schedule.step()
+        save_model(model, work_dir / "checkpoints" / f"epoch_{epoch:03d}")
+        if validation is not None:
+            accuracy = edge_accuracy(model, validation, config.th_sim, device)
+            journal.write("validation", done, {"epoch": epoch, "edge_accuracy": accuracy})
+
+
+def train_on_subgraph(
+    model: StarFCModel,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    subgraph: Subgraph,
+    count: int,
+    passes: int,
+    rng: np.random.Generator,
+) -> float:
+    """``passes`` times over the subgraph's edges in ``count`` patches, one step each; returns the mean loss."""
+    model.train()
+    losses = []
+    for _ in range(passes):
+        for patch in patches(subgraph.num_edges, count, rng):
+            edges = torch.from_numpy(patch).to(subgraph.rows.device)
+            logits = model(subgraph.features, subgraph.aggregated, subgraph.rows[edges], subgraph.cols[edges])
+            loss = functional.binary_cross_entropy_with_logits(logits, subgraph.targets[edges])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if isinstance(schedule, OneCycleLR):
+                schedule.step()
+            losses.append(loss.detach())
+    return float(torch.stack(losses).mean())
+
+
+def make_optimizer(config: Config, model: StarFCModel) -> torch.optim.Optimizer:
+    """SGD (published) or AdamW over all parameters."""
+    o = config.optimizer
+    if o.type == "SGD":
+        return torch.optim.SGD(model.parameters(), o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+    return torch.optim.AdamW(model.parameters(), o.lr, weight_decay=o.weight_decay)
+
+
+def make_schedule(config: Config, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
+    """A tenth at the given epochs (published), or one cycle over all optimiser steps."""
+    policy = config.lr_config
+    if policy.policy == "step":
+        return MultiStepLR(optimizer, policy.step, gamma=0.1)
+    # one more than it takes: torch counts the step of its own construction
+    return OneCycleLR(optimizer, config.optimizer.lr, total_steps=total_steps + 1, pct_start=policy.warmup)
+
+
+def edge_accuracy(model: StarFCModel, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
+    """Share of kNN pairs on which p > 0.5 agrees with same identity."""
+    aggregated = propagate(propagation_matrix(data.graph, th_sim), data.features)
+    nodes = project_nodes(model, data.features, aggregated, device)
+    right = total = 0
+    for edges in score_blocks(data.graph, nodes):
+        right += int(((edges.scores > 0.5) == (data.labels[edges.rows] == data.labels[edges.cols])).sum())
+        total += len(edges)
+    return right / total
+
+
+def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Seed identities of an epoch: shuffled, each once before any comes again."""
+    rounds = -(-count // num_identities)
+    return np.concatenate([rng.permutation(num_identities) for _ in range(rounds)])[:count]
+
+
+def _training_data(config: Config) -> tuple[NDArray[np.float32], NDArray[np.int64], LabelledGraph | None]:
+    """Features and labels 0..C-1 to train on, and the held-back part as a labelled graph, if any."""
+    split = open_train_split(config)
+    valid, invalid = valid_features(split.features, config.invalid_rows)
+    features = valid.all()
+    _, labels = np.unique(np.delete(split.labels, invalid), return_inverse=True)
+    if labels.max(initial=-1) < 1:
+        raise InputError(f"{split.features.name}: training needs at least 2 identities; found {labels.max(initial=-1) + 1}")
+    share = config.validation.holdout_share
+    if share == 0:
+        return features, labels, None
+    rng = np.random.default_rng([config.seed, 1])  # a stream of its own: the loss curve does not hang on the holdout
+    held = np.isin(labels, hold_back(identity_centres(features, labels), share, config.validation.holdout_group, rng))
+    if not held.any() or len(np.unique(labels[~held])) < 2:
+        raise InputError(f"validation.holdout_share: {share} of {labels.max() + 1} identities leaves too few on one side")
+    check_k(config.knn, int(held.sum()), "the held-back identities")
+    held_graph = LabelledGraph(features[held], labels[held], exact_knn(features[held], config.knn))
+    _, kept_labels = np.unique(labels[~held], return_inverse=True)
+    return features[~held], kept_labels, held_graph
+
+
+def _validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) -> LabelledGraph | None:
+    if config.validation.source != "test":
+        return held if config.validation.source == "holdout" else None
+    split, graph_path = open_test_split(config, None, None)
+    if split.labels is None:
+        log.warning("validation: the test split %s has no labels; skipped", split.name)
+        return None
+    split.features.require_valid()
+    check_k(config.knn, len(split), split.features.name)
+    matrix = split.features.all()
+    return LabelledGraph(matrix, split.labels, knn_graph(config, split.features, matrix, graph_path, work_dir))
+
+
+def _holdout_text(config: Config, held: LabelledGraph) -> str:
+    return (
+        f"{len(np.unique(held.labels))} identities ({len(held.labels)} instances) held back from {config.train_name}, "
+        f"in groups of {config.validation.holdout_group}, seed {config.seed}"
+    )

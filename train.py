@@ -1,0 +1,23 @@
+"""Train STAR-FC: python train.py [--config FILE] [--work-dir DIR] [--cfg-options KEY=VALUE ...]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from starfc.cli import config_arguments, read_config, run_command
+from starfc.training.trainer import run_training
+
+ROOT = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train STAR-FC's edge classifier on a labelled split.")
+    config_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m.py"))
+    parser.add_argument("--work-dir", metavar="DIR", help="folder of the run (default: work_dirs/<config name>)")
+    arguments = parser.parse_args()
+    config = read_config(arguments)
+    run_training(config, arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -14,7 +14,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cluster embeddings with a trained STAR-FC model.")
     config_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m.py"))
     parser.add_argument("--model", metavar="DIR", help="folder of Backbone.pth and Head.pth (default: the config's)")
-    parser.add_argument("--features", metavar="FILE", help="cluster this .bin, .npy or .npz instead of the config's split")
+    parser.add_argument(
+        "--features", metavar="FILE", help="cluster this .bin, .npy or .npz instead of the config's split"
+    )
     parser.add_argument("--labels", metavar="FILE", help="identities of --features, .meta or .npy, for the metrics")
     parser.add_argument("--out", metavar="DIR", help="folder for the results (default: outputs/<config name>)")
     arguments = parser.parse_args()

@@ -36,6 +36,7 @@ sampling = dict(
     passes=2,
     min_nodes=100,
     max_nodes=100000,
+    rotation=0.,  # random rotation of the features at every step, a regulariser
     subgraphs_per_epoch=None)  # every identity is the seed once
 
 optimizer = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-5)

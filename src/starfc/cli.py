@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import warnings
 from collections.abc import Callable
 
 from mmengine.config import DictAction
@@ -38,10 +37,10 @@ def run_command(main: Callable[[], object]) -> int:
     """Run an entry point. A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.getLogger("starfc").addHandler(handler)
     logging.captureWarnings(True)
-    logging.getLogger("py.warnings").addHandler(handler)
-    warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}"
+    loggers = [logging.getLogger("starfc"), logging.getLogger("py.warnings")]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         main()
     except InputError as error:
@@ -50,4 +49,8 @@ def run_command(main: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        logging.captureWarnings(False)
     return 0

@@ -17,9 +17,8 @@ from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS
 from starfc.schema import build, option
 
-RETIRED = {
-    key: "a key of the published configs that had no effect; remove it"
-    for key in (
+RETIRED = dict.fromkeys(
+    (
         "INPUT_SIZE",
         "mid_feat_path",
         "mid_feat_path_test",
@@ -30,14 +29,21 @@ RETIRED = {
         "eval_interim",
         "STAGES",
         "model.kwargs.nclass",
-        *(f"{split}.{key}" for split in ("train_data", "test_data") for key in ("list_path", "conf_metric", "eval_interim")),
-    )
-} | {
+        *(
+            f"{split}.{key}"
+            for split in ("train_data", "test_data")
+            for key in ("list_path", "conf_metric", "eval_interim")
+        ),
+    ),
+    "a key of the published configs that had no effect; remove it",
+) | {
     f"{split}.{key}": f"set once for both splits, by the top-level key {top}"
     for split in ("train_data", "test_data")
     for key, top in (("k", "knn"), ("th_sim", "th_sim"))
 }
-RETIRED["train_data.knn_graph_path"] = "training builds the kNN graph of every subgraph itself and reads none; remove it"
+RETIRED["train_data.knn_graph_path"] = (
+    "training builds the kNN graph of every subgraph itself and reads none; remove it"
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,9 @@ class Optimizer:
 class LrConfig:
     """Learning-rate schedule."""
 
-    policy: str = option("step", "step: a tenth at each epoch of `step`; onecycle: up, then down to 0", choices=("step", "onecycle"))
+    policy: str = option(
+        "step", "step: a tenth at each epoch of `step`; onecycle: up, then down to 0", choices=("step", "onecycle")
+    )
     step: list[int] = option(factory=list, help="epochs at which the rate falls to a tenth (policy step)", low=0)
     warmup: float = option(0.3, "share of all steps in which the rate rises (policy onecycle)", low=0, high=1)
 
@@ -109,6 +117,7 @@ class Sampling:
     passes: int = option(2, "passes over the patches of a subgraph", low=1)
     min_nodes: int = option(100, "smaller subgraphs are skipped", low=2)
     max_nodes: int = option(100_000, "larger subgraphs are skipped", low=2)
+    rotation: float = option(0.0, "strength of the random rotation of a step's features; 0: none, as published", low=0)
     subgraphs_per_epoch: int | None = option(None, "subgraphs per epoch; None: every identity is the seed once", low=1)
 
 
@@ -116,7 +125,11 @@ class Sampling:
 class Validation:
     """What training is checked on, and whether thresholds are chosen."""
 
-    source: str = option("test", "test: the test split; holdout: identities held back from training", choices=("test", "holdout"))
+    source: str = option(
+        "test",
+        "test: the test split; holdout: identities held back from training; none",
+        choices=("test", "holdout", "none"),
+    )
     holdout_share: float = option(0.0, "share of the training identities held back", low=0, high=0.9)
     holdout_group: int = option(100, "held-back identities are taken in groups of this many look-alikes", low=1)
 
@@ -133,7 +146,9 @@ class LogConfig:
     """Training log."""
 
     interval: int = option(1, "subgraphs between entries", low=1)
-    hooks: list[dict] = option(factory=lambda: [{"type": "TextLoggerHook"}], help="TextLoggerHook, TensorboardLoggerHook")
+    hooks: list[dict] = option(
+        factory=lambda: [{"type": "TextLoggerHook"}], help="TextLoggerHook, TensorboardLoggerHook"
+    )
 
 
 @dataclass(frozen=True)
@@ -162,8 +177,12 @@ class Config:
     log_level: str = option("INFO", "log level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     log_config: LogConfig = option(factory=LogConfig)
     pretrained: str = option("pretrained_model", "folder of Backbone.pth and Head.pth for inference")
-    tau1: float | None = option(0.7, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1)
-    tau2: float | None = option(0.72, "edges with NI > tau2 stay; None: as thresholds.json beside the weights says", low=0, high=1)
+    tau1: float | None = option(
+        0.7, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1
+    )
+    tau2: float | None = option(
+        0.72, "edges with NI > tau2 stay; None: as thresholds.json beside the weights says", low=0, high=1
+    )
     seed: int = option(0, "fixes the loss curve (same machine, same threads)", low=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = option(None, "CPU threads; None: one per core", low=1)
@@ -179,7 +198,9 @@ class Config:
         if self.validation.source == "holdout" and self.validation.holdout_share == 0:
             found.append("validation.source: 'holdout' needs validation.holdout_share above 0; found 0")
         if self.lr_config.policy == "step" and any(e >= self.total_epochs for e in self.lr_config.step):
-            found.append(f"lr_config.step: epochs below total_epochs ({self.total_epochs}) needed; found {self.lr_config.step}")
+            found.append(
+                f"lr_config.step: epochs below total_epochs ({self.total_epochs}) needed; found {self.lr_config.step}"
+            )
         if (self.tau1 is None) != (self.tau2 is None):
             found.append("tau1, tau2: both numbers, or both None (then thresholds.json beside the weights decides)")
         hooks = [hook.get("type") for hook in self.log_config.hooks]
@@ -192,7 +213,7 @@ class Config:
             found.append(f"device: auto, cpu, cuda or cuda:N needed; found {self.device!r}")
         allowed = KNN_PARAMS.get(self.knn_method, ())
         found += [
-            f"knn_params.{key}: a whole number above 0, and one of {allowed} for {self.knn_method!r}, needed; found {value!r}"
+            f"knn_params.{key}: {self.knn_method!r} takes whole numbers above 0 for {allowed}; found {value!r}"
             for key, value in self.knn_params.items()
             if key not in allowed or not isinstance(value, int) or value < 1
         ]
@@ -204,7 +225,9 @@ class Config:
         try:
             self.memory_limit_bytes()
         except ValueError:
-            found.append(f"memory_limit: a number with MB, GB or TB, such as '16GB', needed; found {self.memory_limit!r}")
+            found.append(
+                f"memory_limit: a number with MB, GB or TB, such as '16GB', needed; found {self.memory_limit!r}"
+            )
         return found
 
     def path(self, template: str | None) -> Path | None:

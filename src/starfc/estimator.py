@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
-from starfc.clustering.pipeline import cluster
+from starfc.clustering.pipeline import cluster, with_singletons
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn, check_k
@@ -37,6 +38,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         Exact or approximate neighbour search.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph.
+    invalid_rows : {'error', 'singleton'}
+        Rows of NaN, infinity or zeros: refuse them, or make each its own cluster.
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int
@@ -63,6 +66,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         tau2: float | None = None,
         knn_method: str = "faiss",
         th_sim: float = 0.0,
+        invalid_rows: str = "error",
         device: str = "auto",
         random_state: int = 0,
     ) -> None:
@@ -72,6 +76,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.tau2 = tau2
         self.knn_method = knn_method
         self.th_sim = th_sim
+        self.invalid_rows = invalid_rows
         self.device = device
         self.random_state = random_state
 
@@ -81,6 +86,11 @@ class StarFC(ClusterMixin, BaseEstimator):
         load_model(folder)
         return cls(folder, **parameters)
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.invalid_rows == "singleton"
+        return tags
+
     def fit(self, X: ArrayLike, y: object = None) -> StarFC:
         """Cluster X: (N, d) embeddings of any float type, normalised here; ``y`` is ignored.
 
@@ -89,10 +99,15 @@ class StarFC(ClusterMixin, BaseEstimator):
         InputError
             Rows that are not finite or of zero norm, k >= N, or features of another dimension than the model's.
         """
-        X = validate_data(self, X, dtype=[np.float32, np.float64, np.float16], ensure_min_samples=2)
-        check_k(self.k, len(X), "X")
-        features = Features(X, "X")
-        features.require_valid()
+        X = validate_data(
+            self,
+            X,
+            dtype=[np.float32, np.float64, np.float16],
+            ensure_min_samples=2,
+            ensure_all_finite=self.invalid_rows != "singleton",
+        )
+        features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
+        check_k(self.k, len(features), "X")
         self.model_ = self._open_model(X.shape[1])
         self.tau1_, self.tau2_ = self._thresholds()
         matrix = features.all()
@@ -105,6 +120,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             th_sim=self.th_sim,
             device=choose_device(self.device),
         )
+        result = with_singletons(result, invalid_rows)
         self.labels_, self.confidence_ = result.labels, result.confidence
         return self
 

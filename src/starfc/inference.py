@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from starfc.clustering.outputs import metrics_table, write_clustering, write_run
-from starfc.clustering.pipeline import Clustering, cluster
+from starfc.clustering.pipeline import cluster, with_singletons
 from starfc.config import Config
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import check_k
 from starfc.models.checkpoint import load_model, load_thresholds
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stages
-from starfc.splits import knn_graph, open_test_split, valid_features
+from starfc.splits import knn_graph, open_test_split
 
 log = logging.getLogger("starfc")
+
 
 def run_inference(
     config: Config,
@@ -64,7 +65,7 @@ def run_inference(
     config = with_thresholds(config, model_folder)
 
     with stages.stage("features", needs=4 * len(split) * split.features.dim):
-        valid, invalid_rows = valid_features(split.features, config.invalid_rows)
+        valid, invalid_rows = split.features.valid(config.invalid_rows)
         check_k(config.knn, len(valid), split.features.name)
         matrix = valid.all()
     with stages.stage("kNN graph", needs=8 * len(valid) * config.knn):
@@ -117,18 +118,6 @@ def with_thresholds(config: Config, model_folder: Path) -> Config:
     tau1, tau2 = load_thresholds(model_folder)
     log.info("thresholds of %s: tau1 %.3f, tau2 %.3f", model_folder, tau1, tau2)
     return replace(config, tau1=tau1, tau2=tau2)
-
-
-def with_singletons(result: Clustering, rows: np.ndarray) -> Clustering:
-    """Insert instances at the given final positions, each a cluster of its own with confidence 0."""
-    if not rows.size:
-        return result
-    n = len(result.labels) + len(rows)
-    others = np.setdiff1d(np.arange(n), rows)
-    labels, confidence = np.empty(n, np.int64), np.zeros(n, np.float32)
-    labels[others], confidence[others] = result.labels, result.confidence
-    labels[rows] = result.num_clusters + np.arange(len(rows))
-    return replace(result, labels=labels, confidence=confidence)
 
 
 def _report(stages: Stages, record: dict[str, Any], out: Path, labelled: bool) -> None:

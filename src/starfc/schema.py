@@ -78,7 +78,9 @@ def _unknown(dotted: str, key: str, known: Mapping[str, Any], retired: Mapping[s
     if dotted in retired:
         return f"{dotted}: {retired[dotted]}"
     nearest = difflib.get_close_matches(key, known, n=1)
-    return f"{dotted}: unknown key; " + (f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}")
+    return f"{dotted}: unknown key; " + (
+        f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
+    )
 
 
 def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, problems: list[str]) -> Any:
@@ -93,11 +95,19 @@ def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, proble
         if rule.get("choices") and item not in rule["choices"]:
             near = difflib.get_close_matches(str(item), rule["choices"], n=1)
             hint_text = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"{dotted}: one of {', '.join(map(repr, rule['choices']))} needed; found {item!r}{hint_text}")
+            problems.append(
+                f"{dotted}: one of {', '.join(map(repr, rule['choices']))} needed; found {item!r}{hint_text}"
+            )
         low, high = rule.get("low"), rule.get("high")
         # written as "not (inside)" so that NaN is outside
         if (low is not None and not item >= low) or (high is not None and not item <= high):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}" if low is not None else f"at most {high}"
+            bounds = (
+                f"at least {low}"
+                if high is None
+                else f"between {low} and {high}"
+                if low is not None
+                else f"at most {high}"
+            )
             problems.append(f"{dotted}: {bounds} needed; found {item!r}")
     return list(value) if isinstance(value, list | tuple) else value
 

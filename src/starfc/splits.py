@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.config import Config
-from starfc.data.dataset import Features, Split, find_file, open_split
-from starfc.data.formats import LABEL_SUFFIXES
+from starfc.data.dataset import Features, Split, open_split
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
@@ -29,19 +28,26 @@ def open_train_split(config: Config) -> Split:
     """The configured training split; it must have labels."""
     data = config.train_data
     try:
-        return open_split(
+        split = open_split(
             config.path(data.feat_path),
-            find_file(config.path(data.label_path), LABEL_SUFFIXES, "labels"),
+            config.path(data.label_path),
             feature_dim=config.model.kwargs.feature_dim,
             normalise=data.is_norm_feat,
             name=config.train_name,
         )
     except MissingFileError as error:
         raise MissingFileError(f"{error}; {MS1M_HINT}") from None
+    if split.labels is None:
+        raise MissingFileError(
+            f"{config.path(data.label_path)}: no labels file (.meta, .txt, .npy); training needs identities"
+        )
+    return split
 
 
-def open_test_split(config: Config, features: str | Path | None, labels: str | Path | None) -> tuple[Split, Path | None]:
-    """The configured test split with its kNN graph's path, or the user's own file (whose graph is kept in the outputs)."""
+def open_test_split(
+    config: Config, features: str | Path | None, labels: str | Path | None
+) -> tuple[Split, Path | None]:
+    """The configured test split and its kNN graph's path, or the user's own file (no path: kept in the outputs)."""
     dim, data = config.model.kwargs.feature_dim, config.test_data
     if features is not None:
         return open_split(features, labels, feature_dim=dim, normalise=data.is_norm_feat), None
@@ -60,17 +66,9 @@ def open_test_split(config: Config, features: str | Path | None, labels: str | P
     return split, config.path(data.knn_graph_path)
 
 
-def valid_features(features: Features, policy: str) -> tuple[Features, NDArray[np.int64]]:
-    """Features that have a direction, and the rows that have none; the latter are an error unless 'singleton' is set."""
-    invalid = features.invalid_rows
-    if policy == "error" or not invalid.size:
-        features.require_valid()
-        return features, np.empty(0, np.int64)
-    log.warning("%s: %d rows without direction become singletons, first rows %s", features.name, len(invalid), invalid[:5].tolist())
-    return features.subset(np.setdiff1d(np.arange(len(features)), invalid)), invalid
-
-
-def knn_graph(config: Config, features: Features, matrix: NDArray[np.float32], path: Path | None, out: Path) -> KnnGraph:
+def knn_graph(
+    config: Config, features: Features, matrix: NDArray[np.float32], path: Path | None, out: Path
+) -> KnnGraph:
     """The kNN graph stored at ``path`` where there is one, else a new one, which is then stored.
 
     Where there is no path (a file of the user's own) or it cannot be written, the graph is kept below ``out``, in a

@@ -1,11 +1,11 @@
 """The pipeline: features and kNN graph -> clusters. Command line, estimator and training all call :func:`cluster`.
 
-    kNN graph -> propagation matrix -> GCN -> edge scores -> graph parsing -> node intimacy -> components
+kNN graph -> propagation matrix -> GCN -> edge scores -> graph parsing -> node intimacy -> components
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -70,7 +70,8 @@ def cluster(
             raise InputError(f"{name}: between 0 and 1 needed; found {tau!r}")
     if features.shape[1] != model.feature_dim:
         raise InputError(
-            f"features: {features.shape[1]}-d where the model takes {model.feature_dim}-d; use a model trained on such features"
+            f"features: {features.shape[1]}-d where the model takes {model.feature_dim}-d; "
+            "use a model trained on such features"
         )
     stages = stages or Stages()
     n, d = features.shape
@@ -99,3 +100,15 @@ def edge_confidence(edges: EdgeList) -> NDArray[np.float32]:
         total += np.bincount(ends, weights=edges.scores, minlength=edges.num_nodes)
         count += np.bincount(ends, minlength=edges.num_nodes)
     return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:
+    """Insert instances at the given final positions, each a cluster of its own with confidence 0."""
+    if not rows.size:
+        return result
+    n = len(result.labels) + len(rows)
+    others = np.setdiff1d(np.arange(n), rows)
+    labels, confidence = np.empty(n, np.int64), np.zeros(n, np.float32)
+    labels[others], confidence[others] = result.labels, result.confidence
+    labels[rows] = result.num_clusters + np.arange(len(rows))
+    return replace(result, labels=labels, confidence=confidence)

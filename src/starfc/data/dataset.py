@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, read_features, read_labels
 from starfc.errors import InputError, MissingFileError
+
+log = logging.getLogger("starfc")
 
 BLOCK_BYTES = 64 << 20  # features are read 64 MiB of float32 at a time
 
@@ -93,7 +96,7 @@ class Features:
         return np.union1d(self.check.non_finite, self.check.zero)
 
     def require_valid(self) -> None:
-        """Raise :class:`InputError` naming the first rows that are not finite, of zero norm, or (as is) not of norm 1."""
+        """Raise :class:`InputError` naming the first rows that are not finite, of zero norm, or not of norm 1."""
         kinds = [(self.check.non_finite, "NaN or infinite values"), (self.check.zero, "zero norm (no direction)")]
         for rows, what in kinds:
             if rows.size:
@@ -107,6 +110,24 @@ class Features:
                 f"{self.name}: is_norm_feat is False but {rows.size:,} of {len(self):,} rows are not of unit length, "
                 f"first rows {rows[:5].tolist()}; set is_norm_feat=True to normalise on read"
             )
+
+    def valid(self, policy: str = "error") -> tuple[Features, NDArray[np.int64]]:
+        """Features that all have a direction, and the rows left out.
+
+        ``policy`` 'error' raises for a row without direction (:meth:`require_valid`) and leaves none out; 'singleton'
+        leaves such rows out, for the caller to make each its own cluster.
+        """
+        invalid = self.invalid_rows
+        if policy != "singleton" or not invalid.size:
+            self.require_valid()
+            return self, np.empty(0, np.int64)
+        log.warning(
+            "%s: %d rows without direction become singletons, first rows %s",
+            self.name,
+            len(invalid),
+            invalid[:5].tolist(),
+        )
+        return self.subset(np.setdiff1d(np.arange(len(self)), invalid)), invalid
 
     def subset(self, rows: NDArray[np.integer]) -> Features:
         """The given rows, copied, as features of their own."""
@@ -163,4 +184,6 @@ def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise MissingFileError(f"{path}: no {what} file; looked for {', '.join(c.name for c in candidates)} in {path.parent}")
+    raise MissingFileError(
+        f"{path}: no {what} file; looked for {', '.join(c.name for c in candidates)} in {path.parent}"
+    )

@@ -43,7 +43,9 @@ def read_features(path: str | Path, feature_dim: int | None = None) -> NDArray[n
     if path.suffix == ".bin":
         return _read_bin(path, feature_dim)
     if path.suffix not in FEATURE_SUFFIXES:
-        raise InputError(f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)}; found {path.suffix or 'no suffix'!r}")
+        raise InputError(
+            f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
+        )
     array = _load_numpy(path, ("features", "data"))
     if array.ndim != 2 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise InputError(
@@ -84,7 +86,9 @@ def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[n
     if path.suffix == ".npy":
         labels = _load_numpy(path, ())
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise InputError(f"{path}: labels are a one-dimensional integer array; found {labels.shape}, {labels.dtype}")
+            raise InputError(
+                f"{path}: labels are a one-dimensional integer array; found {labels.shape}, {labels.dtype}"
+            )
         labels = labels.astype(np.int64)
     elif path.suffix in LABEL_SUFFIXES:
         try:
@@ -92,7 +96,9 @@ def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[n
         except (ValueError, OverflowError) as error:
             raise InputError(f"{path}: labels are text with one integer identity per line; {error}") from None
     else:
-        raise InputError(f"{path}: labels are read from {', '.join(LABEL_SUFFIXES)}; found {path.suffix or 'no suffix'!r}")
+        raise InputError(
+            f"{path}: labels are read from {', '.join(LABEL_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
+        )
     if num_instances is not None and len(labels) != num_instances:
         raise InputError(
             f"{path}: {len(labels):,} labels for {num_instances:,} features; one is needed for each row of the "
@@ -126,9 +132,13 @@ def _load_numpy(path: Path, keys: tuple[str, ...]) -> NDArray:
         with loaded:
             named = [key for key in keys if key in loaded.files] or (loaded.files if len(loaded.files) == 1 else [])
             if not named:
-                raise InputError(f"{path}: an .npz with one array, or with the key {' or '.join(keys)}; found {loaded.files}")
+                raise InputError(
+                    f"{path}: an .npz with one array, or with the key {' or '.join(keys)}; found {loaded.files}"
+                )
             return loaded[named[0]]
     except InputError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable NumPy file ({error}); was it cut short, or does it hold objects?") from None
+        raise InputError(
+            f"{path}: not a readable NumPy file ({error}); was it cut short, or does it hold objects?"
+        ) from None

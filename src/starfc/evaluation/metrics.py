@@ -60,16 +60,15 @@ def _score(precision: float, recall: float) -> Score:
 def pairwise(table: Contingency) -> Score:
     """Pairwise precision and recall: TP = Σ c² - N, P = TP / (Σ m² - N), R = TP / (Σ n² - N).
 
-    With nothing but singletons predicted there are no positive pairs: P is 0, with a warning. Likewise R where every
-    identity has one instance.
+    With nothing but singletons predicted there are no positive pairs, and P is 0; likewise R where every identity has
+    one instance. :func:`evaluate` warns of both.
     """
-    squares = [float(np.square(v, dtype=np.float64).sum()) - table.total for v in (table.cells, table.col_sums, table.row_sums)]
-    true_pairs, predicted_pairs, actual_pairs = squares
-    if predicted_pairs == 0:
-        warnings.warn("pairwise precision: no two instances share a cluster; reported as 0", stacklevel=2)
-    if actual_pairs == 0:
-        warnings.warn("pairwise recall: no two instances share an identity; reported as 0", stacklevel=2)
-    return _score(true_pairs / predicted_pairs if predicted_pairs else 0.0, true_pairs / actual_pairs if actual_pairs else 0.0)
+    true_pairs, predicted_pairs, actual_pairs = (
+        float(np.square(v, dtype=np.float64).sum()) - table.total for v in (table.cells, table.col_sums, table.row_sums)
+    )
+    return _score(
+        true_pairs / predicted_pairs if predicted_pairs else 0.0, true_pairs / actual_pairs if actual_pairs else 0.0
+    )
 
 
 def bcubed(table: Contingency) -> Score:
@@ -97,6 +96,10 @@ METRICS = ("pairwise", "bcubed", "nmi")
 def evaluate(truth: ArrayLike, predicted: ArrayLike, metrics: tuple[str, ...] = METRICS) -> dict[str, object]:
     """The named metrics, as nested dictionaries of fractions between 0 and 1 (the form `run.json` holds)."""
     table = contingency(truth, predicted)
+    if "pairwise" in metrics and len(table.col_sums) == table.total:
+        warnings.warn("pairwise precision: no two instances share a cluster; reported as 0", stacklevel=2)
+    if "pairwise" in metrics and len(table.row_sums) == table.total:
+        warnings.warn("pairwise recall: no two instances share an identity; reported as 0", stacklevel=2)
     functions = {"pairwise": pairwise, "bcubed": bcubed, "nmi": nmi}
     results = {name: functions[name](table) for name in metrics}
     return {name: asdict(value) if isinstance(value, Score) else value for name, value in results.items()}

@@ -54,7 +54,9 @@ def sweep_thresholds(
             table = contingency(labels, predicted)
             score = pairwise(table)
             points.append(
-                Point(tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums))
+                Point(
+                    tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums)
+                )
             )
     return points
 
@@ -65,7 +67,9 @@ def best(points: list[Point]) -> Point:
     F is averaged over the 3 x 3 pairs around each point (fewer at the border), because a lone peak is luck of the data.
     """
     tau1s, tau2s = sorted({p.tau1 for p in points}), sorted({p.tau2 for p in points})
-    surface = np.array([p.fscore for p in sorted(points, key=lambda p: (p.tau1, p.tau2))]).reshape(len(tau1s), len(tau2s))
+    surface = np.array([p.fscore for p in sorted(points, key=lambda p: (p.tau1, p.tau2))]).reshape(
+        len(tau1s), len(tau2s)
+    )
     padded = np.pad(surface, 1, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
     at = np.unravel_index(np.argmax(np.nanmean(windows, axis=(2, 3))), surface.shape)

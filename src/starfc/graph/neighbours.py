@@ -63,7 +63,9 @@ def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], first_row: int, n
         Of n rows: self and missing entries removed, similarities clipped to [0, 1], rows sorted.
     """
     if ids.size and int(ids.max()) >= num_nodes:
-        raise InputError(f"kNN graph: neighbour id {int(ids.max())} in a graph of {num_nodes} nodes; is it another split's?")
+        raise InputError(
+            f"kNN graph: neighbour id {int(ids.max())} in a graph of {num_nodes} nodes; is it another split's?"
+        )
     out_ids = np.full(ids.shape, -1, id_dtype(num_nodes))
     out_sims = np.zeros(ids.shape, np.float32)
     _tidy_rows(np.ascontiguousarray(ids), np.ascontiguousarray(sims), first_row, out_ids, out_sims)

@@ -124,12 +124,15 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: graph format {FORMAT_VERSION} is read here; found {version}; delete the folder")
     if ids.shape != (num_nodes, stored_k) or sims.shape != ids.shape:
-        raise InputError(f"{path}: arrays {ids.shape} and {sims.shape} are not what its manifest says; delete the folder")
+        raise InputError(
+            f"{path}: arrays {ids.shape} and {sims.shape} are not what its manifest says; delete the folder"
+        )
     _require_shape(path, num_nodes, stored_k, features, k)
     if fingerprint != features.check.fingerprint:
         raise InputError(
-            f"{path}: stale kNN graph: it was built from other features (fingerprint {fingerprint}) than {features.name} "
-            f"({features.check.fingerprint}); delete the folder and it is built anew, or point knn_graph_path elsewhere"
+            f"{path}: stale kNN graph: it was built from other features (fingerprint {fingerprint}) than "
+            f"{features.name} ({features.check.fingerprint}); delete the folder and it is built anew, or point "
+            "knn_graph_path elsewhere"
         )
     info = {key: manifest[key] for key in ("backend", "params", "recall", "recall_rows") if key in manifest}
     return KnnGraph(np.array(ids), np.array(sims), info)
@@ -142,7 +145,9 @@ def _require_shape(path: Path, num_nodes: int, k: int, features: Features, wante
             "it belongs to another split: delete it, or point knn_graph_path elsewhere"
         )
     if k != wanted_k:
-        raise InputError(f"{path}: a kNN graph of k = {k} where knn is {wanted_k}; set knn={k}, or point knn_graph_path elsewhere")
+        raise InputError(
+            f"{path}: a kNN graph of k = {k} where knn is {wanted_k}; set knn={k}, or point knn_graph_path elsewhere"
+        )
 
 
 def _require_similarities(path: Path, graph: KnnGraph, features: Features) -> None:
@@ -155,8 +160,8 @@ def _require_similarities(path: Path, graph: KnnGraph, features: Features) -> No
             worst = max(worst, float(np.abs(_similarities(features, row, ids) - graph.sims[row][: ids.size]).max()))
     if not worst <= _TOLERANCE:
         raise InputError(
-            f"{path}: stale kNN graph: its similarities differ from those of {features.name} by up to {worst:.3f}; it was "
-            "built from other features: delete it and it is built anew, or point knn_graph_path elsewhere"
+            f"{path}: stale kNN graph: its similarities differ from those of {features.name} by up to {worst:.3f}; it "
+            "was built from other features: delete it and it is built anew, or point knn_graph_path elsewhere"
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from pickle import UnpicklingError
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -42,13 +42,15 @@ def load_model(folder: str | Path, feature_dim: int | None = None, nhid: int | N
     states = {part: _read_state(folder / name) for part, name in FILES.items()}
     weight = states["backbone"].get("conv1.weight")
     if weight is None or weight.ndim != 2:
-        raise InputError(f"{folder / FILES['backbone']}: no conv1.weight of shape (2d, h); found {sorted(states['backbone'])}")
+        raise InputError(
+            f"{folder / FILES['backbone']}: no conv1.weight of shape (2d, h); found {sorted(states['backbone'])}"
+        )
     found = (weight.shape[0] // 2, weight.shape[1])
     wanted = (found[0] if feature_dim is None else feature_dim, found[1] if nhid is None else nhid)
     if found != wanted:
         raise InputError(
-            f"{folder / FILES['backbone']}: conv1.weight is {tuple(weight.shape)}, so d = {found[0]}, h = {found[1]}, where "
-            f"feature_dim = {wanted[0]}, nhid = {wanted[1]} is needed; use weights trained for that, or set "
+            f"{folder / FILES['backbone']}: conv1.weight is {tuple(weight.shape)}, so d = {found[0]}, h = {found[1]}, "
+            f"where feature_dim = {wanted[0]}, nhid = {wanted[1]} is needed; use weights trained for that, or set "
             f"model.kwargs.feature_dim={found[0]} model.kwargs.nhid={found[1]}"
         )
     model = StarFCModel(*found)
@@ -67,8 +69,8 @@ def load_thresholds(folder: str | Path) -> tuple[float, float]:
     path = Path(folder) / THRESHOLDS
     if not path.is_file():
         raise MissingFileError(
-            f"{path}: no such file, and tau1, tau2 are None; set both (such as --cfg-options tau1=0.7 tau2=0.72), or train "
-            "with validation.source='holdout', which writes it"
+            f"{path}: no such file, and tau1, tau2 are None; set both (such as --cfg-options tau1=0.7 tau2=0.72), or "
+            "train with validation.source='holdout', which writes it"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -87,7 +89,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable checkpoint, truncated or of another kind ({reason}); copy it again") from None
+        raise InputError(
+            f"{path}: not a readable checkpoint, truncated or of another kind ({reason}); copy it again"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: a plain state dict (name -> tensor) needed; found {type(state).__name__}")
     return {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix
@@ -102,7 +106,9 @@ def _load_part(module: torch.nn.Module, state: dict[str, Tensor], path: Path) ->
         if wanted.get(key) != found.get(key)
     ]
     if problems:
-        raise InputError(f"{path}: tensors do not fit: {'; '.join(problems)}; use weights of this network and these widths")
+        raise InputError(
+            f"{path}: tensors do not fit: {'; '.join(problems)}; use weights of this network and these widths"
+        )
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise InputError(f"{path}: weights that are NaN or infinite; use an earlier checkpoint")
     module.load_state_dict(state)

@@ -121,8 +121,8 @@ def _forward_kernel(source, target, slope, weight, rows, cols, out):
 @nb.njit(parallel=True, cache=True, fastmath=_FASTMATH)
 def _backward_kernel(grad, source, target, slope, weight, rows, cols, g_source, g_target, g_slope, g_weight):
     # Threads share the hidden units, not the edges: every accumulator has one writer and a fixed order of summation.
-    # Arrays come cut into slices of the hidden units, (slices, N, 64): contiguous rows of a length known when compiling,
-    # one store per inner loop (or the compiler gives up proving the arrays distinct) and no branch: that makes it SIMD.
+    # Arrays come cut into slices of the hidden units, (slices, N, 64): rows of a length known when compiling, one
+    # store per inner loop (or the compiler gives up proving the arrays distinct) and no branch: that makes it SIMD.
     zero = source.dtype.type(0.0)
     for s in nb.prange(source.shape[0]):
         w = weight[s]

@@ -16,7 +16,18 @@ import torch
 
 from starfc.errors import InputError
 
-_PACKAGES = ("starfc", "torch", "numpy", "scipy", "faiss-cpu", "faiss-gpu", "numba", "mmengine-lite", "scikit-learn", "pyarrow")
+_PACKAGES = (
+    "starfc",
+    "torch",
+    "numpy",
+    "scipy",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numba",
+    "mmengine-lite",
+    "scikit-learn",
+    "pyarrow",
+)
 
 
 def set_threads(threads: int | None) -> int:

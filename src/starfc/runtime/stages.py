@@ -53,8 +53,8 @@ class Stages:
         held = resident_bytes()
         if self.memory_limit is not None and held + needs > self.memory_limit:
             raise InputError(
-                f"memory_limit: stage '{name}' needs about {megabytes(needs)} on top of {megabytes(held)} held, above the "
-                f"limit of {megabytes(self.memory_limit)}; raise memory_limit, or cluster fewer instances or with a smaller knn"
+                f"memory_limit: stage '{name}' needs about {megabytes(needs)} on top of {megabytes(held)} held, above "
+                f"the limit of {megabytes(self.memory_limit)}; raise it, lower knn, or cluster fewer instances"
             )
         free = available_bytes()
         if free is not None and needs > free:
@@ -64,7 +64,9 @@ class Stages:
         """Stage, seconds, share and peak memory, as text."""
         total = sum(s.seconds for s in self.finished) or 1.0
         lines = [f"{'stage':<24}{'seconds':>10}{'share':>8}{'peak MB':>10}"]
-        lines += [f"{s.name:<24}{s.seconds:>10.2f}{s.seconds / total:>8.1%}{s.peak_rss_mb:>10.0f}" for s in self.finished]
+        lines += [
+            f"{s.name:<24}{s.seconds:>10.2f}{s.seconds / total:>8.1%}{s.peak_rss_mb:>10.0f}" for s in self.finished
+        ]
         peak = max((s.peak_rss_mb for s in self.finished), default=0.0)
         return "\n".join([*lines, f"{'total':<24}{total:>10.2f}{1:>8.0%}{peak:>10.0f}"])
 

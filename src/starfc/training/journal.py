@@ -1,4 +1,4 @@
-"""The log of a training run: metrics.jsonl always, text lines and TensorBoard scalars where the config asks for them."""
+"""The log of a training run: metrics.jsonl always, text lines and TensorBoard scalars where the config asks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ class Journal:
         """Log one entry: ``kind`` is train or validation, ``step`` the number of subgraphs so far."""
         self._file.write(json.dumps({"kind": kind, "step": step, **entry}) + "\n")
         if self._text:
-            log.info("%s %s", kind, " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))
+            log.info(
+                "%s %s",
+                kind,
+                " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()),
+            )
         if self._events is not None:
             for key, value in entry.items():
                 self._events.add_scalar(f"{kind}/{key}", value, step)
@@ -42,7 +46,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         if self._events is not None:
             self._events.close()

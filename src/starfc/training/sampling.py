@@ -117,6 +117,16 @@ def build_subgraph(features: NDArray[np.float32], labels: NDArray[np.integer], k
     )
 
 
+def random_rotation(dim: int, strength: float, generator: torch.Generator) -> Tensor:
+    """A random rotation exp(A - Aᵀ), (d, d), with A_ij normal of standard deviation strength / sqrt(d).
+
+    Turning F and ÂF alike keeps every similarity and moves every direction: a regulariser that keeps the head from
+    learning where the training identities lie.
+    """
+    noise = torch.randn(dim, dim, generator=generator) * (strength / dim**0.5)
+    return torch.linalg.matrix_exp(noise - noise.T)
+
+
 def patches(num_edges: int, count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Shuffle the edges and cut them into `count` patches; each patch is sorted, for locality in the kernels."""
     return [np.sort(part) for part in np.array_split(rng.permutation(num_edges), min(count, num_edges))]

@@ -36,10 +36,17 @@ from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
-from starfc.splits import knn_graph, open_test_split, open_train_split, valid_features
+from starfc.splits import knn_graph, open_test_split, open_train_split
 from starfc.training.holdout import hold_back
 from starfc.training.journal import Journal
-from starfc.training.sampling import Subgraph, SubgraphSampler, build_subgraph, identity_centres, patches
+from starfc.training.sampling import (
+    Subgraph,
+    SubgraphSampler,
+    build_subgraph,
+    identity_centres,
+    patches,
+    random_rotation,
+)
 
 log = logging.getLogger("starfc")
 
@@ -88,8 +95,12 @@ def run_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
                 validation.features, validation.graph, validation.labels, model, config.th_sim, device
             )
             write_surface(work_dir / "threshold_surface.csv", surface)
-            save_thresholds(work_dir, point.tau1, point.tau2, {"chosen_on": _holdout_text(config, validation), **vars(point)})
-            log.info("thresholds: tau1 %.2f, tau2 %.2f, held-back pairwise F %.4f", point.tau1, point.tau2, point.fscore)
+            save_thresholds(
+                work_dir, point.tau1, point.tau2, {"chosen_on": _holdout_text(config, validation), **vars(point)}
+            )
+            log.info(
+                "thresholds: tau1 %.2f, tau2 %.2f, held-back pairwise F %.4f", point.tau1, point.tau2, point.fscore
+            )
             record["thresholds"] = vars(point)
     record["stages"] = [vars(stage) for stage in stages.finished]
     write_json(work_dir / "run.json", record)
@@ -119,7 +130,9 @@ def train(
     schedule = make_schedule(config, optimizer, config.total_epochs * per_epoch * s.passes * s.patches)
     done = 0
     for epoch in range(1, config.total_epochs + 1):
-        for seed_identity in progress(f"epoch {epoch}", _seeds(sampler.num_identities, per_epoch, rng), unit="subgraph"):
+        for seed_identity in progress(
+            f"epoch {epoch}", _seeds(sampler.num_identities, per_epoch, rng), unit="subgraph"
+        ):
             done += 1
             instances = sampler.sample(int(seed_identity), rng)
             if not s.min_nodes <= len(instances) <= s.max_nodes:
@@ -128,9 +141,11 @@ def train(
             clock = time.perf_counter()
             subgraph = build_subgraph(features[instances], labels[instances], config.knn, config.th_sim).to(device)
             build_seconds = time.perf_counter() - clock
-            loss = train_on_subgraph(model, optimizer, schedule, subgraph, s.patches, s.passes, rng)
+            loss = train_on_subgraph(model, optimizer, schedule, subgraph, s.patches, s.passes, rng, s.rotation)
             if not np.isfinite(loss):
-                raise InputError(f"loss is {loss} at subgraph {done} (seed identity {seed_identity}); lower optimizer.lr")
+                raise InputError(
+                    f"loss is {loss} at subgraph {done} (seed identity {seed_identity}); lower optimizer.lr"
+                )
             if done % config.log_config.interval == 0:
                 entry = {
                     "epoch": epoch,
@@ -161,14 +176,24 @@ def train_on_subgraph(
     count: int,
     passes: int,
     rng: np.random.Generator,
+    rotation: float = 0.0,
 ) -> float:
-    """``passes`` times over the subgraph's edges in ``count`` patches, one step each; returns the mean loss."""
+    """``passes`` times over the subgraph's edges in ``count`` patches, one step each; returns the mean loss.
+
+    With ``rotation`` above 0 every step sees the features turned by a small random rotation
+    (:func:`~starfc.training.sampling.random_rotation`).
+    """
     model.train()
-    losses = []
+    device, losses = subgraph.features.device, []
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     for _ in range(passes):
         for patch in patches(subgraph.num_edges, count, rng):
-            edges = torch.from_numpy(patch).to(subgraph.rows.device)
-            logits = model(subgraph.features, subgraph.aggregated, subgraph.rows[edges], subgraph.cols[edges])
+            edges = torch.from_numpy(patch).to(device)
+            f, a = subgraph.features, subgraph.aggregated
+            if rotation:
+                turn = random_rotation(f.shape[1], rotation, generator).to(device)
+                f, a = f @ turn, a @ turn
+            logits = model(f, a, subgraph.rows[edges], subgraph.cols[edges])
             loss = functional.binary_cross_entropy_with_logits(logits, subgraph.targets[edges])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -216,18 +241,22 @@ def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray
 def _training_data(config: Config) -> tuple[NDArray[np.float32], NDArray[np.int64], LabelledGraph | None]:
     """Features and labels 0..C-1 to train on, and the held-back part as a labelled graph, if any."""
     split = open_train_split(config)
-    valid, invalid = valid_features(split.features, config.invalid_rows)
+    valid, invalid = split.features.valid(config.invalid_rows)
     features = valid.all()
     _, labels = np.unique(np.delete(split.labels, invalid), return_inverse=True)
     if labels.max(initial=-1) < 1:
-        raise InputError(f"{split.features.name}: training needs at least 2 identities; found {labels.max(initial=-1) + 1}")
+        raise InputError(
+            f"{split.features.name}: training needs at least 2 identities; found {labels.max(initial=-1) + 1}"
+        )
     share = config.validation.holdout_share
     if share == 0:
         return features, labels, None
     rng = np.random.default_rng([config.seed, 1])  # a stream of its own: the loss curve does not hang on the holdout
     held = np.isin(labels, hold_back(identity_centres(features, labels), share, config.validation.holdout_group, rng))
     if not held.any() or len(np.unique(labels[~held])) < 2:
-        raise InputError(f"validation.holdout_share: {share} of {labels.max() + 1} identities leaves too few on one side")
+        raise InputError(
+            f"validation.holdout_share: {share} of {labels.max() + 1} identities leaves too few on one side"
+        )
     check_k(config.knn, int(held.sum()), "the held-back identities")
     held_graph = LabelledGraph(features[held], labels[held], exact_knn(features[held], config.knn))
     _, kept_labels = np.unique(labels[~held], return_inverse=True)

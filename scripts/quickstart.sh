@@ -1,0 +1,6 @@
+#!/bin/sh
+# Set up and cluster the bundled sample with the bundled weights. Arguments go to test_final.py.
+set -eu
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+. "$ROOT/scripts/environment.sh"
+exec "$PYTHON" "$ROOT/test_final.py" --config "$ROOT/configs/cfg_gcn_glyph.py" "$@"

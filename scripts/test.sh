@@ -1,0 +1,10 @@
+#!/bin/sh
+# Set up with the dev extras, check style, run the test suite. Arguments go to pytest.
+set -eu
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+STARFC_EXTRAS='[dev]'
+. "$ROOT/scripts/environment.sh"
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+exec "$PYTHON" -W error -m pytest "$@"

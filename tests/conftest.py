@@ -1,0 +1,65 @@
+"""Paths and small data that the tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from starfc.models.checkpoint import save_model
+from starfc.models.gcn import StarFCModel
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("STARFC_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Inputs and outputs of the reference implementation."""
+    folder = SHARED / "golden"
+    if not (folder / "reference_outputs.npz").is_file():
+        pytest.skip(f"no golden files at {folder}; set STARFC_SHARED to the folder that holds golden/")
+    return folder
+
+
+def blobs(identities: int = 12, size: int = 15, dim: int = 16, noise: float = 0.35, seed: int = 0):
+    """Noisy directions around random centres: (N, dim) float32 of norms other than 1, and (N,) labels."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(identities, dim))
+    labels = np.repeat(np.arange(identities), size)
+    features = centres[labels] / np.sqrt(dim) + noise * rng.normal(size=(len(labels), dim)) / np.sqrt(dim)
+    order = rng.permutation(len(labels))
+    return (3 * features[order]).astype(np.float32), labels[order]
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A folder as a user has it: data in the published layout, a model of 16-d features, and a config."""
+    features, labels = blobs()
+    for kind in ("features", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for split in ("part0_train", "part1_test"):
+        features.tofile(tmp_path / "data" / "features" / f"{split}.bin")
+        (tmp_path / "data" / "labels" / f"{split}.meta").write_text("\n".join(map(str, labels)) + "\n")
+    save_model(StarFCModel(16, 32, init="metric", generator=torch.Generator().manual_seed(0)), tmp_path / "model")
+    (tmp_path / "config.py").write_text(
+        f"prefix = {str(tmp_path / 'data')!r}\n"
+        f"pretrained = {str(tmp_path / 'model')!r}\n"
+        "knn = 10\n"
+        "model = dict(kwargs=dict(feature_dim=16, nhid=32, init='metric'))\n"
+        "cluster_num = 6\n"
+        "sampling = dict(nearest=8, patches=3, passes=1, min_nodes=10, subgraphs_per_epoch=4)\n"
+        "optimizer = dict(type='AdamW', lr=1e-3, weight_decay=0.01)\n"
+        "lr_config = dict(policy='onecycle')\n"
+        "total_epochs = 1\n"
+        "device = 'cpu'\n"
+        "threads = 2\n"
+    )
+    return tmp_path

@@ -1,0 +1,201 @@
+"""Refinement, components, metrics and the pipeline: by hand, against twins, and as a whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from conftest import blobs, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics.cluster import pair_confusion_matrix
+
+from starfc.clustering.components import components, largest_first
+from starfc.clustering.edges import EdgeList
+from starfc.clustering.pipeline import cluster, edge_confidence
+from starfc.clustering.refinement import node_intimacy, refine
+from starfc.clustering.scoring import parse_graph, project_nodes, score_blocks
+from starfc.errors import InputError
+from starfc.evaluation.metrics import bcubed, contingency, evaluate, nmi, pairwise
+from starfc.evaluation.thresholds import Point, best, sweep_thresholds
+from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.knn import build_knn
+from starfc.models.gcn import StarFCModel
+
+
+def edge_list(pairs, n, scores=None) -> EdgeList:
+    pairs = np.array(sorted(pairs), np.int32).reshape(-1, 2)
+    scores = np.ones(len(pairs), np.float32) if scores is None else np.asarray(scores, np.float32)
+    return EdgeList(pairs[:, 0].copy(), pairs[:, 1].copy(), scores, n)
+
+
+@st.composite
+def edge_lists(draw):
+    n = draw(st.integers(1, 25))
+    pairs = draw(st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda p: p[0] != p[1])))
+    return edge_list(pairs, n)
+
+
+@settings(deadline=None, max_examples=100)
+@given(edge_lists())
+def test_node_intimacy_equals_the_matrix_form(edges):
+    n = edges.num_nodes
+    adjacency = sp.csr_matrix((np.ones(len(edges)), (edges.rows, edges.cols)), shape=(n, n)).toarray()
+    common, degree = adjacency @ adjacency, adjacency.sum(axis=1)
+    expected = [
+        max(common[i, j] / degree[i], common[i, j] / degree[j]) if degree[i] and degree[j] else 0.0
+        for i, j in zip(edges.rows, edges.cols, strict=True)
+    ]
+    np.testing.assert_allclose(node_intimacy(edges), np.array(expected, np.float32), rtol=1e-6)
+
+
+def test_node_intimacy_does_not_hang_on_the_order_within_a_row():
+    edges = edge_list([(0, 1), (0, 2), (1, 2), (2, 1), (2, 0)], 3)
+    turned = EdgeList(edges.rows, np.array([2, 1, 2, 1, 0], np.int32), edges.scores, 3)
+    by_pair = dict(zip(zip(edges.rows, edges.cols, strict=True), node_intimacy(edges), strict=True))
+    again = dict(zip(zip(turned.rows, turned.cols, strict=True), node_intimacy(turned), strict=True))
+    assert by_pair == again
+
+
+def test_intimacy_by_hand():
+    # 0 -> 1, 0 -> 2, 1 -> 2: the path 0 -> 1 -> 2 makes one common neighbour; node 2 points nowhere
+    edges = edge_list([(0, 1), (0, 2), (1, 2), (2, 0)], 3)
+    np.testing.assert_allclose(node_intimacy(edges), [0, 1, 0, 0])
+    assert len(refine(edges, node_intimacy(edges), 1.0)) == 0
+    assert len(refine(edges, node_intimacy(edges), 0.5)) == 1
+    np.testing.assert_allclose(node_intimacy(edge_list([(0, 1), (0, 2), (1, 2)], 3)), [0, 0, 0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(edge_lists())
+def test_components_equal_a_union_find(edges):
+    parent = list(range(edges.num_nodes))
+
+    def root(i):
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for i, j in zip(edges.rows, edges.cols, strict=True):
+        parent[root(i)] = root(j)
+    expected = np.array([root(i) for i in range(edges.num_nodes)])
+    labels = components(edges)
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels[:, None] == labels, expected[:, None] == expected)
+    sizes = np.bincount(labels)
+    assert (np.diff(sizes) <= 0).all()
+    assert set(labels) == set(range(len(sizes)))
+
+
+def test_equal_sizes_are_ordered_by_their_first_member():
+    np.testing.assert_array_equal(largest_first(np.array([7, 3, 7, 3, 9])), [0, 1, 0, 1, 2])
+
+
+labelings = st.integers(1, 60).flatmap(
+    lambda n: st.tuples(*(st.lists(st.integers(-3, 8), min_size=n, max_size=n) for _ in range(2)))
+)
+
+
+@pytest.mark.filterwarnings("ignore:pairwise")
+@settings(deadline=None, max_examples=100)
+@given(labelings)
+def test_metrics_equal_their_twins(labels):
+    truth, predicted = map(np.array, labels)
+    table = contingency(truth, predicted)
+    (_, false_pairs), (missed, true_pairs) = pair_confusion_matrix(truth, predicted)
+    score = pairwise(table)
+    assert score.precision == pytest.approx(true_pairs / (true_pairs + false_pairs) if true_pairs + false_pairs else 0)
+    assert score.recall == pytest.approx(true_pairs / (true_pairs + missed) if true_pairs + missed else 0)
+    same_truth, same_predicted = truth[:, None] == truth, predicted[:, None] == predicted
+    both = (same_truth & same_predicted).sum(axis=1)
+    assert bcubed(table).precision == pytest.approx((both / same_predicted.sum(axis=1)).mean())
+    assert bcubed(table).recall == pytest.approx((both / same_truth.sum(axis=1)).mean())
+    assert nmi(table) == pytest.approx(normalized_mutual_info_score(truth, predicted), abs=1e-9)
+
+
+def test_singletons_have_no_precision_and_say_so():
+    with pytest.warns(UserWarning, match="no two instances share a cluster"):
+        score = evaluate([0, 0, 1], [0, 1, 2], ("pairwise",))["pairwise"]
+    assert score == {"precision": 0.0, "recall": 0.0, "fscore": 0.0}
+
+
+def test_metrics_refuse_other_lengths():
+    with pytest.raises(InputError, match="same length"):
+        evaluate([0, 1], [0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def scored():
+    features, labels = blobs()
+    features = unit(features)
+    graph = build_knn(features, 12)
+    model = StarFCModel(16, 32, init="metric", generator=torch.Generator().manual_seed(0))
+    nodes = project_nodes(model, features, propagate(propagation_matrix(graph), features))
+    return features, labels, graph, model, nodes
+
+
+def test_block_size_changes_nothing(scored):
+    features, _, graph, model, nodes = scored
+    whole = parse_graph(graph, nodes, 0.4)
+    for block in (1, 7, 1000):
+        parts = parse_graph(graph, nodes, 0.4, block)
+        np.testing.assert_array_equal(parts.rows, whole.rows)
+        np.testing.assert_array_equal(parts.cols, whole.cols)
+        np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-6)  # SIMD remainders round their own way
+    aggregated = propagate(propagation_matrix(graph), features)
+    again = project_nodes(model, features, aggregated, block=13)
+    torch.testing.assert_close(again.source, nodes.source, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_are_the_head_written_out(scored):
+    _, _, graph, model, nodes = scored
+    edges = next(iter(score_blocks(graph, nodes)))
+    slope, weight, constant = (p.detach().numpy() for p in model.head.scorer())
+    hidden = nodes.source.numpy()[edges.rows] + nodes.target.numpy()[edges.cols]
+    z = np.where(hidden > 0, hidden, hidden * slope) @ weight + constant
+    np.testing.assert_allclose(edges.scores, 1 / (1 + np.exp(-z)), rtol=1e-4, atol=1e-6)
+
+
+def test_relabelling_instances_permutes_the_labels(scored):
+    features, _, _, model, _ = scored
+    order = np.random.default_rng(0).permutation(len(features))
+    run = lambda x: cluster(x, build_knn(x, 12), model, tau1=0.5, tau2=0.5).labels  # noqa: E731
+    ours, permuted = run(features)[order], run(features[order])
+    np.testing.assert_array_equal(ours[:, None] == ours, permuted[:, None] == permuted)
+
+
+def test_clusters_are_found_and_thresholds_can_be_chosen(scored):
+    features, labels, graph, model, nodes = scored
+    points = sweep_thresholds(parse_graph(graph, nodes, 0.05), labels, (0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.7))
+    point = best(points)
+    result = cluster(features, graph, model, tau1=point.tau1, tau2=point.tau2)
+    assert evaluate(labels, result.labels)["pairwise"]["fscore"] == pytest.approx(point.fscore)
+    assert result.num_clusters == point.num_clusters
+    assert point.fscore > 0.5
+
+
+def test_best_threshold_is_a_plateau_not_a_peak():
+    scores = {(0.1, 0.1): 0.95, (0.1, 0.2): 0.1, (0.2, 0.1): 0.1, (0.2, 0.2): 0.1}
+    scores |= {(a, b): 0.8 for a in (0.3, 0.4, 0.5) for b in (0.1, 0.2)} | {(0.4, 0.2): 0.85}
+    assert best([Point(a, b, 0, 0, f, 0, 1) for (a, b), f in scores.items()]).tau1 >= 0.3
+
+
+def test_confidence_is_the_mean_of_the_edges_at_a_node():
+    edges = edge_list([(0, 1), (1, 0), (1, 2)], 4, [0.8, 0.6, 0.9])
+    np.testing.assert_allclose(edge_confidence(edges), [0.7, (0.8 + 0.6 + 0.9) / 3, 0.9, 0.0], rtol=1e-6)
+
+
+def test_nothing_kept_is_all_singletons(scored):
+    features, _, graph, model, _ = scored
+    result = cluster(features, graph, model, tau1=1.0, tau2=0.5)
+    assert (result.edges_parsed, result.num_clusters) == (0, len(features))
+    np.testing.assert_array_equal(np.sort(result.labels), np.arange(len(features)))
+    assert not result.confidence.any()
+
+
+def test_features_of_another_dimension_are_refused(scored):
+    features, _, graph, model, _ = scored
+    with pytest.raises(InputError, match="16-d"):
+        cluster(features[:, :8].copy(), graph, model, tau1=0.5, tau2=0.5)

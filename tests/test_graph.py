@@ -1,0 +1,187 @@
+"""Graph construction: hand-computed graphs, and parity with slow obvious twins."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from conftest import blobs, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from starfc.data.dataset import Features
+from starfc.errors import InputError
+from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.knn import build_knn, exact_knn, measure_recall
+from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.graph.store import find_graph, read_graph, write_graph
+
+
+def twin_propagation_matrix(graph: KnnGraph, th_sim: float) -> np.ndarray:
+    n = graph.num_nodes
+    dense = np.zeros((n, n))
+    for i in range(n):
+        for j, s in zip(graph.ids[i], graph.sims[i], strict=True):
+            if j >= 0 and s >= np.float32(th_sim):
+                dense[i, j] = max(dense[i, j], s)
+                dense[j, i] = max(dense[j, i], s)
+    dense += np.eye(n)
+    return dense / dense.sum(axis=1, keepdims=True)
+
+
+def twin_knn(features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    sims = features.astype(np.float64) @ features.T.astype(np.float64)
+    n = len(features)
+    ids, out = np.full((n, k), -1), np.zeros((n, k))
+    for i in range(n):
+        order = [j for j in sorted(range(n), key=lambda j: (-sims[i, j], j)) if j != i][: k - 1]
+        ids[i, : len(order)], out[i, : len(order)] = order, np.clip(sims[i, order], 0, 1)
+    return ids, out
+
+
+graphs = st.integers(1, 30).flatmap(
+    lambda n: st.tuples(
+        st.just(n), st.integers(1, max(1, n - 1)), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 1.0])
+    )
+)
+
+
+def random_graph(n: int, k: int, seed: int) -> KnnGraph:
+    """Random neighbours, some missing, some similarities 0, some tied."""
+    rng = np.random.default_rng(seed)
+    ids, sims = np.full((n, k), -1), np.zeros((n, k))
+    for i in range(n):
+        others = np.setdiff1d(np.arange(n), [i])
+        count = rng.integers(0, min(k, len(others)) + 1)
+        ids[i, :count] = rng.choice(others, count, replace=False)
+        sims[i, :count] = rng.integers(0, 5, count) / 4
+    return tidy(ids, sims, 0, n)
+
+
+@settings(deadline=None, max_examples=60)
+@given(graphs)
+def test_propagation_matrix_equals_its_twin(parameters):
+    n, k, seed, th_sim = parameters
+    graph = random_graph(n, k, seed)
+    matrix = propagation_matrix(graph, th_sim)
+    np.testing.assert_allclose(matrix.toarray(), twin_propagation_matrix(graph, th_sim), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(matrix.sum(axis=1)).ravel(), 1.0, rtol=1e-5)
+    for i in range(n):
+        row = matrix.indices[matrix.indptr[i] : matrix.indptr[i + 1]]
+        assert (np.diff(row) > 0).all()
+        assert i in row
+    features = np.random.default_rng(seed).normal(size=(n, 7)).astype(np.float32)
+    np.testing.assert_allclose(propagate(matrix, features), matrix.toarray() @ features, rtol=1e-4, atol=1e-5)
+
+
+def test_propagation_matrix_by_hand():
+    # 0 -> 1 (0.5), 1 -> 0 (0.25), 2 -> 0 (0.0): a similarity of 0 is an edge
+    graph = KnnGraph(np.array([[1], [0], [0]], np.int32), np.array([[0.5], [0.25], [0.0]], np.float32))
+    matrix = propagation_matrix(graph)
+    expected = np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(matrix.toarray(), expected / expected.sum(1, keepdims=True), rtol=1e-6)
+    assert matrix.nnz == 7
+    assert propagation_matrix(graph, th_sim=0.3).nnz == 5
+
+
+def test_relabelling_nodes_permutes_the_matrix():
+    features, _ = blobs(seed=3)
+    features = unit(features)
+    order = np.random.default_rng(0).permutation(len(features))
+    ours = propagation_matrix(exact_knn(features, 12)).toarray()
+    permuted = propagation_matrix(exact_knn(features[order], 12)).toarray()
+    np.testing.assert_allclose(permuted, ours[np.ix_(order, order)], rtol=1e-4, atol=1e-7)
+
+
+def test_exact_knn_equals_its_twin():
+    features = unit(blobs(noise=1.0)[0])
+    ids, sims = twin_knn(features, 20)
+    for graph in (build_knn(features, 20), exact_knn(features, 20)):
+        np.testing.assert_allclose(graph.sims, sims, atol=1e-6)
+        assert (graph.ids == ids).mean() > 0.999  # float32 and float64 may order near-ties differently
+        assert graph.ids.dtype == np.int32
+
+
+def test_tidy_orders_ties_by_id_and_removes_self():
+    raw_ids = np.array([[5, 0, 9, 3, -1], [1, 2, 0, 3, 4]])
+    raw_sims = np.array([[0.5, 1.0, 0.5, 0.7, -1.0], [1.2, -0.3, 0.1, 0.1, 0.9]])
+    graph = tidy(raw_ids, raw_sims, 0, 10)
+    np.testing.assert_array_equal(graph.ids, [[3, 5, 9, -1, -1], [4, 0, 3, 2, -1]])
+    np.testing.assert_allclose(graph.sims, [[0.7, 0.5, 0.5, 0, 0], [0.9, 0.1, 0.1, 0, 0]])
+
+
+def test_duplicates_may_push_a_row_out_of_its_own_list():
+    features = np.ones((50, 4), np.float32) / 2
+    graph = build_knn(features, 8)
+    assert (graph.ids != np.arange(50)[:, None]).all()
+    assert ((graph.ids >= 0).sum(axis=1) >= 7).all()
+    np.testing.assert_allclose(propagation_matrix(graph).sum(axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "params"), [("ivf", {"nlist": 8, "nprobe": 4}), ("hnsw", {"ef_search": 64}), ("ivf", {})]
+)
+def test_approximate_graphs_report_their_recall(method, params):
+    features = unit(blobs(identities=40, size=50, noise=0.5)[0])
+    graph = build_knn(features, 20, method, params)
+    exact = build_knn(features, 20)
+    true_recall = np.mean(
+        [len(np.intersect1d(a[a >= 0], b[b >= 0])) / 19 for a, b in zip(graph.ids, exact.ids, strict=True)]
+    )
+    assert graph.info["recall"] > 0.8
+    assert graph.info["recall"] == pytest.approx(true_recall, abs=0.02)
+    assert graph.info["params"].items() >= params.items()
+
+
+def test_recall_of_a_damaged_graph():
+    features = unit(blobs(noise=1.0)[0])
+    graph = build_knn(features, 21)
+    half = KnnGraph(np.where(np.arange(21) < 10, graph.ids, -1), np.where(np.arange(21) < 10, graph.sims, 0))
+    assert measure_recall(graph, features) == 1.0
+    assert measure_recall(half, features) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["graph", "graph.npz"])
+def test_stored_graphs_come_back(tmp_path, name):
+    features = Features(blobs(noise=1.0)[0])
+    graph = build_knn(features.all(), 10)
+    write_graph(tmp_path / name, graph, features)
+    back = read_graph(tmp_path / name, features, 10)
+    np.testing.assert_array_equal(back.ids, graph.ids)
+    np.testing.assert_allclose(back.sims, graph.sims, atol=1e-7)
+    assert find_graph(tmp_path / "graph") == tmp_path / name
+
+
+def test_a_published_file_without_self_comes_back(tmp_path):
+    features = Features(np.tile(np.eye(4, dtype=np.float32), (6, 1)))
+    graph = build_knn(features.all(), 5)
+    write_graph(tmp_path / "g.npz", graph, features)
+    back = read_graph(tmp_path / "g.npz", features, 5)
+    np.testing.assert_array_equal(back.ids, graph.ids)
+
+
+def test_manifest_says_what_the_graph_is(tmp_path):
+    features = Features(blobs(noise=1.0)[0])
+    write_graph(tmp_path / "g", build_knn(features.all(), 10, "ivf", {"nlist": 4, "nprobe": 2}), features)
+    manifest = json.loads((tmp_path / "g" / "manifest.json").read_text())
+    assert manifest["num_nodes"] == 180
+    assert manifest["feature_dim"] == 16
+    assert manifest["k"] == 10
+    assert manifest["backend"] == "ivf"
+    assert manifest["params"] == {"nlist": 4, "nprobe": 2}
+    assert 0 < manifest["recall"] <= 1
+    assert manifest["fingerprint"] == features.check.fingerprint
+
+
+def test_scipy_agrees_on_the_matrix():
+    graph = random_graph(25, 6, 7)
+    assert sp.isspmatrix_csr(propagation_matrix(graph))
+    propagation_matrix(graph).check_format(full_check=True)
+
+
+@pytest.mark.parametrize("k", [1, 50, 51])
+def test_k_out_of_range(k):
+    with pytest.raises(InputError, match="knn"):
+        build_knn(unit(np.random.default_rng(0).normal(size=(50, 4))), k)

@@ -1,0 +1,189 @@
+"""Sampling, the training step, and whole small runs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import blobs, unit
+from torch.nn import functional
+
+from starfc.config import load_config
+from starfc.errors import InputError
+from starfc.graph.affinity import propagation_matrix
+from starfc.graph.knn import exact_knn
+from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.gcn import StarFCModel
+from starfc.training.holdout import hold_back
+from starfc.training.sampling import SubgraphSampler, build_subgraph, identity_centres, patches, random_rotation
+from starfc.training.trainer import run_training, train_on_subgraph
+
+
+@pytest.fixture(scope="module")
+def data():
+    features, labels = blobs(identities=20, size=10, seed=1)
+    return unit(features), labels
+
+
+def test_centres_are_normalised_means(data):
+    features, labels = data
+    centres = identity_centres(features, labels)
+    for identity in range(20):
+        mean = features[labels == identity].mean(axis=0)
+        np.testing.assert_allclose(centres[identity], mean / np.linalg.norm(mean), rtol=1e-5, atol=1e-6)
+
+
+def test_a_subgraph_is_the_seeds_neighbourhood(data):
+    features, labels = data
+    sampler = SubgraphSampler(features, labels, nearest=8, identities=5, instance_share=0.75)
+    centres = identity_centres(features, labels)
+    near = np.argsort(-(centres @ centres[3]))[:8]
+    drawn = set()
+    for seed in range(40):
+        instances = sampler.sample(3, np.random.default_rng(seed))
+        identities, counts = np.unique(labels[instances], return_counts=True)
+        assert len(identities) == 5
+        assert (counts == 7).all()  # floor(0.75 * 10)
+        assert set(identities) <= set(near)
+        assert (np.diff(instances) > 0).all()
+        drawn |= set(identities)
+    assert drawn == set(near)
+
+
+def test_an_identity_keeps_at_least_one_instance(data):
+    features, labels = data
+    sampler = SubgraphSampler(features, labels, nearest=20, identities=20, instance_share=0.01)
+    assert len(sampler.sample(0, np.random.default_rng(0))) == 20
+
+
+def test_a_subgraph_has_its_own_knn_graph(data):
+    features, labels = data
+    some = np.arange(0, 200, 3)
+    subgraph = build_subgraph(features[some], labels[some], 8, 0.0)
+    matrix = propagation_matrix(exact_knn(features[some], 8))
+    rows, cols = matrix.nonzero()
+    np.testing.assert_array_equal(subgraph.rows, rows)
+    np.testing.assert_array_equal(subgraph.cols, cols)
+    np.testing.assert_array_equal(subgraph.targets.numpy() == 1, labels[some][rows] == labels[some][cols])
+    np.testing.assert_allclose(subgraph.aggregated, matrix @ features[some], rtol=1e-4, atol=1e-5)
+    assert (subgraph.rows == subgraph.cols).sum() == len(some)  # self loops are training edges too
+
+
+def test_patches_cut_every_edge_once():
+    parts = patches(103, 10, np.random.default_rng(0))
+    assert len(parts) == 10
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(103))
+    assert not np.array_equal(np.concatenate(parts), np.arange(103))
+
+
+def test_a_step_is_the_published_step(data):
+    """Against a twin that concatenates node pairs and takes the cross-entropy of two classes."""
+    features, labels = data
+    subgraph = build_subgraph(features, labels, 8, 0.0)
+    ours = StarFCModel(16, 24, generator=torch.Generator().manual_seed(0))
+    twin = StarFCModel(16, 24, generator=torch.Generator().manual_seed(0))
+    make = lambda m: torch.optim.SGD(m.parameters(), 0.1, momentum=0.9, weight_decay=1e-5)  # noqa: E731
+    optimizer = make(ours)
+    constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    loss = train_on_subgraph(ours, optimizer, constant, subgraph, 5, 2, np.random.default_rng(7))
+
+    optimizer, rng, losses = make(twin), np.random.default_rng(7), []
+    rng.integers(2**63)  # the seed of the rotations
+    for _ in range(2):
+        for patch in patches(subgraph.num_edges, 5, rng):
+            both = torch.cat([subgraph.features, subgraph.aggregated], dim=1)
+            x = torch.relu(both @ twin.backbone.conv1.weight + twin.backbone.conv1.bias)
+            pairs = torch.cat([x[subgraph.rows[patch].long()], x[subgraph.cols[patch].long()]], dim=1)
+            step_loss = functional.cross_entropy(twin.head.classifier(pairs), subgraph.targets[patch].long())
+            optimizer.zero_grad()
+            step_loss.backward()
+            optimizer.step()
+            losses.append(step_loss.item())
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+    for a, b in zip(ours.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 2.0])
+def test_a_rotation_keeps_similarities(data, strength):
+    turn = random_rotation(16, strength, torch.Generator().manual_seed(0))
+    f = torch.from_numpy(data[0])
+    torch.testing.assert_close((f @ turn) @ (f @ turn).T, f @ f.T, rtol=1e-4, atol=1e-5)
+    assert torch.equal(turn, torch.eye(16)) == (strength == 0)
+
+
+def test_holdout_takes_look_alikes_together():
+    rng = np.random.default_rng(0)
+    families = np.repeat(np.eye(10), 10, axis=0) + 0.01 * rng.normal(size=(100, 10))
+    centres = (families / np.linalg.norm(families, axis=1, keepdims=True)).astype(np.float32)
+    held = hold_back(centres, 0.3, 10, rng)
+    assert len(held) == 30
+    assert len(set(held // 10)) == 3  # three whole families
+
+
+def test_a_run_leaves_its_record_and_repeats(workspace):
+    config = load_config(workspace / "config.py", {"validation.source": "holdout", "validation.holdout_share": 0.3})
+    losses, weights = [], []
+    for name in ("a", "b"):
+        run_training(config, workspace / name)
+        entries = [json.loads(line) for line in (workspace / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([e["loss"] for e in entries if e["kind"] == "train"])
+        weights.append(load_model(workspace / name).state_dict())
+        assert 0 <= next(e["edge_accuracy"] for e in entries if e["kind"] == "validation") <= 1
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert all(0 <= tau <= 1 for tau in load_thresholds(workspace / "a"))
+    record = json.loads((workspace / "a" / "run.json").read_text())
+    assert record["config"]["cluster_num"] == 6
+    assert record["seed"] == 0
+    assert {stage["name"] for stage in record["stages"]} == {"data", "training", "thresholds"}
+    assert (workspace / "a" / "threshold_surface.csv").is_file()
+    assert (workspace / "a" / "checkpoints" / "epoch_001" / "Head.pth").is_file()
+    other = load_config(workspace / "config.py", {"seed": 1, "validation.source": "none"})
+    run_training(other, workspace / "c")
+    assert not torch.equal(
+        load_model(workspace / "c").state_dict()["backbone.conv1.weight"], weights[0]["backbone.conv1.weight"]
+    )
+
+
+def test_training_lowers_the_loss_of_both_recipes(workspace):
+    recipes = {
+        "published": {
+            "model.kwargs.init": "xavier",
+            "optimizer.type": "SGD",
+            "optimizer.lr": 0.1,
+            "lr_config": {"policy": "step"},
+        },
+        "metric": {"optimizer.lr": 5e-3},
+    }
+    for name, overrides in recipes.items():
+        overrides = {"validation.source": "none", "sampling.subgraphs_per_epoch": 40, **overrides}
+        run_training(load_config(workspace / "config.py", overrides), workspace / name)
+        lines = (workspace / name / "metrics.jsonl").read_text().splitlines()
+        loss = [json.loads(line)["loss"] for line in lines]
+        assert np.mean(loss[-5:]) < 0.8 * np.mean(loss[:5]), name
+
+
+def test_validation_on_the_test_split_and_tensorboard(workspace):
+    hooks = [{"type": "TensorboardLoggerHook"}]
+    run_training(load_config(workspace / "config.py", {"log_config": {"hooks": hooks}}), workspace / "run")
+    assert list((workspace / "run" / "tensorboard").glob("events*"))
+    assert '"kind": "validation"' in (workspace / "run" / "metrics.jsonl").read_text()
+    assert (workspace / "data" / "knns" / "part1_test" / "faiss_k_10" / "manifest.json").is_file()
+
+
+def test_subgraphs_of_the_wrong_size_are_skipped_and_said(workspace, caplog):
+    overrides = {"sampling.max_nodes": 20, "validation.source": "none"}
+    with caplog.at_level("INFO", "starfc"):
+        run_training(load_config(workspace / "config.py", overrides), workspace / "run")
+    assert "skipped: 78 instances" in caplog.text
+    assert (workspace / "run" / "metrics.jsonl").read_text() == ""
+
+
+def test_training_needs_two_identities(workspace):
+    (workspace / "data" / "labels" / "part0_train.meta").write_text("0\n" * 180)
+    with pytest.raises(InputError, match="at least 2 identities"):
+        run_training(load_config(workspace / "config.py"), workspace / "run")

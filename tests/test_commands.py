@@ -147,7 +147,11 @@ def other_npz(n, k):
 
 
 BAD_INPUTS = {
-    "missing features": (lambda w: (w / "data/features/part1_test.bin").unlink(), [], "no features file; looked for"),
+    "missing features": (
+        lambda w: (w / "data/features/part1_test.bin").unlink(),
+        [],
+        "no such features file; looked for",
+    ),
     "not whole rows": (
         lambda w: (w / "data/features/part1_test.bin").write_bytes(b"0" * 1003),
         [],
@@ -210,6 +214,23 @@ def test_bad_input_is_one_message(cluster, workspace, case):
     assert (workspace / "out" / "labels.npy").read_text() == "from an earlier run"
 
 
+def test_results_that_cannot_be_written_stop_at_once(command, workspace):
+    (workspace / "file").write_text("")
+    arguments = ["--config", workspace / "config.py"]
+    code, _, err = command("test_final.py", *arguments, "--out", workspace / "file" / "out")
+    assert code == 2
+    assert "a folder for the results cannot be made there" in err
+    code, _, err = command("train.py", *arguments, "--work-dir", workspace / "file")
+    assert code == 2
+    assert "a folder for the results cannot be made there" in err
+
+
+def test_an_option_without_value_is_a_usage_error(cluster):
+    code, _, err = cluster("--cfg-options", "tau1")
+    assert code == 2
+    assert "KEY=VALUE needed; found 'tau1'" in err
+
+
 def test_a_stale_stored_graph_is_refused(cluster, workspace):
     assert cluster()[0] == 0
     replace_rows(1.0)(workspace)
@@ -223,7 +244,7 @@ def test_without_arguments_ms1m_is_asked_for(command, script, tmp_path):
     arguments = ["--cfg-options", f"prefix={tmp_path}"]
     code, _, err = command(script, *arguments)
     assert code == 2
-    for part in ("no features file", "README.md, section 'MS1M'", "--config configs/cfg_gcn_glyph.py"):
+    for part in ("no such features file", "README.md, section 'MS1M'", "--config configs/cfg_gcn_glyph.py"):
         assert part in err
 
 

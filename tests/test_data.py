@@ -96,6 +96,7 @@ def test_splits_find_their_files(tmp_path):
     assert open_split(tmp_path / "a", tmp_path / "none", feature_dim=4).labels is None
     write_labels(tmp_path / "a.meta", np.arange(3))
     np.testing.assert_array_equal(open_split(tmp_path / "a", tmp_path / "a.meta", feature_dim=4).labels, [0, 1, 2])
+    assert open_split(tmp_path / "features" / "a", tmp_path / "labels" / "a.meta", feature_dim=4).labels is not None
     with pytest.raises(MissingFileError, match=r"looked for b.bin, b.npy, b.npz"):
         open_split(tmp_path / "b", None, feature_dim=4)
     with pytest.raises(MissingFileError, match=r"c.meta: no such labels file"):

@@ -5,12 +5,28 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mmengine.config import DictAction
 
 from starfc.config import Config, load_config
 from starfc.errors import InputError
+
+
+class _Options(DictAction):
+    """KEY=VALUE pairs; an argument without '=' is a usage error instead of a traceback."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if "=" not in value:
+                parser.error(f"{option_string}: KEY=VALUE needed; found {value!r}")
+        super().__call__(parser, namespace, values, option_string)
 
 
 def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -19,7 +35,7 @@ def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=_Options,
         default={},
         metavar="KEY=VALUE",
         help="override config keys, such as tau1=0.8 model.kwargs.nhid=256",

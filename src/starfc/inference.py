@@ -16,6 +16,7 @@ from starfc.config import Config
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import check_k
 from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stages
 from starfc.splits import knn_graph, open_test_split
@@ -54,7 +55,7 @@ def run_inference(
         Anything a user can mend; nothing that was written before is touched by then.
     """
     threads, device = set_threads(config.threads), choose_device(config.device)
-    stages, out = Stages(config.memory_limit_bytes()), Path(out)
+    stages, out = Stages(config.memory_limit_bytes()), prepare_folder(out)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
     kwargs = config.model.kwargs

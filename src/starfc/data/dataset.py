@@ -174,16 +174,18 @@ def open_split(
 
 
 def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
-    """The file itself, or the first of ``path`` + suffix that exists."""
+    """The file itself, or the first of ``path`` + suffix that exists.
+
+    Of the published layout ``features/<split>`` and ``labels/<split>`` the folder may be left out: where it holds no
+    such file, the one above is searched too.
+    """
     path = Path(path)
-    if path.suffix in suffixes:
-        if not path.is_file():
-            raise MissingFileError(f"{path}: no such {what} file")
-        return path
-    candidates = [path.with_name(path.name + suffix) for suffix in suffixes]
-    for candidate in candidates:
+    folders = [path.parent, path.parent.parent] if path.parent.name in ("features", "labels") else [path.parent]
+    names = [path.name] if path.suffix in suffixes else [path.name + suffix for suffix in suffixes]
+    for candidate in (folder / name for folder in folders for name in names):
         if candidate.is_file():
             return candidate
-    raise MissingFileError(
-        f"{path}: no {what} file; looked for {', '.join(c.name for c in candidates)} in {path.parent}"
+    looked = (
+        f"; looked for {', '.join(names)} in {' and '.join(map(str, folders))}" if path.suffix not in suffixes else ""
     )
+    raise MissingFileError(f"{path}: no such {what} file{looked}")

@@ -9,6 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from starfc.errors import InputError
+
+
+def prepare_folder(path: str | Path) -> Path:
+    """Make a folder for results, before the work that fills it.
+
+    Raises
+    ------
+    InputError
+        It cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: a folder for the results cannot be made there ({error.strerror}); name another"
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{path}: the folder for the results cannot be written to; name another")
+    return path
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

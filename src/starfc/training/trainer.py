@@ -32,7 +32,7 @@ from starfc.graph.knn import check_k, exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import save_model, save_thresholds
 from starfc.models.gcn import StarFCModel
-from starfc.runtime.atomic import write_json
+from starfc.runtime.atomic import prepare_folder, write_json
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
@@ -72,7 +72,7 @@ def run_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
     InputError
         Anything a user can mend, before training starts.
     """
-    work_dir = Path(work_dir)
+    work_dir = prepare_folder(work_dir)
     threads, device = set_threads(config.threads), choose_device(config.device)
     stages = Stages(config.memory_limit_bytes())
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -9,7 +9,7 @@ pretrained = '{{ fileDirname }}/../pretrained_model/glyph'
 # The head starts as a distance between the two nodes, and a few hundred AdamW steps refine it.
 model = dict(kwargs=dict(init='metric'))
 cluster_num = 300
-sampling = dict(nearest=400, patches=6, passes=1, subgraphs_per_epoch=40)
+sampling = dict(nearest=400, patches=6, passes=1, rotation=0.5, subgraphs_per_epoch=90)
 optimizer = dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01)
 total_epochs = 1
 lr_config = dict(_delete_=True, policy='onecycle')

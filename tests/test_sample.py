@@ -1,0 +1,74 @@
+"""The bundled sample with the bundled weights, and training on the full glyph splits where they are at hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED
+
+from starfc import StarFC
+from starfc.config import load_config
+from starfc.data.formats import read_features, read_labels
+from starfc.evaluation.metrics import evaluate
+from starfc.inference import run_inference
+from starfc.training.trainer import run_training
+
+CONFIG = ROOT / "configs" / "cfg_gcn_glyph.py"
+
+
+def test_the_quickstart_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["test_final.py", "--config", str(CONFIG), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "test_final.py"), run_name="__main__")
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for part in ("stage", "refinement", "pairwise", "bcubed", "nmi", "8,595 instances", str(tmp_path)):
+        assert part in out
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["metrics"]["pairwise"]["fscore"] > 0.75
+    assert record["metrics"]["bcubed"]["fscore"] > 0.75
+    stored = json.loads((ROOT / "pretrained_model" / "glyph" / "thresholds.json").read_text())
+    assert record["thresholds"] == {"tau1": stored["tau1"], "tau2": stored["tau2"]}
+
+
+def test_the_estimator_gives_the_same_clusters(tmp_path):
+    record = run_inference(load_config(CONFIG), out=tmp_path)
+    features = read_features(ROOT / "data" / "glyph" / "features" / "sample.npy")
+    labels = StarFC.from_pretrained(ROOT / "pretrained_model" / "glyph").fit_predict(features)
+    np.testing.assert_array_equal(labels, np.load(tmp_path / "labels.npy"))
+    truth = read_labels(ROOT / "data" / "glyph" / "labels" / "sample.meta", len(features))
+    assert evaluate(truth, labels) == record["metrics"]
+
+
+def test_thumbnails_belong_to_the_rows():
+    with np.load(ROOT / "data" / "glyph" / "thumbs.npz") as thumbs:
+        assert thumbs["images"].shape == (8595, 20, 20)
+    lines = (ROOT / "data" / "glyph" / "list.tsv").read_text(encoding="utf-8").splitlines()
+    labels = read_labels(ROOT / "data" / "glyph" / "labels" / "sample.meta", 8595)
+    assert len(lines) == 8595
+    characters = np.array([line.split("\t")[0] for line in lines])
+    assert len({(a, b) for a, b in zip(characters.tolist(), labels.tolist(), strict=True)}) == 161
+
+
+def test_the_product_reads_nothing_outside_the_repository():
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    code = [n for n in files.split("\0") if re.match(r"(src|configs|scripts)/|train\.py|test_\w+\.py", n)]
+    for name in code:
+        assert "../shared" not in (ROOT / name).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.slow
+def test_accuracy_of_the_published_method_on_the_full_splits(tmp_path):
+    data = SHARED / "datasets" / "glyph"
+    if not (data / "part1_test.npy").is_file():
+        pytest.skip(f"no full glyph splits at {data}; set STARFC_SHARED to the folder that holds datasets/")
+    config = load_config(CONFIG, {"prefix": str(data), "test_name": "part1_test"})
+    run_training(config, tmp_path / "run")
+    record = run_inference(config, model_folder=tmp_path / "run", out=tmp_path / "out")
+    assert record["metrics"]["pairwise"]["fscore"] > 0.83

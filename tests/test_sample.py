@@ -68,7 +68,8 @@ def test_accuracy_of_the_published_method_on_the_full_splits(tmp_path):
     data = SHARED / "datasets" / "glyph"
     if not (data / "part1_test.npy").is_file():
         pytest.skip(f"no full glyph splits at {data}; set STARFC_SHARED to the folder that holds datasets/")
-    config = load_config(CONFIG, {"prefix": str(data), "test_name": "part1_test"})
+    overrides = {"prefix": str(data), "test_name": "part1_test", "test_data.knn_graph_path": None}
+    config = load_config(CONFIG, overrides)
     run_training(config, tmp_path / "run")
     record = run_inference(config, model_folder=tmp_path / "run", out=tmp_path / "out")
     assert record["metrics"]["pairwise"]["fscore"] > 0.83

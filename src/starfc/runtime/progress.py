@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-Item = TypeVar("Item")
 
-
-def progress(what: str, items: Iterable[Item] | None = None, *, total: float | None = None, unit: str = "it") -> tqdm:
+def progress(what: str, items: Iterable[Any] | None = None, *, total: float | None = None, unit: str = "it") -> tqdm:
     """A tqdm bar over ``items``, or to be advanced by hand with ``update`` where there are none."""
     live = sys.stderr.isatty()
     return tqdm(
@@ -24,5 +22,16 @@ def progress(what: str, items: Iterable[Item] | None = None, *, total: float | N
         leave=False,
         mininterval=0.2 if live else 30,
         maxinterval=10 if live else 60,
-        file=sys.stderr,
+        file=sys.stderr if live else _Lines(),
     )
+
+
+class _Lines:
+    """Where there is no terminal: each state of the bar is a line of its own, and clearing it writes nothing."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -1,0 +1,73 @@
+"""Stages, progress and the machine's record."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from starfc.errors import InputError
+from starfc.runtime import progress as progress_module
+from starfc.runtime.machine import choose_device, environment
+from starfc.runtime.stages import Stages
+
+
+def test_stages_measure_time_and_peak_memory():
+    stages = Stages()
+    with stages.stage("small"):
+        pass
+    with stages.stage("large", needs=200 << 20):
+        assert np.ones(200 << 17).sum() == 200 << 17  # 200 MiB
+    small, large = stages.finished
+    assert large.peak_rss_mb > small.peak_rss_mb + 150
+    assert large.seconds > 0
+    assert "large" in stages.table()
+    assert "total" in stages.table()
+
+
+def test_a_stage_above_the_limit_does_not_start():
+    started = False
+    with (
+        pytest.raises(InputError, match="memory_limit: stage 'big' needs about 2,048 MB"),
+        Stages(2 << 30).stage("big", 2 << 30),
+    ):
+        started = True
+    assert not started
+
+
+def test_a_failing_stage_is_not_reported_as_finished():
+    stages = Stages()
+    with pytest.raises(ZeroDivisionError), stages.stage("bad"):
+        raise ZeroDivisionError
+    assert stages.finished == []
+
+
+def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
+    real = progress_module.tqdm
+    monkeypatch.setattr(
+        progress_module, "tqdm", lambda *a, **k: real(*a, **k | {"delay": 0, "mininterval": 0, "miniters": 1})
+    )
+    assert list(progress_module.progress("work", range(3))) == [0, 1, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    assert all(line.startswith("work") for line in lines)
+
+
+def test_nothing_is_shown_for_what_is_over_at_once(capsys):
+    list(progress_module.progress("work", range(3)))
+    assert capsys.readouterr().err == ""
+
+
+def test_the_record_names_versions_and_machine():
+    record = environment(2, torch.device("cpu"))
+    assert {"python", "torch", "numpy", "faiss-cpu", "numba"} <= set(record["versions"])
+    assert record["machine"]["threads"] == 2
+    assert record["machine"]["memory_mb"] > 0
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert choose_device("auto").type == "cpu"
+        with pytest.raises(InputError, match="'cuda:0' needs a GPU"):
+            choose_device("cuda:0")

@@ -6,6 +6,7 @@ the command line's overrides, so ``--cfg-options test_name=part3_test`` moves ev
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -245,7 +246,7 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, paths filled in: what a run's record holds."""
-        resolved = asdict(self)
+        resolved = asdict(self) | {key: os.path.normpath(getattr(self, key)) for key in ("prefix", "pretrained")}
         for split in ("train_data", "test_data"):
             for key, value in resolved[split].items():
                 if isinstance(value, str):
@@ -256,7 +257,7 @@ class Config:
         return {key: getattr(self, key) for key in ("prefix", "train_name", "test_name", "knn_method", "knn")}
 
     def _fill(self, template: str) -> str:
-        return template.format(**self._names())
+        return os.path.normpath(template.format(**self._names()))
 
     def _templates(self) -> dict[str, str]:
         splits = {"train_data": self.train_data, "test_data": self.test_data}

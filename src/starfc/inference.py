@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def run_inference(
     kwargs = config.model.kwargs
     split, graph_path = open_test_split(config, features, labels)
     check_k(config.knn, len(split), split.features.name)
-    model_folder = Path(config.pretrained if model_folder is None else model_folder)
+    model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = load_model(model_folder, kwargs.feature_dim, kwargs.nhid)
     config = with_thresholds(config, model_folder)
 

@@ -29,7 +29,8 @@ prefix=$("$PYTHON" -c 'import sys; print(sys.prefix)')
 stamp=$prefix/.starfc-installed$extras
 wanted=$(printf '%s\n' "$ROOT"; cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml")
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing into $prefix (minutes, once)" >&2
     "$PYTHON" -m pip install --quiet --requirement "$ROOT/requirements.txt"
     "$PYTHON" -m pip install --quiet --editable "$ROOT$extras"
-    printf '%s\n' "$wanted" >"$stamp"
+    printf '%s\n' "$wanted" >"$stamp" || echo "$stamp: cannot be written; the next run installs again" >&2
 fi

@@ -23,27 +23,19 @@ def read_run(folder: Path) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Training loss of several runs, against subgraphs and seconds.")
+    parser = argparse.ArgumentParser(description="Training loss of several runs, subgraph by subgraph.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument("--out", type=Path, default=Path("loss_curves.png"), metavar="FILE.png")
     arguments = parser.parse_args()
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     rows = []
     for folder in arguments.runs:
-        seconds = 0.0
         entries = read_run(folder)
-        for entry in entries:
-            seconds += entry["seconds"]
-            rows.append(
-                {"run": folder.name, "subgraph": entry["step"], "seconds": round(seconds, 2), "loss": entry["loss"]}
-            )
-        mine = [row for row in rows if row["run"] == folder.name]
-        for axis, key in zip(axes, ("subgraph", "seconds"), strict=True):
-            axis.plot([row[key] for row in mine], [row["loss"] for row in mine], label=folder.name)
-            axis.set(xlabel={"subgraph": "subgraphs", "seconds": "seconds of training"}[key])
-            axis.grid(alpha=0.3)
-    axes[0].set(ylabel="cross-entropy, mean of a subgraph")
-    axes[1].legend()
+        axis.plot([e["step"] for e in entries], [e["loss"] for e in entries], label=folder.name)
+        rows += [{"run": folder.name, "subgraph": e["step"], "loss": e["loss"]} for e in entries]
+    axis.set(xlabel="subgraphs", ylabel="cross-entropy, mean of a subgraph")
+    axis.grid(alpha=0.3)
+    axis.legend()
     figure.savefig(arguments.out, dpi=110)
     with arguments.out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.affinity import propagate, propagate_graph, propagation_matrix
 from starfc.graph.knn import build_knn, exact_knn, measure_recall
 from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.graph.order import inverse, locality_order, permuted
 from starfc.graph.store import find_graph, read_graph, write_graph
 
 
@@ -73,7 +74,9 @@ def test_propagation_matrix_equals_its_twin(parameters):
         assert (np.diff(row) > 0).all()
         assert i in row
     features = np.random.default_rng(seed).normal(size=(n, 7)).astype(np.float32)
-    np.testing.assert_allclose(propagate(matrix, features), matrix.toarray() @ features, rtol=1e-4, atol=1e-5)
+    expected = matrix.toarray() @ features
+    np.testing.assert_allclose(propagate(matrix, features), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(propagate_graph(graph, features, th_sim), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_propagation_matrix_by_hand():
@@ -84,6 +87,30 @@ def test_propagation_matrix_by_hand():
     np.testing.assert_allclose(matrix.toarray(), expected / expected.sum(1, keepdims=True), rtol=1e-6)
     assert matrix.nnz == 7
     assert propagation_matrix(graph, th_sim=0.3).nnz == 5
+
+
+@settings(deadline=None, max_examples=60)
+@given(graphs)
+def test_node_order_is_a_renaming(parameters):
+    n, k, seed, _ = parameters
+    graph = random_graph(n, k, seed)
+    order = locality_order(graph)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    np.testing.assert_array_equal(order[inverse(order)], np.arange(n))
+    renamed = permuted(graph, order)
+    np.testing.assert_array_equal(renamed.sims, graph.sims[order])
+    np.testing.assert_array_equal(np.where(renamed.ids >= 0, order[renamed.ids], -1), graph.ids[order])
+
+
+def test_node_order_puts_neighbours_together():
+    features, _ = blobs(identities=60, size=20, noise=0.2)
+    graph = exact_knn(unit(features), 15)
+    renamed = permuted(graph, locality_order(graph))
+
+    def distance(g):
+        return np.abs(g.ids - np.arange(g.num_nodes)[:, None])[g.ids >= 0].mean()
+
+    assert distance(renamed) < 0.2 * distance(graph)
 
 
 def test_relabelling_nodes_permutes_the_matrix():

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.components import components
+from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, refine
 from starfc.clustering.scoring import ROW_BLOCK, parse_graph, project_nodes
 from starfc.errors import InputError
-from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.affinity import propagate_graph
 from starfc.graph.neighbours import KnnGraph
+from starfc.graph.order import inverse, locality_order, permuted
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.stages import Stages
 
@@ -76,19 +77,23 @@ def cluster(
     stages = stages or Stages()
     n, d = features.shape
     entries = int((graph.ids >= 0).sum())
-    with stages.stage("propagation", needs=entries * 24 + 4 * n * d):
-        aggregated = propagate(propagation_matrix(graph, th_sim), features)
+    with stages.stage("node order", needs=8 * graph.ids.size + 4 * n * d + 16 * n):
+        order = locality_order(graph)
+        graph, features = permuted(graph, order), features[order]
+    with stages.stage("propagation", needs=entries * 8 + 4 * n * d):
+        aggregated = propagate_graph(graph, features, th_sim)
     with stages.stage("GCN and projections", needs=8 * n * model.nhid + 16 * ROW_BLOCK * model.nhid):
         nodes = project_nodes(model, features, aggregated, device)
-        del aggregated
+        del aggregated, features
     with stages.stage("edge scores", needs=entries * 12 + ROW_BLOCK * graph.k * 32):
         parsed = parse_graph(graph, nodes, tau1)
         del nodes
     with stages.stage("refinement", needs=len(parsed) * 24):
         refined = refine(parsed, node_intimacy(parsed), tau2)
     with stages.stage("components", needs=len(refined) * 24 + 32 * n):
-        labels = components(refined)
-        confidence = edge_confidence(refined)
+        place = inverse(order)
+        labels = largest_first(order[components(refined)[place]])
+        confidence = edge_confidence(refined)[place]
     return Clustering(labels, confidence, len(parsed), len(refined))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from starfc.clustering.edges import EdgeList
 from starfc.graph.neighbours import KnnGraph
+from starfc.models.edge_kernels import keep_above
 from starfc.models.gcn import StarFCModel
 
 ROW_BLOCK = 1 << 14  # rows per block: 2^14 x 512 float32 = 32 MiB of node embeddings, 2^14 x 80 scores = 5 MiB
@@ -65,18 +66,46 @@ def edge_probabilities(
     return torch.sigmoid(nodes.model.head.logits(nodes.source, nodes.target, *edges)).cpu().numpy()
 
 
-def score_blocks(graph: KnnGraph, nodes: NodeProjections, block: int = ROW_BLOCK) -> Iterator[EdgeList]:
-    """Score every kNN entry i -> j, one row block at a time, in kNN order."""
+def score_blocks(
+    graph: KnnGraph, nodes: NodeProjections, above: float = -1.0, block: int = ROW_BLOCK
+) -> Iterator[EdgeList]:
+    """The kNN entries i -> j with p > ``above`` (all of them by default), one row block at a time, in kNN order."""
+    score = _score_rows if nodes.source.device.type == "cpu" else _score_rows_torch
     for start in range(0, graph.num_nodes, block):
-        ids = graph.ids[start : start + block]
-        local, column = np.nonzero(ids >= 0)
-        rows, cols = (local + start).astype(ids.dtype), ids[local, column]
-        yield EdgeList(rows, cols, edge_probabilities(nodes, rows, cols), graph.num_nodes)
+        counts, cols, scores = score(graph.ids[start : start + block], start, nodes, above)
+        rows = np.repeat(np.arange(start, start + len(counts), dtype=graph.ids.dtype), counts)
+        yield EdgeList(rows, cols, scores, graph.num_nodes)
 
 
 def parse_graph(graph: KnnGraph, nodes: NodeProjections, tau1: float, block: int = ROW_BLOCK) -> EdgeList:
     """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1, sorted by row, in kNN order."""
-    kept = [edges.select(edges.scores > tau1) for edges in score_blocks(graph, nodes, block)]
+    kept = list(score_blocks(graph, nodes, tau1, block))
     return EdgeList(
         *(np.concatenate([getattr(e, f) for e in kept]) for f in ("rows", "cols", "scores")), graph.num_nodes
     )
+
+
+Rows = tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32]]
+
+
+def _score_rows(ids: NDArray[np.integer], start: int, nodes: NodeProjections, above: float) -> Rows:
+    """Kept entries of some rows: how many each row has, and their columns and scores, row by row."""
+    slope, weight, constant = (p.detach() for p in nodes.model.head.scorer())
+    return keep_above(
+        np.ascontiguousarray(ids),
+        nodes.source[start : start + len(ids)].numpy(),
+        nodes.target.numpy(),
+        slope.numpy(),
+        weight.numpy(),
+        np.float32(constant),
+        np.float32(above),
+    )
+
+
+def _score_rows_torch(ids: NDArray[np.integer], start: int, nodes: NodeProjections, above: float) -> Rows:
+    """The same on any device."""
+    local, column = np.nonzero(ids >= 0)
+    cols = ids[local, column]
+    scores = edge_probabilities(nodes, (local + start).astype(ids.dtype), cols)
+    kept = scores > np.float32(above)
+    return np.bincount(local[kept], minlength=len(ids)), cols[kept], scores[kept]

@@ -15,7 +15,7 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, refine
 from starfc.clustering.scoring import parse_graph, project_nodes
 from starfc.evaluation.metrics import bcubed, contingency, pairwise
-from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.affinity import propagate_graph
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.atomic import replacing
@@ -85,7 +85,7 @@ def choose_thresholds(
     device: str | torch.device = "cpu",
 ) -> tuple[Point, list[Point]]:
     """Score a labelled kNN graph with a model and sweep: the chosen point and the whole surface."""
-    aggregated = propagate(propagation_matrix(graph, th_sim), features)
+    aggregated = propagate_graph(graph, features, th_sim)
     edges = parse_graph(graph, project_nodes(model, features, aggregated, device), min(TAU1_GRID))
     points = sweep_thresholds(edges, labels)
     return best(points), points

@@ -58,6 +58,98 @@ def propagate(adjacency: sp.csr_matrix, features: NDArray[np.float32]) -> NDArra
     return out
 
 
+def propagate_graph(graph: KnnGraph, features: NDArray[np.float32], th_sim: float = 0.0) -> NDArray[np.float32]:
+    """ÂF straight from the kNN graph: equal to ``propagate(propagation_matrix(graph, th_sim), features)``.
+
+    Â is never stored. A node's row of it is its own list, with weights max(s_ij, s_ji), and the nodes that list it
+    without being listed by it; only the latter are collected (a third of the entries or so), and nothing is sorted.
+
+    Parameters
+    ----------
+    graph : KnnGraph
+        N nodes, k neighbours.
+    features : (N, d) float32
+
+    Returns
+    -------
+    (N, d) float32
+    """
+    weights = np.empty(graph.ids.shape, np.float32)
+    _mutual_weights(graph.ids, graph.sims, np.float32(th_sim), weights)
+    indptr, rows, sims = _one_sided(graph.ids, weights)
+    out = np.empty(features.shape, np.float32)
+    _propagate_rows(graph.ids, weights, indptr, rows, sims, np.ascontiguousarray(features), out)
+    return out
+
+
+@nb.njit(parallel=True, cache=True)
+def _mutual_weights(ids, sims, th_sim, weights):
+    """max(s_ij, s_ji) where j lists i too, -s_ij (a sign, also of 0) where it does not, NaN where there is no entry."""
+    n, k = ids.shape
+    for i in nb.prange(n):
+        for c in range(k):
+            j, s = ids[i, c], sims[i, c]
+            if j < 0 or s < th_sim:
+                weights[i, c] = np.nan
+                continue
+            back = np.float32(-1.0)
+            others = ids[j]
+            for o in range(k):
+                if others[o] == i:
+                    back = sims[j, o]
+            weights[i, c] = max(s, back) if back >= 0 and back >= th_sim else -s
+
+
+@nb.njit(cache=True)
+def _one_sided(ids, weights):
+    """For every node the nodes that list it without being listed by it, with their similarities."""
+    n, k = ids.shape
+    indptr = np.zeros(n + 1, np.int64)
+    for i in range(n):
+        for c in range(k):
+            if np.signbit(weights[i, c]) and not np.isnan(weights[i, c]):
+                indptr[ids[i, c] + 1] += 1
+    for i in range(n):
+        indptr[i + 1] += indptr[i]
+    rows = np.empty(indptr[n], ids.dtype)
+    sims = np.empty(indptr[n], np.float32)
+    cursor = indptr[:-1].copy()
+    for i in range(n):
+        for c in range(k):
+            if np.signbit(weights[i, c]) and not np.isnan(weights[i, c]):
+                at = cursor[ids[i, c]]
+                rows[at] = i
+                sims[at] = -weights[i, c]
+                cursor[ids[i, c]] = at + 1
+    return indptr, rows, sims
+
+
+@nb.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _propagate_rows(ids, weights, indptr, rows, sims, features, out):
+    for i in nb.prange(ids.shape[0]):
+        row = out[i]
+        own = features[i]
+        for c in range(row.size):
+            row[c] = own[c]
+        total = 1.0
+        for e in range(ids.shape[1]):
+            if np.isnan(weights[i, e]):
+                continue
+            weight = abs(weights[i, e])
+            total += weight
+            source = features[ids[i, e]]
+            for c in range(row.size):
+                row[c] += weight * source[c]
+        for e in range(indptr[i], indptr[i + 1]):
+            total += sims[e]
+            source = features[rows[e]]
+            for c in range(row.size):
+                row[c] += sims[e] * source[c]
+        scale = np.float32(1.0 / total)
+        for c in range(row.size):
+            row[c] *= scale
+
+
 @nb.njit(cache=True)
 def _transpose(ids, sims, th_sim):
     """Incoming entries of every node, sources in rising order (they are met in that order)."""

@@ -27,7 +27,7 @@ from starfc.clustering.scoring import project_nodes, score_blocks
 from starfc.config import Config
 from starfc.errors import InputError
 from starfc.evaluation.thresholds import choose_thresholds, write_surface
-from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.affinity import propagate_graph
 from starfc.graph.knn import check_k, exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import save_model, save_thresholds
@@ -223,7 +223,7 @@ def make_schedule(config: Config, optimizer: torch.optim.Optimizer, total_steps:
 
 def edge_accuracy(model: StarFCModel, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
     """Share of kNN pairs on which p > 0.5 agrees with same identity."""
-    aggregated = propagate(propagation_matrix(data.graph, th_sim), data.features)
+    aggregated = propagate_graph(data.graph, data.features, th_sim)
     nodes = project_nodes(model, data.features, aggregated, device)
     right = total = 0
     for edges in score_blocks(data.graph, nodes):

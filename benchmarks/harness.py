@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import choose_device, environment
-
-
-class Clock:
-    """Seconds by name: ``with clock('refinement'): ...``."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> Clock:
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+from starfc.runtime.stages import Stages
 
 
 def run_side(script: str, side: str, folder: Path, *arguments: object) -> dict[str, Any]:
@@ -38,12 +20,14 @@ def run_side(script: str, side: str, folder: Path, *arguments: object) -> dict[s
     return json.loads((folder / f"{side}.json").read_text())
 
 
-def finish_side(side: str, folder: Path, stages: dict[str, float], **more: Any) -> None:
-    """Write a side's seconds by stage, their sum and the process's peak memory."""
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    write_json(
-        folder / f"{side}.json", {"seconds": sum(stages.values()), "peak_rss_mb": peak_mb, "stages": stages, **more}
-    )
+def finish_side(side: str, folder: Path, stages: Stages) -> None:
+    """Write a side's seconds by stage, their sum, and the highest of the stages' peaks of resident memory."""
+    content = {
+        "seconds": sum(stage.seconds for stage in stages.finished),
+        "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
+        "stages": {stage.name: stage.seconds for stage in stages.finished},
+    }
+    write_json(folder / f"{side}.json", content)
 
 
 def report(result: dict[str, Any], threads: int, path: Path | None) -> None:

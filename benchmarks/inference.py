@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from harness import Clock, finish_side, report, run_side
+from harness import finish_side, report, run_side
 
 from starfc.clustering.pipeline import cluster
 from starfc.data.dataset import Features
@@ -106,32 +106,32 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
     cluster(features[few], build_knn(features[few], 10), model, tau1=0.5, tau2=0.5)
     result = cluster(features, KnnGraph(ids, sims), model, tau1=arguments.tau1, tau2=arguments.tau2, stages=stages)
     np.save(arguments.folder / "pipeline_labels.npy", result.labels)
-    finish_side("pipeline", arguments.folder, {stage.name: stage.seconds for stage in stages.finished})
+    finish_side("pipeline", arguments.folder, stages)
 
 
 def run_twin(arguments: argparse.Namespace) -> None:
     import reference
 
     features, ids, sims = load_inputs(arguments.folder)
-    model, clock = load_model(arguments.model), Clock()
+    model, stages = load_model(arguments.model), Stages()
     state = model.backbone.state_dict() | model.head.state_dict()
     n, k = ids.shape
-    with clock("propagation matrix"):
+    with stages.stage("propagation matrix"):
         matrix = reference.propagation_matrix(ids, sims)
-    with clock("forward"):
+    with stages.stage("forward"):
         nodes = reference.node_embeddings(state, features, matrix)
-    with clock("edge scores"):
+    with stages.stage("edge scores"):
         rows, cols = np.repeat(np.arange(n), k), ids.ravel()
         rows, cols = rows[cols >= 0], cols[cols >= 0]
         scores = reference.edge_probabilities(state, nodes, rows, cols)
-    with clock("parsing"):
+    with stages.stage("parsing"):
         edges = reference.parse(rows, cols, scores, arguments.tau1)
-    with clock("refinement"):
+    with stages.stage("refinement"):
         edges = reference.refine(edges, n, arguments.tau2)
-    with clock("components"):
+    with stages.stage("components"):
         labels = reference.union_find(edges, n)
     np.save(arguments.folder / "twin_labels.npy", labels)
-    finish_side("twin", arguments.folder, clock.seconds)
+    finish_side("twin", arguments.folder, stages)
 
 
 if __name__ == "__main__":

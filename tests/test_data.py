@@ -43,7 +43,7 @@ def test_bad_files_say_what_is_wrong(tmp_path):
     (tmp_path / "f.bin").write_bytes(b"\0" * 1003)
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01")
     np.save(tmp_path / "ints.npy", np.arange(4))
-    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    np.save(tmp_path / "objects.npy", np.array([{}], object))
     np.save(tmp_path / "wide.npy", np.ones((3, 5), np.float32))
     (tmp_path / "l.meta").write_text("1\n2\nx\n")
     cases = [

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.affinity import propagate, propagate_graph, propagation_matrix
+from starfc.graph.exact import exact_search
 from starfc.graph.knn import build_knn, exact_knn, measure_recall
 from starfc.graph.neighbours import KnnGraph, tidy
 from starfc.graph.order import inverse, locality_order, permuted
@@ -129,6 +130,25 @@ def test_exact_knn_equals_its_twin():
         np.testing.assert_allclose(graph.sims, sims, atol=1e-6)
         assert (graph.ids == ids).mean() > 0.999  # float32 and float64 may order near-ties differently
         assert graph.ids.dtype == np.int32
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 90),
+    st.integers(1, 12),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([7, 64, 100]),
+)
+def test_exact_search_equals_its_twin(n, k, dim, seed, block):
+    """Integers, so that products are exact and ties are many: of equal products the lower ids stay."""
+    k = min(k, n)
+    features = np.random.default_rng(seed).integers(-2, 3, (n, dim)).astype(np.float32)
+    sims, ids = exact_search(features, k, block)
+    products = features @ features.T
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(sims, np.take_along_axis(products, expected, axis=1))
 
 
 def test_tidy_orders_ties_by_id_and_removes_self():

@@ -1,8 +1,8 @@
 """kNN search: exact and approximate, over query blocks, under the contract of :mod:`starfc.graph.neighbours`.
 
 =============  ==========================================================================================
-``faiss``      exact inner product (brute force)
-``faiss_gpu``  the same on GPUs, with a GPU build of faiss
+``faiss``      exact, under the name that the published configs give it (:mod:`starfc.graph.exact`)
+``faiss_gpu``  exact, on GPUs, with a GPU build of faiss
 ``ivf``        inverted file: nlist = 4·sqrt(N) cells, an eighth of them probed
 ``hnsw``       hierarchical small-world graph: M = 32, efConstruction = efSearch = 128. Its construction on several
                threads depends on their timing: two graphs of the same data may differ a little
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.errors import InputError
+from starfc.graph.exact import exact_search
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.runtime.progress import progress
 
@@ -73,6 +74,9 @@ def build_knn(
         exact methods, by construction).
     """
     check_k(k, len(features))
+    if method == "faiss" and not params:
+        graph = exact_knn(features, k)
+        return KnnGraph(graph.ids, graph.sims, {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0})
     search, used = _open_search(features, method, dict(params or {}))
     graph = _search_all(search, features, k)
     info = {"backend": method, "params": used, "recall": 1.0, "recall_rows": 0}
@@ -84,15 +88,15 @@ def build_knn(
 
 
 def exact_knn(features: NDArray[np.float32], k: int) -> KnnGraph:
-    """Exact kNN graph of a few features at once, without progress: what a training subgraph needs."""
-    sims, ids = faiss.knn(features, features, k, metric=faiss.METRIC_INNER_PRODUCT)
+    """Exact kNN graph (:mod:`starfc.graph.exact`), whatever the number of nodes; 1 <= k <= N."""
+    sims, ids = exact_search(np.ascontiguousarray(features), k)
     return tidy(ids, sims, 0, len(features))
 
 
 def measure_recall(graph: KnnGraph, features: NDArray[np.float32], seed: int = 0) -> float:
     """Share of the exact neighbours that the graph holds, on up to 1,000 sampled rows.
 
-    A neighbour counts as found where the graph has one at least as similar in its rank's row, so ties do not lower it.
+    A row has found as many as it holds neighbours at least as similar as its last exact one: ties are no misses.
     """
     rows = np.sort(np.random.default_rng(seed).choice(len(features), min(RECALL_ROWS, len(features)), replace=False))
     sims, ids = faiss.knn(features[rows], features, graph.k, metric=faiss.METRIC_INNER_PRODUCT)
@@ -126,8 +130,6 @@ def _open_search(features: NDArray[np.float32], method: str, params: dict[str, i
             if method in KNN_METHODS
             else f"knn_method: one of {KNN_METHODS} needed; found {method!r}"
         )
-    if method == "faiss":
-        return lambda rows, k: faiss.knn(rows, features, k, metric=faiss.METRIC_INNER_PRODUCT), {}
     if method == "faiss_gpu":
         return _gpu_search(features), {}
     n, d = features.shape

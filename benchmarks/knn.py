@@ -2,9 +2,9 @@
 
     python benchmarks/knn.py --features F [--methods faiss ivf hnsw] [--knn 80] [--threads 2] [--json OUT]
 
-Prints and writes for every method of this repository {"seconds", "peak_rss_mb", "speedup", "memory_ratio", "recall",
-"same_neighbours"}: speedup is the seconds of IndexFlatIP over the method's (building its index included on both sides), recall is measured
-on 1,000 sampled rows, same_neighbours is the share of all entries equal to IndexFlatIP's.
+Prints and writes for every method of this repository its seconds, peak_rss_mb, speedup, memory_ratio, recall and
+same_neighbours: speedup is the seconds of IndexFlatIP over the method's (building its index and measuring its recall
+included), recall is measured on 1,000 sampled rows, same_neighbours is the share of all entries equal to IndexFlatIP's.
 """
 
 from __future__ import annotations

@@ -39,6 +39,12 @@ def unit(features: np.ndarray) -> np.ndarray:
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
 
 
+def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two labelings are equal up to renaming."""
+    pairs = np.unique(np.stack([a, b], axis=1), axis=0)
+    return len(pairs) == len(np.unique(a)) == len(np.unique(b))
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A folder as a user has it: data in the published layout, a model of 16-d features, and a config."""

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import same_partition
 
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.pipeline import cluster
@@ -107,8 +108,3 @@ def test_refinement_of_the_reference_edges(case):
     edges = parse_graph(case["graph"], case["nodes"], 0.7)
     labels = largest_first(components(refine(edges, node_intimacy(edges), 0.72)))
     assert same_partition(labels, case["reference"]["labels_0.7_0.72"])
-
-
-def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
-    pairs = np.unique(np.stack([a, b], axis=1), axis=0)
-    return len(pairs) == len(np.unique(a)) == len(np.unique(b))

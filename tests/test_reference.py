@@ -7,12 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, blobs, unit
+from conftest import ROOT, blobs, same_partition, unit
 
 from starfc.clustering.pipeline import cluster
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features
-from starfc.evaluation.metrics import contingency
 from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph
 from starfc.models.checkpoint import load_model
@@ -25,11 +24,6 @@ def reference(monkeypatch):
     import reference
 
     return reference
-
-
-def same_partition(a, b) -> bool:
-    table = contingency(a, b)
-    return len(table.cells) == len(table.row_sums) == len(table.col_sums)
 
 
 @pytest.mark.parametrize(("tau1", "tau2"), [(0.7, 0.72), (0.9, 0.3)])

@@ -175,6 +175,16 @@ def test_validation_on_the_test_split_and_tensorboard(workspace):
     assert (workspace / "data" / "knns" / "part1_test" / "faiss_k_10" / "manifest.json").is_file()
 
 
+def test_thresholds_come_from_the_held_back_part_whatever_validates(workspace):
+    surfaces = []
+    for source in ("holdout", "test", "none"):
+        overrides = {"validation.source": source, "validation.holdout_share": 0.3}
+        run_training(load_config(workspace / "config.py", overrides), workspace / source)
+        surfaces.append((workspace / source / "threshold_surface.csv").read_text())
+    assert surfaces[0] == surfaces[1] == surfaces[2]
+    assert "held back from part0_train" in (workspace / "test" / "thresholds.json").read_text()
+
+
 def test_subgraphs_of_the_wrong_size_are_skipped_and_said(workspace, caplog):
     overrides = {"sampling.max_nodes": 20, "validation.source": "none"}
     with caplog.at_level("INFO", "starfc"):

@@ -89,15 +89,11 @@ def run_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
         torch.manual_seed(config.seed)  # dropout
         train(config, model, features, labels, validation, device, work_dir, journal)
         save_model(model, work_dir)
-    if held is not None and validation is not None:
+    if held is not None:
         with stages.stage("thresholds"):
-            point, surface = choose_thresholds(
-                validation.features, validation.graph, validation.labels, model, config.th_sim, device
-            )
+            point, surface = choose_thresholds(held.features, held.graph, held.labels, model, config.th_sim, device)
             write_surface(work_dir / "threshold_surface.csv", surface)
-            save_thresholds(
-                work_dir, point.tau1, point.tau2, {"chosen_on": _holdout_text(config, validation), **vars(point)}
-            )
+            save_thresholds(work_dir, point.tau1, point.tau2, {"chosen_on": _holdout_text(config, held), **vars(point)})
             log.info(
                 "thresholds: tau1 %.2f, tau2 %.2f, held-back pairwise F %.4f", point.tau1, point.tau2, point.fscore
             )

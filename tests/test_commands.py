@@ -239,6 +239,15 @@ def test_a_stale_stored_graph_is_refused(cluster, workspace):
     assert "stale kNN graph: it was built from other features" in err
 
 
+def test_a_stored_graph_of_other_parameters_is_refused(cluster):
+    options = ["--cfg-options", "knn_method=ivf", "knn_params.nlist=4"]
+    assert cluster(*options, "knn_params.nprobe=1")[0] == 0
+    assert cluster(*options, "knn_params.nprobe=1")[0] == 0
+    code, _, err = cluster(*options, "knn_params.nprobe=3")
+    assert code == 2
+    assert "a kNN graph built with {'nprobe': 1} where knn_params asks for" in err
+
+
 @pytest.mark.parametrize("script", ["test_final.py", "train.py"])
 def test_without_arguments_ms1m_is_asked_for(command, script, tmp_path):
     arguments = ["--cfg-options", f"prefix={tmp_path}"]

@@ -79,7 +79,15 @@ def knn_graph(
     stored = find_graph(place)
     if stored is not None:
         log.info("kNN graph: read from %s", stored)
-        return read_graph(stored, features, config.knn)
+        graph = read_graph(stored, features, config.knn)
+        used = graph.info.get("params", {})
+        other = {key: used[key] for key, value in config.knn_params.items() if used.get(key, value) != value}
+        if other:
+            raise InputError(
+                f"{stored}: a kNN graph built with {other} where knn_params asks for {config.knn_params}; delete the "
+                "folder and it is built anew, or point knn_graph_path elsewhere"
+            )
+        return graph
     graph = build_knn(matrix, config.knn, config.knn_method, config.knn_params, config.seed)
     write_graph(place, graph, features)
     log.info("kNN graph: written to %s", place)

@@ -10,6 +10,7 @@ import torch
 from conftest import same_partition
 
 from starfc.clustering.components import components, largest_first
+from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import cluster
 from starfc.clustering.refinement import node_intimacy, refine
 from starfc.clustering.scoring import edge_probabilities, parse_graph, project_nodes
@@ -105,6 +106,7 @@ def test_our_own_knn_graph_gives_the_same_labels(case):
 
 def test_refinement_of_the_reference_edges(case):
     """Refinement alone, from the reference's own parsed edges."""
-    edges = parse_graph(case["graph"], case["nodes"], 0.7)
+    rows, cols = case["reference"]["edges_0.7"].T
+    edges = EdgeList(rows.copy(), cols.copy(), np.ones(len(rows), np.float32), len(case["labels"]))
     labels = largest_first(components(refine(edges, node_intimacy(edges), 0.72)))
     assert same_partition(labels, case["reference"]["labels_0.7_0.72"])

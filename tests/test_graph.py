@@ -228,6 +228,20 @@ def test_scipy_agrees_on_the_matrix():
     propagation_matrix(graph).check_format(full_check=True)
 
 
+@pytest.mark.parametrize(
+    ("method", "params", "message"),
+    [
+        ("annoy", {}, "one of"),
+        ("faiss", {"nlist": 3}, "'faiss' takes"),
+        ("hnsw", {"nprobe": 3}, "'hnsw' takes"),
+        ("ivf", {"nlist": 51}, "at most the 50 instances"),
+    ],
+)
+def test_searches_that_cannot_be(method, params, message):
+    with pytest.raises(InputError, match=message):
+        build_knn(unit(np.random.default_rng(0).normal(size=(50, 4))), 5, method, params)
+
+
 @pytest.mark.parametrize("k", [1, 50, 51])
 def test_k_out_of_range(k):
     with pytest.raises(InputError, match="knn"):

@@ -123,13 +123,13 @@ def _search_all(search: Search, features: NDArray[np.float32], k: int) -> KnnGra
 
 
 def _open_search(features: NDArray[np.float32], method: str, params: dict[str, int]) -> tuple[Search, dict[str, int]]:
-    unknown = set(params) - set(KNN_PARAMS.get(method, ()))
-    if method not in KNN_METHODS or unknown:
-        raise InputError(
-            f"knn_method, knn_params: {method!r} takes {KNN_PARAMS.get(method, ())}; found {sorted(unknown)}"
-            if method in KNN_METHODS
-            else f"knn_method: one of {KNN_METHODS} needed; found {method!r}"
-        )
+    if method not in KNN_METHODS:
+        raise InputError(f"knn_method: one of {KNN_METHODS} needed; found {method!r}")
+    allowed = KNN_PARAMS.get(method, ())
+    if not set(params) <= set(allowed):
+        raise InputError(f"knn_params: {method!r} takes {allowed}; found {sorted(params)}")
+    if params.get("nlist", 1) > len(features):
+        raise InputError(f"knn_params.nlist: at most the {len(features)} instances needed; found {params['nlist']}")
     if method == "faiss_gpu":
         return _gpu_search(features), {}
     n, d = features.shape

@@ -49,7 +49,7 @@ class Stages:
         log.info("%s: %.1f s, peak %.0f MB", name, self.finished[-1].seconds, self.finished[-1].peak_rss_mb)
 
     def _check(self, name: str, needs: int) -> None:
-        log.info("%s: needs about %s", name, megabytes(needs)) if needs else log.info("%s", name)
+        log.info("%s: needs about %s", name, megabytes(needs))
         held = resident_bytes()
         if self.memory_limit is not None and held + needs > self.memory_limit:
             raise InputError(

@@ -5,8 +5,9 @@ prefix = '{{ fileDirname }}/../data'
 train_name = 'part0_train'
 test_name = 'part1_test'
 knn = 80  # entries per node, the node itself counted
-knn_method = 'faiss'  # exact; ivf and hnsw are approximate, faiss_gpu needs a GPU build
-knn_params = dict()  # ivf: nlist, nprobe; hnsw: m, ef_construction, ef_search
+knn_method = 'faiss'  # exact; ivf is approximate, for a million nodes and more; faiss_gpu needs a GPU build
+knn_params = dict()  # ivf: nlist, nprobe; by default what reaches knn_recall
+knn_recall = 0.99
 th_sim = 0.  # kNN entries below this similarity stay out of the affinity graph
 
 # without a suffix, every known one is tried: .bin, .npy, .npz; .meta, .txt, .npy

@@ -15,7 +15,7 @@ from typing import Any
 
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
-from starfc.graph.knn import KNN_METHODS, KNN_PARAMS
+from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.schema import build, option
 
 RETIRED = dict.fromkeys(
@@ -161,7 +161,8 @@ class Config:
     test_name: str = option("part1_test", "split to cluster")
     knn: int = option(80, "neighbours per node k, the node itself counted (as in the published files)", low=2)
     knn_method: str = option("faiss", "kNN search: faiss is exact", choices=KNN_METHODS)
-    knn_params: dict = option(factory=dict, help="ivf: nlist, nprobe; hnsw: m, ef_construction, ef_search")
+    knn_params: dict = option(factory=dict, help="ivf: nlist, nprobe; chosen by default")
+    knn_recall: float = option(RECALL, "share of the true neighbours that an approximate graph holds", low=0, high=1)
     th_sim: float = option(0.0, "kNN entries below this similarity do not enter the affinity graph", low=0, high=1)
     cluster_num: int = option(1300, "identities drawn into a training subgraph", low=1)
     train_data: TrainData = option(factory=TrainData)

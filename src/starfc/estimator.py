@@ -34,8 +34,8 @@ class StarFC(ClusterMixin, BaseEstimator):
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the pair stored beside the weights, or the
         published 0.7 and 0.72 for a model that is not a folder.
-    knn_method : {'faiss', 'faiss_gpu', 'ivf', 'hnsw'}
-        Exact or approximate neighbour search.
+    knn_method : {'faiss', 'faiss_gpu', 'ivf'}
+        Exact search, the same on a GPU, or approximate search with recall 0.99.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph.
     invalid_rows : {'error', 'singleton'}

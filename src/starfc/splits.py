@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from starfc.config import Config
 from starfc.data.dataset import Features, Split, open_split
@@ -66,13 +64,11 @@ def open_test_split(
     return split, config.path(data.knn_graph_path)
 
 
-def knn_graph(
-    config: Config, features: Features, matrix: NDArray[np.float32], path: Path | None, out: Path
-) -> KnnGraph:
+def knn_graph(config: Config, features: Features, path: Path | None, out: Path) -> KnnGraph:
     """The kNN graph stored at ``path`` where there is one, else a new one, which is then stored.
 
     Where there is no path (a file of the user's own) or it cannot be written, the graph is kept below ``out``, in a
-    folder named after the features' fingerprint.
+    folder named after the features' fingerprint. What a killed search had found is kept beside it, and used.
     """
     name = f"{features.check.fingerprint[:12]}_{config.knn_method}_k_{config.knn}"
     place = path if path is not None and (find_graph(path) or _writable(path)) else out / "knn" / name
@@ -88,8 +84,12 @@ def knn_graph(
                 "folder and it is built anew, or point knn_graph_path elsewhere"
             )
         return graph
-    graph = build_knn(matrix, config.knn, config.knn_method, config.knn_params, config.seed)
+    partial = place.with_name(place.name + ".partial")
+    graph = build_knn(
+        features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial
+    )
     write_graph(place, graph, features)
+    shutil.rmtree(partial, ignore_errors=True)
     log.info("kNN graph: written to %s", place)
     return graph
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, read_features, read_labels
 from starfc.errors import InputError, MissingFileError
+from starfc.runtime.half import bits
 
 log = logging.getLogger("starfc")
 
@@ -62,11 +63,30 @@ class Features:
         return rows
 
     def all(self) -> NDArray[np.float32]:
-        """Every row, normalised, block by block into one (N, d) float32 array."""
+        """Every row, normalised: one (N, d) float32 array, filled block by block (the given one where it is that)."""
+        if not self.normalise and self.array.dtype == np.float32 and self.array.flags.c_contiguous:
+            return np.asarray(self.array)
         out = np.empty(self.array.shape, np.float32)
         for rows in self.blocks():
             out[rows] = self.rows(rows)
         return out
+
+    @cached_property
+    def scaled(self) -> tuple[NDArray[np.float32] | NDArray[np.uint16], NDArray[np.float32]]:
+        """What compiled kernels gather from, without a normalised copy: normalised row i is ``array[i] * scale[i]``.
+
+        The array is float32, or float16 as its bits (uint16), both (N, d) and possibly memory-mapped; the scale is (N,)
+        float32. float64 features are converted.
+        """
+        if self.array.dtype.itemsize > 4 or not self.array.flags.c_contiguous or not self.array.dtype.isnative:
+            return self.all(), np.ones(len(self), np.float32)
+        scale = np.ones(len(self), np.float32)
+        if self.normalise:
+            for rows in self.blocks():
+                block = np.asarray(self.array[rows], np.float32)
+                norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float32))
+                scale[rows] = 1 / np.maximum(norms, np.finfo(np.float32).tiny)
+        return bits(np.asarray(self.array)), scale
 
     def blocks(self) -> Iterator[slice]:
         """Row slices of about :data:`BLOCK_BYTES` of float32 each."""
@@ -132,6 +152,11 @@ class Features:
     def subset(self, rows: NDArray[np.integer]) -> Features:
         """The given rows, copied, as features of their own."""
         return Features(np.array(self.array[rows]), self.name, self.normalise)
+
+
+def as_features(features: Features | NDArray[np.floating]) -> Features:
+    """Features as they are; an array of L2-normalised rows as features that need no normalising."""
+    return features if isinstance(features, Features) else Features(features, normalise=False)
 
 
 @dataclass(frozen=True)

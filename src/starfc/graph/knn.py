@@ -1,14 +1,14 @@
-"""kNN search: exact and approximate, over query blocks, under the contract of :mod:`starfc.graph.neighbours`.
+"""kNN graphs: exact and approximate, under the contract of :mod:`starfc.graph.neighbours`.
 
 =============  ==========================================================================================
 ``faiss``      exact, under the name that the published configs give it (:mod:`starfc.graph.exact`)
 ``faiss_gpu``  exact, on GPUs, with a GPU build of faiss
-``ivf``        inverted file: nlist = 4·sqrt(N) cells, an eighth of them probed
-``hnsw``       hierarchical small-world graph: M = 32, efConstruction = efSearch = 128. Its construction on several
-               threads depends on their timing: two graphs of the same data may differ a little
+``ivf``        approximate, within each row's nearest cells (:mod:`starfc.graph.cells`). The number of cells
+               probed is the lowest that reaches the target recall on sampled rows; it streams by chunks of
+               rows and goes on where a killed run stopped
 =============  ==========================================================================================
 
-The parameters of the last two are ``knn_params`` of the config.
+``knn_params`` of the config fixes the parameters of ``ivf``: nlist (cells), nprobe (cells probed).
 """
 
 from __future__ import annotations
@@ -16,24 +16,31 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
-from starfc.graph.exact import exact_search
+from starfc.graph.cells import Cells, make_cells, nearest_cells, search_cells
+from starfc.graph.exact import exact_search, search_rows
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
+from starfc.graph.partial import PartialGraph
+from starfc.graph.products import slices
 from starfc.runtime.progress import progress
 
 log = logging.getLogger("starfc")
 
-KNN_METHODS = ("faiss", "faiss_gpu", "ivf", "hnsw")
-KNN_PARAMS = {"ivf": ("nlist", "nprobe"), "hnsw": ("m", "ef_construction", "ef_search")}
+KNN_METHODS = ("faiss", "faiss_gpu", "ivf")
+KNN_PARAMS = {"ivf": ("nlist", "nprobe")}
+RECALL = 0.99
 RECALL_ROWS = 1000
+_CHUNK = 1 << 14  # rows that one thread searches at a time: 2^14 x 140 candidates x 6 bytes = 13 MiB
 _QUERY_BLOCK = 1 << 13
-
-Search = Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 
 def check_k(k: int, num_nodes: int, where: str = "features") -> None:
@@ -48,24 +55,30 @@ def check_k(k: int, num_nodes: int, where: str = "features") -> None:
 
 
 def build_knn(
-    features: NDArray[np.float32],
+    features: Features | NDArray[np.float32],
     k: int,
     method: str = "faiss",
     params: Mapping[str, int] | None = None,
     seed: int = 0,
+    recall: float = RECALL,
+    folder: Path | None = None,
 ) -> KnnGraph:
-    """kNN graph of L2-normalised features.
+    """kNN graph of features.
 
     Parameters
     ----------
-    features : (N, d) float32, C-contiguous
+    features : Features, or (N, d) float32 L2-normalised
     k : int
         Entries per node, the node itself counted, 2 <= k < N.
-    method : {'faiss', 'faiss_gpu', 'ivf', 'hnsw'}
+    method : {'faiss', 'faiss_gpu', 'ivf'}
     params : mapping, optional
         Parameters of an approximate method (:data:`KNN_PARAMS`).
     seed : int
-        Chooses the rows on which an approximate graph's recall is measured.
+        Chooses the rows on which an approximate graph's recall is measured, and the sample that k-means sees.
+    recall : float
+        Target of an approximate method whose ``nprobe`` is not given: share of the exact neighbours found.
+    folder : path, optional
+        Where an approximate search keeps what it has, to go on from there after a kill; a temporary folder otherwise.
 
     Returns
     -------
@@ -73,87 +86,140 @@ def build_knn(
         ``info`` holds the backend, its parameters, and the recall against exact search on 1,000 sampled rows (1 for
         exact methods, by construction).
     """
+    features, params = as_features(features), dict(params or {})
     check_k(k, len(features))
-    if method == "faiss" and not params:
-        graph = exact_knn(features, k)
-        return KnnGraph(graph.ids, graph.sims, {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0})
-    search, used = _open_search(features, method, dict(params or {}))
-    graph = _search_all(search, features, k)
-    info = {"backend": method, "params": used, "recall": 1.0, "recall_rows": 0}
-    if method in KNN_PARAMS:
-        info["recall_rows"] = min(RECALL_ROWS, len(features))
-        info["recall"] = measure_recall(graph, features, seed)
-        log.info("kNN graph: recall %.4f of %s on %d rows", info["recall"], method, info["recall_rows"])
-    return KnnGraph(graph.ids, graph.sims, info)
+    _check_method(features, method, params)
+    if method == "ivf":
+        if folder is not None:
+            return _ivf(features, k, params, seed, recall, folder)
+        with TemporaryDirectory(prefix="starfc-") as temporary:
+            return _ivf(features, k, params, seed, recall, Path(temporary))
+    graph = exact_knn(features, k) if method == "faiss" else _gpu_search(features, k)
+    backend = "exact" if method == "faiss" else method
+    return KnnGraph(graph.ids, graph.sims, {"backend": backend, "params": {}, "recall": 1.0, "recall_rows": 0})
 
 
-def exact_knn(features: NDArray[np.float32], k: int) -> KnnGraph:
+def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:
     """Exact kNN graph (:mod:`starfc.graph.exact`), whatever the number of nodes; 1 <= k <= N."""
-    sims, ids = exact_search(np.ascontiguousarray(features), k)
-    return tidy(ids, sims, 0, len(features))
+    sims, ids = exact_search(features, k)
+    return tidy(ids, sims, np.arange(len(ids)), len(ids))
 
 
-def measure_recall(graph: KnnGraph, features: NDArray[np.float32], seed: int = 0) -> float:
-    """Share of the exact neighbours that the graph holds, on up to 1,000 sampled rows.
+@dataclass(frozen=True)
+class Sample:
+    """Rows (n,) and their exact neighbours, (n, k) under the graph's contract."""
 
-    A row has found as many as it holds neighbours at least as similar as its last exact one: ties are no misses.
-    """
-    rows = np.sort(np.random.default_rng(seed).choice(len(features), min(RECALL_ROWS, len(features)), replace=False))
-    sims, ids = faiss.knn(features[rows], features, graph.k, metric=faiss.METRIC_INNER_PRODUCT)
-    found = wanted = 0
-    for at, row in enumerate(rows):
-        others = ids[at] != row
-        wanted += int(others.sum())
-        last = np.clip(sims[at][others][-1], 0, 1) - 1e-6
-        found += min(int((graph.sims[row][graph.ids[row] >= 0] >= last).sum()), int(others.sum()))
-    return found / wanted
+    rows: NDArray[np.int64]
+    exact: KnnGraph
+
+    def recall(self, graph: KnnGraph) -> float:
+        """Share of these rows' exact neighbours that a graph holds.
+
+        A row has found as many as it holds neighbours at least as similar as its last exact one: ties are no misses.
+        """
+        wanted = (self.exact.ids >= 0).sum(axis=1)
+        last = np.take_along_axis(self.exact.sims, np.maximum(wanted - 1, 0)[:, None], axis=1) - 1e-6
+        held = (graph.sims[self.rows] >= last) & (graph.ids[self.rows] >= 0)
+        return float(np.minimum(held.sum(axis=1), wanted).sum() / wanted.sum())
 
 
-def _search_all(search: Search, features: NDArray[np.float32], k: int) -> KnnGraph:
+def draw_sample(features: Features, k: int, rng: np.random.Generator) -> Sample:
+    """Up to 1,000 rows with their exact neighbours."""
     n = len(features)
-    ids, sims = np.empty((n, k), id_dtype(n)), np.empty((n, k), np.float32)
-    with progress("kNN graph", total=n, unit="row") as bar:
-        for start in range(0, n, _QUERY_BLOCK):
-            rows = slice(start, min(start + _QUERY_BLOCK, n))
-            raw_sims, raw_ids = search(features[rows], k)
-            block = tidy(raw_ids, raw_sims, start, n)
-            ids[rows], sims[rows] = block.ids, block.sims
-            bar.update(rows.stop - start)
-    return KnnGraph(ids, sims)
+    rows = np.sort(rng.choice(n, min(RECALL_ROWS, n), replace=False))
+    sims, ids = search_rows(features, rows, k)
+    return Sample(rows, tidy(ids, sims, rows, n))
 
 
-def _open_search(features: NDArray[np.float32], method: str, params: dict[str, int]) -> tuple[Search, dict[str, int]]:
+def measure_recall(graph: KnnGraph, features: Features | NDArray[np.float32], seed: int = 0) -> float:
+    """Share of the exact neighbours that the graph holds, on up to 1,000 sampled rows."""
+    return draw_sample(as_features(features), graph.k, np.random.default_rng(seed)).recall(graph)
+
+
+def _ivf(
+    features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path
+) -> KnnGraph:
+    n, rng = len(features), np.random.default_rng(seed)
+    count = params.get("nlist", max(1, min(round(3 * math.sqrt(n)), n // 39)))
+    partial = PartialGraph(
+        folder,
+        {
+            "fingerprint": features.check.fingerprint, "k": k, "params": params, "seed": seed, "recall": recall,
+            "chunk": _CHUNK,
+        },
+    )  # fmt: skip
+    cells = partial.cells(lambda: make_cells(features, count, seed))
+    chosen, measured = draw_sample(features, k, rng), draw_sample(features, k, rng)
+    probes = params.get("nprobe") or max(_probes_for(recall, features, cells, s) for s in (chosen, measured))
+    while True:
+        probes = min(probes, count)
+        log.info("kNN graph: %d of %d cells probed", probes, count)
+        partial.start(probes, n, k, slices(n, _CHUNK))
+        with progress("kNN graph", total=n, done=partial.rows_done, unit="row") as bar:
+
+            def finished(
+                chunk: slice, rows: NDArray, sims: NDArray, ids: NDArray, advance: Callable[[int], object] = bar.update
+            ) -> None:
+                block = tidy(ids, sims, rows, n)
+                partial.write(chunk, block.ids, block.sims)
+                advance(len(rows))
+
+            search_cells(features, k, cells, probes, partial.missing(), finished)
+        graph = partial.finish(cells.order)
+        reached = measured.recall(graph)
+        log.info("kNN graph: recall %.4f on %d rows", reached, len(measured.rows))
+        if "nprobe" in params or reached >= recall or probes == count:
+            break
+        probes += max(1, probes // 4)
+    used = {"nlist": count, "nprobe": probes}
+    return KnnGraph(
+        graph.ids,
+        graph.sims,
+        {"backend": "ivf", "params": used, "recall": reached, "recall_rows": len(measured.rows)},
+    )
+
+
+def _probes_for(recall: float, features: Features, cells: Cells, sample: Sample) -> int:
+    """The lowest number of probes at which the cells probed hold the target share of a sample's neighbours."""
+    points = torch.from_numpy(features.rows(sample.rows))
+    preference = nearest_cells(points, cells.centroids, len(cells))
+    rank = np.empty_like(preference)
+    np.put_along_axis(rank, preference, np.arange(len(cells), dtype=rank.dtype)[None], axis=1)
+    cell_of = np.empty(len(features), np.int32)
+    cell_of[cells.order] = np.repeat(np.arange(len(cells), dtype=np.int32), np.diff(cells.starts))
+    held = sample.exact.ids >= 0
+    needed = np.sort(np.take_along_axis(rank, cell_of[sample.exact.ids], axis=1)[held])
+    return int(needed[min(len(needed) - 1, math.ceil(recall * len(needed)))]) + 1
+
+
+def _check_method(features: Features, method: str, params: dict[str, int]) -> None:
     if method not in KNN_METHODS:
         raise InputError(f"knn_method: one of {KNN_METHODS} needed; found {method!r}")
     allowed = KNN_PARAMS.get(method, ())
     if not set(params) <= set(allowed):
         raise InputError(f"knn_params: {method!r} takes {allowed}; found {sorted(params)}")
-    if params.get("nlist", 1) > len(features):
-        raise InputError(f"knn_params.nlist: at most the {len(features)} instances needed; found {params['nlist']}")
-    if method == "faiss_gpu":
-        return _gpu_search(features), {}
-    n, d = features.shape
-    if method == "ivf":
-        # k-means wants 39 points a cell; fewer cells than that make no sense to faiss
-        nlist = params.get("nlist", max(1, min(int(4 * math.sqrt(n)), n // 39)))
-        used = {"nlist": nlist, "nprobe": params.get("nprobe", min(nlist, max(16, math.ceil(nlist / 8))))}
-        index = faiss.index_factory(d, f"IVF{nlist},Flat", faiss.METRIC_INNER_PRODUCT)
-        index.train(features)
-        index.nprobe = used["nprobe"]
-    else:
-        used = {"m": 32, "ef_construction": 128, "ef_search": 128} | params
-        index = faiss.IndexHNSWFlat(d, used["m"], faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction, index.hnsw.efSearch = used["ef_construction"], used["ef_search"]
-    index.add(features)
-    return index.search, used
+    for name in params:
+        if params[name] > len(features):
+            raise InputError(f"knn_params.{name}: at most the {len(features)} instances needed; found {params[name]}")
 
 
-def _gpu_search(features: NDArray[np.float32]) -> Search:
+def _gpu_search(features: Features, k: int) -> KnnGraph:
+    import faiss
+
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         raise InputError(
             "knn_method: 'faiss_gpu' needs a GPU build of faiss and a GPU; found neither or only one of them; "
             "use 'faiss' (exact, CPU), or install faiss-gpu"
         )
-    index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(features.shape[1]))
-    index.add(features)
-    return index.search
+    n = len(features)
+    index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(features.dim))
+    for rows in features.blocks():
+        index.add(features.rows(rows))
+    ids, sims = np.empty((n, k), id_dtype(n)), np.empty((n, k), np.float32)
+    with progress("kNN graph", total=n, unit="row") as bar:
+        for rows in slices(n, _QUERY_BLOCK):
+            raw_sims, raw_ids = index.search(features.rows(rows), k)
+            block = tidy(raw_ids, raw_sims, np.arange(rows.start, rows.stop), n)
+            ids[rows], sims[rows] = block.ids, block.sims
+            bar.update(rows.stop - rows.start)
+    return KnnGraph(ids, sims)

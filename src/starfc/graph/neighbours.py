@@ -47,13 +47,17 @@ def id_dtype(num_nodes: int) -> type[np.signedinteger]:
     return np.int32 if num_nodes < 2**31 else np.int64
 
 
-def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], first_row: int, num_nodes: int) -> KnnGraph:
+def tidy(
+    ids: NDArray[np.integer], sims: NDArray[np.floating], rows: NDArray[np.integer], num_nodes: int
+) -> KnnGraph:
     """Bring raw search results under the contract.
 
     Parameters
     ----------
     ids, sims : (n, k) arrays
-        Results for the rows ``first_row .. first_row + n``; ids < 0 are missing. ``sims`` are similarities.
+        Search results; ids < 0 are missing. ``sims`` are similarities.
+    rows : (n,) integers
+        Whose results they are.
     num_nodes : int
         Nodes of the whole graph; ids at or above it are refused.
 
@@ -68,18 +72,18 @@ def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], first_row: int, n
         )
     out_ids = np.full(ids.shape, -1, id_dtype(num_nodes))
     out_sims = np.zeros(ids.shape, np.float32)
-    _tidy_rows(np.ascontiguousarray(ids), np.ascontiguousarray(sims), first_row, out_ids, out_sims)
+    _tidy_rows(np.ascontiguousarray(ids), np.ascontiguousarray(sims), rows, out_ids, out_sims)
     return KnnGraph(out_ids, out_sims)
 
 
-@nb.njit(parallel=True, cache=True)
-def _tidy_rows(ids, sims, first_row, out_ids, out_sims):
+@nb.njit(cache=True, nogil=True)
+def _tidy_rows(ids, sims, rows, out_ids, out_sims):
     n, k = ids.shape
-    for i in nb.prange(n):
+    for i in range(n):
         kept = 0
         for c in range(k):
             j = ids[i, c]
-            if j < 0 or j == first_row + i:
+            if j < 0 or j == rows[i]:
                 continue
             s = np.float32(min(max(sims[i, c], 0.0), 1.0))
             # insertion from the right: rows come almost sorted

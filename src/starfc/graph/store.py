@@ -102,7 +102,7 @@ def _read_npz(path: Path, features: Features, k: int) -> KnnGraph:
         raise InputError(f"{path}: 'data' has shape (N, 2, k); found {data.shape}")
     _require_shape(path, data.shape[0], data.shape[2], features, k)
     try:
-        graph = tidy(data[:, 0].astype(np.int64), 1.0 - data[:, 1], 0, len(features))
+        graph = tidy(data[:, 0].astype(np.int64), 1.0 - data[:, 1], np.arange(len(data)), len(features))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     _require_similarities(path, graph, features)

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numba
 import torch
 
@@ -31,11 +30,10 @@ _PACKAGES = (
 
 
 def set_threads(threads: int | None) -> int:
-    """Give torch, faiss and numba the same number of threads (None: one per available core); returns it."""
+    """Give torch and numba the same number of threads (None: one per available core); returns it."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = threads or available
     torch.set_num_threads(count)
-    faiss.omp_set_num_threads(count)
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     return count
 

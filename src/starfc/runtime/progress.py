@@ -9,13 +9,16 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress(what: str, items: Iterable[Any] | None = None, *, total: float | None = None, unit: str = "it") -> tqdm:
-    """A tqdm bar over ``items``, or to be advanced by hand with ``update`` where there are none."""
+def progress(
+    what: str, items: Iterable[Any] | None = None, *, total: float | None = None, unit: str = "it", done: float = 0
+) -> tqdm:
+    """A tqdm bar over ``items``, or to be advanced by hand with ``update`` where there are none, from ``done`` on."""
     live = sys.stderr.isatty()
     return tqdm(
         items,
         desc=what,
         total=total,
+        initial=done,
         unit=unit,
         unit_scale=True,
         delay=2,

@@ -1,0 +1,193 @@
+"""Candidate pools: the best entries of every row, while matrix products stream by.
+
+A product of two row blocks is scanned 64 entries at a time against the row's *floor*, the value that an entry must reach
+to matter; after a few blocks next to nothing does. What does is appended to the row's pool. A full pool is cut to its
+best ``keep`` entries, and its floor rises to the worst of them. Nothing of the best ``keep`` is ever lost, and of equal
+values the lower ids stay.
+
+Values are float32, or bfloat16 as their bits (int16): for values from 0 up the bits are in the order of the values, and
+negative ones lie below every floor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starfc.runtime.simd import LANES, lowest_bit, reached, reached_each
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Candidates of n rows: ``values`` and ``ids`` (n, capacity), of which the first ``fill`` (n,) are in use."""
+
+    values: NDArray[np.float32] | NDArray[np.int16]
+    ids: NDArray[np.integer]
+    fill: NDArray[np.int32]
+    floor: NDArray[np.float32] | NDArray[np.int16]
+    keep: int
+
+    @classmethod
+    def empty(cls, n: int, keep: int, dtype: torch.dtype, id_type: type[np.integer]) -> Pools:
+        """Pools for products of a dtype (float32 or bfloat16); of bfloat16 only values from 0 up are taken."""
+        value_type, lowest = (np.int16, 0) if dtype == torch.bfloat16 else (np.float32, -np.inf)
+        capacity = keep + 32
+        return cls(
+            np.empty((n, capacity), value_type),
+            np.empty((n, capacity), id_type),
+            np.zeros(n, np.int32),
+            np.full(n, lowest, value_type),
+            keep,
+        )
+
+    def __getitem__(self, rows: slice) -> Pools:
+        return Pools(self.values[rows], self.ids[rows], self.fill[rows], self.floor[rows], self.keep)
+
+    def offer_rows(self, products: Tensor, first: int, rows: NDArray[np.int64], width: int | None = None) -> None:
+        """Entry (r, c) of contiguous products, c < ``width``, is a candidate ``first + c`` of pool row ``rows[r]``."""
+        width = products.shape[1] if width is None else width
+        _offer_rows(numeric(products).ravel(), products.shape[1], first, rows, width, self.values, self.ids, self.fill, self.floor, self.keep)
+
+    def offer_columns(self, products: Tensor, first: int) -> None:
+        """Entry (r, c) of contiguous products is a candidate ``first + r`` of pool row c."""
+        height, width = products.shape
+        _offer_columns(numeric(products).ravel(), height, width, first, self.values, self.ids, self.fill, self.floor, self.keep)
+
+    def cut(self) -> None:
+        """Cut every pool to its best ``keep`` entries: where there were more, the floor is the last value kept."""
+        _cut_all(self.values, self.ids, self.fill, self.floor, self.keep)
+
+
+def numeric(products: Tensor) -> NDArray[np.float32] | NDArray[np.int16]:
+    """A tensor's values as kernels compare them: float32, or the bits of bfloat16."""
+    return (products.view(torch.int16) if products.dtype == torch.bfloat16 else products).numpy()
+
+
+def sorted_pools(pools: Pools, k: int) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """The best k of float32 pools, sorted: sims and ids, -inf and -1 where a pool holds fewer."""
+    n = len(pools.fill)
+    sims, ids = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, pools.ids.dtype)
+    _sort_pools(pools.values, pools.ids, pools.fill, sims, ids)
+    return sims, ids
+
+
+@nb.njit(cache=True, nogil=True)
+def _sort_pools(values, ids, fill, out_values, out_ids):
+    keep = out_values.shape[1]
+    for r in range(fill.size):
+        size = fill[r]
+        if size > keep:
+            _cut(values[r], ids[r], size, keep)
+            size = keep
+        for c in range(size):
+            insert(out_values[r], out_ids[r], c, values[r, c], ids[r, c])
+
+
+@nb.njit(cache=True)
+def insert(values, ids, size, value, new):
+    """Put (value, new) into a list of ``size`` entries, falling by value, ties by rising id; a full list drops its last."""
+    at = min(size, values.size - 1)
+    if size == values.size and not (value > values[at] or (value == values[at] and new < ids[at])):
+        return
+    while at > 0 and (values[at - 1] < value or (values[at - 1] == value and ids[at - 1] > new)):
+        values[at] = values[at - 1]
+        ids[at] = ids[at - 1]
+        at -= 1
+    values[at] = value
+    ids[at] = new
+
+
+@nb.njit(cache=True)
+def _before(values, ids, a, b):
+    return values[a] > values[b] or (values[a] == values[b] and ids[a] < ids[b])
+
+
+@nb.njit(cache=True)
+def _swap(values, ids, a, b):
+    values[a], values[b] = values[b], values[a]
+    ids[a], ids[b] = ids[b], ids[a]
+
+
+@nb.njit(cache=True)
+def _cut(values, ids, size, keep):
+    """Move the best ``keep`` of ``size`` > keep entries to the front (quickselect) and return the worst of them."""
+    low, high, last = 0, size - 1, keep - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _before(values, ids, middle, low):
+            _swap(values, ids, middle, low)
+        if _before(values, ids, high, low):
+            _swap(values, ids, high, low)
+        if _before(values, ids, middle, high):
+            _swap(values, ids, middle, high)
+        border = low  # the pivot, the median of three, stands at `high`
+        for at in range(low, high):
+            if _before(values, ids, at, high):
+                _swap(values, ids, at, border)
+                border += 1
+        _swap(values, ids, border, high)
+        if border == last:
+            break
+        if border < last:
+            low = border + 1
+        else:
+            high = border - 1
+    return values[last]
+
+
+@nb.njit(cache=True, nogil=True)
+def _cut_all(values, ids, fill, floor, keep):
+    for r in range(fill.size):
+        if fill[r] > keep:
+            floor[r] = _cut(values[r], ids[r], fill[r], keep)
+            fill[r] = keep
+
+
+@nb.njit(cache=True)
+def _append(values, ids, size, floor, value, new, keep):
+    """Append to one pool, and cut it where that fills it; returns its size and floor."""
+    values[size] = value
+    ids[size] = new
+    if size + 1 < values.size:
+        return size + 1, floor
+    return keep, _cut(values, ids, values.size, keep)
+
+
+@nb.njit(cache=True, nogil=True)
+def _offer_rows(products, stride, first, rows, width, values, ids, fill, floor, keep):
+    for r in range(rows.size):
+        row, start = rows[r], r * stride
+        mine, my_ids, size, lowest = values[row], ids[row], fill[row], floor[row]
+        for at in range(0, width - width % LANES, LANES):
+            mask = reached(products, start + at, lowest)
+            while mask:
+                c = at + lowest_bit(mask)
+                mask &= mask - np.uint64(1)
+                if products[start + c] >= lowest:  # it may have risen
+                    size, lowest = _append(mine, my_ids, size, lowest, products[start + c], first + c, keep)
+        for c in range(width - width % LANES, width):
+            if products[start + c] >= lowest:
+                size, lowest = _append(mine, my_ids, size, lowest, products[start + c], first + c, keep)
+        fill[row], floor[row] = size, lowest
+
+
+@nb.njit(cache=True, nogil=True)
+def _offer_columns(products, height, width, first, values, ids, fill, floor, keep):
+    for at in range(0, width - width % LANES, LANES):
+        for r in range(height):
+            start = r * width
+            mask = reached_each(products, start + at, floor, at)
+            while mask:
+                c = at + lowest_bit(mask)
+                mask &= mask - np.uint64(1)
+                fill[c], floor[c] = _append(values[c], ids[c], fill[c], floor[c], products[start + c], first + r, keep)
+    for c in range(width - width % LANES, width):
+        for r in range(height):
+            value = products[r * width + c]
+            if value >= floor[c]:
+                fill[c], floor[c] = _append(values[c], ids[c], fill[c], floor[c], value, first + r, keep)

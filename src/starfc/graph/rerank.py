@@ -1,0 +1,79 @@
+"""Exact similarities of the candidates that rounded products selected, and what is certain of them."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.graph.pools import Pools, _cut, insert
+from starfc.runtime.half import number, single
+
+ROUNDING = 2.0**-8  # of a bfloat16 product, relative
+SUMMATION = 2.0**-14  # above the error of 2^9 float32 additions
+
+
+def rerank(
+    pools: Pools,
+    scaled: tuple[NDArray[np.float32] | NDArray[np.uint16], NDArray[np.float32]],
+    own: NDArray[np.integer],
+    names: NDArray[np.integer],
+    error: NDArray[np.float32],
+    sims: NDArray[np.float32],
+    ids: NDArray[np.integer],
+) -> NDArray[np.bool_]:
+    """Compute the similarities of every row's best candidates in float32, and sort them.
+
+    Parameters
+    ----------
+    pools : Pools
+        n rows of candidates c, whose ids in the features are ``names[c]``, with similarities s̃ from bfloat16 products.
+    scaled : (array, scale)
+        :attr:`starfc.data.dataset.Features.scaled`.
+    own : (n,) integers
+        The rows' own ids in the features.
+    error : (n,) float32
+        ε: |s - s̃| <= ε + 2^-8 |s̃|. Candidates that cannot be among the first k for this bound are passed over.
+    sims, ids : (n, k)
+        Filled in: falling similarity, ties by rising id; -inf and -1 where a pool holds fewer than k.
+
+    Returns
+    -------
+    (n,) bool
+        Rows whose k-th similarity exceeds whatever their pools left out.
+    """
+    certain = np.empty(len(own), np.bool_)
+    sims[:], ids[:] = -np.inf, -1
+    _rerank(pools.values, pools.ids, pools.fill, pools.floor, *scaled, own, names, error, sims, ids, certain)
+    return certain
+
+
+@nb.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _dot(a, b):
+    total = np.float32(0.0)
+    for c in range(a.size):
+        total += a[c] * single(b[c])
+    return total
+
+
+@nb.njit(cache=True, nogil=True)
+def _rerank(values, candidates, fill, floor, array, scale, own, names, error, sims, ids, certain):
+    k = sims.shape[1]
+    mine = np.empty(array.shape[1], np.float32)
+    for r in range(own.size):
+        i = own[r]
+        for c in range(mine.size):
+            mine[c] = single(array[i, c])
+        size = fill[r]
+        line = -np.inf
+        if size > k:
+            last = number(_cut(values[r], candidates[r], size, k))
+            line = last - 2 * (error[r] + ROUNDING * abs(last))
+        found = 0
+        for c in range(size):
+            if number(values[r, c]) >= line:
+                j = names[candidates[r, c]]
+                insert(sims[r], ids[r], found, _dot(mine, array[j]) * scale[i] * scale[j], j)
+                found = min(found + 1, k)
+        left_out = number(floor[r])
+        certain[r] = found == k and sims[r, k - 1] > left_out + error[r] + ROUNDING * abs(left_out)

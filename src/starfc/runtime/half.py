@@ -1,0 +1,39 @@
+"""16-bit floats in compiled kernels, which have none of their own: arrays come as their bits."""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+
+@intrinsic
+def single(typing_context, value):
+    """float32 value of a float32, or of a float16 given as uint16 bits (one instruction, also for a whole vector)."""
+
+    def generate(context, builder, signature, arguments):
+        if isinstance(value, types.Float):
+            return arguments[0]
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(value), generate
+
+
+@intrinsic
+def number(typing_context, value):
+    """float32 value of a float32, or of a bfloat16 given as int16 bits."""
+
+    def generate(context, builder, signature, arguments):
+        if isinstance(value, types.Float):
+            return arguments[0]
+        wide = builder.zext(arguments[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(wide, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
+
+    return types.float32(value), generate
+
+
+def bits(array: NDArray[np.floating]) -> NDArray[np.float32] | NDArray[np.uint16]:
+    """The array as kernels take it: float32 as it is, float16 as its bits."""
+    return array.view(np.uint16) if array.dtype == np.float16 else array

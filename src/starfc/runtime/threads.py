@@ -1,0 +1,43 @@
+"""Work for several threads that each run from matrix product to selection without waiting for one another.
+
+A worker makes its products with one thread and selects from them while they lie in its core's cache; no barrier stands
+between the two, and compiled kernels and products release the interpreter.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def each(work: Callable[[T], Any], items: Iterable[T]) -> None:
+    """Call ``work`` on every item, from as many threads as torch has; the first exception stops the rest."""
+    threads, pending, lock, stop = torch.get_num_threads(), iter(items), threading.Lock(), threading.Event()
+
+    def worker() -> None:
+        torch.set_num_threads(1)
+        while not stop.is_set():
+            with lock:
+                try:
+                    item = next(pending)
+                except StopIteration:
+                    return
+            work(item)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            running = [pool.submit(worker) for _ in range(threads)]
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()
+            for future in running:
+                future.result()
+    finally:
+        torch.set_num_threads(threads)  # torch keeps the number of the last thread that set it

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from starfc.errors import InputError, MissingFileError
-from starfc.estimator import StarFC
+
+if TYPE_CHECKING:
+    from starfc.estimator import StarFC
 
 __all__ = ["InputError", "MissingFileError", "StarFC"]
 __version__ = version("starfc")
+
+
+def __getattr__(name: str) -> Any:
+    """The estimator brings scikit-learn along; it is imported when it is first asked for."""
+    if name == "StarFC":
+        from starfc.estimator import StarFC
+
+        return StarFC
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

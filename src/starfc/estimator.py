@@ -110,10 +110,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         check_k(self.k, len(features), "X")
         self.model_ = self._open_model(X.shape[1])
         self.tau1_, self.tau2_ = self._thresholds()
-        matrix = features.all()
         result = cluster(
-            matrix,
-            build_knn(matrix, self.k, self.knn_method),
+            features,
+            build_knn(features, self.k, self.knn_method),
             self.model_,
             tau1=self.tau1_,
             tau2=self.tau2_,

@@ -15,7 +15,7 @@ from starfc.clustering.outputs import metrics_table, write_clustering, write_run
 from starfc.clustering.pipeline import cluster, with_singletons
 from starfc.config import Config
 from starfc.evaluation.metrics import evaluate
-from starfc.graph.knn import check_k
+from starfc.graph.knn import check_k, search_bytes
 from starfc.models.checkpoint import load_model, load_thresholds
 from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, environment, set_threads
@@ -66,14 +66,13 @@ def run_inference(
     model = load_model(model_folder, kwargs.feature_dim, kwargs.nhid)
     config = with_thresholds(config, model_folder)
 
-    with stages.stage("features", needs=4 * len(split) * split.features.dim):
+    with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
         check_k(config.knn, len(valid), split.features.name)
-        matrix = valid.all()
-    with stages.stage("kNN graph", needs=8 * len(valid) * config.knn):
-        graph = knn_graph(config, valid, matrix, graph_path, out)
+    with stages.stage("kNN graph", needs=search_bytes(len(valid), valid.dim, config.knn)):
+        graph = knn_graph(config, valid, graph_path, out)
     result = cluster(
-        matrix,
+        valid,
         graph,
         model,
         tau1=config.tau1,
@@ -81,6 +80,7 @@ def run_inference(
         th_sim=config.th_sim,
         device=device,
         stages=stages,
+        scratch=out,
     )
     result = with_singletons(result, invalid_rows)
 

@@ -14,7 +14,7 @@ def components(edges: EdgeList) -> NDArray[np.int64]:
 
     A node without an edge is its own component. Union-find with path halving, in time that is linear for all purposes.
     """
-    return _union_find(edges.rows, edges.cols, edges.num_nodes)
+    return _union_find(edges.indptr, edges.cols)
 
 
 def largest_first(members: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -33,20 +33,22 @@ def largest_first(members: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 @nb.njit(cache=True)
-def _union_find(rows, cols, num_nodes):
+def _union_find(indptr, cols):
+    num_nodes = indptr.size - 1
     parent = np.arange(num_nodes)
-    for e in range(rows.size):
-        i, j = np.int64(rows[e]), np.int64(cols[e])
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        while parent[j] != j:
-            parent[j] = parent[parent[j]]
-            j = parent[j]
-        if i < j:
-            parent[j] = i
-        elif j < i:
-            parent[i] = j
+    for row in range(num_nodes):
+        for e in range(indptr[row], indptr[row + 1]):
+            i, j = np.int64(row), np.int64(cols[e])
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
+            while parent[j] != j:
+                parent[j] = parent[parent[j]]
+                j = parent[j]
+            if i < j:
+                parent[j] = i
+            elif j < i:
+                parent[i] = j
     for i in range(num_nodes):
         parent[i] = parent[parent[i]]  # a parent is a smaller id, so its own root is known by now
     return parent

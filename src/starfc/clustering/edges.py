@@ -10,20 +10,44 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class EdgeList:
-    """Directed edges rows_e -> cols_e among ``num_nodes`` nodes, sorted by row, with scores (probabilities p).
+    """Directed edges among N nodes, row by row, with scores (probabilities p).
 
-    ``rows`` and ``cols`` are int32 (int64 from 2^31 nodes), ``scores`` float32, all of shape (E,). No self loops, no
-    repeated edge.
+    The edges of node i go to ``cols[indptr[i] : indptr[i + 1]]``: ``indptr`` (N + 1,) int64, ``cols`` (E,) int32 (int64
+    from 2^31 nodes), ``scores`` (E,) float32. No self loops, no repeated edge; columns in any order within a row.
     """
 
-    rows: NDArray[np.integer]
+    indptr: NDArray[np.int64]
     cols: NDArray[np.integer]
     scores: NDArray[np.float32]
-    num_nodes: int
+
+    @classmethod
+    def from_rows(
+        cls, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32], num_nodes: int
+    ) -> EdgeList:
+        """From edges rows_e -> cols_e that are sorted by row."""
+        return cls(row_pointers(np.bincount(rows, minlength=num_nodes)), cols, scores)
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def rows(self) -> NDArray[np.integer]:
+        """The node that each edge leaves, (E,), made anew at every call."""
+        return np.repeat(np.arange(self.num_nodes, dtype=self.cols.dtype), np.diff(self.indptr))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.cols)
 
     def select(self, mask: NDArray[np.bool_]) -> EdgeList:
         """The edges where ``mask`` (E,) holds, in the same order."""
-        return EdgeList(self.rows[mask], self.cols[mask], self.scores[mask], self.num_nodes)
+        before = np.zeros(len(mask) + 1, np.int64)
+        np.cumsum(mask, out=before[1:])
+        return EdgeList(before[self.indptr], self.cols[mask], self.scores[mask])
+
+
+def row_pointers(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Counts per row (N,) -> where each row starts, and the end: (N + 1,) int64."""
+    indptr = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    return indptr

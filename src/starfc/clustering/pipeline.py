@@ -1,12 +1,14 @@
 """The pipeline: features and kNN graph -> clusters. Command line, estimator and training all call :func:`cluster`.
 
-kNN graph -> propagation matrix -> GCN -> edge scores -> graph parsing -> node intimacy -> components
+kNN graph -> propagation, GCN and node projections -> edge scores and graph parsing -> node intimacy -> components
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numba as nb
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,11 +16,11 @@ from numpy.typing import NDArray
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, refine
-from starfc.clustering.scoring import ROW_BLOCK, parse_graph, project_nodes
+from starfc.clustering.scoring import parse_graph, project_nodes
+from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
-from starfc.graph.affinity import propagate_graph
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.order import inverse, locality_order, permuted
+from starfc.graph.order import locality_order
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.stages import Stages
 
@@ -38,7 +40,7 @@ class Clustering:
 
 
 def cluster(
-    features: NDArray[np.float32],
+    features: Features | NDArray[np.float32],
     graph: KnnGraph,
     model: StarFCModel,
     *,
@@ -47,19 +49,22 @@ def cluster(
     th_sim: float = 0.0,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
+    scratch: Path | None = None,
 ) -> Clustering:
     """Cluster the nodes of a kNN graph (spec section 6).
 
     Parameters
     ----------
-    features : (N, d) float32
-        L2-normalised.
+    features : Features, or (N, d) float32 L2-normalised
+        float16 features on disk stay there, and are normalised as they are read.
     graph : KnnGraph
         kNN graph of these features.
     tau1, tau2 : float in [0, 1]
         Edges with p > τ1, and of those with node intimacy > τ2, stay.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same.
+    scratch : path, optional
+        Folder for a file of 2 N h bytes while edges are scored (the system's folder for temporary files otherwise).
 
     Returns
     -------
@@ -69,42 +74,46 @@ def cluster(
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
             raise InputError(f"{name}: between 0 and 1 needed; found {tau!r}")
-    if features.shape[1] != model.feature_dim:
+    features = as_features(features)
+    if features.dim != model.feature_dim:
         raise InputError(
-            f"features: {features.shape[1]}-d where the model takes {model.feature_dim}-d; "
+            f"features: {features.dim}-d where the model takes {model.feature_dim}-d; "
             "use a model trained on such features"
         )
     stages = stages or Stages()
-    n, d = features.shape
-    entries = int((graph.ids >= 0).sum())
-    with stages.stage("node order", needs=8 * graph.ids.size + 4 * n * d + 16 * n):
+    n, entries = graph.num_nodes, graph.ids.size
+    with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
-        graph, features = permuted(graph, order), features[order]
-    with stages.stage("propagation", needs=entries * 8 + 4 * n * d):
-        aggregated = propagate_graph(graph, features, th_sim)
-    with stages.stage("GCN and projections", needs=8 * n * model.nhid + 16 * ROW_BLOCK * model.nhid):
-        nodes = project_nodes(model, features, aggregated, device)
-        del aggregated, features
-    with stages.stage("edge scores", needs=entries * 12 + ROW_BLOCK * graph.k * 32):
-        parsed = parse_graph(graph, nodes, tau1)
+    # entry kinds, the third of the entries that is one-sided, v, and a few blocks of rows
+    with stages.stage("node projections", needs=entries + 3 * entries + 2 * n * model.nhid + (128 << 20)):
+        nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
+    with stages.stage("edge scores", needs=8 * entries):
+        parsed = parse_graph(nodes, tau1)
         del nodes
-    with stages.stage("refinement", needs=len(parsed) * 24):
-        refined = refine(parsed, node_intimacy(parsed), tau2)
-    with stages.stage("components", needs=len(refined) * 24 + 32 * n):
-        place = inverse(order)
-        labels = largest_first(order[components(refined)[place]])
-        confidence = edge_confidence(refined)[place]
-    return Clustering(labels, confidence, len(parsed), len(refined))
+    with stages.stage("refinement", needs=20 * len(parsed)):
+        refined = refine(parsed, node_intimacy(parsed, order), tau2)
+        edges_parsed = len(parsed)
+        del parsed
+    with stages.stage("components", needs=8 * len(refined) + 40 * n):
+        labels = largest_first(components(refined))
+        confidence = edge_confidence(refined)
+    return Clustering(labels, confidence, edges_parsed, len(refined))
 
 
 def edge_confidence(edges: EdgeList) -> NDArray[np.float32]:
     """Mean score of the edges at every node, either direction: (N,) float32, 0 for a node without an edge."""
-    total = np.zeros(edges.num_nodes, np.float64)
-    count = np.zeros(edges.num_nodes, np.int64)
-    for ends in (edges.rows, edges.cols):
-        total += np.bincount(ends, weights=edges.scores, minlength=edges.num_nodes)
-        count += np.bincount(ends, minlength=edges.num_nodes)
+    total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
+    _add_ends(edges.indptr, edges.cols, edges.scores, total, count)
     return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+@nb.njit(cache=True)
+def _add_ends(indptr, cols, scores, total, count):
+    for i in range(total.size):
+        for e in range(indptr[i], indptr[i + 1]):
+            for end in (i, np.int64(cols[e])):
+                total[end] += scores[e]
+                count[end] += 1
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:

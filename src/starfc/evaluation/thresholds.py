@@ -15,8 +15,8 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, refine
 from starfc.clustering.scoring import parse_graph, project_nodes
 from starfc.evaluation.metrics import bcubed, contingency, pairwise
-from starfc.graph.affinity import propagate_graph
 from starfc.graph.neighbours import KnnGraph
+from starfc.graph.order import locality_order
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.atomic import replacing
 from starfc.runtime.progress import progress
@@ -85,8 +85,8 @@ def choose_thresholds(
     device: str | torch.device = "cpu",
 ) -> tuple[Point, list[Point]]:
     """Score a labelled kNN graph with a model and sweep: the chosen point and the whole surface."""
-    aggregated = propagate_graph(graph, features, th_sim)
-    edges = parse_graph(graph, project_nodes(model, features, aggregated, device), min(TAU1_GRID))
+    nodes = project_nodes(model, features, graph, th_sim, device, locality_order(graph))
+    edges = parse_graph(nodes, min(TAU1_GRID))
     points = sweep_thresholds(edges, labels)
     return best(points), points
 

@@ -9,12 +9,20 @@ Every node has its self loop, so no row of Â is empty and every row sums to 1.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba as nb
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from starfc.data.dataset import Features, as_features
 from starfc.graph.neighbours import KnnGraph
+from starfc.graph.products import slices
+from starfc.runtime import threads
+from starfc.runtime.half import single
+
+_BLOCK = 1 << 12
 
 
 def propagation_matrix(graph: KnnGraph, th_sim: float = 0.0) -> sp.csr_matrix:
@@ -58,96 +66,140 @@ def propagate(adjacency: sp.csr_matrix, features: NDArray[np.float32]) -> NDArra
     return out
 
 
-def propagate_graph(graph: KnnGraph, features: NDArray[np.float32], th_sim: float = 0.0) -> NDArray[np.float32]:
-    """ÂF straight from the kNN graph: equal to ``propagate(propagation_matrix(graph, th_sim), features)``.
+def propagate_graph(
+    graph: KnnGraph, features: Features | NDArray[np.float32], th_sim: float = 0.0
+) -> NDArray[np.float32]:
+    """ÂF straight from the kNN graph: equal to ``propagate(propagation_matrix(graph, th_sim), features)``, (N, d)."""
+    features = as_features(features)
+    affinity, out = Affinity.of(graph, th_sim), np.empty((len(features), features.dim), np.float32)
 
-    Â is never stored. A node's row of it is its own list, with weights max(s_ij, s_ji), and the nodes that list it
-    without being listed by it; only the latter are collected (a third of the entries or so), and nothing is sorted.
+    def work(rows: slice) -> None:
+        out[rows] = affinity.aggregate(features, np.arange(rows.start, rows.stop))
 
-    Parameters
-    ----------
-    graph : KnnGraph
-        N nodes, k neighbours.
-    features : (N, d) float32
-
-    Returns
-    -------
-    (N, d) float32
-    """
-    weights = np.empty(graph.ids.shape, np.float32)
-    _mutual_weights(graph.ids, graph.sims, np.float32(th_sim), weights)
-    indptr, rows, sims = _one_sided(graph.ids, weights)
-    out = np.empty(features.shape, np.float32)
-    _propagate_rows(graph.ids, weights, indptr, rows, sims, np.ascontiguousarray(features), out)
+    threads.each(work, slices(len(features), _BLOCK))
     return out
 
 
-@nb.njit(parallel=True, cache=True)
-def _mutual_weights(ids, sims, th_sim, weights):
-    """max(s_ij, s_ji) where j lists i too, -s_ij (a sign, also of 0) where it does not, NaN where there is no entry."""
-    n, k = ids.shape
-    for i in nb.prange(n):
-        for c in range(k):
-            j, s = ids[i, c], sims[i, c]
-            if j < 0 or s < th_sim:
-                weights[i, c] = np.nan
-                continue
-            back = np.float32(-1.0)
-            others = ids[j]
-            for o in range(k):
-                if others[o] == i:
-                    back = sims[j, o]
-            weights[i, c] = max(s, back) if back >= 0 and back >= th_sim else -s
+@dataclass(frozen=True)
+class Affinity:
+    """The affinity graph A = max(S, Sᵀ) + I of a kNN graph S, without a matrix.
+
+    A node's neighbours in A are those of its own list, and the nodes that list it without being listed by it; only the
+    latter are collected (a third of the entries or so), and nothing is sorted.
+
+    ``kinds`` (N, k) uint8 says of every entry (i, j) whether it is none (:data:`MISSING`, or similarity below th_sim),
+    only i's (:data:`ONE_SIDED`), or j's too, with a similarity that is not higher (:data:`MUTUAL`) or higher
+    (:data:`MUTUAL_HIGHER`). The nodes that list node j one-sidedly are ``sources[indptr[j] : indptr[j + 1]]``, with
+    similarities ``weights``.
+    """
+
+    graph: KnnGraph
+    kinds: NDArray[np.uint8]
+    indptr: NDArray[np.int64]
+    sources: NDArray[np.integer]
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, graph: KnnGraph, th_sim: float = 0.0, order: NDArray[np.integer] | None = None) -> Affinity:
+        """The affinity graph of the kNN entries whose similarity is at least th_sim.
+
+        ``order`` (N,) is the order in which to take the nodes; it changes no result.
+        """
+        kinds = np.empty(graph.ids.shape, np.uint8)
+        order = np.arange(graph.num_nodes) if order is None else order
+
+        def work(part: slice) -> None:
+            _entry_kinds(graph.ids, graph.sims, np.float32(th_sim), order[part], kinds)
+
+        threads.each(work, slices(graph.num_nodes, _BLOCK))
+        return cls(graph, kinds, *_one_sided(graph.ids, graph.sims, kinds))
+
+    def aggregate(self, features: Features, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Rows (m,) of ÂF = D^-1 A F, the mean aggregation of L2-normalised features: (m, d) float32."""
+        out = np.empty((len(rows), features.dim), np.float32)
+        _aggregate(
+            rows, self.graph.ids, self.graph.sims, self.kinds, self.indptr, self.sources, self.weights,
+            *features.scaled, out,
+        )  # fmt: skip
+        return out
+
+
+MISSING, ONE_SIDED, MUTUAL, MUTUAL_HIGHER = range(4)
 
 
 @nb.njit(cache=True)
-def _one_sided(ids, weights):
+def _find(ids, node):
+    """Where a node stands in a row without repeats, -1 where it does not; without a branch, so that it is SIMD."""
+    at = np.int32(0)
+    for c in range(ids.size):
+        at += np.int32(c + 1) * np.int32(ids[c] == node)
+    return at - 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _entry_kinds(ids, sims, th_sim, rows, kinds):
+    for i in rows:
+        for c in range(ids.shape[1]):
+            j, s = ids[i, c], sims[i, c]
+            if j < 0 or s < th_sim:
+                kinds[i, c] = MISSING
+                continue
+            at = _find(ids[j], i)
+            if at < 0 or sims[j, at] < th_sim:
+                kinds[i, c] = ONE_SIDED
+            else:
+                kinds[i, c] = MUTUAL_HIGHER if sims[j, at] > s else MUTUAL
+
+
+@nb.njit(cache=True, nogil=True)
+def _one_sided(ids, sims, kinds):
     """For every node the nodes that list it without being listed by it, with their similarities."""
     n, k = ids.shape
     indptr = np.zeros(n + 1, np.int64)
     for i in range(n):
         for c in range(k):
-            if np.signbit(weights[i, c]) and not np.isnan(weights[i, c]):
+            if kinds[i, c] == ONE_SIDED:
                 indptr[ids[i, c] + 1] += 1
     for i in range(n):
         indptr[i + 1] += indptr[i]
-    rows = np.empty(indptr[n], ids.dtype)
-    sims = np.empty(indptr[n], np.float32)
+    sources = np.empty(indptr[n], ids.dtype)
+    weights = np.empty(indptr[n], np.float32)
     cursor = indptr[:-1].copy()
     for i in range(n):
         for c in range(k):
-            if np.signbit(weights[i, c]) and not np.isnan(weights[i, c]):
+            if kinds[i, c] == ONE_SIDED:
                 at = cursor[ids[i, c]]
-                rows[at] = i
-                sims[at] = -weights[i, c]
+                sources[at] = i
+                weights[at] = sims[i, c]
                 cursor[ids[i, c]] = at + 1
-    return indptr, rows, sims
+    return indptr, sources, weights
 
 
-@nb.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _propagate_rows(ids, weights, indptr, rows, sims, features, out):
-    for i in nb.prange(ids.shape[0]):
-        row = out[i]
-        own = features[i]
-        for c in range(row.size):
-            row[c] = own[c]
-        total = 1.0
-        for e in range(ids.shape[1]):
-            if np.isnan(weights[i, e]):
-                continue
-            weight = abs(weights[i, e])
-            total += weight
-            source = features[ids[i, e]]
-            for c in range(row.size):
-                row[c] += weight * source[c]
+@nb.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _add_row(total, weight, row):
+    for c in range(total.size):
+        total[c] += weight * single(row[c])
+
+
+@nb.njit(cache=True, nogil=True)
+def _aggregate(rows, ids, sims, kinds, indptr, sources, weights, array, scale, out):
+    for r in range(rows.size):
+        i = rows[r]
+        total, degree = out[r], np.float32(1.0)
+        total[:] = np.float32(0.0)
+        _add_row(total, scale[i], array[i])
+        for c in range(ids.shape[1]):
+            if kinds[i, c] != MISSING:
+                j, weight = ids[i, c], sims[i, c]
+                if kinds[i, c] == MUTUAL_HIGHER:
+                    weight = sims[j, _find(ids[j], i)]
+                degree += weight
+                _add_row(total, weight * scale[j], array[j])
         for e in range(indptr[i], indptr[i + 1]):
-            total += sims[e]
-            source = features[rows[e]]
-            for c in range(row.size):
-                row[c] += sims[e] * source[c]
-        scale = np.float32(1.0 / total)
-        for c in range(row.size):
-            row[c] *= scale
+            degree += weights[e]
+            _add_row(total, weights[e] * scale[sources[e]], array[sources[e]])
+        for c in range(total.size):
+            total[c] /= degree
 
 
 @nb.njit(cache=True)

@@ -99,6 +99,11 @@ def build_knn(
     return KnnGraph(graph.ids, graph.sims, {"backend": backend, "params": {}, "recall": 1.0, "recall_rows": 0})
 
 
+def search_bytes(num_nodes: int, dim: int, k: int) -> int:
+    """Memory that a search will need: the graph, a copy of the features in bfloat16, and 2 k candidates a row."""
+    return num_nodes * (8 * k + 2 * dim + 12 * k)
+
+
 def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:
     """Exact kNN graph (:mod:`starfc.graph.exact`), whatever the number of nodes; 1 <= k <= N."""
     sims, ids = exact_search(features, k)

@@ -14,9 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import numba as nb
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,39 +41,6 @@ def edge_logits(source: Tensor, target: Tensor, slope: Tensor, weight: Tensor, r
         Logits without the constant c. On the CPU by compiled kernels, elsewhere by blocked torch operations.
     """
     return _EdgeLogits.apply(source, target, slope, weight, rows, cols)
-
-
-def keep_above(
-    ids: NDArray[np.integer],
-    source: NDArray[np.float32],
-    target: NDArray[np.float32],
-    slope: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    constant: np.float32,
-    above: np.float32,
-) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32]]:
-    """Score and threshold fused: p = σ(z + constant) of every entry of some rows, those with p > ``above`` kept.
-
-    Parameters
-    ----------
-    ids : (n, k) integers
-        Neighbours, -1 where missing.
-    source : (n, h)
-        u of these rows.
-    target : (N, h)
-        v of every node.
-    slope, weight : (h,)
-
-    Returns
-    -------
-    counts (n,), cols (E,), scores (E,)
-        How many entries of each row are kept, and the kept ones, row by row, in their order.
-    """
-    counts = np.empty(len(ids), np.int64)
-    cols, scores = np.empty(ids.shape, ids.dtype), np.empty(ids.shape, np.float32)
-    _keep_kernel(ids, source, target, slope, weight, constant, above, counts, cols, scores)
-    kept = np.arange(ids.shape[1]) < counts[:, None]
-    return counts, cols[kept], scores[kept]
 
 
 class _EdgeLogits(torch.autograd.Function):
@@ -155,22 +120,6 @@ def _logit(u, v, slope, weight):
 def _forward_kernel(source, target, slope, weight, rows, cols, out):
     for e in nb.prange(out.size):
         out[e] = _logit(source[rows[e]], target[cols[e]], slope, weight)
-
-
-@nb.njit(parallel=True, cache=True, fastmath=_FASTMATH)
-def _keep_kernel(ids, source, target, slope, weight, constant, above, counts, cols, scores):
-    one = np.float32(1.0)
-    for i in nb.prange(ids.shape[0]):
-        kept = 0
-        for c in range(ids.shape[1]):
-            j = ids[i, c]
-            if j >= 0:
-                p = one / (one + np.exp(-(_logit(source[i], target[j], slope, weight) + constant)))
-                if p > above:
-                    cols[i, kept] = j
-                    scores[i, kept] = p
-                    kept += 1
-        counts[i] = kept
 
 
 @nb.njit(parallel=True, cache=True, fastmath=_FASTMATH)

@@ -59,9 +59,16 @@ class EdgeHead(nn.Module):
 
     def project(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """u = W1a x + b1 and v = W1b x: (N, h) -> two (N, h)."""
+        return self.project_source(nodes), self.project_target(nodes)
+
+    def project_source(self, nodes: Tensor) -> Tensor:
+        """u = W1a x + b1: (N, h) -> (N, h)."""
         first = self.classifier[0]
-        h = nodes.shape[1]
-        return functional.linear(nodes, first.weight[:, :h], first.bias), functional.linear(nodes, first.weight[:, h:])
+        return functional.linear(nodes, first.weight[:, : nodes.shape[1]], first.bias)
+
+    def project_target(self, nodes: Tensor) -> Tensor:
+        """v = W1b x: (N, h) -> (N, h)."""
+        return functional.linear(nodes, self.classifier[0].weight[:, nodes.shape[1] :])
 
     def scorer(self) -> tuple[Tensor, Tensor, Tensor]:
         """PReLU slopes (h,), w = W2[1] - W2[0] (h,), c = b2[1] - b2[0] (scalar)."""
@@ -72,6 +79,12 @@ class EdgeHead(nn.Module):
         """z[1] - z[0] of the edges (rows_e, cols_e), shape (E,): p = sigmoid of it."""
         slope, weight, constant = self.scorer()
         return edge_logits(source, target, slope, weight, rows, cols) + constant
+
+
+    def pair_logits(self, source: Tensor, target: Tensor) -> Tensor:
+        """z[1] - z[0] of pairs given by their projections u, v, (E, h) each -> (E,)."""
+        slope, weight, constant = self.scorer()
+        return functional.prelu(source + target, slope) @ weight + constant
 
 
 class StarFCModel(nn.Module):

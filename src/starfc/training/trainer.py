@@ -27,7 +27,6 @@ from starfc.clustering.scoring import project_nodes, score_blocks
 from starfc.config import Config
 from starfc.errors import InputError
 from starfc.evaluation.thresholds import choose_thresholds, write_surface
-from starfc.graph.affinity import propagate_graph
 from starfc.graph.knn import check_k, exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import save_model, save_thresholds
@@ -219,12 +218,11 @@ def make_schedule(config: Config, optimizer: torch.optim.Optimizer, total_steps:
 
 def edge_accuracy(model: StarFCModel, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
     """Share of kNN pairs on which p > 0.5 agrees with same identity."""
-    aggregated = propagate_graph(data.graph, data.features, th_sim)
-    nodes = project_nodes(model, data.features, aggregated, device)
+    nodes = project_nodes(model, data.features, data.graph, th_sim, device)
     right = total = 0
-    for edges in score_blocks(data.graph, nodes):
-        right += int(((edges.scores > 0.5) == (data.labels[edges.rows] == data.labels[edges.cols])).sum())
-        total += len(edges)
+    for block in score_blocks(nodes):
+        right += int(((block.scores > 0.5) == (data.labels[block.sources] == data.labels[block.cols])).sum())
+        total += len(block.cols)
     return right / total
 
 
@@ -269,7 +267,7 @@ def _validation_data(config: Config, held: LabelledGraph | None, work_dir: Path)
     split.features.require_valid()
     check_k(config.knn, len(split), split.features.name)
     matrix = split.features.all()
-    return LabelledGraph(matrix, split.labels, knn_graph(config, split.features, matrix, graph_path, work_dir))
+    return LabelledGraph(matrix, split.labels, knn_graph(config, split.features, graph_path, work_dir))
 
 
 def _holdout_text(config: Config, held: LabelledGraph) -> str:

@@ -6,7 +6,8 @@ Ours: pairwise, BCubed and NMI. scikit-learn's: pair_confusion_matrix and normal
 pairwise and NMI need; it has no BCubed. Prints and writes each side's seconds and peak_rss_mb (the labels, 160 MB at
 10^7, and the libraries included), their ratios, and the largest difference of a figure that both have. The labels:
 identities of :mod:`starfc.data.synthetic`'s sizes; a tenth of them merged with another, a fifth of each one's
-instances in a second cluster, and 15 % of all instances alone. Compiled code is loaded from its cache (one small run warms it up).
+instances in a second cluster, and 15 % of all instances alone. Compiled code is loaded from its cache (one small
+run warms it up).
 """
 
 from __future__ import annotations

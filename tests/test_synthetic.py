@@ -220,7 +220,11 @@ def test_the_command(tmp_path):
     done = subprocess.run([*command, "100"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(tmp_path / kind / "synthetic.npy") for kind in ("features", "labels")]
     np.testing.assert_array_equal(np.load(tmp_path / "labels" / "synthetic.npy"), sample(100, dim=8)[1])
-    refused = subprocess.run([*command, "-5"], capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("error: synthetic data: 1 <= num_nodes")
-    assert len(refused.stderr.splitlines()) == 1
+    for wrong, message in (
+        (["-5"], "synthetic data: 1 <= num_nodes"),
+        (["5", "--threads", "0"], "--threads: at least 1"),
+    ):
+        refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"error: {message}")
+        assert len(refused.stderr.splitlines()) == 1

@@ -275,6 +275,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: one per core")
     arguments = parser.parse_args()
+    if arguments.threads is not None and arguments.threads < 1:
+        raise InputError(f"--threads: at least 1 needed; found {arguments.threads}")
     set_threads(arguments.threads)
     paths = generate(arguments.out, arguments.nodes, seed=arguments.seed, dim=arguments.dim, name=arguments.name)
     print(*paths, sep="\n")

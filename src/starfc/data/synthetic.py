@@ -46,6 +46,7 @@ log = logging.getLogger("starfc")
 
 BLOCK_ROWS = 1 << 16  # rows made and written at a time: 64 MiB of float32 at 256-d
 _QUANTILES = 4097
+_LEAST = {"mean_size": 1, "min_size": 1, "family_size": 1, "modes": 1, "bad_directions": 1}
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class Synthetic:
     def __post_init__(self) -> None:
         wrong = [
             f"{name} >= {least} needed; found {getattr(self, name)}"
-            for name, least in {"min_size": 1, "family_size": 1, "modes": 1, "bad_directions": 1}.items()
-            if getattr(self, name) < least
+            for name, least in _LEAST.items()
+            if not getattr(self, name) >= least
         ]
         wrong += [
             f"{name} > 0 needed; found {getattr(self, name)}"
-            for name in ("mean_size", "quality_a", "quality_b", "noise_weight")
+            for name in ("quality_a", "quality_b", "noise_weight")
             if not getattr(self, name) > 0
         ]
         wrong += [

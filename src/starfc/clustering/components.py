@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.edges import EdgeList
+from starfc.graph.neighbours import id_dtype
 
 
 def components(edges: EdgeList) -> NDArray[np.int64]:
@@ -22,14 +23,31 @@ def largest_first(members: NDArray[np.integer]) -> NDArray[np.int64]:
 
     Clusters of equal size are ordered by their smallest member.
     """
-    n = len(members)
-    sizes = np.bincount(members, minlength=n)
-    first = np.empty(n, np.int64)
-    first[members[::-1]] = np.arange(n)[::-1]  # the last write wins: the smallest member
-    used = np.flatnonzero(sizes)
-    rank = np.empty(n, np.int64)
-    rank[used[np.lexsort((first[used], -sizes[used]))]] = np.arange(len(used))
-    return rank[members]
+    return _largest_first(members, np.zeros(len(members), id_dtype(len(members))))
+
+
+@nb.njit(cache=True)
+def _largest_first(members, sizes):
+    """Counting sort by size of the clusters as their first members come; ``sizes`` (N,) zeros."""
+    largest = 0
+    for m in members:
+        sizes[m] += 1
+        largest = max(largest, sizes[m])
+    place = np.zeros(largest + 1, sizes.dtype)  # clusters of a size, then the label that the next of them gets
+    for s in sizes:
+        place[s] += 1
+    label = 0
+    for s in range(largest, 0, -1):
+        place[s], label = label, label + place[s]
+    rank = np.full(sizes.size, -1, sizes.dtype)
+    labels = np.empty(sizes.size, np.int64)
+    for i in range(members.size):
+        m = members[i]
+        if rank[m] < 0:
+            rank[m] = place[sizes[m]]
+            place[sizes[m]] += 1
+        labels[i] = rank[m]
+    return labels
 
 
 @nb.njit(cache=True)

@@ -1,4 +1,4 @@
-"""Clustering metrics from one sparse contingency table, in time N log N whatever the number of clusters.
+"""Clustering metrics from one sparse contingency table, in linear time whatever the number of clusters.
 
 c_rs counts the instances of true identity r in predicted cluster s; n_r and m_s are its row and column sums.
 """
@@ -8,10 +8,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict, dataclass
 
+import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from starfc.errors import InputError
+from starfc.graph.neighbours import id_dtype
+
+_SPAN = 4  # labels are counted in a table while their range is at most this many times N; else they are sorted
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Contingency:
-    """Non-zero cells of the table with the sums of their row and column, and the sums themselves (int64)."""
+    """Non-zero cells of the table, grouped by row, with their row and column, and the sums of all rows and columns.
 
-    cells: NDArray[np.int64]
-    row_of_cell: NDArray[np.int64]
-    col_of_cell: NDArray[np.int64]
-    row_sums: NDArray[np.int64]
-    col_sums: NDArray[np.int64]
+    All are int32 (int64 from N = 2^31 on).
+    """
+
+    cells: NDArray[np.integer]
+    row_of_cell: NDArray[np.integer]
+    col_of_cell: NDArray[np.integer]
+    row_sums: NDArray[np.integer]
+    col_sums: NDArray[np.integer]
 
     @property
     def total(self) -> int:
@@ -46,10 +53,72 @@ def contingency(truth: ArrayLike, predicted: ArrayLike) -> Contingency:
             f"labels: two one-dimensional arrays of the same length, at least 1; found {truth.shape} and "
             f"{predicted.shape}; check that both belong to the same split"
         )
-    _, rows, row_sums = np.unique(truth, return_inverse=True, return_counts=True)
-    _, cols, col_sums = np.unique(predicted, return_inverse=True, return_counts=True)
-    keys, cells = np.unique(rows.astype(np.int64) * len(col_sums) + cols, return_counts=True)
-    return Contingency(cells, keys // len(col_sums), keys % len(col_sums), row_sums, col_sums)
+    rows, row_sums = _factorise(truth)
+    cols, col_sums = _factorise(predicted)
+    cells_of_row, cells, col_of_cell = _count_cells(rows, row_sums, cols, len(col_sums))
+    row_of_cell = np.repeat(np.arange(len(row_sums), dtype=rows.dtype), cells_of_row)
+    return Contingency(cells, row_of_cell, col_of_cell, row_sums, col_sums)
+
+
+def _factorise(labels: NDArray) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Labels as 0..C-1 in rising order, and how often each occurs: (N,) and (C,), int32 (int64 from N = 2^31 on)."""
+    dtype = id_dtype(len(labels))
+    if labels.dtype.kind in "iu":
+        low, high = int(labels.min()), int(labels.max())
+        if high - low < _SPAN * len(labels) and high < 2**63:
+            counts = np.zeros(high - low + 1, dtype)
+            codes = np.empty(len(labels), dtype)
+            used = _count_labels(labels, low, counts, codes)
+            return codes, counts[:used].copy()
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return codes.astype(dtype), counts.astype(dtype)
+
+
+@nb.njit(cache=True)
+def _count_labels(labels, low, counts, codes):
+    for i in range(labels.size):
+        counts[np.int64(labels[i]) - low] += 1
+    used = 0
+    place = np.empty_like(counts)
+    for c in range(counts.size):
+        if counts[c]:
+            place[c] = used
+            counts[used] = counts[c]
+            used += 1
+    for i in range(labels.size):
+        codes[i] = place[np.int64(labels[i]) - low]
+    return used
+
+
+@nb.njit(cache=True)
+def _count_cells(rows, row_sums, cols, num_cols):
+    """Counting sort of the columns by row; then each row's columns are counted. Returns cells a row, cells, columns."""
+    end = np.empty_like(row_sums)
+    total = 0
+    for r in range(row_sums.size):
+        end[r] = total
+        total += row_sums[r]
+    grouped = np.empty_like(cols)
+    for i in range(rows.size):
+        r = rows[i]
+        grouped[end[r]] = cols[i]
+        end[r] += 1
+    cells = np.empty_like(cols)
+    cell_of_col = np.full(num_cols, -1, cols.dtype)  # a cell before this row's first is another row's
+    used, at = 0, 0
+    for r in range(row_sums.size):
+        first = used
+        while at < end[r]:
+            c = grouped[at]
+            at += 1
+            if cell_of_col[c] < first:
+                cell_of_col[c] = used
+                grouped[used] = c  # read already: used < at
+                cells[used] = 0
+                used += 1
+            cells[cell_of_col[c]] += 1
+        end[r] = used - first  # cells of the row, from here on
+    return end, cells[:used].copy(), grouped[:used].copy()
 
 
 def _score(precision: float, recall: float) -> Score:

@@ -1,0 +1,109 @@
+"""How hard a data set is: its neighbours, single link and Infomap, beside what is published for MS1M.
+
+    python benchmarks/synthetic_baselines.py [--nodes 50000] [--seed 0] [--threads 2] [--json OUT]
+    python benchmarks/synthetic_baselines.py --features F --labels L [--threads 2] [--json OUT]
+
+On an exact kNN graph (k = 80), prints and writes same_identity (the share of neighbours 1 .. m of all instances that
+are of the same identity), single_link (every threshold, and the best), infomap (k = 50; every minimum similarity, and
+the best; left out with a message where the package is missing: `pip install 'starfc[baselines]'`), their seconds, and
+the published figures: pairwise F of single link (learn-to-cluster's README) and Infomap (face-cluster-by-infomap's) on
+MS1M's 584,013 instances of part1_test. Best is by pairwise F, chosen on the very labels that score it, for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baselines import infomap_labels, single_link
+from harness import report
+
+from starfc.cli import run_command
+from starfc.data.dataset import Features, Split, open_split
+from starfc.data.synthetic import Population, Synthetic
+from starfc.errors import InputError
+from starfc.evaluation.metrics import evaluate
+from starfc.graph.knn import build_knn
+from starfc.graph.neighbours import KnnGraph
+from starfc.runtime.machine import set_threads
+
+PUBLISHED = {"single_link": 0.7063, "infomap": 0.9398}
+NEIGHBOURS = (1, 10, 20, 40, 79)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How hard a data set is: neighbours, single link, Infomap.")
+    parser.add_argument("--nodes", type=int, default=50_000, help="synthetic instances, where no files are named")
+    parser.add_argument("--seed", type=int, default=0, help="of the synthetic data")
+    parser.add_argument("--features", type=Path, metavar="F")
+    parser.add_argument("--labels", type=Path, metavar="L")
+    parser.add_argument("--feature-dim", type=int, help="for a raw .bin")
+    parser.add_argument("--thresholds", type=float, nargs=3, default=(0.4, 0.9, 0.01), metavar=("LOW", "HIGH", "STEP"))
+    parser.add_argument("--min-sims", type=float, nargs="+", default=(0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    arguments = parser.parse_args()
+    set_threads(arguments.threads)
+    split = open_data(arguments)
+    started = time.perf_counter()
+    graph = build_knn(split.features.all(), 80)
+    result = {
+        "data": split.name,
+        "parameters": None if arguments.features else asdict(Synthetic()),
+        "num_instances": len(split),
+        "num_identities": len(np.unique(split.labels)),
+        "seconds_knn": time.perf_counter() - started,
+        "same_identity": same_identity(graph, split.labels),
+        "published_ms1m_fscore": PUBLISHED,
+        "single_link": sweep_single_link(graph, split.labels, arguments.thresholds),
+    }
+    if importlib.util.find_spec("infomap"):
+        result["infomap"] = sweep_infomap(graph, split.labels, arguments.min_sims)
+    else:
+        print("infomap is not installed and left out: pip install 'starfc[baselines]'")
+    report(result, arguments.threads, arguments.json)
+
+
+def open_data(arguments: argparse.Namespace) -> Split:
+    if (arguments.features is None) != (arguments.labels is None):
+        raise InputError("--features and --labels: both or neither needed")
+    if arguments.features is not None:
+        return open_split(arguments.features, arguments.labels, feature_dim=arguments.feature_dim)
+    features, labels = Population(arguments.nodes, seed=arguments.seed).rows(0, arguments.nodes)
+    return Split(Features(features), labels, f"synthetic, seed {arguments.seed}")
+
+
+def same_identity(graph: KnnGraph, labels: np.ndarray) -> dict[int, float]:
+    """Share of the first m neighbours that are of the same identity, for several m."""
+    same = (labels[graph.ids] == labels[:, None]) & (graph.ids >= 0)
+    return {m: float(same[:, :m].mean()) for m in NEIGHBOURS}
+
+
+def sweep_single_link(graph: KnnGraph, labels: np.ndarray, bounds: tuple[float, float, float]) -> dict[str, Any]:
+    low, high, step = bounds
+    started = time.perf_counter()
+    points = single_link(graph, labels, np.arange(low, high + step / 2, step).round(6).tolist())
+    best = max(points, key=lambda point: point.fscore)
+    return {
+        "seconds": time.perf_counter() - started,
+        "best": best._asdict(),
+        "sweep": [point._asdict() for point in points],
+    }
+
+
+def sweep_infomap(graph: KnnGraph, labels: np.ndarray, min_sims: list[float]) -> dict[str, Any]:
+    started, points = time.perf_counter(), []
+    for min_sim in min_sims:
+        predicted = infomap_labels(graph, min_sim)
+        points.append({"min_sim": min_sim, **evaluate(labels, predicted), "num_clusters": len(np.unique(predicted))})
+    best = max(points, key=lambda point: point["pairwise"]["fscore"])
+    return {"seconds": time.perf_counter() - started, "best": best, "sweep": points}
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -1,0 +1,157 @@
+"""Compiled kernels of :mod:`starfc.data.synthetic`: every number is a hash of the seed and of its own address.
+
+A number is ``mix(key + m·GOLDEN)``, SplitMix64's output function (Steele, Lea and Flood 2014), with a key for each
+object (a family, an identity, an instance ...). So any row is made from its number alone, in any order and on any
+thread, and nothing rests on a library's random stream. Sums run in a fixed order (no fast-math), so the bits do not
+hang on the width of the machine's vectors either.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_U = np.uint64
+
+# what a key is for: the second word that goes into it
+SIZE, FAMILY_OF, FAMILY, OWN, MODE, BAD, NOISE, INSTANCE, ORDER = range(9)
+
+_ROWS_A_TASK = 64
+
+
+@nb.njit(cache=True, inline="always")
+def _mix(x):
+    x = (x ^ (x >> _U(30))) * _U(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> _U(27))) * _U(0x94D049BB133111EB)
+    return x ^ (x >> _U(31))
+
+
+@nb.njit(cache=True)
+def _key(seed, kind, index):
+    return _mix(_mix(_U(seed) * GOLDEN + _U(kind) + _U(1)) + _U(index) * GOLDEN)
+
+
+@nb.njit(cache=True, inline="always")
+def _uniform(key, m):
+    """The m-th number of a key, uniform in [0, 1)."""
+    return np.float64(_mix(key + _U(m) * GOLDEN) >> _U(11)) * 2.0**-53
+
+
+@nb.njit(cache=True)
+def uniforms(seed: int, kind: int, start: int, stop: int) -> NDArray[np.float64]:
+    """One uniform number in [0, 1) for each object ``start .. stop`` of a kind: (stop - start,) float64."""
+    out = np.empty(stop - start)
+    for i in range(out.size):
+        out[i] = _uniform(_key(seed, kind, start + i), 0)
+    return out
+
+
+@nb.njit(cache=True)
+def _direction(seed, kind, index, spectrum, out):
+    """Unit vector of independent bell-shaped numbers scaled by ``spectrum``; (d,) float32 into ``out``.
+
+    The four 16-bit words of a hash, summed, stand in for a Gaussian: over hundreds of axes nobody can tell.
+    """
+    key = _key(seed, kind, index)
+    for m in range(out.size):
+        h = _mix(key + _U(m) * GOLDEN)
+        words = (h & _U(0xFFFF)) + ((h >> _U(16)) & _U(0xFFFF)) + ((h >> _U(32)) & _U(0xFFFF)) + (h >> _U(48))
+        out[m] = np.float32(np.int64(words) - 131070) * spectrum[m]
+    _normalise(out)
+
+
+@nb.njit(cache=True)
+def _normalise(x):
+    total = np.float64(0)
+    for m in range(x.size):
+        total += np.float64(x[m]) * x[m]
+    scale = np.float32(1 / np.sqrt(total))
+    for m in range(x.size):
+        x[m] *= scale
+
+
+@nb.njit(cache=True)
+def shuffled(row: int, num_nodes: int, seed: int) -> int:
+    """The instance that stands in ``row``: a bijection on [0, N).
+
+    On b bits, 2^b >= N, an odd factor and an xor with the upper half are bijections; four rounds of them mix. A result
+    outside [0, N) goes round again ("cycle walking", Black and Rogaway 2002), which keeps it a bijection on [0, N).
+    """
+    bits = 0
+    while (1 << bits) < num_nodes:
+        bits += 1
+    mask, half = _U((1 << bits) - 1), _U((bits + 1) // 2)
+    x = _U(row)
+    while True:
+        for turn in range(4):
+            key = _key(seed, ORDER, turn)
+            x = (x * (key | _U(1)) + (key >> _U(32))) & mask
+            x ^= x >> half
+        if x < _U(num_nodes):
+            return np.int64(x)
+
+
+@nb.njit(cache=True)
+def _centre(seed, identity, num_families, family_weight, spectrum, part, out):
+    """Identity centre: normalise(family_weight·u·family + own), u uniform in [0, 1)."""
+    key = _key(seed, FAMILY_OF, identity)
+    _direction(seed, OWN, identity, spectrum, out)
+    _direction(seed, FAMILY, min(int(_uniform(key, 0) * num_families), num_families - 1), spectrum, part)
+    _add(out, family_weight * _uniform(key, 1), part)
+    _normalise(out)
+
+
+@nb.njit(cache=True)
+def _add(x, weight, y):
+    weight = np.float32(weight)
+    for m in range(x.size):
+        x[m] += weight * y[m]
+
+
+@nb.njit(cache=True)
+def _quality(u_beta, u_poor, quantiles, poor_share, poor_factor):
+    at = u_beta * (quantiles.size - 1)
+    below = int(at)
+    q = quantiles[below] + (at - below) * (quantiles[below + 1] - quantiles[below])
+    return q * poor_factor if u_poor < poor_share else q
+
+
+@nb.njit(parallel=True, cache=True)
+def make_rows(start, features, labels, ends, num_families, spectrum, quantiles, seed, p) -> None:
+    """Fill the rows ``start ..`` of the shuffled data.
+
+    Parameters
+    ----------
+    features : (n, d) float32, written
+    labels : (n,) int64, written
+    ends : (C,) int64
+        Cumulative sizes of the identities.
+    spectrum : (d,) float32
+        Standard deviation of each axis.
+    quantiles : (Q,) float64
+        Quality at the quantiles 0, 1/(Q-1), ..., 1.
+    p : Synthetic's weights, a named tuple
+    """
+    n, dim = features.shape
+    for task in nb.prange((n + _ROWS_A_TASK - 1) // _ROWS_A_TASK):
+        part = np.empty(dim, np.float32)
+        for i in range(task * _ROWS_A_TASK, min(n, (task + 1) * _ROWS_A_TASK)):
+            instance = shuffled(start + i, ends[-1], seed)
+            identity = np.searchsorted(ends, instance, side="right")
+            labels[i] = identity
+            key = _key(seed, INSTANCE, instance)
+            q = _quality(_uniform(key, 0), _uniform(key, 1), quantiles, p.poor_share, p.poor_factor)
+            x = features[i]
+            _centre(seed, identity, num_families, p.family_weight, spectrum, part, x)
+            for m in range(dim):
+                x[m] *= np.float32(p.centre_weight + (1 - p.centre_weight) * q)
+            _direction(seed, MODE, identity * p.modes + int(_uniform(key, 2) * p.modes), spectrum, part)
+            _add(x, p.mode_weight * _uniform(key, 3), part)
+            _direction(seed, NOISE, instance, spectrum, part)
+            _add(x, p.noise_weight * (1 - p.noise_relief * q), part)
+            if q < p.bad_below:
+                _direction(seed, BAD, int(_uniform(key, 4) * p.bad_directions), spectrum, part)
+                _add(x, p.bad_weight * (p.bad_below - q), part)
+            _normalise(x)

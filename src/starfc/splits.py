@@ -90,8 +90,9 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
     )
     write_graph(place, graph, features)
     shutil.rmtree(partial, ignore_errors=True)
+    del graph
     log.info("kNN graph: written to %s", place)
-    return graph
+    return read_graph(place, features, config.knn)
 
 
 def _writable(path: Path) -> bool:

@@ -22,6 +22,7 @@ from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.models.gcn import StarFCModel
+from starfc.runtime.memory import release
 from starfc.runtime.stages import Stages
 
 
@@ -64,7 +65,7 @@ def cluster(
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same.
     scratch : path, optional
-        Folder for a file of 2 N h bytes while edges are scored (the system's folder for temporary files otherwise).
+        Folder for files of 6 N h bytes while edges are scored (the system's folder for temporary files otherwise).
 
     Returns
     -------
@@ -87,6 +88,8 @@ def cluster(
     # entry kinds, the third of the entries that is one-sided, v, and a few blocks of rows
     with stages.stage("node projections", needs=entries + 3 * entries + 2 * n * model.nhid + (128 << 20)):
         nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
+    for array in (features.array, graph.ids, graph.sims):
+        release(array)
     with stages.stage("edge scores", needs=8 * entries):
         parsed = parse_graph(nodes, tau1)
         del nodes

@@ -1,17 +1,20 @@
 """Edge scores: the probability that the two ends of a kNN edge are the same identity.
 
 The network runs once per node, over row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. Per edge remain an
-addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.clustering.scoring_kernels`). u and v are kept in half
+addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.clustering.scoring_kernels`). v, which is gathered from, is kept in half
 precision, with a bound on what that changes of an edge's logit; an edge whose p could fall on either side of τ1 is scored
-again in float32, so half precision decides nothing. Memory is v, one block of rows a thread, and the edges that are
-kept; u is read once, in the order in which it was made, and lies in a scratch file.
+again in float32, so half precision decides nothing.
+
+u (float32) and v lie in scratch files, in the order in which they were made. u is read block by block; v is gathered from, and a
+slice of it at a time is held in memory: all of it where that is not above :data:`TARGET_BYTES`. Memory beyond the graph
+is that slice, one block of rows a thread, and the edges that are kept.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,33 +26,38 @@ from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.scoring_kernels import Entries, Scorer, place_rows, score_rows, score_rows_torch
 from starfc.data.dataset import Features, as_features
 from starfc.graph.affinity import Affinity
-from starfc.graph.neighbours import KnnGraph
+from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.graph.order import inverse
 from starfc.graph.products import slices
 from starfc.models.gcn import StarFCModel
 from starfc.runtime import threads
 from starfc.runtime.scratch import ScratchRows
 
 ROW_BLOCK = 1 << 11  # rows per block: 2^11 x 512 float32 = 4 MiB of node embeddings
+TARGET_BYTES = 4 << 30  # of v: 2^22 rows of 512 float16
 _DOUBTFUL = 1 << 12  # edges scored again at a time: 2^12 x 512 float32 = 8 MiB for either end
 
 
 @dataclass(frozen=True)
 class NodeProjections:
-    """u and v of every node of a graph, in half precision, and what is needed to make any of them again in float32.
+    """u (float32) and v (half precision) of every node of a graph, and what is needed to make any of them again.
 
-    ``order`` (N,) is the order in which rows are taken; row ``order[t]`` of u is row t of ``source``. ``target`` is v,
-    (N, h). ``source_terms`` and ``target_terms`` (N, 2) are :meth:`Scorer.terms` of u and v.
+    Nodes are taken in an order: place t is node ``order[t]``, and ``place`` (N,) is its inverse. By place, ``source``
+    and ``target`` are u and v, ``source_term`` and ``target_term`` (N,) a node's own part of a logit, and ``error``
+    (N,) the bound on what halving v changes (:mod:`starfc.clustering.scoring_kernels`).
     """
 
     model: StarFCModel
     features: Features
     affinity: Affinity
     order: NDArray[np.integer]
+    place: NDArray[np.integer]
     scorer: Scorer
     source: ScratchRows
-    target: Tensor
-    source_terms: NDArray[np.float32]
-    target_terms: NDArray[np.float32]
+    target: ScratchRows
+    source_term: NDArray[np.float32]
+    target_term: NDArray[np.float32]
+    error: NDArray[np.float32]
 
     @property
     def graph(self) -> KnnGraph:
@@ -57,7 +65,7 @@ class NodeProjections:
 
     @property
     def device(self) -> torch.device:
-        return self.target.device
+        return self.scorer.bend.device
 
     @torch.inference_mode()
     def embed(self, rows: NDArray[np.integer]) -> Tensor:
@@ -85,33 +93,32 @@ def project_nodes(
     th_sim : float
         Entries below this similarity do not enter the affinity graph.
     order : (N,) integers, optional
-        Order in which to take the rows; one in which neighbours stand together is fastest
+        Order in which to take the nodes; one in which neighbours stand together is fastest
         (:func:`starfc.graph.order.locality_order`).
     scratch : path, optional
-        Folder for the scratch file of u.
+        Folder for the scratch files of u and v, 6 N h bytes.
     """
     model, n = model.eval().to(device), graph.num_nodes
-    order = np.arange(n) if order is None else order
+    order = np.arange(n, dtype=id_dtype(n)) if order is None else order
     nodes = NodeProjections(
         model,
         as_features(features),
         Affinity.of(graph, th_sim, order),
         order,
+        inverse(order),
         Scorer.of(model.head),
+        ScratchRows(model.nhid, np.float32, scratch),
         ScratchRows(model.nhid, np.float16, scratch),
-        torch.empty(n, model.nhid, dtype=torch.float16, device=device),
-        np.empty((n, 2), np.float32),
-        np.empty((n, 2), np.float32),
+        *(np.empty(n, np.float32) for _ in range(3)),
     )
 
     @torch.inference_mode()
     def work(part: slice) -> None:
-        rows = nodes.order[part]
-        u, v = model.head.project(nodes.embed(rows))
-        halves = u.half(), v.half()
-        nodes.source[part], nodes.target[torch.from_numpy(rows).to(device)] = halves[0].cpu().numpy(), halves[1]
-        for whole, half, terms in zip((u, v), halves, (nodes.source_terms, nodes.target_terms), strict=True):
-            terms[rows] = nodes.scorer.terms(whole, half)
+        u, v = model.head.project(nodes.embed(order[part]))
+        half, scorer = v.half(), nodes.scorer
+        nodes.source[part], nodes.target[part] = u.cpu().numpy(), half.cpu().numpy()
+        nodes.source_term[part], nodes.target_term[part] = ((x @ scorer.linear).cpu().numpy() for x in (u, v))
+        nodes.error[part] = ((v - half.float()).abs() @ scorer.bend.abs()).cpu().numpy()
 
     nodes.features.scaled  # noqa: B018 made once, before the threads
     threads.each(work, slices(n, ROW_BLOCK))
@@ -131,64 +138,59 @@ def edge_probabilities(
     return p
 
 
-@dataclass(frozen=True)
-class RowBlock:
-    """Scored entries of the rows ``rows`` (m,): ``counts`` (m,) a row; ``cols``, ``scores`` (E,) row by row."""
+def score_entries(nodes: NodeProjections, line: float = -math.inf) -> Iterator[tuple[NDArray[np.integer], Entries]]:
+    """The kNN entries i -> j whose logit may exceed ``line`` (all of them by default), with their p.
 
-    rows: NDArray[np.integer]
-    counts: NDArray[np.int64]
-    cols: NDArray[np.integer]
-    scores: NDArray[np.float32]
+    Yields rows (m,) and their entries, block by block; for each slice of v that is held, all blocks.
+    """
+    n = nodes.graph.num_nodes
+    score = score_rows if nodes.device.type == "cpu" else score_rows_torch
+    held = max(ROW_BLOCK, TARGET_BYTES // (2 * nodes.model.nhid))
+    for targets in slices(n, held):
+        target = torch.from_numpy(nodes.target[targets]).to(nodes.device)
+        blocks = slices(n, ROW_BLOCK)
+        found: list[Entries | None] = [None] * len(blocks)
 
-    @property
-    def sources(self) -> NDArray[np.integer]:
-        """The row of every entry, (E,)."""
-        return np.repeat(self.rows, self.counts)
+        def work(
+            at: int, targets: slice = targets, target: Tensor = target, blocks: list = blocks, found: list = found
+        ) -> None:
+            part = blocks[at]
+            ids = nodes.graph.ids[nodes.order[part]]
+            found[at] = score(
+                np.where(ids >= 0, nodes.place[ids], -1), nodes.source[part], target, targets.start,
+                nodes.source_term[part], nodes.target_term, nodes.error, nodes.scorer, line,
+            )  # fmt: skip
 
-
-def score_blocks(nodes: NodeProjections) -> Iterator[RowBlock]:
-    """Every kNN entry i -> j with its p, to half precision, one block of rows at a time."""
-    for part in slices(nodes.graph.num_nodes, ROW_BLOCK):
-        rows, entries = _score(nodes, part, -math.inf)
-        yield RowBlock(rows, entries.counts, entries.cols, entries.scores)
+        threads.each(work, range(len(blocks)))
+        del target
+        for at, part in enumerate(blocks):
+            entries, found[at] = found[at], None
+            yield nodes.order[part], replace(entries, cols=nodes.order[entries.cols])
 
 
 def parse_graph(nodes: NodeProjections, tau1: float) -> EdgeList:
-    """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1, in kNN order within a row.
+    """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1.
 
     Which edges these are is decided in float32; the scores of those that half precision decided are within its error.
     """
-    parts = slices(nodes.graph.num_nodes, ROW_BLOCK)
-    found: list[tuple[NDArray[np.integer], Entries]] = [None] * len(parts)
     line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
-
-    def work(at: int) -> None:
-        found[at] = _score(nodes, parts[at], line)
-
-    threads.each(work, range(len(parts)))
-    doubtful = [
-        (rows[entries.local[entries.doubtful]], entries.cols[entries.doubtful]) for rows, entries in found
-    ]
+    found = list(score_entries(nodes, line))
+    doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
     exact = edge_probabilities(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)))
-    counts, at = np.empty(nodes.graph.num_nodes, np.int64), 0
+    counts, at = np.zeros(nodes.graph.num_nodes, np.int64), 0
     for block, (rows, entries) in enumerate(found):
-        entries.scores[entries.doubtful] = exact[at : at + entries.doubtful.sum()]
-        at += entries.doubtful.sum()
+        scored_again = np.flatnonzero(entries.doubtful)
+        entries.scores[scored_again] = exact[at : at + len(scored_again)]
+        at += len(scored_again)
         found[block] = rows, entries.select(~entries.doubtful | (entries.scores > np.float32(tau1)))
-        counts[rows] = found[block][1].counts
+        counts[rows] += found[block][1].counts
     indptr = row_pointers(counts)
     cols, scores = np.empty(indptr[-1], nodes.graph.ids.dtype), np.empty(indptr[-1], np.float32)
-    while found:  # each goes as its edges are placed
-        rows, entries = found.pop()
-        place_rows(indptr, rows, entries.cols, entries.scores, cols, scores)
+    free = indptr[:-1].copy()
+    for block in range(len(found)):
+        (rows, entries), found[block] = found[block], None
+        place_rows(free, rows, entries.counts, entries.cols, entries.scores, cols, scores)
     return EdgeList(indptr, cols, scores)
-
-
-def _score(nodes: NodeProjections, part: slice, line: float) -> tuple[NDArray[np.integer], Entries]:
-    rows = nodes.order[part]
-    score = score_rows if nodes.device.type == "cpu" else score_rows_torch
-    ids, source = nodes.graph.ids[rows], nodes.source[part]
-    return rows, score(ids, source, nodes.target, nodes.source_terms[rows], nodes.target_terms, nodes.scorer, line)
 
 
 @torch.inference_mode()

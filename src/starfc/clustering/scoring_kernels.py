@@ -5,9 +5,9 @@ belongs to the nodes and what is left per edge:
 
     z_ij = [Σ_h w_h a_h u_ih] + [Σ_h w_h a_h v_jh] + Σ_h w_h (1 - a_h) max(u_ih + v_jh, 0) + c
 
-The bracketed terms are made in float32, once per node; u and v of the last sum are half-precision. max(t, 0) moves by no
-more than t does, so this changes z_ij by at most e_i + e_j with e = Σ_h |w_h (1 - a_h)| |half(u_h) - u_h|, likewise for
-v: an edge whose logit is farther than that from the threshold is decided.
+The bracketed terms are made in float32, once per node; v of the last sum is half-precision. max(t, 0) moves by no more
+than t does, so this changes z_ij by at most e_j = Σ_h |w_h (1 - a_h)| |half(v_jh) - v_jh|: an edge whose logit is farther
+than that from the threshold is decided.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from torch import Tensor
 
 from starfc.models.gcn import EdgeHead
 from starfc.runtime.half import single
+from starfc.runtime.simd import prefetch_row
 
 SUMMATION = 1e-4  # of a logit: float32 sums of 512 terms in another order stay below it
+_AHEAD = 4  # rows of v asked for ahead of their use
 _EDGES = 1 << 14  # torch: 2^14 edges x 512 float32 = 32 MiB at a time
 
 
@@ -40,11 +42,6 @@ class Scorer:
         """The parameters of a head, on its device."""
         slope, weight, constant = (p.detach() for p in head.scorer())
         return cls(weight * slope, weight * (1 - slope), float(constant))
-
-    def terms(self, whole: Tensor, half: Tensor) -> NDArray[np.float32]:
-        """A projection and its halved copy (m, h) -> each node's own term of a logit, and its error: (m, 2)."""
-        error = (whole - half.float()).abs() @ self.bend.abs()
-        return torch.stack([whole @ self.linear, error], dim=1).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,12 @@ class Entries:
 
 def score_rows(
     ids: NDArray[np.integer],
-    source: NDArray[np.float16],
+    source: NDArray[np.float32],
     target: Tensor,
-    source_terms: NDArray[np.float32],
-    target_terms: NDArray[np.float32],
+    first: int,
+    source_term: NDArray[np.float32],
+    target_term: NDArray[np.float32],
+    error: NDArray[np.float32],
     scorer: Scorer,
     line: float,
 ) -> Entries:
@@ -84,19 +83,19 @@ def score_rows(
     Parameters
     ----------
     ids : (m, k) integers
-        Neighbours, -1 where missing.
-    source : (m, h)
+        Neighbours, -1 where missing; those below ``first`` or not below first + n are passed over.
+    source : (m, h) float32
         u of these rows.
-    target : (N, h) float16
-        v of every node.
-    source_terms (m, 2), target_terms (N, 2)
-        :meth:`Scorer.terms` of u and v.
+    target : (n, h) float16
+        v of the nodes from ``first`` on.
+    source_term (m,), target_term (N,), error (N,)
+        The bracketed terms, and e.
     """
     counts = np.zeros(len(ids), np.int64)
     cols, scores = np.empty(ids.shape, ids.dtype), np.empty(ids.shape, np.float32)
     doubtful = np.empty(ids.shape, np.bool_)
     _score_rows(
-        np.ascontiguousarray(ids), source.view(np.uint16), target.numpy().view(np.uint16), source_terms, target_terms,
+        np.ascontiguousarray(ids), source, target.numpy().view(np.uint16), first, source_term, target_term, error,
         scorer.bend.numpy(), np.float32(scorer.constant), np.float32(line), counts, cols, scores, doubtful,
     )  # fmt: skip
     kept = np.arange(ids.shape[1]) < counts[:, None]
@@ -105,27 +104,29 @@ def score_rows(
 
 def score_rows_torch(
     ids: NDArray[np.integer],
-    source: NDArray[np.float16],
+    source: NDArray[np.float32],
     target: Tensor,
-    source_terms: NDArray[np.float32],
-    target_terms: NDArray[np.float32],
+    first: int,
+    source_term: NDArray[np.float32],
+    target_term: NDArray[np.float32],
+    error: NDArray[np.float32],
     scorer: Scorer,
     line: float,
 ) -> Entries:
     """:func:`score_rows` on any device."""
-    local, column = np.nonzero(ids >= 0)
+    local, column = np.nonzero((ids >= first) & (ids < first + len(target)))
     cols, device = ids[local, column], target.device
     ours = torch.from_numpy(source).to(device)
     z = np.empty(len(cols), np.float32)
     for start in range(0, len(cols), _EDGES):
         part = slice(start, start + _EDGES)
-        i, j = (torch.from_numpy(x[part].astype(np.int64)).to(device) for x in (local, cols))
-        z[part] = ((ours[i].float() + target[j].float()).relu_() @ scorer.bend).cpu().numpy()
-    z += source_terms[local, 0] + target_terms[cols, 0] + np.float32(scorer.constant)
-    error = source_terms[local, 1] + target_terms[cols, 1] + np.float32(SUMMATION)
-    kept = z > np.float32(line) - error
+        i, j = (torch.from_numpy(x[part].astype(np.int64)).to(device) for x in (local, cols - first))
+        z[part] = ((ours[i] + target[j].float()).relu_() @ scorer.bend).cpu().numpy()
+    z += source_term[local] + target_term[cols] + np.float32(scorer.constant)
+    margin = error[cols] + np.float32(SUMMATION)
+    kept = z > np.float32(line) - margin
     counts = np.bincount(local[kept], minlength=len(ids)).astype(np.int64)
-    doubtful = z[kept] <= np.float32(line) + error[kept]
+    doubtful = z[kept] <= np.float32(line) + margin[kept]
     return Entries(counts, cols[kept], (1 / (1 + np.exp(-z[kept]))).astype(np.float32), doubtful)
 
 
@@ -139,32 +140,35 @@ def _bent(u, v, bend):
 
 
 @nb.njit(cache=True, nogil=True)
-def _score_rows(ids, source, target, source_terms, target_terms, bend, constant, line, counts, cols, scores, doubtful):
-    one, u = np.float32(1.0), np.empty(bend.size, np.float32)
+def _score_rows(
+    ids, source, target, first, source_term, target_term, error, bend, constant, line, counts, cols, scores, doubtful
+):
+    one = np.float32(1.0)
     for i in range(ids.shape[0]):
-        for h in range(u.size):
-            u[h] = single(source[i, h])
         kept = 0
         for c in range(ids.shape[1]):
-            j = ids[i, c]
-            if j < 0:
+            j, ahead = ids[i, c], ids[i, min(c + _AHEAD, ids.shape[1] - 1)]
+            if first <= ahead < first + target.shape[0]:
+                prefetch_row(target, ahead - first)
+            if not first <= j < first + target.shape[0]:
                 continue
-            z = _bent(u, target[j], bend) + (source_terms[i, 0] + target_terms[j, 0]) + constant
-            error = source_terms[i, 1] + target_terms[j, 1] + np.float32(SUMMATION)
-            if z > line - error:
+            z = _bent(source[i], target[j - first], bend) + (source_term[i] + target_term[j]) + constant
+            margin = error[j] + np.float32(SUMMATION)
+            if z > line - margin:
                 cols[i, kept] = j
                 scores[i, kept] = one / (one + np.exp(-z))
-                doubtful[i, kept] = z <= line + error
+                doubtful[i, kept] = z <= line + margin
                 kept += 1
         counts[i] = kept
 
 
 @nb.njit(cache=True, nogil=True)
-def place_rows(indptr, rows, cols, scores, all_cols, all_scores):
-    """Copy the entries of some rows, row by row, to where ``indptr`` says."""
+def place_rows(free, rows, counts, cols, scores, all_cols, all_scores):
+    """Copy the entries of some rows, ``counts`` of them each, to where a row's next ones belong, and move that on."""
     at = 0
-    for i in rows:
-        for e in range(indptr[i], indptr[i + 1]):
+    for r in range(rows.size):
+        for e in range(free[rows[r]], free[rows[r]] + counts[r]):
             all_cols[e] = cols[at]
             all_scores[e] = scores[at]
             at += 1
+        free[rows[r]] += counts[r]

@@ -23,6 +23,13 @@ def locality_order(graph: KnnGraph) -> NDArray[np.integer]:
     return _walk(graph.ids, np.empty(graph.num_nodes, id_dtype(graph.num_nodes)))
 
 
+def inverse(order: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Where each node stands in ``order``: (N,)."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order), dtype=order.dtype)
+    return place
+
+
 @nb.njit(cache=True)
 def _walk(ids, order):
     n, k = ids.shape

@@ -40,6 +40,8 @@ def find_graph(path: Path) -> Path | None:
 def read_graph(path: Path, features: Features, k: int) -> KnnGraph:
     """Read a stored kNN graph and make sure that it is this one's: N, k and features must agree.
 
+    The arrays of a graph folder are memory-mapped.
+
     Raises
     ------
     MissingFileError, InputError
@@ -115,8 +117,8 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
         raise MissingFileError(f"{path}: no kNN graph there (no manifest.json)")
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        ids = np.load(path / "ids.npy", mmap_mode="r", allow_pickle=False)
-        sims = np.load(path / "sims.npy", mmap_mode="r", allow_pickle=False)
+        ids = np.load(path / "ids.npy", mmap_mode="c", allow_pickle=False)
+        sims = np.load(path / "sims.npy", mmap_mode="c", allow_pickle=False)
         found = (manifest["num_nodes"], manifest["k"], manifest["fingerprint"], manifest["format"])
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise InputError(f"{path}: unreadable kNN graph ({error}); delete the folder and it is built anew") from None
@@ -135,7 +137,7 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
             "knn_graph_path elsewhere"
         )
     info = {key: manifest[key] for key in ("backend", "params", "recall", "recall_rows") if key in manifest}
-    return KnnGraph(np.array(ids), np.array(sims), info)
+    return KnnGraph(ids, sims, info)
 
 
 def _require_shape(path: Path, num_nodes: int, k: int, features: Features, wanted_k: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba as nb
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -58,3 +59,27 @@ def lowest_bit(typing_context, mask):
         return builder.cttz(arguments[0], ir.IntType(1)(1))
 
     return types.int64(types.uint64), generate
+
+
+@intrinsic
+def _prefetch(typing_context, array, row, byte):
+    """Ask for the cache line that holds a byte of a row of a contiguous two-dimensional array."""
+
+    def generate(context, builder, signature, arguments):
+        held = context.make_array(array)(context, builder, arguments[0])
+        stride = builder.extract_value(held.strides, 0)
+        offset = builder.add(builder.mul(arguments[1], stride), arguments[2])
+        base = builder.bitcast(held.data, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [base.type, *[ir.IntType(32)] * 3])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [base.type], kind)
+        builder.call(function, [builder.gep(base, [offset]), *map(ir.IntType(32), (0, 3, 1))])  # read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), generate
+
+
+@nb.njit(cache=True)
+def prefetch_row(array, row):
+    """Ask for a row of a contiguous two-dimensional array, ahead of its use."""
+    for byte in range(0, array.shape[1] * array.itemsize, 64):
+        _prefetch(array, row, byte)

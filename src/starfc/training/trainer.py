@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
-from starfc.clustering.scoring import project_nodes, score_blocks
+from starfc.clustering.scoring import project_nodes, score_entries
 from starfc.config import Config
 from starfc.errors import InputError
 from starfc.evaluation.thresholds import choose_thresholds, write_surface
@@ -220,9 +220,10 @@ def edge_accuracy(model: StarFCModel, data: LabelledGraph, th_sim: float, device
     """Share of kNN pairs on which p > 0.5 agrees with same identity."""
     nodes = project_nodes(model, data.features, data.graph, th_sim, device)
     right = total = 0
-    for block in score_blocks(nodes):
-        right += int(((block.scores > 0.5) == (data.labels[block.sources] == data.labels[block.cols])).sum())
-        total += len(block.cols)
+    for rows, entries in score_entries(nodes):
+        same = data.labels[rows[entries.local]] == data.labels[entries.cols]
+        right += int(((entries.scores > 0.5) == same).sum())
+        total += len(same)
     return right / total
 
 

@@ -7,6 +7,16 @@ With W1 = [W1a | W1b], w = W2[1] - W2[0] and c = b2[1] - b2[0], the head of spec
 
 because the softmax of two classes is the sigmoid of their difference. :func:`edge_logits` is that per-edge part as a
 differentiable operator; nothing of size edges x h is stored, forward or backward.
+
+Backward, with t_eh = u_ih + v_jh, a_h the slope and g_e the gradient of z_e, needs two masked sums a node, one over the
+edges that leave it and one over those that arrive:
+
+    A_ih = Σ_{e: i -> ·} g_e [t_eh > 0],   G_i = Σ_{e: i -> ·} g_e;   A'_jh, G'_j likewise over e: · -> j
+
+    du_ih = w_h (A_ih + a_h (G_i - A_ih)),   dv_jh = w_h (A'_jh + a_h (G'_j - A'_jh))
+    Σ_e g_e max(t_eh, 0) = Σ_i u_ih A_ih + Σ_j v_jh A'_jh,   Σ_e g_e min(t_eh, 0) = the same with G - A for A
+
+The last two give dw_h = Σ_e g_e PReLU(t_eh) and da_h = w_h Σ_e g_e min(t_eh, 0) without another look at the edges.
 """
 
 from __future__ import annotations

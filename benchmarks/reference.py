@@ -1,4 +1,4 @@
-"""The yardstick: what the published implementation computes after kNN, and how it computes it.
+"""The yardstick: what the published implementation computes after kNN and in training, and how it computes it.
 
 A plain transcription of spec sections 2 to 6, slow and obvious, with equal results (tests/test_reference.py holds it
 against the golden files):
@@ -8,14 +8,19 @@ against the golden files):
 * the head's full 2h x h product for every edge, in 65 patches;
 * kept edges as Python lists;
 * common neighbours by the sparse product B·B, read edge by edge;
-* a union-find in Python.
+* a union-find in Python;
+* in training, neighbours through files, and for every patch the whole backbone and the head as in inference.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import faiss
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch.nn import functional
 
 PATCHES = 65
 
@@ -31,30 +36,42 @@ def propagation_matrix(ids: np.ndarray, sims: np.ndarray, th_sim: float = 0.0) -
     return sp.diags(1 / np.asarray(matrix.sum(axis=1)).ravel()) @ matrix
 
 
-@torch.no_grad()
-def node_embeddings(state: dict[str, torch.Tensor], features: np.ndarray, matrix: sp.csr_matrix) -> torch.Tensor:
-    """X = ReLU([F ‖ ÂF] W + b)."""
+def sparse_tensor(matrix: sp.csr_matrix) -> torch.Tensor:
+    """Â as an uncoalesced torch tensor."""
     coo = matrix.tocoo()
     indices = torch.from_numpy(np.vstack([coo.row, coo.col]).astype(np.int64))
-    adjacency = torch.sparse_coo_tensor(
-        indices, torch.from_numpy(coo.data.astype(np.float32)), coo.shape, check_invariants=False
-    )
-    f = torch.from_numpy(features)
-    both = torch.cat([f, torch.sparse.mm(adjacency, f)], dim=1)
+    values = torch.from_numpy(coo.data.astype(np.float32))
+    return torch.sparse_coo_tensor(indices, values, coo.shape, check_invariants=False)
+
+
+def backbone(state: dict[str, torch.Tensor], features: torch.Tensor, adjacency: torch.Tensor) -> torch.Tensor:
+    """X = ReLU([F ‖ ÂF] W + b)."""
+    both = torch.cat([features, torch.sparse.mm(adjacency, features)], dim=1)
     return torch.relu(both @ state["conv1.weight"] + state["conv1.bias"])
+
+
+def head(state: dict[str, torch.Tensor], nodes: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+    """z (E, 2) as written: concatenate, 2h x h, PReLU, h x 2."""
+    pairs = torch.cat([nodes[rows], nodes[cols]], dim=1)
+    hidden = functional.linear(pairs, state["classifier.0.weight"], state["classifier.0.bias"])
+    hidden = functional.prelu(hidden, state["classifier.1.weight"])
+    return functional.linear(hidden, state["classifier.2.weight"], state["classifier.2.bias"])
+
+
+@torch.no_grad()
+def node_embeddings(state: dict[str, torch.Tensor], features: np.ndarray, matrix: sp.csr_matrix) -> torch.Tensor:
+    """X of every node, in one forward."""
+    return backbone(state, torch.from_numpy(features), sparse_tensor(matrix))
 
 
 @torch.no_grad()
 def edge_probabilities(
     state: dict[str, torch.Tensor], nodes: torch.Tensor, rows: np.ndarray, cols: np.ndarray
 ) -> np.ndarray:
-    """p of every edge by the head as written: concatenate, 2h x h, PReLU, h x 2, softmax."""
+    """p = softmax(z)[1] of every edge."""
     scores = []
     for part in np.array_split(np.arange(len(rows)), PATCHES):
-        pairs = torch.cat([nodes[rows[part]], nodes[cols[part]]], dim=1)
-        hidden = pairs @ state["classifier.0.weight"].T + state["classifier.0.bias"]
-        hidden = torch.where(hidden > 0, hidden, hidden * state["classifier.1.weight"])
-        z = hidden @ state["classifier.2.weight"].T + state["classifier.2.bias"]
+        z = head(state, nodes, torch.from_numpy(rows[part]).long(), torch.from_numpy(cols[part]).long())
         scores.append(torch.softmax(z, dim=1)[:, 1].numpy())
     return np.concatenate(scores)
 
@@ -115,3 +132,51 @@ def cluster(
     rows, cols = rows[real], cols[real]
     edges = parse(rows, cols, edge_probabilities(state, nodes, rows, cols), tau1)
     return union_find(refine(edges, n, tau2), n)
+
+
+def knn_through_files(features: np.ndarray, k: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """ids and sims (N, k), the node itself among them, by way of features.bin and faiss_k_{k}.npz as published."""
+    features.tofile(folder / "features.bin")
+    stored = np.fromfile(folder / "features.bin", np.float32).reshape(-1, features.shape[1])
+    index = faiss.IndexFlatIP(stored.shape[1])
+    index.add(stored)
+    sims, ids = index.search(stored, k)
+    knns = [(row_ids, 1 - row_sims) for row_ids, row_sims in zip(ids, np.clip(sims, 0, 1), strict=True)]
+    np.savez_compressed(folder / f"faiss_k_{k}.npz", data=np.array(knns))
+    with np.load(folder / f"faiss_k_{k}.npz") as file:
+        data = file["data"]
+    return data[:, 0].astype(np.int64), 1 - data[:, 1].astype(np.float32)
+
+
+def training_edges(matrix: sp.csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every stored entry of Â, by row, then by column, with its class: 1 for the same identity."""
+    matrix.sort_indices()
+    coo = matrix.tocoo()
+    return coo.row, coo.col, (labels[coo.row] == labels[coo.col]).astype(np.int64)
+
+
+def train(
+    state: dict[str, torch.Tensor],
+    features: np.ndarray,
+    matrix: sp.csr_matrix,
+    labels: np.ndarray,
+    patches: list[np.ndarray],
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-5,
+) -> list[float]:
+    """One SGD step a patch of edge numbers; ``state`` is changed in place -> the loss of every step."""
+    f, adjacency = torch.from_numpy(features), sparse_tensor(matrix)
+    rows, cols, classes = (torch.from_numpy(x).long() for x in training_edges(matrix, labels))
+    parameters = [p.requires_grad_() for p in state.values()]
+    optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    losses = []
+    for patch in map(torch.from_numpy, patches):
+        z = head(state, backbone(state, f, adjacency), rows[patch], cols[patch])
+        loss = functional.cross_entropy(z, classes[patch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -167,9 +167,7 @@ def test_duplicates_may_push_a_row_out_of_its_own_list():
     np.testing.assert_allclose(propagation_matrix(graph).sum(axis=1), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("method", "params"), [("ivf", {"nlist": 8, "nprobe": 4}), ("ivf", {})]
-)
+@pytest.mark.parametrize(("method", "params"), [("ivf", {"nlist": 8, "nprobe": 4}), ("ivf", {})])
 def test_approximate_graphs_report_their_recall(method, params):
     features = unit(blobs(identities=40, size=50, noise=0.5)[0])
     graph = build_knn(features, 20, method, params)

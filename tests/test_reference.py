@@ -1,4 +1,4 @@
-"""The benchmarks' slow twin: equal to the golden files, and to the pipeline on random data."""
+"""The benchmarks' slow twin: equal to the golden files, and to the pipeline and the training on random data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph
 from starfc.models.checkpoint import load_model
 from starfc.models.gcn import StarFCModel
+from starfc.training.sampling import build_subgraph, patches
+from starfc.training.trainer import train_step
 
 
 @pytest.fixture
@@ -46,3 +48,29 @@ def test_the_pipeline_equals_the_twin(reference, seed, tau1, tau2):
     state = {k: v.detach() for k, v in (model.backbone.state_dict() | model.head.state_dict()).items()}
     ours = cluster(features, graph, model, tau1=tau1, tau2=tau2)
     assert same_partition(ours.labels, reference.cluster(features, graph.ids, graph.sims, state, tau1, tau2))
+
+
+@pytest.mark.parametrize(("init", "lr"), [("xavier", 0.1), ("metric", 0.002)])
+def test_training_equals_the_twin(reference, tmp_path, init, lr):
+    """Neighbours, Â, edges, and the losses of 20 steps from the same weights."""
+    features, labels = blobs(identities=15, size=20, noise=0.6, seed=3)
+    features = unit(features + 1)  # no similarity of 0, which scipy drops
+    subgraph = build_subgraph(features, labels, 15, 0.0)
+    matrix = reference.propagation_matrix(*reference.knn_through_files(features, 15, tmp_path))
+    rows, cols, classes = reference.training_edges(matrix, labels)
+    for ours, twin in ((subgraph.rows, rows), (subgraph.cols, cols), (subgraph.targets, classes)):
+        np.testing.assert_array_equal(ours, twin)
+    np.testing.assert_allclose(subgraph.aggregated, matrix @ features, rtol=1e-5, atol=1e-6)
+
+    rng = np.random.default_rng(0)
+    steps = [patch for _ in range(4) for patch in patches(subgraph.num_edges, 5, rng)]
+    models = [StarFCModel(16, 24, init=init, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    optimizer = torch.optim.SGD(models[0].parameters(), lr, momentum=0.9, weight_decay=1e-5)
+    ours = [train_step(models[0], optimizer, subgraph, torch.from_numpy(patch)).item() for patch in steps]
+    state = models[1].backbone.state_dict() | models[1].head.state_dict()
+    twin = reference.train(state, features, matrix, labels, steps, lr=lr)
+    np.testing.assert_allclose(ours, twin, rtol=1e-5)
+    assert twin[-1] < twin[0]
+    trained = models[0].backbone.state_dict() | models[0].head.state_dict()
+    for name, weights in state.items():
+        torch.testing.assert_close(trained[name], weights.detach(), rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
 from starfc.models.checkpoint import load_model, load_thresholds
 from starfc.models.gcn import StarFCModel
+from starfc.training import prefetch
 from starfc.training.holdout import hold_back
 from starfc.training.sampling import SubgraphSampler, build_subgraph, identity_centres, patches, random_rotation
-from starfc.training.trainer import run_training, train_on_subgraph
+from starfc.training.trainer import run_training, train_on_subgraph, train_step
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,9 @@ def test_a_subgraph_is_the_seeds_neighbourhood(data):
         assert len(identities) == 5
         assert (counts == 7).all()  # floor(0.75 * 10)
         assert set(identities) <= set(near)
-        assert (np.diff(instances) > 0).all()
+        blocks = labels[instances].reshape(5, 7)  # an identity's instances stand together, ascending
+        assert (blocks == blocks[:, :1]).all()
+        assert (np.diff(instances.reshape(5, 7)) > 0).all()
         drawn |= set(identities)
     assert drawn == set(near)
 
@@ -114,6 +118,20 @@ def test_a_rotation_keeps_similarities(data, strength):
     assert torch.equal(turn, torch.eye(16)) == (strength == 0)
 
 
+def test_a_rotated_step_is_a_step_on_rotated_features(data):
+    """The rotation is applied to the weights; the twin turns the features."""
+    subgraph = build_subgraph(*data, 8, 0.0)
+    turn = random_rotation(16, 0.5, torch.Generator().manual_seed(0))
+    turned = replace(subgraph, features=subgraph.features @ turn, aggregated=subgraph.aggregated @ turn)
+    edges, results = torch.arange(0, subgraph.num_edges, 2), []
+    for graph, rotation in ((subgraph, turn), (turned, None)):
+        model = StarFCModel(16, 24, generator=torch.Generator().manual_seed(0))
+        loss = train_step(model, torch.optim.SGD(model.parameters(), 0.5), graph, edges, rotation)
+        results.append([loss, *(p.detach() for p in model.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_holdout_takes_look_alikes_together():
     rng = np.random.default_rng(0)
     families = np.repeat(np.eye(10), 10, axis=0) + 0.01 * rng.normal(size=(100, 10))
@@ -147,6 +165,23 @@ def test_a_run_leaves_its_record_and_repeats(workspace):
     assert not torch.equal(
         load_model(workspace / "c").state_dict()["backbone.conv1.weight"], weights[0]["backbone.conv1.weight"]
     )
+
+
+def test_prefetching_changes_nothing(workspace, monkeypatch):
+    config, losses, weights = load_config(workspace / "config.py", {"total_epochs": 2}), [], []
+    for name in ("in line", "worker"):
+        with monkeypatch.context() as patch:
+            if name == "in line":
+                patch.setattr(prefetch, "concurrent_kernels", lambda: False)
+            elif not prefetch.concurrent_kernels():
+                pytest.skip("numba's threading layer runs one parallel kernel at a time")
+            run_training(config, workspace / name)
+        lines = (workspace / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([e["loss"] for e in map(json.loads, lines) if e["kind"] == "train"])
+        weights.append(load_model(workspace / name).state_dict())
+    assert len(losses[0]) == 8
+    assert losses[0] == losses[1]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_training_lowers_the_loss_of_both_recipes(workspace):

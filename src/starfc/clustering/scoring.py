@@ -1,13 +1,13 @@
 """Edge scores: the probability that the two ends of a kNN edge are the same identity.
 
 The network runs once per node, over row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. Per edge remain an
-addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.clustering.scoring_kernels`). v, which is gathered from, is kept in half
-precision, with a bound on what that changes of an edge's logit; an edge whose p could fall on either side of τ1 is scored
-again in float32, so half precision decides nothing.
+addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.clustering.scoring_kernels`). v, which is gathered from, is
+kept in half precision, with a bound on what that changes of an edge's logit; an edge whose p could fall on either side
+of τ1 is scored again in float32, so half precision decides nothing.
 
-u (float32) and v lie in scratch files, in the order in which they were made. u is read block by block; v is gathered from, and a
-slice of it at a time is held in memory: all of it where that is not above :data:`TARGET_BYTES`. Memory beyond the graph
-is that slice, one block of rows a thread, and the edges that are kept.
+u (float32) and v lie in scratch files, in the order in which they were made. u is read block by block; v is gathered
+from, and a slice of it at a time is held in memory: all of it where that is not above :data:`TARGET_BYTES`. Memory
+beyond the graph is that slice, one block of rows a thread, and the edges that are kept.
 """
 
 from __future__ import annotations
@@ -194,9 +194,7 @@ def parse_graph(nodes: NodeProjections, tau1: float) -> EdgeList:
 
 
 @torch.inference_mode()
-def _probabilities(
-    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
-) -> NDArray[np.float32]:
+def _probabilities(nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.float32]:
     """p of some edges in float32, from projections of their ends made for them."""
     ends = []
     for of_x, side in ((nodes.model.head.project_source, rows), (nodes.model.head.project_target, cols)):

@@ -1,4 +1,4 @@
-"""Per-edge scores from half-precision node projections, threshold included, on the CPU (compiled) and elsewhere (torch).
+"""Per-edge scores from node projections, threshold included: compiled for the CPU, and in torch for other devices.
 
 With slopes a, w = W2[1] - W2[0] and c = b2[1] - b2[0], PReLU(t) = a t + (1 - a) max(t, 0) splits a logit into what
 belongs to the nodes and what is left per edge:
@@ -6,8 +6,8 @@ belongs to the nodes and what is left per edge:
     z_ij = [Σ_h w_h a_h u_ih] + [Σ_h w_h a_h v_jh] + Σ_h w_h (1 - a_h) max(u_ih + v_jh, 0) + c
 
 The bracketed terms are made in float32, once per node; v of the last sum is half-precision. max(t, 0) moves by no more
-than t does, so this changes z_ij by at most e_j = Σ_h |w_h (1 - a_h)| |half(v_jh) - v_jh|: an edge whose logit is farther
-than that from the threshold is decided.
+than t does, so this changes z_ij by at most e_j = Σ_h |w_h (1 - a_h)| |half(v_jh) - v_jh|: an edge whose logit is
+farther than that from the threshold is decided.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _score_rows(
 
 
 @nb.njit(cache=True, nogil=True)
-def place_rows(free, rows, counts, cols, scores, all_cols, all_scores):
+def place_rows(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
     """Copy the entries of some rows, ``counts`` of them each, to where a row's next ones belong, and move that on."""
     at = 0
     for r in range(rows.size):

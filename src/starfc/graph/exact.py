@@ -64,9 +64,7 @@ def exact_search(
     return sorted_pools(pools, k)
 
 
-def rounded_search(
-    features: Features, k: int, block: int = BLOCK
-) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """:func:`exact_search` by products of features rounded to bfloat16.
 
     Rows are taken cell by cell (:mod:`starfc.graph.cells`): the first products of a row, with its like, already hold

@@ -141,9 +141,7 @@ def measure_recall(graph: KnnGraph, features: Features | NDArray[np.float32], se
     return draw_sample(as_features(features), graph.k, np.random.default_rng(seed)).recall(graph)
 
 
-def _ivf(
-    features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path
-) -> KnnGraph:
+def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path) -> KnnGraph:
     n, rng = len(features), np.random.default_rng(seed)
     count = params.get("nlist", max(1, min(round(3 * math.sqrt(n)), n // 39)))
     partial = PartialGraph(

@@ -47,9 +47,7 @@ def id_dtype(num_nodes: int) -> type[np.signedinteger]:
     return np.int32 if num_nodes < 2**31 else np.int64
 
 
-def tidy(
-    ids: NDArray[np.integer], sims: NDArray[np.floating], rows: NDArray[np.integer], num_nodes: int
-) -> KnnGraph:
+def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], rows: NDArray[np.integer], num_nodes: int) -> KnnGraph:
     """Bring raw search results under the contract.
 
     Parameters

@@ -51,12 +51,25 @@ class Pools:
     def offer_rows(self, products: Tensor, first: int, rows: NDArray[np.int64], width: int | None = None) -> None:
         """Entry (r, c) of contiguous products, c < ``width``, is a candidate ``first + c`` of pool row ``rows[r]``."""
         width = products.shape[1] if width is None else width
-        _offer_rows(numeric(products).ravel(), products.shape[1], first, rows, width, self.values, self.ids, self.fill, self.floor, self.keep)
+        _offer_rows(
+            numeric(products).ravel(),
+            products.shape[1],
+            first,
+            rows,
+            width,
+            self.values,
+            self.ids,
+            self.fill,
+            self.floor,
+            self.keep,
+        )
 
     def offer_columns(self, products: Tensor, first: int) -> None:
         """Entry (r, c) of contiguous products is a candidate ``first + r`` of pool row c."""
         height, width = products.shape
-        _offer_columns(numeric(products).ravel(), height, width, first, self.values, self.ids, self.fill, self.floor, self.keep)
+        _offer_columns(
+            numeric(products).ravel(), height, width, first, self.values, self.ids, self.fill, self.floor, self.keep
+        )
 
     def cut(self) -> None:
         """Cut every pool to its best ``keep`` entries: where there were more, the floor is the last value kept."""

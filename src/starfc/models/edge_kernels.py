@@ -7,6 +7,16 @@ With W1 = [W1a | W1b], w = W2[1] - W2[0] and c = b2[1] - b2[0], the head of spec
 
 because the softmax of two classes is the sigmoid of their difference. :func:`edge_logits` is that per-edge part as a
 differentiable operator; nothing of size edges x h is stored, forward or backward.
+
+Backward, with t_eh = u_ih + v_jh, a_h the slope and g_e the gradient of z_e, needs two masked sums a node, one over the
+edges that leave it and one over those that arrive:
+
+    A_ih = Σ_{e: i -> ·} g_e [t_eh > 0],   G_i = Σ_{e: i -> ·} g_e;   A'_jh, G'_j likewise over e: · -> j
+
+    du_ih = w_h (A_ih + a_h (G_i - A_ih)),   dv_jh = w_h (A'_jh + a_h (G'_j - A'_jh))
+    Σ_e g_e max(t_eh, 0) = Σ_i u_ih A_ih + Σ_j v_jh A'_jh,   Σ_e g_e min(t_eh, 0) = the same with G - A for A
+
+The last two give dw_h = Σ_e g_e PReLU(t_eh) and da_h = w_h Σ_e g_e min(t_eh, 0) without another look at the edges.
 """
 
 from __future__ import annotations
@@ -14,13 +24,13 @@ from __future__ import annotations
 from typing import Any
 
 import numba as nb
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 _EDGE_BLOCK = 1 << 14  # torch path: 2^14 edges x 512 float32 = 32 MiB at a time
-_HIDDEN_SLICE = 64  # backward: 64 float32 = 4 cache lines per thread and row
+_CHUNKS = 64  # backward: chunks of nodes, each with its partial sums
 
 
 def edge_logits(source: Tensor, target: Tensor, slope: Tensor, weight: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
@@ -63,18 +73,21 @@ def _forward_cpu(source, target, slope, weight, rows, cols):
 
 
 def _backward_cpu(grad, source, target, slope, weight, rows, cols):
-    inputs = [_sliced(t) for t in (source, target, slope, weight)]
-    grads = [torch.zeros_like(t) for t in inputs]
-    _backward_kernel(*_arrays(grad, *inputs, rows, cols), *(g.numpy() for g in grads))
-    width = weight.numel()
-    wide = [g.movedim(0, -2).flatten(-2)[..., :width] for g in grads]
-    return tuple(wide)
+    grad, source, target, slope, weight, rows, cols = _arrays(grad, source, target, slope, weight, rows, cols)
+    order, starts = _group_by_end(rows, cols, len(source))
+    grad_source, above_u, below_u = _node_gradient(source, target, slope, weight, grad, cols, order[0], starts[0])
+    grad_target, above_v, below_v = _node_gradient(target, source, slope, weight, grad, rows, order[1], starts[1])
+    above, below = above_u + above_v, below_u + below_v
+    grads = grad_source, grad_target, weight * below, above + slope * below
+    return tuple(torch.from_numpy(g) for g in grads)
 
 
-def _sliced(x: Tensor) -> Tensor:
-    """(..., h) -> (slices, ..., _HIDDEN_SLICE), contiguous; the last slice is filled up with zeros."""
-    padded = functional.pad(x.detach(), (0, -x.shape[-1] % _HIDDEN_SLICE))
-    return padded.unflatten(-1, (-1, _HIDDEN_SLICE)).movedim(-2, 0).contiguous()
+def _node_gradient(own, other, slope, weight, grad, ends, order, starts):
+    """Gradient of one projection, and its share of Σ_e g_e max(t_e, 0) and Σ_e g_e min(t_e, 0), both (h,)."""
+    out = np.empty_like(own)
+    above, below = np.zeros((2, _CHUNKS, weight.size), own.dtype)
+    _gather_kernel(own, other, slope, weight, grad, ends, order, starts, out, above, below)
+    return out, above.sum(axis=0), below.sum(axis=0)
 
 
 def _arrays(*tensors):
@@ -122,35 +135,42 @@ def _forward_kernel(source, target, slope, weight, rows, cols, out):
         out[e] = _logit(source[rows[e]], target[cols[e]], slope, weight)
 
 
+@nb.njit(parallel=True, cache=True)
+def _group_by_end(rows, cols, num_nodes):
+    """The edges grouped by row and by column: (2, E) edge numbers, rising within a group, and (2, N + 1) starts."""
+    order = np.empty((2, rows.size), np.int32)
+    starts = np.zeros((2, num_nodes + 1), np.int64)
+    for side in nb.prange(2):
+        keys = rows if side == 0 else cols
+        for e in range(keys.size):
+            starts[side, keys[e] + 1] += 1
+        for i in range(num_nodes):
+            starts[side, i + 1] += starts[side, i]
+        cursor = starts[side, :-1].copy()
+        for e in range(keys.size):
+            order[side, cursor[keys[e]]] = e
+            cursor[keys[e]] += 1
+    return order, starts
+
+
 @nb.njit(parallel=True, cache=True, fastmath=_FASTMATH)
-def _backward_kernel(grad, source, target, slope, weight, rows, cols, g_source, g_target, g_slope, g_weight):
-    # Threads share the hidden units, not the edges: every accumulator has one writer and a fixed order of summation.
-    # Arrays come cut into slices of the hidden units, (slices, N, 64): rows of a length known when compiling, one
-    # store per inner loop (or the compiler gives up proving the arrays distinct) and no branch: that makes it SIMD.
-    zero = source.dtype.type(0.0)
-    for s in nb.prange(source.shape[0]):
-        w = weight[s]
-        below_w = np.empty(_HIDDEN_SLICE, source.dtype)
-        rise = np.empty(_HIDDEN_SLICE, source.dtype)
-        through = np.empty(_HIDDEN_SLICE, source.dtype)
-        above = np.zeros(_HIDDEN_SLICE, source.dtype)  # Σ_e g_e max(t, 0)
-        below = np.zeros(_HIDDEN_SLICE, source.dtype)  # Σ_e g_e min(t, 0)
-        for h in range(_HIDDEN_SLICE):
-            below_w[h] = w[h] * slope[s, h]
-            rise[h] = w[h] - below_w[h]
-        for e in range(grad.size):
-            u, v, g = source[s, rows[e]], target[s, cols[e]], grad[e]
-            for h in range(_HIDDEN_SLICE):
-                above[h] += g * max(u[h] + v[h], zero)
-            for h in range(_HIDDEN_SLICE):
-                below[h] += g * min(u[h] + v[h], zero)
-            for h in range(_HIDDEN_SLICE):
-                through[h] = g * (below_w[h] + rise[h] * source.dtype.type(u[h] + v[h] > zero))
-            g_u, g_v = g_source[s, rows[e]], g_target[s, cols[e]]
-            for h in range(_HIDDEN_SLICE):
-                g_u[h] += through[h]
-            for h in range(_HIDDEN_SLICE):
-                g_v[h] += through[h]
-        for h in range(_HIDDEN_SLICE):
-            g_weight[s, h] = above[h] + slope[s, h] * below[h]
-            g_slope[s, h] = w[h] * below[h]
+def _gather_kernel(own, other, slope, weight, grad, ends, order, starts, out, above, below):
+    # Every node collects from its own edges, so each sum has one writer and a fixed order, whatever the threads.
+    zero = own.dtype.type(0.0)
+    size = (own.shape[0] + _CHUNKS - 1) // _CHUNKS
+    for chunk in nb.prange(_CHUNKS):
+        for i in range(chunk * size, min((chunk + 1) * size, own.shape[0])):
+            mine, active = own[i], out[i]
+            active[:] = zero  # Σ_e g_e [t_e > 0]
+            total = zero
+            for at in range(starts[i], starts[i + 1]):
+                g, theirs = grad[order[at]], other[ends[order[at]]]
+                total += g
+                for h in range(mine.size):
+                    active[h] += g if mine[h] + theirs[h] > zero else zero
+            for h in range(mine.size):
+                above[chunk, h] += mine[h] * active[h]
+            for h in range(mine.size):
+                below[chunk, h] += mine[h] * (total - active[h])
+            for h in range(mine.size):
+                active[h] = weight[h] * (active[h] + slope[h] * (total - active[h]))

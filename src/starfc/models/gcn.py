@@ -20,29 +20,38 @@ INITIALISATIONS = ("xavier", "metric")
 
 
 class GraphConv(nn.Module):
-    """Mean-aggregator graph convolution: [F ‖ ÂF] W + b, with W of shape (2d, h) as published."""
+    """Mean-aggregator graph convolution: [F ‖ ÂF] W + b, with W of shape (2d, h) as published.
+
+    A rotation R (d, d) of the features is applied to the weights, [F R ‖ ÂF R] W = [F ‖ ÂF] [R W_1; R W_2]: two
+    products of d rows instead of two of N.
+    """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(2 * in_dim, out_dim))
         self.bias = nn.Parameter(torch.zeros(out_dim))
 
-    def forward(self, features: Tensor, aggregated: Tensor) -> Tensor:
-        d = features.shape[1]
+    def forward(self, features: Tensor, aggregated: Tensor, rotation: Tensor | None = None) -> Tensor:
+        own, mean = self.weight.view(2, features.shape[1], -1)  # (d, h) each
+        if rotation is not None:
+            own, mean = rotation @ own, rotation @ mean
         # two half-width products: the (N, 2d) concatenation is never formed
-        return torch.addmm(self.bias, features, self.weight[:d]).addmm(aggregated, self.weight[d:])
+        return torch.addmm(self.bias, features, own).addmm(aggregated, mean)
 
 
 class Backbone(nn.Module):
-    """X = Dropout(ReLU([F ‖ ÂF] W + b)): (N, d) features and (N, d) aggregated features -> (N, h)."""
+    """X = Dropout(ReLU([F ‖ ÂF] W + b)): (N, d) features and (N, d) aggregated features -> (N, h).
+
+    With a rotation (d, d), of both turned by it.
+    """
 
     def __init__(self, feature_dim: int, nhid: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.conv1 = GraphConv(feature_dim, nhid)
         self.dropout = dropout
 
-    def forward(self, features: Tensor, aggregated: Tensor) -> Tensor:
-        nodes = functional.relu(self.conv1(features, aggregated))
+    def forward(self, features: Tensor, aggregated: Tensor, rotation: Tensor | None = None) -> Tensor:
+        nodes = functional.relu(self.conv1(features, aggregated, rotation))
         return functional.dropout(nodes, self.dropout, self.training)
 
 
@@ -79,7 +88,6 @@ class EdgeHead(nn.Module):
         """z[1] - z[0] of the edges (rows_e, cols_e), shape (E,): p = sigmoid of it."""
         slope, weight, constant = self.scorer()
         return edge_logits(source, target, slope, weight, rows, cols) + constant
-
 
     def pair_logits(self, source: Tensor, target: Tensor) -> Tensor:
         """z[1] - z[0] of pairs given by their projections u, v, (E, h) each -> (E,)."""
@@ -121,9 +129,14 @@ class StarFCModel(nn.Module):
         elif init != "xavier":
             raise ValueError(f"init: one of {INITIALISATIONS}; found {init!r}")
 
-    def forward(self, features: Tensor, aggregated: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-        """Logits z[1] - z[0], shape (E,), of edges on a graph with features F and aggregated features ÂF."""
-        return self.head.logits(*self.head.project(self.backbone(features, aggregated)), rows, cols)
+    def forward(
+        self, features: Tensor, aggregated: Tensor, rows: Tensor, cols: Tensor, rotation: Tensor | None = None
+    ) -> Tensor:
+        """Logits z[1] - z[0], shape (E,), of edges on a graph with features F and aggregated features ÂF.
+
+        With a rotation (d, d), of F and ÂF turned by it.
+        """
+        return self.head.logits(*self.head.project(self.backbone(features, aggregated, rotation)), rows, cols)
 
 
 @torch.no_grad()

@@ -65,15 +65,20 @@ class SubgraphSampler:
         return len(self.centres)
 
     def sample(self, seed_identity: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Instances of one subgraph, ascending."""
+        """Instances of one subgraph, those of an identity together and ascending.
+
+        Neighbours mostly share an identity: standing together they are in the cache for the kernels that go from
+        neighbour to neighbour.
+        """
         similarity = self.centres @ self.centres[seed_identity]
         near = np.argsort(-similarity, kind="stable")[: self.nearest]
         chosen = rng.choice(near, self.identities, replace=False)
         kept = []
         for identity in chosen:
             members = self._members[self._starts[identity] : self._starts[identity + 1]]
-            kept.append(rng.choice(members, max(1, int(self.instance_share * len(members))), replace=False))
-        return np.sort(np.concatenate(kept))
+            count = max(1, int(self.instance_share * len(members)))
+            kept.append(np.sort(rng.choice(members, count, replace=False)))
+        return np.concatenate(kept)
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,10 @@ def build_subgraph(features: NDArray[np.float32], labels: NDArray[np.integer], k
 
 
 def random_rotation(dim: int, strength: float, generator: torch.Generator) -> Tensor:
-    """A random rotation exp(A - Aᵀ), (d, d), with A_ij normal of standard deviation strength / sqrt(d).
+    """A random rotation R = exp(A - Aᵀ), (d, d), with A_ij normal of standard deviation strength / sqrt(d).
 
-    Turning F and ÂF alike keeps every similarity and moves every direction: a regulariser that keeps the head from
-    learning where the training identities lie.
+    Turning F and ÂF alike (F R and ÂF R) keeps every similarity and moves every direction: a regulariser that keeps
+    the head from learning where the training identities lie.
     """
     noise = torch.randn(dim, dim, generator=generator) * (strength / dim**0.5)
     return torch.linalg.matrix_exp(noise - noise.T)

@@ -6,13 +6,16 @@
             loss = cross-entropy of the patch; one optimiser step
 
 Cross-entropy over two classes is the logistic loss of z[1] - z[0]. ÂF does not change within a subgraph and is made
-once; the backbone runs afresh for every patch, because its weights changed.
+once; the backbone runs afresh for every patch, because its weights changed. The next subgraph is built while the
+current one trains: its random numbers are its own, so this changes no result.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
@@ -38,6 +42,7 @@ from starfc.runtime.stages import Stages
 from starfc.splits import knn_graph, open_test_split, open_train_split
 from starfc.training.holdout import hold_back
 from starfc.training.journal import Journal
+from starfc.training.prefetch import prefetched
 from starfc.training.sampling import (
     Subgraph,
     SubgraphSampler,
@@ -125,36 +130,37 @@ def train(
     schedule = make_schedule(config, optimizer, config.total_epochs * per_epoch * s.passes * s.patches)
     done = 0
     for epoch in range(1, config.total_epochs + 1):
-        for seed_identity in progress(
-            f"epoch {epoch}", _seeds(sampler.num_identities, per_epoch, rng), unit="subgraph"
-        ):
-            done += 1
-            instances = sampler.sample(int(seed_identity), rng)
-            if not s.min_nodes <= len(instances) <= s.max_nodes:
-                log.info("subgraph %d of identity %d skipped: %d instances", done, seed_identity, len(instances))
-                continue
+        draws = _draws(config, sampler, features, labels, _seeds(sampler.num_identities, per_epoch, rng), done)
+        with closing(prefetched(draws, config.threads)) as coming:
             clock = time.perf_counter()
-            subgraph = build_subgraph(features[instances], labels[instances], config.knn, config.th_sim).to(device)
-            build_seconds = time.perf_counter() - clock
-            loss = train_on_subgraph(model, optimizer, schedule, subgraph, s.patches, s.passes, rng, s.rotation)
-            if not np.isfinite(loss):
-                raise InputError(
-                    f"loss is {loss} at subgraph {done} (seed identity {seed_identity}); lower optimizer.lr"
+            for draw in progress(f"epoch {epoch}", coming, total=per_epoch, unit="subgraph"):
+                done += 1
+                if draw.subgraph is None:
+                    log.info("subgraph %d of identity %d skipped: %d instances", done, draw.seed, draw.num_nodes)
+                    continue
+                subgraph = draw.subgraph.to(device)
+                loss = train_on_subgraph(
+                    model, optimizer, schedule, subgraph, s.patches, s.passes, draw.rng, s.rotation
                 )
-            if done % config.log_config.interval == 0:
-                entry = {
-                    "epoch": epoch,
-                    "subgraph": done,
-                    "loss": loss,
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "nodes": subgraph.num_nodes,
-                    "edges": subgraph.num_edges,
-                    "build_seconds": build_seconds,
-                    "seconds": time.perf_counter() - clock,
-                }
-                journal.write("train", done, entry)
-            if done % config.checkpoint_config.interval == 0:
-                save_model(model, work_dir / "checkpoints" / f"subgraph_{done:06d}")
+                if not np.isfinite(loss):
+                    raise InputError(
+                        f"loss is {loss} at subgraph {done} (seed identity {draw.seed}); lower optimizer.lr"
+                    )
+                if done % config.log_config.interval == 0:
+                    entry = {
+                        "epoch": epoch,
+                        "subgraph": done,
+                        "loss": loss,
+                        "lr": optimizer.param_groups[0]["lr"],
+                        "nodes": subgraph.num_nodes,
+                        "edges": subgraph.num_edges,
+                        "build_seconds": draw.seconds,
+                        "seconds": time.perf_counter() - clock,
+                    }
+                    journal.write("train", done, entry)
+                if done % config.checkpoint_config.interval == 0:
+                    save_model(model, work_dir / "checkpoints" / f"subgraph_{done:06d}")
+                clock = time.perf_counter()
         if isinstance(schedule, MultiStepLR):
             schedule.step()
         save_model(model, work_dir / "checkpoints" / f"epoch_{epoch:03d}")
@@ -183,20 +189,28 @@ def train_on_subgraph(
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     for _ in range(passes):
         for patch in patches(subgraph.num_edges, count, rng):
-            edges = torch.from_numpy(patch).to(device)
-            f, a = subgraph.features, subgraph.aggregated
-            if rotation:
-                turn = random_rotation(f.shape[1], rotation, generator).to(device)
-                f, a = f @ turn, a @ turn
-            logits = model(f, a, subgraph.rows[edges], subgraph.cols[edges])
-            loss = functional.binary_cross_entropy_with_logits(logits, subgraph.targets[edges])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            turn = random_rotation(model.feature_dim, rotation, generator).to(device) if rotation else None
+            losses.append(train_step(model, optimizer, subgraph, torch.from_numpy(patch).to(device), turn))
             if isinstance(schedule, OneCycleLR):
                 schedule.step()
-            losses.append(loss.detach())
     return float(torch.stack(losses).mean())
+
+
+def train_step(
+    model: StarFCModel,
+    optimizer: torch.optim.Optimizer,
+    subgraph: Subgraph,
+    edges: Tensor,
+    turn: Tensor | None = None,
+) -> Tensor:
+    """One optimiser step on the edges of these numbers, the features turned where a rotation is given -> the loss."""
+    rows, cols, targets = (x[edges] for x in (subgraph.rows, subgraph.cols, subgraph.targets))
+    logits = model(subgraph.features, subgraph.aggregated, rows, cols, turn)
+    loss = functional.binary_cross_entropy_with_logits(logits, targets)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def make_optimizer(config: Config, model: StarFCModel) -> torch.optim.Optimizer:
@@ -225,6 +239,35 @@ def edge_accuracy(model: StarFCModel, data: LabelledGraph, th_sim: float, device
         right += int(((entries.scores > 0.5) == same).sum())
         total += len(same)
     return right / total
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A subgraph (None where it is too small or too large), and the generator that is to shuffle its edges."""
+
+    seed: int
+    num_nodes: int
+    subgraph: Subgraph | None
+    rng: np.random.Generator
+    seconds: float
+
+
+def _draws(
+    config: Config,
+    sampler: SubgraphSampler,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    seeds: NDArray[np.int64],
+    done: int,
+) -> Iterator[_Draw]:
+    """The subgraphs of some seed identities. Each has a stream of random numbers of its own, numbered from ``done``."""
+    s = config.sampling
+    for number, seed in enumerate(seeds, done + 1):
+        clock, rng = time.perf_counter(), np.random.default_rng([config.seed, 2, number])
+        instances = sampler.sample(int(seed), rng)
+        fits = s.min_nodes <= len(instances) <= s.max_nodes
+        subgraph = build_subgraph(features[instances], labels[instances], config.knn, config.th_sim) if fits else None
+        yield _Draw(int(seed), len(instances), subgraph, rng, time.perf_counter() - clock)
 
 
 def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from starfc.graph.neighbours import KnnGraph, tidy
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
 
@@ -37,6 +38,18 @@ def blobs(identities: int = 12, size: int = 15, dim: int = 16, noise: float = 0.
 
 def unit(features: np.ndarray) -> np.ndarray:
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_graph(n: int, k: int, seed: int) -> KnnGraph:
+    """Random neighbours, some missing, some similarities 0, some tied."""
+    rng = np.random.default_rng(seed)
+    ids, sims = np.full((n, k), -1), np.zeros((n, k))
+    for i in range(n):
+        others = np.setdiff1d(np.arange(n), [i])
+        count = rng.integers(0, min(k, len(others)) + 1)
+        ids[i, :count] = rng.choice(others, count, replace=False)
+        sims[i, :count] = rng.integers(0, 5, count) / 4
+    return tidy(ids, sims, np.arange(n), n)
 
 
 def same_partition(a: np.ndarray, b: np.ndarray) -> bool:

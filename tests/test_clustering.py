@@ -6,21 +6,23 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from conftest import blobs, unit
+from conftest import blobs, random_graph, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
+from starfc.clustering import scoring
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import cluster, edge_confidence
-from starfc.clustering.refinement import node_intimacy, refine
-from starfc.clustering.scoring import _score_rows, _score_rows_torch, parse_graph, project_nodes, score_blocks
+from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, undirected
+from starfc.clustering.scoring import edge_probabilities, parse_graph, project_nodes, score_entries
+from starfc.clustering.scoring_kernels import score_rows, score_rows_torch
 from starfc.errors import InputError
 from starfc.evaluation.metrics import bcubed, contingency, evaluate, nmi, pairwise
 from starfc.evaluation.thresholds import Point, best, sweep_thresholds
-from starfc.graph.affinity import propagate, propagation_matrix
+from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import build_knn
 from starfc.models.gcn import StarFCModel
 
@@ -28,7 +30,7 @@ from starfc.models.gcn import StarFCModel
 def edge_list(pairs, n, scores=None) -> EdgeList:
     pairs = np.array(sorted(pairs), np.int32).reshape(-1, 2)
     scores = np.ones(len(pairs), np.float32) if scores is None else np.asarray(scores, np.float32)
-    return EdgeList(pairs[:, 0].copy(), pairs[:, 1].copy(), scores, n)
+    return EdgeList.from_rows(pairs[:, 0], pairs[:, 1].copy(), scores, n)
 
 
 @st.composite
@@ -53,7 +55,7 @@ def test_node_intimacy_equals_the_matrix_form(edges):
 
 def test_node_intimacy_does_not_hang_on_the_order_within_a_row():
     edges = edge_list([(0, 1), (0, 2), (1, 2), (2, 1), (2, 0)], 3)
-    turned = EdgeList(edges.rows, np.array([2, 1, 2, 1, 0], np.int32), edges.scores, 3)
+    turned = EdgeList(edges.indptr, np.array([2, 1, 2, 1, 0], np.int32), edges.scores)
     by_pair = dict(zip(zip(edges.rows, edges.cols, strict=True), node_intimacy(edges), strict=True))
     again = dict(zip(zip(turned.rows, turned.cols, strict=True), node_intimacy(turned), strict=True))
     assert by_pair == again
@@ -66,6 +68,38 @@ def test_intimacy_by_hand():
     assert len(refine(edges, node_intimacy(edges), 1.0)) == 0
     assert len(refine(edges, node_intimacy(edges), 0.5)) == 1
     np.testing.assert_allclose(node_intimacy(edge_list([(0, 1), (0, 2), (1, 2)], 3)), [0, 0, 0])
+
+
+@settings(deadline=None, max_examples=100)
+@given(edge_lists())
+def test_undirected_intimacy_equals_the_matrix_form(edges):
+    n = edges.num_nodes
+    adjacency = sp.csr_matrix((np.ones(len(edges)), (edges.rows, edges.cols)), shape=(n, n)).toarray()
+    adjacency = np.maximum(adjacency, adjacency.T)
+    both = undirected(edges)
+    pairs = np.zeros((n, n))
+    pairs[both.rows, both.cols] = 1
+    np.testing.assert_array_equal(pairs, adjacency)
+    assert len(both) == adjacency.sum()
+    common, degree = adjacency @ adjacency, adjacency.sum(axis=1)
+    i, j = both.rows, both.cols
+    np.testing.assert_allclose(
+        node_intimacy_undirected(both), np.maximum(common[i, j] / degree[i], common[i, j] / degree[j]), rtol=1e-6
+    )
+
+
+def test_undirected_edges_keep_the_higher_score():
+    both = undirected(edge_list([(0, 1), (1, 0), (2, 1)], 3, [0.25, 0.75, 0.5]))
+    np.testing.assert_array_equal(both.rows, [0, 1, 1, 2])
+    np.testing.assert_array_equal(both.cols, [1, 0, 2, 1])
+    np.testing.assert_array_equal(both.scores, np.float32([0.75, 0.75, 0.5, 0.5]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(edge_lists(), st.integers(0, 2**32 - 1))
+def test_the_order_in_which_nodes_are_taken_changes_no_intimacy(edges, seed):
+    order = np.random.default_rng(seed).permutation(edges.num_nodes)
+    np.testing.assert_array_equal(node_intimacy(edges, order), node_intimacy(edges))
 
 
 @settings(deadline=None, max_examples=60)
@@ -134,41 +168,97 @@ def scored():
     features = unit(features)
     graph = build_knn(features, 12)
     model = StarFCModel(16, 32, init="metric", generator=torch.Generator().manual_seed(0))
-    nodes = project_nodes(model, features, propagate(propagation_matrix(graph), features))
-    return features, labels, graph, model, nodes
+    return features, labels, graph, model, project_nodes(model, features, graph)
 
 
-def test_block_size_changes_nothing(scored):
+def exact_scores(features, graph, model) -> np.ndarray:
+    """Spec sections 2 to 4 written out, in float64: p of every kNN entry (N, k), NaN where there is none."""
+    aggregated = propagation_matrix(graph).toarray().astype(np.float64) @ features
+    state = {k: v.detach().double().numpy() for k, v in model.state_dict().items()}
+    both = np.concatenate([features, aggregated], axis=1)
+    x = np.maximum(both @ state["backbone.conv1.weight"] + state["backbone.conv1.bias"], 0)
+    p = np.full(graph.ids.shape, np.nan)
+    for i, c in zip(*np.nonzero(graph.ids >= 0), strict=True):
+        pair = np.concatenate([x[i], x[graph.ids[i, c]]])
+        hidden = state["head.classifier.0.weight"] @ pair + state["head.classifier.0.bias"]
+        hidden = np.where(hidden > 0, hidden, hidden * state["head.classifier.1.weight"])
+        z = state["head.classifier.2.weight"] @ hidden + state["head.classifier.2.bias"]
+        p[i, c] = 1 / (1 + np.exp(z[0] - z[1]))
+    return p
+
+
+def edge_set(edges) -> set[tuple[int, int]]:
+    return set(zip(edges.rows.tolist(), edges.cols.tolist(), strict=True))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 40), st.integers(2, 12), st.integers(1, 70), st.integers(0, 2**31 - 1), st.floats(0.02, 0.98))
+def test_parsing_equals_its_twin(n, k, width, seed, tau1):
+    """Random graphs with missing entries, odd widths: the edges of float32, and p within half precision's error."""
+    features = unit(np.random.default_rng(seed).normal(size=(n, 7)))
+    graph = random_graph(n, min(k, n - 1), seed)
+    model = StarFCModel(7, width, generator=torch.Generator().manual_seed(seed))
+    p = exact_scores(features, graph, model)
+    edges = parse_graph(project_nodes(model, features, graph), tau1)
+    sure = {(i, graph.ids[i, c]) for i, c in zip(*np.nonzero(p > tau1 + 1e-6), strict=True)}
+    possible = {(i, graph.ids[i, c]) for i, c in zip(*np.nonzero(p > tau1 - 1e-6), strict=True)}
+    assert sure <= edge_set(edges) <= possible
+    expected = {(i, graph.ids[i, c]): p[i, c] for i, c in zip(*np.nonzero(graph.ids >= 0), strict=True)}
+    for i, j, score in zip(edges.rows.tolist(), edges.cols.tolist(), edges.scores, strict=True):
+        assert score == pytest.approx(expected[i, j], abs=2e-3)
+
+
+def test_order_blocks_and_slices_change_no_edge(scored, monkeypatch):
     features, _, graph, model, nodes = scored
-    whole = parse_graph(graph, nodes, 0.4)
-    for block in (1, 7, 1000):
-        parts = parse_graph(graph, nodes, 0.4, block)
-        np.testing.assert_array_equal(parts.rows, whole.rows)
-        np.testing.assert_array_equal(parts.cols, whole.cols)
-        np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-6)  # SIMD remainders round their own way
-    aggregated = propagate(propagation_matrix(graph), features)
-    again = project_nodes(model, features, aggregated, block=13)
-    torch.testing.assert_close(again.source, nodes.source, rtol=1e-5, atol=1e-6)
+    whole = edge_set(parse_graph(nodes, 0.4))
+    order = np.random.default_rng(0).permutation(len(features)).astype(np.int32)
+    for rows, target_bytes in ((1, 1 << 30), (7, 7 * 64), (1000, 1 << 30), (50, 100 * 64)):
+        monkeypatch.setattr(scoring, "ROW_BLOCK", rows)
+        monkeypatch.setattr(scoring, "TARGET_BYTES", target_bytes)
+        again = parse_graph(project_nodes(model, features, graph, order=order), 0.4)
+        assert edge_set(again) == whole
+        assert len(again) == len(whole)
+
+
+def test_edges_near_the_threshold_are_decided_in_float32(scored):
+    """Thresholds that are the float32 probabilities of edges: p > τ1 must leave just those edges out."""
+    _, _, graph, _, nodes = scored
+    rows, column = np.nonzero(graph.ids >= 0)
+    cols = graph.ids[rows, column]
+    p = edge_probabilities(nodes, rows, cols)
+    for at in np.argsort(p)[:: len(p) // 40]:
+        kept = edge_set(parse_graph(nodes, float(p[at])))
+        close = np.abs(p - p[at]) < 2e-7  # sums of another block may round to the next float32
+        expected = set(zip(rows[p > p[at]].tolist(), cols[p > p[at]].tolist(), strict=True))
+        assert kept ^ expected <= set(zip(rows[close].tolist(), cols[close].tolist(), strict=True))
 
 
 def test_scores_are_the_head_written_out(scored):
-    _, _, graph, model, nodes = scored
-    edges = next(iter(score_blocks(graph, nodes)))
-    slope, weight, constant = (p.detach().numpy() for p in model.head.scorer())
-    hidden = nodes.source.numpy()[edges.rows] + nodes.target.numpy()[edges.cols]
-    z = np.where(hidden > 0, hidden, hidden * slope) @ weight + constant
-    np.testing.assert_allclose(edges.scores, 1 / (1 + np.exp(-z)), rtol=1e-4, atol=1e-6)
+    features, _, graph, model, nodes = scored
+    p = exact_scores(features, graph, model)
+    (rows, entries) = next(iter(score_entries(nodes)))
+    np.testing.assert_array_equal(rows, np.arange(len(features)))
+    np.testing.assert_array_equal(entries.cols, graph.ids[graph.ids >= 0])
+    np.testing.assert_allclose(entries.scores, p[graph.ids >= 0], atol=2e-3)
+    exact = edge_probabilities(nodes, rows[entries.local], entries.cols)
+    np.testing.assert_allclose(exact, p[graph.ids >= 0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("above", [-1.0, 0.4, 0.99])
-def test_every_devices_scoring_keeps_the_same_edges(scored, above):
+@pytest.mark.parametrize(("first", "count"), [(0, 180), (30, 100), (170, 10)])
+@pytest.mark.parametrize("line", [-np.inf, -0.4, 0.0, 4.0])
+def test_every_devices_scoring_keeps_the_same_edges(scored, line, first, count):
     """The path that GPUs take, run on the CPU, against the compiled one."""
     _, _, graph, _, nodes = scored
-    ids = graph.ids[20:90]
-    ours, torchs = _score_rows(ids, 20, nodes, above), _score_rows_torch(ids, 20, nodes, above)
-    np.testing.assert_array_equal(ours[0], torchs[0])
-    np.testing.assert_array_equal(ours[1], torchs[1])
-    np.testing.assert_allclose(ours[2], torchs[2], rtol=1e-5)
+    target = torch.from_numpy(nodes.target[first : first + count])
+    arguments = (
+        graph.ids[20:90], nodes.source[20:90], target, first, nodes.source_term[20:90], nodes.target_term, nodes.error,
+        nodes.scorer, line,
+    )  # fmt: skip
+    ours, torchs = score_rows(*arguments), score_rows_torch(*arguments)
+    np.testing.assert_array_equal(ours.counts, torchs.counts)
+    np.testing.assert_array_equal(ours.cols, torchs.cols)
+    np.testing.assert_array_equal(ours.doubtful, torchs.doubtful)
+    np.testing.assert_allclose(ours.scores, torchs.scores, rtol=1e-4)
 
 
 def test_relabelling_instances_permutes_the_labels(scored):
@@ -181,7 +271,7 @@ def test_relabelling_instances_permutes_the_labels(scored):
 
 def test_clusters_are_found_and_thresholds_can_be_chosen(scored):
     features, labels, graph, model, nodes = scored
-    points = sweep_thresholds(parse_graph(graph, nodes, 0.05), labels, (0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.7))
+    points = sweep_thresholds(parse_graph(nodes, 0.05), labels, (0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.7))
     point = best(points)
     result = cluster(features, graph, model, tau1=point.tau1, tau2=point.tau2)
     assert evaluate(labels, result.labels)["pairwise"]["fscore"] == pytest.approx(point.fscore)

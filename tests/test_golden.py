@@ -12,7 +12,7 @@ from conftest import same_partition
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import cluster
-from starfc.clustering.refinement import node_intimacy, refine
+from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, undirected
 from starfc.clustering.scoring import edge_probabilities, parse_graph, project_nodes
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
@@ -39,7 +39,7 @@ def case(golden):
         "graph": graph,
         "model": model,
         "adjacency": adjacency,
-        "nodes": project_nodes(model, matrix, propagate_graph(graph, matrix)),
+        "nodes": project_nodes(model, matrix, graph),
         "labels": read_labels(golden / "data/labels/part1_test.meta"),
         "published_ids": np.load(golden / "data/knns/part1_test/faiss_k_80.npz")["data"][:, 0].astype(np.int64),
         "reference": reference,
@@ -77,7 +77,7 @@ def test_edge_probabilities(case):
 
 
 def test_parsed_edges_and_intimacy(case):
-    edges = parse_graph(case["graph"], case["nodes"], 0.7)
+    edges = parse_graph(case["nodes"], 0.7)
     reference = case["reference"]
     order = np.lexsort((edges.cols, edges.rows))
     expected = np.lexsort((reference["edges_0.7"][:, 1], reference["edges_0.7"][:, 0]))
@@ -107,6 +107,39 @@ def test_our_own_knn_graph_gives_the_same_labels(case):
 def test_refinement_of_the_reference_edges(case):
     """Refinement alone, from the reference's own parsed edges."""
     rows, cols = case["reference"]["edges_0.7"].T
-    edges = EdgeList(rows.copy(), cols.copy(), np.ones(len(rows), np.float32), len(case["labels"]))
+    edges = EdgeList.from_rows(rows, cols.copy(), np.ones(len(rows), np.float32), len(case["labels"]))
     labels = largest_first(components(refine(edges, node_intimacy(edges), 0.72)))
     assert same_partition(labels, case["reference"]["labels_0.7_0.72"])
+
+
+@pytest.mark.parametrize("tau1", [0.5, 0.85])
+def test_undirected_intimacy(case, tau1):
+    """Spec section 8, steps 2: the entries of Â with p > τ1 as undirected edges; the reference lists self loops too."""
+    reference, adjacency = case["reference"], case["adjacency"].tocoo()
+    p = edge_probabilities(case["nodes"], adjacency.row, adjacency.col)
+    kept = (p > tau1) & (adjacency.row != adjacency.col)
+    rows, cols = adjacency.row[kept], adjacency.col[kept]
+    both = undirected(EdgeList.from_rows(rows, cols, p[kept], len(case["labels"])))
+    ours = {
+        (i, j): value
+        for i, j, value in zip(both.rows.tolist(), both.cols.tolist(), node_intimacy_undirected(both), strict=True)
+    }
+    pairs = reference[f"dynamic_edges_{tau1}"]
+    pairs = pairs if pairs.shape[1] == 2 else pairs.T
+    others = pairs[:, 0] != pairs[:, 1]
+    assert {(min(e), max(e)) for e in pairs[others].tolist()} == {(i, j) for i, j in ours if i < j}
+    found = [ours[i, j] for i, j in pairs[others].tolist()]
+    np.testing.assert_allclose(found, reference[f"dynamic_intimacy_{tau1}"][others], rtol=1e-5)
+
+
+@pytest.mark.parametrize("tau1", [0.5, 0.7, 0.9])
+def test_half_precision_changes_no_edge_and_p_within_1e_3(case, tau1):
+    graph, nodes = case["graph"], case["nodes"]
+    rows, column = np.nonzero(graph.ids >= 0)
+    p = edge_probabilities(nodes, rows, graph.ids[rows, column])
+    edges = parse_graph(nodes, tau1)
+    order, expected = np.lexsort((edges.cols, edges.rows)), np.lexsort((graph.ids[rows, column], rows))
+    expected = expected[p[expected] > np.float32(tau1)]
+    np.testing.assert_array_equal(edges.rows[order], rows[expected])
+    np.testing.assert_array_equal(edges.cols[order], graph.ids[rows, column][expected])
+    np.testing.assert_allclose(edges.scores[order], p[expected], atol=1e-3)

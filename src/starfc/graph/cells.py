@@ -2,8 +2,8 @@
 
 An inverted file that is read cell by cell instead of query by query: of a chunk of rows, all that probe a cell are
 multiplied with all its members at once, a matrix product instead of many vector products. The rows of a chunk are
-neighbours (a chunk is a run of whole cells), so they probe the same cells. What the products select (rounded to bfloat16
-where that is faster) is computed again in float32.
+neighbours (a chunk is a run of the cells' order), so they probe the same cells. What the products select (rounded to
+bfloat16 where that is faster) is computed again in float32.
 """
 
 from __future__ import annotations
@@ -97,8 +97,11 @@ def search_cells(
     """
     n = len(features)
     members = torch.zeros(n + _EDGE, features.dim, dtype=product_dtype())
-    for rows in slices(n, _BLOCK):
+
+    def fill(rows: slice) -> None:
         members[rows] = torch.from_numpy(features.rows(cells.order[rows]))
+
+    threads.each(fill, slices(n, _BLOCK))
     error = np.zeros(n, np.float32)  # recall is what is asked for here, not certainty: k / 4 more candidates see to it
     keep = k + k // 4 + 8
 
@@ -126,12 +129,12 @@ def search_cells(
                     pools.offer_rows(products, first, mine[some], width)
 
         # every row's own cell before all others: floors are high from then on
-        own = [np.clip(cells.starts[c : c + 2] - chunk.start, 0, len(rows)) for c in range(len(cells))]
-        for cell, (low, high) in enumerate(own):
-            offer(cell, np.arange(low, high))
-        for cell, (low, high) in enumerate(own):
+        bounds = np.clip(cells.starts - chunk.start, 0, len(rows))
+        for cell in np.flatnonzero(np.diff(bounds)):
+            offer(cell, np.arange(bounds[cell], bounds[cell + 1]))
+        for cell in np.flatnonzero(np.diff(starts)):
             mine = queries[starts[cell] : starts[cell + 1]]
-            offer(cell, mine[(mine < low) | (mine >= high)])
+            offer(cell, mine[(mine < bounds[cell]) | (mine >= bounds[cell + 1])])
         sims, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), id_dtype(n))
         rerank(pools, features.scaled, rows, cells.order, error[chunk], sims, ids)
         finished(chunk, rows, sims, ids)

@@ -88,7 +88,6 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
         sims[rows], ids[rows] = mine, my_ids
 
     threads.each(work, slices(n, block))
-    del pools
     again = np.flatnonzero(~certain)
     if again.size:
         log.info("kNN graph: %d rows searched again in float32", again.size)

@@ -5,7 +5,8 @@
 ``faiss_gpu``  exact, on GPUs, with a GPU build of faiss
 ``ivf``        approximate, within each row's nearest cells (:mod:`starfc.graph.cells`). The number of cells
                probed is the lowest that reaches the target recall on sampled rows; it streams by chunks of
-               rows and goes on where a killed run stopped
+               rows and goes on where a killed run stopped. Where exact search would be as fast, for few
+               rows or for a target that takes many cells, that is made instead
 =============  ==========================================================================================
 
 ``knn_params`` of the config fixes the parameters of ``ivf``: nlist (cells), nprobe (cells probed).
@@ -39,6 +40,8 @@ KNN_METHODS = ("faiss", "faiss_gpu", "ivf")
 KNN_PARAMS = {"ivf": ("nlist", "nprobe")}
 RECALL = 0.99
 RECALL_ROWS = 1000
+# Exact search makes N / 2 products a row; in cells a product costs a quarter more, and a row as much as 40,000 of them.
+_CELL_PRODUCT, _CELL_ROW = 1.25, 40_000
 _CHUNK = 1 << 14  # rows that one thread searches at a time: 2^14 x 140 candidates x 6 bytes = 13 MiB
 _QUERY_BLOCK = 1 << 13
 
@@ -94,9 +97,7 @@ def build_knn(
             return _ivf(features, k, params, seed, recall, folder)
         with TemporaryDirectory(prefix="starfc-") as temporary:
             return _ivf(features, k, params, seed, recall, Path(temporary))
-    graph = exact_knn(features, k) if method == "faiss" else _gpu_search(features, k)
-    backend = "exact" if method == "faiss" else method
-    return KnnGraph(graph.ids, graph.sims, {"backend": backend, "params": {}, "recall": 1.0, "recall_rows": 0})
+    return _exact(features, k) if method == "faiss" else _gpu_search(features, k)
 
 
 def search_bytes(num_nodes: int, dim: int, k: int) -> int:
@@ -141,6 +142,11 @@ def measure_recall(graph: KnnGraph, features: Features | NDArray[np.float32], se
     return draw_sample(as_features(features), graph.k, np.random.default_rng(seed)).recall(graph)
 
 
+def _exact(features: Features, k: int) -> KnnGraph:
+    graph = exact_knn(features, k)
+    return KnnGraph(graph.ids, graph.sims, {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0})
+
+
 def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path) -> KnnGraph:
     n, rng = len(features), np.random.default_rng(seed)
     count = params.get("nlist", max(1, min(round(3 * math.sqrt(n)), n // 39)))
@@ -154,6 +160,9 @@ def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: 
     cells = partial.cells(lambda: make_cells(features, count, seed))
     chosen, measured = draw_sample(features, k, rng), draw_sample(features, k, rng)
     probes = params.get("nprobe") or max(_probes_for(recall, features, cells, s) for s in (chosen, measured))
+    if "nprobe" not in params and _CELL_PRODUCT * probes / count * n + _CELL_ROW > n / 2:
+        log.info("kNN graph: recall %g needs %d of %d cells; exact search is as fast", recall, probes, count)
+        return _exact(features, k)
     while True:
         probes = min(probes, count)
         log.info("kNN graph: %d of %d cells probed", probes, count)
@@ -225,4 +234,4 @@ def _gpu_search(features: Features, k: int) -> KnnGraph:
             block = tidy(raw_ids, raw_sims, np.arange(rows.start, rows.stop), n)
             ids[rows], sims[rows] = block.ids, block.sims
             bar.update(rows.stop - rows.start)
-    return KnnGraph(ids, sims)
+    return KnnGraph(ids, sims, {"backend": "faiss_gpu", "params": {}, "recall": 1.0, "recall_rows": 0})

@@ -1,9 +1,9 @@
 """Candidate pools: the best entries of every row, while matrix products stream by.
 
-A product of two row blocks is scanned 64 entries at a time against the row's *floor*, the value that an entry must reach
-to matter; after a few blocks next to nothing does. What does is appended to the row's pool. A full pool is cut to its
-best ``keep`` entries, and its floor rises to the worst of them. Nothing of the best ``keep`` is ever lost, and of equal
-values the lower ids stay.
+A product of two row blocks is scanned 64 entries at a time against the row's *floor*, the value that an entry must
+reach to matter; after a few blocks next to nothing does. What does is appended to the row's pool. A full pool is cut to
+its best ``keep`` entries, and its floor rises to the worst of them. Nothing of the best ``keep`` is ever lost, and of
+equal values the lower ids stay.
 
 Values are float32, or bfloat16 as their bits (int16): for values from 0 up the bits are in the order of the values, and
 negative ones lie below every floor.
@@ -103,7 +103,7 @@ def _sort_pools(values, ids, fill, out_values, out_ids):
 
 @nb.njit(cache=True)
 def insert(values, ids, size, value, new):
-    """Put (value, new) into a list of ``size`` entries, falling by value, ties by rising id; a full list drops its last."""
+    """Put (value, new) into a list of ``size`` entries, falling by value, ties by rising id; a full one loses one."""
     at = min(size, values.size - 1)
     if size == values.size and not (value > values[at] or (value == values[at] and new < ids[at])):
         return

@@ -1,0 +1,184 @@
+"""Features to labels at rising numbers of synthetic nodes: time and memory by stage, and the law time = a N^b.
+
+    python benchmarks/scale.py --nodes 100000 1000000 3000000 10000000 --folder DIR [--model DIR] [--json OUT]
+
+Every size runs in a process of its own, below DIR/N: synthetic data, kNN graph, clustering, metrics, and single link at
+its best threshold, which shows how hard the data are. What a stage made is kept with its record, and a stage that is
+done is not run again, so that a size may take several runs; inside data and kNN graph a killed run goes on where it
+stopped (its record then says ``resumed``, and its seconds are those of the last run). Without --model a model is
+trained on 120,000 other synthetic nodes first.
+
+Scores are of synthetic data (starfc.data.synthetic), whatever they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baselines import single_link
+from harness import report
+
+from starfc.clustering.pipeline import cluster
+from starfc.config import load_config
+from starfc.data.dataset import Features
+from starfc.data.formats import read_features, read_labels, write_labels
+from starfc.data.synthetic import generate
+from starfc.evaluation.metrics import evaluate
+from starfc.graph.knn import build_knn, search_bytes
+from starfc.graph.store import read_graph, write_graph
+from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.runtime.atomic import write_json
+from starfc.runtime.machine import set_threads
+from starfc.runtime.stages import Stages
+from starfc.training.trainer import run_training
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINING_NODES, TRAINING_SEED = 120_000, 1
+SINGLE_LINK = np.round(np.arange(0.5, 0.8, 0.02), 2).tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Features to labels at rising numbers of synthetic nodes.")
+    parser.add_argument("--nodes", type=int, nargs="+", required=True, metavar="N")
+    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where data, graphs and labels go")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="default: trained on other synthetic nodes")
+    parser.add_argument("--knn", type=int, default=80)
+    parser.add_argument("--recall", type=float, default=0.99, help="target recall of the kNN graph")
+    parser.add_argument("--nprobe", type=int, metavar="P", help="probe P cells instead of reaching the target recall")
+    parser.add_argument("--nprobe-from", type=int, default=0, metavar="N", help="--nprobe is for sizes from N on")
+    parser.add_argument("--memory-limit", type=float, default=20.0, metavar="GB")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    set_threads(arguments.threads)
+    if arguments.side:
+        run_size(arguments, arguments.nodes[0], arguments.folder)
+        return
+    model = arguments.model or trained_model(arguments.folder)
+    sizes = {}
+    for nodes in arguments.nodes:
+        folder = arguments.folder / str(nodes)
+        options = {"knn": arguments.knn, "recall": arguments.recall, "memory-limit": arguments.memory_limit}
+        options |= {"threads": arguments.threads, "model": model, "folder": folder}
+        if arguments.nprobe is not None and nodes >= arguments.nprobe_from:
+            options["nprobe"] = arguments.nprobe
+        words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+        subprocess.run([sys.executable, __file__, "--side", "--nodes", str(nodes), *words], check=True)
+        sizes[nodes] = summary(json.loads((folder / "record.json").read_text()))
+    report({"synthetic": True, "sizes": sizes, "laws": laws(sizes)}, arguments.threads, arguments.json)
+
+
+def trained_model(folder: Path) -> Path:
+    """The folder of a model trained on synthetic nodes of another seed."""
+    model = folder / "model"
+    if not (model / "thresholds.json").is_file():
+        generate(folder / "training", TRAINING_NODES, seed=TRAINING_SEED, name="train")
+        overrides = {"prefix": str(folder / "training"), "train_name": "train"}
+        run_training(load_config(ROOT / "configs" / "cfg_gcn_glyph.py", overrides), model)
+    return model
+
+
+class Record:
+    """``record.json`` of a size: the stages that are done, with seconds, peak memory and results."""
+
+    def __init__(self, folder: Path, memory_limit: float) -> None:
+        self.path, self.limit = folder / "record.json", int(memory_limit * 2**30)
+        self.content: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def done(self, name: str) -> bool:
+        return name in self.content
+
+    def stages(self) -> Stages:
+        return Stages(self.limit)
+
+    def write(self, name: str, stages: Stages, **results: Any) -> None:
+        self.content[name] = {"stages": [vars(stage) for stage in stages.finished], **results}
+        write_json(self.path, self.content)
+
+
+def run_size(arguments: argparse.Namespace, nodes: int, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Record(folder, arguments.memory_limit)
+    if not record.done("data"):
+        stages, resumed = record.stages(), (folder / "synthetic.json").is_file()
+        with stages.stage("data"):
+            generate(folder, nodes)
+        record.write("data", stages, resumed=resumed)
+    features = Features(read_features(folder / "features" / "synthetic.npy"), "synthetic")
+    if not record.done("knn"):
+        stages, resumed = record.stages(), (folder / "knn.partial" / "done.json").is_file()
+        params = {} if arguments.nprobe is None else {"nprobe": arguments.nprobe}
+        with stages.stage("features"):
+            features.require_valid()
+        with stages.stage("kNN graph", needs=search_bytes(nodes, features.dim, arguments.knn)):
+            partial = folder / "knn.partial"
+            graph = build_knn(features, arguments.knn, "ivf", params, recall=arguments.recall, folder=partial)
+            write_graph(folder / "knn", graph, features)
+        record.write("knn", stages, resumed=resumed, **graph.info)
+        del graph
+    if not record.done("clustering"):
+        stages, model = record.stages(), load_model(arguments.model)
+        tau1, tau2 = load_thresholds(arguments.model)
+        with stages.stage("features again"):
+            features.require_valid()
+            graph = read_graph(folder / "knn", features, arguments.knn)
+        result = cluster(features, graph, model, tau1=tau1, tau2=tau2, stages=stages, scratch=folder)
+        with stages.stage("write"):
+            write_labels(folder / "labels.npy", result.labels)
+        edges = {"edges_parsed": result.edges_parsed, "edges_refined": result.edges_refined}
+        record.write("clustering", stages, tau1=tau1, tau2=tau2, clusters=result.num_clusters, **edges)
+        del graph, result
+    truth = read_labels(folder / "labels" / "synthetic.npy", nodes)
+    if not record.done("metrics"):
+        stages = record.stages()
+        with stages.stage("metrics"):
+            scores = evaluate(truth, read_labels(folder / "labels.npy", nodes))
+        record.write("metrics", stages, **scores)
+    if not record.done("single link"):
+        stages, graph = record.stages(), read_graph(folder / "knn", features, arguments.knn)
+        with stages.stage("single link"):
+            best = max(single_link(graph, truth, SINGLE_LINK), key=lambda point: point.fscore)
+        record.write("single link", stages, **best._asdict())
+
+
+PIPELINE = ("knn", "clustering", "metrics")
+
+
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """Seconds by stage, their sum from features to labels and metrics, peak memory and scores of one size."""
+    stages = [stage for part in PIPELINE for stage in record[part]["stages"]]
+    return {
+        "seconds": {stage["name"]: stage["seconds"] for stage in stages},
+        "total_seconds": sum(stage["seconds"] for stage in stages),
+        "peak_rss_mb": max(stage["peak_rss_mb"] for stage in stages),
+        "data_seconds": record["data"]["stages"][0]["seconds"],
+        "resumed": record["knn"]["resumed"],
+        "knn": {key: record["knn"][key] for key in ("backend", "params", "recall")},
+        "clusters": record["clustering"]["clusters"],
+        **{name: record["metrics"][name] for name in ("pairwise", "bcubed", "nmi")},
+        "single_link": {key: record["single link"][key] for key in ("threshold", "precision", "recall", "fscore")},
+    }
+
+
+def laws(sizes: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """time = a N^b of every stage and of their sum, by least squares of the logarithms; from two sizes on."""
+    if len(sizes) < 2:
+        return {}
+    nodes, found = np.array(list(sizes), float), {}
+    names = list(next(iter(sizes.values()))["seconds"])
+    for name in ("total", *names):
+        seconds = [s["total_seconds"] if name == "total" else s["seconds"][name] for s in sizes.values()]
+        b, log_a = np.polyfit(np.log(nodes), np.log(np.maximum(seconds, 1e-3)), 1)
+        found[name] = {"a": float(np.exp(log_a)), "b": float(b)}
+    return found
+
+
+if __name__ == "__main__":
+    main()

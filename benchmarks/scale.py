@@ -117,7 +117,7 @@ def run_size(arguments: argparse.Namespace, nodes: int, folder: Path) -> None:
         params = {} if arguments.nprobe is None else {"nprobe": arguments.nprobe}
         with stages.stage("features"):
             features.require_valid()
-        with stages.stage("kNN graph", needs=search_bytes(nodes, features.dim, arguments.knn)):
+        with stages.stage("kNN graph", needs=search_bytes(features, arguments.knn, "ivf")):
             partial = folder / "knn.partial"
             graph = build_knn(features, arguments.knn, "ivf", params, recall=arguments.recall, folder=partial)
             write_graph(folder / "knn", graph, features)

@@ -69,7 +69,7 @@ def run_inference(
     with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
         check_k(config.knn, len(valid), split.features.name)
-    with stages.stage("kNN graph", needs=search_bytes(len(valid), valid.dim, config.knn)):
+    with stages.stage("kNN graph", needs=search_bytes(valid, config.knn, config.knn_method)):
         graph = knn_graph(config, valid, graph_path, out)
     result = cluster(
         valid,

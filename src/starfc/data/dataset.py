@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, read_features, read_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
+from starfc.runtime.memory import release
 
 log = logging.getLogger("starfc")
 
@@ -107,6 +108,7 @@ class Features:
             masks = (~np.isfinite(squares), squares < 1e-30, np.abs(squares - 1) > 1e-2)
             for rows_found, mask in zip(found, masks, strict=True):
                 rows_found.append(np.flatnonzero(mask) + rows.start)
+        release(self.array)
         non_finite, zero, off_unit = (np.concatenate(f) if f else np.empty(0, np.int64) for f in found)
         return Check(digest.hexdigest(), non_finite, zero, off_unit)
 

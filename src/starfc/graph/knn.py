@@ -100,9 +100,13 @@ def build_knn(
     return _exact(features, k) if method == "faiss" else _gpu_search(features, k)
 
 
-def search_bytes(num_nodes: int, dim: int, k: int) -> int:
-    """Memory that a search will need: the graph, a copy of the features in bfloat16, and 2 k candidates a row."""
-    return num_nodes * (8 * k + 2 * dim + 12 * k)
+def search_bytes(features: Features, k: int, method: str = "faiss") -> int:
+    """Memory that a search will add: the features that it maps or copies in 2 bytes, candidates, and the graph.
+
+    An exact search holds all of it at once; a search in cells makes the graph of what lies on disk, when it is done.
+    """
+    n, copy, graph = len(features), 2 * len(features) * features.dim, 8 * len(features) * k
+    return copy + graph + 12 * n * k if method == "faiss" else features.array.nbytes + max(copy, graph) + (512 << 20)
 
 
 def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:

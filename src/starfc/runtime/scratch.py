@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,36 +17,30 @@ class ScratchRows:
     Parameters
     ----------
     folder : path, optional
-        Where the file lies (the system's folder for temporary files otherwise); it goes with the process.
+        Where the file lies (the system's folder for temporary files otherwise); it goes with this object.
     """
 
     def __init__(self, width: int, dtype: DTypeLike, folder: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 closed by __exit__
+        self._descriptor, name = tempfile.mkstemp(prefix=".scratch-", dir=folder)
+        weakref.finalize(self, os.close, self._descriptor)
+        Path(name).unlink()  # the file lives as long as it is open
         self._width, self._dtype = width, np.dtype(dtype)
 
     def __setitem__(self, rows: slice, values: NDArray) -> None:
         data, at = memoryview(np.ascontiguousarray(values, self._dtype)).cast("B"), self._offset(rows.start)
         while data:
-            written = os.pwrite(self._file.fileno(), data, at)
+            written = os.pwrite(self._descriptor, data, at)
             data, at = data[written:], at + written
 
     def __getitem__(self, rows: slice) -> NDArray:
         out = np.empty((rows.stop - rows.start, self._width), self._dtype)
         data, at = memoryview(out).cast("B"), self._offset(rows.start)
         while data:
-            found = os.preadv(self._file.fileno(), [data], at)
+            found = os.preadv(self._descriptor, [data], at)
             if found == 0:
                 raise EOFError(f"scratch rows {rows.start} to {rows.stop} were never written")
             data, at = data[found:], at + found
         return out
-
-    def __enter__(self) -> ScratchRows:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def _offset(self, row: int) -> int:
         return row * self._width * self._dtype.itemsize

@@ -220,7 +220,7 @@ def test_order_blocks_and_slices_change_no_edge(scored, monkeypatch):
         assert len(again) == len(whole)
 
 
-def test_edges_near_the_threshold_are_decided_in_float32(scored):
+def test_edges_near_the_threshold_are_decided_by_the_whole_network(scored):
     """Thresholds that are the float32 probabilities of edges: p > τ1 must leave just those edges out."""
     _, _, graph, _, nodes = scored
     rows, column = np.nonzero(graph.ids >= 0)
@@ -228,7 +228,7 @@ def test_edges_near_the_threshold_are_decided_in_float32(scored):
     p = edge_probabilities(nodes, rows, cols)
     for at in np.argsort(p)[:: len(p) // 40]:
         kept = edge_set(parse_graph(nodes, float(p[at])))
-        close = np.abs(p - p[at]) < 2e-7  # sums of another block may round to the next float32
+        close = np.abs(p - p[at]) < 1e-6  # the error of float32; these are decided in float64
         expected = set(zip(rows[p > p[at]].tolist(), cols[p > p[at]].tolist(), strict=True))
         assert kept ^ expected <= set(zip(rows[close].tolist(), cols[close].tolist(), strict=True))
 

@@ -3,7 +3,7 @@
 The network runs once per node, over row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. Per edge remain an
 addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.clustering.scoring_kernels`). v, which is gathered from, is
 kept in half precision, with a bound on what that changes of an edge's logit; an edge whose p could fall on either side
-of τ1 is scored again in float32, so half precision decides nothing.
+of τ1 is scored again in float32, and in float64 where that leaves a doubt too: rounding decides nothing.
 
 u (float32) and v lie in scratch files, in the order in which they were made. u is read block by block; v is gathered
 from, and a slice of it at a time is held in memory: all of it where that is not above :data:`TARGET_BYTES`. Memory
@@ -12,6 +12,7 @@ beyond the graph is that slice, one block of rows a thread, and the edges that a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from starfc.runtime import threads
 from starfc.runtime.scratch import ScratchRows
 
 ROW_BLOCK = 1 << 11  # rows per block: 2^11 x 512 float32 = 4 MiB of node embeddings
+_CLOSE = 1e-5  # of a probability: float32 errors stay below it
 TARGET_BYTES = 4 << 30  # of v: 2^22 rows of 512 float16
 _DOUBTFUL = 1 << 12  # edges scored again at a time: 2^12 x 512 float32 = 8 MiB for either end
 
@@ -67,11 +69,23 @@ class NodeProjections:
     def device(self) -> torch.device:
         return self.scorer.bend.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what the network computes."""
+        return self.model.head.classifier[0].weight.dtype
+
+    def in_double(self) -> NodeProjections:
+        """The same nodes for a network that computes in float64."""
+        return replace(self, model=copy.deepcopy(self.model).double())
+
     @torch.inference_mode()
     def embed(self, rows: NDArray[np.integer]) -> Tensor:
-        """X of some nodes in float32: (m, h)."""
-        f, a = self.features.rows(rows), self.affinity.aggregate(self.features, rows)
-        return self.model.backbone(*(torch.from_numpy(part).to(self.device) for part in (f, a)))
+        """X of some nodes: (m, h)."""
+        aggregated = self.affinity.aggregate(
+            self.features, rows, np.float64 if self.dtype == torch.float64 else np.float32
+        )
+        inputs = (torch.from_numpy(x).to(self.device, self.dtype) for x in (self.features.rows(rows), aggregated))
+        return self.model.backbone(*inputs)
 
 
 def project_nodes(
@@ -128,8 +142,11 @@ def project_nodes(
 def edge_probabilities(
     nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """p of the edges rows_e -> cols_e in float32: two (E,) integer arrays -> (E,) float32 in [0, 1]."""
-    p = np.empty(len(rows), np.float32)
+    """p of the edges rows_e -> cols_e by the whole network: two (E,) integer arrays -> (E,) in [0, 1].
+
+    float32, or float64 for nodes ``in_double``.
+    """
+    p = np.empty(len(rows), np.float64 if nodes.dtype == torch.float64 else np.float32)
 
     def work(part: slice) -> None:
         p[part] = _probabilities(nodes, rows[part], cols[part])
@@ -171,18 +188,20 @@ def score_entries(nodes: NodeProjections, line: float = -math.inf) -> Iterator[t
 def parse_graph(nodes: NodeProjections, tau1: float) -> EdgeList:
     """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1.
 
-    Which edges these are is decided in float32; the scores of those that half precision decided are within its error.
+    Which edges these are does not hang on rounding; scores that half precision decided are within its error.
     """
     line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
     found = list(score_entries(nodes, line))
     doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
-    exact = edge_probabilities(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)))
+    exact = _decided(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)), tau1)
     counts, at = np.zeros(nodes.graph.num_nodes, np.int64), 0
     for block, (rows, entries) in enumerate(found):
         scored_again = np.flatnonzero(entries.doubtful)
-        entries.scores[scored_again] = exact[at : at + len(scored_again)]
+        again = exact[at : at + len(scored_again)]
         at += len(scored_again)
-        found[block] = rows, entries.select(~entries.doubtful | (entries.scores > np.float32(tau1)))
+        kept = np.ones(len(entries.cols), np.bool_)
+        kept[scored_again], entries.scores[scored_again] = again > tau1, again
+        found[block] = rows, entries.select(kept)
         counts[rows] += found[block][1].counts
     indptr = row_pointers(counts)
     cols, scores = np.empty(indptr[-1], nodes.graph.ids.dtype), np.empty(indptr[-1], np.float32)
@@ -193,9 +212,20 @@ def parse_graph(nodes: NodeProjections, tau1: float) -> EdgeList:
     return EdgeList(indptr, cols, scores)
 
 
+def _decided(
+    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer], tau1: float
+) -> NDArray[np.float64]:
+    """p of some edges in float32, of those within its error of τ1 in float64."""
+    p = edge_probabilities(nodes, rows, cols).astype(np.float64)
+    close = np.abs(p - tau1) < _CLOSE
+    if close.any():
+        p[close] = edge_probabilities(nodes.in_double(), rows[close], cols[close])
+    return p
+
+
 @torch.inference_mode()
 def _probabilities(nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.float32]:
-    """p of some edges in float32, from projections of their ends made for them."""
+    """p of some edges, from projections of their ends made for them."""
     ends = []
     for of_x, side in ((nodes.model.head.project_source, rows), (nodes.model.head.project_target, cols)):
         ours, place = np.unique(side, return_inverse=True)

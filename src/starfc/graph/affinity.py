@@ -114,9 +114,11 @@ class Affinity:
         threads.each(work, slices(graph.num_nodes, _BLOCK))
         return cls(graph, kinds, *_one_sided(graph.ids, graph.sims, kinds))
 
-    def aggregate(self, features: Features, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Rows (m,) of ÂF = D^-1 A F, the mean aggregation of L2-normalised features: (m, d) float32."""
-        out = np.empty((len(rows), features.dim), np.float32)
+    def aggregate(
+        self, features: Features, rows: NDArray[np.integer], dtype: type[np.floating] = np.float32
+    ) -> NDArray[np.floating]:
+        """Rows (m,) of ÂF = D^-1 A F, the mean aggregation of L2-normalised features: (m, d), summed in ``dtype``."""
+        out = np.empty((len(rows), features.dim), dtype)
         _aggregate(
             rows, self.graph.ids, self.graph.sims, self.kinds, self.indptr, self.sources, self.weights,
             *features.scaled, out,
@@ -185,8 +187,8 @@ def _add_row(total, weight, row):
 def _aggregate(rows, ids, sims, kinds, indptr, sources, weights, array, scale, out):
     for r in range(rows.size):
         i = rows[r]
-        total, degree = out[r], np.float32(1.0)
-        total[:] = np.float32(0.0)
+        total, degree = out[r], out.dtype.type(1.0)
+        total[:] = 0.0
         _add_row(total, scale[i], array[i])
         for c in range(ids.shape[1]):
             if kinds[i, c] != MISSING:

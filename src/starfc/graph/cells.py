@@ -30,6 +30,7 @@ _SAMPLE = 64  # rows per cell that k-means sees
 _ITERATIONS = 6
 _BLOCK = 1 << 13
 _TILE = 1024
+_ROWS, _COLUMNS = 512, 2048  # of a product: most cells in one piece, and 2 MiB
 _EDGE = 64  # tiles are filled up to multiples of it: few shapes, each compiled once
 
 
@@ -116,12 +117,12 @@ def search_cells(
         )
         queries, starts = _by_cell(probed.ravel(), len(cells))
         queries //= probes
-        buffer = torch.empty(_TILE * _TILE, dtype=members.dtype)
+        buffer = torch.empty(_ROWS * _COLUMNS, dtype=members.dtype)
 
         def offer(cell: int, mine: NDArray[np.int64]) -> None:
-            for some in slices(len(mine), _TILE):
+            for some in slices(len(mine), _ROWS):
                 queries = members[torch.from_numpy(chunk.start + np.resize(mine[some], _ceil(some.stop - some.start)))]
-                for part in slices(int(cells.starts[cell + 1] - cells.starts[cell]), _TILE):
+                for part in slices(int(cells.starts[cell + 1] - cells.starts[cell]), _COLUMNS):
                     first, width = int(cells.starts[cell]) + part.start, part.stop - part.start
                     others = members[first : first + _ceil(width)]
                     products = buffer[: len(queries) * len(others)].view(len(queries), len(others))

@@ -42,7 +42,7 @@ RECALL = 0.99
 RECALL_ROWS = 1000
 # Exact search makes N / 2 products a row; in cells a product costs a quarter more, and a row as much as 40,000 of them.
 _CELL_PRODUCT, _CELL_ROW = 1.25, 40_000
-_CHUNK = 1 << 14  # rows that one thread searches at a time: 2^14 x 140 candidates x 6 bytes = 13 MiB
+_CHUNKS = (1 << 13, 1 << 16)  # rows that one thread searches at a time: 2^16 x 140 candidates x 6 bytes = 55 MB
 _QUERY_BLOCK = 1 << 13
 
 
@@ -154,11 +154,12 @@ def _exact(features: Features, k: int) -> KnnGraph:
 def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path) -> KnnGraph:
     n, rng = len(features), np.random.default_rng(seed)
     count = params.get("nlist", max(1, min(round(3 * math.sqrt(n)), n // 39)))
+    chunk = min(max(n // 16, _CHUNKS[0]), _CHUNKS[1])
     partial = PartialGraph(
         folder,
         {
             "fingerprint": features.check.fingerprint, "k": k, "params": params, "seed": seed, "recall": recall,
-            "chunk": _CHUNK,
+            "chunk": chunk,
         },
     )  # fmt: skip
     cells = partial.cells(lambda: make_cells(features, count, seed))
@@ -170,7 +171,7 @@ def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: 
     while True:
         probes = min(probes, count)
         log.info("kNN graph: %d of %d cells probed", probes, count)
-        partial.start(probes, n, k, slices(n, _CHUNK))
+        partial.start(probes, n, k, slices(n, chunk))
         with progress("kNN graph", total=n, done=partial.rows_done, unit="row") as bar:
 
             def finished(

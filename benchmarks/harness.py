@@ -20,12 +20,13 @@ def run_side(script: str, side: str, folder: Path, *arguments: object) -> dict[s
     return json.loads((folder / f"{side}.json").read_text())
 
 
-def finish_side(side: str, folder: Path, stages: Stages) -> None:
+def finish_side(side: str, folder: Path, stages: Stages, **more: Any) -> None:
     """Write a side's seconds by stage, their sum, and the highest of the stages' peaks of resident memory."""
     content = {
         "seconds": sum(stage.seconds for stage in stages.finished),
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
         "stages": {stage.name: stage.seconds for stage in stages.finished},
+        **more,
     }
     write_json(folder / f"{side}.json", content)
 

@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace, features: Features) -> None:
 
 
 def tuned(search: Search, sample: Sample, matrix: np.ndarray, k: int, effort: int, limit: int, recall: float) -> int:
-    """The first of effort, 2 effort, 4 effort ... that reaches the recall on the sample, or 3/4 of it where that does."""
+    """The first of effort, 2 effort, ... that reaches the recall on the sample, or 3/4 of it where that does."""
 
     def reaches(effort: int) -> bool:
         sims, ids = search(matrix[sample.rows], k, effort)

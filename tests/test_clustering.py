@@ -214,8 +214,7 @@ def test_order_blocks_and_slices_change_no_edge(scored, monkeypatch):
     order = np.random.default_rng(0).permutation(len(features)).astype(np.int32)
     for rows, target_bytes in ((1, 1 << 30), (7, 7 * 64), (1000, 1 << 30), (50, 100 * 64)):
         monkeypatch.setattr(scoring, "ROW_BLOCK", rows)
-        monkeypatch.setattr(scoring, "TARGET_BYTES", target_bytes)
-        again = parse_graph(project_nodes(model, features, graph, order=order), 0.4)
+        again = parse_graph(project_nodes(model, features, graph, order=order), 0.4, target_bytes)
         assert edge_set(again) == whole
         assert len(again) == len(whole)
 

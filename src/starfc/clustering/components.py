@@ -10,12 +10,12 @@ from starfc.clustering.edges import EdgeList
 from starfc.graph.neighbours import id_dtype
 
 
-def components(edges: EdgeList) -> NDArray[np.int64]:
-    """Connected components of the edges taken as undirected: (N,) int64, the smallest member of each node's component.
+def components(edges: EdgeList) -> NDArray[np.integer]:
+    """Connected components of the edges taken as undirected: (N,), the smallest member of each node's component.
 
     A node without an edge is its own component. Union-find with path halving, in time that is linear for all purposes.
     """
-    return _union_find(edges.indptr, edges.cols)
+    return _union_find(edges.indptr, edges.cols, np.arange(edges.num_nodes, dtype=id_dtype(edges.num_nodes)))
 
 
 def largest_first(members: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -51,9 +51,8 @@ def _largest_first(members, sizes):
 
 
 @nb.njit(cache=True)
-def _union_find(indptr, cols):
-    num_nodes = indptr.size - 1
-    parent = np.arange(num_nodes)
+def _union_find(indptr, cols, parent):
+    num_nodes = parent.size
     for row in range(num_nodes):
         for e in range(indptr[row], indptr[row + 1]):
             i, j = np.int64(row), np.int64(cols[e])

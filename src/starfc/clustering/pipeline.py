@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, refine
-from starfc.clustering.scoring import parse_graph, project_nodes
+from starfc.clustering.scoring import TARGET_BYTES, parse_graph, project_nodes
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph
@@ -85,13 +85,16 @@ def cluster(
     n, entries = graph.num_nodes, graph.ids.size
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
-    # entry kinds, the third of the entries that is one-sided, v, and a few blocks of rows
-    with stages.stage("node projections", needs=entries + 3 * entries + 2 * n * model.nhid + (128 << 20)):
+    # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
+    with stages.stage("node projections", needs=4 * entries + 24 * n + (128 << 20)):
         nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
     for array in (features.array, graph.ids, graph.sims):
         release(array)
-    with stages.stage("edge scores", needs=8 * entries):
-        parsed = parse_graph(nodes, tau1)
+    left = stages.memory_left()
+    target_bytes = min(TARGET_BYTES, 2 * n * model.nhid) if left is None else min(TARGET_BYTES, max(left // 4, 1 << 20))
+    # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
+    with stages.stage("edge scores", needs=target_bytes + 9 * entries):
+        parsed = parse_graph(nodes, tau1, target_bytes)
         del nodes
     with stages.stage("refinement", needs=20 * len(parsed)):
         refined = refine(parsed, node_intimacy(parsed, order), tau2)

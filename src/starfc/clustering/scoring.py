@@ -6,7 +6,7 @@ kept in half precision, with a bound on what that changes of an edge's logit; an
 of τ1 is scored again in float32, and in float64 where that leaves a doubt too: rounding decides nothing.
 
 u (float32) and v lie in scratch files, in the order in which they were made. u is read block by block; v is gathered
-from, and a slice of it at a time is held in memory: all of it where that is not above :data:`TARGET_BYTES`. Memory
+from, and a slice of it at a time is held in memory: all of it where that is not above ``target_bytes``. Memory
 beyond the graph is that slice, one block of rows a thread, and the edges that are kept.
 """
 
@@ -155,14 +155,17 @@ def edge_probabilities(
     return p
 
 
-def score_entries(nodes: NodeProjections, line: float = -math.inf) -> Iterator[tuple[NDArray[np.integer], Entries]]:
+def score_entries(
+    nodes: NodeProjections, line: float = -math.inf, target_bytes: int = TARGET_BYTES
+) -> Iterator[tuple[NDArray[np.integer], Entries]]:
     """The kNN entries i -> j whose logit may exceed ``line`` (all of them by default), with their p.
 
-    Yields rows (m,) and their entries, block by block; for each slice of v that is held, all blocks.
+    Yields rows (m,) and their entries, block by block; for each slice of v that is held, of at most ``target_bytes``,
+    all blocks.
     """
     n = nodes.graph.num_nodes
     score = score_rows if nodes.device.type == "cpu" else score_rows_torch
-    held = max(ROW_BLOCK, TARGET_BYTES // (2 * nodes.model.nhid))
+    held = max(1, target_bytes // (2 * nodes.model.nhid))
     for targets in slices(n, held):
         target = torch.from_numpy(nodes.target[targets]).to(nodes.device)
         blocks = slices(n, ROW_BLOCK)
@@ -185,13 +188,13 @@ def score_entries(nodes: NodeProjections, line: float = -math.inf) -> Iterator[t
             yield nodes.order[part], replace(entries, cols=nodes.order[entries.cols])
 
 
-def parse_graph(nodes: NodeProjections, tau1: float) -> EdgeList:
-    """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1.
+def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:
+    """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1; v is held ``target_bytes`` at a time.
 
     Which edges these are does not hang on rounding; scores that half precision decided are within its error.
     """
     line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
-    found = list(score_entries(nodes, line))
+    found = list(score_entries(nodes, line, target_bytes))
     doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
     exact = _decided(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)), tau1)
     counts, at = np.zeros(nodes.graph.num_nodes, np.int64), 0

@@ -48,6 +48,10 @@ class Stages:
         self.finished.append(Stage(name, time.perf_counter() - started, peak_rss_mb()))
         log.info("%s: %.1f s, peak %.0f MB", name, self.finished[-1].seconds, self.finished[-1].peak_rss_mb)
 
+    def memory_left(self) -> int | None:
+        """Bytes between what this process holds and its limit, None where it has none."""
+        return None if self.memory_limit is None else max(0, self.memory_limit - resident_bytes())
+
     def _check(self, name: str, needs: int) -> None:
         log.info("%s: needs about %s", name, megabytes(needs))
         held = resident_bytes()

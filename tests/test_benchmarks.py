@@ -1,0 +1,76 @@
+"""The benchmarks as they are run, on little data: what they write, and that a stage that is done stays done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, blobs
+
+from starfc.models.checkpoint import save_model, save_thresholds
+from starfc.models.gcn import StarFCModel
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def data(tmp_path):
+    features, labels = blobs(identities=30, size=20, dim=32, noise=0.4)
+    np.save(tmp_path / "features.npy", features)
+    np.save(tmp_path / "labels.npy", labels)
+    return tmp_path
+
+
+def model(folder, dim):
+    save_model(StarFCModel(dim, 32, init="metric", generator=torch.Generator().manual_seed(0)), folder)
+    save_thresholds(folder, 0.3, 0.3, {})
+    return folder
+
+
+def test_inference_against_the_twin(data):
+    where = ("--features", data / "features.npy", "--labels", data / "labels.npy", "--json", data / "out.json")
+    run("inference.py", *where, "--model", model(data / "model", 32), "--knn", 20)
+    result = json.loads((data / "out.json").read_text())
+    assert result["labels_equal"] is True
+    assert result["fscore"] == result["twin_fscore"] > 0.5
+    assert {"speedup", "memory_ratio", "stages", "whole", "versions", "git", "machine"} <= set(result)
+    assert result["whole"]["fscore"] == pytest.approx(result["fscore"], abs=0.05)
+
+
+def test_knn_graphs_against_flat_search(data):
+    where = ("--features", data / "features.npy", "--json", data / "out.json", "--knn", 20)
+    run("knn.py", *where, "--methods", "exact", "cells", "faiss-ivf-flat", "faiss-hnsw")
+    methods = json.loads((data / "out.json").read_text())["methods"]
+    assert methods["exact"]["same_neighbours"] > 0.999
+    assert all(methods[name]["recall"] >= 0.98 for name in methods)
+    run("knn.py", *where, "--methods", "exact", "--flat-queries", 100)
+    methods = json.loads((data / "out.json").read_text())["methods"]
+    assert methods["IndexFlatIP"]["params"] == {"rows_searched": 100}
+
+
+def test_scale_keeps_what_is_done(data):
+    arguments = ("--nodes", 1500, 3000, "--folder", data / "scale", "--model", model(data / "model", 256), "--knn", 20)
+    run("scale.py", *arguments, "--json", data / "first.json")
+    before = {p: p.stat().st_mtime_ns for p in (data / "scale").rglob("*.npy")}
+    (data / "scale" / "3000" / "labels.npy").unlink()
+    record = json.loads((data / "scale" / "3000" / "record.json").read_text())
+    del record["clustering"]
+    (data / "scale" / "3000" / "record.json").write_text(json.dumps(record))
+    run("scale.py", *arguments, "--json", data / "second.json")
+    changed = {p.name for p in before if p.stat().st_mtime_ns != before[p]}
+    assert changed == {"labels.npy"}
+    first, second = (json.loads((data / f"{name}.json").read_text()) for name in ("first", "second"))
+    assert set(first["laws"]) == {"total", *first["sizes"]["1500"]["seconds"]}
+    for size in ("1500", "3000"):
+        assert first["sizes"][size]["pairwise"] == second["sizes"][size]["pairwise"]
+        assert first["sizes"][size]["single_link"]["fscore"] > 0
+    assert "clustering" in json.loads((data / "scale" / "3000" / "record.json").read_text())

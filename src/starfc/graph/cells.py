@@ -104,7 +104,7 @@ def search_cells(
 
     threads.each(fill, slices(n, _BLOCK))
     error = np.zeros(n, np.float32)  # recall is what is asked for here, not certainty: k / 4 more candidates see to it
-    keep = k + k // 4 + 8
+    keep, scaled = k + k // 4 + 8, features.scaled
 
     def work(chunk: slice) -> None:
         rows = cells.order[chunk]
@@ -137,7 +137,7 @@ def search_cells(
             mine = queries[starts[cell] : starts[cell + 1]]
             offer(cell, mine[(mine < bounds[cell]) | (mine >= bounds[cell + 1])])
         sims, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), id_dtype(n))
-        rerank(pools, features.scaled, rows, cells.order, error[chunk], sims, ids)
+        rerank(pools, scaled, rows, cells.order, error[chunk], sims, ids)
         finished(chunk, rows, sims, ids)
 
     threads.each(work, chunks)

@@ -35,7 +35,7 @@ log = logging.getLogger("starfc")
 BLOCK = 1024  # 1024 x 1024 products, 2 or 4 MiB: they stay in a core's cache between product and selection
 _ROWS = 512  # per block of the search of some rows
 _CELL = 256  # rows per cell, on average
-_SMALL = 4096  # below this many rows float32 is as fast
+_SMALL = 1 << 14  # below this many rows float32 is as fast
 
 
 def exact_search(
@@ -79,12 +79,12 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
     _offer_tiles(rounded, pools, block)
     del rounded
     sims, ids = np.empty((n, k), np.float32), np.empty((n, k), id_dtype(n))
-    certain = np.empty(n, np.bool_)
+    certain, scaled = np.empty(n, np.bool_), features.scaled
 
     def work(part: slice) -> None:
         rows = order[part]
         mine, my_ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), ids.dtype)
-        certain[rows] = rerank(pools[part], features.scaled, rows, order, error[part], mine, my_ids)
+        certain[rows] = rerank(pools[part], scaled, rows, order, error[part], mine, my_ids)
         sims[rows], ids[rows] = mine, my_ids
 
     threads.each(work, slices(n, block))

@@ -14,6 +14,7 @@ faster than float32, products are made of features rounded to it, and what they 
 from __future__ import annotations
 
 import logging
+import math
 from threading import Lock
 
 import numpy as np
@@ -35,6 +36,7 @@ log = logging.getLogger("starfc")
 BLOCK = 1024  # 1024 x 1024 products, 2 or 4 MiB: they stay in a core's cache between product and selection
 _ROWS = 512  # per block of the search of some rows
 _CELL = 256  # rows per cell, on average
+_SAMPLE = 1 << 13  # rows that say how high floors may start
 _SMALL = 1 << 14  # below this many rows float32 is as fast
 
 
@@ -67,15 +69,16 @@ def exact_search(
 def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """:func:`exact_search` by products of features rounded to bfloat16.
 
-    Rows are taken cell by cell (:mod:`starfc.graph.cells`): the first products of a row, with its like, already hold
-    most of its neighbours, and few later ones reach its floor.
+    Rows are taken cell by cell (:mod:`starfc.graph.cells`), so that neighbours find their candidates in the cache, and
+    start with a floor that a sample of the rows says to be low enough: few products reach it.
     """
     n = len(features)
-    keep = min(n, k + k // 2 + 8)
+    keep = min(n, k + k // 4 + 4)
     order = make_cells(features, max(1, n // _CELL)).order
     rounded, residual = round_features(features, order)
     error = residual + (1 + residual) * residual.max(initial=0) + SUMMATION
     pools = Pools.empty(n, keep, torch.bfloat16, id_dtype(n))
+    pools.floor[:] = _sampled_floors(rounded, keep)
     _offer_tiles(rounded, pools, block)
     del rounded
     sims, ids = np.empty((n, k), np.float32), np.empty((n, k), id_dtype(n))
@@ -104,6 +107,28 @@ def round_features(features: Features, order: NDArray[np.integer]) -> tuple[Tens
         rounded[rows] = block
         residual[rows] = torch.linalg.vector_norm(block - rounded[rows].float(), dim=1).numpy()
     return rounded, residual
+
+
+def _sampled_floors(rounded: Tensor, keep: int) -> NDArray[np.int16]:
+    """A value of every row (bfloat16 bits) that its best ``keep`` products very likely reach.
+
+    Of S sampled rows, keep · S / N are expected among a row's best ``keep``; so many, and four standard deviations and
+    four more, are looked for in the sample, and the last of them is the floor. Where it is too high, as it will be for
+    a row in 10^5, the row comes out uncertain.
+    """
+    n = len(rounded)
+    sample = torch.from_numpy(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
+    expected = keep * len(sample) / n
+    found = Pools.empty(n, math.ceil(expected + 4 * math.sqrt(expected)) + 4, rounded.dtype, np.int32)
+    columns = rounded[sample]
+
+    def work(rows: slice) -> None:
+        for part in slices(len(columns), BLOCK):
+            found[rows].offer_rows(rounded[rows] @ columns[part].T, part.start, np.arange(rows.stop - rows.start))
+
+    threads.each(work, slices(n, BLOCK))
+    found.cut()
+    return found.floor
 
 
 def _offer_tiles(matrix: Tensor, pools: Pools, block: int) -> None:

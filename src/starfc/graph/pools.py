@@ -36,7 +36,7 @@ class Pools:
     def empty(cls, n: int, keep: int, dtype: torch.dtype, id_type: type[np.integer]) -> Pools:
         """Pools for products of a dtype (float32 or bfloat16); of bfloat16 only values from 0 up are taken."""
         value_type, lowest = (np.int16, 0) if dtype == torch.bfloat16 else (np.float32, -np.inf)
-        capacity = keep + 32
+        capacity = keep + 64
         return cls(
             np.empty((n, capacity), value_type),
             np.empty((n, capacity), id_type),

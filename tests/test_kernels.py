@@ -11,7 +11,7 @@ import torch
 
 from starfc.runtime import threads
 from starfc.runtime.half import bits, number, single
-from starfc.runtime.memory import release
+from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.scratch import ScratchRows
 from starfc.runtime.simd import lowest_bit, prefetch_row, reached, reached_each
 
@@ -78,6 +78,7 @@ def test_released_files_are_read_again(tmp_path):
     release(mapped)
     assert mapped.sum() == 44
     release(np.arange(3))  # nothing to give back
+    assert mapped_bytes(mapped, np.arange(3)) == mapped.nbytes == 64
 
 
 def test_each_calls_every_item_and_restores_the_number_of_threads():

@@ -22,7 +22,7 @@ from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.models.gcn import StarFCModel
-from starfc.runtime.memory import release
+from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.stages import Stages
 
 
@@ -85,15 +85,18 @@ def cluster(
     n, entries = graph.num_nodes, graph.ids.size
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
+    inputs = (features.array, graph.ids, graph.sims)
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
-    with stages.stage("node projections", needs=4 * entries + 24 * n + (128 << 20)):
+    needs = mapped_bytes(*inputs) + 4 * entries + 24 * n + (128 << 20)
+    with stages.stage("node projections", needs=needs):
         nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
-    for array in (features.array, graph.ids, graph.sims):
+    for array in inputs:
         release(array)
     left = stages.memory_left()
-    target_bytes = min(TARGET_BYTES, 2 * n * model.nhid) if left is None else min(TARGET_BYTES, max(left // 4, 1 << 20))
+    room = TARGET_BYTES if left is None else max(left // 4, 1 << 20)
+    target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
     # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
-    with stages.stage("edge scores", needs=target_bytes + 9 * entries):
+    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + 9 * entries):
         parsed = parse_graph(nodes, tau1, target_bytes)
         del nodes
     with stages.stage("refinement", needs=20 * len(parsed)):

@@ -13,8 +13,18 @@ def release(array: NDArray) -> None:
 
     Pages of a mapped file count as this process's memory once they were touched.
     """
+    base = _file_of(array)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def mapped_bytes(*arrays: NDArray) -> int:
+    """What touching all of these adds to this process's memory: the bytes of those that are memory-mapped."""
+    return sum(array.nbytes for array in arrays if _file_of(array) is not None)
+
+
+def _file_of(array: NDArray) -> mmap.mmap | None:
     base = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None

@@ -239,13 +239,18 @@ def test_a_stale_stored_graph_is_refused(cluster, workspace):
     assert "stale kNN graph: it was built from other features" in err
 
 
-def test_a_stored_graph_of_other_parameters_is_refused(cluster):
+def test_a_stored_graph_of_other_parameters_is_refused(cluster, workspace):
     options = ["--cfg-options", "knn_method=ivf", "knn_params.nlist=4"]
     assert cluster(*options, "knn_params.nprobe=1")[0] == 0
     assert cluster(*options, "knn_params.nprobe=1")[0] == 0
     code, _, err = cluster(*options, "knn_params.nprobe=3")
     assert code == 2
     assert "a kNN graph built with {'nprobe': 1} where knn_params asks for" in err
+    code, _, err = cluster("--cfg-options", "knn_method=ivf")
+    assert code == 2
+    assert "where knn_recall asks for 0.99" in err
+    assert cluster("--cfg-options", "knn_method=ivf", "knn_recall=0.1")[0] == 0
+    assert not list((workspace / "data").rglob("*.partial"))
 
 
 @pytest.mark.parametrize("script", ["test_final.py", "train.py"])

@@ -83,6 +83,12 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
                 f"{stored}: a kNN graph built with {other} where knn_params asks for {config.knn_params}; delete the "
                 "folder and it is built anew, or point knn_graph_path elsewhere"
             )
+        reached = graph.info.get("recall")
+        if config.knn_method == "ivf" and "nprobe" not in config.knn_params and (reached or 1.0) < config.knn_recall:
+            raise InputError(
+                f"{stored}: a kNN graph of recall {reached:.4f} where knn_recall asks for {config.knn_recall}; delete "
+                "the folder and it is built anew, or lower knn_recall"
+            )
         return graph
     partial = place.with_name(place.name + ".partial")
     graph = build_knn(

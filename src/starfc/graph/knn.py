@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -163,37 +163,40 @@ def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: 
         },
     )  # fmt: skip
     cells = partial.cells(lambda: make_cells(features, count, seed))
-    chosen, measured = draw_sample(features, k, rng), draw_sample(features, k, rng)
-    probes = params.get("nprobe") or max(_probes_for(recall, features, cells, s) for s in (chosen, measured))
-    if "nprobe" not in params and _CELL_PRODUCT * probes / count * n + _CELL_ROW > n / 2:
-        log.info("kNN graph: recall %g needs %d of %d cells; exact search is as fast", recall, probes, count)
-        return _exact(features, k)
+    measured = draw_sample(features, k, rng)
+    if "nprobe" in params:
+        probes = params["nprobe"]
+    else:
+        samples = (draw_sample(features, k, rng), measured)
+        probes = max(_probes_for(recall, features, cells, sample) for sample in samples)
+        if _CELL_PRODUCT * probes / count * n + _CELL_ROW > n / 2:
+            log.info("kNN graph: recall %g needs %d of %d cells; exact search is as fast", recall, probes, count)
+            return _exact(features, k)
     while True:
         probes = min(probes, count)
-        log.info("kNN graph: %d of %d cells probed", probes, count)
-        partial.start(probes, n, k, slices(n, chunk))
-        with progress("kNN graph", total=n, done=partial.rows_done, unit="row") as bar:
-
-            def finished(
-                chunk: slice, rows: NDArray, sims: NDArray, ids: NDArray, advance: Callable[[int], object] = bar.update
-            ) -> None:
-                block = tidy(ids, sims, rows, n)
-                partial.write(chunk, block.ids, block.sims)
-                advance(len(rows))
-
-            search_cells(features, k, cells, probes, partial.missing(), finished)
-        graph = partial.finish(cells.order)
+        graph = _search_cells(features, k, cells, probes, partial, chunk)
         reached = measured.recall(graph)
-        log.info("kNN graph: recall %.4f on %d rows", reached, len(measured.rows))
+        log.info("kNN graph: %d of %d cells probed, recall %.4f", probes, count, reached)
         if "nprobe" in params or reached >= recall or probes == count:
             break
         probes += max(1, probes // 4)
-    used = {"nlist": count, "nprobe": probes}
-    return KnnGraph(
-        graph.ids,
-        graph.sims,
-        {"backend": "ivf", "params": used, "recall": reached, "recall_rows": len(measured.rows)},
-    )
+    used = {"backend": "ivf", "params": {"nlist": count, "nprobe": probes}}
+    return KnnGraph(graph.ids, graph.sims, used | {"recall": reached, "recall_rows": len(measured.rows)})
+
+
+def _search_cells(features: Features, k: int, cells: Cells, probes: int, partial: PartialGraph, chunk: int) -> KnnGraph:
+    """The graph of one number of probes, going on from the chunks that are stored."""
+    n = len(features)
+    partial.start(probes, n, k, slices(n, chunk))
+    with progress("kNN graph", total=n, done=partial.rows_done, unit="row") as bar:
+
+        def finished(part: slice, rows: NDArray, sims: NDArray, ids: NDArray) -> None:
+            block = tidy(ids, sims, rows, n)
+            partial.write(part, block.ids, block.sims)
+            bar.update(len(rows))
+
+        search_cells(features, k, cells, probes, partial.missing(), finished)
+    return partial.finish(cells.order)
 
 
 def _probes_for(recall: float, features: Features, cells: Cells, sample: Sample) -> int:

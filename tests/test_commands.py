@@ -240,7 +240,7 @@ def test_a_stale_stored_graph_is_refused(cluster, workspace):
 
 
 def test_a_stored_graph_of_other_parameters_is_refused(cluster, workspace):
-    options = ["--cfg-options", "knn_method=ivf", "knn_params.nlist=4"]
+    options = ["--cfg-options", "knn_method=ivf", "knn_params.nlist=40"]
     assert cluster(*options, "knn_params.nprobe=1")[0] == 0
     assert cluster(*options, "knn_params.nprobe=1")[0] == 0
     code, _, err = cluster(*options, "knn_params.nprobe=3")

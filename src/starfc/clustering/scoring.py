@@ -32,11 +32,12 @@ from starfc.graph.order import inverse
 from starfc.graph.products import slices
 from starfc.models.gcn import StarFCModel
 from starfc.runtime import threads
+from starfc.runtime.memory import release
 from starfc.runtime.scratch import ScratchRows
 
 ROW_BLOCK = 1 << 11  # rows per block: 2^11 x 512 float32 = 4 MiB of node embeddings
 _CLOSE = 1e-5  # of a probability: float32 errors stay below it
-TARGET_BYTES = 4 << 30  # of v: 2^22 rows of 512 float16
+TARGET_BYTES = 2 << 30  # of v: 2^21 rows of 512 float16
 _DOUBTFUL = 1 << 12  # edges scored again at a time: 2^12 x 512 float32 = 8 MiB for either end
 
 
@@ -197,6 +198,8 @@ def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_
     found = list(score_entries(nodes, line, target_bytes))
     doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
     exact = _decided(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)), tau1)
+    for array in (nodes.features.array, nodes.graph.ids, nodes.graph.sims):
+        release(array)
     counts, at = np.zeros(nodes.graph.num_nodes, np.int64), 0
     for block, (rows, entries) in enumerate(found):
         scored_again = np.flatnonzero(entries.doubtful)

@@ -19,6 +19,7 @@ import numpy as np
 from harness import finish_side, report, run_side
 
 from starfc.clustering.pipeline import cluster
+from starfc.clustering.scoring import edge_probabilities, project_nodes
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
@@ -143,7 +144,7 @@ def run_cells(arguments: argparse.Namespace) -> None:
 
 def warm_up(features: Features) -> None:
     """Load the compiled code."""
-    few = features.subset(np.arange(min(5000, len(features))))
+    few = Features(features.array[:5000])
     for method in ("faiss", "ivf"):
         build_knn(few, 10, method, {"nlist": 4, "nprobe": 2} if method == "ivf" else {})
 
@@ -158,8 +159,10 @@ def run_approximate(arguments: argparse.Namespace) -> None:
 
 def cluster_side(arguments: argparse.Namespace, side: str, graph: KnnGraph) -> None:
     features, model, stages = open_features(arguments), load_model(arguments.model), Stages()
-    few = features.subset(np.arange(min(500, len(features))))  # loads the compiled code
-    cluster(few, build_knn(few, 10), model, tau1=0.5, tau2=0.5)
+    few = Features(features.array[:500])  # loads the compiled code, that for near-ties of the threshold too
+    small = build_knn(few, 10)
+    cluster(few, small, model, tau1=0.5, tau2=0.5)
+    edge_probabilities(project_nodes(model, few, small).in_double(), np.arange(2), small.ids[:2, 0])
     features.scaled  # noqa: B018 read and normalised
     result = cluster(features, graph, model, tau1=arguments.tau1, tau2=arguments.tau2, stages=stages)
     np.save(arguments.folder / f"{side}_labels.npy", result.labels)

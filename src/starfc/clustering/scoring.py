@@ -177,16 +177,17 @@ def score_entries(
         ) -> None:
             part = blocks[at]
             ids = nodes.graph.ids[nodes.order[part]]
-            found[at] = score(
+            entries = score(
                 np.where(ids >= 0, nodes.place[ids], -1), nodes.source[part], target, targets.start,
                 nodes.source_term[part], nodes.target_term, nodes.error, nodes.scorer, line,
             )  # fmt: skip
+            found[at] = replace(entries, cols=nodes.order[entries.cols])
 
         threads.each(work, range(len(blocks)))
         del target
         for at, part in enumerate(blocks):
             entries, found[at] = found[at], None
-            yield nodes.order[part], replace(entries, cols=nodes.order[entries.cols])
+            yield nodes.order[part], entries
 
 
 def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:

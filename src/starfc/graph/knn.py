@@ -40,8 +40,8 @@ KNN_METHODS = ("faiss", "faiss_gpu", "ivf")
 KNN_PARAMS = {"ivf": ("nlist", "nprobe")}
 RECALL = 0.99
 RECALL_ROWS = 1000
-# Exact search makes N / 2 products a row; in cells a product costs a quarter more, and a row as much as 40,000 of them.
-_CELL_PRODUCT, _CELL_ROW = 1.25, 40_000
+# Exact search makes N / 2 products a row; in cells a product costs a quarter more, and a row as much as 80,000 of them.
+_CELL_PRODUCT, _CELL_ROW = 1.25, 80_000
 _CHUNKS = (1 << 13, 1 << 16)  # rows that one thread searches at a time: 2^16 x 140 candidates x 6 bytes = 55 MB
 _QUERY_BLOCK = 1 << 13
 
@@ -153,6 +153,8 @@ def _exact(features: Features, k: int) -> KnnGraph:
 
 def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path) -> KnnGraph:
     n, rng = len(features), np.random.default_rng(seed)
+    if "nprobe" not in params and n / 2 < _CELL_ROW:
+        return _exact(features, k)
     count = params.get("nlist", max(1, min(round(3 * math.sqrt(n)), n // 39)))
     chunk = min(max(n // 16, _CHUNKS[0]), _CHUNKS[1])
     partial = PartialGraph(

@@ -169,11 +169,11 @@ def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: 
     if "nprobe" in params:
         probes = params["nprobe"]
     else:
-        samples = (draw_sample(features, k, rng), measured)
-        probes = max(_probes_for(recall, features, cells, sample) for sample in samples)
+        probes = _probes_for(recall, features, cells, measured)
         if _CELL_PRODUCT * probes / count * n + _CELL_ROW > n / 2:
             log.info("kNN graph: recall %g needs %d of %d cells; exact search is as fast", recall, probes, count)
             return _exact(features, k)
+        probes = max(probes, _probes_for(recall, features, cells, draw_sample(features, k, rng)))
     while True:
         probes = min(probes, count)
         graph = _search_cells(features, k, cells, probes, partial, chunk)

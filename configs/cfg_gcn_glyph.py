@@ -19,3 +19,4 @@ lr_config = dict(_delete_=True, policy='onecycle', warmup=0.15)
 validation = dict(source='holdout', holdout_share=0.2, holdout_group=100)
 tau1 = None
 tau2 = None
+dynamic = dict(tau1=None, tau2=None)

@@ -50,6 +50,8 @@ validation = dict(source='test', holdout_share=0.)
 # inference
 tau1 = 0.7  # graph parsing: edges with p > tau1 stay
 tau2 = 0.72  # refinement: edges with node intimacy > tau2 stay
+dynamic = dict(tau1=0.85, tau2=0.78)  # the same for test_dynamic.py
+giant_share = 0.1  # a component that holds more of the instances than this is warned of
 metrics = ['pairwise', 'bcubed', 'nmi']
 
 # misc
@@ -57,7 +59,7 @@ seed = 0
 device = 'auto'  # cpu, cuda, cuda:N
 threads = None  # CPU threads; None: one per core
 memory_limit = None  # such as '16GB'
-checkpoint_config = dict(interval=100)  # in subgraphs
+checkpoint_config = dict(interval=100, keep=3)  # in subgraphs; the newest ones are kept, and the best by validation
 log_level = 'INFO'
 log_config = dict(interval=1, hooks=[
     dict(type='TextLoggerHook'),

@@ -16,7 +16,10 @@ from typing import Any
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
+from starfc.models.hierarchical import OFFSETS, SCALES
 from starfc.schema import build, option
+
+MODELS = ("gcn", "hierarchical")
 
 RETIRED = dict.fromkeys(
     (
@@ -83,8 +86,35 @@ class ModelKwargs:
 class Model:
     """The network."""
 
-    type: str = option("gcn", "network type", choices=("gcn",))
+    type: str = option("gcn", "gcn: one graph (CVPR); hierarchical: graphs of several scales (TPAMI)", choices=MODELS)
     kwargs: ModelKwargs = option(factory=ModelKwargs)
+
+
+@dataclass(frozen=True)
+class Hierarchical:
+    """Graphs of several scales (model.type 'hierarchical'); neighbours are counted as by `knn`."""
+
+    k_mid: int = option(100, "neighbours of the middle graph in training", low=3)
+    offsets: list[int] = option(factory=lambda: list(OFFSETS), help="offsets of the other graphs to learn from", low=1)
+    balance: float = option(1.0, "weight λ of the term that keeps all three scales in use", low=0)
+    patch_edges: int = option(120_000, "edges of a patch; each patch is one optimiser step", low=1)
+    offset_lr: float = option(0.001, "learning rate of the offset learner, one step a subgraph", low=0)
+    selector_precision: str = option(
+        "float32", "products of the scale selector in training", choices=("float32", "bfloat16")
+    )
+    scales: list[int] = option(factory=lambda: list(SCALES), help="neighbours of the three graphs at inference", low=2)
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """Thresholds of test_dynamic.py: undirected edges, node intimacy above tau2 / (0.85^(10 b) + 1)."""
+
+    tau1: float | None = option(
+        0.85, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1
+    )
+    tau2: float | None = option(
+        0.78, "ceiling of the dynamic threshold; None: as thresholds.json beside the weights says", low=0, high=1
+    )
 
 
 @dataclass(frozen=True)
@@ -133,13 +163,15 @@ class Validation:
     )
     holdout_share: float = option(0.0, "share of the training identities held back", low=0, high=0.9)
     holdout_group: int = option(100, "held-back identities are taken in groups of this many look-alikes", low=1)
+    interval: int | None = option(None, "subgraphs between validations; None: one at the end of each epoch", low=1)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Checkpoints inside an epoch; one is always written at its end."""
+    """Checkpoints inside an epoch; one is always written at its end, and one kept for the best validation."""
 
     interval: int = option(100, "subgraphs between checkpoints", low=1)
+    keep: int = option(3, "newest checkpoints kept", low=1)
 
 
 @dataclass(frozen=True)
@@ -169,6 +201,7 @@ class Config:
     test_data: TestData = option(factory=TestData)
     invalid_rows: str = option("error", "rows without direction (NaN, infinite, zero)", choices=("error", "singleton"))
     model: Model = option(factory=Model)
+    hierarchical: Hierarchical = option(factory=Hierarchical)
     optimizer: Optimizer = option(factory=Optimizer)
     total_epochs: int = option(4, "passes over the identities", low=1)
     lr_config: LrConfig = option(factory=LrConfig)
@@ -184,6 +217,10 @@ class Config:
     )
     tau2: float | None = option(
         0.72, "edges with NI > tau2 stay; None: as thresholds.json beside the weights says", low=0, high=1
+    )
+    dynamic: Dynamic = option(factory=Dynamic)
+    giant_share: float = option(
+        0.1, "a component that holds more of the instances than this is warned of", low=0, high=1
     )
     seed: int = option(0, "fixes the loss curve (same machine, same threads)", low=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -203,8 +240,12 @@ class Config:
             found.append(
                 f"lr_config.step: epochs below total_epochs ({self.total_epochs}) needed; found {self.lr_config.step}"
             )
-        if (self.tau1 is None) != (self.tau2 is None):
-            found.append("tau1, tau2: both numbers, or both None (then thresholds.json beside the weights decides)")
+        for name, pair in (("", self), ("dynamic.", self.dynamic)):
+            if (pair.tau1 is None) != (pair.tau2 is None):
+                both = "both numbers, or both None (then thresholds.json beside the weights decides)"
+                found.append(f"{name}tau1, {name}tau2: {both}")
+        if self.model.type == "hierarchical":
+            found += self._hierarchical_contradictions()
         hooks = [hook.get("type") for hook in self.log_config.hooks]
         found += [
             f"log_config.hooks: TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}"
@@ -229,6 +270,23 @@ class Config:
         except ValueError:
             found.append(
                 f"memory_limit: a number with MB, GB or TB, such as '16GB', needed; found {self.memory_limit!r}"
+            )
+        return found
+
+    def _hierarchical_contradictions(self) -> list[str]:
+        h, found = self.hierarchical, []
+        if len(set(h.offsets)) < 2 or max(h.offsets) > h.k_mid - 2:
+            found.append(
+                f"hierarchical.offsets: two or more different ones needed, at most k_mid - 2 ({h.k_mid - 2}); "
+                f"found {h.offsets}"
+            )
+        if len(h.scales) != 3 or sorted(set(h.scales)) != h.scales:
+            found.append(f"hierarchical.scales: three rising numbers of neighbours needed; found {h.scales}")
+        elif h.scales[-1] != self.knn:
+            found.append(f"knn: the largest of hierarchical.scales, {h.scales[-1]}, needed; found {self.knn}")
+        if self.model.kwargs.nhid % 4:
+            found.append(
+                f"model.kwargs.nhid: a multiple of the selector's 4 heads needed; found {self.model.kwargs.nhid}"
             )
         return found
 

@@ -1,8 +1,9 @@
-"""Weights on disk: ``Backbone.pth`` and ``Head.pth``, plain state dicts with the published names and shapes."""
+"""Weights on disk: the published files, a plain state dict for each part, and checkpoints that hold all in one."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -11,52 +12,154 @@ from torch import Tensor
 
 from starfc.errors import InputError, MissingFileError
 from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.runtime.atomic import replacing, write_json
 
 FILES = {"backbone": "Backbone.pth", "head": "Head.pth"}
+HIERARCHICAL_FILES = {
+    "backbone": "Backbone1.pth",
+    "heads.small": "Head1.pth",
+    "heads.mid": "Head2.pth",
+    "heads.large": "Head3.pth",
+    "heads.fused": "Head4.pth",
+    "selector": "Attention.pth",
+    "offset_learner": "Distance.pth",
+}
+_TRAINING_ONLY = ("heads.small", "heads.mid", "heads.large", "offset_learner")
 THRESHOLDS = "thresholds.json"
+FORMAT = "starfc checkpoint 1"
+
+Model = StarFCModel | HierarchicalModel
 
 
-def save_model(model: StarFCModel, folder: str | Path) -> None:
-    """Write both state dicts into ``folder``, each atomically."""
-    for part, name in FILES.items():
-        state = {key: value.detach().cpu().clone() for key, value in getattr(model, part).state_dict().items()}
+def save_model(model: Model, folder: str | Path) -> None:
+    """Write the state dict of every part into ``folder``, under the published names, each atomically."""
+    for part, name in _files(model).items():
+        state = {key: value.detach().cpu().clone() for key, value in model.get_submodule(part).state_dict().items()}
         with replacing(Path(folder) / name) as temporary:
             torch.save(state, temporary)
 
 
-def load_model(folder: str | Path, feature_dim: int | None = None, nhid: int | None = None) -> StarFCModel:
-    """Read ``Backbone.pth`` and ``Head.pth``; the widths are those of the weights.
+def load_model(
+    path: str | Path,
+    feature_dim: int | None = None,
+    nhid: int | None = None,
+    scales: tuple[int, ...] | None = None,
+) -> Model:
+    """Read a model: the widths, and whether it is hierarchical, are those of the weights.
 
     Parameters
     ----------
+    path : path
+        A folder of ``Backbone.pth`` and ``Head.pth``; one of ``Backbone1.pth``, ``Head4.pth`` and ``Attention.pth``
+        (``Head1.pth`` to ``Head3.pth`` and ``Distance.pth`` too where training is to go on), each name with or without
+        the published ``_Epoch_E_batch_B``, of which the last is taken; or one checkpoint file of a training run.
     feature_dim, nhid : int, optional
         Widths that the weights must have.
+    scales : tuple of int, optional
+        Neighbours of a hierarchical model's three graphs; a checkpoint file's, or the published ones, otherwise.
 
     Raises
     ------
     MissingFileError, InputError
         A file is missing, truncated or no state dict, lacks a tensor, or has other widths.
     """
-    folder = Path(folder)
-    states = {part: _read_state(folder / name) for part, name in FILES.items()}
-    weight = states["backbone"].get("conv1.weight")
-    if weight is None or weight.ndim != 2:
-        raise InputError(
-            f"{folder / FILES['backbone']}: no conv1.weight of shape (2d, h); found {sorted(states['backbone'])}"
+    path = Path(path)
+    if path.is_file():
+        return _from_checkpoint(path, feature_dim, nhid, scales)
+    hierarchical = _newest(path, HIERARCHICAL_FILES["backbone"]).is_file() and not (path / FILES["backbone"]).is_file()
+    names = HIERARCHICAL_FILES if hierarchical else FILES
+    places = {part: _newest(path, name) for part, name in names.items()}
+    places = {part: place for part, place in places.items() if place.is_file() or part not in _TRAINING_ONLY}
+    states = {part: _read_state(place) for part, place in places.items()}
+    widths = _checked_widths(states["backbone"].get("conv1.weight"), places["backbone"], feature_dim, nhid)
+    if hierarchical:
+        offsets = tuple(states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS)).tolist())
+        model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or SCALES)
+    else:
+        model = StarFCModel(*widths)
+    for part, state in states.items():
+        _load_part(model.get_submodule(part), state, places[part])
+    return model.eval()
+
+
+def describe(model: Model) -> dict[str, object]:
+    """What is needed to make a model of this kind again, for :func:`from_state`."""
+    kind = {"feature_dim": model.feature_dim, "nhid": model.nhid}
+    if isinstance(model, HierarchicalModel):
+        kind |= {"offsets": model.offset_learner.offsets.tolist(), "scales": list(model.scales)}
+    return kind
+
+
+def _files(model: Model) -> dict[str, str]:
+    return HIERARCHICAL_FILES if isinstance(model, HierarchicalModel) else FILES
+
+
+def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scales: tuple[int, ...] | None) -> Model:
+    content = read_checkpoint(path)
+    kind = dict(content["kind"])
+    _checked_widths(content["model"].get("backbone.conv1.weight"), path, feature_dim, nhid)
+    if "scales" in kind:
+        chosen = scales or tuple(kind["scales"])
+        model: Model = HierarchicalModel(
+            kind["feature_dim"], kind["nhid"], offsets=tuple(kind["offsets"]), scales=chosen
         )
+    else:
+        model = StarFCModel(kind["feature_dim"], kind["nhid"])
+    _load_part(model, content["model"], path)
+    return model.eval()
+
+
+def write_checkpoint(path: Path, model: Model, training: dict[str, object]) -> None:
+    """Write one file, atomically: all parts of a model, and what training needs to go on from there."""
+    content = {
+        "format": FORMAT,
+        "kind": describe(model),
+        "model": {key: value.detach().cpu() for key, value in model.state_dict().items()},
+        "training": training,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, object]:
+    """What :func:`write_checkpoint` wrote.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        The file is missing, truncated, or not such a checkpoint.
+    """
+    content = _read(Path(path))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path}: not a training checkpoint of this package ({FORMAT}); found {found}")
+    return content
+
+
+def _newest(folder: Path, name: str) -> Path:
+    """``folder / name``, or where there is no such file, the last ``NAME_Epoch_E_batch_B.pth`` in it."""
+    stem, suffix = name.split(".")
+    numbered = [
+        (int(match[1]), int(match[2]), file)
+        for file in folder.glob(f"{stem}_Epoch_*_batch_*.{suffix}")
+        if (match := re.fullmatch(rf"{stem}_Epoch_(\d+)_batch_(\d+)\.{suffix}", file.name))
+    ]
+    return folder / name if (folder / name).is_file() or not numbered else max(numbered)[2]
+
+
+def _checked_widths(weight: Tensor | None, path: Path, feature_dim: int | None, nhid: int | None) -> tuple[int, int]:
+    if weight is None or weight.ndim != 2:
+        raise InputError(f"{path}: no conv1.weight of shape (2d, h) in it")
     found = (weight.shape[0] // 2, weight.shape[1])
     wanted = (found[0] if feature_dim is None else feature_dim, found[1] if nhid is None else nhid)
     if found != wanted:
         raise InputError(
-            f"{folder / FILES['backbone']}: conv1.weight is {tuple(weight.shape)}, so d = {found[0]}, h = {found[1]}, "
+            f"{path}: conv1.weight is {tuple(weight.shape)}, so d = {found[0]}, h = {found[1]}, "
             f"where feature_dim = {wanted[0]}, nhid = {wanted[1]} is needed; use weights trained for that, or set "
             f"model.kwargs.feature_dim={found[0]} model.kwargs.nhid={found[1]}"
         )
-    model = StarFCModel(*found)
-    for part, name in FILES.items():
-        _load_part(getattr(model, part), states[part], folder / name)
-    return model.eval()
+    return found
 
 
 def save_thresholds(folder: str | Path, tau1: float, tau2: float, how: dict[str, object]) -> None:
@@ -82,16 +185,23 @@ def load_thresholds(folder: str | Path) -> tuple[float, float]:
     return pair
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> object:
     if not path.is_file():
-        raise MissingFileError(f"{path}: no such checkpoint; a model folder holds {' and '.join(FILES.values())}")
+        raise MissingFileError(
+            f"{path}: no such checkpoint; a model folder holds {' and '.join(FILES.values())}, or of the hierarchical "
+            "model Backbone1.pth, Head4.pth and Attention.pth"
+        )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise InputError(
             f"{path}: not a readable checkpoint, truncated or of another kind ({reason}); copy it again"
         ) from None
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    state = _read(path)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: a plain state dict (name -> tensor) needed; found {type(state).__name__}")
     return {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix

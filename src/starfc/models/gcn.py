@@ -31,18 +31,20 @@ class GraphConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(2 * in_dim, out_dim))
         self.bias = nn.Parameter(torch.zeros(out_dim))
 
-    def forward(self, features: Tensor, aggregated: Tensor, rotation: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, *aggregated: Tensor, rotation: Tensor | None = None) -> list[Tensor]:
+        """One result for each graph's ÂF; F W_1, which they share, is made once."""
         own, mean = self.weight.view(2, features.shape[1], -1)  # (d, h) each
         if rotation is not None:
             own, mean = rotation @ own, rotation @ mean
         # two half-width products: the (N, 2d) concatenation is never formed
-        return torch.addmm(self.bias, features, own).addmm(aggregated, mean)
+        base = torch.addmm(self.bias, features, own)
+        return [base.addmm(a, mean) for a in aggregated]
 
 
 class Backbone(nn.Module):
     """X = Dropout(ReLU([F ‖ ÂF] W + b)): (N, d) features and (N, d) aggregated features -> (N, h).
 
-    With a rotation (d, d), of both turned by it.
+    :meth:`at_scales` does it for the ÂF of several graphs. With a rotation (d, d), of F and ÂF turned by it.
     """
 
     def __init__(self, feature_dim: int, nhid: int, dropout: float = 0.0) -> None:
@@ -51,8 +53,12 @@ class Backbone(nn.Module):
         self.dropout = dropout
 
     def forward(self, features: Tensor, aggregated: Tensor, rotation: Tensor | None = None) -> Tensor:
-        nodes = functional.relu(self.conv1(features, aggregated, rotation))
-        return functional.dropout(nodes, self.dropout, self.training)
+        return self.at_scales(features, aggregated, rotation=rotation)[0]
+
+    def at_scales(self, features: Tensor, *aggregated: Tensor, rotation: Tensor | None = None) -> list[Tensor]:
+        """X of every graph, (N, h) each, given the ÂF of every graph, (N, d) each."""
+        nodes = self.conv1(features, *aggregated, rotation=rotation)
+        return [functional.dropout(functional.relu(x), self.dropout, self.training) for x in nodes]
 
 
 class EdgeHead(nn.Module):
@@ -106,7 +112,7 @@ class StarFCModel(nn.Module):
         Share of node-embedding entries dropped in training (the published value is 0).
     init : {'xavier', 'metric'}
         'xavier' is the published initialisation. 'metric' starts the head as a distance between the two nodes
-        (:func:`metric_initialisation_`), so that training refines a similarity instead of discovering one.
+        (:func:`metric_start_`), so that training refines a similarity instead of discovering one.
     generator : torch.Generator, optional
         Source of the initial weights.
     """
@@ -123,11 +129,12 @@ class StarFCModel(nn.Module):
         self.feature_dim, self.nhid = feature_dim, nhid
         self.backbone = Backbone(feature_dim, nhid, dropout)
         self.head = EdgeHead(nhid)
-        xavier_initialisation_(self, generator)
-        if init == "metric":
-            metric_initialisation_(self)
-        elif init != "xavier":
+        if init not in INITIALISATIONS:
             raise ValueError(f"init: one of {INITIALISATIONS}; found {init!r}")
+        nn.init.xavier_uniform_(self.backbone.conv1.weight, generator=generator)  # its bias starts at 0
+        head_start_(self.head, generator)
+        if init == "metric":
+            metric_start_(self.head, feature_dim)
 
     def forward(
         self, features: Tensor, aggregated: Tensor, rows: Tensor, cols: Tensor, rotation: Tensor | None = None
@@ -140,27 +147,25 @@ class StarFCModel(nn.Module):
 
 
 @torch.no_grad()
-def xavier_initialisation_(model: StarFCModel, generator: torch.Generator | None = None) -> None:
-    """The published start: W Xavier-uniform with b = 0; torch's own for the head (U(±1/sqrt(fan_in)), slopes 0.25)."""
-    nn.init.xavier_uniform_(model.backbone.conv1.weight, generator=generator)
-    nn.init.zeros_(model.backbone.conv1.bias)
-    for layer in (model.head.classifier[0], model.head.classifier[2]):
+def head_start_(head: EdgeHead, generator: torch.Generator | None = None) -> None:
+    """The published start of a head, torch's own: U(±1/sqrt(fan_in)) and PReLU slopes 0.25."""
+    for layer in (head.classifier[0], head.classifier[2]):
         bound = 1 / math.sqrt(layer.in_features)
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
-    nn.init.constant_(model.head.classifier[1].weight, 0.25)
+    nn.init.constant_(head.classifier[1].weight, 0.25)
 
 
 @torch.no_grad()
-def metric_initialisation_(model: StarFCModel) -> None:
-    """Start the head as a weighted L1 distance: z_ij = scale · (typical - Σ_h |x_ih - x_jh|).
+def metric_start_(head: EdgeHead, feature_dim: int) -> None:
+    """Start a head as a weighted L1 distance: z_ij = scale · (typical - Σ_h |x_ih - x_jh|).
 
     W1a = I, W1b = -I, PReLU slopes -1 (PReLU(t) = |t|), and W2 = ∓scale/2. `typical` is the expected L1 distance of
     two unit vectors with cosine 0.6 under the Xavier-uniform backbone (variance 2/(2d + h) per weight; half of the
     units are off after the ReLU), which puts the initial decision boundary in the middle of the data.
     """
-    h, d = model.nhid, model.feature_dim
-    first, prelu, last = model.head.classifier
+    first, prelu, last = head.classifier
+    h, d = first.out_features, feature_dim
     eye = torch.eye(h)
     first.weight.copy_(torch.cat([eye, -eye], dim=1))
     first.bias.zero_()

@@ -7,7 +7,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from starfc.config import Config, load_config
+from starfc.config import Config, load_config, save_config
 from starfc.errors import InputError, MissingFileError
 
 SHIPPED = sorted((ROOT / "configs").glob("*.py"))
@@ -28,6 +28,17 @@ def test_ms1m_is_the_published_method():
     assert (config.sampling.patches, config.sampling.passes, config.sampling.instance_share) == (40, 2, 0.9)
     assert (config.model.kwargs.init, config.model.kwargs.dropout) == ("xavier", 0.0)
     assert config.lr_config.step == [25, 40, 45]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_a_saved_config_is_read_back_the_same(path, tmp_path):
+    config = load_config(path, {"knn_method": "ivf", "knn_params.nprobe": 3, "memory_limit": "1GB"})
+    save_config(config, tmp_path / "config.json")
+    again = load_config(tmp_path / "config.json")
+    assert again == config
+    assert again.test_data.feat_path == "{prefix}/features/{test_name}"
+    moved = load_config(tmp_path / "config.json", {"test_name": "part3_test"})
+    assert moved.path(moved.test_data.feat_path).name == "part3_test"
 
 
 def test_overrides_move_every_path_of_the_split(tmp_path):

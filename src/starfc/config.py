@@ -17,6 +17,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.models.hierarchical import OFFSETS, SCALES
+from starfc.runtime.atomic import write_json
 from starfc.schema import build, option
 
 MODELS = ("gcn", "hierarchical")
@@ -343,3 +344,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except Exception as error:  # whatever a user's own Python module raises is a problem of that module
         raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
     return build(Config, values._cfg_dict.to_dict(), RETIRED, str(path))
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write a config as JSON that :func:`load_config` reads back as the same config, names in braces left as they are."""
+    write_json(path, asdict(config))

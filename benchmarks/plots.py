@@ -1,8 +1,6 @@
 """Plot time and peak memory against the number of nodes, log-log, from a JSON of scale.py.
 
-    python benchmarks/plots.py SCALE.json --out FILE.png
-
-Needs matplotlib (the extra `plot`).
+python benchmarks/plots.py SCALE.json --out FILE.png
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, refine
 from starfc.clustering.scoring import TARGET_BYTES, parse_graph, project_nodes
+from starfc.clustering.summary import Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph
@@ -28,12 +29,19 @@ from starfc.runtime.stages import Stages
 
 @dataclass(frozen=True)
 class Clustering:
-    """Labels (N,) int64, largest cluster first; confidence (N,) float32; edges kept by parsing and by refinement."""
+    """Labels (N,) int64, largest cluster first; confidence (N,) float32; what parsing and refinement kept."""
 
     labels: NDArray[np.int64]
     confidence: NDArray[np.float32]
-    edges_parsed: int
-    edges_refined: int
+    summary: Summary
+
+    @property
+    def edges_parsed(self) -> int:
+        return self.summary.parsed.edges
+
+    @property
+    def edges_refined(self) -> int:
+        return self.summary.refined.edges
 
     @property
     def num_clusters(self) -> int:
@@ -97,16 +105,18 @@ def cluster(
     target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
     # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
     with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + 9 * entries):
+        candidates = graph.num_entries
         parsed = parse_graph(nodes, tau1, target_bytes)
         del nodes
     with stages.stage("refinement", needs=20 * len(parsed)):
+        before = kept(components(parsed), len(parsed))
         refined = refine(parsed, node_intimacy(parsed, order), tau2)
-        edges_parsed = len(parsed)
         del parsed
-    with stages.stage("components", needs=8 * len(refined) + 40 * n):
+    with stages.stage("components", needs=8 * len(refined) + 48 * n):
         labels = largest_first(components(refined))
         confidence = edge_confidence(refined)
-    return Clustering(labels, confidence, edges_parsed, len(refined))
+        summary = summarise(candidates, before, refined, labels)
+    return Clustering(labels, confidence, summary)
 
 
 def edge_confidence(edges: EdgeList) -> NDArray[np.float32]:
@@ -134,4 +144,4 @@ def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering
     labels, confidence = np.empty(n, np.int64), np.zeros(n, np.float32)
     labels[others], confidence[others] = result.labels, result.confidence
     labels[rows] = result.num_clusters + np.arange(len(rows))
-    return replace(result, labels=labels, confidence=confidence)
+    return replace(result, labels=labels, confidence=confidence, summary=result.summary.with_singletons(len(rows)))

@@ -41,6 +41,11 @@ class KnnGraph:
     def k(self) -> int:
         return self.ids.shape[1]
 
+    @property
+    def num_entries(self) -> int:
+        """Neighbours of all nodes together, slots without one left out; counted anew at every call."""
+        return _count_entries(self.ids)
+
 
 def id_dtype(num_nodes: int) -> type[np.signedinteger]:
     """int32 while ids fit, int64 from 2^31 nodes on."""
@@ -72,6 +77,15 @@ def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], rows: NDArray[np.
     out_sims = np.zeros(ids.shape, np.float32)
     _tidy_rows(np.ascontiguousarray(ids), np.ascontiguousarray(sims), rows, out_ids, out_sims)
     return KnnGraph(out_ids, out_sims)
+
+
+@nb.njit(cache=True)
+def _count_entries(ids):
+    count = 0
+    for i in range(ids.shape[0]):
+        for c in range(ids.shape[1]):
+            count += ids[i, c] >= 0
+    return count
 
 
 @nb.njit(cache=True, nogil=True)

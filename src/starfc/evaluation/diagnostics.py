@@ -1,0 +1,121 @@
+"""Both thresholds judged without labels: what each kept, which clusters came out, and which are suspiciously large.
+
+Thresholds chosen on other data can be far too low for the data at hand. A few wrong edges then join identity to
+identity until one component holds much of the graph: pairwise precision falls to almost nothing while every number that
+looks at edges one by one still looks well. The size of the largest component shows it, and needs no labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from starfc.clustering.pipeline import Clustering
+from starfc.clustering.summary import Kept
+
+log = logging.getLogger("starfc")
+
+
+def diagnose(result: Clustering, giant_share: float) -> dict[str, Any]:
+    """What a run's record holds of its thresholds' effect.
+
+    Parameters
+    ----------
+    giant_share : float
+        Clusters that hold more than this share of the N instances are listed as giants.
+
+    Returns
+    -------
+    dict
+        ``candidates``: edges scored. ``parsed`` and ``refined``: edges kept, their share of the candidates, components,
+        instances of the largest and their share of all. ``sizes``: clusters and instances by cluster size, in powers of
+        two. ``giants``: label, size, share, edges per instance and mean p of each, largest first.
+    """
+    summary, sizes = result.summary, np.bincount(result.labels)
+    n = len(result.labels)
+    giants = [
+        {
+            "label": label,
+            "size": int(sizes[label]),
+            "share": float(sizes[label] / n),
+            "edges_per_instance": float(summary.cluster_edges[label] / sizes[label]),
+            "mean_p": float(summary.cluster_scores[label]),
+        }
+        # a cluster of one instance has no edges that could be wrong
+        for label in np.flatnonzero((sizes > giant_share * n) & (sizes > 1)).tolist()
+    ]
+    return {
+        "candidates": summary.candidates,
+        "parsed": _of(summary.parsed, summary.candidates, n),
+        "refined": _of(summary.refined, summary.candidates, n),
+        "sizes": size_histogram(sizes),
+        "giant_share": giant_share,
+        "giants": giants,
+    }
+
+
+def _of(kept: Kept, candidates: int, n: int) -> dict[str, float]:
+    return {
+        "edges": kept.edges,
+        "share": kept.edges / max(candidates, 1),
+        "components": kept.components,
+        "largest": kept.largest,
+        "largest_share": kept.largest / n,
+    }
+
+
+def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
+    """Cluster sizes (C,), all above 0, by powers of two: clusters and instances of the sizes ``low`` to ``high``."""
+    power = np.frexp(sizes)[1] - 1  # floor(log2), exact
+    clusters = np.bincount(power)
+    instances = np.zeros(len(clusters), np.int64)
+    np.add.at(instances, power, sizes)
+    return [
+        {"low": 2**b, "high": 2 ** (b + 1) - 1, "clusters": int(clusters[b]), "instances": int(instances[b])}
+        for b in range(len(clusters))
+    ]
+
+
+def warn_of_giants(diagnostics: dict[str, Any]) -> None:
+    """Log one warning that names the giant clusters, if any, and says what to do."""
+    giants = diagnostics["giants"]
+    if not giants:
+        return
+    listed = "; ".join(
+        f"cluster {g['label']}: {g['size']:,} instances ({g['share']:.1%}), "
+        f"{g['edges_per_instance']:.1f} edges an instance, mean p {g['mean_p']:.3f}"
+        for g in giants
+    )
+    log.warning(
+        "thresholds: %d cluster(s) of more than %g of all instances (giant_share): %s. Unless so large an identity is "
+        "expected, wrong edges have joined many: raise tau1 or tau2, or choose thresholds on data like these with "
+        "scripts/choose_thresholds.py --features FILE --labels FILE (without --labels it shows what each pair keeps)",
+        len(giants),
+        diagnostics["giant_share"],
+        listed,
+    )
+
+
+def diagnostics_table(diagnostics: dict[str, Any], tau1: float, tau2: float, refinement: str) -> str:
+    """The diagnostics as text: edges and components after each threshold, then the clusters by size."""
+    second = {"fixed": f"NI > {tau2:g}", "dynamic": f"NI > dynamic, {tau2:g}"}[refinement]
+    lines = [
+        f"{'edges':<24}{'kept':>14}{'share':>8}{'components':>13}{'largest':>11}{'share':>8}",
+        f"{'candidates':<24}{diagnostics['candidates']:>14,}",
+    ]
+    for name, stage in ((f"p > {tau1:g}", "parsed"), (second, "refined")):
+        d = diagnostics[stage]
+        lines.append(
+            f"{name:<24}{d['edges']:>14,}{d['share']:>8.1%}{d['components']:>13,}"
+            f"{d['largest']:>11,}{d['largest_share']:>8.1%}"
+        )
+    total = sum(row["instances"] for row in diagnostics["sizes"])
+    lines += ["", f"{'cluster size':<24}{'clusters':>14}{'instances':>21}{'share':>8}"]
+    for row in diagnostics["sizes"]:
+        span = f"{row['low']:,} to {row['high']:,}" if row["high"] > 1 else "1"
+        lines.append(
+            f"{span:<24}{row['clusters']:>14,}{row['instances']:>21,}{row['instances'] / max(total, 1):>8.1%}"
+        )
+    return "\n".join(lines)

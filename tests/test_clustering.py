@@ -16,8 +16,15 @@ from starfc.clustering import scoring
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import cluster, edge_confidence
-from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, undirected
-from starfc.clustering.scoring import edge_probabilities, parse_graph, project_nodes, score_entries
+from starfc.clustering.refinement import (
+    dynamic_thresholds,
+    node_intimacy,
+    node_intimacy_undirected,
+    refine,
+    refine_dynamic,
+    undirected,
+)
+from starfc.clustering.scoring import edge_probabilities, own_candidates, parse_graph, project_nodes, score_entries
 from starfc.clustering.scoring_kernels import score_rows, score_rows_torch
 from starfc.errors import InputError
 from starfc.evaluation.metrics import bcubed, contingency, evaluate, nmi, pairwise
@@ -86,6 +93,35 @@ def test_undirected_intimacy_equals_the_matrix_form(edges):
     np.testing.assert_allclose(
         node_intimacy_undirected(both), np.maximum(common[i, j] / degree[i], common[i, j] / degree[j]), rtol=1e-6
     )
+
+
+@settings(deadline=None, max_examples=100)
+@given(edge_lists(), st.integers(0, 2**32 - 1))
+def test_undirected_equals_its_sorting_twin(edges, seed):
+    """Rows in any order of columns, some pairs in both directions with different scores."""
+    rng = np.random.default_rng(seed)
+    turned = np.lexsort((rng.random(len(edges)), edges.rows))
+    edges = EdgeList(edges.indptr, edges.cols[turned], rng.random(len(edges), np.float32))
+    both = undirected(edges)
+    expected = {}
+    for i, j, score in zip(edges.rows.tolist(), edges.cols.tolist(), edges.scores, strict=True):
+        for pair in ((i, j), (j, i)):
+            expected[pair] = max(score, expected.get(pair, 0))
+    assert list(zip(both.rows.tolist(), both.cols.tolist(), strict=True)) == sorted(expected)
+    np.testing.assert_array_equal(both.scores, [expected[pair] for pair in sorted(expected)])
+
+
+def test_dynamic_thresholds_rise_with_the_smaller_degree():
+    # a clique of 12, a clique of 25 and one edge between: degrees of 11 or 24, and one more at its ends
+    cliques = [(i, j) for block in (range(12), range(12, 37)) for i in block for j in block if i != j]
+    edges = undirected(edge_list([*cliques, (0, 12)], 38))
+    pairs = zip(edges.rows.tolist(), edges.cols.tolist(), strict=True)
+    by_pair = dict(zip(pairs, dynamic_thresholds(edges, 0.78), strict=True))
+    assert by_pair[1, 2] == pytest.approx(0.7509, abs=1e-4)
+    assert by_pair[0, 12] == by_pair[12, 0] == by_pair[1, 2]
+    assert by_pair[13, 14] == pytest.approx(0.7741, abs=1e-4)
+    np.testing.assert_allclose(dynamic_thresholds(edge_list([(0, 1), (1, 0)], 2), 0.78), 0.6517, atol=1e-4)
+    assert edge_set(refine_dynamic(edges, node_intimacy_undirected(edges), 0.78)) == set(cliques)
 
 
 def test_undirected_edges_keep_the_higher_score():
@@ -247,10 +283,11 @@ def test_scores_are_the_head_written_out(scored):
 @pytest.mark.parametrize("line", [-np.inf, -0.4, 0.0, 4.0])
 def test_every_devices_scoring_keeps_the_same_edges(scored, line, first, count):
     """The path that GPUs take, run on the CPU, against the compiled one."""
-    _, _, graph, _, nodes = scored
+    _, _, _, _, nodes = scored
     target = torch.from_numpy(nodes.target[first : first + count])
+    candidates = own_candidates(nodes, np.arange(20, 90))
     arguments = (
-        graph.ids[20:90], nodes.source[20:90], target, first, nodes.source_term[20:90], nodes.target_term, nodes.error,
+        candidates, nodes.source[20:90], target, first, nodes.source_term[20:90], nodes.target_term, nodes.error,
         nodes.scorer, line,
     )  # fmt: skip
     ours, torchs = score_rows(*arguments), score_rows_torch(*arguments)

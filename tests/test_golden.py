@@ -11,7 +11,7 @@ from conftest import same_partition
 
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import cluster
+from starfc.clustering.pipeline import cluster, cluster_dynamic
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, undirected
 from starfc.clustering.scoring import edge_probabilities, parse_graph, project_nodes
 from starfc.data.dataset import Features
@@ -130,6 +130,21 @@ def test_undirected_intimacy(case, tau1):
     assert {(min(e), max(e)) for e in pairs[others].tolist()} == {(i, j) for i, j in ours if i < j}
     found = [ours[i, j] for i, j in pairs[others].tolist()]
     np.testing.assert_allclose(found, reference[f"dynamic_intimacy_{tau1}"][others], rtol=1e-5)
+
+
+@pytest.mark.parametrize("tau1", [0.5, 0.85])
+def test_dynamic_labels_and_metrics(case, tau1):
+    """The extended refinement on a single graph; the reference's count of parsed pairs has the self loops in it."""
+    result = cluster_dynamic(case["matrix"], case["graph"], case["model"], tau1=tau1, tau2=0.78)
+    expected, pairs = case["results"][f"dynamic_{tau1}"], case["reference"][f"dynamic_edges_{tau1}"]
+    pairs = pairs if pairs.shape[1] == 2 else pairs.T
+    loops = int((pairs[:, 0] == pairs[:, 1]).sum())
+    assert same_partition(result.labels, case["reference"][f"dynamic_labels_{tau1}"])
+    assert (result.edges_parsed + loops, result.edges_refined) == (expected["edges_parsed"], expected["edges_refined"])
+    assert result.num_clusters == expected["clusters"]
+    metrics = evaluate(case["labels"], result.labels)
+    for name in ("pairwise", "bcubed"):
+        np.testing.assert_allclose(list(metrics[name].values()), expected[name], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("tau1", [0.5, 0.7, 0.9])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from starfc.runtime import threads
-from starfc.runtime.half import bits, number, single
+from starfc.runtime.half import bits, number, rounded, single
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.scratch import ScratchRows
 from starfc.runtime.simd import lowest_bit, prefetch_row, reached, reached_each
@@ -36,6 +36,19 @@ def test_every_half_is_its_value():
 def test_every_bfloat_is_its_value():
     raw = np.arange(-(2**15), 2**15).astype(np.int16)
     np.testing.assert_array_equal(numbers(raw), torch.from_numpy(raw).view(torch.bfloat16).float().numpy())
+
+
+@nb.njit
+def roundings(values):
+    return np.array([rounded(v) for v in values])
+
+
+def test_rounding_to_bfloat_is_torchs():
+    raw = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32).view(np.float32)
+    ties = (np.arange(2**16, dtype=np.uint32) << np.uint32(16) | np.uint32(0x8000)).view(np.float32)
+    values = np.concatenate([raw, ties])
+    values = values[np.isfinite(values)]
+    np.testing.assert_array_equal(roundings(values), torch.from_numpy(values).bfloat16().view(torch.int16).numpy())
 
 
 @nb.njit

@@ -1,10 +1,13 @@
 """The pipeline: features and kNN graph -> clusters. Command line, estimator and training all call :func:`cluster`.
 
 kNN graph -> propagation, GCN and node projections -> edge scores and graph parsing -> node intimacy -> components
+
+:func:`cluster_dynamic` is the extended method: other candidate edges, and a threshold for each edge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +18,23 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.refinement import node_intimacy, refine
-from starfc.clustering.scoring import TARGET_BYTES, parse_graph, project_nodes
-from starfc.clustering.summary import Summary, kept, summarise
+from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
+from starfc.clustering.scoring import (
+    TARGET_BYTES,
+    NodeProjections,
+    num_entries,
+    num_pairs,
+    parse_affinity,
+    parse_graph,
+    project_nodes,
+)
+from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
+from starfc.graph.affinity import scale_widths
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
-from starfc.models.gcn import StarFCModel
+from starfc.models.checkpoint import Model
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.stages import Stages
 
@@ -51,7 +63,7 @@ class Clustering:
 def cluster(
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
-    model: StarFCModel,
+    model: Model,
     *,
     tau1: float,
     tau2: float,
@@ -68,6 +80,8 @@ def cluster(
         float16 features on disk stay there, and are normalised as they are read.
     graph : KnnGraph
         kNN graph of these features.
+    model : StarFCModel or HierarchicalModel
+        The graphs of a hierarchical model's scales are cut out of the kNN graph; its edges are those of the largest.
     tau1, tau2 : float in [0, 1]
         Edges with p > τ1, and of those with node intimacy > τ2, stay.
     th_sim : float
@@ -80,6 +94,75 @@ def cluster(
     Clustering
         ``confidence`` of an instance is the mean p of the refined edges at it, 0 where it has none.
     """
+    stages = stages or Stages()
+    given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
+    parsed, order, candidates = _parsed(parse_graph, num_entries, *given)
+    with stages.stage("refinement", needs=20 * len(parsed)):
+        before = kept(components(parsed), len(parsed))
+        refined = refine(parsed, node_intimacy(parsed, order), tau2)
+        del parsed
+    return _clustering(refined, candidates, before, 1, stages)
+
+
+def cluster_dynamic(
+    features: Features | NDArray[np.float32],
+    graph: KnnGraph,
+    model: Model,
+    *,
+    tau1: float,
+    tau2: float,
+    th_sim: float = 0.0,
+    device: str | torch.device = "cpu",
+    stages: Stages | None = None,
+    scratch: Path | None = None,
+) -> Clustering:
+    """Cluster the nodes of a kNN graph by the extended method (spec section 8).
+
+    Candidate edges are those of the affinity graph of the largest scale, undirected; a pair stays where p > τ1 in
+    either direction, and where its intimacy is above a threshold that rises with its nodes' degrees
+    (:func:`starfc.clustering.refinement.dynamic_thresholds`).
+
+    Parameters
+    ----------
+    tau1, tau2 : float in [0, 1]
+        Threshold of p, and the ceiling of the dynamic thresholds.
+    th_sim : float
+        kNN entries below this similarity do not enter the affinity graph, and so are no candidates.
+    features, graph, model, scratch
+        As for :func:`cluster`.
+
+    Returns
+    -------
+    Clustering
+        Its numbers of edges count pairs.
+    """
+    stages = stages or Stages()
+    given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
+    parsed, order, candidates = _parsed(parse_affinity, num_pairs, *given)
+    with stages.stage("refinement", needs=22 * len(parsed)):
+        before = kept(components(parsed), len(parsed) // 2)
+        refined = refine_dynamic(parsed, node_intimacy_undirected(parsed, order), tau2)
+        del parsed
+    return _clustering(refined, candidates, before, 2, stages)
+
+
+REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
+
+
+def _parsed(
+    parse: Callable[[NodeProjections, float, int], EdgeList],
+    count: Callable[[NodeProjections], int],
+    features: Features | NDArray[np.float32],
+    graph: KnnGraph,
+    model: Model,
+    tau1: float,
+    tau2: float,
+    th_sim: float,
+    device: str | torch.device,
+    stages: Stages,
+    scratch: Path | None,
+) -> tuple[EdgeList, NDArray[np.integer], int]:
+    """What both methods begin with: the edges that parsing keeps, the order in which nodes were taken, candidates."""
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
             raise InputError(f"{name}: between 0 and 1 needed; found {tau!r}")
@@ -89,13 +172,13 @@ def cluster(
             f"features: {features.dim}-d where the model takes {model.feature_dim}-d; "
             "use a model trained on such features"
         )
-    stages = stages or Stages()
-    n, entries = graph.num_nodes, graph.ids.size
+    widths = scale_widths(graph, model.scales)
+    n, scales, entries = graph.num_nodes, len(widths), graph.num_nodes * int(widths[-1])
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
     inputs = (features.array, graph.ids, graph.sims)
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
-    needs = mapped_bytes(*inputs) + 4 * entries + 24 * n + (128 << 20)
+    needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
         nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
     for array in inputs:
@@ -105,18 +188,17 @@ def cluster(
     target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
     # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
     with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + 9 * entries):
-        candidates = graph.num_entries
-        parsed = parse_graph(nodes, tau1, target_bytes)
-        del nodes
-    with stages.stage("refinement", needs=20 * len(parsed)):
-        before = kept(components(parsed), len(parsed))
-        refined = refine(parsed, node_intimacy(parsed, order), tau2)
-        del parsed
-    with stages.stage("components", needs=8 * len(refined) + 48 * n):
+        candidates = count(nodes)
+        parsed = parse(nodes, tau1, target_bytes)
+    return parsed, order, candidates
+
+
+def _clustering(refined: EdgeList, candidates: int, parsed: Kept, entries: int, stages: Stages) -> Clustering:
+    """What both methods end with; an edge has this many entries in the list."""
+    with stages.stage("components", needs=8 * len(refined) + 48 * refined.num_nodes):
         labels = largest_first(components(refined))
-        confidence = edge_confidence(refined)
-        summary = summarise(candidates, before, refined, labels)
-    return Clustering(labels, confidence, summary)
+        summary = summarise(candidates, parsed, refined, labels, entries)
+        return Clustering(labels, edge_confidence(refined), summary)
 
 
 def edge_confidence(edges: EdgeList) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
-"""Edge scores: the probability that the two ends of a kNN edge are the same identity.
+"""Edge scores: the probability that the two ends of an edge are the same identity.
 
-The network runs once per node, over row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. Per edge remain an
+The network runs once per node, over row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. A hierarchical
+model makes X at three scales, of which each node keeps one (:mod:`starfc.clustering.selection`). Per edge remain an
 addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.clustering.scoring_kernels`). v, which is gathered from, is
 kept in half precision, with a bound on what that changes of an edge's logit; an edge whose p could fall on either side
 of τ1 is scored again in float32, and in float64 where that leaves a doubt too: rounding decides nothing.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +25,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starfc.clustering.edges import EdgeList, row_pointers
-from starfc.clustering.scoring_kernels import Entries, Scorer, place_rows, score_rows, score_rows_torch
+from starfc.clustering.refinement import undirected
+from starfc.clustering.scoring_kernels import (
+    Candidates,
+    Entries,
+    Scorer,
+    own_entries,
+    place_rows,
+    score_rows,
+    score_rows_torch,
+    stored_entries,
+)
+from starfc.clustering.selection import chosen_embeddings
 from starfc.data.dataset import Features, as_features
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import inverse
 from starfc.graph.products import slices
-from starfc.models.gcn import StarFCModel
+from starfc.models.checkpoint import Model
 from starfc.runtime import threads
 from starfc.runtime.memory import release
 from starfc.runtime.scratch import ScratchRows
@@ -47,12 +59,14 @@ class NodeProjections:
 
     Nodes are taken in an order: place t is node ``order[t]``, and ``place`` (N,) is its inverse. By place, ``source``
     and ``target`` are u and v, ``source_term`` and ``target_term`` (N,) a node's own part of a logit, and ``error``
-    (N,) the bound on what halving v changes (:mod:`starfc.clustering.scoring_kernels`).
+    (N,) the bound on what halving v changes (:mod:`starfc.clustering.scoring_kernels`). ``choice`` (N,) is the scale of
+    the affinity graph whose X a node has, by node.
     """
 
-    model: StarFCModel
+    model: Model
     features: Features
     affinity: Affinity
+    choice: NDArray[np.uint8]
     order: NDArray[np.integer]
     place: NDArray[np.integer]
     scorer: Scorer
@@ -80,17 +94,29 @@ class NodeProjections:
         return replace(self, model=copy.deepcopy(self.model).double())
 
     @torch.inference_mode()
+    def tokens(self, rows: NDArray[np.integer]) -> Tensor:
+        """X of some nodes at every scale: (m, S, h)."""
+        own, aggregated = self._inputs(rows)
+        return torch.stack(self.model.backbone.at_scales(own, *aggregated), dim=1)
+
+    @torch.inference_mode()
     def embed(self, rows: NDArray[np.integer]) -> Tensor:
-        """X of some nodes: (m, h)."""
+        """X of some nodes at the scale that each chose: (m, h)."""
+        own, aggregated = self._inputs(rows)
+        chosen = torch.from_numpy(self.choice[rows]).long().to(self.device)
+        return self.model.backbone(own, aggregated[chosen, torch.arange(len(rows), device=self.device)])
+
+    def _inputs(self, rows: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+        """F (m, d) and ÂF (S, m, d)."""
         aggregated = self.affinity.aggregate(
             self.features, rows, np.float64 if self.dtype == torch.float64 else np.float32
         )
-        inputs = (torch.from_numpy(x).to(self.device, self.dtype) for x in (self.features.rows(rows), aggregated))
-        return self.model.backbone(*inputs)
+        own, mean = (torch.from_numpy(x).to(self.device, self.dtype) for x in (self.features.rows(rows), aggregated))
+        return own, mean
 
 
 def project_nodes(
-    model: StarFCModel,
+    model: Model,
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
     th_sim: float = 0.0,
@@ -98,10 +124,12 @@ def project_nodes(
     order: NDArray[np.integer] | None = None,
     scratch: Path | None = None,
 ) -> NodeProjections:
-    """Propagation, backbone and node projections, fused over row blocks.
+    """Propagation, backbone, choice of scales and node projections, fused over row blocks.
 
     Parameters
     ----------
+    model : StarFCModel or HierarchicalModel
+        The first has one scale, the whole graph; the graphs of the second are as deep as its ``scales`` say.
     features : Features, or (N, d) float32 L2-normalised
     graph : KnnGraph
         Their kNN graph.
@@ -112,13 +140,19 @@ def project_nodes(
         (:func:`starfc.graph.order.locality_order`).
     scratch : path, optional
         Folder for the scratch files of u and v, 6 N h bytes.
+
+    Raises
+    ------
+    InputError
+        The graph has fewer neighbours than the model's largest scale.
     """
     model, n = model.eval().to(device), graph.num_nodes
     order = np.arange(n, dtype=id_dtype(n)) if order is None else order
     nodes = NodeProjections(
         model,
         as_features(features),
-        Affinity.of(graph, th_sim, order),
+        Affinity.of(graph, th_sim, order, model.scales),
+        np.zeros(n, np.uint8),
         order,
         inverse(order),
         Scorer.of(model.head),
@@ -127,15 +161,17 @@ def project_nodes(
         *(np.empty(n, np.float32) for _ in range(3)),
     )
 
+    nodes.features.scaled  # noqa: B018 made once, before the threads
+    embed = chosen_embeddings(nodes)
+
     @torch.inference_mode()
     def work(part: slice) -> None:
-        u, v = model.head.project(nodes.embed(order[part]))
+        u, v = model.head.project(embed(order[part]))
         half, scorer = v.half(), nodes.scorer
         nodes.source[part], nodes.target[part] = u.cpu().numpy(), half.cpu().numpy()
         nodes.source_term[part], nodes.target_term[part] = ((x @ scorer.linear).cpu().numpy() for x in (u, v))
         nodes.error[part] = ((v - half.float()).abs() @ scorer.bend.abs()).cpu().numpy()
 
-    nodes.features.scaled  # noqa: B018 made once, before the threads
     threads.each(work, slices(n, ROW_BLOCK))
     return nodes
 
@@ -156,13 +192,39 @@ def edge_probabilities(
     return p
 
 
-def score_entries(
-    nodes: NodeProjections, line: float = -math.inf, target_bytes: int = TARGET_BYTES
-) -> Iterator[tuple[NDArray[np.integer], Entries]]:
-    """The kNN entries i -> j whose logit may exceed ``line`` (all of them by default), with their p.
+def own_candidates(nodes: NodeProjections, rows: NDArray[np.integer]) -> Candidates:
+    """The kNN entries of some nodes in the graph of the largest scale, by place."""
+    return Candidates(*own_entries(rows, nodes.graph.ids, nodes.affinity.widths[-1], nodes.place))
 
-    Yields rows (m,) and their entries, block by block; for each slice of v that is held, of at most ``target_bytes``,
-    all blocks.
+
+def stored_candidates(nodes: NodeProjections, rows: NDArray[np.integer]) -> Candidates:
+    """What Â of the largest scale stores of some nodes' rows, self loops left out, by place."""
+    affinity = nodes.affinity
+    pointers = affinity.indptr[:: affinity.num_scales]
+    return Candidates(*stored_entries(rows, nodes.graph.ids, affinity.kinds, pointers, affinity.sources, nodes.place))
+
+
+def num_entries(nodes: NodeProjections) -> int:
+    """How many candidates :func:`own_candidates` has for all nodes together."""
+    return nodes.graph.num_entries(int(nodes.affinity.widths[-1]))
+
+
+def num_pairs(nodes: NodeProjections) -> int:
+    """How many pairs Â of the largest scale stores, which are twice among the :func:`stored_candidates`."""
+    affinity = nodes.affinity
+    return (int(np.count_nonzero(affinity.kinds)) + len(affinity.sources)) // 2
+
+
+def score_entries(
+    nodes: NodeProjections,
+    line: float = -math.inf,
+    target_bytes: int = TARGET_BYTES,
+    candidates: Callable[[NodeProjections, NDArray[np.integer]], Candidates] = own_candidates,
+) -> Iterator[tuple[NDArray[np.integer], Entries]]:
+    """The candidates i -> j whose logit may exceed ``line`` (all of them by default), with their p.
+
+    ``candidates`` gives those of some nodes: their kNN entries, or :func:`stored_candidates`. Yields rows (m,) and
+    their entries, block by block; for each slice of v that is held, of at most ``target_bytes``, all blocks.
     """
     n = nodes.graph.num_nodes
     score = score_rows if nodes.device.type == "cpu" else score_rows_torch
@@ -176,9 +238,8 @@ def score_entries(
             at: int, targets: slice = targets, target: Tensor = target, blocks: list = blocks, found: list = found
         ) -> None:
             part = blocks[at]
-            ids = nodes.graph.ids[nodes.order[part]]
             entries = score(
-                np.where(ids >= 0, nodes.place[ids], -1), nodes.source[part], target, targets.start,
+                candidates(nodes, nodes.order[part]), nodes.source[part], target, targets.start,
                 nodes.source_term[part], nodes.target_term, nodes.error, nodes.scorer, line,
             )  # fmt: skip
             found[at] = replace(entries, cols=nodes.order[entries.cols])
@@ -195,8 +256,28 @@ def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_
 
     Which edges these are does not hang on rounding; scores that half precision decided are within its error.
     """
+    return _parse(nodes, tau1, target_bytes, own_candidates)
+
+
+def parse_affinity(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:
+    """Graph parsing of the extended method (TPAMI 2023): the entries of Â of the largest scale with p > τ1, undirected.
+
+    p_ij and p_ji differ: a pair stays where one of them is above τ1, with the higher of those that are. Every pair is
+    listed once in either direction, columns sorted, without self loops. Rounding decides as little as in
+    :func:`parse_graph`.
+    """
+    return undirected(_parse(nodes, tau1, target_bytes, stored_candidates))
+
+
+def _parse(
+    nodes: NodeProjections,
+    tau1: float,
+    target_bytes: int,
+    candidates: Callable[[NodeProjections, NDArray[np.integer]], Candidates],
+) -> EdgeList:
+    """The candidates with p > τ1."""
     line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
-    found = list(score_entries(nodes, line, target_bytes))
+    found = list(score_entries(nodes, line, target_bytes, candidates))
     doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
     exact = _decided(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)), tau1)
     for array in (nodes.features.array, nodes.graph.ids, nodes.graph.sims):

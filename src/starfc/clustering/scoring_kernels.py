@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from starfc.graph.affinity_kernels import MISSING
 from starfc.models.gcn import EdgeHead
 from starfc.runtime.half import single
 from starfc.runtime.simd import prefetch_row
@@ -45,8 +46,16 @@ class Scorer:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """Entries of m rows that are to be scored: those of row i are ``ids[indptr[i] : indptr[i + 1]]``."""
+
+    indptr: NDArray[np.int64]
+    ids: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
 class Entries:
-    """kNN entries of m rows that reach a threshold: ``counts`` (m,) a row; ``cols``, ``scores``, ``doubtful`` (E,).
+    """Entries of m rows that reach a threshold: ``counts`` (m,) a row; ``cols``, ``scores``, ``doubtful`` (E,).
 
     ``doubtful`` entries are those that half precision leaves undecided.
     """
@@ -68,7 +77,7 @@ class Entries:
 
 
 def score_rows(
-    ids: NDArray[np.integer],
+    candidates: Candidates,
     source: NDArray[np.float32],
     target: Tensor,
     first: int,
@@ -82,8 +91,8 @@ def score_rows(
 
     Parameters
     ----------
-    ids : (m, k) integers
-        Neighbours, -1 where missing; those below ``first`` or not below first + n are passed over.
+    candidates : Candidates
+        Of m rows; those below ``first`` or not below first + n are passed over.
     source : (m, h) float32
         u of these rows.
     target : (n, h) float16
@@ -91,19 +100,18 @@ def score_rows(
     source_term (m,), target_term (N,), error (N,)
         The bracketed terms, and e.
     """
-    counts = np.zeros(len(ids), np.int64)
-    cols, scores = np.empty(ids.shape, ids.dtype), np.empty(ids.shape, np.float32)
-    doubtful = np.empty(ids.shape, np.bool_)
-    _score_rows(
-        np.ascontiguousarray(ids), source, target.numpy().view(np.uint16), first, source_term, target_term, error,
+    indptr, ids = candidates.indptr, candidates.ids
+    counts = np.zeros(len(indptr) - 1, np.int64)
+    cols, scores, doubtful = (np.empty(len(ids), dtype) for dtype in (ids.dtype, np.float32, np.bool_))
+    kept = _score_rows(
+        indptr, ids, source, target.numpy().view(np.uint16), first, source_term, target_term, error,
         scorer.bend.numpy(), np.float32(scorer.constant), np.float32(line), counts, cols, scores, doubtful,
     )  # fmt: skip
-    kept = np.arange(ids.shape[1]) < counts[:, None]
-    return Entries(counts, cols[kept], scores[kept], doubtful[kept])
+    return Entries(counts, cols[:kept].copy(), scores[:kept].copy(), doubtful[:kept].copy())
 
 
 def score_rows_torch(
-    ids: NDArray[np.integer],
+    candidates: Candidates,
     source: NDArray[np.float32],
     target: Tensor,
     first: int,
@@ -114,8 +122,10 @@ def score_rows_torch(
     line: float,
 ) -> Entries:
     """:func:`score_rows` on any device."""
-    local, column = np.nonzero((ids >= first) & (ids < first + len(target)))
-    cols, device = ids[local, column], target.device
+    ids, m = candidates.ids, len(candidates.indptr) - 1
+    held = (ids >= first) & (ids < first + len(target))
+    local, cols = np.repeat(np.arange(m), np.diff(candidates.indptr))[held], ids[held]
+    device = target.device
     ours = torch.from_numpy(source).to(device)
     z = np.empty(len(cols), np.float32)
     for start in range(0, len(cols), _EDGES):
@@ -125,7 +135,7 @@ def score_rows_torch(
     z += source_term[local] + target_term[cols] + np.float32(scorer.constant)
     margin = error[cols] + np.float32(SUMMATION)
     kept = z > np.float32(line) - margin
-    counts = np.bincount(local[kept], minlength=len(ids)).astype(np.int64)
+    counts = np.bincount(local[kept], minlength=m).astype(np.int64)
     doubtful = z[kept] <= np.float32(line) + margin[kept]
     return Entries(counts, cols[kept], (1 / (1 + np.exp(-z[kept]))).astype(np.float32), doubtful)
 
@@ -141,13 +151,14 @@ def _bent(u, v, bend):
 
 @nb.njit(cache=True, nogil=True)
 def _score_rows(
-    ids, source, target, first, source_term, target_term, error, bend, constant, line, counts, cols, scores, doubtful
-):
-    one = np.float32(1.0)
-    for i in range(ids.shape[0]):
-        kept = 0
-        for c in range(ids.shape[1]):
-            j, ahead = ids[i, c], ids[i, min(c + _AHEAD, ids.shape[1] - 1)]
+    indptr, ids, source, target, first, source_term, target_term, error, bend, constant, line, counts, cols, scores,
+    doubtful,
+):  # fmt: skip
+    one, kept, last = np.float32(1.0), 0, ids.size - 1
+    for i in range(counts.size):
+        before = kept
+        for e in range(indptr[i], indptr[i + 1]):
+            j, ahead = ids[e], ids[min(e + _AHEAD, last)]
             if first <= ahead < first + target.shape[0]:
                 prefetch_row(target, ahead - first)
             if not first <= j < first + target.shape[0]:
@@ -155,11 +166,51 @@ def _score_rows(
             z = _bent(source[i], target[j - first], bend) + (source_term[i] + target_term[j]) + constant
             margin = error[j] + np.float32(SUMMATION)
             if z > line - margin:
-                cols[i, kept] = j
-                scores[i, kept] = one / (one + np.exp(-z))
-                doubtful[i, kept] = z <= line + margin
+                cols[kept] = j
+                scores[kept] = one / (one + np.exp(-z))
+                doubtful[kept] = z <= line + margin
                 kept += 1
-        counts[i] = kept
+        counts[i] = kept - before
+    return kept
+
+
+@nb.njit(cache=True, nogil=True)
+def own_entries(rows, ids, width, place):
+    """Places of the neighbours that some rows list, among the first ``width``: row pointers and places."""
+    indptr, found = np.empty(rows.size + 1, np.int64), np.empty(rows.size * width, place.dtype)
+    at = 0
+    for r in range(rows.size):
+        indptr[r] = at
+        for c in range(width):
+            if ids[rows[r], c] >= 0:
+                found[at] = place[ids[rows[r], c]]
+                at += 1
+    indptr[rows.size] = at
+    return indptr, found[:at]
+
+
+@nb.njit(cache=True, nogil=True)
+def stored_entries(rows, ids, kinds, sources_indptr, sources, place):
+    """Places of some rows' neighbours in the affinity graph, the rows themselves left out: row pointers and places.
+
+    ``sources_indptr`` (N + 1,) are pointers over ``sources`` a node, all scales together.
+    """
+    indptr, width = np.empty(rows.size + 1, np.int64), kinds.shape[1]
+    most = rows.size * width
+    for i in rows:
+        most += sources_indptr[i + 1] - sources_indptr[i]
+    found, at = np.empty(most, place.dtype), 0
+    for r in range(rows.size):
+        indptr[r], i = at, rows[r]
+        for c in range(width):
+            if kinds[i, c] != MISSING:
+                found[at] = place[ids[i, c]]
+                at += 1
+        for e in range(sources_indptr[i], sources_indptr[i + 1]):
+            found[at] = place[sources[e]]
+            at += 1
+    indptr[rows.size] = at
+    return indptr, found[:at]
 
 
 @nb.njit(cache=True, nogil=True)

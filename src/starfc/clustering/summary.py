@@ -50,9 +50,7 @@ def kept(members: NDArray[np.integer], edges: int) -> Kept:
     return Kept(edges, int(np.count_nonzero(sizes)), int(sizes.max()))
 
 
-def summarise(
-    candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[np.int64], entries: int = 1
-) -> Summary:
+def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[np.int64], entries: int = 1) -> Summary:
     """The summary of a clustering.
 
     Parameters

@@ -115,7 +115,5 @@ def diagnostics_table(diagnostics: dict[str, Any], tau1: float, tau2: float, ref
     lines += ["", f"{'cluster size':<24}{'clusters':>14}{'instances':>21}{'share':>8}"]
     for row in diagnostics["sizes"]:
         span = f"{row['low']:,} to {row['high']:,}" if row["high"] > 1 else "1"
-        lines.append(
-            f"{span:<24}{row['clusters']:>14,}{row['instances']:>21,}{row['instances'] / max(total, 1):>8.1%}"
-        )
+        lines.append(f"{span:<24}{row['clusters']:>14,}{row['instances']:>21,}{row['instances'] / max(total, 1):>8.1%}")
     return "\n".join(lines)

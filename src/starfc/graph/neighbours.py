@@ -41,10 +41,9 @@ class KnnGraph:
     def k(self) -> int:
         return self.ids.shape[1]
 
-    @property
-    def num_entries(self) -> int:
-        """Neighbours of all nodes together, slots without one left out; counted anew at every call."""
-        return _count_entries(self.ids)
+    def num_entries(self, columns: int) -> int:
+        """Neighbours of all nodes together in the first columns, slots without one left out."""
+        return _count_entries(self.ids[:, :columns])
 
 
 def id_dtype(num_nodes: int) -> type[np.signedinteger]:

@@ -117,6 +117,8 @@ class StarFCModel(nn.Module):
         Source of the initial weights.
     """
 
+    scales = None  # one graph: the whole kNN graph
+
     def __init__(
         self,
         feature_dim: int = 256,

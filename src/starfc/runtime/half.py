@@ -34,6 +34,20 @@ def number(typing_context, value):
     return types.float32(value), generate
 
 
+@intrinsic
+def rounded(typing_context, value):
+    """bfloat16 nearest to a finite float32, ties to even, as int16 bits."""
+
+    def generate(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        raw = builder.bitcast(arguments[0], word)
+        odd = builder.and_(builder.lshr(raw, word(16)), word(1))
+        up = builder.add(raw, builder.add(odd, word(0x7FFF)))
+        return builder.trunc(builder.lshr(up, word(16)), ir.IntType(16))
+
+    return types.int16(types.float32), generate
+
+
 def bits(array: NDArray[np.floating]) -> NDArray[np.float32] | NDArray[np.uint16]:
     """The array as kernels take it: float32 as it is, float16 as its bits."""
     return array.view(np.uint16) if array.dtype == np.float16 else array

@@ -32,7 +32,8 @@ def data(tmp_path):
 
 def model(folder, dim):
     save_model(StarFCModel(dim, 32, init="metric", generator=torch.Generator().manual_seed(0)), folder)
-    save_thresholds(folder, 0.3, 0.3, {})
+    pair = {"tau1": 0.3, "tau2": 0.3}
+    save_thresholds(folder, {"fixed": pair, "dynamic": pair}, "nothing")
     return folder
 
 

@@ -28,7 +28,7 @@ from starfc.clustering.scoring import edge_probabilities, own_candidates, parse_
 from starfc.clustering.scoring_kernels import score_rows, score_rows_torch
 from starfc.errors import InputError
 from starfc.evaluation.metrics import bcubed, contingency, evaluate, nmi, pairwise
-from starfc.evaluation.thresholds import Point, best, sweep_thresholds
+from starfc.evaluation.thresholds import best, sweep_thresholds
 from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import build_knn
 from starfc.models.gcn import StarFCModel
@@ -307,18 +307,13 @@ def test_relabelling_instances_permutes_the_labels(scored):
 
 def test_clusters_are_found_and_thresholds_can_be_chosen(scored):
     features, labels, graph, model, nodes = scored
-    points = sweep_thresholds(parse_graph(nodes, 0.05), labels, (0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.7))
+    grid = ((0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.7))
+    points = sweep_thresholds(parse_graph(nodes, 0.05), labels, "fixed", grid)
     point = best(points)
     result = cluster(features, graph, model, tau1=point.tau1, tau2=point.tau2)
     assert evaluate(labels, result.labels)["pairwise"]["fscore"] == pytest.approx(point.fscore)
     assert result.num_clusters == point.num_clusters
     assert point.fscore > 0.5
-
-
-def test_best_threshold_is_a_plateau_not_a_peak():
-    scores = {(0.1, 0.1): 0.95, (0.1, 0.2): 0.1, (0.2, 0.1): 0.1, (0.2, 0.2): 0.1}
-    scores |= {(a, b): 0.8 for a in (0.3, 0.4, 0.5) for b in (0.1, 0.2)} | {(0.4, 0.2): 0.85}
-    assert best([Point(a, b, 0, 0, f, 0, 1) for (a, b), f in scores.items()]).tau1 >= 0.3
 
 
 def test_confidence_is_the_mean_of_the_edges_at_a_node():

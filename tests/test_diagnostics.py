@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import random_graph
+import torch
+from conftest import blobs, random_graph, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import Clustering, with_singletons
+from starfc.clustering.scoring import num_entries, num_pairs, project_nodes
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, size_histogram, warn_of_giants
+from starfc.graph.affinity import propagation_matrix
+from starfc.graph.knn import exact_knn
+from starfc.graph.neighbours import KnnGraph
+from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import HierarchicalModel
 
 
 def edge_list(pairs, n, scores=None) -> EdgeList:
@@ -59,6 +67,22 @@ def test_candidates_are_the_entries_of_the_graph(seed):
         assert graph.num_entries(columns) == (graph.ids[:, :columns] >= 0).sum()
 
 
+@pytest.mark.parametrize("th_sim", [0.0, 0.4])
+@pytest.mark.parametrize("scales", [None, (3, 5, 7)])
+def test_candidate_pairs_are_those_of_the_affinity_graph(scales, th_sim):
+    features, _ = blobs(noise=0.8)
+    graph = exact_knn(unit(features), 9)
+    generator = torch.Generator().manual_seed(0)
+    model = StarFCModel(16, 32, generator=generator)
+    if scales:
+        model = HierarchicalModel(16, 32, scales=scales, generator=generator)
+    nodes = project_nodes(model, unit(features), graph, th_sim)
+    columns = scales[-1] - 1 if scales else graph.k
+    largest = KnnGraph(graph.ids[:, :columns].copy(), graph.sims[:, :columns].copy())
+    assert num_pairs(nodes) == (propagation_matrix(largest, th_sim).nnz - 180) // 2
+    assert num_entries(nodes) == 180 * min(columns, 8)
+
+
 def clustering(sizes, edges=100, scores=0.9) -> Clustering:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     large = sum(size > 1 for size in sizes)
@@ -91,7 +115,7 @@ def test_a_diagnosis_by_hand():
 def test_sizes_are_counted_by_powers_of_two(sizes):
     rows = size_histogram(np.array(sizes))
     assert rows[0]["low"] == 1
-    assert all(a["high"] + 1 == b["low"] for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a["high"] + 1 == b["low"] for a, b in pairwise(rows))
     for row in rows:
         inside = [s for s in sizes if row["low"] <= s <= row["high"]]
         assert (row["clusters"], row["instances"]) == (len(inside), sum(inside))

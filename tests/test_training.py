@@ -153,12 +153,15 @@ def test_a_run_leaves_its_record_and_repeats(workspace):
     assert len(losses[0]) == 4
     assert losses[0] == losses[1]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    assert all(0 <= tau <= 1 for tau in load_thresholds(workspace / "a"))
+    for refinement in ("fixed", "dynamic"):
+        assert all(0 <= tau <= 1 for tau in load_thresholds(workspace / "a", refinement))
     record = json.loads((workspace / "a" / "run.json").read_text())
     assert record["config"]["cluster_num"] == 6
     assert record["seed"] == 0
     assert {stage["name"] for stage in record["stages"]} == {"data", "training", "thresholds"}
+    assert set(record["thresholds"]) == {"fixed", "dynamic"}
     assert (workspace / "a" / "threshold_surface.csv").is_file()
+    assert (workspace / "a" / "threshold_surface.png").is_file()
     assert (workspace / "a" / "checkpoints" / "epoch_001" / "Head.pth").is_file()
     other = load_config(workspace / "config.py", {"seed": 1, "validation.source": "none"})
     run_training(other, workspace / "c")

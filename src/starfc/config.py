@@ -347,5 +347,5 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def save_config(config: Config, path: str | Path) -> None:
-    """Write a config as JSON that :func:`load_config` reads back as the same config, names in braces left as they are."""
+    """Write JSON that :func:`load_config` reads back as the same config, names in braces left as they are."""
     write_json(path, asdict(config))

@@ -1,9 +1,20 @@
-"""Choice of τ1 and τ2 on labelled data that the model was not trained on."""
+"""Thresholds of both refinements: what every pair of a grid gives, and the choice among them on labelled data.
+
+'fixed' is graph parsing and node intimacy with τ1 and τ2 (:func:`starfc.clustering.pipeline.cluster`); 'dynamic' is
+their undirected form, with τ1 and the ceiling of a threshold that depends on the degrees
+(:func:`~starfc.clustering.pipeline.cluster_dynamic`). An edge is scored once, for the lowest τ1 of the grid; a pair of
+the grid then costs a selection, a refinement and the components. At a higher τ1 an edge within the error of half
+precision may fall on the other side than in the pipeline, which scores such edges again.
+
+Thresholds do not carry over from data to data. They are chosen on labelled instances that the model was not trained
+on and that are like those to cluster; where there are none, :func:`outline` says what each pair makes of the graph.
+"""
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +23,30 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.refinement import node_intimacy, refine
-from starfc.clustering.scoring import parse_graph, project_nodes
+from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
+from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
+from starfc.data.dataset import Features
 from starfc.evaluation.metrics import bcubed, contingency, pairwise
+from starfc.evaluation.surface import Panel, draw, write_csv
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
-from starfc.models.gcn import StarFCModel
-from starfc.runtime.atomic import replacing
+from starfc.models.checkpoint import Model, save_thresholds
 from starfc.runtime.progress import progress
 
-TAU1_GRID = tuple(np.round(np.arange(0.50, 0.981, 0.04), 2).tolist())
-TAU2_GRID = tuple(np.round(np.arange(0.40, 0.921, 0.04), 2).tolist())
+log = logging.getLogger("starfc")
+
+Grid = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _steps(low: float, high: float) -> tuple[float, ...]:
+    return tuple(np.round(np.arange(low, high + 0.001, 0.04), 2).tolist())
+
+
+# τ1 and τ2, or the ceiling of the dynamic threshold: nodes of few edges are held to 0.84 of it
+GRIDS: dict[str, Grid] = {
+    "fixed": (_steps(0.50, 0.98), _steps(0.40, 0.92)),
+    "dynamic": (_steps(0.50, 0.98), _steps(0.48, 0.96)),
+}
 
 
 @dataclass(frozen=True)
@@ -38,27 +62,73 @@ class Point:
     num_clusters: int
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What one pair of thresholds makes of a graph, seen without labels.
+
+    ``edges`` stay (an undirected one counts once), in ``num_clusters`` clusters, of which ``num_singletons`` have one
+    instance and the largest holds ``largest_share`` of all.
+    """
+
+    tau1: float
+    tau2: float
+    edges: int
+    num_clusters: int
+    largest_share: float
+    num_singletons: int
+
+
 def sweep_thresholds(
-    edges: EdgeList,
-    labels: NDArray[np.integer],
-    tau1_grid: tuple[float, ...] = TAU1_GRID,
-    tau2_grid: tuple[float, ...] = TAU2_GRID,
+    edges: EdgeList, labels: NDArray[np.integer], refinement: str = "fixed", grid: Grid | None = None
 ) -> list[Point]:
-    """Cluster at every pair of the grids: scored edges (all with p > min τ1) and labels (N,) -> one point a pair."""
+    """Cluster at every pair of a grid and score it.
+
+    Parameters
+    ----------
+    edges : EdgeList
+        Every scored edge with p > min τ1: directed for 'fixed', in both directions for 'dynamic'.
+    labels : (N,) integers
+        Identities.
+    refinement : {'fixed', 'dynamic'}
+    grid : two tuples of float, optional
+        Values of τ1 and of τ2; those of :data:`GRIDS` otherwise.
+    """
     points = []
-    for tau1 in progress("thresholds", tau1_grid):
-        parsed = edges.select(edges.scores > tau1)
-        intimacy = node_intimacy(parsed)
-        for tau2 in tau2_grid:
-            predicted = components(refine(parsed, intimacy, tau2))
-            table = contingency(labels, predicted)
-            score = pairwise(table)
-            points.append(
-                Point(
-                    tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums)
-                )
-            )
+    for tau1, tau2, _, members in _clusterings(edges, refinement, grid):
+        table = contingency(labels, members)
+        score = pairwise(table)
+        points.append(
+            Point(tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums))
+        )
     return points
+
+
+def sweep_outlines(edges: EdgeList, refinement: str = "fixed", grid: Grid | None = None) -> list[Outline]:
+    """Cluster at every pair of a grid, as :func:`sweep_thresholds` does, and say what came out, without labels."""
+    outlines = []
+    for tau1, tau2, kept, members in _clusterings(edges, refinement, grid):
+        sizes = np.bincount(members, minlength=1)
+        count, single = int((sizes > 0).sum()), int((sizes == 1).sum())
+        outlines.append(Outline(tau1, tau2, kept, count, int(sizes.max()) / len(members), single))
+    return outlines
+
+
+def _clusterings(
+    edges: EdgeList, refinement: str, grid: Grid | None
+) -> Iterator[tuple[float, float, int, NDArray[np.integer]]]:
+    """τ1, τ2, the number of refined edges and the components (N,) of every pair of the grid."""
+    tau1_grid, tau2_grid = grid or GRIDS[refinement]
+    intimacy_of, refined_by = {
+        "fixed": (node_intimacy, refine),
+        "dynamic": (node_intimacy_undirected, refine_dynamic),
+    }[refinement]
+    entries = {"fixed": 1, "dynamic": 2}[refinement]  # of the list, for an edge
+    for tau1 in progress(f"thresholds, {refinement}", tau1_grid):
+        parsed = edges.select(edges.scores > tau1)
+        intimacy = intimacy_of(parsed)
+        for tau2 in tau2_grid:
+            refined = refined_by(parsed, intimacy, tau2)
+            yield tau1, tau2, len(refined) // entries, components(refined)
 
 
 def best(points: list[Point]) -> Point:
@@ -76,24 +146,99 @@ def best(points: list[Point]) -> Point:
     return next(p for p in points if (p.tau1, p.tau2) == (tau1s[at[0]], tau2s[at[1]]))
 
 
-def choose_thresholds(
-    features: NDArray[np.float32],
+def choose_and_store(
+    folder: Path,
+    features: Features | NDArray[np.float32],
     graph: KnnGraph,
     labels: NDArray[np.integer],
-    model: StarFCModel,
+    model: Model,
+    *,
     th_sim: float = 0.0,
     device: str | torch.device = "cpu",
-) -> tuple[Point, list[Point]]:
-    """Score a labelled kNN graph with a model and sweep: the chosen point and the whole surface."""
+    chosen_on: str,
+) -> dict[str, Point]:
+    """Choose a pair of thresholds for either refinement on a labelled kNN graph, and store all in a folder.
+
+    Writes ``thresholds.json``, from which inference takes the pairs, and the surfaces they were chosen from:
+    ``threshold_surface.csv`` and, as a picture, ``threshold_surface.png``.
+
+    Parameters
+    ----------
+    features : Features, or (N, d) float32 L2-normalised
+    graph : KnnGraph
+        Their kNN graph, as deep as the model's largest scale.
+    labels : (N,) integers
+        Identities that the model was not trained on.
+    th_sim : float
+        kNN entries below this similarity do not enter the affinity graph.
+    chosen_on : str
+        What these instances are, for the record.
+
+    Returns
+    -------
+    dict
+        The chosen :class:`Point` of 'fixed' and of 'dynamic'.
+    """
+    surfaces = {
+        refinement: sweep_thresholds(edges, labels, refinement)
+        for refinement, edges in _parsed(features, graph, model, th_sim, device)
+    }
+    chosen = {refinement: best(points) for refinement, points in surfaces.items()}
+    write_csv(folder / "threshold_surface.csv", surfaces)
+    panels = [
+        Panel(f"{name}: F {p.fscore:.4f} at tau1 {p.tau1:g}, tau2 {p.tau2:g}", points, "fscore", (p.tau1, p.tau2))
+        for (name, points), p in zip(surfaces.items(), chosen.values(), strict=True)
+    ]
+    draw(folder / "threshold_surface.png", [panels], f"pairwise F, {len(labels):,} instances")
+    save_thresholds(folder, {refinement: asdict(point) for refinement, point in chosen.items()}, chosen_on)
+    for refinement, point in chosen.items():
+        log.info("thresholds, %s: tau1 %g, tau2 %g, pairwise F %.4f", refinement, point.tau1, point.tau2, point.fscore)
+    return chosen
+
+
+def outline(
+    folder: Path,
+    features: Features | NDArray[np.float32],
+    graph: KnnGraph,
+    model: Model,
+    *,
+    th_sim: float = 0.0,
+    device: str | torch.device = "cpu",
+) -> dict[str, list[Outline]]:
+    """What every pair of thresholds makes of a kNN graph without labels, for either refinement; nothing is chosen.
+
+    Writes ``threshold_outline.csv`` and ``threshold_outline.png`` into the folder. Parameters as for
+    :func:`choose_and_store`.
+    """
+    surfaces = {
+        refinement: sweep_outlines(edges, refinement)
+        for refinement, edges in _parsed(features, graph, model, th_sim, device)
+    }
+    write_csv(folder / "threshold_outline.csv", surfaces)
+    rows = [
+        [Panel(f"{refinement}: {what}", outlines, field) for field, what in OUTLINED.items()]
+        for refinement, outlines in surfaces.items()
+    ]
+    draw(folder / "threshold_outline.png", rows, f"{graph.num_nodes:,} instances without labels")
+    return surfaces
+
+
+OUTLINED = {
+    "edges": "edges kept",
+    "num_clusters": "clusters",
+    "largest_share": "share of the largest",
+    "num_singletons": "singletons",
+}
+
+
+def _parsed(
+    features: Features | NDArray[np.float32],
+    graph: KnnGraph,
+    model: Model,
+    th_sim: float,
+    device: str | torch.device,
+) -> Iterator[tuple[str, EdgeList]]:
+    """Every refinement with its candidate edges above the lowest τ1 of its grid, one list at a time."""
     nodes = project_nodes(model, features, graph, th_sim, device, locality_order(graph))
-    edges = parse_graph(nodes, min(TAU1_GRID))
-    points = sweep_thresholds(edges, labels)
-    return best(points), points
-
-
-def write_surface(path: Path, points: list[Point]) -> None:
-    """The surface as CSV, one line a pair."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(vars(points[0])))
-        writer.writeheader()
-        writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in vars(p).items()} for p in points)
+    yield "fixed", parse_graph(nodes, min(GRIDS["fixed"][0]))
+    yield "dynamic", parse_affinity(nodes, min(GRIDS["dynamic"][0]))

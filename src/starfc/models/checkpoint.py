@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -162,27 +163,42 @@ def _checked_widths(weight: Tensor | None, path: Path, feature_dim: int | None, 
     return found
 
 
-def save_thresholds(folder: str | Path, tau1: float, tau2: float, how: dict[str, object]) -> None:
-    """Write ``thresholds.json``: the pair, and how it was chosen."""
-    write_json(Path(folder) / THRESHOLDS, {"tau1": tau1, "tau2": tau2, **how})
+def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]], chosen_on: str) -> None:
+    """Write ``thresholds.json``: a pair for either refinement, and what they were chosen on.
+
+    ``pairs`` has an entry 'fixed' and one 'dynamic', each with tau1, tau2 and whatever else is known of the pair.
+    """
+    write_json(Path(folder) / THRESHOLDS, {**pairs, "chosen_on": chosen_on})
 
 
-def load_thresholds(folder: str | Path) -> tuple[float, float]:
-    """τ1 and τ2 as training chose them, from ``thresholds.json`` beside the weights."""
-    path = Path(folder) / THRESHOLDS
+def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[float, float]:
+    """τ1 and τ2 of a refinement, 'fixed' or 'dynamic', from ``thresholds.json`` beside the weights.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        There is no such file, or no such pair in it.
+    """
+    path, prefix = Path(folder) / THRESHOLDS, {"fixed": "", "dynamic": "dynamic."}[refinement]
+    remedy = (
+        f"choose them with scripts/choose_thresholds.py --model {folder}, or set both, such as "
+        f"--cfg-options {prefix}tau1=0.7 {prefix}tau2=0.72"
+    )
     if not path.is_file():
-        raise MissingFileError(
-            f"{path}: no such file, and tau1, tau2 are None; set both (such as --cfg-options tau1=0.7 tau2=0.72), or "
-            "train with validation.source='holdout', which writes it"
-        )
+        raise MissingFileError(f"{path}: no such file, and {prefix}tau1, {prefix}tau2 are None; {remedy}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        pair = float(content["tau1"]), float(content["tau2"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: numbers tau1 and tau2 needed; {type(error).__name__}: {error}") from None
-    if not all(0 <= t <= 1 for t in pair):
-        raise InputError(f"{path}: tau1 and tau2 between 0 and 1 needed; found {pair}")
-    return pair
+    except ValueError as error:
+        raise InputError(f"{path}: JSON needed; {error}; {remedy}") from None
+    pair = content.get(refinement) if isinstance(content, dict) else None
+    values = [pair.get(name) for name in ("tau1", "tau2")] if isinstance(pair, dict) else []
+    if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in values):
+        found = pair if pair is not None or not isinstance(content, dict) else f"only {', '.join(content) or 'nothing'}"
+        raise InputError(
+            f"{path}: an object {refinement!r} with numbers tau1 and tau2 between 0 and 1 needed; found {found}; "
+            f"{remedy}"
+        )
+    return float(values[0]), float(values[1])
 
 
 def _read(path: Path) -> object:

@@ -30,24 +30,23 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from starfc.clustering.scoring import project_nodes, score_entries
 from starfc.config import Config
 from starfc.errors import InputError
-from starfc.evaluation.thresholds import choose_thresholds, write_surface
+from starfc.evaluation.thresholds import choose_and_store
 from starfc.graph.knn import check_k, exact_knn
 from starfc.graph.neighbours import KnnGraph
-from starfc.models.checkpoint import save_model, save_thresholds
+from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.atomic import prepare_folder, write_json
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
 from starfc.splits import knn_graph, open_test_split, open_train_split
-from starfc.training.holdout import hold_back
+from starfc.training.holdout import held_back, holdout_text
 from starfc.training.journal import Journal
 from starfc.training.prefetch import prefetched
 from starfc.training.sampling import (
     Subgraph,
     SubgraphSampler,
     build_subgraph,
-    identity_centres,
     patches,
     random_rotation,
 )
@@ -69,7 +68,7 @@ def run_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
 
     Writes ``Backbone.pth`` and ``Head.pth`` (also under ``checkpoints/`` on the way), ``metrics.jsonl``, TensorBoard
     events where asked for, ``run.json``, and, where identities are held back, ``thresholds.json`` and
-    ``threshold_surface.csv``.
+    ``threshold_surface.csv`` with its picture.
 
     Raises
     ------
@@ -95,13 +94,12 @@ def run_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
         save_model(model, work_dir)
     if held is not None:
         with stages.stage("thresholds"):
-            point, surface = choose_thresholds(held.features, held.graph, held.labels, model, config.th_sim, device)
-            write_surface(work_dir / "threshold_surface.csv", surface)
-            save_thresholds(work_dir, point.tau1, point.tau2, {"chosen_on": _holdout_text(config, held), **vars(point)})
-            log.info(
-                "thresholds: tau1 %.2f, tau2 %.2f, held-back pairwise F %.4f", point.tau1, point.tau2, point.fscore
-            )
-            record["thresholds"] = vars(point)
+            text = holdout_text(config, held.labels)
+            chosen = choose_and_store(
+                work_dir, held.features, held.graph, held.labels, model,
+                th_sim=config.th_sim, device=device, chosen_on=text,
+            )  # fmt: skip
+            record["thresholds"] = {refinement: vars(point) for refinement, point in chosen.items()}
     record["stages"] = [vars(stage) for stage in stages.finished]
     write_json(work_dir / "run.json", record)
     print(stages.table())
@@ -289,8 +287,7 @@ def _training_data(config: Config) -> tuple[NDArray[np.float32], NDArray[np.int6
     share = config.validation.holdout_share
     if share == 0:
         return features, labels, None
-    rng = np.random.default_rng([config.seed, 1])  # a stream of its own: the loss curve does not hang on the holdout
-    held = np.isin(labels, hold_back(identity_centres(features, labels), share, config.validation.holdout_group, rng))
+    held = held_back(features, labels, config.validation, config.seed)
     if not held.any() or len(np.unique(labels[~held])) < 2:
         raise InputError(
             f"validation.holdout_share: {share} of {labels.max() + 1} identities leaves too few on one side"
@@ -312,10 +309,3 @@ def _validation_data(config: Config, held: LabelledGraph | None, work_dir: Path)
     check_k(config.knn, len(split), split.features.name)
     matrix = split.features.all()
     return LabelledGraph(matrix, split.labels, knn_graph(config, split.features, graph_path, work_dir))
-
-
-def _holdout_text(config: Config, held: LabelledGraph) -> str:
-    return (
-        f"{len(np.unique(held.labels))} identities ({len(held.labels)} instances) held back from {config.train_name}, "
-        f"in groups of {config.validation.holdout_group}, seed {config.seed}"
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,19 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two labelings are equal up to renaming."""
     pairs = np.unique(np.stack([a, b], axis=1), axis=0)
     return len(pairs) == len(np.unique(a)) == len(np.unique(b))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run an entry point in this process; returns exit code, stdout and stderr."""
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        return stop.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import sys
 
@@ -13,21 +12,8 @@ import pytest
 import torch
 from conftest import ROOT, blobs
 
-from starfc.models.checkpoint import save_model, save_thresholds
+from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run an entry point in this process; returns exit code, stdout and stderr."""
-
-    def run(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        return stop.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -54,8 +40,24 @@ def test_a_run_writes_everything(cluster, workspace):
     assert set(record["metrics"]["pairwise"]) == {"precision", "recall", "fscore"}
     assert all(set(stage) == {"name", "seconds", "peak_rss_mb"} for stage in record["stages"])
     assert record["config"]["tau1"] == 0.3
+    assert record["refinement"] == "fixed"
     assert {"versions", "git", "machine", "seed", "knn_graph", "peak_rss_mb"} <= set(record)
-    for text in ("stage", "pairwise", "bcubed", "nmi", f"{record['num_clusters']} clusters", str(workspace / "out")):
+    found = record["diagnostics"]
+    assert found["candidates"] >= found["parsed"]["edges"] > found["refined"]["edges"] > 0
+    assert found["refined"]["components"] == record["num_clusters"]
+    assert found["refined"]["largest"] == np.bincount(labels).max()
+    assert found["sizes"][0]["clusters"] == record["num_singletons"]
+    for text in (
+        "stage",
+        "candidates",
+        "NI > 0.4",
+        "cluster size",
+        "pairwise",
+        "bcubed",
+        "nmi",
+        f"{record['num_clusters']} clusters",
+        str(workspace / "out"),
+    ):
         assert text in out
 
 
@@ -100,13 +102,6 @@ def test_rows_without_direction_can_be_singletons(cluster, workspace):
     assert len(labels) == 180
     assert (np.bincount(labels)[labels[[2, 50]]] == 1).all()
     assert json.loads((workspace / "out" / "run.json").read_text())["num_invalid_rows"] == 2
-
-
-def test_thresholds_beside_the_weights(cluster, workspace):
-    save_thresholds(workspace / "model", 0.25, 0.5, {})
-    assert cluster("--cfg-options", "tau1=None", "tau2=None")[0] == 0
-    record = json.loads((workspace / "out" / "run.json").read_text())
-    assert record["thresholds"] == {"tau1": 0.25, "tau2": 0.5}
 
 
 def test_training_then_clustering(command, workspace):
@@ -263,7 +258,7 @@ def test_without_arguments_ms1m_is_asked_for(command, script, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, cluster):
-    monkeypatch.setattr("starfc.inference.cluster", lambda *_a, **_k: 1 / 0)
+    monkeypatch.setattr("starfc.inference.with_singletons", lambda *_a, **_k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cluster()
 

@@ -1,4 +1,4 @@
-"""What the entry points share: arguments of a config, logging, and errors as one message."""
+"""What the entry points share: their arguments, logging, and errors as one message."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from mmengine.config import DictAction
 
 from starfc.config import Config, load_config
-from starfc.errors import InputError
+from starfc.errors import InputError, MissingFileError
+from starfc.models.checkpoint import FILES, HIERARCHICAL_FILES, THRESHOLDS
 
 
 class _Options(DictAction):
@@ -31,7 +34,15 @@ class _Options(DictAction):
 
 def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """Add --config and --cfg-options."""
+    _add_config(parser, default)
+    _add_options(parser)
+
+
+def _add_config(parser: argparse._ActionsContainer, default: str) -> None:
     parser.add_argument("--config", default=default, metavar="FILE", help="config file (default: %(default)s)")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -44,7 +55,76 @@ def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
 
 def read_config(arguments: argparse.Namespace) -> Config:
     """Load the config of the parsed arguments, and set the log level it asks for."""
-    config = load_config(arguments.config, arguments.cfg_options)
+    return _load(arguments.config, arguments.cfg_options)
+
+
+def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> None:
+    """Add what names a trained model and the data to put to it: --config and --model, or --run; --features, --labels.
+
+    ``out`` says in the help where results go by default.
+    """
+    either = parser.add_mutually_exclusive_group()
+    _add_config(either, default)
+    either.add_argument(
+        "--run",
+        metavar="DIR",
+        help="folder of a training run: its config, weights and thresholds, instead of --config and --model",
+    )
+    parser.add_argument("--model", metavar="DIR", help="folder of the weights (default: the config's)")
+    _add_options(parser)
+    parser.add_argument("--features", metavar="FILE", help="take this .bin, .npy or .npz instead of the config's split")
+    parser.add_argument("--labels", metavar="FILE", help="identities of --features, .meta or .npy")
+    parser.add_argument("--out", metavar="DIR", help=f"folder for the results (default: {out})")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A config, the folder of the weights (None: the config's ``pretrained``), and the training run they are of."""
+
+    config: Config
+    model_folder: Path | None
+    run: Path | None
+
+
+def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Source:
+    """What the arguments of :func:`model_arguments` name.
+
+    Of a training run, thresholds come from its ``thresholds.json``, where it has one, unless --cfg-options names them.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        The folder of --run lacks its config or its weights; the config cannot be read.
+    """
+    if arguments.run is None:
+        model = None if arguments.model is None else Path(arguments.model)
+        return Source(read_config(arguments), model, None)
+    if arguments.model is not None:
+        parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
+    run = Path(arguments.run)
+    weights = [names["backbone"] for names in (FILES, HIERARCHICAL_FILES)]
+    for needed in (["config.json"], weights):
+        if not any((run / name).is_file() for name in needed):
+            raise MissingFileError(
+                f"{run}: not a training run's folder, or training has not finished; {' or '.join(needed)} needed in "
+                "it; name the --work-dir of a finished train.py, or weights by --config and --model"
+            )
+    stored = ("tau1", "tau2", "dynamic.tau1", "dynamic.tau2") if (run / THRESHOLDS).is_file() else ()
+    return Source(_load(run / "config.json", dict.fromkeys(stored) | arguments.cfg_options), run, run)
+
+
+def results_folder(arguments: argparse.Namespace, source: Source, refinement: str, outputs: Path) -> Path:
+    """--out, or a folder named after the data in the training run, or one named after the config in ``outputs``."""
+    if arguments.out is not None:
+        return Path(arguments.out)
+    if source.run is not None:
+        data = source.config.test_name if arguments.features is None else Path(arguments.features).stem
+        return source.run / "results" / f"{data}-{refinement}"
+    return outputs / (Path(arguments.config).stem + ("" if refinement == "fixed" else f"-{refinement}"))
+
+
+def _load(path: str | Path, overrides: dict) -> Config:
+    config = load_config(path, overrides)
     logging.getLogger("starfc").setLevel(config.log_level)
     return config
 

@@ -1,22 +1,24 @@
-"""`test_final.py`: from a config to labels on disk."""
+"""`test_final.py` and `test_dynamic.py`: from a config to labels on disk."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from starfc.clustering.outputs import metrics_table, write_clustering, write_run
-from starfc.clustering.pipeline import cluster, with_singletons
+from starfc.clustering.pipeline import REFINEMENTS, with_singletons
 from starfc.config import Config
+from starfc.errors import InputError
+from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import check_k, search_bytes
-from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.checkpoint import Model, load_model, load_thresholds
+from starfc.models.hierarchical import HierarchicalModel
 from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stages
@@ -24,10 +26,13 @@ from starfc.splits import knn_graph, open_test_split
 
 log = logging.getLogger("starfc")
 
+SHIPPED = {"gcn": "cfg_gcn_ms1m.py", "hierarchical": "cfg_gcn_ms1m_hierarchical.py"}
+
 
 def run_inference(
     config: Config,
     *,
+    refinement: str = "fixed",
     model_folder: str | Path | None = None,
     features: str | Path | None = None,
     labels: str | Path | None = None,
@@ -38,8 +43,12 @@ def run_inference(
     Parameters
     ----------
     config : Config
+    refinement : {'fixed', 'dynamic'}
+        Node intimacy against the config's τ2 (:func:`~starfc.clustering.pipeline.cluster`), or the undirected form with
+        a threshold that depends on the degrees (:func:`~starfc.clustering.pipeline.cluster_dynamic`), whose thresholds
+        are those of ``config.dynamic``. Either takes either type of model.
     model_folder : path, optional
-        Folder of ``Backbone.pth`` and ``Head.pth``; the config's ``pretrained`` otherwise.
+        Folder of the weights; the config's ``pretrained`` otherwise.
     features, labels : path, optional
         Features to cluster instead of the configured split, and their labels, if any.
     out : path
@@ -59,30 +68,31 @@ def run_inference(
     stages, out = Stages(config.memory_limit_bytes()), prepare_folder(out)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
-    kwargs = config.model.kwargs
     split, graph_path = open_test_split(config, features, labels)
     check_k(config.knn, len(split), split.features.name)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
-    model = load_model(model_folder, kwargs.feature_dim, kwargs.nhid)
-    config = with_thresholds(config, model_folder)
+    model = open_model(config, model_folder)
+    tau1, tau2 = thresholds(config, model_folder, refinement)
 
     with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
         check_k(config.knn, len(valid), split.features.name)
     with stages.stage("kNN graph", needs=search_bytes(valid, config.knn, config.knn_method)):
         graph = knn_graph(config, valid, graph_path, out)
-    result = cluster(
+    result = REFINEMENTS[refinement](
         valid,
         graph,
         model,
-        tau1=config.tau1,
-        tau2=config.tau2,
+        tau1=tau1,
+        tau2=tau2,
         th_sim=config.th_sim,
         device=device,
         stages=stages,
         scratch=out,
     )
     result = with_singletons(result, invalid_rows)
+    diagnostics = diagnose(result, config.giant_share)
+    warn_of_giants(diagnostics)
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -96,8 +106,9 @@ def run_inference(
         "num_instances": len(split),
         "num_singletons": int((np.bincount(result.labels) == 1).sum()),
         "num_invalid_rows": len(invalid_rows),
-        "edges": {"parsed": result.edges_parsed, "refined": result.edges_refined},
-        "thresholds": {"tau1": config.tau1, "tau2": config.tau2},
+        "refinement": refinement,
+        "thresholds": {"tau1": tau1, "tau2": tau2},
+        "diagnostics": diagnostics,
         "knn_graph": {"k": graph.k, **graph.info},
         "stages": [vars(stage) for stage in stages.finished],
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
@@ -113,13 +124,27 @@ def run_inference(
     return record
 
 
-def with_thresholds(config: Config, model_folder: Path) -> Config:
-    """The config with τ1 and τ2 as numbers: its own, or those stored beside the weights."""
-    if config.tau1 is not None and config.tau2 is not None:
-        return config
-    tau1, tau2 = load_thresholds(model_folder)
-    log.info("thresholds of %s: tau1 %.3f, tau2 %.3f", model_folder, tau1, tau2)
-    return replace(config, tau1=tau1, tau2=tau2)
+def open_model(config: Config, folder: Path) -> Model:
+    """The model of a folder; its type and widths must be those of the config, whose scales it takes."""
+    kwargs = config.model.kwargs
+    model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
+    found = "hierarchical" if isinstance(model, HierarchicalModel) else "gcn"
+    if found != config.model.type:
+        raise InputError(
+            f"{folder}: weights of a model of type {found!r} where the config's model.type is {config.model.type!r}; "
+            f"name a config of that type with --config, such as configs/{SHIPPED[found]}, or other weights with --model"
+        )
+    return model
+
+
+def thresholds(config: Config, model_folder: Path, refinement: str) -> tuple[float, float]:
+    """τ1 and τ2 of a refinement: the config's, or where these are None those stored beside the weights."""
+    pair = config.dynamic if refinement == "dynamic" else config
+    if pair.tau1 is not None and pair.tau2 is not None:
+        return pair.tau1, pair.tau2
+    tau1, tau2 = load_thresholds(model_folder, refinement)
+    log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", model_folder, refinement, tau1, tau2)
+    return tau1, tau2
 
 
 def _report(stages: Stages, record: dict[str, Any], out: Path, labelled: bool) -> None:
@@ -130,9 +155,12 @@ def _report(stages: Stages, record: dict[str, Any], out: Path, labelled: bool) -
     elif not labelled:
         print("no labels: metrics skipped")
     print()
+    tau1, tau2 = record["thresholds"]["tau1"], record["thresholds"]["tau2"]
+    print(diagnostics_table(record["diagnostics"], tau1, tau2, record["refinement"]))
+    print()
     print(
         f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
-        f"({record['num_singletons']:,} of one instance), tau1 {record['thresholds']['tau1']:g}, "
-        f"tau2 {record['thresholds']['tau2']:g}"
+        f"({record['num_singletons']:,} of one instance), {record['refinement']} refinement, tau1 {tau1:g}, "
+        f"tau2 {tau2:g}"
     )
     print(f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json")

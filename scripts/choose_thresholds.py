@@ -1,0 +1,32 @@
+"""Choose thresholds for a trained model: scripts/choose_thresholds.py --run DIR [--features FILE --labels FILE]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from starfc.choice import run_choice
+from starfc.cli import model_arguments, read_source, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+ABOUT = """Choose the thresholds of test_final.py and test_dynamic.py for a trained model, stored beside its weights.
+
+On --features with --labels; without both, on the identities that training held back. With --features alone nothing is
+chosen: what every pair of thresholds makes of them is written and printed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m.py"), out="the folder of the weights")
+    arguments = parser.parse_args()
+    source = read_source(parser, arguments)
+    run_choice(
+        source.config,
+        model_folder=source.model_folder,
+        features=arguments.features,
+        labels=arguments.labels,
+        out=arguments.out,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

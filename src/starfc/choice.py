@@ -1,0 +1,110 @@
+"""`scripts/choose_thresholds.py`: thresholds chosen on labelled data, or shown in their effect where there are none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.config import Config
+from starfc.errors import InputError
+from starfc.evaluation.surface import text
+from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
+from starfc.graph.knn import build_knn, check_k, exact_knn
+from starfc.inference import open_model
+from starfc.models.checkpoint import THRESHOLDS
+from starfc.runtime.atomic import prepare_folder
+from starfc.runtime.machine import choose_device, set_threads
+from starfc.splits import open_test_split, open_train_split
+from starfc.training.holdout import held_back, holdout_text
+
+
+def run_choice(
+    config: Config,
+    *,
+    model_folder: str | Path | None = None,
+    features: str | Path | None = None,
+    labels: str | Path | None = None,
+    out: str | Path | None = None,
+) -> dict[str, Point] | dict[str, list[Outline]]:
+    """Choose a pair of thresholds for either refinement, store it, and print it.
+
+    With ``features`` and ``labels`` on these. With neither, on the identities that training held back from the config's
+    training split: the same ones again, as long as the split, the seed and ``validation`` are those of the training.
+    With ``features`` alone nothing is chosen: what every pair of the grid makes of them is written and printed.
+
+    Parameters
+    ----------
+    model_folder : path, optional
+        Folder of the weights; the config's ``pretrained`` otherwise.
+    features, labels : path, optional
+        A file of the user's own, and the identities of its rows.
+    out : path, optional
+        Folder for what is written; that of the weights otherwise, where inference finds the thresholds.
+
+    Returns
+    -------
+    dict
+        The chosen point of 'fixed' and of 'dynamic', or without labels all outlines of either.
+
+    Raises
+    ------
+    InputError
+        Anything a user can mend; nothing is written then.
+    """
+    set_threads(config.threads)
+    device = choose_device(config.device)
+    model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
+    model = open_model(config, model_folder)
+    out = prepare_folder(model_folder if out is None else out)
+    given: dict[str, Any] = {"th_sim": config.th_sim, "device": device}
+    if features is None and labels is None:
+        matrix, identities, where = _held_back(config)
+        graph = exact_knn(matrix, config.knn)
+        return _print_choice(choose_and_store(out, matrix, graph, identities, model, **given, chosen_on=where), out)
+    split, _ = open_test_split(config, features, labels)
+    valid, invalid = split.features.valid(config.invalid_rows)
+    check_k(config.knn, len(valid), split.features.name)
+    graph = build_knn(valid, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall)
+    if split.labels is None:
+        return _print_outlines(outline(out, valid, graph, model, **given), out)
+    identities = np.delete(split.labels, invalid)
+    where = f"{split.features.name}: {len(np.unique(identities))} identities ({len(identities)} instances)"
+    return _print_choice(choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where), out)
+
+
+def _held_back(config: Config) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
+    """Features and identities that training with this config holds back, and what they are."""
+    if config.validation.holdout_share == 0:
+        raise InputError(
+            "validation.holdout_share: 0, so this training held no identities back to choose thresholds on; name "
+            "labelled data that the model was not trained on with --features and --labels"
+        )
+    split = open_train_split(config)
+    valid, invalid = split.features.valid(config.invalid_rows)
+    matrix = valid.all()
+    _, labels = np.unique(np.delete(split.labels, invalid), return_inverse=True)
+    held = held_back(matrix, labels, config.validation, config.seed)
+    check_k(config.knn, int(held.sum()), "the held-back identities")
+    return matrix[held], labels[held], holdout_text(config, labels[held])
+
+
+def _print_choice(chosen: dict[str, Point], out: Path) -> dict[str, Point]:
+    names = f"{'precision':>11}{'recall':>9}{'F':>8}{'BCubed F':>10}{'clusters':>10}"
+    print(f"{'refinement':<12}{'tau1':>8}{'tau2':>8}{names}")
+    for refinement, p in chosen.items():
+        scores = f"{100 * p.precision:>11.2f}{100 * p.recall:>9.2f}{100 * p.fscore:>8.2f}{100 * p.bcubed:>10.2f}"
+        print(f"{refinement:<12}{p.tau1:>8g}{p.tau2:>8g}{scores}{p.num_clusters:>10,}")
+    print(f"written to {out}: {THRESHOLDS}, threshold_surface.csv, threshold_surface.png")
+    return chosen
+
+
+def _print_outlines(outlines: dict[str, list[Outline]], out: Path) -> dict[str, list[Outline]]:
+    for refinement, surface in outlines.items():
+        for field, what in OUTLINED.items():
+            print(f"{refinement} refinement, {what}\n{text(surface, field)}\n")
+    print(f"no labels: nothing is chosen; written to {out}: threshold_outline.csv, threshold_outline.png")
+    return outlines

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
+from conftest import blobs, unit
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from starfc import InputError, StarFC
+from starfc.clustering.pipeline import cluster_dynamic
 from starfc.evaluation.metrics import evaluate
-from starfc.models.checkpoint import save_model, save_thresholds
+from starfc.graph.knn import build_knn
+from starfc.models.checkpoint import load_model, save_model, save_thresholds
 from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import HierarchicalModel
 
 NOT_APPLICABLE = {
     "check_clustering": "its blobs differ in length, not in direction; embeddings are compared by direction",
@@ -20,7 +23,7 @@ NOT_APPLICABLE = {
 
 
 @parametrize_with_checks(
-    [StarFC(k=4, invalid_rows="singleton")],
+    [StarFC(k=4, invalid_rows="singleton"), StarFC(k=4, refinement="dynamic", invalid_rows="singleton")],
     expected_failed_checks=lambda _: NOT_APPLICABLE,
 )
 def test_scikit_learn_conventions(estimator, check):
@@ -29,7 +32,7 @@ def test_scikit_learn_conventions(estimator, check):
 
 def test_from_pretrained_uses_weights_and_thresholds(tmp_path):
     save_model(StarFCModel(16, 32, init="metric", generator=torch.Generator().manual_seed(0)), tmp_path)
-    save_thresholds(tmp_path, 0.3, 0.4, {})
+    save_thresholds(tmp_path, {"fixed": {"tau1": 0.3, "tau2": 0.4}, "dynamic": {"tau1": 0.35, "tau2": 0.95}}, "nothing")
     features, labels = blobs()
     estimator = StarFC.from_pretrained(str(tmp_path), k=10)
     predicted = estimator.fit_predict(features)
@@ -38,6 +41,36 @@ def test_from_pretrained_uses_weights_and_thresholds(tmp_path):
     np.testing.assert_array_equal(clone(estimator).fit(features.astype(np.float64)).labels_, predicted)
     assert evaluate(labels, predicted)["nmi"] > 0.5
     assert estimator.set_params(tau1=0.9, tau2=0.9).fit(features).labels_.max() >= predicted.max()
+
+    dynamic = StarFC.from_pretrained(tmp_path, k=10, refinement="dynamic").fit(features)
+    assert (dynamic.tau1_, dynamic.tau2_) == (0.35, 0.95)
+    model, graph = load_model(tmp_path), build_knn(unit(features), 10)
+    twin = cluster_dynamic(unit(features), graph, model, tau1=0.35, tau2=0.95)
+    np.testing.assert_array_equal(dynamic.labels_, twin.labels)
+    assert not np.array_equal(dynamic.labels_, predicted)
+
+
+@pytest.mark.parametrize("refinement", ["fixed", "dynamic"])
+def test_a_hierarchical_model_asks_for_its_largest_scale(tmp_path, refinement):
+    features, labels = blobs()
+    model = HierarchicalModel(16, 32, init="metric", scales=(6, 8, 10), generator=torch.Generator().manual_seed(0))
+    pair = {"tau1": 0.3, "tau2": 0.4}
+    estimator = StarFC(model.eval(), refinement=refinement, **pair).fit(features)
+    assert estimator.model_ is model
+    np.testing.assert_array_equal(
+        estimator.labels_, StarFC(model, refinement=refinement, k=10, **pair).fit_predict(features)
+    )
+    assert evaluate(labels, estimator.labels_)["nmi"] > 0.5
+    save_model(model, tmp_path)  # a folder does not say the scales: the published ones, of which 120 is the largest
+    with pytest.raises(InputError, match="found 120"):
+        StarFC(tmp_path, refinement=refinement, **pair).fit(features[:100])
+
+
+def test_published_thresholds_of_a_model_that_is_no_folder():
+    features, _ = blobs()
+    model = StarFCModel(16, 32, init="metric", generator=torch.Generator().manual_seed(0))
+    fixed, dynamic = (StarFC(model, refinement=r, k=10).fit(features) for r in ("fixed", "dynamic"))
+    assert (fixed.tau1_, fixed.tau2_, dynamic.tau1_, dynamic.tau2_) == (0.7, 0.72, 0.85, 0.78)
 
 
 def test_what_cannot_be_clustered(tmp_path):
@@ -49,5 +82,7 @@ def test_what_cannot_be_clustered(tmp_path):
         StarFC(tmp_path, k=10).fit(features)
     with pytest.raises(InputError, match="knn"):
         StarFC(k=180).fit(features)
+    with pytest.raises(InputError, match="refinement: one of 'fixed', 'dynamic' needed; found 'static'"):
+        StarFC(k=10, refinement="static").fit(features)
     with pytest.raises(InputError, match="both"):
         StarFC(k=10, tau1=0.5).fit(features)

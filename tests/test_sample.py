@@ -31,14 +31,17 @@ def test_the_quickstart_command(monkeypatch, capsys, tmp_path):
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["metrics"]["pairwise"]["fscore"] > 0.75
     assert record["metrics"]["bcubed"]["fscore"] > 0.75
-    stored = json.loads((ROOT / "pretrained_model" / "glyph" / "thresholds.json").read_text())
+    stored = json.loads((ROOT / "pretrained_model" / "glyph" / "thresholds.json").read_text())["fixed"]
     assert record["thresholds"] == {"tau1": stored["tau1"], "tau2": stored["tau2"]}
+    assert record["diagnostics"]["giants"] == []
 
 
-def test_the_estimator_gives_the_same_clusters(tmp_path):
-    record = run_inference(load_config(CONFIG), out=tmp_path)
+@pytest.mark.parametrize("refinement", ["fixed", "dynamic"])
+def test_the_estimator_gives_the_same_clusters(tmp_path, refinement):
+    record = run_inference(load_config(CONFIG), refinement=refinement, out=tmp_path)
+    assert record["metrics"]["pairwise"]["fscore"] > 0.75
     features = read_features(ROOT / "data" / "glyph" / "features" / "sample.npy")
-    labels = StarFC.from_pretrained(ROOT / "pretrained_model" / "glyph").fit_predict(features)
+    labels = StarFC.from_pretrained(ROOT / "pretrained_model" / "glyph", refinement=refinement).fit_predict(features)
     np.testing.assert_array_equal(labels, np.load(tmp_path / "labels.npy"))
     truth = read_labels(ROOT / "data" / "glyph" / "labels" / "sample.meta", len(features))
     assert evaluate(truth, labels) == record["metrics"]
@@ -56,7 +59,7 @@ def test_thumbnails_belong_to_the_rows():
 
 def test_the_product_reads_nothing_outside_the_repository():
     code = [p for f in ("src", "configs", "scripts") for p in (ROOT / f).rglob("*") if p.suffix in (".py", ".sh")]
-    code += [ROOT / "train.py", ROOT / "test_final.py"]
+    code += [ROOT / "train.py", ROOT / "test_final.py", ROOT / "test_dynamic.py"]
     assert len(code) > 30
     for path in code:
         assert "shared/" not in path.read_text(encoding="utf-8"), path

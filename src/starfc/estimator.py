@@ -12,13 +12,16 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
-from starfc.clustering.pipeline import cluster, with_singletons
+from starfc.clustering.pipeline import REFINEMENTS, with_singletons
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn, check_k
-from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.checkpoint import Model, load_model, load_thresholds
 from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import HierarchicalModel
 from starfc.runtime.machine import choose_device
+
+PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
 
 class StarFC(ClusterMixin, BaseEstimator):
@@ -26,14 +29,18 @@ class StarFC(ClusterMixin, BaseEstimator):
 
     Parameters
     ----------
-    model : path, StarFCModel or None
-        Folder of ``Backbone.pth`` and ``Head.pth``, or the loaded model. None starts an untrained distance between
-        graph-smoothed features from ``random_state``: a baseline, not a trained model.
-    k : int
-        Neighbours per instance, itself counted, below the number of instances.
+    model : path, StarFCModel, HierarchicalModel or None
+        Folder of the weights, or the loaded model. None starts an untrained distance between graph-smoothed features
+        from ``random_state``: a baseline, not a trained model.
+    refinement : {'fixed', 'dynamic'}
+        Node intimacy against τ2, or its undirected form against a threshold that rises with the degrees up to about
+        τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
+    k : int or None
+        Neighbours per instance, itself counted, below the number of instances. None: 80, or the largest scale of a
+        hierarchical model, which takes no fewer.
     tau1, tau2 : float or None
-        Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the pair stored beside the weights, or the
-        published 0.7 and 0.72 for a model that is not a folder.
+        Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the refinement's pair stored beside the
+        weights, or the published one (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a model that is not a folder.
     knn_method : {'faiss', 'faiss_gpu', 'ivf'}
         Exact search, the same on a GPU, or approximate search with recall 0.99.
     th_sim : float
@@ -51,7 +58,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         Cluster of every instance, 0..C-1, largest cluster first.
     confidence_ : (N,) float32
         Mean edge probability at every instance, 0 for a singleton.
-    model_ : StarFCModel
+    model_ : StarFCModel or HierarchicalModel
     tau1_, tau2_ : float
         Thresholds that were used.
     n_features_in_ : int
@@ -59,9 +66,10 @@ class StarFC(ClusterMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | Path | StarFCModel | None = None,
+        model: str | Path | Model | None = None,
         *,
-        k: int = 80,
+        refinement: str = "fixed",
+        k: int | None = None,
         tau1: float | None = None,
         tau2: float | None = None,
         knn_method: str = "faiss",
@@ -71,6 +79,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         random_state: int = 0,
     ) -> None:
         self.model = model
+        self.refinement = refinement
         self.k = k
         self.tau1 = tau1
         self.tau2 = tau2
@@ -97,8 +106,13 @@ class StarFC(ClusterMixin, BaseEstimator):
         Raises
         ------
         InputError
-            Rows that are not finite or of zero norm, k >= N, or features of another dimension than the model's.
+            Rows that are not finite or of zero norm, k >= N, features of another dimension than the model's, or a
+            refinement that is none.
         """
+        if self.refinement not in REFINEMENTS:
+            raise InputError(
+                f"refinement: one of {', '.join(map(repr, REFINEMENTS))} needed; found {self.refinement!r}"
+            )
         X = validate_data(
             self,
             X,
@@ -107,12 +121,13 @@ class StarFC(ClusterMixin, BaseEstimator):
             ensure_all_finite=self.invalid_rows != "singleton",
         )
         features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
-        check_k(self.k, len(features), "X")
         self.model_ = self._open_model(X.shape[1])
         self.tau1_, self.tau2_ = self._thresholds()
-        result = cluster(
+        k = self._neighbours() if self.k is None else self.k
+        check_k(k, len(features), "X")
+        result = REFINEMENTS[self.refinement](
             features,
-            build_knn(features, self.k, self.knn_method),
+            build_knn(features, k, self.knn_method),
             self.model_,
             tau1=self.tau1_,
             tau2=self.tau2_,
@@ -127,11 +142,14 @@ class StarFC(ClusterMixin, BaseEstimator):
         """Cluster X and return ``labels_``."""
         return self.fit(X).labels_
 
-    def _open_model(self, feature_dim: int) -> StarFCModel:
+    def _neighbours(self) -> int:
+        return 80 if self.model_.scales is None else max(self.model_.scales)
+
+    def _open_model(self, feature_dim: int) -> Model:
         if self.model is None:
             generator = torch.Generator().manual_seed(self.random_state)
             return StarFCModel(feature_dim, init="metric", generator=generator).eval()
-        if isinstance(self.model, StarFCModel):
+        if isinstance(self.model, StarFCModel | HierarchicalModel):
             return self.model
         return load_model(self.model, feature_dim)
 
@@ -141,5 +159,5 @@ class StarFC(ClusterMixin, BaseEstimator):
         if self.tau1 is not None and self.tau2 is not None:
             return self.tau1, self.tau2
         if isinstance(self.model, str | Path):
-            return load_thresholds(self.model)
-        return 0.7, 0.72
+            return load_thresholds(self.model, self.refinement)
+        return PUBLISHED[self.refinement]

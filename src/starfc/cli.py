@@ -11,6 +11,7 @@ from mmengine.config import DictAction
 
 from starfc.config import Config, load_config
 from starfc.errors import InputError
+from starfc.runtime.interrupts import Stopped
 
 
 class _Options(DictAction):
@@ -62,6 +63,10 @@ def run_command(main: Callable[[], object]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        if str(stop):
+            print(stop, file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

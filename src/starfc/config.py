@@ -17,6 +17,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.models.hierarchical import OFFSETS, SCALES
+from starfc.runtime.atomic import write_json
 from starfc.schema import build, option
 
 MODELS = ("gcn", "hierarchical")
@@ -322,6 +323,11 @@ class Config:
         splits = {"train_data": self.train_data, "test_data": self.test_data}
         paths = {f"{name}.{key}": value for name, split in splits.items() for key, value in asdict(split).items()}
         return {name: value for name, value in paths.items() if isinstance(value, str)}
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write a config as JSON that :func:`load_config` reads, names in braces left as they are."""
+    write_json(path, asdict(config))
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.graph.affinity import propagate, propagate_graph, propagation_matrix
+from starfc.graph.affinity import (
+    Affinity,
+    affinity_edges,
+    propagate,
+    propagate_graph,
+    propagate_scales,
+    propagation_matrix,
+)
 from starfc.graph.exact import exact_search
 from starfc.graph.knn import build_knn, exact_knn, measure_recall
 from starfc.graph.neighbours import KnnGraph, tidy
@@ -66,6 +73,66 @@ def test_propagation_matrix_equals_its_twin(parameters):
     expected = matrix.toarray() @ features
     np.testing.assert_allclose(propagate(matrix, features), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(propagate_graph(graph, features, th_sim), expected, rtol=1e-4, atol=1e-5)
+
+
+def cut(graph: KnnGraph, scale: int) -> KnnGraph:
+    """The graph of fewer neighbours, the node itself counted."""
+    return KnnGraph(graph.ids[:, : scale - 1].copy(), graph.sims[:, : scale - 1].copy())
+
+
+nested = st.integers(4, 30).flatmap(
+    lambda n: st.tuples(
+        st.just(n),
+        st.sets(st.integers(2, n - 1), min_size=1, max_size=4).map(sorted),
+        st.integers(0, 2**32 - 1),
+        st.sampled_from([0.0, 0.3, 1.0]),
+    )
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(nested)
+def test_scales_equal_the_matrices_of_the_cut_graphs(parameters):
+    """Similarities of the two directions differ here: each scale takes the higher of those that it has."""
+    n, scales, seed, th_sim = parameters
+    graph = random_graph(n, min(n - 1, scales[-1] + 1), seed)
+    features = unit(np.random.default_rng(seed).normal(size=(n, 7)))
+    found = propagate_scales(graph, features, scales, th_sim)
+    rows, order = np.random.default_rng(seed).permutation(n)[: n // 2], np.random.default_rng(seed).permutation(n)
+    affinity = Affinity.of(graph, th_sim, order, scales)
+    some = affinity.aggregate(Features(features), rows, np.float64)
+    assert some.dtype == np.float64
+    edges = affinity_edges(graph, scales, th_sim)
+    assert [x.dtype for x in edges] == [np.int32, np.int32, np.uint8]
+    for s, scale in enumerate(scales):
+        matrix = propagation_matrix(cut(graph, scale), th_sim)
+        expected = matrix.toarray().astype(np.float64) @ features
+        np.testing.assert_allclose(found[s], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(some[s], expected[rows], rtol=1e-4, atol=1e-6)
+        stored = matrix.tocoo()
+        rows_s, cols_s = (ends[edges[2] <= s] for ends in edges[:2])
+        np.testing.assert_array_equal(rows_s, stored.row)
+        np.testing.assert_array_equal(cols_s, stored.col)
+
+
+def test_scales_by_hand():
+    # 0 lists 1 first; 1 lists 0 second, with a higher similarity
+    sims = np.array([[0.5, 0], [0.75, 0.7], [0.75, 0]], np.float32)
+    graph = KnnGraph(np.array([[1, 2], [2, 0], [1, 0]], np.int32), sims)
+    first, second = propagate_scales(graph, np.eye(3, dtype=np.float32), (2, 3))
+    np.testing.assert_allclose(first[0], np.array([1, 0.5, 0]) / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(second[0], np.array([1, 0.7, 0]) / 1.7, rtol=1e-6)
+    np.testing.assert_array_equal(affinity_edges(graph, (2, 3))[2], [0, 0, 1, 0, 0, 0, 1, 0, 0])
+
+
+def test_graphs_too_shallow_for_the_scales_are_refused():
+    graph = random_graph(40, 10, 0)
+    with pytest.raises(InputError, match=r"need a kNN graph of at least 12; found one of 10"):
+        Affinity.of(graph, scales=(8, 12))
+    with pytest.raises(InputError, match="that rise"):
+        affinity_edges(graph, (8, 8))
+    few = random_graph(9, 8, 0)  # all that a graph of nine nodes can have
+    np.testing.assert_array_equal(Affinity.of(few, scales=(5, 12, 20)).widths, [4, 8, 8])
 
 
 def test_propagation_matrix_by_hand():

@@ -85,7 +85,7 @@ class NodeProjections:
         aggregated = self.affinity.aggregate(
             self.features, rows, np.float64 if self.dtype == torch.float64 else np.float32
         )
-        inputs = (torch.from_numpy(x).to(self.device, self.dtype) for x in (self.features.rows(rows), aggregated))
+        inputs = (torch.from_numpy(x).to(self.device, self.dtype) for x in (self.features.rows(rows), *aggregated))
         return self.model.backbone(*inputs)
 
 

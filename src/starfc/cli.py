@@ -15,7 +15,7 @@ from starfc.runtime.interrupts import Stopped
 
 
 class _Options(DictAction):
-    """KEY=VALUE pairs; an argument without '=' is a usage error instead of a traceback."""
+    """KEY=VALUE pairs, added up where given more than once; one without '=' is a usage error, not a traceback."""
 
     def __call__(
         self,
@@ -27,7 +27,9 @@ class _Options(DictAction):
         for value in values:
             if "=" not in value:
                 parser.error(f"{option_string}: KEY=VALUE needed; found {value!r}")
+        before = getattr(namespace, self.dest)
         super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
 
 
 def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:

@@ -170,7 +170,8 @@ def train(run: Run, position: Position, request: StopRequest) -> None:
             for draw in bar if world.writes else coming:
                 before, entry = position.done, _train_round(run, draw, position, request)
                 position.next_round(min(world.size, per_epoch - position.rounds * world.size))
-                run.schedule.after_round()
+                if entry["steps"]:
+                    run.schedule.after_round()
                 if run.journal is not None:
                     entry["seconds"] = time.perf_counter() - clock
                     _keep_record(run, position, before, entry)

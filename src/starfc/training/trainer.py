@@ -295,14 +295,14 @@ def _stop(run: Run, position: Position, request: StopRequest) -> None:
 def _not_finite(run: Run, position: Position, draw: _Draw | None, loss: Tensor | None) -> str:
     """Say at which batch a loss was NaN or infinite; its identities and instances go into a file."""
     state = run.checkpoints.last_good()
-    if loss is None or math.isfinite(float(loss)):
+    if loss is None or math.isfinite(loss.item()):
         return f"loss: not finite in another process, whose message says at which identities; {state}"
     identities = run.data.identities[np.unique(run.data.train.labels[draw.instances])]
     path = run.work_dir / f"not_finite_subgraph_{draw.number:06d}.json"
     batch = {
         "subgraph": draw.number,
         "step": position.steps + 1,
-        "loss": str(float(loss)),
+        "loss": str(loss.item()),
         "seed_identity": run.data.identities[draw.seed].item(),
         "identities": identities.tolist(),
         "instances": run.data.rows[draw.instances].tolist(),
@@ -310,7 +310,7 @@ def _not_finite(run: Run, position: Position, draw: _Draw | None, loss: Tensor |
     write_json(path, batch)
     first = ", ".join(map(str, identities[:10].tolist())) + (", …" if len(identities) > 10 else "")
     return (
-        f"loss: {float(loss)} at step {position.steps + 1} of subgraph {draw.number}, around identity "
+        f"loss: {loss.item()} at step {position.steps + 1} of subgraph {draw.number}, around identity "
         f"{batch['seed_identity']}, of the {len(identities)} identities {first} (all of them, with the rows of their "
         f"instances: {path}); {state}; a lower optimizer.lr in a new run is the usual remedy"
     )

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,8 @@ def processes(device: str) -> Iterator[World]:
         )
     if on_gpu:
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    # one process may search a large validation graph while the others wait; a process that ends is noticed at once
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     try:
         yield world
     finally:

@@ -102,6 +102,7 @@ def _run(config: Config, work_dir: Path, resume: str | None, world: World) -> di
     record = _record(work_dir, config, start, environment(threads, device) | {"processes": world.size})
     if world.writes:
         log.info("%s: %s", work_dir, "a new run" if start is None else f"going on from {start.name}")
+        checkpoints.clear()
         save_config(config, work_dir / "config.json")
         write_json(work_dir / "run.json", record)
     opened = Journal(work_dir, config.log_config, position.journal_bytes, position.done) if world.writes else None

@@ -15,7 +15,13 @@ def script(tmp_path):
     """Run a script; returns exit code, the command line it ended in, and stderr."""
     fake = tmp_path / "python"
     fake.write_text(
-        f'#!/bin/sh\ncase "$*" in *train.py*) echo "$@" ;; *pip*) ;; *sys.prefix*) echo {tmp_path} ;; *) exec {sys.executable} "$@" ;; esac\n'
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '    *train.py*) echo "$@" ;;\n'
+        "    *pip*) ;;\n"
+        f"    *sys.prefix*) echo {tmp_path} ;;\n"
+        f'    *) exec {sys.executable} "$@" ;;\n'
+        "esac\n"
     )
     fake.chmod(0o755)
 

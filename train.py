@@ -14,9 +14,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train STAR-FC's edge classifier on a labelled split.")
     config_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m.py"))
     parser.add_argument("--work-dir", metavar="DIR", help="folder of the run (default: work_dirs/<config name>)")
+    parser.add_argument(
+        "--resume", metavar="auto|FILE", help="go on from the newest checkpoint in the run's folder, or from this one"
+    )
     arguments = parser.parse_args()
     config = read_config(arguments)
-    run_training(config, arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem)
+    run_training(config, arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem, arguments.resume)
 
 
 if __name__ == "__main__":

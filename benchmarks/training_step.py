@@ -28,8 +28,8 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.training.basic import train_step
 from starfc.training.sampling import Subgraph, build_subgraph, identity_centres, patches
-from starfc.training.trainer import train_step
 
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-5}
 AGREEMENT = 1e-4

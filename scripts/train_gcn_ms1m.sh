@@ -1,6 +1,7 @@
 #!/bin/sh
-# Train on MS1M, from any working directory. Arguments go to train.py.
+# Train on MS1M, from any working directory, with one process per GPU (NPROC=N overrides). Arguments go to train.py.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
-exec "$PYTHON" "$ROOT/train.py" --config "$ROOT/configs/cfg_gcn_ms1m.py" "$@"
+CONFIG=$ROOT/configs/cfg_gcn_ms1m.py
+. "$ROOT/scripts/launch.sh"

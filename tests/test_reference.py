@@ -16,8 +16,8 @@ from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph
 from starfc.models.checkpoint import load_model
 from starfc.models.gcn import StarFCModel
+from starfc.training.basic import train_step
 from starfc.training.sampling import build_subgraph, patches
-from starfc.training.trainer import train_step
 
 
 @pytest.fixture

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from starfc.config import Config
 from starfc.errors import InputError
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
-from starfc.graph.knn import build_knn, check_k, exact_knn
+from starfc.graph.knn import build_knn, check_k
 from starfc.inference import open_model
 from starfc.models.checkpoint import THRESHOLDS
 from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, set_threads
-from starfc.splits import open_test_split, open_train_split
-from starfc.training.holdout import held_back, holdout_text
+from starfc.splits import open_test_split
+from starfc.training.data import held_back_graph, holdout_text, read_training_data
 
 
 def run_choice(
@@ -62,9 +61,15 @@ def run_choice(
     out = prepare_folder(model_folder if out is None else out)
     given: dict[str, Any] = {"th_sim": config.th_sim, "device": device}
     if features is None and labels is None:
-        matrix, identities, where = _held_back(config)
-        graph = exact_knn(matrix, config.knn)
-        return _print_choice(choose_and_store(out, matrix, graph, identities, model, **given, chosen_on=where), out)
+        if config.validation.holdout_share == 0:
+            raise InputError(
+                "validation.holdout_share: 0, so this training held no identities back to choose thresholds on; name "
+                "labelled data that the model was not trained on with --features and --labels"
+            )
+        held = held_back_graph(config, read_training_data(config).held)
+        where = holdout_text(config, held)
+        chosen = choose_and_store(out, held.features, held.graph, held.labels, model, **given, chosen_on=where)
+        return _print_choice(chosen, out)
     split, _ = open_test_split(config, features, labels)
     valid, invalid = split.features.valid(config.invalid_rows)
     check_k(config.knn, len(valid), split.features.name)
@@ -74,22 +79,6 @@ def run_choice(
     identities = np.delete(split.labels, invalid)
     where = f"{split.features.name}: {len(np.unique(identities))} identities ({len(identities)} instances)"
     return _print_choice(choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where), out)
-
-
-def _held_back(config: Config) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
-    """Features and identities that training with this config holds back, and what they are."""
-    if config.validation.holdout_share == 0:
-        raise InputError(
-            "validation.holdout_share: 0, so this training held no identities back to choose thresholds on; name "
-            "labelled data that the model was not trained on with --features and --labels"
-        )
-    split = open_train_split(config)
-    valid, invalid = split.features.valid(config.invalid_rows)
-    matrix = valid.all()
-    _, labels = np.unique(np.delete(split.labels, invalid), return_inverse=True)
-    held = held_back(matrix, labels, config.validation, config.seed)
-    check_k(config.knn, int(held.sum()), "the held-back identities")
-    return matrix[held], labels[held], holdout_text(config, labels[held])
 
 
 def _print_choice(chosen: dict[str, Point], out: Path) -> dict[str, Point]:

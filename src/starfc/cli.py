@@ -14,10 +14,11 @@ from mmengine.config import DictAction
 from starfc.config import Config, load_config
 from starfc.errors import InputError, MissingFileError
 from starfc.models.checkpoint import FILES, HIERARCHICAL_FILES, THRESHOLDS
+from starfc.runtime.interrupts import Stopped
 
 
 class _Options(DictAction):
-    """KEY=VALUE pairs; an argument without '=' is a usage error instead of a traceback."""
+    """KEY=VALUE pairs, added up where given more than once; one without '=' is a usage error, not a traceback."""
 
     def __call__(
         self,
@@ -29,7 +30,9 @@ class _Options(DictAction):
         for value in values:
             if "=" not in value:
                 parser.error(f"{option_string}: KEY=VALUE needed; found {value!r}")
+        before = getattr(namespace, self.dest)
         super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
 
 
 def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -142,6 +145,10 @@ def run_command(main: Callable[[], object]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        if str(stop):
+            print(stop, file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

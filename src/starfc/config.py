@@ -325,6 +325,11 @@ class Config:
         return {name: value for name, value in paths.items() if isinstance(value, str)}
 
 
+def save_config(config: Config, path: str | Path) -> None:
+    """Write a config as JSON that :func:`load_config` reads, names in braces left as they are."""
+    write_json(path, asdict(config))
+
+
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, apply overrides (dotted keys), validate.
 
@@ -344,8 +349,3 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except Exception as error:  # whatever a user's own Python module raises is a problem of that module
         raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
     return build(Config, values._cfg_dict.to_dict(), RETIRED, str(path))
-
-
-def save_config(config: Config, path: str | Path) -> None:
-    """Write JSON that :func:`load_config` reads back as the same config, names in braces left as they are."""
-    write_json(path, asdict(config))

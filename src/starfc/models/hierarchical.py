@@ -48,7 +48,7 @@ class OffsetDraw:
     @property
     def first(self) -> bool:
         """Whether d1 was drawn."""
-        return float(self.p1) == 1.0
+        return float(self.p1.detach()) == 1.0
 
 
 class OffsetLearner(nn.Module):

@@ -29,19 +29,22 @@ _PACKAGES = (
 )
 
 
-def set_threads(threads: int | None) -> int:
-    """Give torch and numba the same number of threads (None: one per available core); returns it."""
+def set_threads(threads: int | None, processes: int = 1) -> int:
+    """Give torch and numba the same number of threads (None: this process's share of the cores); returns it."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = threads or available
+    count = threads or max(1, available // processes)
     torch.set_num_threads(count)
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     return count
 
 
-def choose_device(device: str) -> torch.device:
-    """'auto' is cuda where torch sees a GPU, else cpu; asking for a GPU that is not there is an error."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """'auto' is cuda where torch sees a GPU, else cpu; asking for a GPU that is not there is an error.
+
+    'auto' and 'cuda' mean the GPU whose number is the process's rank on its machine.
+    """
+    if device == "auto" or (device == "cuda" and torch.cuda.is_available()):
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device: {device!r} needs a GPU that torch can use; none found; set device='cpu' or 'auto'")
     return torch.device(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -13,22 +14,36 @@ log = logging.getLogger("starfc")
 
 
 class Journal:
-    """Appends one JSON object per entry to ``work_dir/metrics.jsonl``; a run starts the file anew.
+    """Appends one JSON object per entry to ``work_dir/metrics.jsonl``.
 
     ``TextLoggerHook`` adds a line to the log for every entry, ``TensorboardLoggerHook`` scalars under
     ``work_dir/tensorboard``.
+
+    Parameters
+    ----------
+    start, step : int
+        Bytes of the file, and subgraphs, that a run goes on from: what was logged after them is dropped. 0 for a new
+        run.
     """
 
-    def __init__(self, work_dir: Path, config: LogConfig) -> None:
+    def __init__(self, work_dir: Path, config: LogConfig, start: int = 0, step: int = 0) -> None:
         hooks = {hook["type"] for hook in config.hooks}
         self._text = "TextLoggerHook" in hooks
         self._events = None
         if "TensorboardLoggerHook" in hooks:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(work_dir / "tensorboard"))
+            self._events = SummaryWriter(str(work_dir / "tensorboard"), purge_step=step + 1 if start else None)
         work_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (work_dir / "metrics.jsonl").open("w", encoding="utf-8", buffering=1)
+        path = work_dir / "metrics.jsonl"
+        path.touch()
+        os.truncate(path, min(start, path.stat().st_size))
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    @property
+    def bytes(self) -> int:
+        """Length of metrics.jsonl."""
+        return os.fstat(self._file.fileno()).st_size
 
     def write(self, kind: str, step: int, entry: dict[str, float]) -> None:
         """Log one entry: ``kind`` is train or validation, ``step`` the number of subgraphs so far."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 _END = object()
 
 
-def prefetched(items: Iterator[T], threads: int | None) -> Iterator[T]:
+def prefetched(items: Iterator[T], threads: int | None, processes: int = 1) -> Iterator[T]:
     """The same items in the same order, each but the first made in a worker thread while the one before it is used.
 
     One thread at a time advances ``items``, so what an item is cannot depend on timing where it depends on ``items``
@@ -27,6 +27,8 @@ def prefetched(items: Iterator[T], threads: int | None) -> Iterator[T]:
     items : iterator
     threads : int, optional
         Threads of the worker's compiled kernels (None: one per core), which numba sets for every thread anew.
+    processes : int
+        Processes that share this machine's cores.
     """
     item = next(items, _END)
     if not concurrent_kernels():
@@ -34,7 +36,7 @@ def prefetched(items: Iterator[T], threads: int | None) -> Iterator[T]:
             yield item
             item = next(items, _END)
         return
-    with ThreadPoolExecutor(1, "prefetch", initializer=set_threads, initargs=(threads,)) as worker:
+    with ThreadPoolExecutor(1, "prefetch", initializer=set_threads, initargs=(threads, processes)) as worker:
         while item is not _END:
             coming = worker.submit(next, items, _END)
             yield item

@@ -1,21 +1,24 @@
-"""Training of the edge classifier on structure-preserved subgraphs, spec section 5.
+"""Training on structure-preserved subgraphs, spec sections 5 and 7: the loop that both methods share.
 
     for every epoch, for every seed identity (shuffled):
-        subgraph <- SPSS, kNN graph and Â built anew
-        for every pass, for every patch of its edges (shuffled):
-            loss = cross-entropy of the patch; one optimiser step
+        subgraph <- SPSS, with kNN graphs of its own
+        for every patch of its edges: loss; mean gradient over all processes; one optimiser step
 
-Cross-entropy over two classes is the logistic loss of z[1] - z[0]. ÂF does not change within a subgraph and is made
-once; the backbone runs afresh for every patch, because its weights changed. The next subgraph is built while the
-current one trains: its random numbers are its own, so this changes no result.
+What a subgraph, a loss and a step are is the method's (:mod:`starfc.training.basic`,
+:mod:`starfc.training.hierarchical`). The next subgraph is built while the current one trains. With several processes
+each takes a subgraph of its own; a *round* is one subgraph of each.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import shlex
+import signal
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,211 +27,244 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
 from starfc.clustering.scoring import project_nodes, score_entries
-from starfc.config import Config
+from starfc.config import Config, save_config
 from starfc.errors import InputError
 from starfc.evaluation.thresholds import choose_and_store
-from starfc.graph.knn import check_k, exact_knn
-from starfc.graph.neighbours import KnnGraph
-from starfc.models.checkpoint import save_model
+from starfc.models.checkpoint import Model, save_model
 from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import HierarchicalModel
 from starfc.runtime.atomic import prepare_folder, write_json
+from starfc.runtime.distributed import World, processes
+from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
-from starfc.splits import knn_graph, open_test_split, open_train_split
-from starfc.training.holdout import held_back, holdout_text
-from starfc.training.journal import Journal
-from starfc.training.prefetch import prefetched
-from starfc.training.sampling import (
-    Subgraph,
-    SubgraphSampler,
-    build_subgraph,
-    patches,
-    random_rotation,
+from starfc.training.basic import BasicTraining
+from starfc.training.data import (
+    LabelledGraph,
+    TrainingData,
+    held_back_graph,
+    holdout_text,
+    read_training_data,
+    validation_data,
 )
+from starfc.training.hierarchical import HierarchicalTraining
+from starfc.training.journal import Journal
+from starfc.training.optimisers import Schedule
+from starfc.training.prefetch import prefetched
+from starfc.training.sampling import SubgraphSampler
+from starfc.training.state import Checkpoints, Position, find_checkpoint
+from starfc.training.streams import epoch_stream, step_generator, subgraph_stream
 
 log = logging.getLogger("starfc")
 
 
-@dataclass(frozen=True)
-class LabelledGraph:
-    """Features (N, d), labels (N,) and the kNN graph of instances to validate on."""
-
-    features: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    graph: KnnGraph
-
-
-def run_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
+def run_training(config: Config, work_dir: str | Path, resume: str | None = None) -> dict[str, Any]:
     """Train on the configured split and leave a complete record in ``work_dir``.
 
-    Writes ``Backbone.pth`` and ``Head.pth`` (also under ``checkpoints/`` on the way), ``metrics.jsonl``, TensorBoard
-    events where asked for, ``run.json``, and, where identities are held back, ``thresholds.json`` and
-    ``threshold_surface.csv`` with its picture.
+    Writes ``config.json``, the weights in the published files (``Backbone.pth`` and ``Head.pth``, or those of the
+    hierarchical model), ``checkpoints/``, ``metrics.jsonl``, TensorBoard events where asked for, ``run.json``, and,
+    where identities are held back, the thresholds chosen on them with the whole surface.
+
+    Parameters
+    ----------
+    resume : str, optional
+        A checkpoint to go on from, or 'auto' for the newest one in ``work_dir``, if there is one.
 
     Raises
     ------
     InputError
-        Anything a user can mend, before training starts.
+        Anything a user can mend, before training starts; a loss that is not finite.
+    Stopped
+        SIGTERM or SIGINT came: a checkpoint is written, and the message says how to go on.
     """
-    work_dir = prepare_folder(work_dir)
-    threads, device = set_threads(config.threads), choose_device(config.device)
+    with processes(config.device) as world:
+        return _run(config, prepare_folder(work_dir), resume, world)
+
+
+def _run(config: Config, work_dir: Path, resume: str | None, world: World) -> dict[str, Any]:
+    threads = set_threads(config.threads, world.local_size)
+    device = choose_device(config.device, world.local_rank)
     stages = Stages(config.memory_limit_bytes())
-    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
     with stages.stage("data"):
-        features, labels, held = _training_data(config)
-        validation = _validation_data(config, held, work_dir)
-    generator = torch.Generator().manual_seed(config.seed)
-    model = StarFCModel(**vars(config.model.kwargs), generator=generator).to(device)
-    record = {"config": config.as_dict(), "seed": config.seed, "started": started, **environment(threads, device)}
-    write_json(work_dir / "run.json", record)
-
-    with stages.stage("training"), Journal(work_dir, config.log_config) as journal, torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # dropout
-        train(config, model, features, labels, validation, device, work_dir, journal)
-        save_model(model, work_dir)
+        data = read_training_data(config)
+        held = held_back_graph(config, data.held) if world.writes and data.held is not None else None
+        validation = validation_data(config, held, work_dir) if world.writes else None
+    method = make_method(config, device)
+    rounds = config.total_epochs * _epoch_size(config, len(data.identities), world)[1]
+    schedule = Schedule(config, method.optimizer, rounds)
+    checkpoints = Checkpoints(work_dir / "checkpoints", config, data.fingerprint, world.size)
+    start = find_checkpoint(resume, checkpoints)
+    position = Position() if start is None else checkpoints.restore(start, method, schedule)
+    world.highest(0)  # nothing is written before every process has read
+    record = _record(work_dir, config, start, environment(threads, device) | {"processes": world.size})
+    if world.writes:
+        log.info("%s: %s", work_dir, "a new run" if start is None else f"going on from {start.name}")
+        checkpoints.clear()
+        save_config(config, work_dir / "config.json")
+        write_json(work_dir / "run.json", record)
+    opened = Journal(work_dir, config.log_config, position.journal_bytes, position.done) if world.writes else None
+    run = Run(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened)
+    with stages.stage("training"), opened or nullcontext(), torch.random.fork_rng(), stop_requests() as request:
+        train(run, position, request)
+    if not world.writes:
+        return record
+    save_model(method.model, work_dir)
     if held is not None:
         with stages.stage("thresholds"):
-            text = holdout_text(config, held.labels)
             chosen = choose_and_store(
-                work_dir, held.features, held.graph, held.labels, model,
-                th_sim=config.th_sim, device=device, chosen_on=text,
+                work_dir, held.features, held.graph, held.labels, method.model,
+                th_sim=config.th_sim, device=device, chosen_on=holdout_text(config, held),
             )  # fmt: skip
             record["thresholds"] = {refinement: vars(point) for refinement, point in chosen.items()}
     record["stages"] = [vars(stage) for stage in stages.finished]
     write_json(work_dir / "run.json", record)
     print(stages.table())
-    print(f"written to {work_dir}: Backbone.pth, Head.pth, metrics.jsonl, run.json")
+    print(f"written to {work_dir}: weights, config.json, checkpoints, metrics.jsonl, run.json")
     return record
 
 
-def train(
-    config: Config,
-    model: StarFCModel,
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    validation: LabelledGraph | None,
-    device: torch.device,
-    work_dir: Path,
-    journal: Journal,
-) -> None:
-    """The training loop; ``labels`` are 0..C-1 and the model is changed in place."""
-    s, rng = config.sampling, np.random.default_rng(config.seed)
-    nearest = s.nearest if s.nearest is not None else config.cluster_num + 200
+@dataclass(frozen=True)
+class Run:
+    """What the loop works with; ``journal`` is None in all processes but the one that writes."""
+
+    config: Config
+    method: Any
+    schedule: Schedule
+    data: TrainingData
+    validation: LabelledGraph | None
+    world: World
+    device: torch.device
+    work_dir: Path
+    checkpoints: Checkpoints
+    journal: Journal | None
+
+    def save(self, position: Position, best: bool = False) -> Path:
+        """Write a checkpoint, or the best one."""
+        position.journal_bytes = self.journal.bytes
+        return self.checkpoints.save(position, self.method, self.schedule, best)
+
+
+def train(run: Run, position: Position, request: StopRequest) -> None:
+    """The training loop, from a position to the end, or to the step at which the process is asked to stop."""
+    config, world, s = run.config, run.world, run.config.sampling
     sampler = SubgraphSampler(
-        features, labels, nearest=nearest, identities=config.cluster_num, instance_share=s.instance_share
+        run.data.train.features,
+        run.data.train.labels,
+        nearest=s.nearest if s.nearest is not None else config.cluster_num + 200,
+        identities=config.cluster_num,
+        instance_share=s.instance_share,
     )
-    per_epoch = s.subgraphs_per_epoch or sampler.num_identities
-    optimizer = make_optimizer(config, model)
-    schedule = make_schedule(config, optimizer, config.total_epochs * per_epoch * s.passes * s.patches)
-    done = 0
-    for epoch in range(1, config.total_epochs + 1):
-        draws = _draws(config, sampler, features, labels, _seeds(sampler.num_identities, per_epoch, rng), done)
-        with closing(prefetched(draws, config.threads)) as coming:
+    per_epoch, rounds = _epoch_size(config, sampler.num_identities, world)
+    while position.epoch <= config.total_epochs:
+        seeds = _seeds(sampler.num_identities, per_epoch, epoch_stream(config.seed, position.epoch))
+        first = (position.epoch - 1) * per_epoch + 1  # number of the epoch's first subgraph
+        mine = [at * world.size + world.rank for at in range(position.rounds, rounds)]
+        draws = (_draw(run, sampler, first + n, int(seeds[n])) if n < per_epoch else None for n in mine)
+        with closing(prefetched(draws, config.threads, world.local_size)) as coming:
+            bar = progress(f"epoch {position.epoch}", coming, total=rounds, done=position.rounds, unit="round")
             clock = time.perf_counter()
-            for draw in progress(f"epoch {epoch}", coming, total=per_epoch, unit="subgraph"):
-                done += 1
-                if draw.subgraph is None:
-                    log.info("subgraph %d of identity %d skipped: %d instances", done, draw.seed, draw.num_nodes)
-                    continue
-                subgraph = draw.subgraph.to(device)
-                loss = train_on_subgraph(
-                    model, optimizer, schedule, subgraph, s.patches, s.passes, draw.rng, s.rotation
-                )
-                if not np.isfinite(loss):
-                    raise InputError(
-                        f"loss is {loss} at subgraph {done} (seed identity {draw.seed}); lower optimizer.lr"
-                    )
-                if done % config.log_config.interval == 0:
-                    entry = {
-                        "epoch": epoch,
-                        "subgraph": done,
-                        "loss": loss,
-                        "lr": optimizer.param_groups[0]["lr"],
-                        "nodes": subgraph.num_nodes,
-                        "edges": subgraph.num_edges,
-                        "build_seconds": draw.seconds,
-                        "seconds": time.perf_counter() - clock,
-                    }
-                    journal.write("train", done, entry)
-                if done % config.checkpoint_config.interval == 0:
-                    save_model(model, work_dir / "checkpoints" / f"subgraph_{done:06d}")
+            for draw in bar if world.writes else coming:
+                before, entry = position.done, _train_round(run, draw, position, request)
+                position.next_round(min(world.size, per_epoch - position.rounds * world.size))
+                if entry["steps"]:
+                    run.schedule.after_round()
+                if run.journal is not None:
+                    entry["seconds"] = time.perf_counter() - clock
+                    _keep_record(run, position, before, entry)
                 clock = time.perf_counter()
-        if isinstance(schedule, MultiStepLR):
-            schedule.step()
-        save_model(model, work_dir / "checkpoints" / f"epoch_{epoch:03d}")
-        if validation is not None:
-            accuracy = edge_accuracy(model, validation, config.th_sim, device)
-            journal.write("validation", done, {"epoch": epoch, "edge_accuracy": accuracy})
+        if run.journal is not None and run.validation is not None and config.validation.interval is None:
+            _validate(run, position)
+        run.schedule.after_epoch()
+        position.next_epoch()
+        if run.journal is not None:
+            run.save(position)
 
 
-def train_on_subgraph(
-    model: StarFCModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
-    subgraph: Subgraph,
-    count: int,
-    passes: int,
-    rng: np.random.Generator,
-    rotation: float = 0.0,
-) -> float:
-    """``passes`` times over the subgraph's edges in ``count`` patches, one step each; returns the mean loss.
+@dataclass(frozen=True)
+class _Draw:
+    """A subgraph (None where it is too small or too large), and the generator of its offsets and patches."""
 
-    With ``rotation`` above 0 every step sees the features turned by a small random rotation
-    (:func:`~starfc.training.sampling.random_rotation`).
+    number: int
+    seed: int
+    instances: NDArray[np.int64]
+    subgraph: Any
+    rng: np.random.Generator
+    seconds: float
+
+
+def _draw(run: Run, sampler: SubgraphSampler, number: int, seed: int) -> _Draw:
+    """Subgraph ``number``, around the identity ``seed``."""
+    clock, rng = time.perf_counter(), subgraph_stream(run.config.seed, number)
+    instances = sampler.sample(seed, rng)
+    fits = run.config.sampling.min_nodes <= len(instances) <= run.config.sampling.max_nodes
+    subgraph = run.method.build(run.data.train.features[instances], run.data.train.labels[instances]) if fits else None
+    return _Draw(number, seed, instances, subgraph, rng, time.perf_counter() - clock)
+
+
+def _train_round(run: Run, draw: _Draw | None, position: Position, request: StopRequest) -> dict[str, float]:
+    """Train on one subgraph of every process, from the position's step on; returns what is to be logged of it.
+
+    A process whose subgraph is skipped, or that has none left, takes the steps with the others' gradients.
     """
-    model.train()
-    device, losses = subgraph.features.device, []
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    for _ in range(passes):
-        for patch in patches(subgraph.num_edges, count, rng):
-            turn = random_rotation(model.feature_dim, rotation, generator).to(device) if rotation else None
-            losses.append(train_step(model, optimizer, subgraph, torch.from_numpy(patch).to(device), turn))
-            if isinstance(schedule, OneCycleLR):
-                schedule.step()
-    return float(torch.stack(losses).mean())
+    method, world, work = run.method, run.world, None
+    if draw is not None and draw.subgraph is None:
+        identity = run.data.identities[draw.seed]
+        log.info("subgraph %d of identity %s skipped: %d instances", draw.number, identity, len(draw.instances))
+    elif draw is not None:
+        work = method.start(draw.subgraph, draw.rng, run.device)
+    steps = world.highest(0 if work is None else method.num_steps(work))
+    patches = [] if work is None else method.deal(work, steps, draw.rng)
+    method.model.train()
+    for step in range(position.steps, steps):
+        method.model.zero_grad(set_to_none=True)
+        loss, terms = None, {}
+        if step < len(patches):
+            loss, terms = method.loss(work, patches[step], step_generator(run.config.seed, draw.number, step))
+            loss.backward()
+        mean, stop = world.average_gradients(method.model.parameters(), loss, bool(request))
+        if not math.isfinite(mean):
+            raise InputError(_not_finite(run, position, draw, loss))
+        method.update()
+        position.steps = step + 1
+        position.terms.append({"loss": mean, **terms})
+        if stop:
+            _stop(run, position, request)
+    if steps:
+        method.finish()
+    nodes = 0 if work is None else len(draw.instances)
+    nodes, seconds = world.total(nodes, 0.0 if draw is None else draw.seconds)
+    means = {key: float(np.mean([t[key] for t in position.terms])) for key in (position.terms or [{}])[0]}
+    return means | {"nodes": int(nodes), "steps": steps, "build_seconds": seconds / world.size}
 
 
-def train_step(
-    model: StarFCModel,
-    optimizer: torch.optim.Optimizer,
-    subgraph: Subgraph,
-    edges: Tensor,
-    turn: Tensor | None = None,
-) -> Tensor:
-    """One optimiser step on the edges of these numbers, the features turned where a rotation is given -> the loss."""
-    rows, cols, targets = (x[edges] for x in (subgraph.rows, subgraph.cols, subgraph.targets))
-    logits = model(subgraph.features, subgraph.aggregated, rows, cols, turn)
-    loss = functional.binary_cross_entropy_with_logits(logits, targets)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+def _keep_record(run: Run, position: Position, before: int, entry: dict[str, float]) -> None:
+    """After a round: log it, validate, write a checkpoint, each where it is due."""
+
+    def due(interval: int | None) -> bool:
+        return interval is not None and position.done // interval > before // interval
+
+    if entry["steps"] and due(run.config.log_config.interval):
+        where = {"epoch": position.epoch, "subgraph": position.done, "lr": run.method.optimizer.param_groups[0]["lr"]}
+        run.journal.write("train", position.done, where | entry)
+    if run.validation is not None and due(run.config.validation.interval):
+        _validate(run, position)
+    if due(run.config.checkpoint_config.interval):
+        run.save(position)
 
 
-def make_optimizer(config: Config, model: StarFCModel) -> torch.optim.Optimizer:
-    """SGD (published) or AdamW over all parameters."""
-    o = config.optimizer
-    if o.type == "SGD":
-        return torch.optim.SGD(model.parameters(), o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
-    return torch.optim.AdamW(model.parameters(), o.lr, weight_decay=o.weight_decay)
+def _validate(run: Run, position: Position) -> None:
+    """Log the edge accuracy; where it is the best so far, keep the checkpoint."""
+    accuracy = edge_accuracy(run.method.model, run.validation, run.config.th_sim, run.device)
+    run.journal.write("validation", position.done, {"epoch": position.epoch, "edge_accuracy": accuracy})
+    if accuracy > position.best:
+        position.best = accuracy
+        run.save(position, best=True)
 
 
-def make_schedule(config: Config, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
-    """A tenth at the given epochs (published), or one cycle over all optimiser steps."""
-    policy = config.lr_config
-    if policy.policy == "step":
-        return MultiStepLR(optimizer, policy.step, gamma=0.1)
-    # one more than it takes: torch counts the step of its own construction
-    return OneCycleLR(optimizer, config.optimizer.lr, total_steps=total_steps + 1, pct_start=policy.warmup)
-
-
-def edge_accuracy(model: StarFCModel, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
+def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
     """Share of kNN pairs on which p > 0.5 agrees with same identity."""
     nodes = project_nodes(model, data.features, data.graph, th_sim, device)
     right = total = 0
@@ -239,33 +275,60 @@ def edge_accuracy(model: StarFCModel, data: LabelledGraph, th_sim: float, device
     return right / total
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """A subgraph (None where it is too small or too large), and the generator that is to shuffle its edges."""
+def _stop(run: Run, position: Position, request: StopRequest) -> None:
+    """Write a checkpoint in the middle of a subgraph, and end with the command that goes on from it."""
+    number = request.signal or signal.SIGTERM
+    if not run.world.writes:
+        raise Stopped("", number)
+    path = run.save(position)
+    start = "python" if run.world.size == 1 else f"torchrun --standalone --nproc-per-node {run.world.size}"
+    places = [sys.argv[0], "--config", run.work_dir / "config.json", "--work-dir", run.work_dir]
+    command = " ".join([start, *(shlex.quote(str(p)) for p in places), "--resume auto"])
+    raise Stopped(
+        f"{number.name}: stopped after step {position.steps} of the round that follows subgraph {position.done}; "
+        f"checkpoint {path}; go on with: {command}",
+        number,
+    )
 
-    seed: int
-    num_nodes: int
-    subgraph: Subgraph | None
-    rng: np.random.Generator
-    seconds: float
+
+def _not_finite(run: Run, position: Position, draw: _Draw | None, loss: Tensor | None) -> str:
+    """Say at which batch a loss was NaN or infinite; its identities and instances go into a file."""
+    state = run.checkpoints.last_good()
+    if loss is None or math.isfinite(loss.item()):
+        return f"loss: not finite in another process, whose message says at which identities; {state}"
+    identities = run.data.identities[np.unique(run.data.train.labels[draw.instances])]
+    path = run.work_dir / f"not_finite_subgraph_{draw.number:06d}.json"
+    batch = {
+        "subgraph": draw.number,
+        "step": position.steps + 1,
+        "loss": str(loss.item()),
+        "seed_identity": run.data.identities[draw.seed].item(),
+        "identities": identities.tolist(),
+        "instances": run.data.rows[draw.instances].tolist(),
+    }
+    write_json(path, batch)
+    first = ", ".join(map(str, identities[:10].tolist())) + (", …" if len(identities) > 10 else "")
+    return (
+        f"loss: {loss.item()} at step {position.steps + 1} of subgraph {draw.number}, around identity "
+        f"{batch['seed_identity']}, of the {len(identities)} identities {first} (all of them, with the rows of their "
+        f"instances: {path}); {state}; a lower optimizer.lr in a new run is the usual remedy"
+    )
 
 
-def _draws(
-    config: Config,
-    sampler: SubgraphSampler,
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    seeds: NDArray[np.int64],
-    done: int,
-) -> Iterator[_Draw]:
-    """The subgraphs of some seed identities. Each has a stream of random numbers of its own, numbered from ``done``."""
-    s = config.sampling
-    for number, seed in enumerate(seeds, done + 1):
-        clock, rng = time.perf_counter(), np.random.default_rng([config.seed, 2, number])
-        instances = sampler.sample(int(seed), rng)
-        fits = s.min_nodes <= len(instances) <= s.max_nodes
-        subgraph = build_subgraph(features[instances], labels[instances], config.knn, config.th_sim) if fits else None
-        yield _Draw(int(seed), len(instances), subgraph, rng, time.perf_counter() - clock)
+def make_method(config: Config, device: torch.device) -> BasicTraining | HierarchicalTraining:
+    """The configured network at its start, with what trains it."""
+    generator = torch.Generator().manual_seed(config.seed)
+    kwargs, h = vars(config.model.kwargs), config.hierarchical
+    if config.model.type == "gcn":
+        return BasicTraining(config, StarFCModel(**kwargs, generator=generator).to(device))
+    scales = {"offsets": tuple(h.offsets), "scales": tuple(h.scales)}
+    return HierarchicalTraining(config, HierarchicalModel(**kwargs, **scales, generator=generator).to(device))
+
+
+def _epoch_size(config: Config, num_identities: int, world: World) -> tuple[int, int]:
+    """Subgraphs and rounds of an epoch."""
+    subgraphs = config.sampling.subgraphs_per_epoch or num_identities
+    return subgraphs, -(-subgraphs // world.size)
 
 
 def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -274,38 +337,12 @@ def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray
     return np.concatenate([rng.permutation(num_identities) for _ in range(rounds)])[:count]
 
 
-def _training_data(config: Config) -> tuple[NDArray[np.float32], NDArray[np.int64], LabelledGraph | None]:
-    """Features and labels 0..C-1 to train on, and the held-back part as a labelled graph, if any."""
-    split = open_train_split(config)
-    valid, invalid = split.features.valid(config.invalid_rows)
-    features = valid.all()
-    _, labels = np.unique(np.delete(split.labels, invalid), return_inverse=True)
-    if labels.max(initial=-1) < 1:
-        raise InputError(
-            f"{split.features.name}: training needs at least 2 identities; found {labels.max(initial=-1) + 1}"
-        )
-    share = config.validation.holdout_share
-    if share == 0:
-        return features, labels, None
-    held = held_back(features, labels, config.validation, config.seed)
-    if not held.any() or len(np.unique(labels[~held])) < 2:
-        raise InputError(
-            f"validation.holdout_share: {share} of {labels.max() + 1} identities leaves too few on one side"
-        )
-    check_k(config.knn, int(held.sum()), "the held-back identities")
-    held_graph = LabelledGraph(features[held], labels[held], exact_knn(features[held], config.knn))
-    _, kept_labels = np.unique(labels[~held], return_inverse=True)
-    return features[~held], kept_labels, held_graph
-
-
-def _validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) -> LabelledGraph | None:
-    if config.validation.source != "test":
-        return held if config.validation.source == "holdout" else None
-    split, graph_path = open_test_split(config, None, None)
-    if split.labels is None:
-        log.warning("validation: the test split %s has no labels; skipped", split.name)
-        return None
-    split.features.require_valid()
-    check_k(config.knn, len(split), split.features.name)
-    matrix = split.features.all()
-    return LabelledGraph(matrix, split.labels, knn_graph(config, split.features, graph_path, work_dir))
+def _record(work_dir: Path, config: Config, start: Path | None, where: dict[str, Any]) -> dict[str, Any]:
+    """The run's record: a new one, or that of the run that goes on."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    place = work_dir / "run.json"
+    if start is None or not place.is_file():
+        return {"config": config.as_dict(), "seed": config.seed, "started": now, **where}
+    record = json.loads(place.read_text(encoding="utf-8"))
+    record.setdefault("resumed", []).append({"from": start.name, "at": now, **where})
+    return record

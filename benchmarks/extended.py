@@ -1,0 +1,122 @@
+"""Basic against hierarchical training, fixed against dynamic thresholds: equal training time, several seeds.
+
+    python benchmarks/extended.py --prefix FOLDER --folder RUNS [--seeds 0 1 2] [--seconds 300] [--threads 2]
+        [--json OUT]
+
+For every seed, trains configs/cfg_gcn_glyph.py and configs/cfg_gcn_glyph_hierarchical.py on part0_train for the given
+seconds each (the number of subgraphs is that which a short run says they take), thresholds chosen on the identities
+that the run holds back, and clusters part1_test with test_final.py and test_dynamic.py. Prints a table of mean and
+spread (lowest to highest) over the seeds, and writes every run's figures. Runs are kept in RUNS, and a run that is
+there is not made again; a training run that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from harness import report
+
+from starfc.runtime.machine import set_threads
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINING = {"basic": "cfg_gcn_glyph.py", "hierarchical": "cfg_gcn_glyph_hierarchical.py"}
+REFINEMENTS = {"fixed": "test_final.py", "dynamic": "test_dynamic.py"}
+CALIBRATION = 12  # subgraphs of the short run; the first two are not counted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prefix", type=Path, required=True, help="folder of part0_train and part1_test")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=300, help="training time of a run")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    arguments = parser.parse_args()
+    set_threads(arguments.threads)
+    subgraphs = {method: _subgraphs(arguments, method) for method in TRAINING}
+    runs = []
+    for seed in arguments.seeds:
+        for method in TRAINING:
+            folder = _train(arguments, method, seed, subgraphs[method], arguments.folder / f"{method}_{seed}")
+            runs += [_cluster(arguments, method, seed, refinement, folder) for refinement in REFINEMENTS]
+            print(json.dumps(runs[-2:], indent=1), flush=True)
+    print(table(runs))
+    result = {"seconds": arguments.seconds, "subgraphs": subgraphs, "runs": runs}
+    report(result, arguments.threads, arguments.json)
+
+
+def table(runs: list[dict]) -> str:
+    """Mean over the seeds, lowest and highest, of every combination."""
+    lines = [
+        "| training, threshold | pairwise F | BCubed F | NMI | training s | after kNN s | peak MB |",
+        "|---" * 7 + "|",
+    ]
+    for method in TRAINING:
+        for refinement in REFINEMENTS:
+            ours = [r for r in runs if (r["training"], r["refinement"]) == (method, refinement)]
+            cells = [_spread([100 * r[key] for r in ours], 2) for key in ("pairwise", "bcubed", "nmi")]
+            cells += [
+                _spread([r[key] for r in ours], digits) for key, digits in (("training_seconds", 0), ("seconds", 1))
+            ]
+            lines.append(
+                f"| {method}, {refinement} | {' | '.join(cells)} | {max(r['peak_rss_mb'] for r in ours):.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], digits: int) -> str:
+    return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _subgraphs(arguments: argparse.Namespace, method: str) -> int:
+    """How many subgraphs take the given time, by a short run."""
+    folder = _train(arguments, method, 0, CALIBRATION, arguments.folder / f"{method}_short")
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    seconds = [e["seconds"] for e in entries if e["kind"] == "train"][2:]
+    return round(arguments.seconds / np.mean(seconds))
+
+
+def _train(arguments: argparse.Namespace, method: str, seed: int, subgraphs: int, folder: Path) -> Path:
+    if not (folder / "thresholds.json").is_file():
+        options = [f"seed={seed}", f"sampling.subgraphs_per_epoch={subgraphs}", "test_name=part1_test"]
+        config = ROOT / "configs" / TRAINING[method]
+        _run(arguments, "train.py", "--config", config, "--work-dir", folder, "--resume", "auto", options=options)
+    return folder
+
+
+def _cluster(arguments: argparse.Namespace, method: str, seed: int, refinement: str, folder: Path) -> dict[str, object]:
+    out = folder / "results" / refinement
+    if not (out / "run.json").is_file():
+        _run(arguments, REFINEMENTS[refinement], "--run", folder, "--out", out)
+    record, training = (json.loads((place / "run.json").read_text()) for place in (out, folder))
+    before = ("features", "kNN graph")
+    return {
+        "training": method,
+        "refinement": refinement,
+        "seed": seed,
+        "pairwise": record["metrics"]["pairwise"]["fscore"],
+        "precision": record["metrics"]["pairwise"]["precision"],
+        "recall": record["metrics"]["pairwise"]["recall"],
+        "bcubed": record["metrics"]["bcubed"]["fscore"],
+        "nmi": record["metrics"]["nmi"],
+        "thresholds": record["thresholds"],
+        "training_seconds": next(s["seconds"] for s in training["stages"] if s["name"] == "training"),
+        "training_peak_mb": max(s["peak_rss_mb"] for s in training["stages"]),
+        "seconds": sum(s["seconds"] for s in record["stages"] if s["name"] not in (*before, "metrics", "write")),
+        "peak_rss_mb": record["peak_rss_mb"],
+    }
+
+
+def _run(arguments: argparse.Namespace, script: str, *more: object, options: list[str] | None = None) -> None:
+    options = [f"prefix={arguments.prefix.resolve()}", f"threads={arguments.threads}", *(options or [])]
+    subprocess.run([sys.executable, ROOT / script, *map(str, more), "--cfg-options", *options], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Hierarchical training on MS1M, from any working directory, with one process per GPU (NPROC=N overrides).
+set -eu
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+CONFIG=$ROOT/configs/cfg_gcn_ms1m_hierarchical.py
+
+usage() {
+    cat <<'EOF'
+usage: [NPROC=N] sh scripts/train_gcn_ms1m_hierarchical.sh [K_MID [K_NUM3]] [ARGUMENTS OF train.py]
+
+  K_MID    neighbours of the middle graph (default: hierarchical.k_mid of the config, 100; the published command line's
+           own default was 60)
+  K_NUM3   no effect: the published code reads it and uses it nowhere
+  NPROC    processes, one per GPU by default; NNODES and RDZV=HOST:PORT for several machines (README.md)
+
+Further arguments go to train.py, such as --work-dir DIR, --resume auto, --config FILE, --cfg-options KEY=VALUE ...
+EOF
+}
+
+number() {
+    case ${1:-} in '' | *[!0-9]*) return 1 ;; esac
+}
+
+k_mid=
+if number "${1:-}"; then
+    k_mid=$1
+    shift
+    if number "${1:-}"; then
+        echo "K_NUM3=$1 has no effect" >&2
+        shift
+    fi
+fi
+for argument in "$@"; do
+    case $argument in -h | --help) usage; exit 0 ;; esac
+done
+case ${1:-} in '' | -*) ;; *) echo "error: K_MID: a whole number needed; found '$1'" >&2; usage >&2; exit 2 ;; esac
+
+. "$ROOT/scripts/environment.sh"
+if [ -n "$k_mid" ]; then
+    set -- "$@" --cfg-options "hierarchical.k_mid=$k_mid"
+fi
+. "$ROOT/scripts/launch.sh"

@@ -1,0 +1,113 @@
+"""The labelled instances of a run: those to train on, and those held back to choose thresholds on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.config import Config
+from starfc.errors import InputError
+from starfc.graph.knn import check_k, exact_knn
+from starfc.graph.neighbours import KnnGraph
+from starfc.splits import knn_graph, open_test_split, open_train_split
+from starfc.training.holdout import hold_back
+from starfc.training.sampling import identity_centres
+from starfc.training.streams import holdout_stream
+
+log = logging.getLogger("starfc")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features (N, d) and labels (N,) of instances, 0..C-1 where they are to be trained on."""
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelledGraph(Labelled):
+    """Labelled instances with their kNN graph."""
+
+    graph: KnnGraph
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training split.
+
+    ``train`` are the instances to train on, ``rows`` (N,) their places in the user's file and ``identities`` (C,) the
+    names of their labels there; ``held`` are those held back, None where there are none. ``fingerprint`` is that of
+    the file's features.
+    """
+
+    train: Labelled
+    rows: NDArray[np.int64]
+    identities: NDArray[np.integer]
+    held: Labelled | None
+    fingerprint: str
+
+
+def read_training_data(config: Config) -> TrainingData:
+    """Read the training split and hold identities back, as the config says.
+
+    Raises
+    ------
+    InputError
+        Fewer than two identities to train on, or a share to hold back that leaves too few on one side.
+    """
+    split = open_train_split(config)
+    valid, invalid = split.features.valid(config.invalid_rows)
+    features = valid.all()
+    rows = np.delete(np.arange(len(split.labels)), invalid)
+    names, labels = np.unique(split.labels[rows], return_inverse=True)
+    if len(names) < 2:
+        raise InputError(f"{split.features.name}: training needs at least 2 identities; found {len(names)}")
+    fingerprint, share = split.features.check.fingerprint, config.validation.holdout_share
+    if share == 0:
+        return TrainingData(Labelled(features, labels), rows, names, None, fingerprint)
+    centres = identity_centres(features, labels)
+    held = hold_back(centres, share, config.validation.holdout_group, holdout_stream(config.seed))
+    if not held.size or len(names) - len(held) < 2:
+        raise InputError(f"validation.holdout_share: {share} of {len(names)} identities leaves too few on one side")
+    is_held = np.isin(labels, held)
+    kept, kept_labels = np.unique(labels[~is_held], return_inverse=True)
+    return TrainingData(
+        Labelled(features[~is_held], kept_labels),
+        rows[~is_held],
+        names[kept],
+        Labelled(features[is_held], labels[is_held]),
+        fingerprint,
+    )
+
+
+def held_back_graph(config: Config, held: Labelled) -> LabelledGraph:
+    """The kNN graph of the instances held back."""
+    check_k(config.knn, len(held.labels), "the held-back identities")
+    return LabelledGraph(held.features, held.labels, exact_knn(held.features, config.knn))
+
+
+def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) -> LabelledGraph | None:
+    """What ``validation.source`` says, None where that is nothing."""
+    if config.validation.source != "test":
+        return held if config.validation.source == "holdout" else None
+    split, graph_path = open_test_split(config, None, None)
+    if split.labels is None:
+        log.warning("validation: the test split %s has no labels; skipped", split.name)
+        return None
+    split.features.require_valid()
+    check_k(config.knn, len(split), split.features.name)
+    matrix = split.features.all()
+    return LabelledGraph(matrix, split.labels, knn_graph(config, split.features, graph_path, work_dir))
+
+
+def holdout_text(config: Config, held: Labelled) -> str:
+    """What thresholds were chosen on, in words."""
+    return (
+        f"{len(np.unique(held.labels))} identities ({len(held.labels)} instances) held back from {config.train_name}, "
+        f"in groups of {config.validation.holdout_group}, seed {config.seed}"
+    )

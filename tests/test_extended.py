@@ -74,18 +74,21 @@ def test_the_selectors_fast_form_keeps_differences(width):
     tokens = base + 0.02 * torch.randn(700, 3, width, generator=generator)
     with torch.inference_mode():
         exact = copy.deepcopy(selector).double()(tokens.double()).numpy()
-    ours = HalfSelector(selector)(tokens.numpy())
+    ours, spreads = HalfSelector(selector)(tokens.numpy())
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, exact, atol=0.05)
     apart, found = exact - exact[:, 1:2], ours - ours[:, 1:2]
     assert np.abs(found - apart).max() < 0.05 * np.abs(apart).max()
+    normal = selector.block.norm1(tokens).detach().numpy()
+    np.testing.assert_allclose(spreads, np.linalg.norm(normal - normal[:, 1:2], axis=2).max(axis=1), rtol=1e-4)
     plain = copy.deepcopy(selector).bfloat16()(tokens.bfloat16()).float().detach().numpy()
     assert np.abs(found - apart).max() < 0.2 * np.abs(plain - plain[:, 1:2] - apart).max()
 
 
 def test_the_selectors_fast_form_takes_tokens_that_are_all_alike():
     tokens = np.repeat(np.random.default_rng(0).random((5, 1, 32), np.float32), 3, axis=1)
-    logits = HalfSelector(hierarchical().selector)(tokens)
+    logits, spreads = HalfSelector(hierarchical().selector)(tokens)
+    assert not spreads.any()
     np.testing.assert_allclose(logits, logits[:, :1].repeat(3, axis=1), rtol=1e-5)
 
 

@@ -10,10 +10,12 @@ import numba as nb
 import numpy as np
 
 from starfc.runtime.half import single
+from starfc.runtime.simd import prefetch_row
 
 # kinds of an entry (i, j); from MUTUAL on, MUTUAL + 3 · (scale from which j lists i) + (how s_ji stands to s_ij)
 MISSING, ONE_SIDED, MUTUAL = range(3)
 EQUAL, LOWER, HIGHER = range(3)
+_AHEAD = 4  # rows asked for ahead of their use
 
 
 @nb.njit(cache=True)
@@ -29,7 +31,9 @@ def _find(ids, node):
 def entry_kinds(ids, sims, th_sim, widths, rows, kinds):
     for i in rows:
         for c in range(widths[-1]):
-            j, s = ids[i, c], sims[i, c]
+            j, s, ahead = ids[i, c], sims[i, c], ids[i, min(c + _AHEAD, widths[-1] - 1)]
+            if ahead >= 0:
+                prefetch_row(ids, ahead)
             if j < 0 or s < th_sim:
                 kinds[i, c] = MISSING
                 continue

@@ -34,18 +34,22 @@ class HalfSelector:
         self._unit = selector.score.weight.detach().float().numpy()[0]
         self._constant = np.float32(selector.score.bias.item())
 
-    def __call__(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Tokens (n, 3, h) -> logits (n, 3), both float32. Their differences are more exact than they are."""
-        logits = np.empty(tokens.shape[:2], np.float32)
+    def __call__(self, tokens: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Tokens (n, 3, h) -> logits (n, 3), whose differences are more exact than they are, and spreads (n,).
+
+        A node's spread is how far its normalised tokens lie apart; errors of differences are in proportion to it.
+        """
+        logits, spreads = np.empty(tokens.shape[:2], np.float32), np.empty(len(tokens), np.float32)
         for start in range(0, len(tokens), _BLOCK):
-            self._score(tokens[start : start + _BLOCK], logits[start : start + _BLOCK])
-        return logits
+            part = slice(start, start + _BLOCK)
+            self._score(tokens[part], logits[part], spreads[part])
+        return logits, spreads
 
     @torch.inference_mode()
-    def _score(self, tokens: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
+    def _score(self, tokens: NDArray[np.float32], logits: NDArray[np.float32], spreads: NDArray[np.float32]) -> None:
         n, _, h = tokens.shape
         bits, residual = np.empty((n, 3, h), np.int16), np.empty((n, 3, h), np.float32)
-        kernels.norm_tokens(tokens, *self._norms[0], bits)
+        kernels.norm_tokens(tokens, *self._norms[0], bits, spreads)
         kernels.attend(self._product(bits, 0), self._biases[0], self._heads, bits)
         kernels.add_and_norm(tokens, self._product(bits, 1), self._biases[1], *self._norms[1], residual, bits)
         hidden = self._product(bits, 2)

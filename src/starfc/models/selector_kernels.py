@@ -90,13 +90,18 @@ def _differences(tokens, out):
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def norm_tokens(tokens, eps, weight, bias, out):
-    """First LayerNorm."""
+def norm_tokens(tokens, eps, weight, bias, out, spreads):
+    """First LayerNorm; spreads (n,) are how far the farther token lies from the middle one after it."""
     normal = np.empty(tokens.shape[1:], np.float32)
     for i in range(tokens.shape[0]):
         for t in range(3):
             _normalise(tokens[i, t], eps, weight, bias, normal[t])
         _differences(normal, out[i])
+        least, most = _ZERO, _ZERO
+        for c in range(normal.shape[1]):
+            least += (normal[0, c] - normal[MIDDLE, c]) ** 2
+            most += (normal[2, c] - normal[MIDDLE, c]) ** 2
+        spreads[i] = math.sqrt(max(least, most))
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")

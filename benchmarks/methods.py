@@ -1,6 +1,6 @@
 """Basic against hierarchical training, fixed against dynamic thresholds: equal training time, several seeds.
 
-    python benchmarks/extended.py --prefix FOLDER --folder RUNS [--seeds 0 1 2] [--seconds 300] [--threads 2]
+    python benchmarks/methods.py --prefix FOLDER --folder RUNS [--seeds 0 1 2] [--seconds 300] [--threads 2]
         [--json OUT]
 
 For every seed, trains configs/cfg_gcn_glyph.py and configs/cfg_gcn_glyph_hierarchical.py on part0_train for the given

@@ -79,7 +79,7 @@ def cluster(
         ``confidence`` of an instance is the mean p of the refined edges at it, 0 where it has none.
     """
     stages = stages or Stages()
-    parsed, order = _parsed(parse_graph, features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
+    parsed, order = _parsed(parse_graph, 9, features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
     with stages.stage("refinement", needs=20 * len(parsed)):
         refined = refine(parsed, node_intimacy(parsed, order), tau2)
         edges_parsed = len(parsed)
@@ -120,7 +120,7 @@ def cluster_dynamic(
         Its numbers of edges count pairs.
     """
     stages = stages or Stages()
-    parsed, order = _parsed(parse_affinity, features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
+    parsed, order = _parsed(parse_affinity, 22, features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
     with stages.stage("refinement", needs=22 * len(parsed)):
         refined = refine_dynamic(parsed, node_intimacy_undirected(parsed, order), tau2)
         edges_parsed = len(parsed) // 2
@@ -130,6 +130,7 @@ def cluster_dynamic(
 
 def _parsed(
     parse: Callable[[NodeProjections, float, int], EdgeList],
+    entry_bytes: int,
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
     model: Model,
@@ -140,7 +141,10 @@ def _parsed(
     stages: Stages,
     scratch: Path | None,
 ) -> tuple[EdgeList, NDArray[np.integer]]:
-    """What both methods begin with: the edges that parsing keeps, and the order in which nodes were taken."""
+    """What both methods begin with: the edges that parsing keeps, and the order in which nodes were taken.
+
+    ``entry_bytes`` is the memory that ``parse`` takes for each kNN entry, where half of the candidates are kept.
+    """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
             raise InputError(f"{name}: between 0 and 1 needed; found {tau!r}")
@@ -165,7 +169,7 @@ def _parsed(
     room = TARGET_BYTES if left is None else max(left // 4, 1 << 20)
     target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
     # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
-    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + 9 * entries):
+    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + entry_bytes * entries):
         parsed = parse(nodes, tau1, target_bytes)
     return parsed, order
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from harness import report
 
-from starfc.clustering.scoring_kernels import Scorer, score_rows
+from starfc.clustering.scoring_kernels import Candidates, Scorer, score_rows
 from starfc.graph.pools import Pools
 from starfc.runtime.machine import set_threads
 from starfc.runtime.simd import prefetch_row
@@ -58,7 +58,10 @@ def edges(n: int) -> dict[str, dict[str, float]]:
     results = {}
     for name, near in (("neighbours near", 800), ("neighbours anywhere", n)):
         ids = rng.integers(0, min(near, n), (EDGE_ROWS, NEIGHBOURS)).astype(np.int32)
-        ours = seconds(lambda ids=ids: score_rows(ids, source, target, 0, zeros[:EDGE_ROWS], zeros, zeros, scorer, 0.0))
+        listed = Candidates(np.arange(0, ids.size + 1, NEIGHBOURS), ids.ravel())
+        ours = seconds(
+            lambda ids=listed: score_rows(ids, source, target, 0, zeros[:EDGE_ROWS], zeros, zeros, scorer, 0.0)
+        )
         gather = seconds(lambda ids=ids: plain_gather(ids, target.numpy().view(np.uint16)))
         moved = 2 * HIDDEN * ids.size / 1e9
         results[name] = {

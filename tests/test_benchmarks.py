@@ -13,6 +13,7 @@ from conftest import ROOT, blobs
 
 from starfc.models.checkpoint import save_model, save_thresholds
 from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import HierarchicalModel
 
 
 def run(script, *arguments):
@@ -45,6 +46,17 @@ def test_inference_against_the_twin(data):
     assert result["fscore"] == result["twin_fscore"] > 0.5
     assert {"speedup", "memory_ratio", "stages", "whole", "versions", "git", "machine"} <= set(result)
     assert result["whole"]["fscore"] == pytest.approx(result["fscore"], abs=0.05)
+
+
+def test_the_extended_method_against_the_basic_one(data):
+    hierarchical = HierarchicalModel(32, 16, scales=(10, 15, 20), generator=torch.Generator().manual_seed(0))
+    save_model(hierarchical, data / "hierarchical")
+    where = ("--features", data / "features.npy", "--model", model(data / "model", 32), "--json", data / "out.json")
+    for more in ((), ("--hierarchical-model", data / "hierarchical")):
+        run("extended.py", *where, "--repeats", 1, *more)
+        result = json.loads((data / "out.json").read_text())
+        assert result["ratio"] == result["seconds"]["extended"] / result["seconds"]["basic"]
+        assert set(result["stages"]["basic"]) == set(result["stages"]["extended"])
 
 
 def test_knn_graphs_against_flat_search(data):

@@ -96,7 +96,7 @@ def cluster(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates = _parsed(parse_graph, num_entries, *given)
+    parsed, order, candidates = _parsed(parse_graph, num_entries, 9, *given)
     with stages.stage("refinement", needs=20 * len(parsed)):
         before = kept(components(parsed), len(parsed))
         refined = refine(parsed, node_intimacy(parsed, order), tau2)
@@ -138,7 +138,7 @@ def cluster_dynamic(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates = _parsed(parse_affinity, num_pairs, *given)
+    parsed, order, candidates = _parsed(parse_affinity, num_pairs, 22, *given)
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), len(parsed) // 2)
         refined = refine_dynamic(parsed, node_intimacy_undirected(parsed, order), tau2)
@@ -152,6 +152,7 @@ REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
 def _parsed(
     parse: Callable[[NodeProjections, float, int], EdgeList],
     count: Callable[[NodeProjections], int],
+    entry_bytes: int,
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
     model: Model,
@@ -162,7 +163,10 @@ def _parsed(
     stages: Stages,
     scratch: Path | None,
 ) -> tuple[EdgeList, NDArray[np.integer], int]:
-    """What both methods begin with: the edges that parsing keeps, the order in which nodes were taken, candidates."""
+    """What both methods begin with: the edges that parsing keeps, the order in which nodes were taken, candidates.
+
+    ``entry_bytes`` is the memory that ``parse`` takes for each kNN entry, where half of the candidates are kept.
+    """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
             raise InputError(f"{name}: between 0 and 1 needed; found {tau!r}")
@@ -187,7 +191,7 @@ def _parsed(
     room = TARGET_BYTES if left is None else max(left // 4, 1 << 20)
     target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
     # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
-    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + 9 * entries):
+    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + entry_bytes * entries):
         candidates = count(nodes)
         parsed = parse(nodes, tau1, target_bytes)
     return parsed, order, candidates

@@ -98,6 +98,9 @@ def aggregate(rows, ids, sims, kinds, widths, indptr, sources, weights, array, s
         c = 0
         for own in range(scales):
             while c < widths[own]:
+                ahead = ids[i, min(c + _AHEAD, widths[-1] - 1)]
+                if ahead >= 0:
+                    prefetch_row(array, ahead)
                 kind = kinds[i, c]
                 if kind != MISSING:
                     j, weight, first = ids[i, c], sims[i, c], own
@@ -118,6 +121,7 @@ def aggregate(rows, ids, sims, kinds, widths, indptr, sources, weights, array, s
                 c += 1
         for s in range(scales):
             for e in range(indptr[i * scales + s], indptr[i * scales + s + 1]):
+                prefetch_row(array, sources[min(e + _AHEAD, sources.size - 1)])
                 degrees[s] += weights[e]
                 _add_row(out[s, r], weights[e] * scale[sources[e]], array[sources[e]])
         for s in range(1, scales):

@@ -58,7 +58,7 @@ class Backbone(nn.Module):
     def at_scales(self, features: Tensor, *aggregated: Tensor, rotation: Tensor | None = None) -> list[Tensor]:
         """X of every graph, (N, h) each, given the ÂF of every graph, (N, d) each."""
         nodes = self.conv1(features, *aggregated, rotation=rotation)
-        return [functional.dropout(functional.relu(x), self.dropout, self.training) for x in nodes]
+        return [functional.dropout(functional.relu_(x), self.dropout, self.training) for x in nodes]
 
 
 class EdgeHead(nn.Module):

@@ -281,4 +281,4 @@ def test_a_small_run_learns_repeats_and_leaves_all_parts(workspace):
     assert all(not torch.equal(final[k], start[k]) for k in final if k != "offset_learner.offsets")
     checkpoint = load_model(workspace / "a" / "checkpoints" / "subgraph_000012.pt")
     assert all(torch.equal(final[k], v) for k, v in checkpoint.state_dict().items())
-    assert checkpoint.scales == (8, 10, 12)
+    assert checkpoint.scales == load_model(workspace / "a").scales == (8, 10, 12)

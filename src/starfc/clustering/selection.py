@@ -4,9 +4,9 @@ Rounding is kept from deciding, as far as it can be told. Where the processor mu
 than float32, the logits are made from such products (:mod:`starfc.models.selector`); a node whose two highest logits
 stand too close is chosen for again in float32, and in float64, embeddings included, where that leaves a doubt too.
 
-How close is too close for bfloat16 is measured, not proven: at each call, on up to 2^10 nodes spread over all, the
-largest error of a difference of logits, relative to how far the node's tokens lie apart, times a safety factor. (The
-largest of 12,288 nodes was at most 1.8 times that of any 1,024 of them, for selectors at their start and far from it.)
+How close is too close for bfloat16 is measured, not proven. The error of a difference of logits is in proportion to
+the differences themselves, down to a floor in proportion to how far the node's tokens lie apart; the largest ratio, on
+up to 2^10 nodes spread over all, times a safety factor is what a call goes by.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = 1 << 10
 _SAFETY = 2.0
+_FLOOR = 2e-4  # of a node's spread
 _CLOSE = 5e-6  # of a difference of logits, or relative to the highest of them: float32 errors stay below it
 _BLOCK = 1 << 9  # nodes: 2^9 x 3 tokens x 2048 float32 = 12 MiB within the selector
 
@@ -59,7 +60,7 @@ def _choice(nodes: NodeProjections) -> Callable[[NDArray[np.integer], Tensor], N
     def choose(rows: NDArray[np.integer], tokens: Tensor) -> NDArray[np.uint8]:
         if half:
             logits, spreads = half(tokens.numpy())
-            close = np.flatnonzero(_gaps(logits) <= margin * spreads)
+            close = np.flatnonzero(_gaps(logits) <= margin * _error_scale(logits, spreads))
         else:
             logits, close = np.empty(tokens.shape[:2], np.float32), np.arange(len(rows))
         logits[close] = again = _logits(selector, tokens[close])
@@ -73,7 +74,7 @@ def _choice(nodes: NodeProjections) -> Callable[[NDArray[np.integer], Tensor], N
 
 
 def _relative_error(nodes: NodeProjections, half: HalfSelector) -> float:
-    """Largest error of ``half`` in the differences of a node's logits, relative to the spread of its tokens."""
+    """Largest error of ``half`` in the differences of a node's logits, relative to :func:`_error_scale`."""
     n = len(nodes.order)
     sample = nodes.order[:: -(-n // _SAMPLE)]
     errors: list[float] = []
@@ -81,14 +82,18 @@ def _relative_error(nodes: NodeProjections, half: HalfSelector) -> float:
     def work(part: slice) -> None:
         tokens = nodes.tokens(sample[part])
         logits, spreads = half(tokens.numpy())
-        wrong, apart = (
-            logits - _logits(nodes.model.selector, tokens),
-            spreads > 0,
-        )  # alike: no difference to be wrong in
-        errors.append(float((np.ptp(wrong, axis=1)[apart] / spreads[apart]).max(initial=0.0)))
+        wrong = np.ptp(logits - _logits(nodes.model.selector, tokens), axis=1)
+        scale = _error_scale(logits, spreads)
+        apart = scale > 0  # where all tokens are alike there is no difference to be wrong in
+        errors.append(float((wrong[apart] / scale[apart]).max(initial=0.0)))
 
     threads.each(work, slices(len(sample), _BLOCK))
     return max(errors)
+
+
+def _error_scale(logits: NDArray[np.float32], spreads: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What errors of differences are in proportion to: logits (m, 3) and spreads (m,) -> (m,)."""
+    return np.ptp(logits, axis=1) + np.float32(_FLOOR) * spreads
 
 
 @torch.inference_mode()

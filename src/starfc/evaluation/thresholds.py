@@ -45,7 +45,7 @@ def _steps(low: float, high: float) -> tuple[float, ...]:
 # τ1 and τ2, or the ceiling of the dynamic threshold: nodes of few edges are held to 0.84 of it
 GRIDS: dict[str, Grid] = {
     "fixed": (_steps(0.50, 0.98), _steps(0.40, 0.92)),
-    "dynamic": (_steps(0.50, 0.98), _steps(0.48, 0.96)),
+    "dynamic": (_steps(0.50, 0.98), _steps(0.48, 1.00)),
 }
 
 

@@ -58,7 +58,8 @@ def load_model(
     feature_dim, nhid : int, optional
         Widths that the weights must have.
     scales : tuple of int, optional
-        Neighbours of a hierarchical model's three graphs; a checkpoint file's, or the published ones, otherwise.
+        Neighbours of a hierarchical model's three graphs; otherwise a checkpoint file's own, those of ``config.json``
+        in a training run's folder, or the published ones.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def load_model(
     widths = _checked_widths(states["backbone"].get("conv1.weight"), places["backbone"], feature_dim, nhid)
     if hierarchical:
         offsets = tuple(states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS)).tolist())
-        model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or SCALES)
+        model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or _stored_scales(path))
     else:
         model = StarFCModel(*widths)
     for part, state in states.items():
@@ -136,6 +137,14 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
         found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: not a training checkpoint of this package ({FORMAT}); found {found}")
     return content
+
+
+def _stored_scales(folder: Path) -> tuple[int, ...]:
+    """The scales that a training run's folder names, else the published ones."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return SCALES
+    return tuple(json.loads(config.read_text(encoding="utf-8"))["hierarchical"]["scales"])
 
 
 def _newest(folder: Path, name: str) -> Path:

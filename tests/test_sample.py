@@ -66,12 +66,15 @@ def test_the_product_reads_nothing_outside_the_repository():
 
 
 @pytest.mark.slow
-def test_accuracy_of_the_published_method_on_the_full_splits(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "refinement", "least"), [("glyph", "fixed", 0.83), ("glyph_hierarchical", "dynamic", 0.85)]
+)
+def test_accuracy_of_both_methods_on_the_full_splits(tmp_path, name, refinement, least):
     data = SHARED / "datasets" / "glyph"
     if not (data / "part1_test.npy").is_file():
         pytest.skip(f"no full glyph splits at {data}; set STARFC_SHARED to the folder that holds datasets/")
     overrides = {"prefix": str(data), "test_name": "part1_test", "test_data.knn_graph_path": None}
-    config = load_config(CONFIG, overrides)
+    config = load_config(ROOT / "configs" / f"cfg_gcn_{name}.py", overrides)
     run_training(config, tmp_path / "run")
-    record = run_inference(config, model_folder=tmp_path / "run", out=tmp_path / "out")
-    assert record["metrics"]["pairwise"]["fscore"] > 0.83
+    record = run_inference(config, refinement=refinement, model_folder=tmp_path / "run", out=tmp_path / "out")
+    assert record["metrics"]["pairwise"]["fscore"] > least

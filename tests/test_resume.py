@@ -20,7 +20,7 @@ from conftest import ROOT
 
 from starfc.config import load_config
 from starfc.errors import InputError
-from starfc.models.checkpoint import load_model
+from starfc.models.checkpoint import load_model, load_thresholds
 from starfc.runtime.interrupts import Stopped
 from starfc.training import trainer
 from starfc.training.basic import BasicTraining
@@ -171,6 +171,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(workspace, config):
     stored = torch.load(workspace / "run" / "checkpoints" / "best.pt", weights_only=True)["training"]["position"]
     assert (stored["best"], stored["done"]) == (best["edge_accuracy"], best["step"])
     assert load_model(workspace / "run" / "checkpoints" / "best.pt").nhid == 32
+    assert load_thresholds(workspace / "run" / "checkpoints" / "best.pt") == load_thresholds(workspace / "run")
 
 
 def test_a_truncated_or_foreign_checkpoint_is_refused_and_the_good_one_named(workspace, config):

@@ -183,12 +183,16 @@ def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]
 def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[float, float]:
     """τ1 and τ2 of a refinement, 'fixed' or 'dynamic', from ``thresholds.json`` beside the weights.
 
+    Those of a checkpoint file are its run's.
+
     Raises
     ------
     MissingFileError, InputError
         There is no such file, or no such pair in it.
     """
-    path, prefix = Path(folder) / THRESHOLDS, {"fixed": "", "dynamic": "dynamic."}[refinement]
+    folder, prefix = Path(folder), {"fixed": "", "dynamic": "dynamic."}[refinement]
+    folder = folder.parent.parent if folder.is_file() else folder  # DIR/checkpoints/NAME.pt
+    path = folder / THRESHOLDS
     remedy = (
         f"choose them with scripts/choose_thresholds.py --model {folder}, or set both, such as "
         f"--cfg-options {prefix}tau1=0.7 {prefix}tau2=0.72"

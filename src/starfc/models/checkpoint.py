@@ -86,7 +86,7 @@ def load_model(
 
 
 def describe(model: Model) -> dict[str, object]:
-    """What is needed to make a model of this kind again, for :func:`from_state`."""
+    """What :func:`load_model` needs to make a model of this kind again."""
     kind = {"feature_dim": model.feature_dim, "nhid": model.nhid}
     if isinstance(model, HierarchicalModel):
         kind |= {"offsets": model.offset_learner.offsets.tolist(), "scales": list(model.scales)}

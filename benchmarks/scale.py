@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import single_link
 from harness import report
 
+from starfc.baselines.connected import sweep_single_link
 from starfc.clustering.pipeline import cluster
 from starfc.config import load_config
 from starfc.data.dataset import Features
@@ -144,7 +144,7 @@ def run_size(arguments: argparse.Namespace, nodes: int, folder: Path) -> None:
     if not record.done("single link"):
         stages, graph = record.stages(), read_graph(folder / "knn", features, arguments.knn)
         with stages.stage("single link"):
-            best = max(single_link(graph, truth, SINGLE_LINK), key=lambda point: point.fscore)
+            best = max(sweep_single_link(graph, truth, SINGLE_LINK), key=lambda point: point.fscore)
         record.write("single link", stages, **best._asdict())
 
 

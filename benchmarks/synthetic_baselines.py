@@ -13,16 +13,17 @@ MS1M's 584,013 instances of part1_test. Best is by pairwise F, chosen on the ver
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import infomap_labels, single_link
 from harness import report
 
+from starfc.baselines import BASELINES
+from starfc.baselines.communities import infomap
+from starfc.baselines.connected import sweep_single_link
 from starfc.cli import run_command
 from starfc.data.dataset import Features, Split, open_split
 from starfc.data.synthetic import Population, Synthetic
@@ -60,10 +61,10 @@ def main() -> None:
         "seconds_knn": time.perf_counter() - started,
         "same_identity": same_identity(graph, split.labels),
         "published_ms1m_fscore": PUBLISHED,
-        "single_link": sweep_single_link(graph, split.labels, arguments.thresholds),
+        "single_link": best_single_link(graph, split.labels, arguments.thresholds),
     }
-    if importlib.util.find_spec("infomap"):
-        result["infomap"] = sweep_infomap(graph, split.labels, arguments.min_sims)
+    if BASELINES["infomap"].available:
+        result["infomap"] = best_infomap(graph, split.labels, arguments.min_sims)
     else:
         print("infomap is not installed and left out: pip install 'starfc[baselines]'")
     report(result, arguments.threads, arguments.json)
@@ -84,10 +85,10 @@ def same_identity(graph: KnnGraph, labels: np.ndarray) -> dict[int, float]:
     return {m: float(same[:, :m].mean()) for m in NEIGHBOURS}
 
 
-def sweep_single_link(graph: KnnGraph, labels: np.ndarray, bounds: tuple[float, float, float]) -> dict[str, Any]:
+def best_single_link(graph: KnnGraph, labels: np.ndarray, bounds: tuple[float, float, float]) -> dict[str, Any]:
     low, high, step = bounds
     started = time.perf_counter()
-    points = single_link(graph, labels, np.arange(low, high + step / 2, step).round(6).tolist())
+    points = sweep_single_link(graph, labels, np.arange(low, high + step / 2, step).round(6).tolist())
     best = max(points, key=lambda point: point.fscore)
     return {
         "seconds": time.perf_counter() - started,
@@ -96,10 +97,10 @@ def sweep_single_link(graph: KnnGraph, labels: np.ndarray, bounds: tuple[float, 
     }
 
 
-def sweep_infomap(graph: KnnGraph, labels: np.ndarray, min_sims: list[float]) -> dict[str, Any]:
+def best_infomap(graph: KnnGraph, labels: np.ndarray, min_sims: list[float]) -> dict[str, Any]:
     started, points = time.perf_counter(), []
     for min_sim in min_sims:
-        predicted = infomap_labels(graph, min_sim)
+        predicted = infomap(graph, min_sim=min_sim, k=50)
         points.append({"min_sim": min_sim, **evaluate(labels, predicted), "num_clusters": len(np.unique(predicted))})
     best = max(points, key=lambda point: point["pairwise"]["fscore"])
     return {"seconds": time.perf_counter() - started, "best": best, "sweep": points}

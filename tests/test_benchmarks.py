@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import json
 import subprocess
 import sys
@@ -11,6 +13,9 @@ import pytest
 import torch
 from conftest import ROOT, blobs
 
+from starfc.baselines import BASELINES, Baseline
+from starfc.baselines.connected import single_link
+from starfc.config import load_config, save_config
 from starfc.models.checkpoint import save_model, save_thresholds
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
@@ -87,3 +92,47 @@ def test_scale_keeps_what_is_done(data):
         assert first["sizes"][size]["pairwise"] == second["sizes"][size]["pairwise"]
         assert first["sizes"][size]["single_link"]["fscore"] > 0
     assert "clustering" in json.loads((data / "scale" / "3000" / "record.json").read_text())
+
+
+def test_compare_chooses_on_one_split_and_scores_on_the_other(tmp_path):
+    for seed, part in enumerate(("train", "test")):
+        features, labels = blobs(identities=30, size=20, dim=32, noise=0.9, seed=seed)
+        np.save(tmp_path / f"{part}.npy", features)
+        (tmp_path / f"{part}.meta").write_text("\n".join(map(str, labels)) + "\n")
+    trained = model(tmp_path / "trained", 32)
+    (tmp_path / "config.py").write_text(
+        "knn = 20\nmodel = dict(kwargs=dict(feature_dim=32, nhid=32))\ndevice = 'cpu'\n"
+    )
+    save_config(load_config(tmp_path / "config.py"), trained / "config.json")
+    out = tmp_path / "out"
+    where = ("--train", tmp_path / "train", "--test", tmp_path / "test", "--out", out, "--threads", 1)
+    run("compare.py", *where, "--k", 20, "--methods", "single_link", "infomap", "--run", f"star={trained}")
+    record = json.loads((out / "compare.json").read_text())
+    rows = {row["method"]: row for row in record["rows"]}
+    assert "k >= 30" in rows["infomap"]["not_run"] or "package" in rows["infomap"]["not_run"]
+    link, ours = rows["single_link"], rows["run_star"]
+    assert link["parameters"] == max(link["tried"], key=lambda point: point["fscore"])["parameters"]
+    assert link["train_fscore"] == max(point["fscore"] for point in link["tried"])
+    assert 0.5 < link["fscore"] != link["train_fscore"]
+    assert ours["parameters"] == {"tau1": 0.3, "tau2": 0.3}
+    assert ours["seconds"] > 0 < ours["peak_rss_mb"]
+    assert {"versions", "git", "machine", "packages"} <= set(record)
+    with (out / "compare.csv").open() as file:
+        assert [line["method"] for line in csv.DictReader(file)] == [row["method"] for row in record["rows"]]
+    table = (out / "compare.md").read_text()
+    assert f"{100 * link['fscore']:.2f}" in table
+    assert "star ★" in table
+    assert (out / "compare.png").stat().st_size > 10_000
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*_*.json")}
+    run("compare.py", *where, "--k", 20, "--methods", "single_link", "--run", f"star={trained}")
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*_*.json")}  # nothing ran again
+
+
+def test_compare_says_what_could_not_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    compare = importlib.import_module("compare")
+    monkeypatch.setitem(BASELINES, "absent", Baseline("Absent", "nobody", single_link, (), package="no_such_package"))
+    row = compare.baseline_row(None, "absent", tmp_path)
+    compare.write_tables([row], tmp_path)
+    assert "| Absent | not run: package no_such_package" in (tmp_path / "compare.md").read_text()
+    assert "no_such_package" in (tmp_path / "compare.csv").read_text()

@@ -58,8 +58,6 @@ def grid(**values: Iterable[Any]) -> tuple[dict[str, Any], ...]:
     return tuple(dict(zip(values, choice, strict=True)) for choice in product(*values.values()))
 
 
-_SIMS = np.arange(0.5, 0.9, 0.025).round(3).tolist()
-
 BASELINES: dict[str, Baseline] = {
     "single_link": Baseline(
         "single link",
@@ -71,7 +69,7 @@ BASELINES: dict[str, Baseline] = {
         "kNN-DBSCAN",
         "Ester et al., KDD 1996",
         knn_dbscan,
-        grid(min_points=(3, 6, 12), min_sim=_SIMS),
+        grid(min_points=(3, 6, 12), min_sim=np.arange(0.5, 0.9, 0.025).round(3).tolist()),
     ),
     "hdbscan": Baseline(
         "HDBSCAN",
@@ -83,7 +81,7 @@ BASELINES: dict[str, Baseline] = {
         "Chinese Whispers",
         "Biemann, TextGraphs 2006",
         chinese_whispers,
-        grid(min_sim=_SIMS),
+        grid(k=(20, 30, 40, 80), min_sim=(0.5, 0.55, 0.6, 0.65, 0.7)),
     ),
     "rank_order": Baseline(
         "approximate rank order",
@@ -95,14 +93,15 @@ BASELINES: dict[str, Baseline] = {
         "Leiden",
         "Traag, Waltman, van Eck, Scientific Reports 2019",
         leiden,
-        grid(min_sim=(0.4, 0.5, 0.6), resolution=(0.1, 0.2, 0.3, 0.4)),
+        grid(k=(15, 20, 30), min_sim=(0.5, 0.6), resolution=(0.02, 0.04, 0.08))
+        + grid(k=(80,), min_sim=(0.4, 0.5), resolution=(0.2, 0.3)),
         package="igraph",
     ),
     "infomap": Baseline(
         "Infomap",
         "Rosvall, Bergstrom, PNAS 2008",
         infomap,
-        grid(k=(30, 50, 80), min_sim=(0.55, 0.6, 0.65, 0.7)),
+        grid(k=(15, 20, 30, 50), min_sim=(0.5, 0.55, 0.6, 0.65)),
         package="infomap",
     ),
     "finch": Baseline(
@@ -115,7 +114,7 @@ BASELINES: dict[str, Baseline] = {
         "FC-ES",
         "Liu, arXiv 2408.13431",
         fc_es,
-        grid(k=(30, 50, 80), theta=(0.2, 0.3, 0.35, 0.4, 0.45)),
+        grid(k=(20, 30, 50, 80), theta=(0.1, 0.2, 0.3, 0.4)),
         package="infomap",
     ),
     "kmeans": Baseline(

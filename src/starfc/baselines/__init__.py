@@ -87,13 +87,13 @@ BASELINES: dict[str, Baseline] = {
         "approximate rank order",
         "Otto, Wang, Jain, TPAMI 2018",
         rank_order,
-        grid(k=(15, 20, 30), threshold=(0.6, 0.8, 1.0, 1.2)),
+        grid(k=(10, 15, 20, 30), threshold=(0.6, 0.8, 1.0, 1.2, 1.4, 1.6)),
     ),
     "leiden": Baseline(
         "Leiden",
         "Traag, Waltman, van Eck, Scientific Reports 2019",
         leiden,
-        grid(k=(15, 20, 30), min_sim=(0.5, 0.6), resolution=(0.02, 0.04, 0.08))
+        grid(k=(10, 15, 20, 30), min_sim=(0.4, 0.5, 0.6), resolution=(0.01, 0.02, 0.04))
         + grid(k=(80,), min_sim=(0.4, 0.5), resolution=(0.2, 0.3)),
         package="igraph",
     ),
@@ -121,7 +121,7 @@ BASELINES: dict[str, Baseline] = {
         "mini-batch k-means",
         "Sculley, WWW 2010",
         kmeans,
-        grid(init=("k-means++", "random"), batch_size=(1024, 4096)),
+        grid(init=("k-means++", "random"), batch_size=(1024, 4096, 16384)),
         told_clusters=True,
     ),
 }

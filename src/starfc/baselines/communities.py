@@ -122,9 +122,10 @@ def fc_es(
     first whose probability is below ``theta``, which ends its list (early stopping), however probable later ones are;
     Infomap makes directed two-level modules of the links. Needs the package `infomap`.
 
-    That it is so, sigma = 0.5 and theta = 0.22 on MS1M with k = 80 are the authors' code's (github.com/jumptoliujj/
-    FC-ESER); decided here: a missing neighbour ends a list too, and Infomap's seed and single trial are those of
-    :func:`infomap`.
+    From the paper's abstract: a probability of an edge by its neighbours, and early stopping. From the authors' code
+    (github.com/jumptoliujj/FC-ESER), as the paper's full text was not at hand: the formula, sigma = 0.5, the rule that
+    stops, theta = 0.22 on MS1M with k = 80, weights and Infomap's options. Decided here: a missing neighbour ends a
+    list too, k may be lower than the graph's, and Infomap's seed and single trial are those of :func:`infomap`.
     """
     graph = first_neighbours(graph, k)
     probabilities = edge_probabilities(graph, sigma)

@@ -22,9 +22,10 @@ def knn_dbscan(
 ) -> NDArray[np.int64]:
     """DBSCAN (Ester et al., KDD 1996) whose neighbourhoods are read off the kNN graph.
 
-    A node with at least ``min_points`` nodes, itself counted, of similarity >= ``min_sim`` is a core. Cores that near
-    each other are joined; any other node joins its nearest core that near, if it has one, and is noise else. Where a
-    node has more than k near neighbours, only its first k join it (but any of these may be joined to the others).
+    A neighbour of similarity >= ``min_sim`` is near. A node with at least ``min_points`` near nodes, itself counted, is
+    a core. Cores near each other are joined; any other node joins the nearest of the cores near it, and is noise where
+    there is none. The graph holds every near neighbour of a node that is no core, so only edges between cores can be
+    missing from it.
     """
     _check_points("min_points", min_points, graph)
     close = near(graph, min_sim)

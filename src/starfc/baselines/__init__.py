@@ -93,7 +93,7 @@ BASELINES: dict[str, Baseline] = {
         "Leiden",
         "Traag, Waltman, van Eck, Scientific Reports 2019",
         leiden,
-        grid(k=(10, 15, 20, 30), min_sim=(0.4, 0.5, 0.6), resolution=(0.01, 0.02, 0.04))
+        grid(k=(6, 8, 10, 15, 20), min_sim=(0.4, 0.5, 0.6), resolution=(0.0025, 0.005, 0.01, 0.02))
         + grid(k=(80,), min_sim=(0.4, 0.5), resolution=(0.2, 0.3)),
         package="igraph",
     ),

@@ -144,7 +144,7 @@ def _undirected(arguments: argparse.Namespace, folder: Path) -> dict[str, object
     if not place.is_file():
         config = load_config(folder / "config.json", {"prefix": str(arguments.prefix.resolve())})
         model = load_model(folder, scales=tuple(config.hierarchical.scales))
-        held = held_back_graph(config, read_training_data(config).held)
+        held = held_back_graph(config, read_training_data(config))
         chosen = best(sweep_thresholds(_symmetric(model, held.features, held.graph), held.labels, "fixed"))
         split, _ = open_test_split(config, None, None)
         features = split.features.all()

@@ -66,9 +66,12 @@ def run_choice(
                 "validation.holdout_share: 0, so this training held no identities back to choose thresholds on; name "
                 "labelled data that the model was not trained on with --features and --labels"
             )
-        held = held_back_graph(config, read_training_data(config).held)
-        where = holdout_text(config, held)
-        chosen = choose_and_store(out, held.features, held.graph, held.labels, model, **given, chosen_on=where)
+        data = read_training_data(config)
+        held = held_back_graph(config, data)
+        where = holdout_text(config, data.held)
+        chosen = choose_and_store(
+            out, held.features, held.graph, held.labels, model, scored=held.held, **given, chosen_on=where
+        )
         return _print_choice(chosen, out)
     split, _ = open_test_split(config, features, labels)
     valid, invalid = split.features.valid(config.invalid_rows)

@@ -13,7 +13,7 @@ from mmengine.config import DictAction
 
 from starfc.config import Config, load_config
 from starfc.errors import InputError, MissingFileError
-from starfc.models.checkpoint import FILES, HIERARCHICAL_FILES, THRESHOLDS
+from starfc.models.checkpoint import FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
 from starfc.runtime.interrupts import Stopped
 
 
@@ -105,7 +105,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
     run = Path(arguments.run)
-    weights = [names["backbone"] for names in (FILES, HIERARCHICAL_FILES)]
+    weights = [FILES["backbone"], HIERARCHICAL_FILES["backbone"], STRUCTURAL_FILES[""]]
     for needed in (["config.json"], weights):
         if not any((run / name).is_file() for name in needed):
             raise MissingFileError(

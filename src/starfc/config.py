@@ -16,11 +16,12 @@ from typing import Any
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
+from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.hierarchical import OFFSETS, SCALES
 from starfc.runtime.atomic import write_json
 from starfc.schema import build, option
 
-MODELS = ("gcn", "hierarchical")
+MODELS = ("gcn", "hierarchical", "gcn_structural")
 
 RETIRED = dict.fromkeys(
     (
@@ -87,7 +88,11 @@ class ModelKwargs:
 class Model:
     """The network."""
 
-    type: str = option("gcn", "gcn: one graph (CVPR); hierarchical: graphs of several scales (TPAMI)", choices=MODELS)
+    type: str = option(
+        "gcn",
+        "gcn: one graph (CVPR); hierarchical: graphs of several scales (TPAMI); gcn_structural: edges by their structure",
+        choices=MODELS,
+    )
     kwargs: ModelKwargs = option(factory=ModelKwargs)
 
 
@@ -104,6 +109,14 @@ class Hierarchical:
         "float32", "products of the scale selector in training", choices=("float32", "bfloat16")
     )
     scales: list[int] = option(factory=lambda: list(SCALES), help="neighbours of the three graphs at inference", low=2)
+
+
+@dataclass(frozen=True)
+class Structural:
+    """Edge confidence from structure (model.type 'gcn_structural')."""
+
+    candidates: int = option(40, "neighbours of a node that are candidate edges", low=1)
+    rounds: int = option(2, "rounds: the second one sees the first one's probabilities", low=1, high=2)
 
 
 @dataclass(frozen=True)
@@ -203,6 +216,7 @@ class Config:
     invalid_rows: str = option("error", "rows without direction (NaN, infinite, zero)", choices=("error", "singleton"))
     model: Model = option(factory=Model)
     hierarchical: Hierarchical = option(factory=Hierarchical)
+    structural: Structural = option(factory=Structural)
     optimizer: Optimizer = option(factory=Optimizer)
     total_epochs: int = option(4, "passes over the identities", low=1)
     lr_config: LrConfig = option(factory=LrConfig)
@@ -247,6 +261,12 @@ class Config:
                 found.append(f"{name}tau1, {name}tau2: {both}")
         if self.model.type == "hierarchical":
             found += self._hierarchical_contradictions()
+        if self.model.type == "gcn_structural" and self.th_sim > 0:
+            found.append(
+                f"th_sim: 0 needed by model.type 'gcn_structural', which compares whole lists; found {self.th_sim}"
+            )
+        if self.model.type == "gcn_structural" and self.knn - 1 > MOST_NEIGHBOURS:
+            found.append(f"knn: at most {MOST_NEIGHBOURS + 1} for model.type 'gcn_structural'; found {self.knn}")
         hooks = [hook.get("type") for hook in self.log_config.hooks]
         found += [
             f"log_config.hooks: TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}"

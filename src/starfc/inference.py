@@ -18,7 +18,9 @@ from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_g
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import check_k, search_bytes
 from starfc.models.checkpoint import Model, load_model, load_thresholds
+from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
+from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stages
@@ -26,7 +28,11 @@ from starfc.splits import knn_graph, open_test_split
 
 log = logging.getLogger("starfc")
 
-SHIPPED = {"gcn": "cfg_gcn_ms1m.py", "hierarchical": "cfg_gcn_ms1m_hierarchical.py"}
+SHIPPED = {
+    "gcn": "cfg_gcn_ms1m.py",
+    "hierarchical": "cfg_gcn_ms1m_hierarchical.py",
+    "gcn_structural": "cfg_gcn_structural_ms1m.py",
+}
 
 
 def run_inference(
@@ -128,11 +134,17 @@ def open_model(config: Config, folder: Path) -> Model:
     """The model of a folder; its type and widths must be those of the config, whose scales it takes."""
     kwargs = config.model.kwargs
     model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
-    found = "hierarchical" if isinstance(model, HierarchicalModel) else "gcn"
+    kinds = {StarFCModel: "gcn", HierarchicalModel: "hierarchical", StructuralModel: "gcn_structural"}
+    found = kinds[type(model)]
     if found != config.model.type:
         raise InputError(
             f"{folder}: weights of a model of type {found!r} where the config's model.type is {config.model.type!r}; "
             f"name a config of that type with --config, such as configs/{SHIPPED[found]}, or other weights with --model"
+        )
+    if isinstance(model, StructuralModel) and model.columns != config.knn - 1:
+        raise InputError(
+            f"{folder}: trained on lists of {model.columns} neighbours, which is knn = {model.columns + 1}; found knn = "
+            f"{config.knn}"
         )
     return model
 

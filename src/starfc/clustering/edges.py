@@ -14,11 +14,13 @@ class EdgeList:
 
     The edges of node i go to ``cols[indptr[i] : indptr[i + 1]]``: ``indptr`` (N + 1,) int64, ``cols`` (E,) int32 (int64
     from 2^31 nodes), ``scores`` (E,) float32. No self loops, no repeated edge; columns in any order within a row.
+    ``symmetric``: every edge is there in either direction with the same score, and columns are sorted.
     """
 
     indptr: NDArray[np.int64]
     cols: NDArray[np.integer]
     scores: NDArray[np.float32]
+    symmetric: bool = False
 
     @classmethod
     def from_rows(
@@ -39,11 +41,16 @@ class EdgeList:
     def __len__(self) -> int:
         return len(self.cols)
 
+    @property
+    def num_edges(self) -> int:
+        """Edges, of which a symmetric list has two entries each."""
+        return len(self) // 2 if self.symmetric else len(self)
+
     def select(self, mask: NDArray[np.bool_]) -> EdgeList:
-        """The edges where ``mask`` (E,) holds, in the same order."""
+        """The edges where ``mask`` (E,) holds, in the same order; of a symmetric list, both directions or none."""
         before = np.zeros(len(mask) + 1, np.int64)
         np.cumsum(mask, out=before[1:])
-        return EdgeList(before[self.indptr], self.cols[mask], self.scores[mask])
+        return EdgeList(before[self.indptr], self.cols[mask], self.scores[mask], self.symmetric)
 
 
 def row_pointers(counts: NDArray[np.integer]) -> NDArray[np.int64]:

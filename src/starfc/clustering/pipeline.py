@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components, largest_first
+from starfc.clustering.confidence import parse_structure
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
 from starfc.clustering.scoring import (
@@ -35,6 +36,7 @@ from starfc.graph.affinity import scale_widths
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.models.checkpoint import Model
+from starfc.models.structural import StructuralModel
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.stages import Stages
 
@@ -80,8 +82,9 @@ def cluster(
         float16 features on disk stay there, and are normalised as they are read.
     graph : KnnGraph
         kNN graph of these features.
-    model : StarFCModel or HierarchicalModel
-        The graphs of a hierarchical model's scales are cut out of the kNN graph; its edges are those of the largest.
+    model : StarFCModel, HierarchicalModel or StructuralModel
+        The graphs of a hierarchical model's scales are cut out of the kNN graph; its edges are those of the largest. A
+        structural model's are undirected, and its k is that of the kNN graph.
     tau1, tau2 : float in [0, 1]
         Edges with p > τ1, and of those with node intimacy > τ2, stay.
     th_sim : float
@@ -98,10 +101,10 @@ def cluster(
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
     parsed, order, candidates = _parsed(parse_graph, num_entries, 9, *given)
     with stages.stage("refinement", needs=20 * len(parsed)):
-        before = kept(components(parsed), len(parsed))
+        before = kept(components(parsed), parsed.num_edges)
         refined = refine(parsed, node_intimacy(parsed, order), tau2)
         del parsed
-    return _clustering(refined, candidates, before, 1, stages)
+    return _clustering(refined, candidates, before, stages)
 
 
 def cluster_dynamic(
@@ -140,10 +143,10 @@ def cluster_dynamic(
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
     parsed, order, candidates = _parsed(parse_affinity, num_pairs, 22, *given)
     with stages.stage("refinement", needs=22 * len(parsed)):
-        before = kept(components(parsed), len(parsed) // 2)
+        before = kept(components(parsed), parsed.num_edges)
         refined = refine_dynamic(parsed, node_intimacy_undirected(parsed, order), tau2)
         del parsed
-    return _clustering(refined, candidates, before, 2, stages)
+    return _clustering(refined, candidates, before, stages)
 
 
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
@@ -165,6 +168,8 @@ def _parsed(
 ) -> tuple[EdgeList, NDArray[np.integer], int]:
     """What both methods begin with: the edges that parsing keeps, the order in which nodes were taken, candidates.
 
+    A structural model has candidates of its own, undirected ones, whatever the method.
+
     ``entry_bytes`` is the memory that ``parse`` takes for each kNN entry, where half of the candidates are kept.
     """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
@@ -180,6 +185,11 @@ def _parsed(
     n, scales, entries = graph.num_nodes, len(widths), graph.num_nodes * int(widths[-1])
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
+    if isinstance(model, StructuralModel):
+        # a code an entry, kept edges in either direction while they are put in order
+        with stages.stage("edge scores", needs=mapped_bytes(graph.ids, graph.sims) + 17 * n * model.candidates):
+            parsed, candidates = parse_structure(model, graph, tau1, order, device)
+        return parsed, order, candidates
     inputs = (features.array, graph.ids, graph.sims)
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
@@ -197,11 +207,11 @@ def _parsed(
     return parsed, order, candidates
 
 
-def _clustering(refined: EdgeList, candidates: int, parsed: Kept, entries: int, stages: Stages) -> Clustering:
-    """What both methods end with; an edge has this many entries in the list."""
+def _clustering(refined: EdgeList, candidates: int, parsed: Kept, stages: Stages) -> Clustering:
+    """What both methods end with."""
     with stages.stage("components", needs=8 * len(refined) + 48 * refined.num_nodes):
         labels = largest_first(components(refined))
-        summary = summarise(candidates, parsed, refined, labels, entries)
+        summary = summarise(candidates, parsed, refined, labels)
         return Clustering(labels, edge_confidence(refined), summary)
 
 

@@ -26,8 +26,11 @@ def node_intimacy(edges: EdgeList, order: NDArray[np.integer] | None = None) -> 
     """NI of every directed edge, in the order of the list: (E,) float32 in [0, 1].
 
     ``order`` (N,) is the order in which to take the nodes; it changes no result
-    (:func:`starfc.graph.order.locality_order` makes one that is fast).
+    (:func:`starfc.graph.order.locality_order` makes one that is fast). Of a symmetric list it is
+    :func:`node_intimacy_undirected`.
     """
+    if edges.symmetric:
+        return node_intimacy_undirected(edges, order)
     in_indptr, in_rows = _incoming(edges.indptr, edges.cols)
     out, n = np.empty(len(edges), np.float32), edges.num_nodes
     order = np.arange(n) if order is None else order
@@ -64,7 +67,7 @@ def undirected(edges: EdgeList) -> EdgeList:
         lambda part: _merge_pairs(*lists, forth.scores, back.scores, part.start, part.stop, indptr, cols, scores),
         _parts(n),
     )
-    return EdgeList(indptr, cols, scores)
+    return EdgeList(indptr, cols, scores, symmetric=True)
 
 
 def dynamic_thresholds(edges: EdgeList, ceiling: float) -> NDArray[np.float64]:

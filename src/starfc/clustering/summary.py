@@ -50,7 +50,7 @@ def kept(members: NDArray[np.integer], edges: int) -> Kept:
     return Kept(edges, int(np.count_nonzero(sizes)), int(sizes.max()))
 
 
-def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[np.int64], entries: int = 1) -> Summary:
+def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[np.int64]) -> Summary:
     """The summary of a clustering.
 
     Parameters
@@ -59,14 +59,13 @@ def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[
         Edges after refinement.
     labels : (N,) int64
         Their components, largest first; an edge lies in the cluster of either end.
-    entries : int
-        Entries of the list for an edge: 1, or 2 where undirected edges stand in either direction.
     """
     count = int(np.count_nonzero(np.bincount(labels) > 1))
     number, total = np.zeros(count, np.int64), np.zeros(count, np.float64)
     _add_edges(refined.indptr, refined.scores, labels, number, total)
     scores = (total / np.maximum(number, 1)).astype(np.float32)
-    return Summary(candidates, parsed, kept(labels, len(refined) // entries), number // entries, scores)
+    entries = 2 if refined.symmetric else 1
+    return Summary(candidates, parsed, kept(labels, refined.num_edges), number // entries, scores)
 
 
 @nb.njit(cache=True)

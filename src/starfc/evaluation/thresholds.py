@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
+from starfc.clustering.confidence import parse_structure
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
 from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
@@ -31,6 +32,7 @@ from starfc.evaluation.surface import Panel, draw, write_csv
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.models.checkpoint import Model, save_thresholds
+from starfc.models.structural import StructuralModel
 from starfc.runtime.progress import progress
 
 log = logging.getLogger("starfc")
@@ -79,23 +81,29 @@ class Outline:
 
 
 def sweep_thresholds(
-    edges: EdgeList, labels: NDArray[np.integer], refinement: str = "fixed", grid: Grid | None = None
+    edges: EdgeList,
+    labels: NDArray[np.integer],
+    refinement: str = "fixed",
+    grid: Grid | None = None,
+    scored: NDArray[np.bool_] | None = None,
 ) -> list[Point]:
     """Cluster at every pair of a grid and score it.
 
     Parameters
     ----------
     edges : EdgeList
-        Every scored edge with p > min τ1: directed for 'fixed', in both directions for 'dynamic'.
+        Every scored edge with p > min τ1: symmetric for 'dynamic'.
     labels : (N,) integers
         Identities.
     refinement : {'fixed', 'dynamic'}
     grid : two tuples of float, optional
         Values of τ1 and of τ2; those of :data:`GRIDS` otherwise.
+    scored : (N,) bool, optional
+        Instances whose pairs are scored; all otherwise.
     """
-    points = []
+    points, scored = [], slice(None) if scored is None else scored
     for tau1, tau2, _, members in _clusterings(edges, refinement, grid):
-        table = contingency(labels, members)
+        table = contingency(labels[scored], members[scored])
         score = pairwise(table)
         points.append(
             Point(tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums))
@@ -122,13 +130,12 @@ def _clusterings(
         "fixed": (node_intimacy, refine),
         "dynamic": (node_intimacy_undirected, refine_dynamic),
     }[refinement]
-    entries = {"fixed": 1, "dynamic": 2}[refinement]  # of the list, for an edge
     for tau1 in progress(f"thresholds, {refinement}", tau1_grid):
         parsed = edges.select(edges.scores > tau1)
         intimacy = intimacy_of(parsed)
         for tau2 in tau2_grid:
             refined = refined_by(parsed, intimacy, tau2)
-            yield tau1, tau2, len(refined) // entries, components(refined)
+            yield tau1, tau2, refined.num_edges, components(refined)
 
 
 def best(points: list[Point]) -> Point:
@@ -153,6 +160,7 @@ def choose_and_store(
     labels: NDArray[np.integer],
     model: Model,
     *,
+    scored: NDArray[np.bool_] | None = None,
     th_sim: float = 0.0,
     device: str | torch.device = "cpu",
     chosen_on: str,
@@ -168,7 +176,9 @@ def choose_and_store(
     graph : KnnGraph
         Their kNN graph, as deep as the model's largest scale.
     labels : (N,) integers
-        Identities that the model was not trained on.
+        Identities that the model was not trained on, or not those of the instances scored.
+    scored : (N,) bool, optional
+        Instances whose pairs are scored; all otherwise.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph.
     chosen_on : str
@@ -180,7 +190,7 @@ def choose_and_store(
         The chosen :class:`Point` of 'fixed' and of 'dynamic'.
     """
     surfaces = {
-        refinement: sweep_thresholds(edges, labels, refinement)
+        refinement: sweep_thresholds(edges, labels, refinement, scored=scored)
         for refinement, edges in _parsed(features, graph, model, th_sim, device)
     }
     chosen = {refinement: best(points) for refinement, points in surfaces.items()}
@@ -189,7 +199,8 @@ def choose_and_store(
         Panel(f"{name}: F {p.fscore:.4f} at tau1 {p.tau1:g}, tau2 {p.tau2:g}", points, "fscore", (p.tau1, p.tau2))
         for (name, points), p in zip(surfaces.items(), chosen.values(), strict=True)
     ]
-    draw(folder / "threshold_surface.png", [panels], f"pairwise F, {len(labels):,} instances")
+    count = len(labels) if scored is None else int(scored.sum())
+    draw(folder / "threshold_surface.png", [panels], f"pairwise F, {count:,} instances")
     save_thresholds(folder, {refinement: asdict(point) for refinement, point in chosen.items()}, chosen_on)
     for refinement, point in chosen.items():
         log.info("thresholds, %s: tau1 %g, tau2 %g, pairwise F %.4f", refinement, point.tau1, point.tau2, point.fscore)
@@ -239,6 +250,11 @@ def _parsed(
     device: str | torch.device,
 ) -> Iterator[tuple[str, EdgeList]]:
     """Every refinement with its candidate edges above the lowest τ1 of its grid, one list at a time."""
-    nodes = project_nodes(model, features, graph, th_sim, device, locality_order(graph))
+    order = locality_order(graph)
+    if isinstance(model, StructuralModel):
+        edges, _ = parse_structure(model, graph, min(GRIDS["fixed"][0]), order, device)
+        yield from (("fixed", edges), ("dynamic", edges))
+        return
+    nodes = project_nodes(model, features, graph, th_sim, device, order)
     yield "fixed", parse_graph(nodes, min(GRIDS["fixed"][0]))
     yield "dynamic", parse_affinity(nodes, min(GRIDS["dynamic"][0]))

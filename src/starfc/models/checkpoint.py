@@ -14,6 +14,7 @@ from torch import Tensor
 from starfc.errors import InputError, MissingFileError
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
+from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import replacing, write_json
 
 FILES = {"backbone": "Backbone.pth", "head": "Head.pth"}
@@ -30,7 +31,9 @@ _TRAINING_ONLY = ("heads.small", "heads.mid", "heads.large", "offset_learner")
 THRESHOLDS = "thresholds.json"
 FORMAT = "starfc checkpoint 1"
 
-Model = StarFCModel | HierarchicalModel
+STRUCTURAL_FILES = {"": "Structural.pth"}
+
+Model = StarFCModel | HierarchicalModel | StructuralModel
 
 
 def save_model(model: Model, folder: str | Path) -> None:
@@ -54,7 +57,8 @@ def load_model(
     path : path
         A folder of ``Backbone.pth`` and ``Head.pth``; one of ``Backbone1.pth``, ``Head4.pth`` and ``Attention.pth``
         (``Head1.pth`` to ``Head3.pth`` and ``Distance.pth`` too where training is to go on), each name with or without
-        the published ``_Epoch_E_batch_B``, of which the last is taken; or one checkpoint file of a training run.
+        the published ``_Epoch_E_batch_B``, of which the last is taken; one of ``Structural.pth``; or one checkpoint
+        file of a training run.
     feature_dim, nhid : int, optional
         Widths that the weights must have.
     scales : tuple of int, optional
@@ -69,6 +73,9 @@ def load_model(
     path = Path(path)
     if path.is_file():
         return _from_checkpoint(path, feature_dim, nhid, scales)
+    structural = path / STRUCTURAL_FILES[""]
+    if structural.is_file() and not (path / FILES["backbone"]).is_file():
+        return _structural(_read_state(structural), structural, feature_dim, nhid)
     hierarchical = _newest(path, HIERARCHICAL_FILES["backbone"]).is_file() and not (path / FILES["backbone"]).is_file()
     names = HIERARCHICAL_FILES if hierarchical else FILES
     places = {part: _newest(path, name) for part, name in names.items()}
@@ -90,16 +97,37 @@ def describe(model: Model) -> dict[str, object]:
     kind = {"feature_dim": model.feature_dim, "nhid": model.nhid}
     if isinstance(model, HierarchicalModel):
         kind |= {"offsets": model.offset_learner.offsets.tolist(), "scales": list(model.scales)}
+    if isinstance(model, StructuralModel):
+        kind["structural"] = True
     return kind
 
 
 def _files(model: Model) -> dict[str, str]:
+    if isinstance(model, StructuralModel):
+        return STRUCTURAL_FILES
     return HIERARCHICAL_FILES if isinstance(model, HierarchicalModel) else FILES
+
+
+def _structural(state: dict[str, Tensor], path: Path, feature_dim: int | None, nhid: int | None) -> StructuralModel:
+    shape = state.get("shape")
+    if shape is None or shape.shape != (5,):
+        raise InputError(f"{path}: no shape of 5 numbers in it, so no weights of the structural model")
+    for name, wanted, found in zip(("feature_dim", "nhid"), (feature_dim, nhid), shape.tolist(), strict=False):
+        if wanted not in (None, found):
+            raise InputError(
+                f"{path}: {name} = {found} where {wanted} is needed; use weights trained for that, or set "
+                f"model.kwargs.{name}={found}"
+            )
+    model = StructuralModel.of_shape(shape)
+    _load_part(model, state, path)
+    return model.eval()
 
 
 def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scales: tuple[int, ...] | None) -> Model:
     content = read_checkpoint(path)
     kind = dict(content["kind"])
+    if kind.get("structural"):
+        return _structural(content["model"], path, feature_dim, nhid)
     _checked_widths(content["model"].get("backbone.conv1.weight"), path, feature_dim, nhid)
     if "scales" in kind:
         chosen = scales or tuple(kind["scales"])

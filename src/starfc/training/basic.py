@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from starfc.config import Config
 from starfc.models.gcn import StarFCModel
+from starfc.training.data import Labelled
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import Subgraph, build_subgraph, patches, random_rotation
 
@@ -29,8 +30,9 @@ class BasicTraining:
         self.optimizer = make_optimizer(config, model.parameters())
         self.optimizers = {"main": self.optimizer}
 
-    def build(self, features: NDArray[np.float32], labels: NDArray[np.integer]) -> Subgraph:
+    def build(self, data: Labelled, instances: NDArray[np.int64]) -> Subgraph:
         """A subgraph of some instances; it runs beside the training of another."""
+        features, labels = data.features[instances], data.labels[instances]
         return build_subgraph(features, labels, self._config.knn, self._config.th_sim)
 
     def start(self, graph: Subgraph, rng: np.random.Generator, device: torch.device) -> Subgraph:

@@ -31,9 +31,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class LabelledGraph(Labelled):
-    """Labelled instances with their kNN graph."""
+    """Labelled instances with their kNN graph; ``held`` (N,) says which were held back from training."""
 
     graph: KnnGraph
+    held: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,30 @@ def read_training_data(config: Config) -> TrainingData:
     )
 
 
-def held_back_graph(config: Config, held: Labelled) -> LabelledGraph:
-    """The kNN graph of the instances held back."""
-    check_k(config.knn, len(held.labels), "the held-back identities")
-    return LabelledGraph(held.features, held.labels, exact_knn(held.features, config.knn))
+def held_back_graph(config: Config, data: TrainingData) -> LabelledGraph | None:
+    """The instances held back in the graph in which they are judged, None where there are none.
+
+    That of the held-back instances alone, or for the structural model :func:`whole_graph`.
+    """
+    if data.held is None:
+        return None
+    if config.model.type == "gcn_structural":
+        return whole_graph(config, data)
+    check_k(config.knn, len(data.held.labels), "the held-back identities")
+    features, labels = data.held.features, data.held.labels
+    return LabelledGraph(features, labels, exact_knn(features, config.knn), np.ones(len(labels), bool))
+
+
+def whole_graph(config: Config, data: TrainingData) -> LabelledGraph:
+    """The kNN graph of the whole training split: the instances to train on, then those held back, all labels apart."""
+    features, labels, num_held = data.train.features, data.train.labels, 0
+    if data.held is not None:
+        num_held = len(data.held.labels)
+        features = np.concatenate([features, data.held.features])
+        labels = np.concatenate([labels, len(data.identities) + data.held.labels])
+    check_k(config.knn, len(labels), config.train_name)
+    held = np.arange(len(labels)) >= len(labels) - num_held
+    return LabelledGraph(features, labels, exact_knn(features, config.knn), held)
 
 
 def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) -> LabelledGraph | None:
@@ -102,7 +123,8 @@ def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) 
     split.features.require_valid()
     check_k(config.knn, len(split), split.features.name)
     matrix = split.features.all()
-    return LabelledGraph(matrix, split.labels, knn_graph(config, split.features, graph_path, work_dir))
+    graph = knn_graph(config, split.features, graph_path, work_dir)
+    return LabelledGraph(matrix, split.labels, graph, np.ones(len(split.labels), bool))
 
 
 def holdout_text(config: Config, held: Labelled) -> str:

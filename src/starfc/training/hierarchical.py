@@ -29,6 +29,7 @@ from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import EdgeHead
 from starfc.models.hierarchical import HierarchicalModel, OffsetDraw, straight_through
+from starfc.training.data import Labelled
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import patches, random_rotation
 
@@ -96,9 +97,10 @@ class HierarchicalTraining:
         self.optimizers = {"main": self.optimizer, "offsets": self.offset_optimizer}
         self._offset_gradient = torch.zeros_like(model.offset_learner.logits)
 
-    def build(self, features: NDArray[np.float32], labels: NDArray[np.integer]) -> Neighbourhood:
+    def build(self, data: Labelled, instances: NDArray[np.int64]) -> Neighbourhood:
         """The one kNN search of a subgraph, as deep as any offset asks for; it runs beside the training of another."""
         h = self._config.hierarchical
+        features, labels = data.features[instances], data.labels[instances]
         return Neighbourhood(features, labels, exact_knn(features, min(h.k_mid + max(h.offsets), len(features))))
 
     def start(self, found: Neighbourhood, rng: np.random.Generator, device: torch.device) -> Work:

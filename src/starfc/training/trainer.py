@@ -31,10 +31,12 @@ from torch import Tensor
 from starfc.clustering.scoring import project_nodes, score_entries
 from starfc.config import Config, save_config
 from starfc.errors import InputError
+from starfc.evaluation.calibration import calibrate, labelled_logits
 from starfc.evaluation.thresholds import choose_and_store
 from starfc.models.checkpoint import Model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
+from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import prepare_folder, write_json
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
@@ -49,6 +51,7 @@ from starfc.training.data import (
     holdout_text,
     read_training_data,
     validation_data,
+    whole_graph,
 )
 from starfc.training.hierarchical import HierarchicalTraining
 from starfc.training.journal import Journal
@@ -57,8 +60,11 @@ from starfc.training.prefetch import prefetched
 from starfc.training.sampling import SubgraphSampler
 from starfc.training.state import Checkpoints, Position, find_checkpoint
 from starfc.training.streams import epoch_stream, step_generator, subgraph_stream
+from starfc.training.structural import StructuralTraining
 
 log = logging.getLogger("starfc")
+
+Method = BasicTraining | HierarchicalTraining | StructuralTraining
 
 
 def run_training(config: Config, work_dir: str | Path, resume: str | None = None) -> dict[str, Any]:
@@ -90,9 +96,12 @@ def _run(config: Config, work_dir: Path, resume: str | None, world: World) -> di
     stages = Stages(config.memory_limit_bytes())
     with stages.stage("data"):
         data = read_training_data(config)
-        held = held_back_graph(config, data.held) if world.writes and data.held is not None else None
+        whole = whole_graph(config, data) if config.model.type == "gcn_structural" else None
+        held = None
+        if world.writes and data.held is not None:
+            held = whole or held_back_graph(config, data)
         validation = validation_data(config, held, work_dir) if world.writes else None
-    method = make_method(config, device)
+    method = make_method(config, device, whole)
     rounds = config.total_epochs * _epoch_size(config, len(data.identities), world)[1]
     schedule = Schedule(config, method.optimizer, rounds)
     checkpoints = Checkpoints(work_dir / "checkpoints", config, data.fingerprint, world.size)
@@ -111,12 +120,15 @@ def _run(config: Config, work_dir: Path, resume: str | None, world: World) -> di
         train(run, position, request)
     if not world.writes:
         return record
+    if held is not None and isinstance(method.model, StructuralModel):
+        with stages.stage("calibration"):
+            record["calibration"] = calibrate(method.model, held, work_dir, device)
     save_model(method.model, work_dir)
     if held is not None:
         with stages.stage("thresholds"):
             chosen = choose_and_store(
-                work_dir, held.features, held.graph, held.labels, method.model,
-                th_sim=config.th_sim, device=device, chosen_on=holdout_text(config, held),
+                work_dir, held.features, held.graph, held.labels, method.model, scored=held.held,
+                th_sim=config.th_sim, device=device, chosen_on=holdout_text(config, data.held),
             )  # fmt: skip
             record["thresholds"] = {refinement: vars(point) for refinement, point in chosen.items()}
     record["stages"] = [vars(stage) for stage in stages.finished]
@@ -200,7 +212,7 @@ def _draw(run: Run, sampler: SubgraphSampler, number: int, seed: int) -> _Draw:
     clock, rng = time.perf_counter(), subgraph_stream(run.config.seed, number)
     instances = sampler.sample(seed, rng)
     fits = run.config.sampling.min_nodes <= len(instances) <= run.config.sampling.max_nodes
-    subgraph = run.method.build(run.data.train.features[instances], run.data.train.labels[instances]) if fits else None
+    subgraph = run.method.build(run.data.train, instances) if fits else None
     return _Draw(number, seed, instances, subgraph, rng, time.perf_counter() - clock)
 
 
@@ -265,7 +277,10 @@ def _validate(run: Run, position: Position) -> None:
 
 
 def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
-    """Share of kNN pairs on which p > 0.5 agrees with same identity."""
+    """Share of candidate edges on which p > 0.5 agrees with same identity."""
+    if isinstance(model, StructuralModel):
+        logits, same = labelled_logits(model, data.graph, data.labels, data.held, device)
+        return float(((logits > 0) == same).mean())
     nodes = project_nodes(model, data.features, data.graph, th_sim, device)
     right = total = 0
     for rows, entries in score_entries(nodes):
@@ -315,10 +330,15 @@ def _not_finite(run: Run, position: Position, draw: _Draw | None, loss: Tensor |
     )
 
 
-def make_method(config: Config, device: torch.device) -> BasicTraining | HierarchicalTraining:
-    """The configured network at its start, with what trains it."""
+def make_method(config: Config, device: torch.device, whole: LabelledGraph | None = None) -> Method:
+    """The configured network at its start, with what trains it; ``whole`` is the graph that a structural one sees."""
     generator = torch.Generator().manual_seed(config.seed)
     kwargs, h = vars(config.model.kwargs), config.hierarchical
+    if config.model.type == "gcn_structural":
+        widths = {key: kwargs[key] for key in ("feature_dim", "nhid")}
+        shape = {"columns": config.knn - 1, **vars(config.structural)}
+        model = StructuralModel(**widths, **shape, generator=generator)
+        return StructuralTraining(config, model.to(device), whole)
     if config.model.type == "gcn":
         return BasicTraining(config, StarFCModel(**kwargs, generator=generator).to(device))
     scales = {"offsets": tuple(h.offsets), "scales": tuple(h.scales)}

@@ -1,0 +1,10 @@
+# Structure-aware edge confidence on the glyph embeddings. The bundled sample is the test split; train and test on the
+# full splits with --cfg-options prefix=FOLDER test_name=part1_test
+_base_ = './cfg_gcn_structural_ms1m.py'
+
+prefix = '{{ fileDirname }}/../data/glyph'
+test_name = 'sample'
+pretrained = '{{ fileDirname }}/../pretrained_model/glyph_structural'
+
+cluster_num = 150
+sampling = dict(nearest=200, subgraphs_per_epoch=100)

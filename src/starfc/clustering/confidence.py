@@ -1,0 +1,115 @@
+"""Edge scores of the structural model: rounds over blocks of nodes, kernel and network one after the other.
+
+A block's features are made, scored and dropped while they lie in the caches. Beside the graph there are a byte for
+every kNN entry (the first round's logits), a block a thread, and the edges that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from starfc.clustering.edges import EdgeList, row_pointers
+from starfc.clustering.refinement import undirected
+from starfc.clustering.scoring_kernels import place_rows
+from starfc.graph.neighbours import KnnGraph
+from starfc.graph.products import slices
+from starfc.graph.structure import EdgeLogits, Pairs, Structure
+from starfc.models.structural import EdgeScorer, StructuralModel
+from starfc.runtime import threads
+
+ROW_BLOCK = 128  # some 4,000 edges: 0.4 MiB of features, 1 MiB of a hidden layer
+
+Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def score_edges(
+    model: StructuralModel,
+    graph: KnnGraph,
+    use: Callable[[int, Pairs, NDArray[np.float32]], None],
+    order: NDArray[np.integer] | None = None,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
+
+    Parameters
+    ----------
+    use : callable
+        Takes the number of the block, its candidate edges (each edge of the graph comes once), and z / T (m,) float32.
+    order : (N,) integers, optional
+        Order in which to take the nodes; it changes no logit.
+    """
+    structure = Structure(graph, model.columns, model.candidates)
+    order = np.arange(graph.num_nodes) if order is None else order
+    blocks = slices(graph.num_nodes, ROW_BLOCK)
+    before = None
+    if model.rounds == 2:
+        before = EdgeLogits(structure)
+        first = _on(model.first, device)
+
+        def first_round(at: int) -> None:
+            pairs = structure.first_round(order[blocks[at]])
+            before.put(pairs, first(pairs.features))
+
+        threads.each(first_round, range(len(blocks)))
+        before.sum_degrees()
+    last, temperature = _on(model.first if before is None else model.second, device), float(model.temperature)
+
+    def last_round(at: int) -> None:
+        rows = order[blocks[at]]
+        pairs = structure.first_round(rows) if before is None else structure.second_round(rows, before)
+        use(at, pairs, last(pairs.features) / np.float32(temperature))
+
+    threads.each(last_round, range(len(blocks)))
+
+
+def parse_structure(
+    model: StructuralModel,
+    graph: KnnGraph,
+    tau1: float,
+    order: NDArray[np.integer] | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[EdgeList, int]:
+    """Graph parsing: the candidate edges with p > τ1, and how many candidates there were.
+
+    Edges are undirected: every one is listed once in either direction, columns sorted, without self loops.
+    """
+    order = np.arange(graph.num_nodes) if order is None else order
+    line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
+    blocks = slices(graph.num_nodes, ROW_BLOCK)
+    found: list = [None] * len(blocks)
+    candidates = [0] * len(blocks)
+
+    def keep(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
+        above = np.flatnonzero(logits > line)
+        local = pairs.local[above]
+        ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
+        found[at] = np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
+        candidates[at] = len(logits)
+
+    score_edges(model, graph, keep, order, device)
+    counts = np.zeros(graph.num_nodes, np.int64)
+    for part, (ours, _, _) in zip(blocks, found, strict=True):
+        counts[order[part]] = ours
+    indptr = row_pointers(counts)
+    cols, scores = np.empty(indptr[-1], graph.ids.dtype), np.empty(indptr[-1], np.float32)
+    free = indptr[:-1].copy()
+    for at, part in enumerate(blocks):
+        (ours, ends, probabilities), found[at] = found[at], None
+        place_rows(free, order[part], ours, ends, probabilities, cols, scores)
+    return undirected(EdgeList(indptr, cols, scores)), sum(candidates)
+
+
+def _on(scorer: EdgeScorer, device: str | torch.device) -> Score:
+    scorer = scorer.to(device)
+
+    @torch.inference_mode()
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return scorer(torch.from_numpy(features).to(device)).cpu().numpy()
+
+    return score

@@ -1,0 +1,161 @@
+"""Structural features of an edge: what the kNN graph says of two nodes, whoever they are.
+
+A candidate edge is a pair {i, j} of which one is among the first ``candidates`` neighbours of the other. Of it is seen
+how the two lists of k neighbours overlap, and how the similarity s_ij stands to those around both nodes. None of it
+depends on where in space the nodes lie, so it carries over to identities that were never seen; only differences of
+similarities enter, so it carries over to data that lie closer together or farther apart.
+
+With depth_i(m) = 1..k where m is i's first to k-th neighbour, depth_i(i) = 0, and C the common neighbours of i and j:
+
+====== ============================================================================================================
+column of every round
+====== ============================================================================================================
+0-4    |{m : depth_i(m) <= t and depth_j(m) <= t}| / t for t = 5, 10, 20, 40, k; i and j count
+5      log NEP_ij, the neighbour-based edge probability 1/2 Σ_{m in C} (P_im + P_jm), where P is the row-normalised
+       exp(-d^2 / σ) of the squared distances d^2 = 2 - 2 s, σ = 0.1 (arXiv 2408.13431)
+6      mean over C of min(s_im, s_jm), minus s_ij
+7-18   similarity to the 1st, 5th, 10th, 20th, 40th, k-th neighbour, minus s_ij: of the node of the denser surroundings
+       (the higher similarity to its 20th neighbour), then of the other
+====== ============================================================================================================
+
+A second round sees, besides, what the first one thinks. With its probabilities p (0 for what is no candidate), degrees
+n_i = Σ_m p_im, a <= b the two of n_i - p_ij and n_j - p_ij, each with 1/2 added, and c = Σ_{m in C} p_im p_jm:
+
+====== ============================================================================================================
+19     logit of p_ij
+20-22  c / a, c / b, c / sqrt(a b): node intimacy (STAR-FC section 3.4) of soft edges
+23-25  log(c + 0.1), log a, log b
+26-28  max_m min(p_im, p_jm); Σ_m min(p_im, p_jm) / b; Σ_{m in C} |p_im - p_jm| / (|C| + 1)
+====== ============================================================================================================
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.errors import InputError
+from starfc.graph.neighbours import KnnGraph
+from starfc.graph.structure_kernels import LOGIT_STEP, NO_LOGIT, SIM_STEPS, nep_norms, pair_structure, row_sums
+
+PREFIXES = (5, 10, 20, 40)
+SIGMA = 0.1  # of NEP
+FIRST_FEATURES = 19
+FEATURES = 29
+MOST_NEIGHBOURS = 253  # places in a list fit into a byte
+
+_PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
+_PROBABILITY[0] = 0.0
+_NEP = np.exp((2 * np.arange(SIM_STEPS + 2) / SIM_STEPS - 2) / SIGMA).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """m candidate edges of some nodes, in the order of these, with their features.
+
+    Edge e joins ``rows[e] = nodes[local[e]]`` and its neighbour ``slots[e]`` of the graph; ``back`` (m,) is where that
+    one's list has ``rows[e]``, -1 where it does not. ``features`` (m, 19), or (m, 29) in the second round, float32.
+    """
+
+    nodes: NDArray[np.integer]
+    local: NDArray[np.int32]
+    slots: NDArray[np.int16]
+    back: NDArray[np.int16]
+    features: NDArray[np.float32]
+
+    @property
+    def rows(self) -> NDArray[np.integer]:
+        return self.nodes[self.local]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A kNN graph whose candidate edges are to be seen by their structure.
+
+    Parameters
+    ----------
+    graph : KnnGraph
+    columns : int
+        k, neighbours of a list that are looked at; cut to those that the graph has.
+    candidates : int
+        Neighbours of a node that are candidate edges.
+
+    Raises
+    ------
+    InputError
+        More columns than 253.
+    """
+
+    graph: KnnGraph
+    columns: int
+    candidates: int
+    _buffers: threading.local = field(default_factory=threading.local, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.columns > MOST_NEIGHBOURS:
+            raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours; found {self.columns}")
+        object.__setattr__(self, "ids", self.graph.ids[:, : self.columns])
+        object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
+        object.__setattr__(self, "_norms", nep_norms(self.sims, self.ids, _NEP))
+
+    def first_round(self, rows: NDArray[np.integer], every: bool = False) -> Pairs:
+        """The candidate edges that some nodes own, with the first round's features.
+
+        Every candidate edge is owned by one of its ends: by the lower id where both list the other among their
+        candidates, else by the one that does. ``every``: all candidates of these nodes instead, whoever owns them.
+        """
+        return self._pairs(rows, every, None)
+
+    def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits) -> Pairs:
+        """The same edges with the second round's features."""
+        return self._pairs(rows, False, logits)
+
+    def _pairs(self, rows: NDArray[np.integer], every: bool, before: EdgeLogits | None) -> Pairs:
+        own = self._buffers
+        if not hasattr(own, "place"):
+            own.place = np.zeros(self.graph.num_nodes, np.uint8)
+        k = self.ids.shape[1]
+        most = len(rows) * min(self.candidates, k)
+        local, slots, back = np.empty(most, np.int32), np.empty(most, np.int16), np.empty(most, np.int16)
+        features = np.empty((most, FIRST_FEATURES if before is None else FEATURES), np.float32)
+        codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
+        prefixes = np.minimum(PREFIXES, k)
+        count = pair_structure(
+            rows, self.ids, self.sims, self.candidates, _NEP, self._norms, codes, _PROBABILITY, degrees,
+            before is not None, every, own.place, prefixes, local, slots, back, features,
+        )  # fmt: skip
+        return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])
+
+
+_NO_CODES, _NO_DEGREES = np.zeros((1, 1), np.int8), np.zeros(1, np.float32)
+
+
+class EdgeLogits:
+    """Logits of the candidate edges, kept beside the kNN graph: a byte for every entry.
+
+    ``codes`` (N, k) int8 are the logits in sixteenths, within ±7.9; -128 where an entry is no candidate of its node.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        num_nodes, columns = structure.ids.shape
+        self._ids, self._candidates = structure.ids, structure.candidates
+        self.codes = np.full((num_nodes, columns), NO_LOGIT, np.int8)
+        self.degrees = np.zeros(num_nodes, np.float32)
+
+    def put(self, pairs: Pairs, logits: NDArray[np.float32]) -> None:
+        """Store logits at the entries of their edges, of both ends where both have them among their candidates."""
+        codes = np.clip(np.rint(logits * LOGIT_STEP), NO_LOGIT + 1, -NO_LOGIT - 1).astype(np.int8)
+        rows = pairs.rows
+        self.codes[rows, pairs.slots] = codes
+        mutual = (pairs.back >= 0) & (pairs.back < self._candidates)
+        self.codes[self._ids[rows[mutual], pairs.slots[mutual]], pairs.back[mutual]] = codes[mutual]
+
+    def sum_degrees(self, rows: NDArray[np.integer] | None = None) -> None:
+        """n_i = Σ_m p_im of some nodes, or of all."""
+        if rows is None:
+            row_sums(self.codes, _PROBABILITY, self.degrees)
+        else:
+            self.degrees[rows] = _PROBABILITY[self.codes[rows].astype(np.int64) - NO_LOGIT].sum(axis=1)

@@ -1,0 +1,167 @@
+"""Compiled kernels of :mod:`starfc.graph.structure`: one pass over the pairs of a block of nodes.
+
+Membership is looked up, not searched: while node i is worked on, a byte of ``place`` for every node of the graph says
+where it stands in i's list (0: not there; 1..k: as neighbour 1..k; k + 1: it is i). Everything an inner loop needs of
+i lies in tables of k + 2 entries over those places, which are zero where there is nothing to add: so the loops over
+j's list have no branches, and the compiler makes vector instructions of them.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+LOGIT_STEP = 16  # logits are kept in sixteenths
+NO_LOGIT = -128  # the code of a slot without a neighbour
+SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table of this many steps of s
+
+
+@nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
+def pair_structure(
+    rows, ids, sims, candidates, nep, nep_norm, codes, probability, degree, again, every, place, prefixes,
+    o_local, o_slot, o_back, out,
+):  # fmt: skip
+    """Features of the candidate edges of these rows -> how many; columns as in :mod:`starfc.graph.structure`.
+
+    ``again``: also those of the round before's probabilities; ``every``: also of edges that the other end owns.
+    ``place`` (N,) uint8 comes and goes as zeros.
+    """
+    k = ids.shape[1]
+    at = np.zeros(k, np.int32)
+    depth, listed = np.full(k + 2, k + 1, np.int32), np.ones(k + 2, np.float32)
+    depth[1 : k + 1] = np.arange(1, k + 1)
+    depth[k + 1] = 0
+    listed[0] = listed[k + 1] = 0
+    sim_of, nep_of, p_of = np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32)
+    t0, t1, t2, t3 = prefixes[0], prefixes[1], prefixes[2], prefixes[3]
+    half, scale = np.float32(0.5), np.float32(SIM_STEPS)
+    e = 0
+    for r in range(rows.size):
+        i = np.int64(rows[r])
+        count = _length(ids, i)
+        for a in range(count):
+            place[ids[i, a]] = a + 1
+            sim_of[a + 1] = sims[i, a]
+            nep_of[a + 1] = nep[np.int32(sims[i, a] * scale)] * nep_norm[i]
+            if again:
+                p_of[a + 1] = probability[np.int32(codes[i, a]) + 128]
+        place[i] = k + 1
+        for a in range(min(count, candidates)):
+            j = np.int64(ids[i, a])
+            back = _find(ids, j, i)
+            if j < i and 0 <= back < candidates and not every:
+                continue
+            length = _length(ids, j)
+            for b in range(length):
+                at[b] = place[ids[j, b]]
+            s = sims[i, a]
+            n0 = n1 = n2 = n3 = common = np.int32(0)
+            for b in range(length):
+                d = max(depth[at[b]], np.int32(b + 1))
+                n0 += d <= t0
+                n1 += d <= t1
+                n2 += d <= t2
+                n3 += d <= t3
+                common += d <= k
+            least = edge_i = edge_j = np.float32(0)
+            for b in range(length):
+                q, other = at[b], sims[j, b]
+                least += min(sim_of[q], other) * listed[q]
+                edge_i += nep_of[q]
+                edge_j += nep[np.int32(other * scale)] * listed[q]
+            shared = np.float32(common - (1 if back >= 0 else 0))  # i itself is no common neighbour
+            o_local[e], o_slot[e], o_back[e] = r, a, back
+            first = np.int32(a + 1)  # at this depth of i's list stands j, at depth 0 of its own
+            out[e, 0] = (n0 + (first <= t0)) / np.float32(t0)
+            out[e, 1] = (n1 + (first <= t1)) / np.float32(t1)
+            out[e, 2] = (n2 + (first <= t2)) / np.float32(t2)
+            out[e, 3] = (n3 + (first <= t3)) / np.float32(t3)
+            out[e, 4] = np.float32(common + 1) / np.float32(k)
+            out[e, 5] = np.log(half * (edge_i + edge_j * nep_norm[j]) + np.float32(1e-4))
+            out[e, 6] = least / max(shared, np.float32(1)) - s
+            dense, sparse = (i, j) if sims[i, t2 - 1] >= sims[j, t2 - 1] else (j, i)
+            out[e, 7], out[e, 8] = sims[dense, 0] - s, sims[sparse, 0] - s
+            for t in range(4):
+                out[e, 9 + 2 * t] = sims[dense, prefixes[t] - 1] - s
+                out[e, 10 + 2 * t] = sims[sparse, prefixes[t] - 1] - s
+            out[e, 17], out[e, 18] = sims[dense, k - 1] - s, sims[sparse, k - 1] - s
+            if again:
+                _round_before(at, length, codes, j, probability, p_of, listed, shared, degree[i], degree[j],
+                              codes[i, a], 0 <= back < candidates, out[e])  # fmt: skip
+            e += 1
+        for a in range(count):
+            place[ids[i, a]] = 0
+        place[i] = 0
+    return e
+
+
+@nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
+def _round_before(at, length, codes, j, probability, p_of, listed, shared, degree_i, degree_j, code, mutual, out):
+    """Columns 19 to 28: what the round before says of the pair and of its common neighbours."""
+    product = least = best = apart = np.float32(0)
+    for b in range(length):
+        q = at[b]
+        p, r = p_of[q], probability[np.int32(codes[j, b]) + 128]
+        lower = min(p, r)
+        product += p * r
+        least += lower
+        best = max(best, lower)
+        apart += abs(p - r) * listed[q]
+    own, half = probability[np.int32(code) + 128], np.float32(0.5)
+    one = degree_i - own + half
+    other = degree_j - (own if mutual else np.float32(0)) + half
+    low, high = min(one, other), max(one, other)
+    out[19] = np.float32(code) / np.float32(LOGIT_STEP)
+    out[20] = product / low
+    out[21] = product / high
+    out[22] = product / np.sqrt(low * high)
+    out[23] = np.log(product + np.float32(0.1))
+    out[24] = np.log(low)
+    out[25] = np.log(high)
+    out[26] = best
+    out[27] = least / high
+    out[28] = apart / (shared + 1)
+
+
+@nb.njit(cache=True, nogil=True)
+def _length(ids, i):
+    """Neighbours of a row: what is missing stands at its end."""
+    length = ids.shape[1]
+    while length > 0 and ids[i, length - 1] < 0:
+        length -= 1
+    return length
+
+
+@nb.njit(cache=True, nogil=True)
+def _find(ids, j, i):
+    """Where i stands in j's list, -1 where it does not."""
+    found = -1
+    for b in range(ids.shape[1]):
+        if ids[j, b] == i:
+            found = b
+    return found
+
+
+@nb.njit(cache=True, fastmath=_FASTMATH)
+def nep_norms(sims, ids, nep):
+    """1 / Σ_m exp(-d_im^2 / σ) of every row: (N,)."""
+    n, k = sims.shape
+    out, scale = np.zeros(n, np.float32), np.float32(SIM_STEPS)
+    for i in range(n):
+        total = np.float32(0)
+        for a in range(_length(ids, np.int64(i))):
+            total += nep[np.int32(sims[i, a] * scale)]
+        if total > 0:
+            out[i] = np.float32(1) / total
+    return out
+
+
+@nb.njit(cache=True)
+def row_sums(codes, probability, out):
+    """Sums of the probabilities of every row's codes."""
+    for i in range(codes.shape[0]):
+        total = np.float32(0)
+        for a in range(codes.shape[1]):
+            total += probability[np.int32(codes[i, a]) + 128]
+        out[i] = total

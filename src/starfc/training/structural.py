@@ -1,0 +1,145 @@
+"""Training of structure-aware edge confidence on one subgraph.
+
+    for every pass, for every patch of the subgraph's nodes (shuffled):
+        p <- first round, of the half of the identities that an edge is not of       (no gradient)
+        loss = cross-entropy of the second round, and of the first round's three scorers
+
+The nodes of a subgraph are drawn as for the other methods (SPSS), but their neighbourhoods are not built anew on just
+these nodes: there an identity's strangers are missing, lists reach farther, and structure is another than in the whole
+graph (measured in the README). Structure is read from the graph of the whole training split instead, in which a
+subgraph is only the part that a step learns from. Held-back instances are in that graph too, without labels: an edge
+that has one at an end teaches nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from starfc.config import Config
+from starfc.graph.structure import FIRST_FEATURES, EdgeLogits, Pairs, Structure
+from starfc.models.structural import StructuralModel
+from starfc.training.data import Labelled, LabelledGraph
+from starfc.training.optimisers import make_optimizer
+
+_STANDARD = 2000  # nodes whose edges say how features are distributed
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Nodes (n,) to learn from, and of the nodes around them every candidate edge, with its fold."""
+
+    nodes: NDArray[np.int64]
+    around: Pairs
+    folds: NDArray[np.int64]
+
+
+class StructuralTraining:
+    """What the training loop (:mod:`starfc.training.trainer`) asks of a method.
+
+    ``whole`` is the graph of the training split; instances to train on stand first in it.
+    """
+
+    def __init__(self, config: Config, model: StructuralModel, whole: LabelledGraph) -> None:
+        self.model, self._config = model, config
+        self._structure = Structure(whole.graph, model.columns, model.candidates)
+        self._labels = np.where(whole.held, -1, whole.labels)
+        self._before = EdgeLogits(self._structure)
+        learnt = np.flatnonzero(~whole.held)
+        sample = learnt[:: max(1, len(learnt) // _STANDARD)]
+        model.standardise(torch.from_numpy(self._structure.first_round(sample).features).to(self._device))
+        self.optimizer = make_optimizer(config, model.parameters())
+        self.optimizers = {"main": self.optimizer}
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.temperature.device
+
+    def build(self, data: Labelled, instances: NDArray[np.int64]) -> Neighbourhood:
+        """A subgraph's nodes and what surrounds them; it runs beside the training of another."""
+        nodes = np.sort(instances)
+        listed = self._structure.ids[nodes, : self.model.candidates]
+        nodes_around = np.union1d(nodes, listed[listed >= 0])
+        around = self._structure.first_round(nodes_around, every=True)
+        return Neighbourhood(nodes, around, self._folds(around))
+
+    def start(self, graph: Neighbourhood, rng: np.random.Generator, device: torch.device) -> Neighbourhood:
+        """A subgraph as training needs it; features go to the device patch by patch."""
+        return graph
+
+    def num_steps(self, graph: Neighbourhood) -> int:
+        """Optimiser steps that a subgraph asks for."""
+        s = self._config.sampling
+        return s.passes * min(s.patches, len(graph.nodes))
+
+    def deal(self, graph: Neighbourhood, steps: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """The nodes of each of ``steps`` steps: those of every pass shuffled and cut."""
+        passes = self._config.sampling.passes
+        return [
+            np.sort(part)
+            for _ in range(passes)
+            for part in np.array_split(rng.permutation(graph.nodes), steps // passes)
+        ]
+
+    def loss(
+        self, graph: Neighbourhood, nodes: NDArray[np.int64], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a step on the candidate edges that some nodes own; the parts of it are logged."""
+        if self.model.rounds == 1:
+            pairs = self._structure.first_round(nodes)
+        else:
+            self._score_around(graph)
+            pairs = self._structure.second_round(nodes, self._before)
+        ends = self._structure.ids[pairs.rows, pairs.slots]
+        known = np.flatnonzero(self._labels[ends] >= 0)
+        features = torch.from_numpy(pairs.features[known]).to(self._device)
+        same = self._labels[pairs.rows] == self._labels[ends]
+        targets = torch.from_numpy(same[known].astype(np.float32)).to(self._device)
+        terms = {"first": _cross_entropy(self.model.first(features[:, :FIRST_FEATURES]), targets)}
+        if self.model.rounds == 2:
+            terms["second"] = _cross_entropy(self.model.second(features), targets)
+            folds = torch.from_numpy(self._folds(pairs)[known]).to(self._device)
+            logits = [scorer(features[:, :FIRST_FEATURES]) for scorer in self.model.folds]
+            terms["folds"] = _cross_entropy(torch.where(folds == 0, *logits), targets)
+        logged = {f"loss_{name}": term.item() for name, term in terms.items()}
+        return torch.stack(list(terms.values())).sum(), logged
+
+    def update(self) -> None:
+        """Use the gradients of a step."""
+        self.optimizer.step()
+
+    def finish(self) -> None:
+        """The end of a subgraph: nothing is left to do."""
+
+    def carried(self) -> dict[str, Tensor]:
+        """What is kept from step to step besides weights and optimisers: nothing."""
+        return {}
+
+    def restore(self, carried: dict[str, Tensor]) -> None:
+        """Take :meth:`carried` of a checkpoint."""
+
+    @torch.no_grad()
+    def _score_around(self, graph: Neighbourhood) -> None:
+        """The first round around a subgraph, every edge by the scorer of the fold that it is not in."""
+        logits = np.empty(len(graph.folds), np.float32)
+        for fold, scorer in enumerate(self.model.folds):
+            others = np.flatnonzero(graph.folds != fold)
+            features = torch.from_numpy(graph.around.features[others]).to(self._device)
+            logits[others] = scorer(features).cpu().numpy()
+        self._before.put(graph.around, logits)
+        self._before.sum_degrees(graph.around.nodes)
+
+    def _folds(self, pairs: Pairs) -> NDArray[np.int64]:
+        """The half of the identities that an edge is of: that of its end of the lower id, whoever owns it."""
+        rows = pairs.rows
+        ends = self._structure.ids[rows, pairs.slots]
+        return self._labels[np.minimum(rows, ends)] % len(self.model.folds or [0])
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, targets)

@@ -90,7 +90,7 @@ class Model:
 
     type: str = option(
         "gcn",
-        "gcn: one graph (CVPR); hierarchical: graphs of several scales (TPAMI); gcn_structural: edges by their structure",
+        "gcn: one graph (CVPR); hierarchical: graphs of several scales (TPAMI); gcn_structural: edges by structure",
         choices=MODELS,
     )
     kwargs: ModelKwargs = option(factory=ModelKwargs)
@@ -262,9 +262,7 @@ class Config:
         if self.model.type == "hierarchical":
             found += self._hierarchical_contradictions()
         if self.model.type == "gcn_structural" and self.th_sim > 0:
-            found.append(
-                f"th_sim: 0 needed by model.type 'gcn_structural', which compares whole lists; found {self.th_sim}"
-            )
+            found.append(f"th_sim: 0 needed by model.type 'gcn_structural', of whole lists; found {self.th_sim}")
         if self.model.type == "gcn_structural" and self.knn - 1 > MOST_NEIGHBOURS:
             found.append(f"knn: at most {MOST_NEIGHBOURS + 1} for model.type 'gcn_structural'; found {self.knn}")
         hooks = [hook.get("type") for hook in self.log_config.hooks]

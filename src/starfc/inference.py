@@ -143,8 +143,8 @@ def open_model(config: Config, folder: Path) -> Model:
         )
     if isinstance(model, StructuralModel) and model.columns != config.knn - 1:
         raise InputError(
-            f"{folder}: trained on lists of {model.columns} neighbours, which is knn = {model.columns + 1}; found knn = "
-            f"{config.knn}"
+            f"{folder}: trained on lists of {model.columns} neighbours, so knn = {model.columns + 1} is needed; found "
+            f"knn = {config.knn}"
         )
     return model
 

@@ -146,11 +146,11 @@ def _find(ids, j, i):
 @nb.njit(cache=True, fastmath=_FASTMATH)
 def nep_norms(sims, ids, nep):
     """1 / Σ_m exp(-d_im^2 / σ) of every row: (N,)."""
-    n, k = sims.shape
+    n = sims.shape[0]
     out, scale = np.zeros(n, np.float32), np.float32(SIM_STEPS)
     for i in range(n):
         total = np.float32(0)
-        for a in range(_length(ids, np.int64(i))):
+        for a in range(_length(ids, i)):
             total += nep[np.int32(sims[i, a] * scale)]
         if total > 0:
             out[i] = np.float32(1) / total

@@ -7,7 +7,7 @@ structural = dict(
     rounds=2)  # the second round sees the first one's probabilities
 
 cluster_num = 300
-sampling = dict(nearest=400, instance_share=1., patches=4, passes=1, subgraphs_per_epoch=300)
+sampling = dict(nearest=400, instance_share=1., patches=20, passes=1, subgraphs_per_epoch=300)
 optimizer = dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=1e-4)
 total_epochs = 1
 lr_config = dict(_delete_=True, policy='onecycle', warmup=0.15)

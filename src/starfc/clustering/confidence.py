@@ -19,7 +19,7 @@ from starfc.clustering.refinement import undirected
 from starfc.clustering.scoring_kernels import place_rows
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
-from starfc.graph.structure import EdgeLogits, Pairs, Structure
+from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 
@@ -54,7 +54,7 @@ def score_edges(
 
         def first_round(at: int) -> None:
             pairs = structure.first_round(order[blocks[at]])
-            before.put(pairs, first(pairs.features))
+            before.put(pairs, encode(first(pairs.features)))
 
         threads.each(first_round, range(len(blocks)))
         before.sum_degrees()

@@ -132,9 +132,22 @@ def pairwise(table: Contingency) -> Score:
     With nothing but singletons predicted there are no positive pairs, and P is 0; likewise R where every identity has
     one instance. :func:`evaluate` warns of both.
     """
-    true_pairs, predicted_pairs, actual_pairs = (
-        float(np.square(v, dtype=np.float64).sum()) - table.total for v in (table.cells, table.col_sums, table.row_sums)
-    )
+    return _of_pairs(_pairs(table))
+
+
+def pairwise_around(table: Contingency, rest: Contingency) -> Score:
+    """:func:`pairwise` of the pairs that do not lie wholly within a part of the instances, whose table is ``rest``."""
+    return _of_pairs(_pairs(table) - _pairs(rest))
+
+
+def _pairs(table: Contingency) -> NDArray[np.float64]:
+    """TP, predicted and actual pairs, each in both orders."""
+    sums = (np.square(v, dtype=np.float64).sum() for v in (table.cells, table.col_sums, table.row_sums))
+    return np.array([total - table.total for total in sums])
+
+
+def _of_pairs(pairs: NDArray[np.float64]) -> Score:
+    true_pairs, predicted_pairs, actual_pairs = pairs.tolist()
     return _score(
         true_pairs / predicted_pairs if predicted_pairs else 0.0, true_pairs / actual_pairs if actual_pairs else 0.0
     )

@@ -27,7 +27,7 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
 from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
 from starfc.data.dataset import Features
-from starfc.evaluation.metrics import bcubed, contingency, pairwise
+from starfc.evaluation.metrics import bcubed, contingency, pairwise, pairwise_around
 from starfc.evaluation.surface import Panel, draw, write_csv
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
@@ -99,12 +99,17 @@ def sweep_thresholds(
     grid : two tuples of float, optional
         Values of τ1 and of τ2; those of :data:`GRIDS` otherwise.
     scored : (N,) bool, optional
-        Instances whose pairs are scored; all otherwise.
+        Instances to judge by, all otherwise: the pairwise score is of the pairs with one of them at an end, BCubed F
+        and the number of clusters are of these instances among themselves.
     """
-    points, scored = [], slice(None) if scored is None else scored
+    points = []
     for tau1, tau2, _, members in _clusterings(edges, refinement, grid):
-        table = contingency(labels[scored], members[scored])
-        score = pairwise(table)
+        table = contingency(labels, members)
+        if scored is None or scored.all():
+            score = pairwise(table)
+        else:
+            score = pairwise_around(table, contingency(labels[~scored], members[~scored]))
+            table = contingency(labels[scored], members[scored])
         points.append(
             Point(tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums))
         )
@@ -178,7 +183,7 @@ def choose_and_store(
     labels : (N,) integers
         Identities that the model was not trained on, or not those of the instances scored.
     scored : (N,) bool, optional
-        Instances whose pairs are scored; all otherwise.
+        Instances to judge by, as for :func:`sweep_thresholds`; all otherwise.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph.
     chosen_on : str

@@ -133,6 +133,11 @@ class Structure:
 _NO_CODES, _NO_DEGREES = np.zeros((1, 1), np.int8), np.zeros(1, np.float32)
 
 
+def encode(logits: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Logits in sixteenths, within ±7.9."""
+    return np.clip(np.rint(logits * LOGIT_STEP), NO_LOGIT + 1, -NO_LOGIT - 1).astype(np.int8)
+
+
 class EdgeLogits:
     """Logits of the candidate edges, kept beside the kNN graph: a byte for every entry.
 
@@ -145,9 +150,8 @@ class EdgeLogits:
         self.codes = np.full((num_nodes, columns), NO_LOGIT, np.int8)
         self.degrees = np.zeros(num_nodes, np.float32)
 
-    def put(self, pairs: Pairs, logits: NDArray[np.float32]) -> None:
-        """Store logits at the entries of their edges, of both ends where both have them among their candidates."""
-        codes = np.clip(np.rint(logits * LOGIT_STEP), NO_LOGIT + 1, -NO_LOGIT - 1).astype(np.int8)
+    def put(self, pairs: Pairs, codes: NDArray[np.int8]) -> None:
+        """Store codes at the entries of their edges, of both ends where both have them among their candidates."""
         rows = pairs.rows
         self.codes[rows, pairs.slots] = codes
         mutual = (pairs.back >= 0) & (pairs.back < self._candidates)

@@ -83,6 +83,8 @@ class StructuralModel(nn.Module):
         folds = FOLDS if rounds == 2 else 0
         self.folds = nn.ModuleList(EdgeScorer(FIRST_FEATURES, nhid, generator) for _ in range(folds))
         self.second = EdgeScorer(FEATURES, nhid, generator) if rounds == 2 else None
+        if rounds == 2:
+            self.second.scale[FIRST_FEATURES] = 0.25  # the logit; the other columns are of the order of 1
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("shape", torch.tensor([feature_dim, nhid, columns, candidates, rounds]))
 

@@ -1,8 +1,8 @@
 """Training of structure-aware edge confidence on one subgraph.
 
-    for every pass, for every patch of the subgraph's nodes (shuffled):
-        p <- first round, of the half of the identities that an edge is not of       (no gradient)
-        loss = cross-entropy of the second round, and of the first round's three scorers
+    p <- first round around the subgraph, an edge by the half of the identities that it is not of   (no gradient)
+    for every pass, for every patch of the subgraph's edges (shuffled):
+        loss = cross-entropy of the second round, which sees p, and of the first round's three scorers; one step
 
 The nodes of a subgraph are drawn as for the other methods (SPSS), but their neighbourhoods are not built anew on just
 these nodes: there an identity's strangers are missing, lists reach farther, and structure is another than in the whole
@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from starfc.config import Config
-from starfc.graph.structure import FIRST_FEATURES, EdgeLogits, Pairs, Structure
+from starfc.graph.structure import FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode
 from starfc.models.structural import StructuralModel
 from starfc.training.data import Labelled, LabelledGraph
 from starfc.training.optimisers import make_optimizer
+from starfc.training.sampling import patches
 
 _STANDARD = 2000  # nodes whose edges say how features are distributed
 
@@ -39,6 +40,15 @@ class Neighbourhood:
     folds: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class LabelledEdges:
+    """Edges to learn from: features (E, 19 or 29), targets (E,), and the half of the identities each is of (E,)."""
+
+    features: Tensor
+    targets: Tensor
+    folds: Tensor
+
+
 class StructuralTraining:
     """What the training loop (:mod:`starfc.training.trainer`) asks of a method.
 
@@ -50,6 +60,7 @@ class StructuralTraining:
         self._structure = Structure(whole.graph, model.columns, model.candidates)
         self._labels = np.where(whole.held, -1, whole.labels)
         self._before = EdgeLogits(self._structure)
+        self._codes: NDArray[np.int8] | None = None
         learnt = np.flatnonzero(~whole.held)
         sample = learnt[:: max(1, len(learnt) // _STANDARD)]
         model.standardise(torch.from_numpy(self._structure.first_round(sample).features).to(self._device))
@@ -68,44 +79,43 @@ class StructuralTraining:
         around = self._structure.first_round(nodes_around, every=True)
         return Neighbourhood(nodes, around, self._folds(around))
 
-    def start(self, graph: Neighbourhood, rng: np.random.Generator, device: torch.device) -> Neighbourhood:
-        """A subgraph as training needs it; features go to the device patch by patch."""
-        return graph
-
-    def num_steps(self, graph: Neighbourhood) -> int:
-        """Optimiser steps that a subgraph asks for."""
-        s = self._config.sampling
-        return s.passes * min(s.patches, len(graph.nodes))
-
-    def deal(self, graph: Neighbourhood, steps: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """The nodes of each of ``steps`` steps: those of every pass shuffled and cut."""
-        passes = self._config.sampling.passes
-        return [
-            np.sort(part)
-            for _ in range(passes)
-            for part in np.array_split(rng.permutation(graph.nodes), steps // passes)
-        ]
-
-    def loss(
-        self, graph: Neighbourhood, nodes: NDArray[np.int64], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a step on the candidate edges that some nodes own; the parts of it are logged."""
+    def start(self, graph: Neighbourhood, rng: np.random.Generator, device: torch.device) -> LabelledEdges:
+        """The edges that a subgraph's nodes own, in the eyes of the first round as it is now."""
         if self.model.rounds == 1:
-            pairs = self._structure.first_round(nodes)
+            pairs = self._structure.first_round(graph.nodes)
         else:
-            self._score_around(graph)
-            pairs = self._structure.second_round(nodes, self._before)
+            if self._codes is None:  # a checkpoint within this subgraph has them
+                self._codes = self._score_around(graph)
+            self._before.put(graph.around, self._codes)
+            self._before.sum_degrees(graph.around.nodes)
+            pairs = self._structure.second_round(graph.nodes, self._before)
         ends = self._structure.ids[pairs.rows, pairs.slots]
         known = np.flatnonzero(self._labels[ends] >= 0)
-        features = torch.from_numpy(pairs.features[known]).to(self._device)
         same = self._labels[pairs.rows] == self._labels[ends]
-        targets = torch.from_numpy(same[known].astype(np.float32)).to(self._device)
-        terms = {"first": _cross_entropy(self.model.first(features[:, :FIRST_FEATURES]), targets)}
+        arrays = pairs.features[known], same[known].astype(np.float32), self._folds(pairs)[known]
+        return LabelledEdges(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    def num_steps(self, edges: LabelledEdges) -> int:
+        """Optimiser steps that a subgraph asks for."""
+        s = self._config.sampling
+        return s.passes * min(s.patches, len(edges.targets))
+
+    def deal(self, edges: LabelledEdges, steps: int, rng: np.random.Generator) -> list[Tensor]:
+        """The edges of each of ``steps`` steps: those of every pass shuffled and cut."""
+        passes = self._config.sampling.passes
+        parts = (part for _ in range(passes) for part in patches(len(edges.targets), steps // passes, rng))
+        return [torch.from_numpy(part) for part in parts]
+
+    def loss(self, edges: LabelledEdges, patch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a step: the sum of the scorers' cross-entropies, which are also logged."""
+        patch = patch.to(edges.targets.device)
+        features, targets = edges.features[patch], edges.targets[patch]
+        early = features[:, :FIRST_FEATURES]
+        terms = {"first": _cross_entropy(self.model.first(early), targets)}
         if self.model.rounds == 2:
             terms["second"] = _cross_entropy(self.model.second(features), targets)
-            folds = torch.from_numpy(self._folds(pairs)[known]).to(self._device)
-            logits = [scorer(features[:, :FIRST_FEATURES]) for scorer in self.model.folds]
-            terms["folds"] = _cross_entropy(torch.where(folds == 0, *logits), targets)
+            logits = [scorer(early) for scorer in self.model.folds]
+            terms["folds"] = _cross_entropy(torch.where(edges.folds[patch] == 0, *logits), targets)
         logged = {f"loss_{name}": term.item() for name, term in terms.items()}
         return torch.stack(list(terms.values())).sum(), logged
 
@@ -114,25 +124,26 @@ class StructuralTraining:
         self.optimizer.step()
 
     def finish(self) -> None:
-        """The end of a subgraph: nothing is left to do."""
+        """The end of a subgraph."""
+        self._codes = None
 
     def carried(self) -> dict[str, Tensor]:
-        """What is kept from step to step besides weights and optimisers: nothing."""
-        return {}
+        """What is kept from step to step besides weights and optimisers: what the first round said at the start."""
+        return {} if self._codes is None else {"codes": torch.from_numpy(self._codes)}
 
     def restore(self, carried: dict[str, Tensor]) -> None:
         """Take :meth:`carried` of a checkpoint."""
+        self._codes = carried["codes"].numpy() if "codes" in carried else None
 
     @torch.no_grad()
-    def _score_around(self, graph: Neighbourhood) -> None:
-        """The first round around a subgraph, every edge by the scorer of the fold that it is not in."""
+    def _score_around(self, graph: Neighbourhood) -> NDArray[np.int8]:
+        """The first round around a subgraph, every edge by the scorer of the fold that it is not of."""
         logits = np.empty(len(graph.folds), np.float32)
         for fold, scorer in enumerate(self.model.folds):
             others = np.flatnonzero(graph.folds != fold)
             features = torch.from_numpy(graph.around.features[others]).to(self._device)
             logits[others] = scorer(features).cpu().numpy()
-        self._before.put(graph.around, logits)
-        self._before.sum_degrees(graph.around.nodes)
+        return encode(logits)
 
     def _folds(self, pairs: Pairs) -> NDArray[np.int64]:
         """The half of the identities that an edge is of: that of its end of the lower id, whoever owns it."""

@@ -6,5 +6,5 @@ prefix = '{{ fileDirname }}/../data/glyph'
 test_name = 'sample'
 pretrained = '{{ fileDirname }}/../pretrained_model/glyph_structural'
 
-cluster_num = 150
-sampling = dict(nearest=200, subgraphs_per_epoch=100)
+cluster_num = 300
+sampling = dict(nearest=400, subgraphs_per_epoch=150)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from starfc.clustering.partition import PARTITIONS, RESOLUTION
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
@@ -116,7 +117,21 @@ class Structural:
     """Edge confidence from structure (model.type 'gcn_structural')."""
 
     candidates: int = option(40, "neighbours of a node that are candidate edges", low=1)
+    smoothing: int = option(10, "neighbours of the graph convolution whose result is compared; 0: none", low=0)
     rounds: int = option(2, "rounds: the second one sees the first one's probabilities", low=1, high=2)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """From the edges that graph parsing keeps to clusters."""
+
+    type: str = option(
+        "components",
+        "components: of the edges that node intimacy keeps, as published; infomap, leiden: communities of all of them",
+        choices=PARTITIONS,
+    )
+    resolution: float = option(RESOLUTION, "Leiden's resolution (CPM): higher gives more clusters", low=0)
+    workers: int | None = option(None, "processes that look for communities; None: as many as threads", low=1)
 
 
 @dataclass(frozen=True)
@@ -234,6 +249,7 @@ class Config:
         0.72, "edges with NI > tau2 stay; None: as thresholds.json beside the weights says", low=0, high=1
     )
     dynamic: Dynamic = option(factory=Dynamic)
+    partition: Partition = option(factory=Partition)
     giant_share: float = option(
         0.1, "a component that holds more of the instances than this is warned of", low=0, high=1
     )

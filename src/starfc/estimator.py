@@ -1,4 +1,4 @@
-"""The scikit-learn estimator: ``StarFC.from_pretrained("pretrained_model/glyph").fit_predict(X)``."""
+"""The scikit-learn estimator: ``StarFC().fit_predict(X)``."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
+from starfc.clustering.partition import PARTITIONS
 from starfc.clustering.pipeline import REFINEMENTS, with_singletons
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn, check_k
 from starfc.models.checkpoint import Model, load_model, load_thresholds
-from starfc.models.gcn import StarFCModel
-from starfc.models.hierarchical import HierarchicalModel
+from starfc.models.structural import StructuralModel
 from starfc.runtime.machine import choose_device
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "structural"
 PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
 
 class StarFC(ClusterMixin, BaseEstimator):
-    """Cluster embeddings with a trained STAR-FC model.
+    """Cluster embeddings with a trained model.
 
     Parameters
     ----------
-    model : path, StarFCModel, HierarchicalModel or None
-        Folder of the weights, or the loaded model. None starts an untrained distance between graph-smoothed features
-        from ``random_state``: a baseline, not a trained model.
+    model : path, StarFCModel, HierarchicalModel, StructuralModel or None
+        Folder of the weights, or the loaded model. None: the structural model that comes with the package, which takes
+        embeddings of any kind and dimension, because it sees only how they are neighbours.
     refinement : {'fixed', 'dynamic'}
         Node intimacy against τ2, or its undirected form against a threshold that rises with the degrees up to about
         τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
@@ -40,7 +40,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         hierarchical model, which takes no fewer.
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the refinement's pair stored beside the
-        weights, or the published one (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a model that is not a folder.
+        weights, or the published one (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model.
+    partition : {'components', 'infomap', 'leiden'}
+        How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
     knn_method : {'faiss', 'faiss_gpu', 'ivf'}
         Exact search, the same on a GPU, or approximate search with recall 0.99.
     th_sim : float
@@ -50,7 +52,7 @@ class StarFC(ClusterMixin, BaseEstimator):
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int
-        Start of an untrained model.
+        Of 'infomap' and 'leiden'.
 
     Attributes
     ----------
@@ -58,7 +60,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         Cluster of every instance, 0..C-1, largest cluster first.
     confidence_ : (N,) float32
         Mean edge probability at every instance, 0 for a singleton.
-    model_ : StarFCModel or HierarchicalModel
+    model_ : StarFCModel, HierarchicalModel or StructuralModel
     tau1_, tau2_ : float
         Thresholds that were used.
     n_features_in_ : int
@@ -72,6 +74,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         k: int | None = None,
         tau1: float | None = None,
         tau2: float | None = None,
+        partition: str = "components",
         knn_method: str = "faiss",
         th_sim: float = 0.0,
         invalid_rows: str = "error",
@@ -83,6 +86,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.k = k
         self.tau1 = tau1
         self.tau2 = tau2
+        self.partition = partition
         self.knn_method = knn_method
         self.th_sim = th_sim
         self.invalid_rows = invalid_rows
@@ -113,6 +117,11 @@ class StarFC(ClusterMixin, BaseEstimator):
             raise InputError(
                 f"refinement: one of {', '.join(map(repr, REFINEMENTS))} needed; found {self.refinement!r}"
             )
+        if self.partition not in PARTITIONS or (self.partition != "components" and self.refinement != "fixed"):
+            raise InputError(
+                f"partition: one of {', '.join(map(repr, PARTITIONS))} needed, with refinement='dynamic' the first; "
+                f"found {self.partition!r} with refinement={self.refinement!r}"
+            )
         X = validate_data(
             self,
             X,
@@ -125,6 +134,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.tau1_, self.tau2_ = self._thresholds()
         k = self._neighbours() if self.k is None else self.k
         check_k(k, len(features), "X")
+        communities = {} if self.refinement == "dynamic" else {"partition": self.partition, "seed": self.random_state}
         result = REFINEMENTS[self.refinement](
             features,
             build_knn(features, k, self.knn_method),
@@ -132,6 +142,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             tau1=self.tau1_,
             tau2=self.tau2_,
             th_sim=self.th_sim,
+            **communities,
             device=choose_device(self.device),
         )
         result = with_singletons(result, invalid_rows)
@@ -143,21 +154,20 @@ class StarFC(ClusterMixin, BaseEstimator):
         return self.fit(X).labels_
 
     def _neighbours(self) -> int:
+        if isinstance(self.model_, StructuralModel):
+            return self.model_.columns + 1
         return 80 if self.model_.scales is None else max(self.model_.scales)
 
     def _open_model(self, feature_dim: int) -> Model:
-        if self.model is None:
-            generator = torch.Generator().manual_seed(self.random_state)
-            return StarFCModel(feature_dim, init="metric", generator=generator).eval()
-        if isinstance(self.model, StarFCModel | HierarchicalModel):
+        if isinstance(self.model, Model):
             return self.model
-        return load_model(self.model, feature_dim)
+        return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
     def _thresholds(self) -> tuple[float, float]:
         if (self.tau1 is None) != (self.tau2 is None):
             raise InputError(f"tau1, tau2: both numbers or both None needed; found {self.tau1!r} and {self.tau2!r}")
         if self.tau1 is not None and self.tau2 is not None:
             return self.tau1, self.tau2
-        if isinstance(self.model, str | Path):
-            return load_thresholds(self.model, self.refinement)
-        return PUBLISHED[self.refinement]
+        if isinstance(self.model, Model):
+            return PUBLISHED[self.refinement]
+        return load_thresholds(PRETRAINED if self.model is None else self.model, self.refinement)

@@ -70,6 +70,11 @@ def run_inference(
     InputError
         Anything a user can mend; nothing that was written before is touched by then.
     """
+    if refinement == "dynamic" and config.partition.type != "components":
+        raise InputError(
+            f"partition.type: {config.partition.type!r} has no use for the dynamic thresholds of test_dynamic.py; run "
+            "test_final.py, or set partition.type=components"
+        )
     threads, device = set_threads(config.threads), choose_device(config.device)
     stages, out = Stages(config.memory_limit_bytes()), prepare_folder(out)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -85,6 +90,7 @@ def run_inference(
         check_k(config.knn, len(valid), split.features.name)
     with stages.stage("kNN graph", needs=search_bytes(valid, config.knn, config.knn_method)):
         graph = knn_graph(config, valid, graph_path, out)
+    communities = {} if refinement == "dynamic" else {**partition(config), "seed": config.seed}
     result = REFINEMENTS[refinement](
         valid,
         graph,
@@ -92,6 +98,7 @@ def run_inference(
         tau1=tau1,
         tau2=tau2,
         th_sim=config.th_sim,
+        **communities,
         device=device,
         stages=stages,
         scratch=out,
@@ -113,6 +120,7 @@ def run_inference(
         "num_singletons": int((np.bincount(result.labels) == 1).sum()),
         "num_invalid_rows": len(invalid_rows),
         "refinement": refinement,
+        "partition": config.partition.type,
         "thresholds": {"tau1": tau1, "tau2": tau2},
         "diagnostics": diagnostics,
         "knn_graph": {"k": graph.k, **graph.info},
@@ -149,6 +157,12 @@ def open_model(config: Config, folder: Path) -> Model:
     return model
 
 
+def partition(config: Config) -> dict[str, Any]:
+    """The config's ``partition`` as :func:`~starfc.clustering.pipeline.cluster` takes it."""
+    chosen = config.partition
+    return {"partition": chosen.type, "resolution": chosen.resolution, "workers": chosen.workers}
+
+
 def thresholds(config: Config, model_folder: Path, refinement: str) -> tuple[float, float]:
     """τ1 and τ2 of a refinement: the config's, or where these are None those stored beside the weights."""
     pair = config.dynamic if refinement == "dynamic" else config
@@ -168,11 +182,12 @@ def _report(stages: Stages, record: dict[str, Any], out: Path, labelled: bool) -
         print("no labels: metrics skipped")
     print()
     tau1, tau2 = record["thresholds"]["tau1"], record["thresholds"]["tau2"]
-    print(diagnostics_table(record["diagnostics"], tau1, tau2, record["refinement"]))
+    print(diagnostics_table(record["diagnostics"], tau1, tau2, record["refinement"], record["partition"]))
     print()
+    components = record["partition"] == "components"
+    how = f"{record['refinement']} refinement" if components else f"{record['partition']} communities"
     print(
         f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
-        f"({record['num_singletons']:,} of one instance), {record['refinement']} refinement, tau1 {tau1:g}, "
-        f"tau2 {tau2:g}"
+        f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}"
     )
     print(f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json")

@@ -1,13 +1,15 @@
 """Edge scores of the structural model: rounds over blocks of nodes, kernel and network one after the other.
 
 A block's features are made, scored and dropped while they lie in the caches. Beside the graph there are a byte for
-every kNN entry (the first round's logits), a block a thread, and the edges that are kept.
+every kNN entry (the first round's logits), a block a thread, and the edges that are kept; the smoothed nodes, float16,
+lie in a scratch file.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from scipy.special import expit
 from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.refinement import undirected
 from starfc.clustering.scoring_kernels import place_rows
+from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
-from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode
+from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 
@@ -30,10 +33,12 @@ Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 def score_edges(
     model: StructuralModel,
+    features: Features | NDArray[np.float32],
     graph: KnnGraph,
     use: Callable[[int, Pairs, NDArray[np.float32]], None],
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
+    scratch: Path | None = None,
 ) -> None:
     """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
 
@@ -44,8 +49,9 @@ def score_edges(
     order : (N,) integers, optional
         Order in which to take the nodes; it changes no logit.
     """
-    structure = Structure(graph, model.columns, model.candidates)
     order = np.arange(graph.num_nodes) if order is None else order
+    nodes = smooth(graph, features, model.smoothing, order, scratch)
+    structure = Structure(graph, model.columns, model.candidates, nodes)
     blocks = slices(graph.num_nodes, ROW_BLOCK)
     before = None
     if model.rounds == 2:
@@ -70,10 +76,12 @@ def score_edges(
 
 def parse_structure(
     model: StructuralModel,
+    features: Features | NDArray[np.float32],
     graph: KnnGraph,
     tau1: float,
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
+    scratch: Path | None = None,
 ) -> tuple[EdgeList, int]:
     """Graph parsing: the candidate edges with p > τ1, and how many candidates there were.
 
@@ -92,7 +100,7 @@ def parse_structure(
         found[at] = np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
         candidates[at] = len(logits)
 
-    score_edges(model, graph, keep, order, device)
+    score_edges(model, features, graph, keep, order, device, scratch)
     counts = np.zeros(graph.num_nodes, np.int64)
     for part, (ours, _, _) in zip(blocks, found, strict=True):
         counts[order[part]] = ours

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.confidence import parse_structure
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
+from starfc.clustering.partition import RESOLUTION, communities, edges_within
+from starfc.clustering.refinement import (
+    node_intimacy,
+    node_intimacy_undirected,
+    refine,
+    refine_dynamic,
+    undirected,
+)
 from starfc.clustering.scoring import (
     TARGET_BYTES,
     NodeProjections,
@@ -70,6 +77,10 @@ def cluster(
     tau1: float,
     tau2: float,
     th_sim: float = 0.0,
+    partition: str = "components",
+    resolution: float = RESOLUTION,
+    workers: int | None = None,
+    seed: int = 0,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
@@ -89,6 +100,11 @@ def cluster(
         Edges with p > τ1, and of those with node intimacy > τ2, stay.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same.
+    partition : {'components', 'infomap', 'leiden'}
+        Components of the edges that node intimacy keeps, as published; or communities of all parsed edges
+        (:func:`starfc.clustering.partition.communities`), where τ2 plays no part.
+    resolution, workers, seed
+        Of the communities.
     scratch : path, optional
         Folder for files of 6 N h bytes while edges are scored (the system's folder for temporary files otherwise).
 
@@ -100,11 +116,17 @@ def cluster(
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
     parsed, order, candidates = _parsed(parse_graph, num_entries, 9, *given)
+    before = kept(components(parsed), parsed.num_edges)
+    if partition != "components":
+        with stages.stage("communities", needs=300 * len(parsed)):
+            parsed = parsed if parsed.symmetric else undirected(parsed)
+            members = communities(parsed, partition, resolution=resolution, seed=seed, workers=workers)
+            refined = edges_within(parsed, members)
+        return _clustering(refined, members, candidates, before, stages)
     with stages.stage("refinement", needs=20 * len(parsed)):
-        before = kept(components(parsed), parsed.num_edges)
         refined = refine(parsed, node_intimacy(parsed, order), tau2)
         del parsed
-    return _clustering(refined, candidates, before, stages)
+    return _clustering(refined, components(refined), candidates, before, stages)
 
 
 def cluster_dynamic(
@@ -146,7 +168,7 @@ def cluster_dynamic(
         before = kept(components(parsed), parsed.num_edges)
         refined = refine_dynamic(parsed, node_intimacy_undirected(parsed, order), tau2)
         del parsed
-    return _clustering(refined, candidates, before, stages)
+    return _clustering(refined, components(refined), candidates, before, stages)
 
 
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
@@ -176,7 +198,7 @@ def _parsed(
         if not 0 <= tau <= 1:
             raise InputError(f"{name}: between 0 and 1 needed; found {tau!r}")
     features = as_features(features)
-    if features.dim != model.feature_dim:
+    if model.feature_dim not in (None, features.dim):
         raise InputError(
             f"features: {features.dim}-d where the model takes {model.feature_dim}-d; "
             "use a model trained on such features"
@@ -185,12 +207,12 @@ def _parsed(
     n, scales, entries = graph.num_nodes, len(widths), graph.num_nodes * int(widths[-1])
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
+    inputs = (features.array, graph.ids, graph.sims)
     if isinstance(model, StructuralModel):
         # a code an entry, kept edges in either direction while they are put in order
-        with stages.stage("edge scores", needs=mapped_bytes(graph.ids, graph.sims) + 17 * n * model.candidates):
-            parsed, candidates = parse_structure(model, graph, tau1, order, device)
+        with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
+            parsed, candidates = parse_structure(model, features, graph, tau1, order, device, scratch)
         return parsed, order, candidates
-    inputs = (features.array, graph.ids, graph.sims)
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
@@ -207,10 +229,12 @@ def _parsed(
     return parsed, order, candidates
 
 
-def _clustering(refined: EdgeList, candidates: int, parsed: Kept, stages: Stages) -> Clustering:
-    """What both methods end with."""
-    with stages.stage("components", needs=8 * len(refined) + 48 * refined.num_nodes):
-        labels = largest_first(components(refined))
+def _clustering(
+    refined: EdgeList, members: NDArray[np.integer], candidates: int, parsed: Kept, stages: Stages
+) -> Clustering:
+    """What both methods end with; ``members`` (N,) are the clusters, each named by one of its nodes."""
+    with stages.stage("clusters", needs=8 * len(refined) + 48 * refined.num_nodes):
+        labels = largest_first(members)
         summary = summarise(candidates, parsed, refined, labels)
         return Clustering(labels, edge_confidence(refined), summary)
 

@@ -18,6 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from starfc.clustering.confidence import score_edges
+from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.structure import Pairs
 from starfc.models.structural import StructuralModel
@@ -31,6 +32,7 @@ BINS = 15
 
 def labelled_logits(
     model: StructuralModel,
+    features: Features | NDArray[np.float32],
     graph: KnnGraph,
     labels: NDArray[np.integer],
     scored: NDArray[np.bool_],
@@ -44,7 +46,7 @@ def labelled_logits(
         ours = scored[rows] & scored[ends]
         found[at] = logits[ours], labels[rows[ours]] == labels[ends[ours]]
 
-    score_edges(model, graph, take, device=device)
+    score_edges(model, features, graph, take, device=device)
     logits, same = zip(*(found[at] for at in sorted(found)), strict=True)
     return np.concatenate(logits), np.concatenate(same)
 
@@ -85,7 +87,7 @@ def calibrate(model: StructuralModel, data: LabelledGraph, folder: Path, device:
     dict
         Temperature, number of edges, expected calibration error before and after.
     """
-    logits, same = labelled_logits(model, data.graph, data.labels, data.held, device)
+    logits, same = labelled_logits(model, data.features, data.graph, data.labels, data.held, device)
     temperature = fit_temperature(logits, same) if 0 < same.sum() < len(same) else 1.0
     model.temperature.fill_(temperature)
     tables = {f"T = {t:.3f}": reliability(expit(logits / t), same) for t in dict.fromkeys((1.0, temperature))}

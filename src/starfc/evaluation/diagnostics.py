@@ -98,9 +98,10 @@ def warn_of_giants(diagnostics: dict[str, Any]) -> None:
     )
 
 
-def diagnostics_table(diagnostics: dict[str, Any], tau1: float, tau2: float, refinement: str) -> str:
+def diagnostics_table(diagnostics: dict[str, Any], tau1: float, tau2: float, refinement: str, partition: str) -> str:
     """The diagnostics as text: edges and components after each threshold, then the clusters by size."""
     second = {"fixed": f"NI > {tau2:g}", "dynamic": f"NI > dynamic, {tau2:g}"}[refinement]
+    second = second if partition == "components" else f"within {partition} clusters"
     lines = [
         f"{'edges':<24}{'kept':>14}{'share':>8}{'components':>13}{'largest':>11}{'share':>8}",
         f"{'candidates':<24}{diagnostics['candidates']:>14,}",

@@ -257,7 +257,7 @@ def _parsed(
     """Every refinement with its candidate edges above the lowest τ1 of its grid, one list at a time."""
     order = locality_order(graph)
     if isinstance(model, StructuralModel):
-        edges, _ = parse_structure(model, graph, min(GRIDS["fixed"][0]), order, device)
+        edges, _ = parse_structure(model, features, graph, min(GRIDS["fixed"][0]), order, device)
         yield from (("fixed", edges), ("dynamic", edges))
         return
     nodes = project_nodes(model, features, graph, th_sim, device, order)

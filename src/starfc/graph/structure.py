@@ -3,7 +3,8 @@
 A candidate edge is a pair {i, j} of which one is among the first ``candidates`` neighbours of the other. Of it is seen
 how the two lists of k neighbours overlap, and how the similarity s_ij stands to those around both nodes. None of it
 depends on where in space the nodes lie, so it carries over to identities that were never seen; only differences of
-similarities enter, so it carries over to data that lie closer together or farther apart.
+similarities enter, so it carries over to data that lie closer together or farther apart. One column is of the nodes
+themselves: how similar they are after one graph convolution without weights, X = normalise(ÂF).
 
 With depth_i(m) = 1..k where m is i's first to k-th neighbour, depth_i(i) = 0, and C the common neighbours of i and j:
 
@@ -16,35 +17,44 @@ column of every round
 6      mean over C of min(s_im, s_jm), minus s_ij
 7-18   similarity to the 1st, 5th, 10th, 20th, 40th, k-th neighbour, minus s_ij: of the node of the denser surroundings
        (the higher similarity to its 20th neighbour), then of the other
+19     <X_i, X_j> - s_ij, with Â of the first ``smoothing`` neighbours; 0 where there is no smoothing
 ====== ============================================================================================================
 
 A second round sees, besides, what the first one thinks. With its probabilities p (0 for what is no candidate), degrees
 n_i = Σ_m p_im, a <= b the two of n_i - p_ij and n_j - p_ij, each with 1/2 added, and c = Σ_{m in C} p_im p_jm:
 
 ====== ============================================================================================================
-19     logit of p_ij
-20-22  c / a, c / b, c / sqrt(a b): node intimacy (STAR-FC section 3.4) of soft edges
-23-25  log(c + 0.1), log a, log b
-26-28  max_m min(p_im, p_jm); Σ_m min(p_im, p_jm) / b; Σ_{m in C} |p_im - p_jm| / (|C| + 1)
+20     logit of p_ij
+21-23  c / a, c / b, c / sqrt(a b): node intimacy (STAR-FC section 3.4) of soft edges
+24-26  log(c + 0.1), log a, log b
+27-29  max_m min(p_im, p_jm); Σ_m min(p_im, p_jm) / b; Σ_{m in C} |p_im - p_jm| / (|C| + 1)
 ====== ============================================================================================================
 """
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
+from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph
+from starfc.graph.products import slices
 from starfc.graph.structure_kernels import LOGIT_STEP, NO_LOGIT, SIM_STEPS, nep_norms, pair_structure, row_sums
+from starfc.runtime import threads
+from starfc.runtime.half import bits
 
 PREFIXES = (5, 10, 20, 40)
+_BLOCK = 1 << 10  # nodes smoothed at a time: 1 MiB of float32 at 256-d
 SIGMA = 0.1  # of NEP
-FIRST_FEATURES = 19
-FEATURES = 29
+FIRST_FEATURES = 20
+FEATURES = 30
 MOST_NEIGHBOURS = 253  # places in a list fit into a byte
 
 _PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
@@ -52,12 +62,52 @@ _PROBABILITY[0] = 0.0
 _NEP = np.exp((2 * np.arange(SIM_STEPS + 2) / SIM_STEPS - 2) / SIGMA).astype(np.float32)
 
 
+def smooth(
+    graph: KnnGraph,
+    features: Features | NDArray[np.float32],
+    neighbours: int,
+    order: NDArray[np.integer] | None = None,
+    scratch: Path | None = None,
+) -> NDArray[np.float16]:
+    """One graph convolution without weights, X = normalise(ÂF), with Â of the first neighbours of every node.
+
+    Parameters
+    ----------
+    features : Features, or (N, d) float32 L2-normalised
+    neighbours : int
+        0: no smoothing, and an array without columns.
+    order : (N,) integers, optional
+        Order in which to take the nodes; it changes no result.
+    scratch : path, optional
+        Folder for a file of 2 N d bytes that holds the result (the system's folder for temporary files otherwise).
+
+    Returns
+    -------
+    (N, d) float16, by node
+    """
+    if neighbours == 0:
+        return np.empty((graph.num_nodes, 0), np.float16)
+    features = as_features(features)
+    order = np.arange(graph.num_nodes) if order is None else order
+    affinity = Affinity.of(graph, order=order, scales=(min(neighbours, graph.k) + 1,))
+    with tempfile.TemporaryFile(prefix=".scratch-", dir=scratch) as file:
+        out = np.memmap(file, np.float16, "w+", shape=(graph.num_nodes, features.dim))
+
+    def work(part: slice) -> None:
+        mean = affinity.aggregate(features, order[part])[0]
+        out[order[part]] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+
+    features.scaled  # noqa: B018 made once, before the threads
+    threads.each(work, slices(graph.num_nodes, _BLOCK))
+    return out
+
+
 @dataclass(frozen=True)
 class Pairs:
     """m candidate edges of some nodes, in the order of these, with their features.
 
     Edge e joins ``rows[e] = nodes[local[e]]`` and its neighbour ``slots[e]`` of the graph; ``back`` (m,) is where that
-    one's list has ``rows[e]``, -1 where it does not. ``features`` (m, 19), or (m, 29) in the second round, float32.
+    one's list has ``rows[e]``, -1 where it does not. ``features`` (m, 20), or (m, 30) in the second round, float32.
     """
 
     nodes: NDArray[np.integer]
@@ -82,6 +132,8 @@ class Structure:
         k, neighbours of a list that are looked at; cut to those that the graph has.
     candidates : int
         Neighbours of a node that are candidate edges.
+    nodes : (N, d) float16
+        X of :func:`smooth`; of no columns where there is no smoothing.
 
     Raises
     ------
@@ -92,6 +144,7 @@ class Structure:
     graph: KnnGraph
     columns: int
     candidates: int
+    nodes: NDArray[np.float16]
     _buffers: threading.local = field(default_factory=threading.local, repr=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +177,7 @@ class Structure:
         codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
-            rows, self.ids, self.sims, self.candidates, _NEP, self._norms, codes, _PROBABILITY, degrees,
+            rows, self.ids, self.sims, self.candidates, bits(self.nodes), _NEP, self._norms, codes, _PROBABILITY, degrees,
             before is not None, every, own.place, prefixes, local, slots, back, features,
         )  # fmt: skip
         return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])

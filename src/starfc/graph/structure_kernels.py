@@ -11,6 +11,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from starfc.runtime.half import single
+
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 LOGIT_STEP = 16  # logits are kept in sixteenths
 NO_LOGIT = -128  # the code of a slot without a neighbour
@@ -19,7 +21,7 @@ SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table of this many steps of 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def pair_structure(
-    rows, ids, sims, candidates, nep, nep_norm, codes, probability, degree, again, every, place, prefixes,
+    rows, ids, sims, candidates, nodes, nep, nep_norm, codes, probability, degree, again, every, place, prefixes,
     o_local, o_slot, o_back, out,
 ):  # fmt: skip
     """Features of the candidate edges of these rows -> how many; columns as in :mod:`starfc.graph.structure`.
@@ -33,6 +35,7 @@ def pair_structure(
     depth[1 : k + 1] = np.arange(1, k + 1)
     depth[k + 1] = 0
     listed[0] = listed[k + 1] = 0
+    own = np.empty(nodes.shape[1], np.float32)
     sim_of, nep_of, p_of = np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32)
     t0, t1, t2, t3 = prefixes[0], prefixes[1], prefixes[2], prefixes[3]
     half, scale = np.float32(0.5), np.float32(SIM_STEPS)
@@ -47,6 +50,8 @@ def pair_structure(
             if again:
                 p_of[a + 1] = probability[np.int32(codes[i, a]) + 128]
         place[i] = k + 1
+        for c in range(nodes.shape[1]):
+            own[c] = single(nodes[i, c])
         for a in range(min(count, candidates)):
             j = np.int64(ids[i, a])
             back = _find(ids, j, i)
@@ -86,6 +91,10 @@ def pair_structure(
                 out[e, 9 + 2 * t] = sims[dense, prefixes[t] - 1] - s
                 out[e, 10 + 2 * t] = sims[sparse, prefixes[t] - 1] - s
             out[e, 17], out[e, 18] = sims[dense, k - 1] - s, sims[sparse, k - 1] - s
+            smoothed = np.float32(0)
+            for c in range(nodes.shape[1]):
+                smoothed += own[c] * single(nodes[j, c])
+            out[e, 19] = smoothed - s if nodes.shape[1] else np.float32(0)
             if again:
                 _round_before(at, length, codes, j, probability, p_of, listed, shared, degree[i], degree[j],
                               codes[i, a], 0 <= back < candidates, out[e])  # fmt: skip
@@ -98,7 +107,7 @@ def pair_structure(
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def _round_before(at, length, codes, j, probability, p_of, listed, shared, degree_i, degree_j, code, mutual, out):
-    """Columns 19 to 28: what the round before says of the pair and of its common neighbours."""
+    """Columns 20 to 29: what the round before says of the pair and of its common neighbours."""
     product = least = best = apart = np.float32(0)
     for b in range(length):
         q = at[b]
@@ -112,16 +121,16 @@ def _round_before(at, length, codes, j, probability, p_of, listed, shared, degre
     one = degree_i - own + half
     other = degree_j - (own if mutual else np.float32(0)) + half
     low, high = min(one, other), max(one, other)
-    out[19] = np.float32(code) / np.float32(LOGIT_STEP)
-    out[20] = product / low
-    out[21] = product / high
-    out[22] = product / np.sqrt(low * high)
-    out[23] = np.log(product + np.float32(0.1))
-    out[24] = np.log(low)
-    out[25] = np.log(high)
-    out[26] = best
-    out[27] = least / high
-    out[28] = apart / (shared + 1)
+    out[20] = np.float32(code) / np.float32(LOGIT_STEP)
+    out[21] = product / low
+    out[22] = product / high
+    out[23] = product / np.sqrt(low * high)
+    out[24] = np.log(product + np.float32(0.1))
+    out[25] = np.log(low)
+    out[26] = np.log(high)
+    out[27] = best
+    out[28] = least / high
+    out[29] = apart / (shared + 1)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -75,7 +75,7 @@ def load_model(
         return _from_checkpoint(path, feature_dim, nhid, scales)
     structural = path / STRUCTURAL_FILES[""]
     if structural.is_file() and not (path / FILES["backbone"]).is_file():
-        return _structural(_read_state(structural), structural, feature_dim, nhid)
+        return _structural(_read_state(structural), structural, nhid)
     hierarchical = _newest(path, HIERARCHICAL_FILES["backbone"]).is_file() and not (path / FILES["backbone"]).is_file()
     names = HIERARCHICAL_FILES if hierarchical else FILES
     places = {part: _newest(path, name) for part, name in names.items()}
@@ -108,16 +108,15 @@ def _files(model: Model) -> dict[str, str]:
     return HIERARCHICAL_FILES if isinstance(model, HierarchicalModel) else FILES
 
 
-def _structural(state: dict[str, Tensor], path: Path, feature_dim: int | None, nhid: int | None) -> StructuralModel:
+def _structural(state: dict[str, Tensor], path: Path, nhid: int | None) -> StructuralModel:
     shape = state.get("shape")
     if shape is None or shape.shape != (5,):
         raise InputError(f"{path}: no shape of 5 numbers in it, so no weights of the structural model")
-    for name, wanted, found in zip(("feature_dim", "nhid"), (feature_dim, nhid), shape.tolist(), strict=False):
-        if wanted not in (None, found):
-            raise InputError(
-                f"{path}: {name} = {found} where {wanted} is needed; use weights trained for that, or set "
-                f"model.kwargs.{name}={found}"
-            )
+    if nhid not in (None, shape[0].item()):
+        raise InputError(
+            f"{path}: nhid = {shape[0]} where {nhid} is needed; use weights trained for that, or set "
+            f"model.kwargs.nhid={shape[0]}"
+        )
     model = StructuralModel.of_shape(shape)
     _load_part(model, state, path)
     return model.eval()
@@ -127,7 +126,7 @@ def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scal
     content = read_checkpoint(path)
     kind = dict(content["kind"])
     if kind.get("structural"):
-        return _structural(content["model"], path, feature_dim, nhid)
+        return _structural(content["model"], path, nhid)
     _checked_widths(content["model"].get("backbone.conv1.weight"), path, feature_dim, nhid)
     if "scales" in kind:
         chosen = scales or tuple(kind["scales"])

@@ -51,34 +51,35 @@ class StructuralModel(nn.Module):
 
     Parameters
     ----------
-    feature_dim : int
-        d of the embeddings that the kNN graph is of; the model itself never sees them.
     nhid : int
         h, units of a hidden layer.
     columns : int
         k, neighbours of a node whose lists are compared (`knn` - 1: the node itself is not among them).
     candidates : int
         Neighbours of a node that are candidate edges.
+    smoothing : int
+        Neighbours of the graph convolution whose result is compared besides; 0: none.
     rounds : {1, 2}
     generator : torch.Generator, optional
         Of the initial weights.
     """
 
     scales = None  # the whole kNN graph, as the basic model
+    feature_dim = None  # it never sees an embedding, so any will do
 
     def __init__(
         self,
-        feature_dim: int = 256,
         nhid: int = 64,
         *,
         columns: int = 79,
         candidates: int = 40,
+        smoothing: int = 10,
         rounds: int = 2,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.feature_dim, self.nhid = feature_dim, nhid
-        self.columns, self.candidates, self.rounds = columns, candidates, rounds
+        self.nhid = nhid
+        self.columns, self.candidates, self.smoothing, self.rounds = columns, candidates, smoothing, rounds
         self.first = EdgeScorer(FIRST_FEATURES, nhid, generator)
         folds = FOLDS if rounds == 2 else 0
         self.folds = nn.ModuleList(EdgeScorer(FIRST_FEATURES, nhid, generator) for _ in range(folds))
@@ -86,16 +87,16 @@ class StructuralModel(nn.Module):
         if rounds == 2:
             self.second.scale[FIRST_FEATURES] = 0.25  # the logit; the other columns are of the order of 1
         self.register_buffer("temperature", torch.ones(()))
-        self.register_buffer("shape", torch.tensor([feature_dim, nhid, columns, candidates, rounds]))
+        self.register_buffer("shape", torch.tensor([nhid, columns, candidates, smoothing, rounds]))
 
     @classmethod
     def of_shape(cls, shape: Tensor) -> StructuralModel:
         """A model as another's ``shape`` says, which its state dict holds."""
-        feature_dim, nhid, columns, candidates, rounds = shape.tolist()
-        return cls(feature_dim, nhid, columns=columns, candidates=candidates, rounds=rounds)
+        nhid, columns, candidates, smoothing, rounds = shape.tolist()
+        return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing, rounds=rounds)
 
     def standardise(self, features: Tensor) -> None:
-        """Take shift and scale of the first round's features from a sample (m, 19) of them."""
+        """Take shift and scale of the first round's features from a sample (m, 20) of them."""
         shift, scale = features.mean(dim=0), 1 / features.std(dim=0).clamp_min(1e-3)
         for scorer in (self.first, *self.folds, *([self.second] if self.rounds == 2 else [])):
             scorer.shift[:FIRST_FEATURES] = shift

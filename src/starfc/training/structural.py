@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from starfc.config import Config
-from starfc.graph.structure import FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode
+from starfc.graph.structure import FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode, smooth
 from starfc.models.structural import StructuralModel
 from starfc.training.data import Labelled, LabelledGraph
 from starfc.training.optimisers import make_optimizer
@@ -42,7 +42,7 @@ class Neighbourhood:
 
 @dataclass(frozen=True)
 class LabelledEdges:
-    """Edges to learn from: features (E, 19 or 29), targets (E,), and the half of the identities each is of (E,)."""
+    """Edges to learn from: features (E, 20 or 30), targets (E,), and the half of the identities each is of (E,)."""
 
     features: Tensor
     targets: Tensor
@@ -57,7 +57,8 @@ class StructuralTraining:
 
     def __init__(self, config: Config, model: StructuralModel, whole: LabelledGraph) -> None:
         self.model, self._config = model, config
-        self._structure = Structure(whole.graph, model.columns, model.candidates)
+        nodes = smooth(whole.graph, whole.features, model.smoothing)
+        self._structure = Structure(whole.graph, model.columns, model.candidates, nodes)
         self._labels = np.where(whole.held, -1, whole.labels)
         self._before = EdgeLogits(self._structure)
         self._codes: NDArray[np.int8] | None = None

@@ -279,7 +279,7 @@ def _validate(run: Run, position: Position) -> None:
 def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
     """Share of candidate edges on which p > 0.5 agrees with same identity."""
     if isinstance(model, StructuralModel):
-        logits, same = labelled_logits(model, data.graph, data.labels, data.held, device)
+        logits, same = labelled_logits(model, data.features, data.graph, data.labels, data.held, device)
         return float(((logits > 0) == same).mean())
     nodes = project_nodes(model, data.features, data.graph, th_sim, device)
     right = total = 0
@@ -335,9 +335,8 @@ def make_method(config: Config, device: torch.device, whole: LabelledGraph | Non
     generator = torch.Generator().manual_seed(config.seed)
     kwargs, h = vars(config.model.kwargs), config.hierarchical
     if config.model.type == "gcn_structural":
-        widths = {key: kwargs[key] for key in ("feature_dim", "nhid")}
         shape = {"columns": config.knn - 1, **vars(config.structural)}
-        model = StructuralModel(**widths, **shape, generator=generator)
+        model = StructuralModel(kwargs["nhid"], **shape, generator=generator)
         return StructuralTraining(config, model.to(device), whole)
     if config.model.type == "gcn":
         return BasicTraining(config, StarFCModel(**kwargs, generator=generator).to(device))

@@ -12,11 +12,11 @@ With depth_i(m) = 1..k where m is i's first to k-th neighbour, depth_i(i) = 0, a
 column of every round
 ====== ============================================================================================================
 0-4    |{m : depth_i(m) <= t and depth_j(m) <= t}| / t for t = 5, 10, 20, 40, k; i and j count
-5      log NEP_ij, the neighbour-based edge probability 1/2 Σ_{m in C} (P_im + P_jm), where P is the row-normalised
-       exp(-d^2 / σ) of the squared distances d^2 = 2 - 2 s, σ = 0.1 (arXiv 2408.13431)
+5      log(NEP_ij + 1e-4) of the neighbour-based edge probability 1/2 Σ_{m in C} (P_im + P_jm), where P is the
+       row-normalised exp(-d^2 / σ) of the squared distances d^2 = 2 - 2 s, σ = 0.1 (arXiv 2408.13431)
 6      mean over C of min(s_im, s_jm), minus s_ij
 7-18   similarity to the 1st, 5th, 10th, 20th, 40th, k-th neighbour, minus s_ij: of the node of the denser surroundings
-       (the higher similarity to its 20th neighbour), then of the other
+       (the higher similarity to its 20th neighbour; of equals, to the first of these that differs), then of the other
 19     <X_i, X_j> - s_ij, with Â of the first ``smoothing`` neighbours; 0 where there is no smoothing
 ====== ============================================================================================================
 

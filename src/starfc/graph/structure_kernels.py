@@ -85,7 +85,7 @@ def pair_structure(
             out[e, 4] = np.float32(common + 1) / np.float32(k)
             out[e, 5] = np.log(half * (edge_i + edge_j * nep_norm[j]) + np.float32(1e-4))
             out[e, 6] = least / max(shared, np.float32(1)) - s
-            dense, sparse = (i, j) if sims[i, t2 - 1] >= sims[j, t2 - 1] else (j, i)
+            dense, sparse = (i, j) if _denser(sims, i, j, prefixes) else (j, i)
             out[e, 7], out[e, 8] = sims[dense, 0] - s, sims[sparse, 0] - s
             for t in range(4):
                 out[e, 9 + 2 * t] = sims[dense, prefixes[t] - 1] - s
@@ -131,6 +131,21 @@ def _round_before(at, length, codes, j, probability, p_of, listed, shared, degre
     out[27] = best
     out[28] = least / high
     out[29] = apart / (shared + 1)
+
+
+@nb.njit(cache=True, nogil=True)
+def _denser(sims, i, j, prefixes):
+    """Whether i's surroundings are not the sparser ones; whichever end asks, only equals are both."""
+    here, there = sims[i, prefixes[2] - 1], sims[j, prefixes[2] - 1]
+    if here != there:
+        return here > there
+    if sims[i, 0] != sims[j, 0]:
+        return sims[i, 0] > sims[j, 0]
+    for t in range(4):
+        here, there = sims[i, prefixes[t] - 1], sims[j, prefixes[t] - 1]
+        if here != there:
+            return here > there
+    return sims[i, sims.shape[1] - 1] >= sims[j, sims.shape[1] - 1]
 
 
 @nb.njit(cache=True, nogil=True)

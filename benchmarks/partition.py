@@ -1,0 +1,275 @@
+"""From scored edges to clusters: components and intimacy, Infomap, Leiden and Louvain, each in a process of its own.
+
+    python benchmarks/partition.py --edges E.npz --folder DIR --tau1 0.5 [--copies R] [--methods ...] [--json OUT]
+    python benchmarks/partition.py --edges E.npz --features F --labels L --model DIR ...    first makes E.npz
+
+E.npz holds a directed edge list (indptr, cols, scores) and the identities (labels). For every method: pairwise and
+BCubed F, clusters, seconds from the edge list with p > tau1 to labels (what a package takes to build its own graph
+included, imports and compilation not), peak memory (of the
+parent alone for package-infomap-split), and the code length in bits of the two-level map equation on the
+whole graph and with an index for every component (starfc.clustering.partition).
+
+--copies R times the methods on a larger graph, a random lift: R copies, and for every pair of identities one shift s,
+by which edges between the two go from copy c to copy c + s (mod R). Scores, degrees and the edges between look-alikes
+stay what they were, components grow. Its F scores say nothing beyond those of the original graph.
+
+The packages are compared where they are installed: infomap, igraph, networkit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import os
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from harness import finish_side, report, run_side
+
+from starfc.clustering.components import components
+from starfc.clustering.edges import EdgeList, row_pointers
+from starfc.clustering.partition import infomap, leiden
+from starfc.clustering.refinement import node_intimacy, refine
+from starfc.clustering.scoring import parse_graph, project_nodes
+from starfc.data.formats import read_features, read_labels
+from starfc.evaluation.metrics import evaluate
+from starfc.graph.knn import exact_knn
+from starfc.graph.order import locality_order
+from starfc.models.checkpoint import load_model
+from starfc.runtime.machine import set_threads
+from starfc.runtime.stages import Stages
+
+LOWEST = 0.05  # p of the edges in a file that is made here
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--edges", type=Path, required=True, metavar="E")
+    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="for what the sides read and write")
+    parser.add_argument("--tau1", type=float, default=0.5)
+    parser.add_argument("--tau2", type=float, default=0.84, help="of components only")
+    parser.add_argument("--copies", type=int, default=1, metavar="R")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--cpm", type=float, nargs="+", default=[0.05, 0.1, 0.15], help="resolutions")
+    parser.add_argument("--modularity", type=float, nargs="+", default=[1, 300], help="resolutions, times the copies")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for the methods that have them")
+    parser.add_argument("--features", type=Path)
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--knn", type=int, default=80)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.side:
+        run_method(arguments.side, arguments.folder)
+        return
+    set_threads(max(arguments.threads))
+    if not arguments.edges.is_file():
+        make_edges(arguments)
+    prepared = prepare(arguments)
+    results = {}
+    for side in sides(arguments):
+        results[side] = run_side(__file__, side, arguments.folder, "--edges", arguments.edges)
+        print(json.dumps({side: results[side]}), flush=True)
+    options = {key: getattr(arguments, key) for key in ("tau1", "tau2", "copies")}
+    report({**options, **prepared, "methods": results}, max(arguments.threads), arguments.json)
+
+
+def make_edges(arguments: argparse.Namespace) -> None:
+    """Scores of the exact kNN graph's edges, those above LOWEST."""
+    features = np.asarray(read_features(arguments.features), np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    graph = exact_knn(features, arguments.knn)
+    nodes = project_nodes(load_model(arguments.model), features, graph, order=locality_order(graph))
+    edges = parse_graph(nodes, LOWEST)
+    labels = read_labels(arguments.labels, len(features))
+    np.savez(arguments.edges, indptr=edges.indptr, cols=edges.cols, scores=edges.scores, labels=labels)
+
+
+def prepare(arguments: argparse.Namespace) -> dict[str, int]:
+    """Write the edges with p > τ1, lifted, for the sides to read; returns sizes."""
+    with np.load(arguments.edges) as file:
+        edges, labels = EdgeList(file["indptr"], file["cols"], file["scores"]), file["labels"]
+    edges, labels = lift(edges.select(edges.scores > arguments.tau1), labels, arguments.copies)
+    for name in ("indptr", "cols", "scores"):
+        np.save(arguments.folder / f"{name}.npy", getattr(edges, name))
+    np.save(arguments.folder / "labels.npy", labels)
+    sizes = np.bincount(components(edges))
+    return {
+        "nodes": edges.num_nodes,
+        "edges": len(edges),
+        "components": int(np.count_nonzero(sizes)),
+        "largest_component": int(sizes.max()),
+    }
+
+
+def lift(edges: EdgeList, labels: np.ndarray, copies: int, seed: int = 0) -> tuple[EdgeList, np.ndarray]:
+    """R copies of the nodes; edges from identity a to b > a go s_ab copies on (mod R), from b to a as many back."""
+    n, m = edges.num_nodes, len(edges)
+    _, identity = np.unique(labels, return_inverse=True)
+    a, b = identity[edges.rows], identity[edges.cols]
+    pair = np.minimum(a, b) * (int(identity.max()) + 1) + np.maximum(a, b)
+    pairs, pair = np.unique(pair, return_inverse=True)
+    shift = np.random.default_rng(seed).integers(0, copies, len(pairs))[pair] * np.sign(b - a)
+    cols = np.empty(copies * m, edges.cols.dtype)
+    for copy in range(copies):
+        cols[copy * m : (copy + 1) * m] = edges.cols + n * ((copy + shift) % copies)
+    lifted = EdgeList(row_pointers(np.tile(np.diff(edges.indptr), copies)), cols, np.tile(edges.scores, copies))
+    step = int(identity.max()) + 1
+    return lifted, np.concatenate([identity + copy * step for copy in range(copies)])
+
+
+def sides(arguments: argparse.Namespace) -> list[str]:
+    """Names of sides, 'method threads parameter', of the packages that are there."""
+    found = []
+    for method in arguments.methods:
+        package, threads, resolutions = METHODS[method][1:]
+        if package and importlib.util.find_spec(package) is None:
+            print(f"{method}: left out, {package} is not installed")
+            continue
+        parameters = {"tau2": [arguments.tau2], "cpm": arguments.cpm, None: [0]}
+        parameters["modularity"] = [g * arguments.copies for g in arguments.modularity]
+        for count in arguments.threads if threads else [1]:
+            found += [f"{method} {count} {parameter:g}" for parameter in parameters[resolutions]]
+    return found
+
+
+def run_method(side: str, folder: Path) -> None:
+    method, count, parameter = side.split()
+    set_threads(int(count))
+    os.environ["OMP_NUM_THREADS"] = count
+    edges = EdgeList(*(np.load(folder / f"{name}.npy") for name in ("indptr", "cols", "scores")))
+    labels = np.load(folder / "labels.npy")
+    run = functools.partial(METHODS[method][0], parameter=float(parameter), threads=int(count))
+    run(
+        EdgeList(np.array([0, 2, 4, 6]), np.array([1, 2, 0, 2, 0, 1], np.int32), np.full(6, 0.9, np.float32))
+    )  # compile
+    stages = Stages()
+    with stages.stage("partition"):
+        found = run(edges)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing but single nodes: precision 0
+        scores = evaluate(labels, found, ("pairwise", "bcubed"))
+    lengths = {"code_length": code_length(edges, found)}
+    lengths["code_length_by_component"] = code_length(edges, found, components(edges))
+    finish_side(side, folder, stages, clusters=len(np.unique(found)), **scores, **lengths)
+
+
+def code_length(edges: EdgeList, found: np.ndarray, pieces: np.ndarray | None = None) -> float:
+    """Bits a step of the two-level map equation, edges undirected; with ``pieces`` each has an index of its own."""
+    rows, total = edges.rows, 2 * edges.scores.sum(dtype=np.float64)
+    _, first, module = np.unique(found, return_index=True, return_inverse=True)
+    crossing = module[rows] != module[edges.cols]
+    flow, leave = np.zeros(edges.num_nodes), np.zeros(len(first))
+    for end in (rows, edges.cols):
+        flow += np.bincount(end, edges.scores, edges.num_nodes) / total
+        leave += np.bincount(module[end[crossing]], edges.scores[crossing], len(first)) / total
+    of_module = np.zeros(len(first), np.int64) if pieces is None else pieces[first]
+    index = np.bincount(of_module, leave)
+    both = leave + np.bincount(module, flow, len(first))
+    return float(_plogp(index) - 2 * _plogp(leave) + _plogp(both) - _plogp(flow))
+
+
+def _plogp(x: np.ndarray) -> float:
+    return (x[x > 0] * np.log2(x[x > 0])).sum()
+
+
+def refined_components(edges: EdgeList, parameter: float, threads: int) -> np.ndarray:
+    return components(refine(edges, node_intimacy(edges), parameter))
+
+
+def our_infomap(edges: EdgeList, parameter: float, threads: int) -> np.ndarray:
+    return infomap(edges)
+
+
+def our_infomap_whole(edges: EdgeList, parameter: float, threads: int) -> np.ndarray:
+    return infomap(edges, pieces=np.zeros(edges.num_nodes, np.int32))
+
+
+def package_infomap(edges: EdgeList, parameter: float, threads: int, directed: bool = False) -> np.ndarray:
+    """One run of the package on the whole graph."""
+    from infomap import Infomap
+
+    network = Infomap(silent=True, two_level=True, directed=directed, seed=1, num_trials=1)
+    network.add_links(np.column_stack([edges.rows, edges.cols, edges.scores]).astype(np.float64))
+    modules = network.run().modules()
+    found = np.arange(edges.num_nodes)
+    found[list(modules)] = edges.num_nodes + np.array(list(modules.values()))
+    return found
+
+
+def split_infomap(edges: EdgeList, parameter: float, threads: int) -> np.ndarray:
+    """The package on every component, batches of components in processes of their own."""
+    pieces, n = components(edges), edges.num_nodes
+    order = np.argsort(pieces, kind="stable")
+    starts = np.append(np.flatnonzero(np.diff(pieces[order], prepend=-1)), n)
+    local = np.empty(n, np.int64)
+    local[order] = np.arange(n) - np.repeat(starts[:-1], np.diff(starts))
+    jobs = []
+    for part in np.array_split(np.flatnonzero(np.diff(starts) > 1), 4 * threads):
+        batch = []
+        for c in part:
+            nodes = order[starts[c] : starts[c + 1]]
+            at = np.concatenate([np.arange(*edges.indptr[i : i + 2]) for i in nodes])
+            rows = np.repeat(np.arange(len(nodes)), np.diff(edges.indptr)[nodes])
+            batch.append((nodes, EdgeList.from_rows(rows, local[edges.cols[at]], edges.scores[at], len(nodes))))
+        jobs.append(batch)
+    found = np.arange(n)
+    with ExitStack() as stack:
+        each = map if threads == 1 else stack.enter_context(ProcessPoolExecutor(threads, get_context("spawn"))).map
+        for batch in each(_infomap_batch, jobs):
+            for nodes, modules in batch:
+                found[nodes] = nodes[modules]  # modules are named by a member's place in the component
+    return found
+
+
+def _infomap_batch(batch: list[tuple[np.ndarray, EdgeList]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    found = [(nodes, package_infomap(part, 0, 1)) for nodes, part in batch]
+    return [(nodes, np.unique(modules, return_inverse=True)[1]) for nodes, modules in found]
+
+
+def networkit_communities(edges: EdgeList, parameter: float, threads: int, algorithm: str) -> np.ndarray:
+    """Parallel Louvain ('PLM') or 'ParallelLeiden', by modularity."""
+    import networkit
+    import scipy.sparse as sp
+
+    networkit.setNumberOfThreads(threads)
+    networkit.setSeed(1, False)
+    n = edges.num_nodes
+    one_way = sp.csr_matrix((edges.scores, edges.cols, edges.indptr), (n, n))
+    pairs = sp.triu(one_way + one_way.T).tocoo()
+    graph = networkit.GraphFromCoo((pairs.data.astype(float), (pairs.row, pairs.col)), n=n, weighted=True)
+    return np.array(getattr(networkit.community, algorithm)(graph, gamma=parameter).run().getPartition().getVector())
+
+
+def igraph_leiden(edges: EdgeList, parameter: float, threads: int, objective: str) -> np.ndarray:
+    return leiden(edges, objective, parameter)
+
+
+METHODS = {  # function, package, whether it has threads, its parameter
+    "components": (refined_components, None, True, "tau2"),
+    "infomap": (our_infomap, None, True, None),
+    "infomap-whole": (our_infomap_whole, None, False, None),
+    "package-infomap-directed": (functools.partial(package_infomap, directed=True), "infomap", False, None),
+    "package-infomap": (package_infomap, "infomap", False, None),
+    "package-infomap-split": (split_infomap, "infomap", True, None),
+    "igraph-leiden-cpm": (functools.partial(igraph_leiden, objective="cpm"), "igraph", False, "cpm"),
+    "igraph-leiden-modularity": (
+        functools.partial(igraph_leiden, objective="modularity"), "igraph", False, "modularity"
+    ),
+    "networkit-plm": (functools.partial(networkit_communities, algorithm="PLM"), "networkit", True, "modularity"),
+    "networkit-leiden": (
+        functools.partial(networkit_communities, algorithm="ParallelLeiden"), "networkit", True, "modularity"
+    ),
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Compiled search for the modules of least code length: the two-level map equation of an undirected graph.
+
+With p_a the share of all strength that is at node a, p_m its sum over module m, and q_m the share that crosses from m
+to other modules (Rosvall and Bergstrom, PNAS 2008; arXiv:0906.1405),
+
+    L = plogp(Σ q_m) - 2 Σ plogp(q_m) + Σ plogp(q_m + p_m) - Σ plogp(p_a),     plogp(x) = x log2 x
+
+The last term is the same for all partitions and is left out. The search is Infomap's in outline (arXiv:2211.04287):
+nodes move to the neighbouring module that shortens the code most, modules become nodes of a coarser graph, and so on
+up; then rounds of moving single nodes again, and of moving the parts into which modules fall when they are built anew.
+
+A graph here is symmetric, without self loops or repeated entries: ``indptr`` (n + 1,) int64, ``cols`` int32,
+``weights`` float32, and by node ``flow`` p and ``leave``, the sum of its weights, float64. The flows add up to 1.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numba as nb
+import numpy as np
+
+Graph = namedtuple("Graph", ("indptr", "cols", "weights", "flow", "leave"))
+
+_ROUNDS = 20  # of tuning, at most
+_GAIN = 1e-7  # bits: a round that saves less is the last, and a move that saves less than 1e-5 of it is none
+
+
+@nb.njit(cache=True, nogil=True)
+def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, members):
+    """Modules of some pieces, sets of nodes that no edge leaves, each on its own; see :func:`_modules`.
+
+    Piece c is ``order[starts[c] : starts[c + 1]]``, rising ids; ``local`` (N,) int32 is a node's rank in its piece.
+    Writes ``members`` (N,), the smallest member of each node's module.
+    """
+    for c in pieces:
+        nodes = order[starts[c] : starts[c + 1]]
+        modules = _modules(symmetric(nodes, indptr, cols, scores, local), seed + np.int64(nodes[0]))
+        first = np.full(nodes.size, -1, order.dtype)
+        for a in range(nodes.size):
+            if first[modules[a]] < 0:
+                first[modules[a]] = nodes[a]
+            members[nodes[a]] = first[modules[a]]
+
+
+@nb.njit(cache=True, nogil=True)
+def symmetric(nodes, indptr, cols, scores, local):
+    """The graph of a piece: w_ij is the sum of the scores of i -> j and j -> i, as a share of the sum of all w."""
+    n = nodes.size
+    start, total = np.zeros(n + 1, np.int64), 0.0
+    for a in range(n):
+        for e in range(indptr[nodes[a]], indptr[nodes[a] + 1]):
+            start[a + 1] += 1
+            start[local[cols[e]] + 1] += 1
+            total += 2 * scores[e]
+    for a in range(n):
+        start[a + 1] += start[a]
+    ends, shares = np.empty(start[n], np.int32), np.empty(start[n], np.float32)
+    at = start[:-1].copy()
+    for a in range(n):
+        for e in range(indptr[nodes[a]], indptr[nodes[a] + 1]):
+            b = np.int64(local[cols[e]])
+            for i, j in ((a, b), (b, a)):
+                ends[at[i]], shares[at[i]] = j, scores[e] / total
+                at[i] += 1
+    merged = _coarse(Graph(start, ends, shares, np.zeros(n), np.zeros(n)), np.arange(n), n)
+    return Graph(merged.indptr, merged.cols, merged.weights, merged.leave.copy(), merged.leave)
+
+
+@nb.njit(cache=True, nogil=True)
+def _modules(graph, seed):
+    """A module for every node: (n,) int64. Coarse and fine rounds alternate until one of either saves nothing."""
+    n = graph.flow.size
+    best = np.arange(n)
+    length, idle = _climb(graph, best, seed), 0
+    for r in range(_ROUNDS):
+        parts = np.arange(n)  # fine rounds move nodes
+        if r % 2:  # coarse rounds move what modules fall into
+            _move(graph, parts, best, seed + r)
+        count = _renumber(parts)
+        modules = np.empty(count, np.int64)
+        for a in range(n):
+            modules[parts[a]] = best[a]
+        _renumber(modules)
+        found = _climb(_coarse(graph, parts, count) if r % 2 else graph, modules, seed + r)
+        idle = 0 if found < length - _GAIN else idle + 1
+        if idle == 2:
+            break
+        if idle == 0:
+            length = found
+            for a in range(n):
+                parts[a] = modules[parts[a]]
+            best = parts
+    return best
+
+
+@nb.njit(cache=True, nogil=True)
+def _climb(graph, modules, seed):
+    """Move nodes, then modules, then modules of modules: changes ``modules`` in place; returns the code length."""
+    _move(graph, modules, np.zeros(modules.size, np.int64), seed)
+    count = _renumber(modules)
+    coarse = _coarse(graph, modules, count)
+    while True:
+        above = np.arange(count)
+        moved = _move(coarse, above, np.zeros(count, np.int64), seed)
+        if not moved:
+            return _length(coarse)
+        count = _renumber(above)
+        for a in range(modules.size):
+            modules[a] = above[modules[a]]
+        coarse = _coarse(coarse, above, count)
+
+
+@nb.njit(cache=True, nogil=True)
+def _plogp(x):
+    return x * np.log2(x) if x > 0 else 0.0
+
+
+@nb.njit(cache=True, nogil=True)
+def _length(graph):
+    """L of every node as a module."""
+    total, length = 0.0, 0.0
+    for m in range(graph.flow.size):
+        total += graph.leave[m]
+        length += _plogp(graph.leave[m] + graph.flow[m]) - 2 * _plogp(graph.leave[m])
+    return length + _plogp(total)
+
+
+@nb.njit(cache=True, nogil=True)
+def _added(total, leave, flow, node_leave, node_flow, between):
+    """Change of L, and of Σ q, when a node that is in no module joins one it has the weight ``between`` with."""
+    change = node_leave - 2 * between
+    cost = _plogp(total + change) - 2 * (_plogp(leave + change) - _plogp(leave))
+    return cost + _plogp(leave + change + flow + node_flow) - _plogp(leave + flow), change
+
+
+@nb.njit(cache=True, nogil=True)
+def _move(graph, modules, within, seed):
+    """Move nodes one by one until no move shortens the code; returns how many moved. Changes ``modules`` in place.
+
+    A node may join the module of a neighbour that is ``within`` the same set, or be a module of its own. Nodes wait in
+    a queue, shuffled at first; one whose neighbour moved elsewhere joins its end.
+    """
+    indptr, cols, weights, flow, leave = graph
+    n = flow.size
+    module_flow, module_leave, size = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
+    for a in range(n):
+        m = modules[a]
+        size[m] += 1
+        module_flow[m] += flow[a]
+        module_leave[m] += leave[a]
+        for e in range(indptr[a], indptr[a + 1]):
+            if modules[cols[e]] == m:
+                module_leave[m] -= weights[e]
+    total = module_leave.sum()
+    free = np.flatnonzero(size == 0)
+    free = np.concatenate((free, np.empty(n - free.size, np.int64)))  # a stack of the modules without a member
+    num_free = np.sum(size == 0)
+    queue, waiting, head, count = _shuffled(n, seed), np.ones(n, np.bool_), 0, n
+    between, seen = np.zeros(n), np.empty(n, np.int64)
+    moved = 0
+    while count:
+        a = queue[head]
+        head = head + 1 if head + 1 < n else 0
+        count -= 1
+        waiting[a] = False
+        old, num_seen = modules[a], 0
+        for e in range(indptr[a], indptr[a + 1]):
+            if within[cols[e]] == within[a]:
+                m = modules[cols[e]]
+                if between[m] == 0:
+                    seen[num_seen] = m
+                    num_seen += 1
+                between[m] += weights[e]
+        size[old] -= 1
+        module_flow[old] = module_flow[old] - flow[a] if size[old] else 0.0
+        change = 2 * between[old] - leave[a]
+        module_leave[old] = module_leave[old] + change if size[old] else 0.0
+        total += change
+        best = old
+        least, best_change = _added(total, module_leave[old], module_flow[old], leave[a], flow[a], between[old])
+        for s in range(num_seen):
+            m = seen[s]
+            cost, change = _added(total, module_leave[m], module_flow[m], leave[a], flow[a], between[m])
+            if cost < least - 1e-5 * _GAIN:
+                best, least, best_change = m, cost, change
+        if size[old]:
+            cost, change = _added(total, 0.0, 0.0, leave[a], flow[a], 0.0)
+            if cost < least - 1e-5 * _GAIN:
+                num_free -= 1
+                best, best_change = free[num_free], change
+        elif best != old:
+            free[num_free] = old
+            num_free += 1
+        size[best] += 1
+        module_flow[best] += flow[a]
+        module_leave[best] += best_change
+        total += best_change
+        for s in range(num_seen):
+            between[seen[s]] = 0
+        if best != old:
+            moved += 1
+            modules[a] = best
+            for e in range(indptr[a], indptr[a + 1]):
+                b = cols[e]
+                if not waiting[b] and modules[b] != best:
+                    waiting[b] = True
+                    queue[head + count if head + count < n else head + count - n] = b
+                    count += 1
+    return moved
+
+
+@nb.njit(cache=True, nogil=True)
+def _shuffled(n, seed):
+    """0 .. n - 1 in an order that hangs on the seed alone (a linear congruential generator, Knuth's MMIX)."""
+    order, state = np.arange(n), np.uint64(seed)
+    for i in range(n - 1, 0, -1):
+        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+        j = np.int64((state >> np.uint64(33)) % np.uint64(i + 1))
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+@nb.njit(cache=True, nogil=True)
+def _renumber(modules):
+    """Modules as 0 .. count - 1 in the order of their first members, in place; returns the count."""
+    new, count = np.full(modules.size, -1, np.int64), 0
+    if modules.size and modules.max() >= modules.size:
+        new = np.full(modules.max() + 1, -1, np.int64)
+    for a in range(modules.size):
+        if new[modules[a]] < 0:
+            new[modules[a]] = count
+            count += 1
+        modules[a] = new[modules[a]]
+    return count
+
+
+@nb.njit(cache=True, nogil=True)
+def _coarse(graph, modules, count):
+    """The graph whose nodes are the modules 0 .. count - 1; entries inside a module fall out."""
+    indptr, cols, weights, flow, _ = graph
+    start = np.zeros(count + 1, np.int64)
+    for m in modules:
+        start[m + 1] += 1
+    for m in range(count):
+        start[m + 1] += start[m]
+    order, at = np.empty(modules.size, np.int64), start[:-1].copy()
+    for a in range(modules.size):
+        order[at[modules[a]]] = a
+        at[modules[a]] += 1
+    c_indptr, place, used = np.zeros(count + 1, np.int64), np.full(count, -1, np.int64), 0
+    for m in range(count):
+        for a in order[start[m] : start[m + 1]]:
+            for e in range(indptr[a], indptr[a + 1]):
+                other = modules[cols[e]]
+                if other != m and place[other] != m:
+                    place[other] = m
+                    used += 1
+        c_indptr[m + 1] = used
+    c_cols, c_weights = np.empty(used, np.int32), np.zeros(used, np.float32)
+    c_flow, c_leave = np.zeros(count), np.zeros(count)
+    place[:], used = -1, 0
+    for m in range(count):
+        for a in order[start[m] : start[m + 1]]:
+            c_flow[m] += flow[a]
+            for e in range(indptr[a], indptr[a + 1]):
+                other = modules[cols[e]]
+                if other != m:
+                    if place[other] < c_indptr[m]:  # this module has no entry for it yet
+                        place[other] = used
+                        c_cols[used] = other
+                        used += 1
+                    c_weights[place[other]] += weights[e]
+                    c_leave[m] += weights[e]
+    return Graph(c_indptr, c_cols, c_weights, c_flow, c_leave)

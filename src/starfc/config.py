@@ -131,7 +131,6 @@ class Partition:
         choices=PARTITIONS,
     )
     resolution: float = option(RESOLUTION, "Leiden's resolution (CPM): higher gives more clusters", low=0)
-    workers: int | None = option(None, "processes that look for communities; None: as many as threads", low=1)
 
 
 @dataclass(frozen=True)

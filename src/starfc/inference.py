@@ -160,7 +160,7 @@ def open_model(config: Config, folder: Path) -> Model:
 def partition(config: Config) -> dict[str, Any]:
     """The config's ``partition`` as :func:`~starfc.clustering.pipeline.cluster` takes it."""
     chosen = config.partition
-    return {"partition": chosen.type, "resolution": chosen.resolution, "workers": chosen.workers}
+    return {"partition": chosen.type, "resolution": chosen.resolution}
 
 
 def thresholds(config: Config, model_folder: Path, refinement: str) -> tuple[float, float]:

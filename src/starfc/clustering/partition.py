@@ -26,6 +26,8 @@ from starfc.clustering.map_equation import modules_of_pieces, symmetric
 from starfc.errors import InputError
 from starfc.runtime import threads
 
+PARTITIONS = ("components", "infomap", "leiden")
+RESOLUTION = 0.1  # of Leiden
 _BATCH = 1 << 17  # edges of the pieces that a thread takes at a time
 
 Objective = Literal["cpm", "modularity"]
@@ -82,7 +84,7 @@ def infomap(edges: EdgeList, seed: int = 0, pieces: NDArray[np.integer] | None =
 
 
 def leiden(
-    edges: EdgeList, objective: Objective = "cpm", resolution: float = 0.1, seed: int = 0
+    edges: EdgeList, objective: Objective = "cpm", resolution: float = RESOLUTION, seed: int = 0
 ) -> NDArray[np.integer]:
     """Leiden communities (Traag, Waltman and van Eck 2019, arXiv:1810.08473), by the package `igraph`.
 
@@ -131,6 +133,11 @@ def leiden(
         igraph.set_random_number_generator(random)
     _, first, label = np.unique(found.membership, return_index=True, return_inverse=True)
     return first[label].astype(edges.cols.dtype)
+
+
+def edges_within(edges: EdgeList, members: NDArray[np.integer]) -> EdgeList:
+    """The edges whose two ends are in the same community; ``members`` (N,) as :func:`infomap` gives them."""
+    return edges.select(np.repeat(members, np.diff(edges.indptr)) == members[edges.cols])
 
 
 def _require_positive(edges: EdgeList) -> None:

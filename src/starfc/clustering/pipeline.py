@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.confidence import parse_structure
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.partition import RESOLUTION, communities, edges_within
+from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
 from starfc.clustering.refinement import (
     node_intimacy,
     node_intimacy_undirected,
     refine,
     refine_dynamic,
-    undirected,
 )
 from starfc.clustering.scoring import (
     TARGET_BYTES,
@@ -79,7 +78,6 @@ def cluster(
     th_sim: float = 0.0,
     partition: str = "components",
     resolution: float = RESOLUTION,
-    workers: int | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
@@ -102,8 +100,10 @@ def cluster(
         kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same.
     partition : {'components', 'infomap', 'leiden'}
         Components of the edges that node intimacy keeps, as published; or communities of all parsed edges
-        (:func:`starfc.clustering.partition.communities`), where τ2 plays no part.
-    resolution, workers, seed
+        (:mod:`starfc.clustering.partition`), where τ2 plays no part.
+    resolution : float
+        Of 'leiden'.
+    seed : int
         Of the communities.
     scratch : path, optional
         Folder for files of 6 N h bytes while edges are scored (the system's folder for temporary files otherwise).
@@ -118,9 +118,8 @@ def cluster(
     parsed, order, candidates = _parsed(parse_graph, num_entries, 9, *given)
     before = kept(components(parsed), parsed.num_edges)
     if partition != "components":
-        with stages.stage("communities", needs=300 * len(parsed)):
-            parsed = parsed if parsed.symmetric else undirected(parsed)
-            members = communities(parsed, partition, resolution=resolution, seed=seed, workers=workers)
+        with stages.stage("communities", needs=64 * len(parsed)):
+            members = infomap(parsed, seed) if partition == "infomap" else leiden(parsed, "cpm", resolution, seed)
             refined = edges_within(parsed, members)
         return _clustering(refined, members, candidates, before, stages)
     with stages.stage("refinement", needs=20 * len(parsed)):

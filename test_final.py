@@ -13,7 +13,7 @@ OUT = "outputs/<config name>; of a run, DIR/results/<test split>-fixed"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cluster embeddings with a trained STAR-FC model, fixed thresholds.")
-    model_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m.py"), out=OUT)
+    model_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_structural_ms1m.py"), out=OUT)
     arguments = parser.parse_args()
     source = read_source(parser, arguments)
     run_inference(

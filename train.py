@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train STAR-FC's edge classifier on a labelled split.")
-    config_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m.py"))
+    config_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_structural_ms1m.py"))
     parser.add_argument("--work-dir", metavar="DIR", help="folder of the run (default: work_dirs/<config name>)")
     parser.add_argument(
         "--resume", metavar="auto|FILE", help="go on from the newest checkpoint in the run's folder, or from this one"

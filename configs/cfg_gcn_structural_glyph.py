@@ -4,7 +4,6 @@ _base_ = './cfg_gcn_structural_ms1m.py'
 
 prefix = '{{ fileDirname }}/../data/glyph'
 test_name = 'sample'
-pretrained = '{{ fileDirname }}/../pretrained_model/glyph_structural'
 
 cluster_num = 300
 sampling = dict(nearest=400, subgraphs_per_epoch=150)

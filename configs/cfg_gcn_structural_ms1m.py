@@ -1,6 +1,10 @@
 # Structure-aware edge confidence on MS1M: data, graph and sampling are cfg_gcn_ms1m.py's.
 _base_ = './cfg_gcn_ms1m.py'
 
+# The weights that come with the package, trained on the glyph embeddings: they see how instances are neighbours, not
+# what they look like, and take embeddings of any kind. StarFC() takes them too.
+pretrained = '{{ fileDirname }}/../src/starfc/pretrained/structural'
+
 model = dict(type='gcn_structural', kwargs=dict(nhid=64))
 structural = dict(
     candidates=40,  # neighbours of a node that are candidate edges; whole lists (knn) are compared

@@ -16,7 +16,9 @@ chosen: what every pair of thresholds makes of them is written and printed."""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    model_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m.py"), out="the folder of the weights")
+    model_arguments(
+        parser, default=str(ROOT / "configs" / "cfg_gcn_structural_ms1m.py"), out="the folder of the weights"
+    )
     arguments = parser.parse_args()
     source = read_source(parser, arguments)
     run_choice(

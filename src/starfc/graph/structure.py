@@ -177,8 +177,8 @@ class Structure:
         codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
-            rows, self.ids, self.sims, self.candidates, bits(self.nodes), _NEP, self._norms, codes, _PROBABILITY, degrees,
-            before is not None, every, own.place, prefixes, local, slots, back, features,
+            rows, self.ids, self.sims, self.candidates, bits(self.nodes), _NEP, self._norms, codes, _PROBABILITY,
+            degrees, before is not None, every, own.place, prefixes, local, slots, back, features,
         )  # fmt: skip
         return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])
 

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Train structure-aware edge confidence on MS1M, from any working directory, with one process per GPU (NPROC=N
+# overrides). Arguments go to train.py.
+set -eu
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+. "$ROOT/scripts/environment.sh"
+CONFIG=$ROOT/configs/cfg_gcn_structural_ms1m.py
+. "$ROOT/scripts/launch.sh"

@@ -93,9 +93,9 @@ def test_training_lowers_the_loss_and_tells_edges_apart(workspace, config):
     model = load_model(workspace / "run")
     accuracy = edge_accuracy(model, held, 0.0, CPU)
     assert accuracy == pytest.approx(journal(workspace / "run", "validation")[-1]["edge_accuracy"])
-    logits, same = labelled_logits(model, held.graph, held.labels, held.held)
+    logits, same = labelled_logits(model, held.features, held.graph, held.labels, held.held)
     assert accuracy == ((logits > 0) == same).mean()
-    logits, same = labelled_logits(model, held.graph, held.labels, ~held.held)
+    logits, same = labelled_logits(model, held.features, held.graph, held.labels, ~held.held)
     assert ((logits > 0) == same).mean() > max(same.mean(), 1 - same.mean())  # better than one answer for all
 
 
@@ -133,9 +133,9 @@ def test_edges_with_a_held_back_end_are_not_learnt_from(config, rounds):
         else:
             expected.append((at, whole.labels[i] == whole.labels[j], whole.labels[min(i, j)] % rounds))
     assert left_out > 0
-    assert edges.features.shape == (len(expected), 19 if rounds == 1 else 29)
+    assert edges.features.shape == (len(expected), 20 if rounds == 1 else 30)
     at, targets, folds = (np.array(column) for column in zip(*expected, strict=True))
-    np.testing.assert_array_equal(edges.features[:, :19].numpy(), pairs.features[at])
+    np.testing.assert_array_equal(edges.features[:, :20].numpy(), pairs.features[at])
     np.testing.assert_array_equal(edges.targets.numpy(), targets)
     np.testing.assert_array_equal(edges.folds.numpy(), folds)
     assert 0 < targets.mean() < 1
@@ -169,7 +169,7 @@ def test_an_edge_around_a_subgraph_is_scored_by_the_half_that_it_is_not_of(confi
     assert seen == {0, 1}
     assert (codes[:, 6:] == NO_LOGIT).all()
     logits = torch.where(edges.folds == 0, says[1], says[0])
-    torch.testing.assert_close(edges.features[:, 19], logits)
+    torch.testing.assert_close(edges.features[:, 20], logits)
     np.testing.assert_array_equal(method.carried()["codes"].numpy(), method._codes)
     method.finish()
     assert method.carried() == {}

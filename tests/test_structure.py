@@ -9,9 +9,10 @@ import pytest
 from conftest import blobs, random_graph, unit
 
 from starfc.errors import InputError
+from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph, tidy
-from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode
+from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode, smooth
 
 PLACES = (1, 5, 10, 20, 40)
 
@@ -53,7 +54,7 @@ class Twin:
         at = [min(t, k) - 1 for t in (*PLACES, k)]
         profiles = [self.sims[end, at] - s for end in (i, j)]
         profiles.sort(key=lambda p: (p[3], *p), reverse=True)
-        return row + [float(profile[c]) for c in range(6) for profile in profiles]
+        return row + [float(profile[c]) for c in range(6) for profile in profiles] + [0.0]  # no smoothing
 
     def second(self, i: int, j: int, p: dict[tuple[int, int], float]) -> list[float]:
         def of(a: int, b: int) -> float:
@@ -233,3 +234,21 @@ def test_longer_lists_than_a_byte_counts_are_refused():
     Structure(graph, 253, 5)
     with pytest.raises(InputError, match="structural features: at most 253 neighbours; found 254"):
         Structure(graph, 254, 5)
+
+
+@pytest.mark.parametrize("neighbours", [0, 3, 11, 40])
+def test_smoothed_nodes_are_one_graph_convolution_and_their_similarity_is_a_column(neighbours):
+    features = unit(blobs()[0])
+    graph = exact_knn(features, 12)
+    nodes = smooth(graph, features, neighbours, order=np.random.default_rng(0).permutation(len(features)))
+    pairs = Structure(graph, 11, 5, nodes).first_round(np.arange(len(features)))
+    if neighbours == 0:
+        assert nodes.shape == (len(features), 0)
+        assert (pairs.features[:, 19] == 0).all()
+        return
+    nearest = KnnGraph(graph.ids[:, :neighbours], graph.sims[:, :neighbours])
+    mean = propagation_matrix(nearest, 0.0) @ features
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(nodes, expected, atol=1e-3)
+    ids, sims = graph.ids[pairs.rows, pairs.slots], graph.sims[pairs.rows, pairs.slots]
+    np.testing.assert_allclose(pairs.features[:, 19], (expected[pairs.rows] * expected[ids]).sum(1) - sims, atol=2e-3)

@@ -89,7 +89,8 @@ def smooth(
         return np.empty((graph.num_nodes, 0), np.float16)
     features = as_features(features)
     order = np.arange(graph.num_nodes) if order is None else order
-    affinity = Affinity.of(graph, order=order, scales=(min(neighbours, graph.k) + 1,))
+    scales = (neighbours + 1,) if neighbours + 1 < graph.k else None  # the node itself counted; None: the whole graph
+    affinity = Affinity.of(graph, order=order, scales=scales)
     with tempfile.TemporaryFile(prefix=".scratch-", dir=scratch) as file:
         out = np.memmap(file, np.float16, "w+", shape=(graph.num_nodes, features.dim))
 
@@ -132,8 +133,8 @@ class Structure:
         k, neighbours of a list that are looked at; cut to those that the graph has.
     candidates : int
         Neighbours of a node that are candidate edges.
-    nodes : (N, d) float16
-        X of :func:`smooth`; of no columns where there is no smoothing.
+    nodes : (N, d) float16, optional
+        X of :func:`smooth`; without it column 19 is 0.
 
     Raises
     ------
@@ -144,12 +145,14 @@ class Structure:
     graph: KnnGraph
     columns: int
     candidates: int
-    nodes: NDArray[np.float16]
+    nodes: NDArray[np.float16] | None = None
     _buffers: threading.local = field(default_factory=threading.local, repr=False)
 
     def __post_init__(self) -> None:
         if self.columns > MOST_NEIGHBOURS:
             raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours; found {self.columns}")
+        if self.nodes is None:
+            object.__setattr__(self, "nodes", np.empty((self.graph.num_nodes, 0), np.float16))
         object.__setattr__(self, "ids", self.graph.ids[:, : self.columns])
         object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
         object.__setattr__(self, "_norms", nep_norms(self.sims, self.ids, _NEP))

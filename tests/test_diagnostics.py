@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -53,8 +54,8 @@ def test_a_summary_equals_its_twin(n, seed):
 
 
 def test_undirected_edges_count_once():
-    both = edge_list([(0, 1), (1, 0), (1, 2), (2, 1)], 4, [0.5, 0.5, 0.7, 0.7])
-    summary = summarise(3, Kept(2, 2, 3), both, largest_first(components(both)), entries=2)
+    both = replace(edge_list([(0, 1), (1, 0), (1, 2), (2, 1)], 4, [0.5, 0.5, 0.7, 0.7]), symmetric=True)
+    summary = summarise(3, Kept(2, 2, 3), both, largest_first(components(both)))
     assert summary.refined == Kept(2, 2, 3)
     assert summary.cluster_edges.tolist() == [2]
     assert summary.cluster_scores[0] == pytest.approx(0.6)
@@ -155,3 +156,4 @@ def test_the_table_by_hand():
     assert lines[-1] == ["32", "to", "63", "1", "40", "80.0%"]
     assert lines[-6] == ["1", "1", "1", "2.0%"]
     assert "NI > dynamic, 0.78" in diagnostics_table(found, 0.85, 0.78, "dynamic")
+    assert "within infomap clusters" in diagnostics_table(found, 0.7, 0.72, "fixed", "infomap")

@@ -14,7 +14,8 @@ from conftest import blobs, random_graph, same_partition, unit
 from starfc.clustering.components import components
 from starfc.clustering.confidence import parse_structure
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import REFINEMENTS
+from starfc.clustering.partition import infomap, leiden
+from starfc.clustering.pipeline import REFINEMENTS, cluster
 from starfc.clustering.refinement import node_intimacy_undirected, refine, refine_dynamic
 from starfc.errors import InputError
 from starfc.evaluation.calibration import (
@@ -255,3 +256,17 @@ def test_a_sweep_of_a_part_is_judged_by_the_pairs_around_it(data, refinement):
     assert everything == sweep_thresholds(edges, labels, refinement, grid, np.ones(len(labels), bool))
     found = REFINEMENTS[refinement](some_features(graph), graph, model, tau1=tau1, tau2=0.5).labels
     assert everything[1].fscore == pytest.approx(evaluate(labels, found)["pairwise"]["fscore"])
+
+
+@pytest.mark.parametrize("partition", ["infomap", "leiden"])
+def test_communities_are_those_of_the_parsed_edges(data, partition):
+    if partition == "leiden":
+        pytest.importorskip("igraph", reason="igraph is not installed: the extra `communities`")
+    graph, model = data[2], make_model()
+    tau1 = float(np.nanquantile(twin_probabilities(model, graph), 0.5))
+    result = cluster(some_features(graph), graph, model, tau1=tau1, tau2=0.5, partition=partition)
+    edges = twin_edges(model, graph, tau1)
+    members = infomap(edges) if partition == "infomap" else leiden(edges)
+    assert same_partition(result.labels, members)
+    inside = result.labels[edges.rows] == result.labels[edges.cols]
+    assert result.edges_refined == inside.sum() // 2

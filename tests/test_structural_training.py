@@ -206,6 +206,7 @@ def test_lists_longer_than_the_split_are_refused(workspace, config):
         run_training(config(knn=200), workspace / "run")
 
 
+@pytest.mark.filterwarnings("ignore:pairwise precision")  # so small a model may keep no edge
 def test_a_run_clusters_and_holds_to_its_lists(workspace, config, command):
     run_training(config(), workspace / "run")
     for script, refinement in (("test_final.py", "fixed"), ("test_dynamic.py", "dynamic")):

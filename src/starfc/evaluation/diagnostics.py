@@ -98,7 +98,9 @@ def warn_of_giants(diagnostics: dict[str, Any]) -> None:
     )
 
 
-def diagnostics_table(diagnostics: dict[str, Any], tau1: float, tau2: float, refinement: str, partition: str) -> str:
+def diagnostics_table(
+    diagnostics: dict[str, Any], tau1: float, tau2: float, refinement: str, partition: str = "components"
+) -> str:
     """The diagnostics as text: edges and components after each threshold, then the clusters by size."""
     second = {"fixed": f"NI > {tau2:g}", "dynamic": f"NI > dynamic, {tau2:g}"}[refinement]
     second = second if partition == "components" else f"within {partition} clusters"

@@ -2,16 +2,21 @@
 
     python benchmarks/partition.py --edges E.npz --folder DIR --tau1 0.5 [--copies R] [--methods ...] [--json OUT]
     python benchmarks/partition.py --edges E.npz --features F --labels L --model DIR ...    first makes E.npz
+    python benchmarks/partition.py --edges E.npz --run RUN --prefix DATA ...    so does this: a structural training run
 
-E.npz holds a directed edge list (indptr, cols, scores) and the identities (labels). For every method: pairwise and
-BCubed F, clusters, seconds from the edge list with p > tau1 to labels (what a package takes to build its own graph
-included, imports and compilation not), peak memory (of the
-parent alone for package-infomap-split), and the code length in bits of the two-level map equation on the
-whole graph and with an index for every component (starfc.clustering.partition).
+E.npz holds an edge list (indptr, cols, scores, symmetric) and the identities (labels): directed edges of a model of
+node embeddings, or undirected ones of a structural model, of the run's test split. With --run, components take their
+thresholds from its thresholds.json; code lengths of edge lists of different tau1 do not compare.
+
+For every method: pairwise and BCubed F, clusters, seconds from the edge list with p > tau1 to labels (what a package
+takes to build its own graph included, imports and compilation not), peak memory (of the parent alone for
+package-infomap-split), and the code length in bits of the two-level map equation on the whole graph and with an index
+for every component (starfc.clustering.partition).
 
 --copies R times the methods on a larger graph, a random lift: R copies, and for every pair of identities one shift s,
 by which edges between the two go from copy c to copy c + s (mod R). Scores, degrees and the edges between look-alikes
-stay what they were, components grow. Its F scores say nothing beyond those of the original graph.
+stay what they were, components grow. Its F scores say nothing beyond those of the original graph. With --disjoint, s
+is 0 throughout: R copies without an edge between them, so that components stay as they are and only become more.
 
 The packages are compared where they are installed: infomap, igraph, networkit.
 """
@@ -33,17 +38,23 @@ import numpy as np
 from harness import finish_side, report, run_side
 
 from starfc.clustering.components import components
+from starfc.clustering.confidence import parse_structure
 from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.partition import infomap, leiden
-from starfc.clustering.refinement import node_intimacy, refine
+from starfc.clustering.refinement import node_intimacy, refine, undirected
 from starfc.clustering.scoring import parse_graph, project_nodes
+from starfc.config import load_config
 from starfc.data.formats import read_features, read_labels
+from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import exact_knn
 from starfc.graph.order import locality_order
-from starfc.models.checkpoint import load_model
+from starfc.inference import open_model
+from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.structural import StructuralModel
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.splits import knn_graph, open_test_split
 
 LOWEST = 0.05  # p of the edges in a file that is made here
 
@@ -52,9 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edges", type=Path, required=True, metavar="E")
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="for what the sides read and write")
-    parser.add_argument("--tau1", type=float, default=0.5)
-    parser.add_argument("--tau2", type=float, default=0.84, help="of components only")
-    parser.add_argument("--copies", type=int, default=1, metavar="R")
+    parser.add_argument("--tau1", type=float, help="default: 0.7 with --run, else 0.5")
+    parser.add_argument("--components-tau1", type=float, help="default: the run's, else --tau1")
+    parser.add_argument("--tau2", type=float, help="of components only; default: the run's, else 0.84")
+    parser.add_argument("--copies", type=int, default=1, metavar="R", help="times R copies of the graph, see above")
+    parser.add_argument("--disjoint", action="store_true", help="without edges between the copies")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--cpm", type=float, nargs="+", default=[0.05, 0.1, 0.15], help="resolutions")
     parser.add_argument("--modularity", type=float, nargs="+", default=[1, 300], help="resolutions, times the copies")
@@ -63,23 +76,41 @@ def main() -> None:
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--knn", type=int, default=80)
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN", help="work_dir of a structural train.py, in place of --model"
+    )
+    parser.add_argument("--prefix", type=Path, metavar="DATA", help="of the run's data; default: as in its config")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    fill_thresholds(arguments)
     if arguments.side:
-        run_method(arguments.side, arguments.folder)
+        run_method(arguments)
         return
     set_threads(max(arguments.threads))
     if not arguments.edges.is_file():
-        make_edges(arguments)
+        make = make_edges if arguments.run is None else make_structural_edges
+        make(arguments)
     prepared = prepare(arguments)
     results = {}
+    common = ("--edges", arguments.edges, "--tau1", arguments.tau1, "--components-tau1", arguments.components_tau1)
     for side in sides(arguments):
-        results[side] = run_side(__file__, side, arguments.folder, "--edges", arguments.edges)
+        results[side] = run_side(__file__, side, arguments.folder, *common)
         print(json.dumps({side: results[side]}), flush=True)
-    options = {key: getattr(arguments, key) for key in ("tau1", "tau2", "copies")}
+    options = {key: getattr(arguments, key) for key in ("tau1", "components_tau1", "tau2", "copies", "disjoint")}
     report({**options, **prepared, "methods": results}, max(arguments.threads), arguments.json)
+
+
+def fill_thresholds(arguments: argparse.Namespace) -> None:
+    """What was not given: of components as the run's thresholds.json has it."""
+    of_run = (None, None) if arguments.run is None else load_thresholds(arguments.run)
+    if arguments.tau1 is None:
+        arguments.tau1 = 0.5 if arguments.run is None else 0.7
+    if arguments.components_tau1 is None:
+        arguments.components_tau1 = arguments.tau1 if arguments.run is None else of_run[0]
+    if arguments.tau2 is None:
+        arguments.tau2 = 0.84 if arguments.run is None else of_run[1]
 
 
 def make_edges(arguments: argparse.Namespace) -> None:
@@ -90,38 +121,65 @@ def make_edges(arguments: argparse.Namespace) -> None:
     nodes = project_nodes(load_model(arguments.model), features, graph, order=locality_order(graph))
     edges = parse_graph(nodes, LOWEST)
     labels = read_labels(arguments.labels, len(features))
-    np.savez(arguments.edges, indptr=edges.indptr, cols=edges.cols, scores=edges.scores, labels=labels)
+    save_edges(arguments.edges, edges, labels)
+
+
+def make_structural_edges(arguments: argparse.Namespace) -> None:
+    """Scores of the candidate pairs of the run's test split, those above LOWEST; its kNN graph is kept in --folder."""
+    overrides = {} if arguments.prefix is None else {"prefix": str(arguments.prefix.absolute())}
+    config = load_config(arguments.run / "config.json", overrides)
+    split, stored = open_test_split(config, None, None)
+    model = open_model(config, arguments.run)
+    if split.labels is None or not isinstance(model, StructuralModel):
+        raise InputError(f"--run: a structural model and a labelled test split needed; found {type(model).__name__}")
+    split.features.require_valid()
+    graph = knn_graph(config, split.features, stored, arguments.folder)
+    edges, _ = parse_structure(model, split.features, graph, LOWEST, locality_order(graph), scratch=arguments.folder)
+    save_edges(arguments.edges, edges, split.labels)
+
+
+def save_edges(path: Path, edges: EdgeList, labels: np.ndarray) -> None:
+    arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
+    np.savez(path, **arrays, symmetric=edges.symmetric, labels=labels)
 
 
 def prepare(arguments: argparse.Namespace) -> dict[str, int]:
-    """Write the edges with p > τ1, lifted, for the sides to read; returns sizes."""
+    """Write the edges that a side may want, lifted, for the sides to read; returns sizes of the graph of p > τ1."""
     with np.load(arguments.edges) as file:
-        edges, labels = EdgeList(file["indptr"], file["cols"], file["scores"]), file["labels"]
-    edges, labels = lift(edges.select(edges.scores > arguments.tau1), labels, arguments.copies)
-    for name in ("indptr", "cols", "scores"):
-        np.save(arguments.folder / f"{name}.npy", getattr(edges, name))
-    np.save(arguments.folder / "labels.npy", labels)
+        symmetric = "symmetric" in file and bool(file["symmetric"])
+        edges, labels = EdgeList(file["indptr"], file["cols"], file["scores"], symmetric), file["labels"]
+    edges = edges.select(edges.scores > min(arguments.tau1, arguments.components_tau1))
+    edges, labels = lift(edges, labels, arguments.copies, disjoint=arguments.disjoint)
+    save_edges(arguments.folder / "edges.npz", edges, labels)
+    edges = edges.select(edges.scores > arguments.tau1)
     sizes = np.bincount(components(edges))
     return {
         "nodes": edges.num_nodes,
-        "edges": len(edges),
+        "edges": edges.num_edges,
         "components": int(np.count_nonzero(sizes)),
         "largest_component": int(sizes.max()),
     }
 
 
-def lift(edges: EdgeList, labels: np.ndarray, copies: int, seed: int = 0) -> tuple[EdgeList, np.ndarray]:
-    """R copies of the nodes; edges from identity a to b > a go s_ab copies on (mod R), from b to a as many back."""
+def lift(
+    edges: EdgeList, labels: np.ndarray, copies: int, seed: int = 0, disjoint: bool = False
+) -> tuple[EdgeList, np.ndarray]:
+    """R copies of the nodes; edges from identity a to b > a go s_ab copies on (mod R), from b to a as many back.
+
+    ``disjoint``: s = 0.
+    """
     n, m = edges.num_nodes, len(edges)
     _, identity = np.unique(labels, return_inverse=True)
     a, b = identity[edges.rows], identity[edges.cols]
     pair = np.minimum(a, b) * (int(identity.max()) + 1) + np.maximum(a, b)
     pairs, pair = np.unique(pair, return_inverse=True)
-    shift = np.random.default_rng(seed).integers(0, copies, len(pairs))[pair] * np.sign(b - a)
+    shift = np.random.default_rng(seed).integers(0, 1 if disjoint else copies, len(pairs))[pair] * np.sign(b - a)
     cols = np.empty(copies * m, edges.cols.dtype)
     for copy in range(copies):
         cols[copy * m : (copy + 1) * m] = edges.cols + n * ((copy + shift) % copies)
     lifted = EdgeList(row_pointers(np.tile(np.diff(edges.indptr), copies)), cols, np.tile(edges.scores, copies))
+    if edges.symmetric:
+        lifted = undirected(lifted)  # with columns in order again
     step = int(identity.max()) + 1
     return lifted, np.concatenate([identity + copy * step for copy in range(copies)])
 
@@ -141,16 +199,17 @@ def sides(arguments: argparse.Namespace) -> list[str]:
     return found
 
 
-def run_method(side: str, folder: Path) -> None:
-    method, count, parameter = side.split()
+def run_method(arguments: argparse.Namespace) -> None:
+    method, count, parameter = arguments.side.split()
     set_threads(int(count))
     os.environ["OMP_NUM_THREADS"] = count
-    edges = EdgeList(*(np.load(folder / f"{name}.npy") for name in ("indptr", "cols", "scores")))
-    labels = np.load(folder / "labels.npy")
+    with np.load(arguments.folder / "edges.npz") as file:
+        edges = EdgeList(file["indptr"], file["cols"], file["scores"], bool(file["symmetric"]))
+        labels = file["labels"]
+    edges = edges.select(edges.scores > (arguments.components_tau1 if method == "components" else arguments.tau1))
     run = functools.partial(METHODS[method][0], parameter=float(parameter), threads=int(count))
-    run(
-        EdgeList(np.array([0, 2, 4, 6]), np.array([1, 2, 0, 2, 0, 1], np.int32), np.full(6, 0.9, np.float32))
-    )  # compile
+    few = np.array([0, 2, 4, 6]), np.array([1, 2, 0, 2, 0, 1], np.int32), np.full(6, 0.9, np.float32)
+    run(EdgeList(*few, edges.symmetric))  # compile
     stages = Stages()
     with stages.stage("partition"):
         found = run(edges)
@@ -159,7 +218,7 @@ def run_method(side: str, folder: Path) -> None:
         scores = evaluate(labels, found, ("pairwise", "bcubed"))
     lengths = {"code_length": code_length(edges, found)}
     lengths["code_length_by_component"] = code_length(edges, found, components(edges))
-    finish_side(side, folder, stages, clusters=len(np.unique(found)), **scores, **lengths)
+    finish_side(arguments.side, arguments.folder, stages, clusters=len(np.unique(found)), **scores, **lengths)
 
 
 def code_length(edges: EdgeList, found: np.ndarray, pieces: np.ndarray | None = None) -> float:

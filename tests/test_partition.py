@@ -11,7 +11,8 @@ from conftest import ROOT, same_partition
 
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.partition import infomap, leiden
+from starfc.clustering.partition import edges_within, infomap, leiden
+from starfc.clustering.refinement import undirected
 from starfc.errors import InputError
 
 
@@ -235,3 +236,33 @@ def test_a_lift_looks_like_its_graph(benchmark):
     both = {(i, j) for i, j in zip(edges.rows.tolist(), edges.cols.tolist(), strict=True)}
     mutual = sum((j, i) in both for i, j in both)
     assert sum((j, i) in pairs for i, j in pairs) == 4 * mutual
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_a_lift_of_an_undirected_list_is_one(benchmark, disjoint):
+    directed, labels = planted(groups=10, size=12, within=0.5, between=0.05, seed=3)
+    edges = undirected(directed)
+    lifted, _ = benchmark.lift(edges, labels, 4, disjoint=disjoint)
+    assert lifted.symmetric
+    assert len(lifted) == 4 * len(edges)
+    again = undirected(lifted)  # which sorts, and pairs up what has no partner
+    np.testing.assert_array_equal(again.cols, lifted.cols)
+    np.testing.assert_array_equal(again.scores, lifted.scores)
+    copies_stay = (lifted.rows // 120 == lifted.cols // 120).all()
+    assert copies_stay == disjoint
+    if disjoint:
+        found = infomap(lifted).reshape(4, 120)
+        np.testing.assert_array_equal(found, infomap(edges) + 120 * np.arange(4)[:, None])
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_edges_within_communities(symmetric):
+    edges = edge_list(6, TRIANGLES)
+    edges = undirected(edges) if symmetric else edges
+    within = edges_within(edges, np.array([0, 0, 0, 3, 3, 3], np.int32))
+    assert within.symmetric == symmetric
+    assert within.num_edges == edges.num_edges - 1
+    assert not (within.scores == np.float32(0.3)).any()
+    np.testing.assert_array_equal(within.rows // 3, within.cols // 3)
+    assert not len(edges_within(edges, np.arange(6, dtype=np.int32)))
+    assert not len(edges_within(edge_list(0, []), np.zeros(0, np.int32)))

@@ -47,6 +47,15 @@ def test_the_estimator_gives_the_same_clusters(tmp_path, refinement):
     assert evaluate(truth, labels) == record["metrics"]
 
 
+def test_the_quickstart_and_the_default_estimator_take_the_structural_model(tmp_path):
+    record = run_inference(load_config(ROOT / "configs" / "cfg_gcn_structural_glyph.py"), out=tmp_path)
+    assert record["metrics"]["pairwise"]["fscore"] > 0.94
+    assert record["metrics"]["bcubed"]["fscore"] > 0.94
+    assert "cfg_gcn_structural_glyph.py" in (ROOT / "scripts" / "quickstart.sh").read_text()
+    features = read_features(ROOT / "data" / "glyph" / "features" / "sample.npy")
+    np.testing.assert_array_equal(StarFC().fit_predict(features), np.load(tmp_path / "labels.npy"))
+
+
 def test_thumbnails_belong_to_the_rows():
     with np.load(ROOT / "data" / "glyph" / "thumbs.npz") as thumbs:
         assert thumbs["images"].shape == (8595, 20, 20)

@@ -19,6 +19,7 @@ from starfc.clustering.pipeline import REFINEMENTS, cluster
 from starfc.clustering.refinement import node_intimacy_undirected, refine, refine_dynamic
 from starfc.errors import InputError
 from starfc.evaluation.calibration import (
+    calibrate,
     calibration_error,
     fit_temperature,
     labelled_logits,
@@ -32,6 +33,7 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Structure, encode, smooth
 from starfc.models.checkpoint import load_model, save_model, write_checkpoint
 from starfc.models.structural import StructuralModel
+from starfc.training.data import LabelledGraph
 
 
 def make_model(columns: int = 11, candidates: int = 6, rounds: int = 2, seed: int = 0) -> StructuralModel:
@@ -65,7 +67,7 @@ def twin_probabilities(model: StructuralModel, graph: KnnGraph) -> np.ndarray:
         before = EdgeLogits(structure)
         with torch.no_grad():
             before.put(pairs, encode(model.first(torch.from_numpy(pairs.features)).numpy()))
-        before.sum_degrees()
+        before.sum_degrees(np.arange(graph.num_nodes))
         pairs = structure.second_round(np.arange(n), before)
     with torch.no_grad():
         p = torch.sigmoid(model.logits(torch.from_numpy(pairs.features))).numpy()
@@ -270,3 +272,18 @@ def test_communities_are_those_of_the_parsed_edges(data, partition):
     assert same_partition(result.labels, members)
     inside = result.labels[edges.rows] == result.labels[edges.cols]
     assert result.edges_refined == inside.sum() // 2
+
+
+def test_a_threshold_of_similarity_is_refused(data):
+    with pytest.raises(InputError, match="th_sim: 0 needed by a structural model"):
+        cluster(data[0], data[2], make_model(), tau1=0.5, tau2=0.5, th_sim=0.2)
+
+
+def test_without_held_back_edges_there_is_no_calibration(data, tmp_path, caplog):
+    features, labels, graph = data
+    model, none = make_model(), np.zeros(len(labels), bool)
+    model.temperature.fill_(1)
+    found = calibrate(model, LabelledGraph(features, labels, graph, none), tmp_path, torch.device("cpu"))
+    assert found == {"temperature": 1.0, "edges": 0}
+    assert "calibration" in caplog.text
+    assert not list(tmp_path.iterdir())

@@ -116,6 +116,15 @@ def test_held_back_instances_are_in_the_graph_behind_the_others(config):
     assert not whole_graph(config(), everything).held.any()
 
 
+def test_a_subgraph_without_edges_to_learn_from_takes_no_step_and_carries_nothing(config):
+    data = read_training_data(config())
+    method = make_method(config(), CPU, whole_graph(config(), data))
+    method._labels[:] = -1
+    edges = method.start(method.build(data.train, np.arange(40)), np.random.default_rng(0), CPU)
+    assert method.num_steps(edges) == 0
+    assert method.carried() == {}
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_edges_with_a_held_back_end_are_not_learnt_from(config, rounds):
     chosen = config(**{"structural.rounds": rounds})

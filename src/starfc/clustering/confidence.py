@@ -7,18 +7,16 @@ lie in a scratch file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from starfc.clustering.edges import EdgeList, row_pointers
+from starfc.clustering.edges import Block, EdgeList
 from starfc.clustering.refinement import undirected
-from starfc.clustering.scoring_kernels import place_rows
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
@@ -63,7 +61,7 @@ def score_edges(
             before.put(pairs, encode(first(pairs.features)))
 
         threads.each(first_round, range(len(blocks)))
-        before.sum_degrees()
+        before.sum_degrees(order)
     last, temperature = _on(model.first if before is None else model.second, device), float(model.temperature)
 
     def last_round(at: int) -> None:
@@ -87,30 +85,19 @@ def parse_structure(
 
     Edges are undirected: every one is listed once in either direction, columns sorted, without self loops.
     """
-    order = np.arange(graph.num_nodes) if order is None else order
-    line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
-    blocks = slices(graph.num_nodes, ROW_BLOCK)
-    found: list = [None] * len(blocks)
-    candidates = [0] * len(blocks)
+    line = logit(tau1)
+    found: list[Block | None] = [None] * len(slices(graph.num_nodes, ROW_BLOCK))
+    candidates = [0] * len(found)
 
     def keep(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
         above = np.flatnonzero(logits > line)
         local = pairs.local[above]
         ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
-        found[at] = np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
+        found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
         candidates[at] = len(logits)
 
     score_edges(model, features, graph, keep, order, device, scratch)
-    counts = np.zeros(graph.num_nodes, np.int64)
-    for part, (ours, _, _) in zip(blocks, found, strict=True):
-        counts[order[part]] = ours
-    indptr = row_pointers(counts)
-    cols, scores = np.empty(indptr[-1], graph.ids.dtype), np.empty(indptr[-1], np.float32)
-    free = indptr[:-1].copy()
-    for at, part in enumerate(blocks):
-        (ours, ends, probabilities), found[at] = found[at], None
-        place_rows(free, order[part], ours, ends, probabilities, cols, scores)
-    return undirected(EdgeList(indptr, cols, scores)), sum(candidates)
+    return undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)), sum(candidates)
 
 
 def _on(scorer: EdgeScorer, device: str | torch.device) -> Score:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba as nb
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+Block = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,23 @@ class EdgeList:
     ) -> EdgeList:
         """From edges rows_e -> cols_e that are sorted by row."""
         return cls(row_pointers(np.bincount(rows, minlength=num_nodes)), cols, scores)
+
+    @classmethod
+    def from_blocks(cls, blocks: list[Block | None], num_nodes: int, dtype: DTypeLike) -> EdgeList:
+        """From blocks of rows in any order, a row in one block or in several; ``blocks`` is emptied on the way.
+
+        A block is its rows (m,), how many edges each has there (m,), and these edges' columns and scores, row by row.
+        """
+        totals = np.zeros(num_nodes, np.int64)
+        for rows, counts, _, _ in blocks:
+            totals[rows] += counts
+        indptr = row_pointers(totals)
+        cols, scores = np.empty(indptr[-1], dtype), np.empty(indptr[-1], np.float32)
+        free = indptr[:-1].copy()
+        for at, block in enumerate(blocks):
+            blocks[at] = None
+            _place_rows(free, *block, cols, scores)
+        return cls(indptr, cols, scores)
 
     @property
     def num_nodes(self) -> int:
@@ -58,3 +78,15 @@ def row_pointers(counts: NDArray[np.integer]) -> NDArray[np.int64]:
     indptr = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     return indptr
+
+
+@nb.njit(cache=True, nogil=True)
+def _place_rows(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
+    """Copy the entries of some rows, ``counts`` of them each, to where a row's next ones belong, and move that on."""
+    at = 0
+    for r in range(rows.size):
+        for e in range(free[rows[r]], free[rows[r]] + counts[r]):
+            all_cols[e] = cols[at]
+            all_scores[e] = scores[at]
+            at += 1
+        free[rows[r]] += counts[r]

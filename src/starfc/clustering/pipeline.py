@@ -97,7 +97,8 @@ def cluster(
     tau1, tau2 : float in [0, 1]
         Edges with p > τ1, and of those with node intimacy > τ2, stay.
     th_sim : float
-        kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same.
+        kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same. 0 for
+        a structural model.
     partition : {'components', 'infomap', 'leiden'}
         Components of the edges that node intimacy keeps, as published; or communities of all parsed edges
         (:mod:`starfc.clustering.partition`), where τ2 plays no part.
@@ -116,13 +117,18 @@ def cluster(
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
     parsed, order, candidates = _parsed(parse_graph, num_entries, 9, *given)
-    before = kept(components(parsed), parsed.num_edges)
     if partition != "components":
         with stages.stage("communities", needs=64 * len(parsed)):
-            members = infomap(parsed, seed) if partition == "infomap" else leiden(parsed, "cpm", resolution, seed)
+            pieces = components(parsed)
+            before = kept(pieces, parsed.num_edges)
+            if partition == "infomap":
+                members = infomap(parsed, seed, pieces)
+            else:
+                members = leiden(parsed, "cpm", resolution, seed)
             refined = edges_within(parsed, members)
         return _clustering(refined, members, candidates, before, stages)
     with stages.stage("refinement", needs=20 * len(parsed)):
+        before = kept(components(parsed), parsed.num_edges)
         refined = refine(parsed, node_intimacy(parsed, order), tau2)
         del parsed
     return _clustering(refined, components(refined), candidates, before, stages)
@@ -208,6 +214,8 @@ def _parsed(
         order = locality_order(graph)
     inputs = (features.array, graph.ids, graph.sims)
     if isinstance(model, StructuralModel):
+        if th_sim > 0:
+            raise InputError(f"th_sim: 0 needed by a structural model, which compares whole lists; found {th_sim!r}")
         # a code an entry, kept edges in either direction while they are put in order
         with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
             parsed, candidates = parse_structure(model, features, graph, tau1, order, device, scratch)

@@ -24,14 +24,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starfc.clustering.edges import EdgeList, row_pointers
+from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import undirected
 from starfc.clustering.scoring_kernels import (
     Candidates,
     Entries,
     Scorer,
     own_entries,
-    place_rows,
     score_rows,
     score_rows_torch,
     stored_entries,
@@ -282,22 +281,16 @@ def _parse(
     exact = _decided(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)), tau1)
     for array in (nodes.features.array, nodes.graph.ids, nodes.graph.sims):
         release(array)
-    counts, at = np.zeros(nodes.graph.num_nodes, np.int64), 0
+    at = 0
     for block, (rows, entries) in enumerate(found):
         scored_again = np.flatnonzero(entries.doubtful)
         again = exact[at : at + len(scored_again)]
         at += len(scored_again)
         kept = np.ones(len(entries.cols), np.bool_)
         kept[scored_again], entries.scores[scored_again] = again > tau1, again
-        found[block] = rows, entries.select(kept)
-        counts[rows] += found[block][1].counts
-    indptr = row_pointers(counts)
-    cols, scores = np.empty(indptr[-1], nodes.graph.ids.dtype), np.empty(indptr[-1], np.float32)
-    free = indptr[:-1].copy()
-    for block in range(len(found)):
-        (rows, entries), found[block] = found[block], None
-        place_rows(free, rows, entries.counts, entries.cols, entries.scores, cols, scores)
-    return EdgeList(indptr, cols, scores)
+        chosen = entries.select(kept)
+        found[block] = rows, chosen.counts, chosen.cols, chosen.scores
+    return EdgeList.from_blocks(found, nodes.graph.num_nodes, nodes.graph.ids.dtype)
 
 
 def _decided(

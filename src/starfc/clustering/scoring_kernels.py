@@ -211,15 +211,3 @@ def stored_entries(rows, ids, kinds, sources_indptr, sources, place):
             at += 1
     indptr[rows.size] = at
     return indptr, found[:at]
-
-
-@nb.njit(cache=True, nogil=True)
-def place_rows(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
-    """Copy the entries of some rows, ``counts`` of them each, to where a row's next ones belong, and move that on."""
-    at = 0
-    for r in range(rows.size):
-        for e in range(free[rows[r]], free[rows[r]] + counts[r]):
-            all_cols[e] = cols[at]
-            all_scores[e] = scores[at]
-            at += 1
-        free[rows[r]] += counts[r]

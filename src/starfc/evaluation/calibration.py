@@ -8,6 +8,7 @@ makes p mean what it says, so that a threshold on p means the same on other data
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from starfc.runtime.atomic import replacing
 
 if TYPE_CHECKING:
     from starfc.training.data import LabelledGraph
+
+log = logging.getLogger("starfc")
 
 BINS = 15
 
@@ -85,9 +88,13 @@ def calibrate(model: StructuralModel, data: LabelledGraph, folder: Path, device:
     Returns
     -------
     dict
-        Temperature, number of edges, expected calibration error before and after.
+        Temperature, number of edges, expected calibration error before and after; without edges the temperature is 1,
+        and nothing is written.
     """
     logits, same = labelled_logits(model, data.features, data.graph, data.labels, data.held, device)
+    if not len(same):
+        log.warning("calibration: no candidate edge joins two held-back instances; the temperature stays 1")
+        return {"temperature": 1.0, "edges": 0}
     temperature = fit_temperature(logits, same) if 0 < same.sum() < len(same) else 1.0
     model.temperature.fill_(temperature)
     tables = {f"T = {t:.3f}": reliability(expit(logits / t), same) for t in dict.fromkeys((1.0, temperature))}

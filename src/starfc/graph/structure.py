@@ -213,9 +213,6 @@ class EdgeLogits:
         mutual = (pairs.back >= 0) & (pairs.back < self._candidates)
         self.codes[self._ids[rows[mutual], pairs.slots[mutual]], pairs.back[mutual]] = codes[mutual]
 
-    def sum_degrees(self, rows: NDArray[np.integer] | None = None) -> None:
-        """n_i = Σ_m p_im of some nodes, or of all."""
-        if rows is None:
-            row_sums(self.codes, _PROBABILITY, self.degrees)
-        else:
-            self.degrees[rows] = _PROBABILITY[self.codes[rows].astype(np.int64) - NO_LOGIT].sum(axis=1)
+    def sum_degrees(self, rows: NDArray[np.integer]) -> None:
+        """n_i = Σ_m p_im of some nodes."""
+        row_sums(rows, self.codes, _PROBABILITY, self.degrees)

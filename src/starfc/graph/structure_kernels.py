@@ -182,9 +182,9 @@ def nep_norms(sims, ids, nep):
 
 
 @nb.njit(cache=True)
-def row_sums(codes, probability, out):
-    """Sums of the probabilities of every row's codes."""
-    for i in range(codes.shape[0]):
+def row_sums(rows, codes, probability, out):
+    """Sums of the probabilities of some rows' codes."""
+    for i in rows:
         total = np.float32(0)
         for a in range(codes.shape[1]):
             total += probability[np.int32(codes[i, a]) + 128]

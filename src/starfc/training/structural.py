@@ -6,7 +6,7 @@
 
 The nodes of a subgraph are drawn as for the other methods (SPSS), but their neighbourhoods are not built anew on just
 these nodes: there an identity's strangers are missing, lists reach farther, and structure is another than in the whole
-graph (measured in the README). Structure is read from the graph of the whole training split instead, in which a
+graph. Structure is read from the graph of the whole training split instead, in which a
 subgraph is only the part that a step learns from. Held-back instances are in that graph too, without labels: an edge
 that has one at an end teaches nothing.
 """
@@ -92,6 +92,8 @@ class StructuralTraining:
             pairs = self._structure.second_round(graph.nodes, self._before)
         ends = self._structure.ids[pairs.rows, pairs.slots]
         known = np.flatnonzero(self._labels[ends] >= 0)
+        if not known.size:  # no step will be taken, and nothing is carried
+            self._codes = None
         same = self._labels[pairs.rows] == self._labels[ends]
         arrays = pairs.features[known], same[known].astype(np.float32), self._folds(pairs)[known]
         return LabelledEdges(*(torch.from_numpy(array).to(device) for array in arrays))

@@ -1,12 +1,12 @@
-"""Training on structure-preserved subgraphs, spec sections 5 and 7: the loop that both methods share.
+"""Training on structure-preserved subgraphs, spec sections 5 and 7: the loop that all methods share.
 
     for every epoch, for every seed identity (shuffled):
         subgraph <- SPSS, with kNN graphs of its own
         for every patch of its edges: loss; mean gradient over all processes; one optimiser step
 
 What a subgraph, a loss and a step are is the method's (:mod:`starfc.training.basic`,
-:mod:`starfc.training.hierarchical`). The next subgraph is built while the current one trains. With several processes
-each takes a subgraph of its own; a *round* is one subgraph of each.
+:mod:`starfc.training.hierarchical`, :mod:`starfc.training.structural`). The next subgraph is built while the current
+one trains. With several processes each takes a subgraph of its own; a *round* is one subgraph of each.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from starfc.clustering.outputs import metrics_table, write_clustering, write_run
+from starfc.clustering.outputs import metrics_table, write_clustering, write_edges, write_run
 from starfc.clustering.pipeline import REFINEMENTS, with_singletons
 from starfc.config import Config
 from starfc.errors import InputError
@@ -43,6 +43,7 @@ def run_inference(
     features: str | Path | None = None,
     labels: str | Path | None = None,
     out: str | Path = "outputs",
+    keep_edges: bool = False,
 ) -> dict[str, Any]:
     """Cluster the configured split, or a file of the user's own, and write the results.
 
@@ -59,6 +60,8 @@ def run_inference(
         Features to cluster instead of the configured split, and their labels, if any.
     out : path
         Folder for the results.
+    keep_edges : bool
+        Write the parsed edges too.
 
     Returns
     -------
@@ -99,6 +102,7 @@ def run_inference(
         tau2=tau2,
         th_sim=config.th_sim,
         **communities,
+        keep_edges=keep_edges,
         device=device,
         stages=stages,
         scratch=out,
@@ -113,6 +117,8 @@ def run_inference(
             metrics = evaluate(split.labels, result.labels, tuple(config.metrics))
     with stages.stage("write"):
         write_clustering(out, result)
+        if result.parsed is not None:
+            write_edges(out, result.parsed)
     record = {
         "metrics": metrics,
         "num_clusters": result.num_clusters,
@@ -127,7 +133,9 @@ def run_inference(
         "stages": [vars(stage) for stage in stages.finished],
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
         "config": config.as_dict(),
-        "features": split.features.name,
+        "features": str(Path(split.features.name).absolute()),
+        "feature_dim": split.features.dim,
+        "normalise": split.features.normalise,
         "model": str(model_folder),
         "seed": config.seed,
         "started": started,

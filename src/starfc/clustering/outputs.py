@@ -1,7 +1,12 @@
-"""What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, each written atomically."""
+"""What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, each written atomically.
+
+Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
+``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, and ``manifest.json``, which is written last.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starfc.clustering.pipeline import Clustering
+from starfc.clustering.edges import EdgeList
+from starfc.clustering.pipeline import Clustering, ParsedEdges
 from starfc.data.formats import write_labels
+from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing, write_json
 
 
@@ -27,6 +34,48 @@ def write_clustering(folder: Path, result: Clustering) -> None:
     )
     with replacing(folder / "clusters.parquet") as temporary:
         pq.write_table(table, temporary)
+
+
+def write_edges(folder: Path, parsed: ParsedEdges) -> None:
+    """The parsed edges, as ``folder/edges``."""
+    place, edges = folder / "edges", parsed.edges
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "manifest.json").unlink(missing_ok=True)
+    arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
+    for name, array in {**arrays, "intimacy": parsed.intimacy, "kept": parsed.kept}.items():
+        with replacing(place / f"{name}.npy") as temporary:
+            np.save(temporary, array)
+    write_json(
+        place / "manifest.json",
+        {"num_nodes": edges.num_nodes, "num_entries": len(edges), "symmetric": edges.symmetric},
+    )
+
+
+def read_edges(folder: Path) -> ParsedEdges:
+    """The parsed edges of a run's folder, memory-mapped.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        The run kept no edges; they are not whole.
+    """
+    place = folder / "edges"
+    if not (place / "manifest.json").is_file():
+        raise MissingFileError(
+            f"{folder}: the run kept no edges ({place.name}/manifest.json); run starfc cluster again"
+        )
+    try:
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        names = ("indptr", "cols", "scores", "intimacy", "kept")
+        arrays = [np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
+        whole = (manifest["num_nodes"] + 1,), *[(manifest["num_entries"],)] * 4
+        symmetric = bool(manifest["symmetric"])
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise InputError(f"{place}: unreadable edges ({error}); run starfc cluster again") from None
+    if tuple(array.shape for array in arrays) != whole:
+        raise InputError(f"{place}: arrays that are not what the manifest says; run starfc cluster again")
+    indptr, cols, scores, intimacy, kept = arrays
+    return ParsedEdges(EdgeList(indptr, cols, scores, symmetric), intimacy, kept)
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:

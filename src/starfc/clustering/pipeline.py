@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.confidence import parse_structure
-from starfc.clustering.edges import EdgeList
+from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
 from starfc.clustering.refinement import (
+    dynamic_thresholds,
     node_intimacy,
     node_intimacy_undirected,
     refine,
-    refine_dynamic,
 )
 from starfc.clustering.scoring import (
     TARGET_BYTES,
@@ -48,12 +48,29 @@ from starfc.runtime.stages import Stages
 
 
 @dataclass(frozen=True)
+class ParsedEdges:
+    """The edges that graph parsing kept, (E,) entries, with what decided about each.
+
+    ``intimacy`` (E,) float32 is node intimacy, and ``kept`` (E,) bool says which edges are of the clustering: those
+    that refinement kept, or with communities those within one.
+    """
+
+    edges: EdgeList
+    intimacy: NDArray[np.float32]
+    kept: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Clustering:
-    """Labels (N,) int64, largest cluster first; confidence (N,) float32; what parsing and refinement kept."""
+    """Labels (N,) int64, largest cluster first; confidence (N,) float32; what parsing and refinement kept.
+
+    ``parsed`` holds the edges themselves where they were asked for.
+    """
 
     labels: NDArray[np.int64]
     confidence: NDArray[np.float32]
     summary: Summary
+    parsed: ParsedEdges | None = None
 
     @property
     def edges_parsed(self) -> int:
@@ -79,6 +96,7 @@ def cluster(
     partition: str = "components",
     resolution: float = RESOLUTION,
     seed: int = 0,
+    keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
@@ -106,6 +124,8 @@ def cluster(
         Of 'leiden'.
     seed : int
         Of the communities.
+    keep_edges : bool
+        Return the parsed edges with their scores and intimacies, which otherwise go when they are no longer needed.
     scratch : path, optional
         Folder for files of 6 N h bytes while edges are scored (the system's folder for temporary files otherwise).
 
@@ -126,12 +146,18 @@ def cluster(
             else:
                 members = leiden(parsed, "cpm", resolution, seed)
             refined = edges_within(parsed, members)
-        return _clustering(refined, members, candidates, before, stages)
+            edges = None
+            if keep_edges:
+                within = members[parsed.rows] == members[parsed.cols]
+                edges = ParsedEdges(parsed, node_intimacy(parsed, order), within)
+        return _clustering(refined, members, candidates, before, stages, edges)
     with stages.stage("refinement", needs=20 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges)
-        refined = refine(parsed, node_intimacy(parsed, order), tau2)
-        del parsed
-    return _clustering(refined, components(refined), candidates, before, stages)
+        intimacy = node_intimacy(parsed, order)
+        refined = refine(parsed, intimacy, tau2)
+        edges = ParsedEdges(parsed, intimacy, intimacy > tau2) if keep_edges else None
+        del parsed, intimacy
+    return _clustering(refined, components(refined), candidates, before, stages, edges)
 
 
 def cluster_dynamic(
@@ -142,6 +168,7 @@ def cluster_dynamic(
     tau1: float,
     tau2: float,
     th_sim: float = 0.0,
+    keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
@@ -158,7 +185,7 @@ def cluster_dynamic(
         Threshold of p, and the ceiling of the dynamic thresholds.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph, and so are no candidates.
-    features, graph, model, scratch
+    features, graph, model, keep_edges, scratch
         As for :func:`cluster`.
 
     Returns
@@ -171,9 +198,12 @@ def cluster_dynamic(
     parsed, order, candidates = _parsed(parse_affinity, num_pairs, 22, *given)
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges)
-        refined = refine_dynamic(parsed, node_intimacy_undirected(parsed, order), tau2)
-        del parsed
-    return _clustering(refined, components(refined), candidates, before, stages)
+        intimacy = node_intimacy_undirected(parsed, order)
+        stay = intimacy > dynamic_thresholds(parsed, tau2)
+        refined = parsed.select(stay)
+        edges = ParsedEdges(parsed, intimacy, stay) if keep_edges else None
+        del parsed, intimacy, stay
+    return _clustering(refined, components(refined), candidates, before, stages, edges)
 
 
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
@@ -237,13 +267,18 @@ def _parsed(
 
 
 def _clustering(
-    refined: EdgeList, members: NDArray[np.integer], candidates: int, parsed: Kept, stages: Stages
+    refined: EdgeList,
+    members: NDArray[np.integer],
+    candidates: int,
+    parsed: Kept,
+    stages: Stages,
+    edges: ParsedEdges | None,
 ) -> Clustering:
     """What both methods end with; ``members`` (N,) are the clusters, each named by one of its nodes."""
     with stages.stage("clusters", needs=8 * len(refined) + 48 * refined.num_nodes):
         labels = largest_first(members)
         summary = summarise(candidates, parsed, refined, labels)
-        return Clustering(labels, edge_confidence(refined), summary)
+        return Clustering(labels, edge_confidence(refined), summary, edges)
 
 
 def edge_confidence(edges: EdgeList) -> NDArray[np.float32]:
@@ -271,4 +306,17 @@ def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering
     labels, confidence = np.empty(n, np.int64), np.zeros(n, np.float32)
     labels[others], confidence[others] = result.labels, result.confidence
     labels[rows] = result.num_clusters + np.arange(len(rows))
-    return replace(result, labels=labels, confidence=confidence, summary=result.summary.with_singletons(len(rows)))
+    parsed = result.parsed
+    if parsed is not None:
+        edges = parsed.edges
+        indptr = row_pointers(_inserted(np.diff(edges.indptr), others, n))
+        parsed = replace(parsed, edges=replace(edges, indptr=indptr, cols=others[edges.cols].astype(edges.cols.dtype)))
+    summary = result.summary.with_singletons(len(rows))
+    return Clustering(labels, confidence, summary, parsed)
+
+
+def _inserted(values: NDArray[np.int64], at: NDArray[np.integer], n: int) -> NDArray[np.int64]:
+    """``values`` at the positions ``at`` of n zeros."""
+    out = np.zeros(n, np.int64)
+    out[at] = values
+    return out

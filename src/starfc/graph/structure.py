@@ -157,19 +157,20 @@ class Structure:
         object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
         object.__setattr__(self, "_norms", nep_norms(self.sims, self.ids, _NEP))
 
-    def first_round(self, rows: NDArray[np.integer], every: bool = False) -> Pairs:
+    def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> Pairs:
         """The candidate edges that some nodes own, with the first round's features.
 
         Every candidate edge is owned by one of its ends: by the lower id where both list the other among their
         candidates, else by the one that does. ``every``: all candidates of these nodes instead, whoever owns them.
+        ``since``: only edges with an end of this id or above.
         """
-        return self._pairs(rows, every, None)
+        return self._pairs(rows, every, since, None)
 
-    def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits) -> Pairs:
+    def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits, since: int = 0) -> Pairs:
         """The same edges with the second round's features."""
-        return self._pairs(rows, False, logits)
+        return self._pairs(rows, False, since, logits)
 
-    def _pairs(self, rows: NDArray[np.integer], every: bool, before: EdgeLogits | None) -> Pairs:
+    def _pairs(self, rows: NDArray[np.integer], every: bool, since: int, before: EdgeLogits | None) -> Pairs:
         own = self._buffers
         if not hasattr(own, "place"):
             own.place = np.zeros(self.graph.num_nodes, np.uint8)
@@ -181,7 +182,7 @@ class Structure:
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
             rows, self.ids, self.sims, self.candidates, bits(self.nodes), _NEP, self._norms, codes, _PROBABILITY,
-            degrees, before is not None, every, own.place, prefixes, local, slots, back, features,
+            degrees, before is not None, every, since, own.place, prefixes, local, slots, back, features,
         )  # fmt: skip
         return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])
 

@@ -89,18 +89,29 @@ def smooth(
         return np.empty((graph.num_nodes, 0), np.float16)
     features = as_features(features)
     order = np.arange(graph.num_nodes) if order is None else order
-    scales = (neighbours + 1,) if neighbours + 1 < graph.k else None  # the node itself counted; None: the whole graph
-    affinity = Affinity.of(graph, order=order, scales=scales)
+    affinity = smoothing_affinity(graph, neighbours, order)
     with tempfile.TemporaryFile(prefix=".scratch-", dir=scratch) as file:
         out = np.memmap(file, np.float16, "w+", shape=(graph.num_nodes, features.dim))
 
+    smooth_rows(affinity, features, order, out)
+    return out
+
+
+def smoothing_affinity(graph: KnnGraph, neighbours: int, order: NDArray[np.integer] | None = None) -> Affinity:
+    """The affinity graph of the first neighbours, at least 1, of every node."""
+    # the node itself counted; None: the whole graph
+    return Affinity.of(graph, order=order, scales=(neighbours + 1,) if neighbours + 1 < graph.k else None)
+
+
+def smooth_rows(affinity: Affinity, features: Features, rows: NDArray[np.integer], out: NDArray[np.float16]) -> None:
+    """Fill rows of ``out`` (N, d) with X of :func:`smooth`."""
+
     def work(part: slice) -> None:
-        mean = affinity.aggregate(features, order[part])[0]
-        out[order[part]] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        mean = affinity.aggregate(features, rows[part])[0]
+        out[rows[part]] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
     features.scaled  # noqa: B018 made once, before the threads
-    threads.each(work, slices(graph.num_nodes, _BLOCK))
-    return out
+    threads.each(work, slices(len(rows), _BLOCK))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ split is found and listed; it is done only when asked for. Then clusters are the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numba as nb
 import numpy as np
@@ -16,9 +15,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.pipeline import ParsedEdges
+from starfc.graph.neighbours import id_dtype
 from starfc.incremental.edges import Changed, entries_of
 
 _EVIDENCE = 5  # edges listed of a merge, the highest scores first
@@ -169,15 +167,10 @@ def _find_splits(result: Grouping, parsed: ParsedEdges, suspects: NDArray[np.int
     wanted = np.zeros(result.next_label + 1, np.bool_)  # the last is what -1 points to
     wanted[suspects] = True
     members = np.flatnonzero(wanted[labels])
-    entries = entries_of(edges, members)
-    local = np.repeat(np.arange(len(members)), np.diff(edges.indptr)[members])
-    cols = edges.cols[entries]
-    inside = parsed.kept[entries] & (labels[members[local]] == labels[cols])
-    entries, local, cols = entries[inside], local[inside], cols[inside]
-    pointers = row_pointers(np.bincount(local, minlength=len(members)))
-    root = components(EdgeList(pointers, np.searchsorted(members, cols).astype(np.int32), edges.scores[entries]))
+    parent = np.arange(len(labels), dtype=id_dtype(len(labels)))
+    root = _pieces(edges.indptr, edges.cols, parsed.kept, labels, members, parent)
     piece, size = np.unique(root, return_counts=True)
-    cluster = labels[members[piece]]
+    cluster = labels[piece]
     order = np.lexsort([piece, -size, cluster])
     piece, size, cluster = piece[order], size[order], cluster[order]
     several = np.flatnonzero(np.diff(cluster, prepend=-1) == 0)  # pieces that are not the first of their cluster
@@ -199,9 +192,46 @@ def _find_splits(result: Grouping, parsed: ParsedEdges, suspects: NDArray[np.int
     result.suspects = np.array([] if apply else list(found), np.int64)
 
 
+@nb.njit(cache=True)
+def _pieces(indptr, cols, kept, labels, members, parent):
+    """The smallest row that each member is held together with by kept edges in its cluster; parents start alone."""
+    for m in members:
+        for e in range(indptr[m], indptr[m + 1]):
+            i, j = np.int64(m), np.int64(cols[e])
+            if not kept[e] or labels[i] != labels[j]:
+                continue
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = np.int64(parent[i])
+            while parent[j] != j:
+                parent[j] = parent[parent[j]]
+                j = np.int64(parent[j])
+            if i < j:
+                parent[j] = i
+            elif j < i:
+                parent[i] = j
+    out = np.empty(members.size, np.int64)
+    for a, m in enumerate(members):
+        parent[m] = parent[parent[m]]  # a parent is a smaller row of the same cluster, so its root is known by now
+        out[a] = parent[m]
+    return out
+
+
+@nb.njit(cache=True)
+def _between(indptr, cols, kept, labels):
+    """Kept edges whose ends are in different clusters."""
+    found = []
+    for i in range(labels.size):
+        label = labels[i]
+        for e in range(indptr[i], indptr[i + 1]):
+            if kept[e] and labels[cols[e]] != label:
+                found.append(e)
+    return np.array(found, np.int64) if found else np.empty(0, np.int64)
+
+
 def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool) -> None:
     labels, edges = result.labels, parsed.edges
-    across = np.flatnonzero((np.repeat(labels, np.diff(edges.indptr)) != labels[edges.cols]) & parsed.kept)
+    across = _between(edges.indptr, edges.cols, parsed.kept, labels)
     rows, cols = np.searchsorted(edges.indptr, across, side="right") - 1, edges.cols[across].astype(np.int64)
     if edges.symmetric:
         once = rows < cols
@@ -221,9 +251,14 @@ def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool)
         met = np.concatenate([rows[start:end], cols[start:end]])
         result.merges.append(
             Merge(
-                (int(low[start]), int(high[start])), evidence[0][2], evidence[0][3], end - start, evidence,
-                np.unique(met[met >= first]).tolist(), None if into is None else int(into[low[start]]),
-            )  # fmt: skip
+                (int(low[start]), int(high[start])),
+                evidence[0][2],
+                evidence[0][3],
+                end - start,
+                evidence,
+                np.unique(met[met >= first]).tolist(),
+                None if into is None else int(into[low[start]]),
+            )
         )
     if into is not None:
         alive = labels >= 0

@@ -59,7 +59,8 @@ def changed(
     counts = np.zeros(num_nodes, np.int64)
     counts[: edges.num_nodes] = np.diff(edges.indptr)
     at = row_pointers(counts)[rows + 1]  # behind a row's last entry
-    counts += np.bincount(rows, minlength=num_nodes)
+    added_counts = np.bincount(rows, minlength=num_nodes)
+    counts += added_counts
     place = at + np.arange(len(at))
     old = np.ones(len(edges) + len(at), np.bool_)
     old[place] = False
@@ -76,7 +77,10 @@ def changed(
     kept = joined(parsed.kept, np.zeros(len(at), np.bool_), np.bool_)
     mark = np.zeros(num_nodes, np.bool_)
     mark[ends], mark[rows], mark[cols] = True, True, True
-    entries = _intimacies(merged, mark, intimacy)
+    if edges.symmetric and not len(ends):
+        entries = _grown(merged, mark, counts - added_counts, edges.num_nodes, intimacy)
+    else:
+        entries = _counted(merged, mark, intimacy)
     was = kept[entries]
     kept[entries] = intimacy[entries] > tau2
     return Changed(ParsedEdges(merged, intimacy, kept), entries, was)
@@ -89,17 +93,49 @@ def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:
     return starts + np.arange(len(starts))
 
 
-def _intimacies(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Compute NI of the edges at marked nodes again; returns which (:mod:`starfc.clustering.refinement`)."""
-    marked = np.flatnonzero(mark)
-    if edges.symmetric:
-        # in-lists are out-lists, and both directions of an edge stand at marked nodes or their neighbours
-        rows = np.union1d(marked, edges.cols[entries_of(edges, marked)]).astype(np.int64)
+def _neighbourhood(edges: EdgeList, mark: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Marked nodes and those that their edges lead to, rising."""
+    inside = mark.copy()
+    inside[edges.cols[entries_of(edges, np.flatnonzero(mark))]] = True
+    return np.flatnonzero(inside)
+
+
+def _grown(
+    edges: EdgeList,
+    mark: NDArray[np.bool_],
+    degrees: NDArray[np.int64],
+    first: int,
+    intimacy: NDArray[np.float32],
+) -> NDArray[np.int64]:
+    """NI of a symmetric list's edges at marked nodes, where only nodes from ``first`` on are new; which they are.
+
+    An earlier edge has the common neighbours that it had with ``degrees`` (N,), and the new ones at both of its ends.
+    """
+    rows = _neighbourhood(edges, mark)
+    blocks = slices(len(rows), _ROWS)
+    found: list[NDArray[np.int64] | None] = [None] * len(blocks)
+
+    def work(at: int) -> None:
+        found[at] = _add_common(edges.indptr, edges.cols, rows[blocks[at]], mark, degrees, first, intimacy)
+
+    def of_new(part: slice) -> None:
+        _of_new(edges.indptr, edges.cols, first + part.start, first + part.stop, intimacy)
+
+    threads.each(of_new, slices(len(mark) - first, _ROWS))
+    threads.each(work, range(len(blocks)))
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _counted(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.float32]) -> NDArray[np.int64]:
+    """NI of the edges at marked nodes, counted anew (:mod:`starfc.clustering.refinement`); which these are."""
+    if edges.symmetric:  # in-lists are out-lists; both directions stand at marked nodes or at their neighbours
+        rows = _neighbourhood(edges, mark)
         incoming, sources = edges.indptr, edges.cols
     else:
-        to_marked = np.flatnonzero(mark[edges.cols])
-        rows = np.union1d(marked, np.searchsorted(edges.indptr, to_marked, side="right") - 1)
-        incoming, sources = _in_lists(edges, np.union1d(marked, edges.cols[entries_of(edges, marked)]))
+        inside = mark.copy()
+        inside[np.searchsorted(edges.indptr, np.flatnonzero(mark[edges.cols]), side="right") - 1] = True
+        rows = np.flatnonzero(inside)
+        incoming, sources = _in_lists(edges, _neighbourhood(edges, mark))
     blocks = slices(len(rows), _ROWS)
     found: list[NDArray[np.int64] | None] = [None] * len(blocks)
 
@@ -149,4 +185,53 @@ def _around(indptr, cols, in_indptr, in_rows, rows, mark, out):
             at += 1
         for e in range(first, last):
             listed[cols[e]] = 0
+    return places
+
+
+@nb.njit(cache=True, nogil=True)
+def _of_new(indptr, cols, start, stop, out):
+    """NI of the edges of new rows, in either direction; edges among themselves are met twice, with the same result."""
+    listed = np.zeros(indptr.size - 1, np.uint8)
+    for i in range(start, stop):
+        first, last = indptr[i], indptr[i + 1]
+        for e in range(first, last):
+            listed[cols[e]] = 1
+        for e in range(first, last):
+            j = np.int64(cols[e])
+            low, high, common = indptr[j], indptr[j + 1], np.int32(0)
+            for a in range(low, high):
+                common += listed[cols[a]]
+            out[e] = np.float32(common) / np.float32(min(last - first, high - low))
+            out[low + np.searchsorted(cols[low:high], i)] = out[e]
+        for e in range(first, last):
+            listed[cols[e]] = 0
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_common(indptr, cols, rows, mark, degrees, first_new, out):
+    """Add the new common neighbours of the rows' edges that have a marked end; returns the places of all such edges."""
+    count = np.int64(0)
+    for i in rows:
+        for e in range(indptr[i], indptr[i + 1]):
+            count += mark[i] or mark[cols[e]]
+    places, at = np.empty(count, np.int64), 0
+    for i in rows:
+        first, last = indptr[i], indptr[i + 1]
+        for e in range(first, last):
+            j = np.int64(cols[e])
+            if not (mark[i] or mark[j]):
+                continue
+            places[at] = e
+            at += 1
+            if i >= first_new or j >= first_new:
+                continue
+            # no count is so high that float32 cannot tell it from the next
+            common = np.int64(np.rint(out[e] * np.float32(min(degrees[i], degrees[j]))))
+            a, b = last - 1, indptr[j + 1] - 1
+            while a >= first and b >= indptr[j] and cols[a] >= first_new and cols[b] >= first_new:
+                common += cols[a] == cols[b]
+                step = cols[a]
+                a -= step >= cols[b]
+                b -= cols[b] >= step
+            out[e] = np.float32(common) / np.float32(min(last - first, indptr[j + 1] - indptr[j]))
     return places

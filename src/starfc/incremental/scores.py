@@ -18,9 +18,9 @@ from starfc.clustering.scoring import NodeProjections, edge_probabilities
 from starfc.clustering.scoring_kernels import Scorer
 from starfc.data.dataset import Features
 from starfc.graph.affinity import Affinity
-from starfc.graph.neighbours import id_dtype, tidy
+from starfc.graph.neighbours import id_dtype
 from starfc.graph.products import slices
-from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth
+from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
@@ -68,7 +68,7 @@ def _published(
     th_sim: float,
     scratch: Path | None,
 ) -> Scored:
-    owners = np.concatenate([touched, np.arange(first, len(lists))])
+    owners = np.concatenate([touched, np.flatnonzero(lists.alive[first:]) + first])
     ids = lists.ids[owners]
     local, slot = np.nonzero((ids >= 0) & ((ids >= first) | (owners >= first)[:, None]))
     rows, cols = owners[local], ids[local, slot].astype(np.int64)
@@ -95,17 +95,17 @@ def _structural(
     th_sim: float,
     scratch: Path | None,
 ) -> Scored:
-    new = np.arange(first, len(lists))
+    new = np.flatnonzero(lists.alive[first:]) + first
     askers = touched[(lists.ids[touched, : model.candidates] >= first).any(axis=1)]
     owners = np.concatenate([askers, new])
     answers = lists.ids[new, : model.candidates]
-    ends = np.union1d(owners, answers[answers >= 0]).astype(np.int64)
+    inside = _marked(len(lists), owners, answers)
+    ends = np.flatnonzero(inside)
     unknown = ends[~lists.known[ends]] if model.rounds == 2 else ends[:0]
-    around = lists.ids[unknown, : model.candidates]
     nodes = np.zeros((len(lists), features.dim if model.smoothing else 0), np.float16)  # pages that are not used cost 0
-    needed = np.union1d(ends, around[around >= 0])
     if model.smoothing:
-        nodes[needed] = smoothed(lists, features, needed, model.smoothing, scratch)
+        needed = np.flatnonzero(inside | _marked(len(lists), lists.ids[unknown, : model.candidates]))
+        smooth_rows(smoothing_affinity(lists.graph, model.smoothing), features, needed, nodes)
     structure = Structure(lists.graph, model.columns, model.candidates, nodes)
     before = None
     if model.rounds == 2:
@@ -138,32 +138,17 @@ def _structural(
     return np.concatenate([rows, cols]), np.concatenate([cols, rows]), np.concatenate([scores, scores])
 
 
+def _marked(n: int, *ids: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which of n nodes are among some ids; -1 is none."""
+    mark = np.zeros(n + 1, np.bool_)
+    for some in ids:
+        mark[some] = True
+    return mark[:n]
+
+
 @torch.inference_mode()
 def _first(
     model: StructuralModel, structure: Structure, before: EdgeLogits, rows: NDArray[np.integer], since: int
 ) -> None:
     pairs: Pairs = structure.first_round(rows, every=True, since=since)
     before.put(pairs, encode(model.first(torch.from_numpy(pairs.features)).numpy()))
-
-
-def smoothed(
-    lists: Lists, features: Features, rows: NDArray[np.integer], neighbours: int, scratch: Path | None = None
-) -> NDArray[np.float16]:
-    """X of some rows as :func:`~starfc.graph.structure.smooth` gives it: (m, d), from the part of the graph around.
-
-    That part is the rows, their first neighbours, and whoever has one of the rows among its own.
-    """
-    n, k = lists.ids.shape
-    width = neighbours if neighbours + 1 < k else k
-    ids = lists.ids[:, :width]
-    inside = np.zeros(n + 1, np.bool_)  # the last is what a missing entry, -1, points to
-    inside[rows] = True
-    others = inside[ids].any(axis=1)
-    inside[ids[rows]] = True
-    inside[:n] |= others
-    inside[n] = False
-    local = np.flatnonzero(inside)
-    place = np.full(n + 1, -1, np.int64)
-    place[local] = np.arange(len(local))
-    graph = tidy(place[ids[local]], lists.sims[local, :width], np.arange(len(local)), len(local))
-    return smooth(graph, features.subset(local), neighbours, scratch=scratch)[place[rows]]

@@ -40,9 +40,7 @@ class Rule:
     th_sim: float = 0.0
 
 
-def make_rule(
-    model: Model, tau1: float, tau2: float, th_sim: float, refinement: str, partition: str
-) -> Rule:
+def make_rule(model: Model, tau1: float, tau2: float, th_sim: float, refinement: str, partition: str) -> Rule:
     """The rule of a run.
 
     Raises
@@ -114,6 +112,7 @@ class State:
         rows: NDArray[np.integer],
         parsed: ParsedEdges,
         labels: NDArray[np.int64],
+        next_label: int = 0,
     ) -> State:
         """The state of a finished clustering.
 
@@ -126,6 +125,8 @@ class State:
         labels : (N,) int64
             -1 where an instance was left out of the clusters for their size: it is given a cluster of its own, or the
             one that the kept edges make.
+        next_label : int
+            The lowest id for a new cluster, where labels in use are not above it.
         """
         n, k = len(labels), graph.k
         ids, sims = np.full((n, k), -1, id_dtype(n)), np.zeros((n, k), np.float32)
@@ -137,10 +138,11 @@ class State:
         alive = np.zeros(n, np.bool_)
         alive[rows] = True
         columns, candidates = columns_of(rule.model, k)
-        codes = np.full((n, columns), NO_LOGIT, np.int8)
-        lists = Lists(ids, sims, alive, codes, np.zeros(n, np.bool_), candidates)
+        known = parsed.logits is not None and parsed.logits.shape[1] == columns
+        codes = np.array(parsed.logits) if known else np.full((n, columns), NO_LOGIT, np.int8)
+        lists = Lists(ids, sims, alive, codes, np.full(n, known), candidates)
         labels, out = np.array(labels, np.int64), np.flatnonzero(labels < 0)
-        next_label = int(labels.max(initial=-1)) + 1
+        next_label = max(next_label, int(labels.max(initial=-1)) + 1)
         if out.size:
             members = components(parsed.edges.select(parsed.kept))[out]
             _, number = np.unique(members, return_inverse=True)

@@ -16,6 +16,7 @@ from starfc.clustering.pipeline import REFINEMENTS, with_singletons
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn, check_k
+from starfc.incremental.state import State, make_rule
 from starfc.models.checkpoint import Model, load_model, load_thresholds
 from starfc.models.structural import StructuralModel
 from starfc.runtime.machine import choose_device
@@ -63,6 +64,10 @@ class StarFC(ClusterMixin, BaseEstimator):
     model_ : StarFCModel, HierarchicalModel or StructuralModel
     tau1_, tau2_ : float
         Thresholds that were used.
+    edge_scores_ : ParsedEdges
+        The edges with p > τ1, their intimacies, and which of them stayed.
+    assigned_ : Assigned
+        After :meth:`partial_fit`, what its last call did: clusters joined and created, merges and splits asked for.
     n_features_in_ : int
     """
 
@@ -135,18 +140,60 @@ class StarFC(ClusterMixin, BaseEstimator):
         k = self._neighbours() if self.k is None else self.k
         check_k(k, len(features), "X")
         communities = {} if self.refinement == "dynamic" else {"partition": self.partition, "seed": self.random_state}
+        graph = build_knn(features, k, self.knn_method)
         result = REFINEMENTS[self.refinement](
             features,
-            build_knn(features, k, self.knn_method),
+            graph,
             self.model_,
             tau1=self.tau1_,
             tau2=self.tau2_,
             th_sim=self.th_sim,
             **communities,
+            keep_edges=True,
             device=choose_device(self.device),
         )
         result = with_singletons(result, invalid_rows)
-        self.labels_, self.confidence_ = result.labels, result.confidence
+        self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
+        self._clustered = Features(X, "X"), graph, np.setdiff1d(np.arange(len(X)), invalid_rows)
+        self._state = None
+        return self
+
+    def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
+        """Add instances to the clustering, whose ids stay what they are; the first call is :meth:`fit`.
+
+        ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new rows; labels are no longer in the order of the
+        clusters' sizes. What the edges would merge or split is in ``assigned_`` (docs/adding.md).
+
+        Parameters
+        ----------
+        X : (m, d) array
+        y : ignored
+        apply_merges : bool
+            Do these merges and splits.
+
+        Raises
+        ------
+        InputError
+            Rows that are not finite or of zero norm, or a clustering that instances cannot be added to: dynamic
+            refinement, communities, a hierarchical model.
+        """
+        if not hasattr(self, "labels_"):
+            return self.fit(X)
+        X = validate_data(
+            self,
+            X,
+            reset=False,
+            dtype=[np.float32, np.float64, np.float16],
+            ensure_all_finite=self.invalid_rows != "singleton",
+        )
+        invalid = Features(X, "X").valid(self.invalid_rows)[1] + len(self.labels_)
+        if self._state is None:
+            rule = make_rule(self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition)
+            self._state = State.of(rule, *self._clustered, self.edge_scores_, self.labels_)
+        every = Features(np.concatenate([self._state.features.array, X]), "X")
+        self.assigned_ = self._state.step(every, invalid=invalid, apply_merges=apply_merges)
+        self.labels_, self.confidence_ = self._state.labels, self._state.confidence
+        self.edge_scores_, self._clustered = self._state.parsed, None
         return self
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:

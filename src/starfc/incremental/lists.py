@@ -67,6 +67,8 @@ class Lists:
 
     def remove(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
         """Empty the lists of some rows, and take them out of the other lists; returns whose lists are now short."""
+        if not len(rows):
+            return np.empty(0, np.int64)
         gone = np.zeros(len(self) + 1, np.bool_)  # the last is what a missing entry, -1, points to
         gone[rows] = True
         self.alive[rows] = False

@@ -19,6 +19,7 @@ from starfc.clustering.scoring_kernels import Scorer
 from starfc.data.dataset import Features
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import id_dtype
+from starfc.graph.order import locality_order
 from starfc.graph.products import slices
 from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
@@ -97,15 +98,17 @@ def _structural(
 ) -> Scored:
     new = np.flatnonzero(lists.alive[first:]) + first
     askers = touched[(lists.ids[touched, : model.candidates] >= first).any(axis=1)]
-    owners = np.concatenate([askers, new])
-    answers = lists.ids[new, : model.candidates]
-    inside = _marked(len(lists), owners, answers)
-    ends = np.flatnonzero(inside)
+    order = locality_order(lists.graph)
+
+    def ordered(*ids: NDArray[np.integer]) -> NDArray[np.integer]:
+        return order[_marked(len(lists), *ids)[order]]
+
+    owners, ends = ordered(askers, new), ordered(askers, new, lists.ids[new, : model.candidates])
     unknown = ends[~lists.known[ends]] if model.rounds == 2 else ends[:0]
     nodes = np.zeros((len(lists), features.dim if model.smoothing else 0), np.float16)  # pages that are not used cost 0
     if model.smoothing:
-        needed = np.flatnonzero(inside | _marked(len(lists), lists.ids[unknown, : model.candidates]))
-        smooth_rows(smoothing_affinity(lists.graph, model.smoothing), features, needed, nodes)
+        affinity = smoothing_affinity(lists.graph, model.smoothing)
+        smooth_rows(affinity, features, ordered(ends, lists.ids[unknown, : model.candidates]), nodes)
     structure = Structure(lists.graph, model.columns, model.candidates, nodes)
     before = None
     if model.rounds == 2:

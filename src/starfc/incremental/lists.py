@@ -127,7 +127,7 @@ def _search(
     entering: list[tuple[NDArray, NDArray, NDArray]] = []
     with progress("kNN of new rows", total=len(features), unit="row") as bar:
         for columns in features.blocks():
-            block = features.rows(columns)
+            block = _normalised(features, columns)
             dead = np.flatnonzero(~alive[columns])
             block[dead] = 0
             others, floors = torch.from_numpy(block), floor[columns]
@@ -142,9 +142,11 @@ def _search(
                 part, vectors = item
                 mine = queries[part]
                 new = int((mine >= first).sum()) if first < len(alive) else 0  # new ones come first among the queries
-                places = np.arange(len(mine))
+                places, buffer = np.arange(len(mine)), torch.empty(len(mine) * _COLUMNS)
                 for some in slices(len(others), _COLUMNS):
-                    products = vectors @ others[some].T
+                    shape = len(mine), some.stop - some.start
+                    products = buffer[: shape[0] * shape[1]].view(shape)
+                    torch.mm(vectors, others[some].T, out=products)
                     lost = dead[(dead >= some.start) & (dead < some.stop)] - some.start
                     if lost.size:
                         products[:, torch.from_numpy(lost)] = -torch.inf
@@ -162,6 +164,14 @@ def _search(
         else (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     )
     return sims, ids, (rows, cols, values)
+
+
+def _normalised(features: Features, rows: slice) -> NDArray[np.float32]:
+    """:meth:`Features.rows`, by the norms that are known for all of them."""
+    array, scale = features.scaled
+    given = features.array if array.dtype == np.uint16 else array
+    with np.errstate(invalid="ignore"):  # of rows that are not finite
+        return np.asarray(given[rows], np.float32) * scale[rows, None]
 
 
 @nb.njit(cache=True, nogil=True)

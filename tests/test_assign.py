@@ -299,6 +299,33 @@ def test_a_folder_after_two_steps_is_whole(run):
     np.testing.assert_allclose(after.features().rows(slice(210, 224)), unit(new[10:]), atol=1e-6)
 
 
+def test_a_run_with_rows_without_direction_is_added_to(tmp_path):
+    features, _, _, _, _ = clustering("structural")
+    features[[3, 70]] = np.nan
+    np.save(tmp_path / "old.npy", features[:200].astype(np.float16))
+    config = load_config(
+        ROOT / "configs" / "cfg_gcn_structural_ms1m.py",
+        {"tau1": 0.8, "tau2": 0.7, "invalid_rows": "singleton", "model.kwargs.feature_dim": 16},
+    )
+    run_inference(config, features=tmp_path / "old.npy", out=tmp_path / "run", keep_edges=True)
+    before = Run.open(tmp_path / "run").labels
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    (tmp_path / "other" / "edges" / "logits.npy").unlink()  # of a run that kept none: they are computed where needed
+    for folder in ("run", "other"):
+        assign(tmp_path / folder, 1e6 * features[200:])  # above what float16 holds; its direction is kept
+        after = Run.open(tmp_path / folder)
+        np.testing.assert_array_equal(after.labels[:200], before)
+        alive, ids = (
+            np.load(tmp_path / folder / "state" / "alive.npy"),
+            np.load(tmp_path / folder / "state" / "ids.npy"),
+        )
+        assert np.flatnonzero(~alive).tolist() == [3, 70]
+        assert not np.isin(ids, [3, 70]).any()
+        assert (ids[[3, 70]] == -1).all()
+        assert (after.parsed.edges.cols >= 200).any()
+        np.testing.assert_array_equal(after.parsed.intimacy, node_intimacy(after.parsed.edges))
+
+
 def test_steps_in_the_folder_are_those_in_memory(run):
     features, _, model, k, taus = clustering("structural")
     state = state_of(features, 200, model, k, taus)
@@ -471,8 +498,8 @@ def test_the_estimator_grows():
     np.testing.assert_array_equal(estimator.labels_, state.labels)
     assert estimator.edge_scores_.edges.num_nodes == len(estimator.confidence_) == 224
     assert estimator.assigned_.first_row == 212
-    with pytest.raises(InputError, match="fixed refinement"):
-        StarFC(tau1=0.6, tau2=0.5, refinement="dynamic").fit(features).partial_fit(features)
+    assert not hasattr(StarFC(refinement="dynamic"), "partial_fit")
+    assert not hasattr(StarFC(partition="infomap"), "partial_fit")
 
 
 def test_the_command_adds_and_removes(run, capsys):

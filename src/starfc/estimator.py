@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from starfc.clustering.partition import PARTITIONS
@@ -158,11 +159,13 @@ class StarFC(ClusterMixin, BaseEstimator):
         self._state = None
         return self
 
+    @available_if(lambda self: self.refinement == "fixed" and self.partition == "components")
     def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
         """Add instances to the clustering, whose ids stay what they are; the first call is :meth:`fit`.
 
-        ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new rows; labels are no longer in the order of the
-        clusters' sizes. What the edges would merge or split is in ``assigned_`` (docs/adding.md).
+        Only with fixed refinement and components. ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new
+        rows; labels are no longer in the order of the clusters' sizes. What the edges would merge or split is in
+        ``assigned_`` (docs/adding.md).
 
         Parameters
         ----------
@@ -174,8 +177,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         Raises
         ------
         InputError
-            Rows that are not finite or of zero norm, or a clustering that instances cannot be added to: dynamic
-            refinement, communities, a hierarchical model.
+            Rows that are not finite or of zero norm, or a hierarchical model.
         """
         if not hasattr(self, "labels_"):
             return self.fit(X)

@@ -24,6 +24,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.estimator import PRETRAINED, StarFC
 from starfc.graph.knn import exact_knn
 from starfc.graph.structure import NO_LOGIT
+from starfc.incremental import lists as lists_module
 from starfc.incremental.clusters import regroup
 from starfc.incremental.edges import Changed, changed, without
 from starfc.incremental.folder import assign
@@ -86,6 +87,27 @@ def test_lists_after_removal_are_those_of_the_rows_that_remain():
     np.testing.assert_allclose(lists.sims[stay], whole.sims, atol=1e-6)
     assert (lists.ids[gone] == -1).all()
     assert not lists.alive[gone].any()
+
+
+def test_rounded_products_find_the_same_lists(monkeypatch):
+    """Groups so narrow that rounding cannot tell their members apart are searched for again."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(0.3, 1, (900, 48))
+    features[300:700] = features[300] + 1e-3 * features[300:700]
+    features = unit(features[rng.permutation(900)])
+    gone = np.array([3, 4, 99])
+    plain = searched(features, 12, 600, remove=gone)
+    monkeypatch.setattr(lists_module, "product_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(lists_module, "_SMALL", 0)
+    calls = []
+    products = lists_module._products
+    monkeypatch.setattr(lists_module, "_products", lambda *given: calls.append(given) or products(*given))
+    rounded = searched(features, 12, 600, remove=gone)
+    assert {given[-1] for given in calls} == {torch.float32, torch.bfloat16}
+    np.testing.assert_allclose(rounded.sims, plain.sims, atol=1e-6)
+    sharp = np.diff(plain.sims[:, :11], axis=1).max(axis=1) < -1e-6  # float32 sums of another order differ
+    assert sharp.sum() > 100
+    assert (rounded.ids[sharp, :10] == plain.ids[sharp, :10]).mean() > 0.999
 
 
 def test_codes_move_with_their_entries():

@@ -48,6 +48,18 @@ def rerank(
     return certain
 
 
+@nb.njit(cache=True, nogil=True)
+def products_of(array, scale, rows, cols):
+    """Similarities (m,) of pairs of rows, of :attr:`starfc.data.dataset.Features.scaled`."""
+    out = np.empty(rows.size, np.float32)
+    own = np.empty(array.shape[1], np.float32)
+    for e in range(rows.size):
+        for c in range(own.size):
+            own[c] = single(array[rows[e], c])
+        out[e] = _dot(own, array[cols[e]]) * scale[rows[e]] * scale[cols[e]]
+    return out
+
+
 @nb.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _dot(a, b):
     total = np.float32(0.0)

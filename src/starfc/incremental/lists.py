@@ -20,13 +20,18 @@ from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
-from starfc.graph.pools import Pools, sorted_pools
-from starfc.graph.products import slices
+from starfc.graph.pools import Pools, numeric, sorted_pools
+from starfc.graph.products import product_dtype, slices
+from starfc.graph.rerank import ROUNDING, SUMMATION, products_of, rerank
 from starfc.graph.structure import NO_LOGIT
 from starfc.runtime import threads
 from starfc.runtime.progress import progress
 
-_ROWS, _COLUMNS = 512, 1024  # of a tile: 2 MiB of products
+_ROWS, _COLUMNS = 512, 1024  # of a tile: 1 or 2 MiB of products
+_SMALL = 1 << 14  # below this many rows float32 is as fast
+_KEEP = 2  # times k candidates are kept of rounded products
+_ROUNDED = 2.0**-7 + 2.0**-16 + SUMMATION  # ε of rounded unit vectors: r <= 2^-8, and r + (1 + r) r
+_LOWEST = 0.05  # floors above it, and what may round to them, are positive
 
 
 @dataclass
@@ -120,17 +125,52 @@ def _search(
 ) -> tuple[NDArray[np.float32], NDArray[np.integer], tuple[NDArray, NDArray, NDArray]]:
     """The k best of some rows among those alive, and (row, query, product) of the rows before ``first`` it reaches.
 
-    A row's floor is what the product with a query from ``first`` on must exceed.
+    A row's floor is what the product with a query from ``first`` on must exceed. Where bfloat16 is faster, its products
+    select and float32 decides (:mod:`starfc.graph.exact`); a query that is not certain then is searched for again.
     """
-    pools = Pools.empty(len(queries), k, torch.float32, id_dtype(len(features)))
-    parts = [(part, torch.from_numpy(features.rows(queries[part]))) for part in slices(len(queries), _ROWS)]
+    n, least = len(features), float(floor.min(initial=np.inf))
+    if product_dtype() != torch.bfloat16 or n < _SMALL or not least > _LOWEST:
+        pools, (rows, cols, values) = _products(features, alive, queries, k, floor, first, torch.float32)
+        return *sorted_pools(pools, k), (rows, cols, values)
+    low = np.where(np.isinf(floor), floor, (floor - _ROUNDED) * (1 - ROUNDING)).astype(np.float32)
+    bits = (low.view(np.uint32) >> 16).astype(np.int16)  # cut off: not above the value
+    pools, (rows, cols, _) = _products(features, alive, queries, min(n, _KEEP * k), bits, first, torch.bfloat16)
+    sims, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), id_dtype(n))
+    certain, names = np.empty(len(queries), np.bool_), np.arange(n, dtype=id_dtype(n))
+
+    def exact(part: slice) -> None:
+        error = np.full(part.stop - part.start, _ROUNDED, np.float32)
+        certain[part] = rerank(pools[part], features.scaled, queries[part], names, error, sims[part], ids[part])
+
+    threads.each(exact, slices(len(queries), _ROWS))
+    again = np.flatnonzero(~certain)
+    if again.size:
+        nothing = np.empty(0, np.float32)
+        pools, _ = _products(features, alive, queries[again], k, nothing, n, torch.float32)
+        sims[again], ids[again] = sorted_pools(pools, k)
+    values = products_of(*features.scaled, cols, rows)
+    over = values > floor[rows]
+    return sims, ids, (rows[over], cols[over], values[over])
+
+
+def _products(
+    features: Features,
+    alive: NDArray[np.bool_],
+    queries: NDArray[np.integer],
+    keep: int,
+    floor: NDArray[np.float32] | NDArray[np.int16],
+    first: int,
+    dtype: torch.dtype,
+) -> tuple[Pools, tuple[NDArray, NDArray, NDArray]]:
+    """Pools of the best of some rows, and (row, query, product) above the rows' floors, by products of a dtype."""
+    features.scaled  # noqa: B018 made once, before the threads
+    pools = Pools.empty(len(queries), keep, dtype, id_dtype(len(features)))
+    parts = [(part, torch.from_numpy(features.rows(queries[part])).to(dtype)) for part in slices(len(queries), _ROWS)]
     entering: list[tuple[NDArray, NDArray, NDArray]] = []
     with progress("kNN of new rows", total=len(features), unit="row") as bar:
         for columns in features.blocks():
-            block = _normalised(features, columns)
             dead = np.flatnonzero(~alive[columns])
-            block[dead] = 0
-            others, floors = torch.from_numpy(block), floor[columns]
+            others, floors = _normalised(features, columns, dead, dtype), floor[columns]
 
             def work(
                 item: tuple[slice, torch.Tensor],
@@ -141,8 +181,8 @@ def _search(
             ) -> None:
                 part, vectors = item
                 mine = queries[part]
-                new = int((mine >= first).sum()) if first < len(alive) else 0  # new ones come first among the queries
-                places, buffer = np.arange(len(mine)), torch.empty(len(mine) * _COLUMNS)
+                new = int((mine >= first).sum())  # they come first among the queries
+                places, buffer = np.arange(len(mine)), torch.empty(len(mine) * _COLUMNS, dtype=dtype)
                 for some in slices(len(others), _COLUMNS):
                     shape = len(mine), some.stop - some.start
                     products = buffer[: shape[0] * shape[1]].view(shape)
@@ -152,26 +192,26 @@ def _search(
                         products[:, torch.from_numpy(lost)] = -torch.inf
                     pools[part].offer_rows(products, start + some.start, places)
                     if new and some.start < len(floors):
-                        above = _above(products[:new].numpy(), floors[some])
+                        above = _above(numeric(products[:new]), floors[some])
                         entering.append((above[1] + (start + some.start), mine[above[0]], above[2]))
 
             threads.each(work, parts)
             bar.update(columns.stop - columns.start)
-    sims, ids = sorted_pools(pools, k)
-    rows, cols, values = (
-        (np.concatenate(x) for x in zip(*entering, strict=True))
-        if entering
-        else (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    )
-    return sims, ids, (rows, cols, values)
+    none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    return pools, tuple(np.concatenate(x) for x in zip(none, *entering, strict=True))
 
 
-def _normalised(features: Features, rows: slice) -> NDArray[np.float32]:
-    """:meth:`Features.rows`, by the norms that are known for all of them."""
+def _normalised(features: Features, rows: slice, dead: NDArray[np.integer], dtype: torch.dtype) -> torch.Tensor:
+    """Some rows, normalised by the norms that are known for all, in a dtype; zeros for dead ones."""
     array, scale = features.scaled
     given = features.array if array.dtype == np.uint16 else array
-    with np.errstate(invalid="ignore"):  # of rows that are not finite
-        return np.asarray(given[rows], np.float32) * scale[rows, None]
+    out = torch.empty((rows.stop - rows.start, features.dim), dtype=dtype)
+    for part in slices(len(out), _COLUMNS):
+        some = slice(rows.start + part.start, rows.start + part.stop)
+        with np.errstate(invalid="ignore"):  # of rows that are not finite
+            out[part] = torch.from_numpy(np.asarray(given[some], np.float32) * scale[some, None])
+    out[torch.from_numpy(dead)] = 0
+    return out
 
 
 @nb.njit(cache=True, nogil=True)

@@ -27,7 +27,7 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
 from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
 from starfc.data.dataset import Features
-from starfc.evaluation.metrics import bcubed, contingency, pairwise, pairwise_around
+from starfc.evaluation.metrics import bcubed, contingency, fscore_error, pairwise, pairwise_around
 from starfc.evaluation.surface import Panel, draw, write_csv
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
@@ -53,7 +53,7 @@ GRIDS: dict[str, Grid] = {
 
 @dataclass(frozen=True)
 class Point:
-    """Scores of one pair of thresholds, fractions between 0 and 1."""
+    """Scores of one pair of thresholds, fractions between 0 and 1; ``error`` is the standard error of ``fscore``."""
 
     tau1: float
     tau2: float
@@ -62,6 +62,7 @@ class Point:
     fscore: float
     bcubed: float
     num_clusters: int
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,17 @@ def sweep_thresholds(
         and the number of clusters are of these instances among themselves.
     """
     points = []
+    scored = np.ones(len(labels), bool) if scored is None else scored
     for tau1, tau2, _, members in _clusterings(edges, refinement, grid):
         table = contingency(labels, members)
-        if scored is None or scored.all():
+        if scored.all():
             score = pairwise(table)
         else:
             score = pairwise_around(table, contingency(labels[~scored], members[~scored]))
             table = contingency(labels[scored], members[scored])
-        points.append(
-            Point(tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums))
-        )
+        scores = (score.precision, score.recall, score.fscore, bcubed(table).fscore)
+        error = fscore_error(labels, members, scored)
+        points.append(Point(tau1, tau2, *scores, len(table.col_sums), error))
     return points
 
 
@@ -158,6 +160,18 @@ def best(points: list[Point]) -> Point:
     return next(p for p in points if (p.tau1, p.tau2) == (tau1s[at[0]], tau2s[at[1]]))
 
 
+def lowest(points: list[Point]) -> Point:
+    """The point of the lowest τ1 whose F is within one standard error of that of :func:`best`, and of these the best.
+
+    For probabilities that are calibrated: among thresholds that these data cannot tell apart, the lowest τ1 leaves the
+    most to node intimacy. On other data an edge of the same structure is often the likelier one to be right, and a
+    τ1 that is higher than need be cuts it (the one-standard-error rule; Breiman et al. 1984, section 3.4.3).
+    """
+    top = best(points)
+    within = [p for p in points if p.fscore >= top.fscore - top.error]
+    return min(within, key=lambda p: (p.tau1, -p.fscore))
+
+
 def choose_and_store(
     folder: Path,
     features: Features | NDArray[np.float32],
@@ -171,6 +185,8 @@ def choose_and_store(
     chosen_on: str,
 ) -> dict[str, Point]:
     """Choose a pair of thresholds for either refinement on a labelled kNN graph, and store all in a folder.
+
+    The choice is :func:`best`, or of a structural model, whose probabilities are calibrated, :func:`lowest`.
 
     Writes ``thresholds.json``, from which inference takes the pairs, and the surfaces they were chosen from:
     ``threshold_surface.csv`` and, as a picture, ``threshold_surface.png``.
@@ -198,7 +214,8 @@ def choose_and_store(
         refinement: sweep_thresholds(edges, labels, refinement, scored=scored)
         for refinement, edges in _parsed(features, graph, model, th_sim, device)
     }
-    chosen = {refinement: best(points) for refinement, points in surfaces.items()}
+    choose = lowest if isinstance(model, StructuralModel) else best
+    chosen = {refinement: choose(points) for refinement, points in surfaces.items()}
     write_csv(folder / "threshold_surface.csv", surfaces)
     panels = [
         Panel(f"{name}: F {p.fscore:.4f} at tau1 {p.tau1:g}, tau2 {p.tau2:g}", points, "fscore", (p.tau1, p.tau2))

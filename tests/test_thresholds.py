@@ -89,7 +89,7 @@ def test_best_threshold_is_a_plateau_not_a_peak():
 
 
 def test_lowest_threshold_is_within_an_error_of_the_best():
-    scores = {0.2: 0.7, 0.3: 0.88, 0.4: 0.87, 0.5: 0.9, 0.6: 0.91, 0.7: 0.9}
+    scores = {0.2: 0.7, 0.3: 0.88, 0.4: 0.87, 0.5: 0.9, 0.6: 0.91, 0.7: 0.9, 0.8: 0.8}
     points = [Point(a, b, 0, 0, f - b / 100, 0, 1, 0.035) for a, f in scores.items() for b in (0.1, 0.2)]
     assert best(points).tau1 == 0.6
     assert (lowest(points).tau1, lowest(points).tau2) == (0.3, 0.1)

@@ -150,26 +150,30 @@ def best(points: list[Point]) -> Point:
 
     F is averaged over the 3 x 3 pairs around each point (fewer at the border), because a lone peak is luck of the data.
     """
-    tau1s, tau2s = sorted({p.tau1 for p in points}), sorted({p.tau2 for p in points})
-    surface = np.array([p.fscore for p in sorted(points, key=lambda p: (p.tau1, p.tau2))]).reshape(
-        len(tau1s), len(tau2s)
-    )
-    padded = np.pad(surface, 1, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
-    at = np.unravel_index(np.argmax(np.nanmean(windows, axis=(2, 3))), surface.shape)
-    return next(p for p in points if (p.tau1, p.tau2) == (tau1s[at[0]], tau2s[at[1]]))
+    return max(_smoothed(points), key=lambda pair: pair[1])[0]
 
 
 def lowest(points: list[Point]) -> Point:
     """The point of the lowest τ1 whose F is within one standard error of that of :func:`best`, and of these the best.
 
-    For probabilities that are calibrated: among thresholds that these data cannot tell apart, the lowest τ1 leaves the
-    most to node intimacy. On other data an edge of the same structure is often the likelier one to be right, and a
-    τ1 that is higher than need be cuts it (the one-standard-error rule; Breiman et al. 1984, section 3.4.3).
+    F is averaged as there. For probabilities that are calibrated: among thresholds that these data cannot tell apart,
+    the lowest τ1 leaves the most to node intimacy. On other data an edge of the same structure is often the likelier
+    one to be right, and a τ1 that is higher than need be cuts it (the one-standard-error rule; Breiman et al. 1984,
+    section 3.4.3).
     """
-    top = best(points)
-    within = [p for p in points if p.fscore >= top.fscore - top.error]
-    return min(within, key=lambda p: (p.tau1, -p.fscore))
+    smoothed = _smoothed(points)
+    top, height = max(smoothed, key=lambda pair: pair[1])
+    within = [(p, f) for p, f in smoothed if f >= height - top.error]
+    return min(within, key=lambda pair: (pair[0].tau1, -pair[1]))[0]
+
+
+def _smoothed(points: list[Point]) -> list[tuple[Point, float]]:
+    """The points of a grid by τ1 and τ2, each with the mean F of the 3 x 3 around it."""
+    ordered = sorted(points, key=lambda p: (p.tau1, p.tau2))
+    surface = np.array([p.fscore for p in ordered]).reshape(len({p.tau1 for p in points}), -1)
+    padded = np.pad(surface, 1, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    return list(zip(ordered, np.nanmean(windows, axis=(2, 3)).ravel().tolist(), strict=True))
 
 
 def choose_and_store(

@@ -15,13 +15,27 @@ from typer.testing import CliRunner
 from starfc.clustering.partition import PARTITIONS
 from starfc.clustering.pipeline import REFINEMENTS
 from starfc.commands import COMMANDS, app
+from starfc.commands.evaluate import Metric
 from starfc.commands.options import Partition, Refinement
-from starfc.config import load_config
-from starfc.recipes import RECIPES, training_config
+from starfc.commands.train import Kind
+from starfc.config import MODELS, load_config
+from starfc.data.formats import read_features, read_labels
+from starfc.evaluation.metrics import METRICS
+from starfc.evaluation.metrics import evaluate as scores
+from starfc.models.checkpoint import save_model
+from starfc.models.hierarchical import HierarchicalModel
+from starfc.recipes import RECIPES, TYPES, training_config
 
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
     "--refinement --memory --threads --device --invalid-rows --feature-dim --seed --json --quiet --edges",
+    "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
+    "--device --seed --json --quiet",
+    "evaluate": "--metrics --json --quiet",
+    "knn": "--out --k --knn --recall --invalid-rows --feature-dim --memory --threads --seed --json --quiet",
+    "tune": "--model --out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device --seed --json",
+    "convert": "--labels --feature-dim --dtype --json --quiet",
+    "info": "--labels --feature-dim --json --quiet",
 }
 
 
@@ -84,6 +98,9 @@ def test_help_is_quick_and_says_exit_codes():
 def test_choices_are_the_packages():
     assert tuple(choice.value for choice in Partition) == PARTITIONS
     assert {choice.value for choice in Refinement} == set(REFINEMENTS)
+    assert tuple(choice.value for choice in Metric) == METRICS
+    assert [choice.value for choice in Kind] == list(RECIPES) == list(TYPES)
+    assert set(TYPES.values()) == set(MODELS)
 
 
 @pytest.mark.parametrize(
@@ -162,3 +179,144 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
         code, out, err = starfc(*usage)
         assert (code, out) == (2, "")
         assert "Usage: " in err
+
+
+SMALL = (
+    *("--set", "structural.candidates=8", "--set", "structural.smoothing=3", "--set", "cluster_num=6"),
+    *("--set", "sampling.min_nodes=10", "--set", "sampling.subgraphs_per_epoch=2", "--set", "sampling.patches=3"),
+    *("--k", 12, "--threads", 1, "--device", "cpu"),
+)
+
+
+def test_training_then_clustering_and_tuning(starfc, data, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    code, text, _ = starfc("train", data / "f.npy", data / "l.npy", "-o", run, "--json", *SMALL)
+    assert code == 0
+    record = json.loads(text)
+    assert record["config"]["model"]["type"] == "gcn_structural"
+    assert record["config"]["train_data"]["feat_path"] == str(data / "f.npy")
+    code, text, _ = starfc("cluster", data / "f.npy", "-o", out, "--model", run, "--json")
+    assert code == 0
+    used = json.loads(text)
+    assert used["knn_graph"]["k"] == 12
+    chosen = json.loads((run / "thresholds.json").read_text())["fixed"]
+    assert used["thresholds"] == {name: chosen[name] for name in ("tau1", "tau2")}
+    code, text, _ = starfc("cluster", data / "f.npy", "-o", out, "--model", run, "--json", "--tau2", 0.3)
+    assert json.loads(text)["thresholds"] == {"tau1": chosen["tau1"], "tau2": 0.3}
+    code, text, _ = starfc("tune", data / "f.npy", data / "l.npy", "--model", run, "-o", tmp_path / "tuned", "--json")
+    assert code == 0
+    best = json.loads(text)["thresholds"]
+    stored = json.loads((tmp_path / "tuned" / "thresholds.json").read_text())
+    assert stored["fixed"] == best["fixed"]
+    assert {p.name for p in (tmp_path / "tuned").glob("threshold_surface.*")} == {
+        "threshold_surface.csv",
+        "threshold_surface.png",
+    }
+    assert starfc("info", run)[1].startswith(f"{run}: training run")
+    code, text, _ = starfc("info", out, "--json")
+    assert json.loads(text)["kind"] == "results"
+    code, _, err = starfc("train", data / "f.npy", data / "l.npy", "-o", run, "--resume", *SMALL)
+    assert code == 0
+    assert "going on from" in err
+
+
+def test_training_takes_a_config(starfc, data, workspace):
+    arguments = ("train", data / "f.npy", data / "l.npy", "-o", workspace / "run", "--config", workspace / "config.py")
+    code, out, _ = starfc(*arguments, "--seed", 3)
+    assert code == 0
+    assert f"written to {workspace / 'run'}" in out
+    assert json.loads((workspace / "run" / "run.json").read_text())["seed"] == 3
+    for more, message in (
+        (("--type", "gcn"), "--type: of the recipes"),
+        (("--set", "seed"), "--set: KEY=VALUE needed"),
+    ):
+        code, _, err = starfc(*arguments, *more)
+        assert code == 2
+        assert message in err
+    code, _, err = starfc(*arguments, "--set", "sampling.paches=3")
+    assert (code, "sampling.paches: unknown key; did you mean patches?" in err) == (2, True)
+
+
+def test_evaluate_takes_any_files(starfc, data, clustered, tmp_path):
+    assert clustered("--min-cluster-size", 8)[0] == 0
+    truth, found = np.load(data / "l.npy"), np.load(tmp_path / "out" / "labels.npy")
+    assert starfc("convert", data / "l.npy", tmp_path / "l.csv")[0] == 0
+    code, out, _ = starfc("evaluate", tmp_path / "l.csv", tmp_path / "out", "--json")
+    assert code == 0
+    single = np.where(found < 0, found.max() + 1 + np.arange(len(found)), found)
+    assert json.loads(out)["metrics"] == scores(truth, single)
+    assert json.loads(out)["num_without_cluster"] == (found < 0).sum()
+    table = tmp_path / "out" / "clusters.parquet"
+    code, out, _ = starfc("evaluate", data / "l.npy", table, "--metrics", "nmi", "--metrics", "bcubed", "--json")
+    assert set(json.loads(out)["metrics"]) == {"nmi", "bcubed"}
+    assert "pairwise" in starfc("evaluate", data / "l.npy", data / "l.npy")[1]
+    np.save(tmp_path / "short.npy", truth[:-1])
+    code, _, err = starfc("evaluate", data / "l.npy", tmp_path / "short.npy")
+    assert code == 2
+    assert "179 labels for 180 features" in err
+
+
+def test_a_kept_graph_is_clustered_on(starfc, data, clustered, tmp_path):
+    code, out, _ = starfc("knn", data / "f.npy", "-o", tmp_path / "graph", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert (record["num_nodes"], record["k"], record["recall"]) == (180, 80, 1.0)
+    code, _, err = clustered("--knn-graph", tmp_path / "graph")
+    assert code == 0
+    assert f"kNN graph: read from {tmp_path / 'graph'}" in err
+    assert not (tmp_path / "out" / "knn").exists()
+    np.save(tmp_path / "other.npy", np.load(data / "f.npy")[::-1])
+    code, _, err = starfc("cluster", tmp_path / "other.npy", "-o", tmp_path / "o", "--knn-graph", tmp_path / "graph")
+    assert code == 2
+    assert "stale kNN graph" in err
+    assert starfc("info", tmp_path / "graph")[1].startswith(f"{tmp_path / 'graph'}: kNN graph")
+    code, out, _ = starfc("knn", data / "f.npy", "-o", tmp_path / "g.npz", "--k", 5)
+    assert code == 0
+    assert "180 nodes, k 5, exact" in out
+    code, out, _ = starfc("knn", "-", "-o", tmp_path / "piped", "--k", 5, stdin=(data / "f.npy").read_bytes())
+    assert code == 0
+
+
+def test_convert_in_pipes(data, tmp_path):
+    done = process("convert", data / "f.npy", "-", "--dtype", "float16")
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = process("convert", "-", tmp_path / "g.h5", "--json", stdin=done.stdout)
+    assert json.loads(done.stdout)["dtype"] == "float16"
+    np.testing.assert_array_equal(read_features(tmp_path / "g.h5"), np.load(data / "f.npy").astype(np.float16))
+    done = process("convert", "-", tmp_path / "g.h5", stdin=b"not an array")
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: stdin: not a readable NumPy file")
+
+
+def test_info_says_what_is_there(starfc, data, tmp_path):
+    features = np.load(data / "f.npy")
+    features[[3, 5]], features[7] = features[0], np.nan
+    features.tofile(tmp_path / "f.bin")
+    code, out, _ = starfc("info", tmp_path / "f.bin", "--feature-dim", 16, "--labels", data / "l.npy", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["rows"], found["dim"], found["bytes"], found["non_finite_rows"]) == (180, 16, features.nbytes, 1)
+    assert found["duplicates"] == {"rows": 2, "groups": 1, "largest": 3}
+    assert found["labels_fit"]
+    assert found["labels"]["identities"] == 12
+    (tmp_path / "l.csv").write_text("label\nann\nbob\n")
+    assert read_labels(tmp_path / "l.csv").tolist() == [0, 1]
+    out = starfc("info", tmp_path / "f.bin", "--feature-dim", 16, "--labels", tmp_path / "l.csv")[1]
+    assert "NOT one for each of the 180 rows" in out
+    assert "identities          2, 2 of one instance" in starfc("info", tmp_path / "l.csv")[1]
+    assert starfc("info", ROOT / "src" / "starfc" / "pretrained" / "structural")[1].splitlines()[0].endswith(": model")
+    for path, message in ((tmp_path, "no folder of a run"), (tmp_path / "x.npy", "no such file")):
+        code, _, err = starfc("info", path)
+        assert code == 2
+        assert message in err
+
+
+def test_models_of_every_type_need_no_config(starfc, data, workspace):
+    arguments = ("cluster", data / "f.npy", "-o", workspace / "out", "--model", workspace / "model", "--k", 10)
+    code, out, _ = starfc(*arguments, "--refinement", "dynamic", "--json")
+    assert code == 0
+    assert json.loads(out)["thresholds"] == {"tau1": 0.85, "tau2": 0.78}
+    save_model(HierarchicalModel(16, 32, scales=(6, 8, 10)), workspace / "levels")
+    code, out, _ = starfc(*arguments[:-4], "--model", workspace / "levels", "--json")
+    assert code == 0
+    assert json.loads(out)["knn_graph"]["k"] == 120

@@ -92,7 +92,7 @@ def run_inference(
     stages, out = Stages(config.memory_limit_bytes()), prepare_folder(out)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
-    split, graph_path = (features, None) if isinstance(features, Split) else open_test_split(config, features, labels)
+    split, graph_path = open_test_split(config, features, labels)
     if knn_graph is not None:
         graph_path = find_graph(Path(knn_graph))
         if graph_path is None:

@@ -92,6 +92,11 @@ def model_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> 
     return build(Config, merged(base, {"pretrained": str(folder)} | given), RETIRED, "options")
 
 
+def changed(config: Config, given: Mapping[str, Any]) -> Config:
+    """A config with ``given`` (nested mapping) instead of what it says; every problem of the values is said at once."""
+    return build(Config, merged(asdict(config), given), RETIRED, "options")
+
+
 def _described(model: Model) -> dict[str, Any]:
     if isinstance(model, StructuralModel):
         kwargs = {"nhid": model.nhid}

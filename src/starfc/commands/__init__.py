@@ -13,6 +13,12 @@ import typer
 
 import starfc
 from starfc.commands.cluster import cluster
+from starfc.commands.convert import convert
+from starfc.commands.evaluate import evaluate
+from starfc.commands.info import info
+from starfc.commands.knn import knn
+from starfc.commands.train import train
+from starfc.commands.tune import tune
 from starfc.runtime.entry import run_command
 
 ABOUT = """Clusters faces, and any embeddings, by structure-aware clustering on their nearest-neighbour graph (STAR-FC).
@@ -58,7 +64,7 @@ def _options(
     pass
 
 
-COMMANDS = (cluster,)
+COMMANDS = (cluster, train, evaluate, knn, tune, convert, info)
 for _command in COMMANDS:
     app.command()(_reported(_command))
 

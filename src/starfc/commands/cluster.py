@@ -61,8 +61,9 @@ def cluster(
     if out == options.STREAM and as_json:
         raise InputError("--json: needs a folder for the results, -o DIR; -o - prints labels on stdout instead")
     options.set_messages(quiet)
-    from starfc.inference import report, run_inference
-    from starfc.recipes import PRETRAINED
+    from starfc.commands.opening import opened
+    from starfc.inference import report, run_inference, thresholds
+    from starfc.recipes import PRETRAINED, changed
 
     model = PRETRAINED if model is None else model
     asked: dict[str, Any] = {
@@ -76,7 +77,11 @@ def cluster(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder))
-        config, split = _opened(model, asked, place, name, labels, feature_dim, refinement.value, tau1, tau2)
+        config, split = opened(model, asked, place, name, labels, feature_dim)
+        if tau1 is not None or tau2 is not None:
+            pair = thresholds(config, model, refinement.value) if None in (tau1, tau2) else (tau1, tau2)
+            chosen = {"tau1": pair[0] if tau1 is None else tau1, "tau2": pair[1] if tau2 is None else tau2}
+            config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
         record = run_inference(
             config,
             refinement=refinement.value,
@@ -91,33 +96,3 @@ def cluster(
             sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))
             return
     options.show({**record, "out": out}, report(record, out), as_json=as_json, quiet=quiet)
-
-
-def _opened(
-    model: Path,
-    asked: dict[str, Any],
-    path: Path,
-    name: Path,
-    labels: Path | None,
-    feature_dim: int | None,
-    refinement: str,
-    tau1: float | None,
-    tau2: float | None,
-) -> tuple[Any, Any]:
-    """The config that the options ask for, and the features, under their name, with their labels."""
-    from starfc.data.dataset import Features, Split, open_split
-    from starfc.inference import thresholds
-    from starfc.recipes import merged, model_config
-
-    config = model_config(model, asked)
-    kwargs = config.model.kwargs
-    dim = kwargs.feature_dim if feature_dim is None and config.model.type != "gcn_structural" else feature_dim
-    split = open_split(path, labels, feature_dim=dim, normalise=config.test_data.is_norm_feat)
-    if config.model.type == "gcn_structural":  # takes embeddings of any dimension
-        asked = merged(asked, {"model": {"kwargs": {"feature_dim": split.features.dim}}})
-    if tau1 is not None or tau2 is not None:
-        stored = (None, None) if None not in (tau1, tau2) else thresholds(config, model, refinement)
-        pair = {"tau1": stored[0] if tau1 is None else tau1, "tau2": stored[1] if tau2 is None else tau2}
-        asked = merged(asked, {"dynamic": pair} if refinement == "dynamic" else pair)
-    features = Features(split.features.array, str(name), split.features.normalise)
-    return model_config(model, asked), Split(features, split.labels, name.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -20,22 +21,24 @@ from starfc.commands.options import Partition, Refinement
 from starfc.commands.train import Kind
 from starfc.config import MODELS, load_config
 from starfc.data.formats import read_features, read_labels
+from starfc.errors import InputError
 from starfc.evaluation.metrics import METRICS
 from starfc.evaluation.metrics import evaluate as scores
 from starfc.models.checkpoint import save_model
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.recipes import RECIPES, TYPES, training_config
+from starfc.runtime.interrupts import Stopped
 
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
     "--refinement --memory --threads --device --invalid-rows --feature-dim --seed --json --quiet --edges",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
     "--device --seed --json --quiet",
-    "evaluate": "--metrics --json --quiet",
+    "evaluate": "--metrics --json",
     "knn": "--out --k --knn --recall --invalid-rows --feature-dim --memory --threads --seed --json --quiet",
     "tune": "--model --out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device --seed --json",
     "convert": "--labels --feature-dim --dtype --json --quiet",
-    "info": "--labels --feature-dim --json --quiet",
+    "info": "--labels --feature-dim --json",
 }
 
 
@@ -320,3 +323,39 @@ def test_models_of_every_type_need_no_config(starfc, data, workspace):
     code, out, _ = starfc(*arguments[:-4], "--model", workspace / "levels", "--json")
     assert code == 0
     assert json.loads(out)["knn_graph"]["k"] == 120
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped("stopped, go on with", signal.SIGTERM), 143, "stopped, go on with"),
+        (InputError("mend it"), 2, "error: mend it"),
+    ],
+)
+def test_an_end_before_the_end_has_its_code(starfc, data, tmp_path, monkeypatch, raised, code, said):
+    commands = []
+
+    def run(config, out, resume, go_on):
+        commands.append(go_on)
+        raise raised
+
+    monkeypatch.setattr("starfc.training.trainer.run_training", run)
+    monkeypatch.setattr("sys.argv", ["starfc", "train", "my features.npy", "--resume"])
+    found, out, err = starfc("train", data / "f.npy", data / "l.npy", "-o", tmp_path / "run")
+    assert (found, out, err) == (code, "", said + "\n")
+    assert commands == ["starfc train 'my features.npy' --resume"]
+
+
+def test_a_bug_keeps_its_traceback(starfc, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("starfc.inference.run_inference", lambda *_a, **_k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        starfc("cluster", data / "f.npy", "-o", tmp_path / "out")
+
+
+def test_completion_knows_the_choices():
+    script = "import os; from starfc.commands import main; main()"
+    asked = {"_STARFC_COMPLETE": "complete_bash", "COMP_WORDS": "starfc cluster --partition ", "COMP_CWORD": "3"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")} | asked
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == list(PARTITIONS)

@@ -74,8 +74,8 @@ def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> 
     )
     parser.add_argument("--model", metavar="DIR", help="folder of the weights (default: the config's)")
     _add_options(parser)
-    parser.add_argument("--features", metavar="FILE", help="take this .bin, .npy or .npz instead of the config's split")
-    parser.add_argument("--labels", metavar="FILE", help="identities of --features, .meta or .npy")
+    parser.add_argument("--features", metavar="FILE", help="take this file instead of the config's split")
+    parser.add_argument("--labels", metavar="FILE", help="identities of --features")
     parser.add_argument("--out", metavar="DIR", help=f"folder for the results (default: {out})")
 
 

@@ -19,8 +19,6 @@ from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.schema import build
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "structural"
-
 TYPES = {"structural": "gcn_structural", "gcn": "gcn", "hierarchical": "hierarchical"}
 
 _CHOSEN = {"tau1": None, "tau2": None, "dynamic": {"tau1": None, "tau2": None}}  # stored beside the weights

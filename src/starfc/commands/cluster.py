@@ -63,7 +63,8 @@ def cluster(
     options.set_messages(quiet)
     from starfc.commands.opening import opened
     from starfc.inference import report, run_inference, thresholds
-    from starfc.recipes import PRETRAINED, changed
+    from starfc.models.checkpoint import PRETRAINED
+    from starfc.recipes import changed
 
     model = PRETRAINED if model is None else model
     asked: dict[str, Any] = {

@@ -24,14 +24,13 @@ def evaluate(
     predicted: Annotated[Path, typer.Argument(metavar="PRED", help="Clusters, likewise; or the folder of results.")],
     metrics: Annotated[list[Metric] | None, typer.Option(help="Once for each metric. Default: all.")] = None,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Score clusters against identities.
 
     Pairwise and BCubed precision, recall and F-score, and NMI. Instances of label -1 in PRED, which are in no
     cluster, count as clusters of one.
     """
-    options.set_messages(quiet)
+    options.set_messages()
     import numpy as np
 
     from starfc.clustering.outputs import metrics_table
@@ -54,4 +53,4 @@ def evaluate(
         f"{metrics_table(found)}\n\n{counts['num_instances']:,} instances, {counts['num_identities']:,} identities, "
         f"{counts['num_clusters']:,} clusters ({len(outside):,} of them instances of label -1)"
     )
-    options.show({"metrics": found, **counts}, text, as_json=as_json, quiet=quiet)
+    options.show({"metrics": found, **counts}, text, as_json=as_json)

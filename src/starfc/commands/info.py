@@ -19,14 +19,13 @@ def info(
     labels: options.LabelsOption = None,
     feature_dim: options.FeatureDim = None,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Say what a file or folder holds.
 
     Rows, dimension, norms, invalid rows and exact duplicates; identities and their sizes; with --labels whether these
     fit. One pass, a block at a time.
     """
-    options.set_messages(quiet)
+    options.set_messages()
     place = Path(path)
     if path != options.STREAM and place.is_dir():
         if labels is not None:
@@ -35,7 +34,7 @@ def info(
     else:
         record, lines = _file(path, labels, feature_dim)
     text = "\n".join([f"{path}: {record['kind']}", *lines])
-    options.show({"path": path, **record}, text, as_json=as_json, quiet=quiet)
+    options.show({"path": path, **record}, text, as_json=as_json)
 
 
 def _file(path: str, labels: Path | None, feature_dim: int | None) -> tuple[dict[str, Any], list[str]]:

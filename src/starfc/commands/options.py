@@ -75,10 +75,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random. Default: 0.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings, errors and --json.")]
 
 
-def set_messages(quiet: bool) -> None:
+def set_messages(quiet: bool = False) -> None:
     """What goes to stderr: progress and messages, or with ``quiet`` only warnings."""
     logging.getLogger("starfc").setLevel(logging.WARNING if quiet else logging.INFO)
 

@@ -45,7 +45,7 @@ def tune(
 
     from starfc.choice import report, run_choice
     from starfc.commands.opening import opened
-    from starfc.recipes import PRETRAINED
+    from starfc.models.checkpoint import PRETRAINED
 
     asked = {
         **options.given(

@@ -84,7 +84,7 @@ def _open_features(path: Path, feature_dim: int | None) -> NDArray[np.floating] 
 
 def _read_bin(path: Path, feature_dim: int | None) -> NDArray[np.float32]:
     if feature_dim is None:
-        raise InputError(f"{path}: a raw .bin file does not say its dimension; give feature_dim")
+        raise InputError(f"{path}: a raw .bin file does not say its dimension; give feature_dim (--feature-dim)")
     size, row = path.stat().st_size, 4 * feature_dim
     if size % row:
         raise InputError(
@@ -107,12 +107,16 @@ def _read_fvecs(path: Path) -> NDArray[np.float32]:
             f"{path}: {size:,} bytes is not a whole number of .fvecs rows of d = {dim} (4 + 4 d bytes each); is it of "
             "that format, or was it cut short?"
         )
-    rows = np.memmap(path, "<f4", mode="r", shape=(size // (4 + 4 * dim), dim + 1))
-    checked = np.unique(np.linspace(0, len(rows) - 1, _CHECKED_ROWS).astype(np.int64))
-    others = checked[rows[checked, 0].view("<i4") != dim]
-    if others.size:
-        raise InputError(f"{path}: row {others[0]} (from 0) is not of d = {dim}, as the first is; all must be")
-    return rows[:, 1:]
+    count = size // (4 + 4 * dim)
+    with path.open("rb", buffering=0) as file:  # a mapping would read whole pages around each
+        for row in np.unique(np.linspace(0, count - 1, _CHECKED_ROWS).astype(np.int64)):
+            file.seek(int(row) * (4 + 4 * dim))
+            found = int.from_bytes(file.read(4), "little", signed=True)
+            if found != dim:
+                raise InputError(
+                    f"{path}: row {row} (from 0) is of d = {found}, the first of d = {dim}; all must agree"
+                )
+    return np.memmap(path, "<f4", mode="r", shape=(count, dim + 1))[:, 1:]
 
 
 def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[np.int64]:

@@ -72,9 +72,9 @@ def knn(
         "seconds": search.seconds,
         "peak_rss_mb": search.peak_rss_mb,
     }
-    found = f"recall {record['recall']:.4f} on {record['recall_rows']:,} rows" if record["recall_rows"] else "exact"
-    text = (
-        f"{graph.num_nodes:,} nodes, k {k}, {record['backend']} {record['params'] or ''}".rstrip()
-        + f", {found}, {search.seconds:.1f} s, peak {search.peak_rss_mb:,.0f} MB\nwritten to {out}"
-    )
+    how = "exact"
+    if record["recall_rows"]:
+        how = f"{record['backend']} {record['params']}, recall {record['recall']:.4f} on {record['recall_rows']:,} rows"
+    took = f"{search.seconds:.1f} s, peak {search.peak_rss_mb:,.0f} MB"
+    text = f"{graph.num_nodes:,} nodes, k {k}, {how}, {took}\nwritten to {out}"
     options.show(record, text, as_json=as_json, quiet=quiet)

@@ -16,11 +16,10 @@ from starfc.clustering.pipeline import REFINEMENTS, with_singletons
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn, check_k
-from starfc.models.checkpoint import Model, load_model, load_thresholds
+from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds
 from starfc.models.structural import StructuralModel
 from starfc.runtime.machine import choose_device
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "structural"
 PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
 

@@ -7,6 +7,7 @@ Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,15 @@ def write_clustering(folder: Path, result: Clustering) -> None:
         pq.write_table(table, temporary)
 
 
-def write_edges(folder: Path, parsed: ParsedEdges) -> None:
-    """The parsed edges, as ``folder/edges``."""
-    place, edges = folder / "edges", parsed.edges
-    place.mkdir(parents=True, exist_ok=True)
+def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
+    """The parsed edges, as ``folder/edges``; None where the run kept none: then no older ones stay there either."""
+    place = folder / "edges"
     (place / "manifest.json").unlink(missing_ok=True)
+    if parsed is None:
+        shutil.rmtree(place, ignore_errors=True)
+        return
+    edges = parsed.edges
+    place.mkdir(parents=True, exist_ok=True)
     arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
     for name, array in {**arrays, "intimacy": parsed.intimacy, "kept": parsed.kept}.items():
         with replacing(place / f"{name}.npy") as temporary:

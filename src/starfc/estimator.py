@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from starfc.models.checkpoint import Model, load_model, load_thresholds
 from starfc.models.structural import StructuralModel
 from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
+from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "structural"
@@ -169,6 +171,19 @@ class StarFC(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         pairs = Pairs.of(self.edge_scores_)
         return explain_pair(pairs, self.labels_, self._rule(), a, b, self._features, self._columns)
+
+    def report(
+        self,
+        folder: str | Path,
+        *,
+        images: str | Path | NDArray | None = None,
+        names: str | Path | Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Write a static page to review the clusters with (:func:`starfc.review.report.write_report`)."""
+        check_is_fitted(self)
+        return write_report(
+            folder, self.labels_, self.edge_scores_, self._rule(), features=self._features, images=images, names=names
+        )
 
     def _rule(self) -> Rule:
         return Rule(self.tau1_, self.tau2_, self.refinement, self.partition)

@@ -8,7 +8,7 @@ const app = {
     try {
       await starfc.open();
     } catch (error) {
-      document.getElementById("main").replaceChildren(h("p", { class: "page" }, error.message));
+      fill(document.getElementById("main"), h("p", { class: "page" }, error.message));
       return;
     }
     document.getElementById("title").textContent = starfc.index.title;
@@ -51,7 +51,7 @@ const app = {
   },
 
   failed(error) {
-    detail.scroller.replaceChildren(h("p", { class: "empty" }, error.message));
+    fill(detail.scroller, h("p", { class: "empty" }, error.message));
   },
 
   step(by) {
@@ -89,7 +89,7 @@ const app = {
     const { index, clusters } = starfc;
     const results = document.getElementById("search-results");
     const tell = (...content) => {
-      results.replaceChildren(...content);
+      fill(results, content);
       results.hidden = false;
     };
     const wanted = text.trim();
@@ -117,7 +117,7 @@ const app = {
       location.hash = `#/cluster/${rows[found[0]]}/${found[0]}`;
     } else {
       tell(h("ul", {}, found.map((row) => h("li", {}, h("a", { href: `#/cluster/${rows[row]}/${row}` }, `${names[row]} `, h("span", { class: "soft" }, `row ${row}, cluster ${rows[row]}`))))),
-        found.length === 50 ? h("p", {}, "The first 50 are shown.") : "");
+        found.length === 50 ? h("p", {}, "The first 50 are shown.") : null);
     }
   },
 
@@ -142,9 +142,9 @@ const app = {
       if (mark.type === "split") return [h("a", { href: `#/cluster/${mark.cluster}` }, `cluster ${mark.cluster}`), ` splits between ${mark.pairs.map((pair) => pair.join(" and ")).join(", ")}`];
       return [`rows ${mark.pair.join(" and ")} (`, h("a", { href: `#/cluster/${mark.clusters[0]}` }, `cluster ${mark.clusters[0]}`), ", ", h("a", { href: `#/cluster/${mark.clusters[1]}` }, `cluster ${mark.clusters[1]}`), `) are ${mark.type === "same" ? "the same" : "different"}`];
     };
-    document.getElementById("view-marks").replaceChildren(
+    fill(document.getElementById("view-marks"),
       h("h2", {}, "Marks"),
-      marks.stored ? "" : h("p", { class: "warnings" }, "This browser keeps nothing for pages from the disk: export before you close the page."),
+      marks.stored ? null : h("p", { class: "warnings" }, "This browser keeps nothing for pages from the disk: export before you close the page."),
       h("p", {}, `${plural(content.must_link.length, "pair")} that must be together, ${whole(content.cannot_link.length)} that must not, ${plural(content.wrong_clusters.length, "wrong cluster")}.`),
       h("div", { class: "buttons" },
         h("button", { type: "button", class: "primary", id: "export", onclick: () => this.export() }, "Export as JSON"),

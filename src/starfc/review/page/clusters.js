@@ -47,7 +47,7 @@ const clusterList = {
         h("span", { class: "entry-text" },
           h("span", { class: "entry-title" }, h("b", {}, `#${label}`), ` ${whole(size[label])}`, name?.[label] ? h("span", { class: "name" }, name[label]) : null, marked ? h("span", { class: "tag" }, marked) : null),
           h("span", { class: "entry-note" }, note)),
-        h("span", { class: "entry-score" }, fixed(suspicion[label] / 1000), meter("suspicion", suspicion[label] / 1000, "warm"))));
+        suspicion[label] > 0 ? h("span", { class: "entry-score" }, fixed(suspicion[label] / 1000), meter("suspicion", suspicion[label] / 1000, "warm")) : null));
   },
 
   select(label) {

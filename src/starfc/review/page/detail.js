@@ -36,7 +36,7 @@ const detail = {
     this.label = this.data = this.selected = null;
     this.grid?.close();
     this.grid = null;
-    this.scroller.replaceChildren(h("p", { class: "empty" }, "Choose a cluster."));
+    fill(this.scroller, h("p", { class: "empty" }, "Choose a cluster, or press j."));
   },
 
   get size() {
@@ -51,7 +51,7 @@ const detail = {
     this.bar = h("div", { class: "selection", role: "status" });
     this.body = h("div", { class: "members" });
     const measures = [["suspicion", fixed(value("suspicion"))], ["cohesion", fixed(value("cohesion"), 3)], ["density", fixed(value("density"), 3)], ["kept edges", whole(clusters.edges[label])]];
-    this.scroller.replaceChildren(
+    fill(this.scroller,
       h("div", { class: "detail-head" },
         h("a", { class: "back", href: "#/clusters" }, "← List"),
         h("h2", {}, `Cluster ${label}`, h("span", { class: "soft" }, ` ${plural(size, "instance")}`)),
@@ -59,9 +59,9 @@ const detail = {
           h("button", { type: "button", onclick: () => app.step(-1), title: "k" }, "Previous"),
           h("button", { type: "button", onclick: () => app.step(1), title: "j" }, "Next"),
           this.wrongButton)),
-      label >= starfc.index.numbered ? h("p", { class: "note" }, "This run left clusters of its size out: its label there is -1.") : "",
+      label >= starfc.index.numbered ? h("p", { class: "note" }, "This run left clusters of its size out: its label there is -1.") : null,
       h("dl", { class: "measures" }, measures.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
-      h("div", { class: "panels" }, this.bridge(), this.merges()),
+      h("div", { class: "panels" }, h("div", { class: "stack" }, this.bridge(), this.extremes()), this.merges()),
       this.memberHead(),
       this.body,
       this.bar,
@@ -72,7 +72,7 @@ const detail = {
 
   bridge() {
     const cut = starfc.clusters.cuts[this.label];
-    if (this.size < 2) return "";
+    if (this.size < 2) return null;
     const title = h("h3", {}, "Weakest bridge");
     if (!cut) return h("section", { class: "panel" }, title, h("p", { class: "note" }, "No cut of one or two edges separates this cluster."));
     this.splitButton = toggleButton("Split here", false, () => this.markSplit(), "s");
@@ -84,9 +84,21 @@ const detail = {
       h("div", { class: "buttons" }, this.splitButton));
   },
 
+  // The most typical member beside the least confident ones.
+  extremes() {
+    const { rows, confidence } = this.data;
+    if (rows.length < 3) return null;
+    const least = rows.map((_, at) => at).slice(1).sort((a, b) => confidence[a] - confidence[b] || rows[a] - rows[b]).slice(0, 5);
+    const sample = (at) => h("li", {}, h("button", { type: "button", class: "tile", "aria-label": `Select row ${rows[at]}, confidence ${fixed(confidence[at] / 1000)}`, onclick: () => this.selectRow(rows[at]) },
+      thumbnail(starfc.offsets[this.label] + at, 56), h("span", { class: "tile-text" }, String(rows[at])), h("span", { class: "soft" }, fixed(confidence[at] / 1000))));
+    return h("section", { class: "panel extremes" },
+      h("div", {}, h("h3", {}, "Medoid"), h("ul", {}, sample(0))),
+      h("div", {}, h("h3", {}, "Least confident"), h("ul", {}, least.map(sample))));
+  },
+
   merges() {
     this.mergeButtons = [];
-    if (!this.data.merges.length) return "";
+    if (!this.data.merges.length) return null;
     return h("section", { class: "panel" }, h("h3", {}, "Might be the same as"),
       h("ul", { class: "merge-rows" }, this.data.merges.map((merge) => {
         const [here, there] = merge.a[2] === this.label ? [merge.a, merge.b] : [merge.b, merge.a];
@@ -114,7 +126,8 @@ const detail = {
     return h("div", { class: "member-head" }, h("h3", {}, "Members"),
       h("label", {}, "Order ", sort),
       this.pieces.size ? h("label", {}, "Show ", which) : null,
-      this.data.xy ? mapButton : null);
+      this.data.xy ? mapButton : null,
+      this.pieces.size ? h("span", {}, h("span", { class: "dot" }), " the smaller piece") : null);
   },
 
   sortMembers() {
@@ -140,7 +153,7 @@ const detail = {
     });
     grid.body.classList.add("grid");
     this.grid = grid;
-    this.body.replaceChildren(this.asMap ? this.map() : "", grid.body);
+    fill(this.body, this.asMap ? this.map() : null, grid.body);
     grid.set(this.order.length);
   },
 
@@ -149,7 +162,7 @@ const detail = {
     const row = rows[at];
     const wrong = marks.has(`instance ${row}`);
     const text = `row ${row}${names ? `, ${names[at]}` : ""}, confidence ${fixed(confidence[at] / 1000)}${wrong ? ", marked wrong" : ""}`;
-    const classes = ["tile", wrong ? "wrong" : "", this.pieces.has(at) ? "piece" : "", at === 0 ? "medoid" : ""].join(" ");
+    const classes = ["tile", wrong ? "wrong" : "", this.pieces.has(at) ? "piece" : ""].join(" ");
     return h("li", {}, h("button", { type: "button", class: classes, "aria-pressed": String(at === this.selected), "aria-label": text, title: text, onclick: () => this.select(at) },
       side ? thumbnail(starfc.offsets[this.label] + at, side) : null,
       h("span", { class: "tile-text" }, String(row), side ? null : h("span", { class: "soft" }, fixed(confidence[at] / 1000)))));
@@ -179,13 +192,13 @@ const detail = {
   },
 
   selection() {
-    if (this.selected === null) return this.bar.replaceChildren();
+    if (this.selected === null) return fill(this.bar);
     const { rows, confidence, typical, names } = this.data;
     const at = this.selected;
     const row = rows[at];
     const facts = [`confidence ${fixed(confidence[at] / 1000)}`, typical ? `similarity to the mean ${fixed(typical[at] / 1000)}` : null, at === 0 ? "the most typical" : null, this.pieces.has(at) ? "in the smaller piece" : null];
-    return this.bar.replaceChildren(
-      thumbnail(starfc.offsets[this.label] + at, 44) ?? "",
+    return fill(this.bar,
+      thumbnail(starfc.offsets[this.label] + at, 44),
       h("div", {}, h("b", {}, `row ${row}`), names ? ` ${names[at]}` : "", h("div", { class: "soft" }, facts.filter(Boolean).join(" · "))),
       toggleButton("This is wrong", marks.has(`instance ${row}`), () => this.markInstance(), "x"));
   },
@@ -197,7 +210,7 @@ const detail = {
     const drawn = this.data.drawn?.length ?? this.data.rows.length;
     requestAnimationFrame(() => this.drawMap());
     return h("figure", { class: "map-box" }, this.canvas,
-      h("figcaption", { class: "note" }, drawn < this.size ? `${whole(drawn)} of ${plural(this.size, "member")} by two principal components. ` : "Members by two principal components. ", this.pieces.size ? h("span", {}, h("span", { class: "dot" }), " the smaller piece; the line is the weakest bridge.") : null));
+      h("figcaption", { class: "note" }, drawn < this.size ? `${whole(drawn)} of ${plural(this.size, "member")} by two principal components. ` : "Members by two principal components. ", this.pieces.size ? "The line is the weakest bridge." : null));
   },
 
   point(at, width, height) {
@@ -297,7 +310,7 @@ const detail = {
 // The two ends of an edge side by side, with what is known of it between them.
 function edgePair({ a, b, p, intimacy, similarity }) {
   const facts = [["p", p], ["intimacy", intimacy], ["similarity", similarity]].filter(([, value]) => value !== null);
-  return h("div", { class: "pair" }, instanceCard(a, 88),
+  return h("div", { class: starfc.index.thumbs ? "pair" : "pair plain" }, instanceCard(a, 88),
     h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, fixed(value, 3))))),
     instanceCard(b, 88));
 }

@@ -33,7 +33,7 @@ const mergeList = {
   open() {
     const scroller = document.getElementById("merge-list");
     const narrow = window.matchMedia("(max-width: 700px)");
-    this.list = new VirtualList(scroller, { height: () => (narrow.matches ? 210 : 112), render: (at) => this.item(at), label: "Merge candidates" });
+    this.list = new VirtualList(scroller, { height: () => (narrow.matches ? 232 : 112), render: (at) => this.item(at), label: "Merge candidates" });
     scroller.append(this.list.body);
     document.getElementById("merge-size").addEventListener("change", () => this.filter());
     marks.listeners.push(() => this.list.refresh());
@@ -64,7 +64,7 @@ const mergeList = {
     const link = (end) => h("a", { href: `#/cluster/${end[2]}` }, `Cluster ${end[2]}`, h("span", { class: "soft" }, ` (${whole(size[end[2]])})`));
     return h("li", { class: "merge", "aria-current": at === this.current ? "true" : null, "aria-posinset": at + 1, "aria-setsize": this.shown.length },
       h("div", { class: "pair tight" }, instanceCard(merge.a, 64), instanceCard(merge.b, 64)),
-      h("div", { class: "merge-text" }, h("p", {}, link(merge.a), " and ", link(merge.b)), h("p", { class: "note" }, missed(merge), merge.similarity === null ? "" : `, similarity ${fixed(merge.similarity, 3)}`), mergeButtons(merge).element));
+      h("div", { class: "merge-text" }, h("p", {}, link(merge.a), " and ", link(merge.b)), h("p", { class: "note" }, missed(merge), merge.similarity === null ? null : `, similarity ${fixed(merge.similarity, 3)}`), mergeButtons(merge).element));
   },
 
   move(step) {

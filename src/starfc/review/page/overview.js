@@ -3,11 +3,11 @@
 const overview = {
   show(place) {
     const { index } = starfc;
-    place.replaceChildren(
+    fill(place,
       h("h2", { class: "hidden" }, "Overview"),
       this.warnings(index),
       this.figures(index),
-      h("div", { class: "cards" }, this.sizes(index), this.stages(index), this.metrics(index), this.run(index), this.surface(index)),
+      h("div", { class: "cards" }, this.sizes(index), h("div", { class: "stack" }, this.stages(index), this.metrics(index)), this.run(index), this.surface(index)),
     );
   },
 
@@ -21,7 +21,7 @@ const overview = {
       figure(index.instances, "instances"),
       figure(index.clusters, "clusters", "#/clusters"),
       figure(index.singletons, "of one instance"),
-      figure(index.doubtful, "one or two edges short of falling apart", "#/clusters"),
+      figure(index.doubtful, "hang on one or two edges", "#/clusters"),
       figure(index.merges, "merge candidates", "#/merges"));
   },
 

@@ -9,7 +9,12 @@ function h(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return fill(element, ...children);
+}
+
+// Put children into an element, in place of those that it has; lists are flattened, null is nothing.
+function fill(element, ...children) {
+  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -26,9 +31,9 @@ function announce(text) {
 // A picture of the instance at a place among all thumbnails, as large as its box (CSS variable --side, in pixels).
 function thumbnail(place, side) {
   const { thumbs } = starfc.index;
+  if (!thumbs) return null;
   const box = h("span", { class: "thumb", "aria-hidden": "true" });
   box.style.setProperty("--side", `${side}px`);
-  if (!thumbs) return null;
   const each = thumbs.columns * thumbs.columns;
   const cell = place % each;
   const x = cell % thumbs.columns;

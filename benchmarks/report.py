@@ -1,0 +1,103 @@
+"""A report of a run's folder: seconds, peak memory and size, and how long Chromium takes to open it from the disk.
+
+    python benchmarks/report.py --run results --folder DIR [--images thumbs.npy]
+
+The report is written in a process of its own. Times of the page are medians of several openings, each in a new browser
+context (nothing kept from the one before): until the overview is shown, until the largest cluster is, and the longest
+time that a frame took while that cluster was scrolled through from end to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+from harness import finish_side, report, run_side
+
+from starfc.review.report import write_report
+from starfc.runs import Run
+from starfc.runtime.machine import set_threads
+from starfc.runtime.stages import Stages
+
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+SCROLL = """() => new Promise((done) => {
+    const { scroller } = detail;
+    const steps = 60;
+    let [step, longest, before] = [0, 0, performance.now()];
+    const frame = () => {
+        const now = performance.now();
+        longest = Math.max(longest, now - before);
+        before = now;
+        scroller.scrollTop = (scroller.scrollHeight * ++step) / steps;
+        if (step < steps) requestAnimationFrame(frame);
+        else done(longest);
+    };
+    requestAnimationFrame(frame);
+})"""
+
+
+def write(arguments: argparse.Namespace) -> None:
+    set_threads(arguments.threads)
+    stages, folder = Stages(), arguments.folder / "report"
+    with stages.stage("open the run"):
+        run = Run.open(arguments.run)
+        features = run.features()
+    with stages.stage("write the report"):
+        found = write_report(
+            folder, run.labels, run.parsed, run.rule, features=features, record=run.record, images=arguments.images
+        )
+    finish_side("write", arguments.folder, stages, **found)
+
+
+def opened(page_path: Path, times: int) -> dict[str, float]:
+    """Medians over several openings, in milliseconds."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    taken: dict[str, list[float]] = {"open_ms": [], "largest_cluster_ms": [], "longest_frame_ms": []}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        for _ in range(times):
+            page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+            started = time.perf_counter()
+            page.goto(page_path.as_uri())
+            page.wait_for_selector("html[data-ready]")
+            taken["open_ms"].append(1000 * (time.perf_counter() - started))
+            started = time.perf_counter()
+            page.evaluate("location.hash = '#/cluster/0'")
+            page.wait_for_selector(".members .tile", state="attached")
+            taken["largest_cluster_ms"].append(1000 * (time.perf_counter() - started))
+            taken["longest_frame_ms"].append(page.evaluate(SCROLL))
+            page.context.close()
+        version = browser.version
+        browser.close()
+    return {**{name: round(statistics.median(values), 1) for name, values in taken.items()}, "chromium": version}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run that kept its edges")
+    parser.add_argument("--folder", type=Path, required=True, help="where to write the report")
+    parser.add_argument("--images", type=Path, help="pictures of the instances")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--openings", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="file for the result")
+    parser.add_argument("--side", choices=["write"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        write(arguments)
+        return
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    images = [] if arguments.images is None else ["--images", arguments.images]
+    written = run_side(
+        __file__, "write", arguments.folder, "--run", arguments.run, "--threads", arguments.threads, *images
+    )
+    page = opened(arguments.folder.absolute() / "report" / "index.html", arguments.openings)
+    report({**written, "page": page}, arguments.threads, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,11 @@ from conftest import blobs
 from test_review import clique, labels_of, parsed
 
 from starfc import InputError, StarFC
+from starfc.commands.explain import explain
+from starfc.commands.report import report
+from starfc.config import load_config
 from starfc.data.dataset import Features
+from starfc.inference import run_inference
 from starfc.review.explain import explain_pair, strongest_path
 from starfc.review.pairs import Pairs, Rule
 
@@ -141,3 +145,50 @@ def test_the_estimator_explains_its_clusters():
     other = int(np.flatnonzero(estimator.labels_ == 1)[0])
     assert not estimator.explain(int(members[0]), other).together
     assert json.loads(json.dumps(found.as_dict()))["path"][0]["a"] == members[0]
+
+
+@pytest.fixture
+def run_folder(workspace):
+    """A run that kept its edges."""
+    config = load_config(workspace / "config.py", {"tau1": 0.3, "tau2": 0.4})
+    run_inference(config, out=workspace / "run", keep_edges=True)
+    return workspace / "run"
+
+
+def test_the_command_explains_a_run(run_folder, workspace, capsys):
+    labels = np.load(run_folder / "labels.npy")
+    a, b = np.flatnonzero(labels == 0)[:2].tolist()
+    capsys.readouterr()
+    explain(run_folder, a, b, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["together"]
+    assert found["clusters"] == [0, 0]
+    assert found["columns"] == 9
+    assert found["path"][found["weakest"]]["score"] == min(link["score"] for link in found["path"])
+    features = np.fromfile(workspace / "data" / "features" / "part1_test.bin", np.float32).reshape(-1, 16)
+    x, y = (features[row] / np.linalg.norm(features[row]) for row in (a, b))
+    assert found["similarity"] == pytest.approx(float(x @ y), abs=1e-5)
+    (workspace / "data" / "features" / "part1_test.bin").unlink()
+    explain(run_folder, a, int(np.flatnonzero(labels == 1)[0]))
+    out, err = capsys.readouterr()
+    assert "is in cluster 0" in out
+    assert "going on without similarities" in err
+    with pytest.raises(InputError, match="B: a row between 0 and 179 needed; found 180"):
+        explain(run_folder, 0, 180)
+
+
+def test_the_command_writes_a_report(run_folder, workspace, capsys):
+    np.save(workspace / "images.npy", np.zeros((180, 10, 10), np.uint8))
+    capsys.readouterr()
+    report(run_folder, workspace / "report", images=workspace / "images.npy", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["instances"] == 180
+    assert (workspace / "report" / "index.html").is_file()
+    assert found["page"] == str(workspace / "report" / "index.html")
+    report(run_folder, workspace / "report")
+    assert "180 instances" in capsys.readouterr().out
+    text = (workspace / "report" / "data" / "index.js").read_text()
+    index = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    assert index["thumbs"] is None
+    assert set(index["metrics"]) == {"pairwise", "bcubed", "nmi"}
+    assert index["stages"]["candidates"] > index["stages"]["parsed"]["edges"]

@@ -155,7 +155,7 @@ def test_sorting_and_filters(open_page, report):
     page.select_option("#show", "cut")
     assert entries(page) == ["#0"]
     assert page.inner_text("#list-count") == "1 of 12 clusters"
-    assert "1 edge holds 6" in page.inner_text("#cluster-list")
+    assert "1 edge holds 6 of 12" in page.inner_text("#cluster-list")
 
 
 def test_a_cluster_with_its_bridge_and_members(open_page, report):

@@ -168,7 +168,7 @@ def write_sheets(pictures: Pictures, order: NDArray[np.integer], folder: Path) -
             x, y = (tile - image.width) // 2, (tile - image.height) // 2
             sheet.paste(image, (at % COLUMNS * tile + x, at // COLUMNS * tile + y))
         with replacing(folder / f"{number}.webp") as temporary:
-            sheet.save(temporary, "WEBP", quality=80, method=2)
+            sheet.save(temporary, "WEBP", quality=80, method=1)
         bar.update(len(rows))
 
     threads.each(write, sheets)

@@ -40,7 +40,7 @@ const clusterList = {
     const { size, suspicion, cohesion, name, cuts } = starfc.clusters;
     const cut = cuts[label];
     const marked = marks.has(`cluster ${label}`) ? "wrong" : marks.has(`split ${label}`) ? "split" : null;
-    const note = suspicion[label] > 0 ? `${plural(cut.edges.length, "edge")} hold ${whole(cut.piece)}`.replace("edge hold", "edge holds") : `cohesion ${fixed(cohesion[label] / 1000)}`;
+    const note = suspicion[label] > 0 ? `${plural(cut.edges.length, "edge holds", "edges hold")} ${whole(cut.piece)} of ${whole(size[label])}` : `cohesion ${fixed(cohesion[label] / 1000)}`;
     return h("li", { "aria-posinset": this.place.get(label) + 1, "aria-setsize": this.order.length },
       h("a", { class: "entry", href: `#/cluster/${label}`, "aria-current": label === detail.label ? "true" : null },
         thumbnail(starfc.offsets[label], 44),

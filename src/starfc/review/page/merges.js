@@ -33,7 +33,7 @@ const mergeList = {
   open() {
     const scroller = document.getElementById("merge-list");
     const narrow = window.matchMedia("(max-width: 700px)");
-    this.list = new VirtualList(scroller, { height: () => (narrow.matches ? 232 : 112), render: (at) => this.item(at), label: "Merge candidates" });
+    this.list = new VirtualList(scroller, { height: () => (narrow.matches ? 232 : 112), columns: () => Math.floor(scroller.clientWidth / 620), render: (at) => this.item(at), label: "Merge candidates" });
     scroller.append(this.list.body);
     document.getElementById("merge-size").addEventListener("change", () => this.filter());
     marks.listeners.push(() => this.list.refresh());

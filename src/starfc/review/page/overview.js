@@ -78,7 +78,7 @@ const overview = {
     const chosen = [near(surface.tau1, rule.tau1), near(surface.tau2, rule.tau2)];
     const cell = (value, tau1, tau2) => {
       const element = h("td", { class: tau1 === chosen[0] && tau2 === chosen[1] ? "chosen" : null }, value === null ? "" : high <= 1 ? (100 * value).toFixed(0) : whole(value));
-      if (value !== null) element.style.setProperty("--share", `${Math.round(55 * ((value - low) / Math.max(high - low, 1e-9)) ** 2)}%`);
+      if (value !== null) element.style.setProperty("--share", `${Math.round(55 * ((value - low) / Math.max(high - low, 1e-9)) ** 6)}%`);
       return element;
     };
     const title = { fscore: "pairwise F, %", largest_share: "share of the largest component, %", num_clusters: "clusters" }[surface.value];

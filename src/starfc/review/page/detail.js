@@ -50,6 +50,7 @@ const detail = {
     this.wrongButton = toggleButton("This cluster is wrong", false, () => this.markCluster(), "w");
     this.bar = h("div", { class: "selection", role: "status" });
     this.body = h("div", { class: "members" });
+    this.mapPlace = h("div", { class: "map-place" });
     const measures = [["suspicion", fixed(value("suspicion"))], ["cohesion", fixed(value("cohesion"), 3)], ["density", fixed(value("density"), 3)], ["kept edges", whole(clusters.edges[label])]];
     fill(this.scroller,
       h("div", { class: "detail-head" },
@@ -61,7 +62,7 @@ const detail = {
           this.wrongButton)),
       label >= starfc.index.numbered ? h("p", { class: "note" }, "This run left clusters of its size out: its label there is -1.") : null,
       h("dl", { class: "measures" }, measures.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
-      h("div", { class: "panels" }, h("div", { class: "stack" }, this.bridge(), this.extremes()), this.merges()),
+      h("div", { class: "panels" }, h("div", { class: "stack" }, this.bridge(), this.extremes()), h("div", { class: "stack" }, this.mapPlace, this.merges())),
       this.memberHead(),
       this.body,
       this.bar,
@@ -153,7 +154,8 @@ const detail = {
     });
     grid.body.classList.add("grid");
     this.grid = grid;
-    fill(this.body, this.asMap ? this.map() : null, grid.body);
+    fill(this.mapPlace, this.asMap ? this.map() : null);
+    fill(this.body, grid.body);
     grid.set(this.order.length);
   },
 
@@ -215,7 +217,7 @@ const detail = {
 
   point(at, width, height) {
     const { xy } = this.data;
-    const unit = Math.min(width, height * 1.6) - 24;
+    const unit = Math.min(width, height * 1.8) - 24;
     const spanY = (999 * (height - 24)) / unit;
     return [(width - unit) / 2 + (unit * xy[2 * at]) / 999, 12 + ((height - 24) * Math.min(xy[2 * at + 1], spanY)) / Math.max(spanY, this.highest)];
   },

@@ -5,7 +5,6 @@
 The report is written in a process of its own. Times of the page are medians of several openings, each in a new browser
 context (nothing kept from the one before): until the overview is shown, until the largest cluster is, and the longest
 time that a frame took while that cluster was scrolled through from end to end. With labels it says too how well the
-time that a frame took while that cluster was scrolled through from end to end. With labels it says too how well the
 order of the review finds impure clusters: of four or more instances, a tenth of them not of the most frequent identity.
 """
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image, ImageDraw
 from test_review import clique, labels_of, parsed
 
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import ParsedEdges
 from starfc.clustering.refinement import undirected
+from starfc.config import load_config
 from starfc.data.dataset import Features
+from starfc.inference import run_inference
 from starfc.review.pairs import Rule
 from starfc.review.report import write_report
 
@@ -434,3 +439,17 @@ def test_a_search_in_a_large_report(open_page, large):
     page.wait_for_selector(".selection b")
     assert page.inner_text(".selection b") == "row 124999"
     assert page.inner_text("#detail h2").startswith("Cluster 4500")
+
+
+def test_the_benchmark(workspace):
+    config = load_config(workspace / "config.py", {"tau1": 0.3, "tau2": 0.4})
+    run_inference(config, out=workspace / "run", keep_edges=True)
+    labels = workspace / "data" / "labels" / "part1_test.meta"
+    command = [sys.executable, ROOT / "benchmarks" / "report.py", "--run", workspace / "run", "--labels", labels]
+    more = ["--folder", workspace / "bench", "--openings", "1", "--out", workspace / "result.json"]
+    done = subprocess.run([*map(str, command), *map(str, more)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((workspace / "result.json").read_text())
+    assert result["instances"] == 180
+    assert result["page"]["open_ms"] > 0
+    assert result["ranking"]["clusters_of_4"] == result["clusters"]

@@ -32,6 +32,9 @@ from starfc.runtime.interrupts import Stopped
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
     "--refinement --memory --threads --device --invalid-rows --feature-dim --seed --json --quiet --edges",
+    "assign": "--remove --apply-merges --labels --threads --json --quiet",
+    "explain": "--json",
+    "report": "--out --images --names --json",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
     "--device --seed --json --quiet",
     "evaluate": "--metrics --json",

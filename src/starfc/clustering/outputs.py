@@ -2,6 +2,10 @@
 
 Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
 ``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, and ``manifest.json``, which is written last.
+
+``clusters.parquet`` has a row for every instance: ``row``, ``label`` int64, ``confidence`` float32. Where edges were
+kept, also what is doubtful about its cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``, ``weakest_bridge_b``
+and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
 """
 
 from __future__ import annotations
@@ -19,20 +23,22 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import Clustering, ParsedEdges
 from starfc.data.formats import write_labels
 from starfc.errors import InputError, MissingFileError
+from starfc.review.measures import instance_columns
 from starfc.runtime.atomic import replacing, write_json
 
 
 def write_clustering(folder: Path, result: Clustering) -> None:
-    """Labels as int64 .npy and as text, and a table of row, label and confidence."""
+    """Labels as int64 .npy and as text, and the table clusters.parquet."""
     write_labels(folder / "labels.npy", result.labels)
     write_labels(folder / "labels.meta", result.labels)
-    table = pa.table(
-        {
-            "row": np.arange(len(result.labels), dtype=np.int64),
-            "label": result.labels,
-            "confidence": result.confidence,
-        }
-    )
+    columns = {
+        "row": np.arange(len(result.labels), dtype=np.int64),
+        "label": result.labels,
+        "confidence": result.confidence,
+    }
+    if result.parsed is not None:
+        columns |= instance_columns(result.parsed, result.labels)
+    table = pa.table(columns)
     with replacing(folder / "clusters.parquet") as temporary:
         pq.write_table(table, temporary)
 

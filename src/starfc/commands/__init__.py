@@ -12,11 +12,14 @@ from typing import Annotated, Any
 import typer
 
 import starfc
+from starfc.commands.assign import assign
 from starfc.commands.cluster import cluster
 from starfc.commands.convert import convert
 from starfc.commands.evaluate import evaluate
+from starfc.commands.explain import explain
 from starfc.commands.info import info
 from starfc.commands.knn import knn
+from starfc.commands.report import report
 from starfc.commands.train import train
 from starfc.commands.tune import tune
 from starfc.runtime.entry import run_command
@@ -64,7 +67,7 @@ def _options(
     pass
 
 
-COMMANDS = (cluster, train, evaluate, knn, tune, convert, info)
+COMMANDS = (cluster, assign, explain, report, train, evaluate, knn, tune, convert, info)
 for _command in COMMANDS:
     app.command()(_reported(_command))
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from starfc.clustering.partition import PARTITIONS
@@ -17,6 +18,7 @@ from starfc.clustering.pipeline import REFINEMENTS, with_singletons
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn, check_k
+from starfc.incremental.state import State, make_rule
 from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds
 from starfc.models.structural import StructuralModel
 from starfc.review.explain import Explanation, explain_pair
@@ -68,6 +70,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         Thresholds that were used.
     edge_scores_ : ParsedEdges
         The edges with p > τ1, their intimacies, and which of them stayed.
+    assigned_ : Assigned
+        After :meth:`partial_fit`, what its last call did: clusters joined and created, merges and splits asked for.
     n_features_in_ : int
     """
 
@@ -140,9 +144,10 @@ class StarFC(ClusterMixin, BaseEstimator):
         k = self._neighbours() if self.k is None else self.k
         check_k(k, len(features), "X")
         communities = {} if self.refinement == "dynamic" else {"partition": self.partition, "seed": self.random_state}
+        graph = build_knn(features, k, self.knn_method)
         result = REFINEMENTS[self.refinement](
             features,
-            build_knn(features, k, self.knn_method),
+            graph,
             self.model_,
             tau1=self.tau1_,
             tau2=self.tau2_,
@@ -152,9 +157,49 @@ class StarFC(ClusterMixin, BaseEstimator):
             device=choose_device(self.device),
         )
         result = with_singletons(result, invalid_rows)
-        self.labels_, self.confidence_ = result.labels, result.confidence
-        self.edge_scores_ = result.parsed
+        self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
         self._features, self._columns = Features(X, "X"), k - 1
+        self._clustered = self._features, graph, np.setdiff1d(np.arange(len(X)), invalid_rows)
+        self._state = None
+        return self
+
+    @available_if(lambda self: self.refinement == "fixed" and self.partition == "components")
+    def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
+        """Add instances to the clustering, whose ids stay what they are; the first call is :meth:`fit`.
+
+        Only with fixed refinement and components. ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new
+        rows; labels are no longer in the order of the clusters' sizes. What the edges would merge or split is in
+        ``assigned_`` (docs/adding.md).
+
+        Parameters
+        ----------
+        X : (m, d) array
+        y : ignored
+        apply_merges : bool
+            Do these merges and splits.
+
+        Raises
+        ------
+        InputError
+            Rows that are not finite or of zero norm, or a hierarchical model.
+        """
+        if not hasattr(self, "labels_"):
+            return self.fit(X)
+        X = validate_data(
+            self,
+            X,
+            reset=False,
+            dtype=[np.float32, np.float64, np.float16],
+            ensure_all_finite=self.invalid_rows != "singleton",
+        )
+        invalid = Features(X, "X").valid(self.invalid_rows)[1] + len(self.labels_)
+        if self._state is None:
+            rule = make_rule(self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition)
+            self._state = State.of(rule, *self._clustered, self.edge_scores_, self.labels_)
+        every = Features(np.concatenate([self._state.features.array, X]), "X")
+        self.assigned_ = self._state.step(every, invalid=invalid, apply_merges=apply_merges)
+        self.labels_, self.confidence_ = self._state.labels, self._state.confidence
+        self.edge_scores_, self._features, self._clustered = self._state.parsed, every, None
         return self
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:

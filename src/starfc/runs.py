@@ -16,6 +16,9 @@ from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.review.pairs import Rule
+from starfc.runtime.commit import settle
+
+STATE = "state"  # what instances are added to (:mod:`starfc.incremental.folder`)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Run:
             raise MissingFileError(
                 f"{folder}: no finished run there (no run.json); name the -o folder of starfc cluster"
             )
+        settle(folder)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -72,7 +76,9 @@ class Run:
         return Rule(self.tau1, self.tau2, self.record["refinement"], self.record["partition"])
 
     def features(self) -> Features:
-        """The features that were clustered, from where the run found them."""
+        """The features of all rows: from where the run found them, or as kept since rows were added."""
+        if "steps" in self.record:
+            return stored_features(self.folder)
         path = Path(self.record["features"])
         if not path.is_file():
             raise MissingFileError(f"{path}: the features of {self.folder} are no longer there; put them back")
@@ -81,3 +87,23 @@ class Run:
         if len(features) != len(self.labels):
             raise InputError(f"{path}: {len(features):,} rows where the run clustered {len(self.labels):,}")
         return features
+
+
+def stored_features(folder: Path) -> Features:
+    """The features that a run's folder keeps once rows were added to it.
+
+    Raises
+    ------
+    InputError
+        They are not there, or not whole.
+    """
+    place = folder / STATE
+    try:
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        shape, dtype = (manifest["num_rows"], manifest["feature_dim"]), np.dtype(manifest["dtype"])
+        array = np.memmap(place / "features.bin", dtype, "r", shape=shape)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{place}: the features that the run keeps there are not whole ({error}); cluster everything again"
+        ) from None
+    return Features(array, str(place / "features.bin"), manifest["normalise"])

@@ -37,7 +37,7 @@ def score_edges(
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
-) -> None:
+) -> NDArray[np.int8] | None:
     """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
 
     Parameters
@@ -46,6 +46,11 @@ def score_edges(
         Takes the number of the block, its candidate edges (each edge of the graph comes once), and z / T (m,) float32.
     order : (N,) integers, optional
         Order in which to take the nodes; it changes no logit.
+
+    Returns
+    -------
+    (N, k) int8 or None
+        The first round's logits (:class:`~starfc.graph.structure.EdgeLogits`), where there are two rounds.
     """
     order = np.arange(graph.num_nodes) if order is None else order
     nodes = smooth(graph, features, model.smoothing, order, scratch)
@@ -70,6 +75,7 @@ def score_edges(
         use(at, pairs, last(pairs.features) / np.float32(temperature))
 
     threads.each(last_round, range(len(blocks)))
+    return None if before is None else before.codes
 
 
 def parse_structure(
@@ -85,6 +91,19 @@ def parse_structure(
 
     Edges are undirected: every one is listed once in either direction, columns sorted, without self loops.
     """
+    return parse_with_logits(model, features, graph, tau1, order, device, scratch)[:2]
+
+
+def parse_with_logits(
+    model: StructuralModel,
+    features: Features | NDArray[np.float32],
+    graph: KnnGraph,
+    tau1: float,
+    order: NDArray[np.integer] | None = None,
+    device: str | torch.device = "cpu",
+    scratch: Path | None = None,
+) -> tuple[EdgeList, int, NDArray[np.int8] | None]:
+    """:func:`parse_structure`, and the first round's logits as :func:`score_edges` returns them."""
     line = logit(tau1)
     found: list[Block | None] = [None] * len(slices(graph.num_nodes, ROW_BLOCK))
     candidates = [0] * len(found)
@@ -96,8 +115,8 @@ def parse_structure(
         found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
         candidates[at] = len(logits)
 
-    score_edges(model, features, graph, keep, order, device, scratch)
-    return undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)), sum(candidates)
+    logits = score_edges(model, features, graph, keep, order, device, scratch)
+    return undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)), sum(candidates), logits
 
 
 def _on(scorer: EdgeScorer, device: str | torch.device) -> Score:

@@ -1,7 +1,8 @@
 """What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, each written atomically.
 
 Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
-``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, and ``manifest.json``, which is written last.
+``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, ``logits.npy`` int8 (N, k) of a structural model, and
+``manifest.json``, which is written last.
 
 ``clusters.parquet`` has a row for every instance: ``row``, ``label`` int64, ``confidence`` float32. Where edges were
 kept, also what is doubtful about its cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``, ``weakest_bridge_b``
@@ -52,8 +53,10 @@ def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
         return
     edges = parsed.edges
     place.mkdir(parents=True, exist_ok=True)
+    (place / "logits.npy").unlink(missing_ok=True)
     arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
-    for name, array in {**arrays, "intimacy": parsed.intimacy, "kept": parsed.kept}.items():
+    arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}
+    for name, array in (arrays if parsed.logits is None else arrays | {"logits": parsed.logits}).items():
         with replacing(place / f"{name}.npy") as temporary:
             np.save(temporary, array)
     write_json(
@@ -79,14 +82,16 @@ def read_edges(folder: Path) -> ParsedEdges:
         manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
         names = ("indptr", "cols", "scores", "intimacy", "kept")
         arrays = [np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
+        coded = (place / "logits.npy").is_file()
+        logits = np.load(place / "logits.npy", mmap_mode="r", allow_pickle=False) if coded else None
         whole = (manifest["num_nodes"] + 1,), *[(manifest["num_entries"],)] * 4
         symmetric = bool(manifest["symmetric"])
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise InputError(f"{place}: unreadable edges ({error}); run starfc cluster again") from None
-    if tuple(array.shape for array in arrays) != whole:
+    if tuple(array.shape for array in arrays) != whole or (coded and len(logits) != len(arrays[0]) - 1):
         raise InputError(f"{place}: arrays that are not what the manifest says; run starfc cluster again")
     indptr, cols, scores, intimacy, kept = arrays
-    return ParsedEdges(EdgeList(indptr, cols, scores, symmetric), intimacy, kept)
+    return ParsedEdges(EdgeList(indptr, cols, scores, symmetric), intimacy, kept, logits)
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:

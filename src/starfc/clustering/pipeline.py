@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.confidence import parse_structure
+from starfc.clustering.confidence import parse_with_logits
 from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
 from starfc.clustering.refinement import (
@@ -41,6 +41,7 @@ from starfc.errors import InputError
 from starfc.graph.affinity import scale_widths
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
+from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
 from starfc.models.structural import StructuralModel
 from starfc.runtime.memory import mapped_bytes, release
@@ -52,12 +53,14 @@ class ParsedEdges:
     """The edges that graph parsing kept, (E,) entries, with what decided about each.
 
     ``intimacy`` (E,) float32 is node intimacy, and ``kept`` (E,) bool says which edges are of the clustering: those
-    that refinement kept, or with communities those within one.
+    that refinement kept, or with communities those within one. ``logits`` (N, k) int8, of a structural model of two
+    rounds, are the first round's, beside the kNN graph (:class:`starfc.graph.structure.EdgeLogits`).
     """
 
     edges: EdgeList
     intimacy: NDArray[np.float32]
     kept: NDArray[np.bool_]
+    logits: NDArray[np.int8] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def cluster(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates = _parsed(parse_graph, num_entries, 9, *given)
+    parsed, order, candidates, logits = _parsed(parse_graph, num_entries, 9, *given)
     if partition != "components":
         with stages.stage("communities", needs=64 * len(parsed)):
             pieces = components(parsed)
@@ -149,13 +152,13 @@ def cluster(
             edges = None
             if keep_edges:
                 within = members[parsed.rows] == members[parsed.cols]
-                edges = ParsedEdges(parsed, node_intimacy(parsed, order), within)
+                edges = ParsedEdges(parsed, node_intimacy(parsed, order), within, logits)
         return _clustering(refined, members, candidates, before, stages, edges)
     with stages.stage("refinement", needs=20 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges)
         intimacy = node_intimacy(parsed, order)
         refined = refine(parsed, intimacy, tau2)
-        edges = ParsedEdges(parsed, intimacy, intimacy > tau2) if keep_edges else None
+        edges = ParsedEdges(parsed, intimacy, intimacy > tau2, logits) if keep_edges else None
         del parsed, intimacy
     return _clustering(refined, components(refined), candidates, before, stages, edges)
 
@@ -195,13 +198,13 @@ def cluster_dynamic(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates = _parsed(parse_affinity, num_pairs, 22, *given)
+    parsed, order, candidates, logits = _parsed(parse_affinity, num_pairs, 22, *given)
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges)
         intimacy = node_intimacy_undirected(parsed, order)
         stay = intimacy > dynamic_thresholds(parsed, tau2)
         refined = parsed.select(stay)
-        edges = ParsedEdges(parsed, intimacy, stay) if keep_edges else None
+        edges = ParsedEdges(parsed, intimacy, stay, logits) if keep_edges else None
         del parsed, intimacy, stay
     return _clustering(refined, components(refined), candidates, before, stages, edges)
 
@@ -222,8 +225,8 @@ def _parsed(
     device: str | torch.device,
     stages: Stages,
     scratch: Path | None,
-) -> tuple[EdgeList, NDArray[np.integer], int]:
-    """What both methods begin with: the edges that parsing keeps, the order in which nodes were taken, candidates.
+) -> tuple[EdgeList, NDArray[np.integer], int, NDArray[np.int8] | None]:
+    """What both methods begin with: the edges that parsing keeps, the order of the nodes, candidates, and logits.
 
     A structural model has candidates of its own, undirected ones, whatever the method.
 
@@ -248,8 +251,8 @@ def _parsed(
             raise InputError(f"th_sim: 0 needed by a structural model, which compares whole lists; found {th_sim!r}")
         # a code an entry, kept edges in either direction while they are put in order
         with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
-            parsed, candidates = parse_structure(model, features, graph, tau1, order, device, scratch)
-        return parsed, order, candidates
+            parsed, candidates, logits = parse_with_logits(model, features, graph, tau1, order, device, scratch)
+        return parsed, order, candidates, logits
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
@@ -263,7 +266,7 @@ def _parsed(
     with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + entry_bytes * entries):
         candidates = count(nodes)
         parsed = parse(nodes, tau1, target_bytes)
-    return parsed, order, candidates
+    return parsed, order, candidates, None
 
 
 def _clustering(
@@ -310,7 +313,12 @@ def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering
     if parsed is not None:
         edges = parsed.edges
         indptr = row_pointers(_inserted(np.diff(edges.indptr), others, n))
-        parsed = replace(parsed, edges=replace(edges, indptr=indptr, cols=others[edges.cols].astype(edges.cols.dtype)))
+        logits = parsed.logits
+        if logits is not None:
+            logits = np.full((n, logits.shape[1]), NO_LOGIT, np.int8)
+            logits[others] = parsed.logits
+        edges = replace(edges, indptr=indptr, cols=others[edges.cols].astype(edges.cols.dtype))
+        parsed = replace(parsed, edges=edges, logits=logits)
     summary = result.summary.with_singletons(len(rows))
     return Clustering(labels, confidence, summary, parsed)
 

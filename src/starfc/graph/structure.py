@@ -89,18 +89,29 @@ def smooth(
         return np.empty((graph.num_nodes, 0), np.float16)
     features = as_features(features)
     order = np.arange(graph.num_nodes) if order is None else order
-    scales = (neighbours + 1,) if neighbours + 1 < graph.k else None  # the node itself counted; None: the whole graph
-    affinity = Affinity.of(graph, order=order, scales=scales)
+    affinity = smoothing_affinity(graph, neighbours, order)
     with tempfile.TemporaryFile(prefix=".scratch-", dir=scratch) as file:
         out = np.memmap(file, np.float16, "w+", shape=(graph.num_nodes, features.dim))
 
+    smooth_rows(affinity, features, order, out)
+    return out
+
+
+def smoothing_affinity(graph: KnnGraph, neighbours: int, order: NDArray[np.integer] | None = None) -> Affinity:
+    """The affinity graph of the first neighbours, at least 1, of every node."""
+    # the node itself counted; None: the whole graph
+    return Affinity.of(graph, order=order, scales=(neighbours + 1,) if neighbours + 1 < graph.k else None)
+
+
+def smooth_rows(affinity: Affinity, features: Features, rows: NDArray[np.integer], out: NDArray[np.float16]) -> None:
+    """Fill rows of ``out`` (N, d) with X of :func:`smooth`."""
+
     def work(part: slice) -> None:
-        mean = affinity.aggregate(features, order[part])[0]
-        out[order[part]] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        mean = affinity.aggregate(features, rows[part])[0]
+        out[rows[part]] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
     features.scaled  # noqa: B018 made once, before the threads
-    threads.each(work, slices(graph.num_nodes, _BLOCK))
-    return out
+    threads.each(work, slices(len(rows), _BLOCK))
 
 
 @dataclass(frozen=True)
@@ -157,19 +168,20 @@ class Structure:
         object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
         object.__setattr__(self, "_norms", nep_norms(self.sims, self.ids, _NEP))
 
-    def first_round(self, rows: NDArray[np.integer], every: bool = False) -> Pairs:
+    def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> Pairs:
         """The candidate edges that some nodes own, with the first round's features.
 
         Every candidate edge is owned by one of its ends: by the lower id where both list the other among their
         candidates, else by the one that does. ``every``: all candidates of these nodes instead, whoever owns them.
+        ``since``: only edges with an end of this id or above.
         """
-        return self._pairs(rows, every, None)
+        return self._pairs(rows, every, since, None)
 
-    def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits) -> Pairs:
+    def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits, since: int = 0) -> Pairs:
         """The same edges with the second round's features."""
-        return self._pairs(rows, False, logits)
+        return self._pairs(rows, False, since, logits)
 
-    def _pairs(self, rows: NDArray[np.integer], every: bool, before: EdgeLogits | None) -> Pairs:
+    def _pairs(self, rows: NDArray[np.integer], every: bool, since: int, before: EdgeLogits | None) -> Pairs:
         own = self._buffers
         if not hasattr(own, "place"):
             own.place = np.zeros(self.graph.num_nodes, np.uint8)
@@ -181,7 +193,7 @@ class Structure:
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
             rows, self.ids, self.sims, self.candidates, bits(self.nodes), _NEP, self._norms, codes, _PROBABILITY,
-            degrees, before is not None, every, own.place, prefixes, local, slots, back, features,
+            degrees, before is not None, every, since, own.place, prefixes, local, slots, back, features,
         )  # fmt: skip
         return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])
 

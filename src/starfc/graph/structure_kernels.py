@@ -21,12 +21,13 @@ SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table of this many steps of 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def pair_structure(
-    rows, ids, sims, candidates, nodes, nep, nep_norm, codes, probability, degree, again, every, place, prefixes,
+    rows, ids, sims, candidates, nodes, nep, nep_norm, codes, probability, degree, again, every, since, place, prefixes,
     o_local, o_slot, o_back, out,
 ):  # fmt: skip
     """Features of the candidate edges of these rows -> how many; columns as in :mod:`starfc.graph.structure`.
 
-    ``again``: also those of the round before's probabilities; ``every``: also of edges that the other end owns.
+    ``again``: also those of the round before's probabilities; ``every``: also of edges that the other end owns;
+    ``since``: only of edges with an end of this id or above.
     ``place`` (N,) uint8 comes and goes as zeros.
     """
     k = ids.shape[1]
@@ -54,6 +55,8 @@ def pair_structure(
             own[c] = single(nodes[i, c])
         for a in range(min(count, candidates)):
             j = np.int64(ids[i, a])
+            if max(i, j) < since:
+                continue
             back = _find(ids, j, i)
             if j < i and 0 <= back < candidates and not every:
                 continue

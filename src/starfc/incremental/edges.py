@@ -1,0 +1,237 @@
+"""Parsed edges that some are added to and taken from: intimacies are computed again where an end's edges changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.clustering.edges import EdgeList, row_pointers
+from starfc.clustering.pipeline import ParsedEdges
+from starfc.graph.neighbours import id_dtype
+from starfc.graph.products import slices
+from starfc.runtime import threads
+
+_ROWS = 1 << 10
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The edges after a step, and the entries (t,) whose intimacy was computed again; ``was_kept`` (t,) before that."""
+
+    parsed: ParsedEdges
+    entries: NDArray[np.int64]
+    was_kept: NDArray[np.bool_]
+
+
+def without(parsed: ParsedEdges, rows: NDArray[np.integer]) -> tuple[ParsedEdges, NDArray[np.int64]]:
+    """The edges that none of some rows has an end of, and the other ends of those that go (rising)."""
+    gone = np.zeros(parsed.edges.num_nodes, np.bool_)
+    gone[rows] = True
+    ours, theirs = gone[parsed.edges.rows], gone[parsed.edges.cols]
+    lost = ours | theirs
+    ends = np.union1d(parsed.edges.rows[lost & ~ours], parsed.edges.cols[lost & ~theirs]).astype(np.int64)
+    return ParsedEdges(parsed.edges.select(~lost), parsed.intimacy[~lost], parsed.kept[~lost]), ends
+
+
+def changed(
+    parsed: ParsedEdges,
+    added: tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]],
+    num_nodes: int,
+    ends: NDArray[np.integer],
+    tau2: float,
+) -> Changed:
+    """The edges with others added, intimacies and what is kept brought up to date.
+
+    Parameters
+    ----------
+    added : rows, cols, scores
+        Sorted by row, then column; their columns are to come after those that a row has.
+    num_nodes : int
+        Rows of the result, at least as many as before.
+    ends : (m,) integers
+        Nodes that lost edges before.
+    """
+    edges, (rows, cols, scores) = parsed.edges, added
+    dtype = id_dtype(num_nodes)
+    counts = np.zeros(num_nodes, np.int64)
+    counts[: edges.num_nodes] = np.diff(edges.indptr)
+    at = row_pointers(counts)[rows + 1]  # behind a row's last entry
+    added_counts = np.bincount(rows, minlength=num_nodes)
+    counts += added_counts
+    place = at + np.arange(len(at))
+    old = np.ones(len(edges) + len(at), np.bool_)
+    old[place] = False
+
+    def joined(before: NDArray, new: NDArray, dtype: type) -> NDArray:
+        out = np.empty(len(old), dtype)
+        out[old], out[place] = before, new
+        return out
+
+    merged = EdgeList(
+        row_pointers(counts), joined(edges.cols, cols, dtype), joined(edges.scores, scores, np.float32), edges.symmetric
+    )
+    intimacy = joined(parsed.intimacy, np.zeros(len(at), np.float32), np.float32)
+    kept = joined(parsed.kept, np.zeros(len(at), np.bool_), np.bool_)
+    mark = np.zeros(num_nodes, np.bool_)
+    mark[ends], mark[rows], mark[cols] = True, True, True
+    if edges.symmetric and not len(ends):
+        entries = _grown(merged, mark, counts - added_counts, edges.num_nodes, intimacy)
+    else:
+        entries = _counted(merged, mark, intimacy)
+    was = kept[entries]
+    kept[entries] = intimacy[entries] > tau2
+    return Changed(ParsedEdges(merged, intimacy, kept), entries, was)
+
+
+def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Places of the edges that leave some nodes, node by node."""
+    counts = edges.indptr[rows + 1] - edges.indptr[rows]
+    starts = np.repeat(edges.indptr[rows] - row_pointers(counts)[:-1], counts)
+    return starts + np.arange(len(starts))
+
+
+def _neighbourhood(edges: EdgeList, mark: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Marked nodes and those that their edges lead to, rising."""
+    inside = mark.copy()
+    inside[edges.cols[entries_of(edges, np.flatnonzero(mark))]] = True
+    return np.flatnonzero(inside)
+
+
+def _grown(
+    edges: EdgeList,
+    mark: NDArray[np.bool_],
+    degrees: NDArray[np.int64],
+    first: int,
+    intimacy: NDArray[np.float32],
+) -> NDArray[np.int64]:
+    """NI of a symmetric list's edges at marked nodes, where only nodes from ``first`` on are new; which they are.
+
+    An earlier edge has the common neighbours that it had with ``degrees`` (N,), and the new ones at both of its ends.
+    """
+    rows = _neighbourhood(edges, mark)
+    blocks = slices(len(rows), _ROWS)
+    found: list[NDArray[np.int64] | None] = [None] * len(blocks)
+
+    def work(at: int) -> None:
+        found[at] = _add_common(edges.indptr, edges.cols, rows[blocks[at]], mark, degrees, first, intimacy)
+
+    def of_new(part: slice) -> None:
+        _of_new(edges.indptr, edges.cols, first + part.start, first + part.stop, intimacy)
+
+    threads.each(of_new, slices(len(mark) - first, _ROWS))
+    threads.each(work, range(len(blocks)))
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _counted(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.float32]) -> NDArray[np.int64]:
+    """NI of the edges at marked nodes, counted anew (:mod:`starfc.clustering.refinement`); which these are."""
+    if edges.symmetric:  # in-lists are out-lists; both directions stand at marked nodes or at their neighbours
+        rows = _neighbourhood(edges, mark)
+        incoming, sources = edges.indptr, edges.cols
+    else:
+        inside = mark.copy()
+        inside[np.searchsorted(edges.indptr, np.flatnonzero(mark[edges.cols]), side="right") - 1] = True
+        rows = np.flatnonzero(inside)
+        incoming, sources = _in_lists(edges, _neighbourhood(edges, mark))
+    blocks = slices(len(rows), _ROWS)
+    found: list[NDArray[np.int64] | None] = [None] * len(blocks)
+
+    def work(at: int) -> None:
+        found[at] = _around(edges.indptr, edges.cols, incoming, sources, rows[blocks[at]], mark, intimacy)
+
+    threads.each(work, range(len(blocks)))
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _in_lists(edges: EdgeList, nodes: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+    """In-lists of some nodes, as of a list of all (the others' are empty)."""
+    wanted = np.zeros(edges.num_nodes, np.bool_)
+    wanted[nodes] = True
+    entries = np.flatnonzero(wanted[edges.cols])
+    cols = edges.cols[entries]
+    order = np.argsort(cols, kind="stable")
+    rows = np.searchsorted(edges.indptr, entries[order], side="right") - 1
+    return row_pointers(np.bincount(cols, minlength=edges.num_nodes)), rows.astype(edges.cols.dtype)
+
+
+@nb.njit(cache=True, nogil=True)
+def _around(indptr, cols, in_indptr, in_rows, rows, mark, out):
+    """NI of the edges of ``rows`` that have a marked end; returns their places."""
+    listed = np.zeros(indptr.size - 1, np.uint8)
+    count = np.int64(0)
+    for i in rows:
+        for e in range(indptr[i], indptr[i + 1]):
+            count += mark[i] or mark[cols[e]]
+    places = np.empty(count, np.int64)
+    at = 0
+    for i in rows:
+        first, last = indptr[i], indptr[i + 1]
+        for e in range(first, last):
+            listed[cols[e]] = 1
+        for e in range(first, last):
+            j = cols[e]
+            if not (mark[i] or mark[j]):
+                continue
+            degree = indptr[j + 1] - indptr[j]
+            common = np.int32(0)
+            if degree > 0:
+                for a in range(in_indptr[j], in_indptr[j + 1]):
+                    common += listed[in_rows[a]]
+            out[e] = np.float32(common) / np.float32(max(1, min(last - first, degree)))
+            places[at] = e
+            at += 1
+        for e in range(first, last):
+            listed[cols[e]] = 0
+    return places
+
+
+@nb.njit(cache=True, nogil=True)
+def _of_new(indptr, cols, start, stop, out):
+    """NI of the edges of new rows, in either direction; edges among themselves are met twice, with the same result."""
+    listed = np.zeros(indptr.size - 1, np.uint8)
+    for i in range(start, stop):
+        first, last = indptr[i], indptr[i + 1]
+        for e in range(first, last):
+            listed[cols[e]] = 1
+        for e in range(first, last):
+            j = np.int64(cols[e])
+            low, high, common = indptr[j], indptr[j + 1], np.int32(0)
+            for a in range(low, high):
+                common += listed[cols[a]]
+            out[e] = np.float32(common) / np.float32(min(last - first, high - low))
+            out[low + np.searchsorted(cols[low:high], i)] = out[e]
+        for e in range(first, last):
+            listed[cols[e]] = 0
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_common(indptr, cols, rows, mark, degrees, first_new, out):
+    """Add the new common neighbours of the rows' edges that have a marked end; returns the places of all such edges."""
+    count = np.int64(0)
+    for i in rows:
+        for e in range(indptr[i], indptr[i + 1]):
+            count += mark[i] or mark[cols[e]]
+    places, at = np.empty(count, np.int64), 0
+    for i in rows:
+        first, last = indptr[i], indptr[i + 1]
+        for e in range(first, last):
+            j = np.int64(cols[e])
+            if not (mark[i] or mark[j]):
+                continue
+            places[at] = e
+            at += 1
+            if i >= first_new or j >= first_new:
+                continue
+            # no count is so high that float32 cannot tell it from the next
+            common = np.int64(np.rint(out[e] * np.float32(min(degrees[i], degrees[j]))))
+            a, b = last - 1, indptr[j + 1] - 1
+            while a >= first and b >= indptr[j] and cols[a] >= first_new and cols[b] >= first_new:
+                common += cols[a] == cols[b]
+                step = cols[a]
+                a -= step >= cols[b]
+                b -= cols[b] >= step
+            out[e] = np.float32(common) / np.float32(min(last - first, indptr[j + 1] - indptr[j]))
+    return places

@@ -1,0 +1,316 @@
+"""Adding to a finished run's folder.
+
+After the first step ``state/`` holds what the next one needs, so that nothing outside the folder is needed any more:
+
+================== ================================================================================================
+``features.bin``   all rows as they were given, row-major, in the type of the run's features; rows are appended
+``ids``, ``sims``  the kNN lists of all rows, .npy (N, k)
+``alive``          rows that can be neighbours, .npy (N,) bool: neither invalid nor removed
+``clusters``       cluster of every row, .npy (N,) int64, also of those that labels.npy leaves out for their size
+``manifest.json``  rows, dimension and type of the features, the next id, the run that it is the state of
+================== ================================================================================================
+
+All files of a step take their places at once (:mod:`starfc.runtime.commit`). features.bin alone is appended to in
+place: what stands behind the manifest's rows is of a step that did not end, and is overwritten by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.clustering.outputs import write_clustering, write_edges, write_run
+from starfc.clustering.pipeline import ParsedEdges
+from starfc.data.dataset import Features
+from starfc.data.formats import read_features, read_labels
+from starfc.errors import InputError
+from starfc.evaluation.metrics import evaluate
+from starfc.graph.knn import build_knn
+from starfc.graph.neighbours import KnnGraph
+from starfc.graph.store import find_graph, read_graph
+from starfc.graph.structure import NO_LOGIT
+from starfc.incremental.lists import Lists
+from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
+from starfc.models.checkpoint import load_model
+from starfc.runs import STATE, Run, stored_features
+from starfc.runtime.atomic import write_json
+from starfc.runtime.commit import replacing_together, writing
+from starfc.runtime.stages import Stages
+
+log = logging.getLogger("starfc")
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is written of a clustering."""
+
+    labels: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    parsed: ParsedEdges
+
+
+def assign(
+    folder: str | Path,
+    features: str | Path | NDArray[np.floating] | None = None,
+    *,
+    remove: Sequence[int] | NDArray[np.integer] = (),
+    apply_merges: bool = False,
+    labels: str | Path | NDArray[np.integer] | None = None,
+    stages: Stages | None = None,
+) -> Assigned:
+    """Add instances to a finished run, remove some, and bring its folder up to date.
+
+    Parameters
+    ----------
+    folder : path
+        Of a run that kept its edges, by fixed refinement and components.
+    features : path or (m, d) array, optional
+        New instances; their rows follow the earlier ones. They are normalised as the run's were, and kept in the type
+        of the run's features.
+    remove : integers
+        Rows to take out: label -1 from now on; no row id is used again.
+    apply_merges : bool
+        Do the merges and splits that the edges ask for; they are listed only otherwise.
+    labels : path or (N + m,) integers, optional
+        Identities of all rows, for the metrics.
+    stages : Stages, optional
+        Takes the times, and checks the memory.
+
+    Returns
+    -------
+    Assigned
+        Also added to ``folder/assign.json``, without the labels.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        No such run, one of another kind, a file that is not what it should be, or another process at work there.
+        Nothing has changed then.
+    """
+    folder, stages = Path(folder), stages or Stages()
+    if not folder.is_dir():
+        Run.open(folder)  # says so
+    with writing(folder):
+        started = time.perf_counter()
+        with stages.stage("open"):
+            run = Run.open(folder)
+            state = _read_state(run)
+            is_first = state is None
+            state = _first_state(run) if state is None else state
+        new, invalid = _new_rows(run, features)
+        truth = _truth(labels, len(state.labels) + len(new))
+        with replacing_together(folder) as place:
+            with stages.stage("features", needs=new.array.nbytes):
+                every = _append(folder, place, state.features, new, is_first)
+            assigned = state.step(
+                every, invalid=invalid, remove=remove, apply_merges=apply_merges, stages=stages, scratch=folder
+            )
+            record = _record(run, state, assigned, features, truth)
+            with stages.stage("write"):
+                _write(folder, place, state, record, assigned)
+    assigned.seconds = time.perf_counter() - started
+    return assigned
+
+
+def _read_state(run: Run) -> State | None:
+    """The state that an earlier step left, None where there is none of this run."""
+    place = run.folder / STATE
+    if "steps" not in run.record or not (place / "manifest.json").is_file():
+        return None
+    try:
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT_VERSION or manifest["run"] != run.record["started"]:
+            return None
+        ids, sims, alive, labels = (
+            np.load(place / f"{name}.npy", allow_pickle=False) for name in ("ids", "sims", "alive", "clusters")
+        )
+        features, rule = stored_features(run.folder), _rule(run)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        log.info("%s: unreadable (%s); made anew", place, error)
+        return None
+    if not len(ids) == len(sims) == len(alive) == len(labels) == len(run.labels) == len(features):
+        log.info("%s: not of this run's %d rows; made anew", place, len(run.labels))
+        return None
+    columns, candidates = columns_of(rule.model, ids.shape[1])
+    codes = np.full((len(ids), columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
+    known = (codes[:, :1] != NO_LOGIT).all(axis=1) | (ids[:, 0] < 0)
+    lists = Lists(ids, sims, alive, codes, known, candidates)
+    suspects = np.array(manifest["suspects"], np.int64)
+    return State(rule, features, lists, run.parsed, labels, manifest["next_label"], suspects)
+
+
+def _first_state(run: Run) -> State:
+    """The state of a run as `starfc cluster` left it, or of one whose state was lost."""
+    features, rule = run.features(), _rule(run)
+    alive = np.ones(len(features), np.bool_)
+    alive[features.invalid_rows] = False
+    if "steps" in run.record:  # -1 is what was removed; clusters left out for their size get ids again
+        removed = [row for step in run.record["steps"] for row in step["removed"]]
+        alive[removed] = False
+    rows = np.flatnonzero(alive)
+    valid = features if len(rows) == len(features) else features.subset(rows)
+    lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
+    state = State.of(rule, features, _knn_graph(run, valid), rows, run.parsed, run.labels, lowest)
+    if "steps" in run.record:
+        state.labels[removed] = -1
+    return state
+
+
+def _knn_graph(run: Run, valid: Features) -> KnnGraph:
+    """The run's kNN graph, from the folder or from where its config says; searched for anew where it is gone."""
+    config = run.record["config"]
+    k, method = config["knn"], config["knn_method"]
+    named = config["test_data"].get("knn_graph_path")
+    for path in (run.folder / "knn" / f"{valid.check.fingerprint[:12]}_{method}_k_{k}", Path(named) if named else None):
+        stored = None if path is None else find_graph(path)
+        if stored is None:
+            continue
+        try:
+            return read_graph(stored, valid, k)
+        except InputError as error:
+            log.info("kNN graph: %s", error)
+    log.info("kNN graph: none of this run's is left, searched for anew")
+    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"])
+
+
+def _rule(run: Run) -> Rule:
+    record = run.record
+    th_sim, refinement, partition = record["config"]["th_sim"], record["refinement"], record["partition"]
+    return make_rule(load_model(record["model"]), run.tau1, run.tau2, th_sim, refinement, partition)
+
+
+def _new_rows(run: Run, features: str | Path | NDArray[np.floating] | None) -> tuple[Features, NDArray[np.int64]]:
+    """The new instances, checked, and which of all rows they are that have no direction."""
+    first, dim = len(run.labels), run.record["feature_dim"]
+    if features is None:
+        return Features(np.empty((0, dim), np.float32)), np.empty(0, np.int64)
+    named = isinstance(features, str | Path)
+    array = read_features(features, dim) if named else np.asarray(features)
+    if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind != "f":
+        raise InputError(
+            f"features: (m, {dim}) of a float type needed, as the run's are; found {array.shape}, {array.dtype}"
+        )
+    new = Features(array, str(features) if named else "features", run.record["normalise"])
+    _, invalid = new.valid(run.record["config"]["invalid_rows"])
+    return new, invalid + first
+
+
+def _append(folder: Path, place: Path, before: Features, new: Features, is_first: bool) -> Features:
+    """All rows in features.bin: of a first step a new file, which is committed; else the old one, appended to."""
+    dtype = before.array.dtype.newbyteorder("=")
+    row = dtype.itemsize * before.dim
+    path = (place if is_first else folder) / STATE / "features.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (place / STATE).mkdir(exist_ok=True)
+    with path.open("wb" if is_first else "r+b") as file:
+        if is_first:
+            for rows in before.blocks():
+                file.write(np.ascontiguousarray(before.array[rows], dtype).data)
+        file.truncate(len(before) * row)
+        file.seek(len(before) * row)
+        for rows in new.blocks():
+            # another type may not hold the values as they are, but it does hold directions
+            block = new.array[rows] if new.array.dtype == dtype or not new.normalise else new.rows(rows)
+            file.write(np.ascontiguousarray(block, dtype).data)
+        file.flush()
+        os.fsync(file.fileno())
+    shape = (len(before) + len(new), before.dim)
+    array = np.memmap(path, dtype, "r", shape=shape) if shape[0] else np.empty(shape, dtype)
+    return Features(array, str(folder / STATE / "features.bin"), before.normalise)
+
+
+def _truth(labels: str | Path | NDArray[np.integer] | None, rows: int) -> NDArray[np.int64] | None:
+    if labels is None:
+        return None
+    truth = read_labels(labels) if isinstance(labels, str | Path) else np.asarray(labels)
+    if truth.shape != (rows,):
+        raise InputError(f"labels: those of all {rows:,} rows needed, earlier and new ones; found {truth.shape}")
+    return truth
+
+
+def _record(
+    run: Run,
+    state: State,
+    assigned: Assigned,
+    features: str | Path | NDArray[np.floating] | None,
+    truth: NDArray[np.int64] | None,
+) -> dict[str, Any]:
+    """run.json after the step."""
+    record, there = dict(run.record), state.labels >= 0
+    sizes = np.bincount(state.labels[there])
+    metrics: dict[str, Any] = {}
+    if truth is not None and there.any():
+        metrics = evaluate(truth[there], state.labels[there], tuple(record["config"]["metrics"]))
+    step = {
+        "added": len(assigned.labels),
+        "first_row": assigned.first_row,
+        "removed": assigned.removed,
+        "joined": assigned.joined,
+        "created": len(assigned.created),
+        "merges": len(assigned.merges),
+        "splits": len(assigned.splits),
+        "applied": assigned.applied,
+        "next_label": state.next_label,
+        "features": str(Path(features).absolute()) if isinstance(features, str | Path) else None,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    small = record.get("min_cluster_size", 1)
+    return record | {
+        "metrics": metrics,
+        "labelled": truth is not None,
+        "num_clusters": assigned.num_clusters,
+        "num_instances": len(state.labels),
+        "num_removed": int(np.count_nonzero(~there)),
+        "num_singletons": int(np.count_nonzero(sizes == 1)),
+        "num_left_out": int(sizes[sizes < small].sum()),
+        "steps": [*record.get("steps", []), step],
+    }
+
+
+def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assigned: Assigned) -> None:
+    lists, small = state.lists, record.get("min_cluster_size", 1)
+    labels = state.labels
+    if small > 1:
+        sizes = np.bincount(labels[labels >= 0])
+        labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
+    coded = lists.codes.shape[1] > 0
+    if coded:
+        lists.codes[~lists.known] = NO_LOGIT
+    parsed = replace(state.parsed, logits=lists.codes if coded else None)
+    write_clustering(place, _Result(labels, state.confidence, parsed))
+    write_edges(place, parsed)
+    arrays = {"ids": lists.ids, "sims": lists.sims, "alive": lists.alive, "clusters": state.labels}
+    for name, array in arrays.items():
+        np.save(place / STATE / f"{name}.npy", array)
+    array = state.features.array
+    write_json(
+        place / STATE / "manifest.json",
+        {
+            "format": FORMAT_VERSION,
+            "run": record["started"],
+            "num_rows": len(labels),
+            "feature_dim": state.features.dim,
+            "dtype": array.dtype.str,
+            "normalise": state.features.normalise,
+            "next_label": state.next_label,
+            "suspects": state.suspects.tolist(),
+        },
+    )
+    history = folder / "assign.json"
+    earlier = json.loads(history.read_text(encoding="utf-8")) if len(record["steps"]) > 1 and history.is_file() else []
+    step = {key: value for key, value in assigned.record().items() if key != "labels"}
+    write_json(place / "assign.json", [*earlier, step | {"metrics": record["metrics"]}])
+    write_run(place, record)

@@ -1,0 +1,224 @@
+"""kNN lists that instances are added to and removed from.
+
+The lists are under the contract of :mod:`starfc.graph.neighbours` and stay those that a search of everything would
+find: new instances are compared with all others, a new one enters every list whose last similarity it exceeds, and a
+list that lost an instance is searched again. Between similarities that were clipped to 0 there is no order to keep: a
+full list that ends in such takes no further one.
+
+Beside each entry of the first columns stands the code of its first-round logit (:mod:`starfc.graph.structure`), where
+the model is structural: it moves with its entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from starfc.data.dataset import Features
+from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
+from starfc.graph.pools import Pools, sorted_pools
+from starfc.graph.products import slices
+from starfc.graph.structure import NO_LOGIT
+from starfc.runtime import threads
+from starfc.runtime.progress import progress
+
+_ROWS, _COLUMNS = 512, 1024  # of a tile: 2 MiB of products
+
+
+@dataclass
+class Lists:
+    """kNN lists of N rows, k columns; arrays are changed in place.
+
+    ``ids`` and ``sims`` (N, k); ``alive`` (N,) bool, rows that can be neighbours: valid ones that were not removed.
+    ``codes`` (N, columns) int8 and ``known`` (N,) bool: first-round logits, and rows that have all of theirs; without
+    columns where the model has none. ``candidates``: columns that have codes.
+    """
+
+    ids: NDArray[np.integer]
+    sims: NDArray[np.float32]
+    alive: NDArray[np.bool_]
+    codes: NDArray[np.int8]
+    known: NDArray[np.bool_]
+    candidates: int
+
+    @property
+    def graph(self) -> KnnGraph:
+        return KnnGraph(self.ids, self.sims)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def grown(self, alive: NDArray[np.bool_]) -> Lists:
+        """With rows at the end whose lists are empty."""
+        n, m = len(self), len(alive)
+        dtype = id_dtype(n + m)
+        return Lists(
+            _padded(self.ids.astype(dtype, copy=False), m, -1),
+            _padded(self.sims, m, 0),
+            np.concatenate([self.alive, alive]),
+            _padded(self.codes, m, NO_LOGIT),
+            _padded(self.known, m, False),
+            self.candidates,
+        )
+
+    def remove(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Empty the lists of some rows, and take them out of the other lists; returns whose lists are now short."""
+        if not len(rows):
+            return np.empty(0, np.int64)
+        gone = np.zeros(len(self) + 1, np.bool_)  # the last is what a missing entry, -1, points to
+        gone[rows] = True
+        self.alive[rows] = False
+        short = np.flatnonzero(gone[self.ids].any(axis=1) & self.alive)
+        self.ids[rows], self.sims[rows] = -1, 0
+        self.codes[rows], self.known[rows] = NO_LOGIT, False
+        return short
+
+    def search(self, features: Features, first: int, short: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Find the lists of the rows from ``first`` on and of ``short`` ones; new rows enter the lists of others.
+
+        Returns
+        -------
+        (m,) int64
+            Rows, apart from those searched for, whose lists changed, rising.
+        """
+        k, n = self.ids.shape[1], len(self)
+        queries = np.concatenate([np.flatnonzero(self.alive[first:]) + first, short])
+        if not queries.size:
+            return queries
+        floor = np.where(self.ids[:first, k - 1] >= 0, self.sims[:first, k - 1], self.sims[:first, max(k - 2, 0)])
+        floor[self.ids[:first, max(k - 2, 0)] < 0] = -np.inf
+        floor[short], floor[~self.alive[:first]] = np.inf, np.inf
+        sims, ids, entering = _search(features, self.alive, queries, k, floor, first)
+        ids[np.isneginf(sims)] = -1
+        found = tidy(ids, sims, queries, n)
+        self.ids[queries], self.sims[queries] = found.ids, found.sims
+        self.codes[queries], self.known[queries] = NO_LOGIT, False
+        rows, cols, values = entering
+        order = np.lexsort([cols, rows])
+        _enter(self.ids, self.sims, self.codes, self.candidates, rows[order], cols[order], values[order])
+        return np.unique(rows)
+
+
+def _padded(array: NDArray, rows: int, value: float) -> NDArray:
+    out = np.empty((len(array) + rows, *array.shape[1:]), array.dtype)
+    out[: len(array)] = array
+    out[len(array) :] = value
+    return out
+
+
+def _search(
+    features: Features,
+    alive: NDArray[np.bool_],
+    queries: NDArray[np.integer],
+    k: int,
+    floor: NDArray[np.float32],
+    first: int,
+) -> tuple[NDArray[np.float32], NDArray[np.integer], tuple[NDArray, NDArray, NDArray]]:
+    """The k best of some rows among those alive, and (row, query, product) of the rows before ``first`` it reaches.
+
+    A row's floor is what the product with a query from ``first`` on must exceed.
+    """
+    pools = Pools.empty(len(queries), k, torch.float32, id_dtype(len(features)))
+    parts = [(part, torch.from_numpy(features.rows(queries[part]))) for part in slices(len(queries), _ROWS)]
+    entering: list[tuple[NDArray, NDArray, NDArray]] = []
+    with progress("kNN of new rows", total=len(features), unit="row") as bar:
+        for columns in features.blocks():
+            block = _normalised(features, columns)
+            dead = np.flatnonzero(~alive[columns])
+            block[dead] = 0
+            others, floors = torch.from_numpy(block), floor[columns]
+
+            def work(
+                item: tuple[slice, torch.Tensor],
+                others: torch.Tensor = others,
+                floors: NDArray = floors,
+                start: int = columns.start,
+                dead: NDArray = dead,
+            ) -> None:
+                part, vectors = item
+                mine = queries[part]
+                new = int((mine >= first).sum()) if first < len(alive) else 0  # new ones come first among the queries
+                places, buffer = np.arange(len(mine)), torch.empty(len(mine) * _COLUMNS)
+                for some in slices(len(others), _COLUMNS):
+                    shape = len(mine), some.stop - some.start
+                    products = buffer[: shape[0] * shape[1]].view(shape)
+                    torch.mm(vectors, others[some].T, out=products)
+                    lost = dead[(dead >= some.start) & (dead < some.stop)] - some.start
+                    if lost.size:
+                        products[:, torch.from_numpy(lost)] = -torch.inf
+                    pools[part].offer_rows(products, start + some.start, places)
+                    if new and some.start < len(floors):
+                        above = _above(products[:new].numpy(), floors[some])
+                        entering.append((above[1] + (start + some.start), mine[above[0]], above[2]))
+
+            threads.each(work, parts)
+            bar.update(columns.stop - columns.start)
+    sims, ids = sorted_pools(pools, k)
+    rows, cols, values = (
+        (np.concatenate(x) for x in zip(*entering, strict=True))
+        if entering
+        else (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    )
+    return sims, ids, (rows, cols, values)
+
+
+def _normalised(features: Features, rows: slice) -> NDArray[np.float32]:
+    """:meth:`Features.rows`, by the norms that are known for all of them."""
+    array, scale = features.scaled
+    given = features.array if array.dtype == np.uint16 else array
+    with np.errstate(invalid="ignore"):  # of rows that are not finite
+        return np.asarray(given[rows], np.float32) * scale[rows, None]
+
+
+@nb.njit(cache=True, nogil=True)
+def _above(products, floors):
+    """Where products (m, c) exceed the floors (<= c,) of their columns: rows, columns and values."""
+    m, c = products.shape[0], floors.size
+    counts = np.zeros(m, np.int32)
+    for r in range(m):
+        count = np.int32(0)
+        for j in range(c):
+            count += products[r, j] > floors[j]
+        counts[r] = count
+    total = counts.sum()
+    rows, cols, values = np.empty(total, np.int64), np.empty(total, np.int64), np.empty(total, np.float32)
+    at = 0
+    for r in range(m):
+        if counts[r] > 0:
+            for j in range(c):
+                if products[r, j] > floors[j]:
+                    rows[at], cols[at], values[at] = r, j, products[r, j]
+                    at += 1
+    return rows, cols, values
+
+
+@nb.njit(cache=True)
+def _enter(ids, sims, codes, candidates, rows, cols, values):
+    """Put cols into the lists of rows, with their similarities; what falls out of a full list is gone.
+
+    A list holds the best k of all with the node itself counted: of k others the last stays only where all of them come
+    before the node itself, which has similarity 1 and its own place among ties.
+    """
+    k, coded = ids.shape[1], codes.shape[1]
+    for e in range(rows.size):
+        i, j = rows[e], cols[e]
+        s = min(max(values[e], np.float32(0)), np.float32(1))
+        at = k
+        while at > 0 and (ids[i, at - 1] < 0 or sims[i, at - 1] < s or (sims[i, at - 1] == s and ids[i, at - 1] > j)):
+            at -= 1
+            if at + 1 < k:
+                ids[i, at + 1], sims[i, at + 1] = ids[i, at], sims[i, at]
+                if at + 1 < coded:
+                    codes[i, at + 1] = codes[i, at] if at + 1 < candidates else np.int8(-128)
+        if at < k:
+            ids[i, at], sims[i, at] = j, s
+            if at < coded:
+                codes[i, at] = -128
+        if ids[i, k - 1] >= 0 and not (sims[i, k - 1] >= 1 and ids[i, k - 1] < i):
+            ids[i, k - 1], sims[i, k - 1] = -1, 0
+            if k <= coded:
+                codes[i, k - 1] = -128

@@ -1,0 +1,157 @@
+"""Scores of the edges at new instances, by the model that scored the others.
+
+A structural model needs first-round logits around both ends of such an edge. Those of the rows at hand are computed
+where they are not known yet, and kept: a row's other logits stay as they were when a new instance enters its list.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+
+from starfc.clustering.confidence import ROW_BLOCK
+from starfc.clustering.scoring import NodeProjections, edge_probabilities
+from starfc.clustering.scoring_kernels import Scorer
+from starfc.data.dataset import Features
+from starfc.graph.affinity import Affinity
+from starfc.graph.neighbours import id_dtype
+from starfc.graph.order import locality_order
+from starfc.graph.products import slices
+from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth_rows, smoothing_affinity
+from starfc.incremental.lists import Lists
+from starfc.models.gcn import StarFCModel
+from starfc.models.structural import StructuralModel
+from starfc.runtime import threads
+from starfc.runtime.scratch import ScratchRows
+
+Scored = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]]
+
+
+def score_new(
+    model: StarFCModel | StructuralModel,
+    features: Features,
+    lists: Lists,
+    first: int,
+    touched: NDArray[np.integer],
+    tau1: float,
+    th_sim: float = 0.0,
+    scratch: Path | None = None,
+) -> Scored:
+    """The candidate edges with p > τ1 that have an end among the rows from ``first`` on.
+
+    Parameters
+    ----------
+    touched : (t,) integers
+        Earlier rows whose lists may hold new ones.
+
+    Returns
+    -------
+    rows, cols, scores : (m,) arrays
+        Sorted by row, then column: the kNN entries i -> j; of a structural model every edge in either direction.
+    """
+    score = _structural if isinstance(model, StructuralModel) else _published
+    rows, cols, scores = score(model, features, lists, first, touched, tau1, th_sim, scratch)
+    order = np.lexsort([cols, rows])
+    return rows[order], cols[order], scores[order]
+
+
+def _published(
+    model: StarFCModel,
+    features: Features,
+    lists: Lists,
+    first: int,
+    touched: NDArray[np.integer],
+    tau1: float,
+    th_sim: float,
+    scratch: Path | None,
+) -> Scored:
+    owners = np.concatenate([touched, np.flatnonzero(lists.alive[first:]) + first])
+    ids = lists.ids[owners]
+    local, slot = np.nonzero((ids >= 0) & ((ids >= first) | (owners >= first)[:, None]))
+    rows, cols = owners[local], ids[local, slot].astype(np.int64)
+    if not rows.size:
+        return rows, cols, np.empty(0, np.float32)
+    n = len(lists)
+    order = np.arange(n, dtype=id_dtype(n))
+    nodes = NodeProjections(
+        model.eval(), features, Affinity.of(lists.graph, th_sim), np.zeros(n, np.uint8), order, order,
+        Scorer.of(model.head), ScratchRows(model.nhid, np.float32, scratch),
+        ScratchRows(model.nhid, np.float16, scratch), *np.empty((3, 0), np.float32),
+    )  # fmt: skip
+    p = edge_probabilities(nodes, rows, cols)
+    return rows[p > tau1], cols[p > tau1], p[p > tau1]
+
+
+def _structural(
+    model: StructuralModel,
+    features: Features,
+    lists: Lists,
+    first: int,
+    touched: NDArray[np.integer],
+    tau1: float,
+    th_sim: float,
+    scratch: Path | None,
+) -> Scored:
+    new = np.flatnonzero(lists.alive[first:]) + first
+    askers = touched[(lists.ids[touched, : model.candidates] >= first).any(axis=1)]
+    order = locality_order(lists.graph)
+
+    def ordered(*ids: NDArray[np.integer]) -> NDArray[np.integer]:
+        return order[_marked(len(lists), *ids)[order]]
+
+    owners, ends = ordered(askers, new), ordered(askers, new, lists.ids[new, : model.candidates])
+    unknown = ends[~lists.known[ends]] if model.rounds == 2 else ends[:0]
+    nodes = np.zeros((len(lists), features.dim if model.smoothing else 0), np.float16)  # pages that are not used cost 0
+    if model.smoothing:
+        affinity = smoothing_affinity(lists.graph, model.smoothing)
+        smooth_rows(affinity, features, ordered(ends, lists.ids[unknown, : model.candidates]), nodes)
+    structure = Structure(lists.graph, model.columns, model.candidates, nodes)
+    before = None
+    if model.rounds == 2:
+        before = EdgeLogits(structure)
+        before.codes = lists.codes
+        for rows, every in ((unknown, 0), (np.setdiff1d(askers, unknown), first)):
+            threads.each(lambda part, rows=rows, since=every: _first(model, structure, before, rows[part], since),
+                         slices(len(rows), ROW_BLOCK))  # fmt: skip
+        lists.known[unknown] = True
+        before.sum_degrees(ends)
+    blocks, line = slices(len(owners), ROW_BLOCK), logit(tau1)
+    found: list[Scored | None] = [None] * len(blocks)
+
+    @torch.inference_mode()
+    def last_round(at: int) -> None:
+        rows = owners[blocks[at]]
+        if before is None:
+            pairs = structure.first_round(rows, since=first)
+        else:
+            pairs = structure.second_round(rows, before, since=first)
+        z = model.logits(torch.from_numpy(pairs.features)).numpy()
+        above = np.flatnonzero(z > line)
+        ours = pairs.rows[above]
+        found[at] = ours, lists.ids[ours, pairs.slots[above]].astype(np.int64), expit(z[above])
+
+    threads.each(last_round, range(len(blocks)))
+    if not found:
+        return new, new, np.empty(0, np.float32)
+    rows, cols, scores = (np.concatenate(x) for x in zip(*found, strict=True))
+    return np.concatenate([rows, cols]), np.concatenate([cols, rows]), np.concatenate([scores, scores])
+
+
+def _marked(n: int, *ids: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which of n nodes are among some ids; -1 is none."""
+    mark = np.zeros(n + 1, np.bool_)
+    for some in ids:
+        mark[some] = True
+    return mark[:n]
+
+
+@torch.inference_mode()
+def _first(
+    model: StructuralModel, structure: Structure, before: EdgeLogits, rows: NDArray[np.integer], since: int
+) -> None:
+    pairs: Pairs = structure.first_round(rows, every=True, since=since)
+    before.put(pairs, encode(model.first(torch.from_numpy(pairs.features)).numpy()))

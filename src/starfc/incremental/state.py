@@ -1,0 +1,243 @@
+"""A clustering that instances can be added to and removed from."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.clustering.components import components
+from starfc.clustering.pipeline import ParsedEdges, edge_confidence
+from starfc.data.dataset import Features
+from starfc.errors import InputError
+from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.graph.structure import NO_LOGIT
+from starfc.incremental.clusters import Merge, Split, regroup
+from starfc.incremental.edges import changed, without
+from starfc.incremental.lists import Lists
+from starfc.incremental.scores import score_new
+from starfc.models.checkpoint import Model
+from starfc.models.gcn import StarFCModel
+from starfc.models.structural import StructuralModel
+from starfc.runtime.stages import Stages
+
+log = logging.getLogger("starfc")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How edges are scored and which stay: the model, both thresholds, and the floor of its affinity graph."""
+
+    model: StarFCModel | StructuralModel
+    tau1: float
+    tau2: float
+    th_sim: float = 0.0
+
+
+def make_rule(model: Model, tau1: float, tau2: float, th_sim: float, refinement: str, partition: str) -> Rule:
+    """The rule of a run.
+
+    Raises
+    ------
+    InputError
+        A run of a kind that instances cannot be added to.
+    """
+    if refinement != "fixed" or partition != "components":
+        raise InputError(
+            f"assign: a clustering by fixed refinement and components needed; found refinement {refinement!r}, "
+            f"partition {partition!r}; cluster again with those, or cluster everything at once"
+        )
+    if not isinstance(model, StarFCModel | StructuralModel):
+        raise InputError(
+            "assign: a structural model or a published one of a single scale (gcn) needed; found a hierarchical one, "
+            "whose nodes choose their scale anew; cluster everything at once"
+        )
+    return Rule(model, tau1, tau2, th_sim)
+
+
+@dataclass
+class Assigned:
+    """What a step did. Ids of clusters are stable; rows of new instances follow the earlier ones.
+
+    ``labels`` (m,) int64 are the clusters of the new instances; ``joined`` how many went to clusters that were there,
+    ``created`` the ids of new ones; ``merges`` and ``splits`` what the edges ask for, done where ``applied``.
+    """
+
+    labels: NDArray[np.int64]
+    first_row: int
+    joined: int
+    created: list[int]
+    merges: list[Merge]
+    splits: list[Split]
+    applied: bool
+    removed: list[int]
+    num_clusters: int
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        record = asdict(self)
+        record["labels"] = self.labels.tolist()
+        return record
+
+
+@dataclass
+class State:
+    """What a step starts from.
+
+    ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
+    """
+
+    rule: Rule
+    features: Features
+    lists: Lists
+    parsed: ParsedEdges
+    labels: NDArray[np.int64]
+    next_label: int
+    suspects: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        rule: Rule,
+        features: Features,
+        graph: KnnGraph,
+        rows: NDArray[np.integer],
+        parsed: ParsedEdges,
+        labels: NDArray[np.int64],
+        next_label: int = 0,
+    ) -> State:
+        """The state of a finished clustering.
+
+        Parameters
+        ----------
+        features : Features
+            Of all N rows.
+        graph : KnnGraph
+            Of the valid ones, which are ``rows``.
+        labels : (N,) int64
+            -1 where an instance was left out of the clusters for their size: it is given a cluster of its own, or the
+            one that the kept edges make.
+        next_label : int
+            The lowest id for a new cluster, where labels in use are not above it.
+        """
+        n, k = len(labels), graph.k
+        ids, sims = np.full((n, k), -1, id_dtype(n)), np.zeros((n, k), np.float32)
+        if len(rows) == n:
+            ids[:], sims[:] = graph.ids, graph.sims
+        else:
+            ids[rows] = np.append(rows, -1)[graph.ids]
+            sims[rows] = graph.sims
+        alive = np.zeros(n, np.bool_)
+        alive[rows] = True
+        columns, candidates = columns_of(rule.model, k)
+        known = parsed.logits is not None and parsed.logits.shape[1] == columns
+        codes = np.array(parsed.logits) if known else np.full((n, columns), NO_LOGIT, np.int8)
+        lists = Lists(ids, sims, alive, codes, np.full(n, known), candidates)
+        labels, out = np.array(labels, np.int64), np.flatnonzero(labels < 0)
+        next_label = max(next_label, int(labels.max(initial=-1)) + 1)
+        if out.size:
+            members = components(parsed.edges.select(parsed.kept))[out]
+            _, number = np.unique(members, return_inverse=True)
+            labels[out] = next_label + number
+            next_label = int(labels.max()) + 1
+        return cls(rule, features, lists, parsed, labels, next_label, np.empty(0, np.int64))
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Mean score of the kept edges at every instance: (N,)."""
+        return edge_confidence(self.parsed.edges.select(self.parsed.kept))
+
+    @property
+    def num_clusters(self) -> int:
+        return int(np.count_nonzero(np.bincount(self.labels[self.labels >= 0])))
+
+    def step(
+        self,
+        features: Features,
+        *,
+        invalid: NDArray[np.integer] | Sequence[int] = (),
+        remove: NDArray[np.integer] | Sequence[int] = (),
+        apply_merges: bool = False,
+        stages: Stages | None = None,
+        scratch: Path | None = None,
+    ) -> Assigned:
+        """Remove rows and add others; the state is then that after the step.
+
+        Parameters
+        ----------
+        features : Features
+            Of all rows, the new ones at the end: (N + m, d).
+        invalid : integers
+            New rows without direction, which become clusters of their own.
+        remove : integers
+            Rows to take out; their ids are not used again.
+        apply_merges : bool
+            Do the merges and splits that the edges ask for.
+
+        Raises
+        ------
+        InputError
+            A row to be removed that is not there.
+        """
+        started, stages = time.perf_counter(), stages or Stages()
+        before, first = len(stages.finished), len(self.labels)
+        remove = self._removable(remove)
+        new = np.arange(first, len(features))
+        alive = np.ones(len(new), np.bool_)
+        alive[np.asarray(invalid, np.int64) - first] = False
+        n, k = len(features), self.lists.ids.shape[1]
+        with stages.stage("kNN lists", needs=9 * n * k + (300 << 20)):
+            lists = self.lists.grown(alive)
+            short = lists.remove(remove)
+            touched = lists.search(features, first, short)
+        with stages.stage("edge scores", needs=(256 << 20)):
+            rule = self.rule
+            added = score_new(
+                rule.model, features, lists, first, np.union1d(touched, short), rule.tau1, rule.th_sim, scratch
+            )
+        with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
+            parsed, ends = without(self.parsed, remove) if remove.size else (self.parsed, remove)
+            edges = changed(parsed, added, n, ends, rule.tau2)
+        with stages.stage("clusters", needs=20 * len(self.parsed.edges)):
+            labels = np.concatenate([self.labels, np.full(len(new), -1)])
+            suspects = np.union1d(self.suspects, labels[remove])
+            labels[remove] = -1
+            grouping = regroup(labels, self.next_label, edges, new, suspects, apply_merges)
+        self.features, self.lists, self.parsed = features, lists, edges.parsed
+        self.labels, self.suspects = grouping.labels, grouping.suspects
+        self.next_label = grouping.next_label
+        return Assigned(
+            grouping.labels[first:], first, grouping.joined, grouping.created.tolist(), grouping.merges,
+            grouping.splits, apply_merges, remove.tolist(), self.num_clusters, time.perf_counter() - started,
+            {stage.name: stage.seconds for stage in stages.finished[before:]},
+        )  # fmt: skip
+
+    def _removable(self, rows: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+        rows = np.unique(np.asarray(rows, np.int64))
+        wrong = rows[(rows < 0) | (rows >= len(self.labels))]
+        if wrong.size:
+            raise InputError(f"remove: rows from 0 to {len(self.labels) - 1} needed; found {wrong[:5].tolist()}")
+        gone = rows[self.labels[rows] < 0]
+        if gone.size:
+            raise InputError(f"remove: rows {gone[:5].tolist()} were removed before; leave them out")
+        return rows
+
+    def with_features(self, features: Features) -> State:
+        """The same state with the features of its rows elsewhere."""
+        return replace(self, features=features)
+
+
+def columns_of(model: StarFCModel | StructuralModel, k: int) -> tuple[int, int]:
+    """Columns of the kNN lists that have room for a logit, and how many of them are candidates."""
+    if not isinstance(model, StructuralModel) or model.rounds == 1:
+        return 0, 0
+    columns = min(model.columns, k)
+    return columns, min(model.candidates, columns)

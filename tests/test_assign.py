@@ -1,0 +1,516 @@
+"""Adding to a clustering and removing from it: lists, edges, clusters, and the folder that holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import blobs, same_partition, unit
+
+from starfc.clustering.components import components
+from starfc.clustering.edges import EdgeList
+from starfc.clustering.pipeline import ParsedEdges, cluster
+from starfc.clustering.refinement import node_intimacy, undirected
+from starfc.config import load_config
+from starfc.data.dataset import Features
+from starfc.errors import InputError, MissingFileError
+from starfc.estimator import PRETRAINED, StarFC
+from starfc.graph.knn import exact_knn
+from starfc.graph.structure import NO_LOGIT
+from starfc.incremental.clusters import regroup
+from starfc.incremental.edges import Changed, changed, without
+from starfc.incremental.folder import assign
+from starfc.incremental.lists import Lists
+from starfc.incremental.state import State, make_rule
+from starfc.inference import run_inference
+from starfc.models.checkpoint import load_model, save_model
+from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import HierarchicalModel
+from starfc.runs import Run
+from starfc.runtime.commit import NEXT, replacing_together, settle, writing
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def lattice(n: int, dim: int, seed: int) -> np.ndarray:
+    """Unit vectors of ±1/√d or so whose products are exact in float32 and tie often."""
+    return (np.random.default_rng(seed).choice([-1.0, 1.0], (n, dim)) / np.sqrt(dim)).astype(np.float32)
+
+
+def empty_lists(k: int) -> Lists:
+    return Lists(
+        np.empty((0, k), np.int32), np.empty((0, k), np.float32), np.empty(0, bool), np.empty((0, 0), np.int8),
+        np.empty(0, bool), 0,
+    )  # fmt: skip
+
+
+def searched(features: np.ndarray, k: int, first: int, remove=()) -> Lists:
+    """Lists of the first rows, then of all, some of the first removed on the way."""
+    lists = empty_lists(k).grown(np.ones(first, bool))
+    lists.search(Features(features[:first], normalise=False), 0, np.empty(0, np.int64))
+    lists = lists.grown(np.ones(len(features) - first, bool))
+    short = lists.remove(np.asarray(remove, np.int64))
+    lists.search(Features(features, normalise=False), first, short)
+    return lists
+
+
+@pytest.mark.parametrize(("dim", "k"), [(64, 20), (4, 20), (16, 90)])
+def test_lists_are_those_of_a_search_of_everything(dim, k):
+    """Many ties; many duplicates, so that a node's own id falls out; and fewer nodes than k at first."""
+    features = lattice(160, dim, 0)
+    features[:, 0] = np.abs(features[:, 0])
+    if dim == 16:  # similarities clipped to 0 have no order: keep the others only
+        features = np.abs(features) * np.where(np.random.default_rng(1).random(features.shape) < 0.15, -1, 1)
+        features = features.astype(np.float32)
+    lists, whole = searched(features, k, 80), exact_knn(features, k)
+    clear = (whole.sims[:, -2] > 0) | (whole.ids[:, -2] < 0)
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(lists.ids[clear], whole.ids[clear])
+    np.testing.assert_array_equal(lists.sims[clear], whole.sims[clear])
+
+
+def test_lists_after_removal_are_those_of_the_rows_that_remain():
+    features = unit(np.random.default_rng(0).normal(1, 1, (150, 24)))
+    gone = np.array([3, 4, 99])
+    lists = searched(features, 12, 100, remove=gone)
+    stay = np.setdiff1d(np.arange(150), gone)
+    whole = exact_knn(features[stay], 12)
+    np.testing.assert_array_equal(lists.ids[stay], np.append(stay, -1)[whole.ids])
+    np.testing.assert_allclose(lists.sims[stay], whole.sims, atol=1e-6)
+    assert (lists.ids[gone] == -1).all()
+    assert not lists.alive[gone].any()
+
+
+def test_codes_move_with_their_entries():
+    features = unit(np.random.default_rng(0).normal(1, 1, (60, 8)))
+    lists = searched(features[:50], 10, 50)
+    lists.codes, lists.candidates = (lists.ids[:, :9] % 100).astype(np.int8), 6
+    lists.codes[:, 6:] = NO_LOGIT
+    lists = lists.grown(np.ones(10, bool))
+    lists.search(Features(features, normalise=False), 50, np.empty(0, np.int64))
+    old = lists.ids[:50, :6]
+    assert (old >= 50).any()
+    np.testing.assert_array_equal(lists.codes[:50, :6], np.where(old >= 50, NO_LOGIT, old))
+    assert (lists.codes[:, 6:] == NO_LOGIT).all()
+
+
+def random_edges(n: int, seed: int, symmetric: bool) -> ParsedEdges:
+    rng = np.random.default_rng(seed)
+    dense = np.triu(rng.random((n, n)) < 0.25, 1) if symmetric else rng.random((n, n)) < 0.2
+    np.fill_diagonal(dense, False)
+    rows, cols = np.nonzero(dense)
+    edges = EdgeList.from_rows(rows, cols.astype(np.int32), rng.random(len(rows)).astype(np.float32), n)
+    edges = undirected(edges) if symmetric else edges
+    intimacy = node_intimacy(edges)
+    return ParsedEdges(edges, intimacy, intimacy > 0.4)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_intimacies_are_those_of_the_whole_list(symmetric):
+    """Edges of nodes 0..39, then those at 40..49 added; nodes 5 and 45 taken out on the way and at the end."""
+    whole = random_edges(50, 0, symmetric)
+    early = (whole.edges.rows < 40) & (whole.edges.cols < 40)
+    edges = whole.edges.select(early)
+    edges = EdgeList(edges.indptr[:41], edges.cols, edges.scores, symmetric)
+    intimacy = node_intimacy(edges)
+    parsed = ParsedEdges(edges, intimacy, intimacy > 0.4)
+    added = whole.edges.rows[~early], whole.edges.cols[~early], whole.edges.scores[~early]
+    result = changed(parsed, added, 50, np.empty(0, np.int64), 0.4).parsed
+    assert result.edges.symmetric == symmetric
+    np.testing.assert_array_equal(result.intimacy, node_intimacy(result.edges))
+    np.testing.assert_array_equal(result.kept, result.intimacy > 0.4)
+    if symmetric:
+        np.testing.assert_array_equal(result.edges.cols, whole.edges.cols)
+        np.testing.assert_array_equal(result.intimacy, whole.intimacy)
+    nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    rest, ends = without(result, np.array([5, 45]))
+    result = changed(rest, nothing, 50, ends, 0.4).parsed
+    assert not np.isin(result.edges.cols, [5, 45]).any()
+    assert not np.isin(result.edges.rows, [5, 45]).any()
+    np.testing.assert_array_equal(result.intimacy, node_intimacy(result.edges))
+    np.testing.assert_array_equal(result.kept, result.intimacy > 0.4)
+
+
+def graph_of(pairs: dict[tuple[int, int], float], n: int, lost: tuple[tuple[int, int], ...] = ()) -> Changed:
+    """Kept edges with their scores, symmetric; ``lost`` ones are parsed and no longer kept."""
+    every = {**pairs, **dict.fromkeys(lost, 0.5)}
+    rows, cols = np.array(list(every)).T
+    scores = np.array(list(every.values()), np.float32)
+    order = np.lexsort([cols, rows])
+    edges = undirected(EdgeList.from_rows(rows[order], cols[order].astype(np.int32), scores[order], n))
+    kept = np.array([
+        (min(i, j), max(i, j)) in pairs for i, j in zip(edges.rows.tolist(), edges.cols.tolist(), strict=True)
+    ])  # fmt: skip
+    entries = np.arange(len(edges))
+    return Changed(ParsedEdges(edges, np.full(len(edges), 0.9, np.float32), kept), entries, np.ones(len(edges), bool))
+
+
+def test_new_instances_join_bridge_and_found_by_hand():
+    """Clusters {0, 1, 2} and {3, 4}; 5 is between both, nearer to the second; 6 and 7 are new together; 8 is alone."""
+    edges = graph_of({(0, 1): 0.9, (1, 2): 0.9, (3, 4): 0.9, (1, 5): 0.8, (4, 5): 0.95, (6, 7): 0.9}, 9)
+    labels = np.array([0, 0, 0, 4, 4, -1, -1, -1, -1])
+    found = regroup(labels, 7, edges, np.arange(5, 9), np.empty(0, np.int64), apply=False)
+    np.testing.assert_array_equal(found.labels, [0, 0, 0, 4, 4, 4, 7, 7, 8])
+    assert (found.next_label, found.joined, found.created.tolist()) == (9, 1, [7, 8])
+    (merge,) = found.merges
+    assert (merge.clusters, merge.via, merge.into, merge.edges) == ((0, 4), [5], None, 1)
+    assert merge.evidence == [(1, 5, pytest.approx(0.8), pytest.approx(0.9))]
+    found = regroup(labels, 7, edges, np.arange(5, 9), np.empty(0, np.int64), apply=True)
+    np.testing.assert_array_equal(found.labels, [0, 0, 0, 0, 0, 0, 7, 7, 8])
+    assert found.merges[0].into == 0
+
+
+def test_a_chain_of_new_instances_does_not_join_two_clusters():
+    edges = graph_of({(0, 1): 0.9, (2, 3): 0.9, (0, 4): 0.8, (4, 5): 0.7, (3, 5): 0.9}, 6)
+    found = regroup(np.array([0, 0, 1, 1, -1, -1]), 2, edges, np.arange(4, 6), np.empty(0, np.int64), apply=False)
+    np.testing.assert_array_equal(found.labels, [0, 0, 1, 1, 0, 1])
+    assert found.merges[0].via == [4, 5]
+
+
+def test_a_cluster_that_comes_apart_is_listed_and_stays_listed():
+    edges = graph_of({(0, 1): 0.9, (2, 3): 0.9, (3, 4): 0.9}, 6, lost=((1, 2),))
+    labels = np.array([3, 3, 3, 3, 3, 1])
+    found = regroup(labels, 4, edges, np.empty(0, np.int64), np.empty(0, np.int64), apply=False)
+    np.testing.assert_array_equal(found.labels, labels)
+    (split,) = found.splits
+    assert (split.cluster, split.sizes, split.rows, split.ids) == (3, [3, 2], [[0, 1]], None)
+    quiet = Changed(edges.parsed, np.empty(0, np.int64), np.empty(0, bool))
+    again = regroup(labels, 4, quiet, np.empty(0, np.int64), found.suspects, apply=True)
+    np.testing.assert_array_equal(again.labels, [4, 4, 3, 3, 3, 1])
+    assert again.splits[0].ids == [3, 4]
+    assert not again.suspects.size
+
+
+def clustering(kind: str, dim: int = 16):
+    features, labels = blobs(identities=14, size=16, dim=dim, noise=0.9, seed=3)
+    if kind == "structural":
+        return features, labels, load_model(PRETRAINED), 80, (0.8, 0.7)
+    model = StarFCModel(dim, 32, init="metric", generator=torch.Generator().manual_seed(0))
+    return features, labels, model, 20, (0.6, 0.6)
+
+
+def state_of(features: np.ndarray, rows: int, model, k: int, taus: tuple[float, float]) -> State:
+    first = Features(features[:rows])
+    graph = exact_knn(first, k)
+    result = cluster(first, graph, model, tau1=taus[0], tau2=taus[1], keep_edges=True)
+    rule = make_rule(model, *taus, 0.0, "fixed", "components")
+    return State.of(rule, first, graph, np.arange(rows), result.parsed, result.labels)
+
+
+@pytest.mark.parametrize("kind", ["structural", "gcn"])
+def test_a_step_scores_new_edges_as_clustering_everything_would(kind):
+    features, _, model, k, taus = clustering(kind)
+    state = state_of(features, 200, model, k, taus)
+    state.lists.known[:] = False  # so that no logit is of the graph before
+    before = state.labels.copy()
+    assigned = state.step(Features(features))
+    whole = cluster(
+        Features(features), exact_knn(Features(features), k), model, tau1=taus[0], tau2=taus[1], keep_edges=True
+    )
+    found, wanted = (
+        {
+            (i, j): p
+            for i, j, p in zip(e.rows.tolist(), e.cols.tolist(), e.scores.tolist(), strict=True)
+            if max(i, j) >= 200
+        }
+        for e in (state.parsed.edges, whole.parsed.edges)
+    )
+    assert len(wanted) > 50
+    assert len(found.keys() ^ wanted.keys()) <= 0.01 * len(wanted)  # similarities differ by their rounding
+    assert max(abs(found[e] - wanted[e]) for e in found.keys() & wanted.keys()) < 0.02
+    np.testing.assert_array_equal(state.labels[:200], before)
+    assert assigned.joined + np.isin(assigned.labels, assigned.created).sum() == len(features) - 200
+    np.testing.assert_array_equal(state.parsed.intimacy, node_intimacy(state.parsed.edges))
+
+
+@pytest.mark.parametrize("kind", ["structural", "gcn"])
+def test_with_merges_applied_clusters_are_the_components(kind):
+    features, _, model, k, taus = clustering(kind)
+    state = state_of(features, 150, model, k, taus)
+    state.step(Features(features[:180]), remove=[3, 8, 20])
+    state.step(Features(features), remove=[151], apply_merges=True)
+    there = state.labels >= 0
+    assert np.flatnonzero(~there).tolist() == [3, 8, 20, 151]
+    kept = state.parsed.edges.select(state.parsed.kept)
+    assert same_partition(components(kept)[there], state.labels[there])
+    assert not np.isin(kept.cols, [3, 8, 20, 151]).any()
+    with pytest.raises(InputError, match="removed before"):
+        state.step(state.features, remove=[8])
+    with pytest.raises(InputError, match="rows from 0 to"):
+        state.step(state.features, remove=[224])
+
+
+def test_kinds_that_cannot_be_added_to_are_refused():
+    with pytest.raises(InputError, match="fixed refinement"):
+        make_rule(load_model(PRETRAINED), 0.6, 0.5, 0.0, "dynamic", "components")
+    with pytest.raises(InputError, match="hierarchical"):
+        make_rule(HierarchicalModel(16, 32, scales=(5, 10, 20)), 0.6, 0.5, 0.0, "fixed", "components")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished run of 200 instances in ``run``, 24 more and their labels beside it."""
+    place = tmp_path_factory.mktemp("assign")
+    features, labels, _, _, _ = clustering("structural")
+    np.save(place / "old.npy", features[:200])
+    np.save(place / "new.npy", features[200:].astype(np.float64))
+    np.save(place / "labels.npy", labels)
+    config = load_config(
+        ROOT / "configs" / "cfg_gcn_structural_ms1m.py",
+        {"tau1": 0.8, "tau2": 0.7, "invalid_rows": "singleton", "model.kwargs.feature_dim": 16},
+    )
+    run_inference(config, features=place / "old.npy", out=place / "run", keep_edges=True)
+    return place
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy" / "run"
+
+
+def test_a_folder_after_two_steps_is_whole(run):
+    new = np.load(run.parent / "new.npy")
+    new[5] = np.nan
+    before = Run.open(run)
+    first = assign(run, new[:10].astype(np.float32))
+    (run.parent / "old.npy").unlink()  # it is no longer needed
+    shutil.rmtree(run / "knn")
+    second = assign(run, new[10:], remove=[1, 205], labels=run.parent / "labels.npy")
+    after = Run.open(run)
+    assert len(after.labels) == len(after.features()) == 224
+    stay = np.setdiff1d(np.arange(200), [1])
+    np.testing.assert_array_equal(after.labels[stay], before.labels[stay])
+    np.testing.assert_array_equal(after.labels[210:], second.labels)
+    assert after.labels[1] == after.labels[205] == -1
+    assert first.labels[5] in first.created  # the row of NaN is on its own
+    assert (run / "labels.meta").read_text().split() == list(map(str, after.labels.tolist()))
+    assert [step["added"] for step in after.record["steps"]] == [10, 14]
+    assert after.record["metrics"]["pairwise"]["fscore"] > 0.5
+    history = json.loads((run / "assign.json").read_text())
+    assert [step["removed"] for step in history] == [[], [1, 205]]
+    np.testing.assert_allclose(after.features().rows(slice(210, 224)), unit(new[10:]), atol=1e-6)
+
+
+def test_a_run_with_rows_without_direction_is_added_to(tmp_path):
+    features, _, _, _, _ = clustering("structural")
+    features[[3, 70]] = np.nan
+    np.save(tmp_path / "old.npy", features[:200].astype(np.float16))
+    config = load_config(
+        ROOT / "configs" / "cfg_gcn_structural_ms1m.py",
+        {"tau1": 0.8, "tau2": 0.7, "invalid_rows": "singleton", "model.kwargs.feature_dim": 16},
+    )
+    run_inference(config, features=tmp_path / "old.npy", out=tmp_path / "run", keep_edges=True)
+    before = Run.open(tmp_path / "run").labels
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    (tmp_path / "other" / "edges" / "logits.npy").unlink()  # of a run that kept none: they are computed where needed
+    for folder in ("run", "other"):
+        assign(tmp_path / folder, 1e6 * features[200:])  # above what float16 holds; its direction is kept
+        after = Run.open(tmp_path / folder)
+        np.testing.assert_array_equal(after.labels[:200], before)
+        alive, ids = (
+            np.load(tmp_path / folder / "state" / "alive.npy"),
+            np.load(tmp_path / folder / "state" / "ids.npy"),
+        )
+        assert np.flatnonzero(~alive).tolist() == [3, 70]
+        assert not np.isin(ids, [3, 70]).any()
+        assert (ids[[3, 70]] == -1).all()
+        assert (after.parsed.edges.cols >= 200).any()
+        np.testing.assert_array_equal(after.parsed.intimacy, node_intimacy(after.parsed.edges))
+
+
+def test_steps_in_the_folder_are_those_in_memory(run):
+    features, _, model, k, taus = clustering("structural")
+    state = state_of(features, 200, model, k, taus)
+    for stop, remove in ((212, [7]), (224, [])):
+        state.step(Features(features[:stop]), remove=remove)
+        assign(run, features[len(Run.open(run).labels) : stop], remove=remove)
+    there = Run.open(run)
+    np.testing.assert_array_equal(there.labels, state.labels)
+    np.testing.assert_array_equal(there.parsed.edges.cols, state.parsed.edges.cols)
+    np.testing.assert_array_equal(there.parsed.kept, state.parsed.kept)
+
+
+def test_lost_parts_of_the_state_are_made_anew(run, caplog):
+    caplog.set_level("INFO", logger="starfc")
+    shutil.rmtree(run / "knn")
+    new = np.load(run.parent / "new.npy")
+    assign(run, new[:10], remove=[4])
+    assert "searched for anew" in caplog.text
+    whole = run.parent / "whole"
+    shutil.copytree(run, whole)
+    (run / "state" / "sims.npy").write_bytes(b"")
+    assert "made anew" not in caplog.text
+    for folder in (run, whole):
+        assign(folder, new[10:])
+    assert "made anew" in caplog.text
+    np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
+
+
+def test_a_step_that_fails_anywhere_leaves_the_run_as_it_was(run, monkeypatch):
+    new = np.load(run.parent / "new.npy")
+    with pytest.raises(InputError, match=r"\(m, 16\)"):
+        assign(run, new[:, :8])
+    with pytest.raises(InputError, match="labels"):
+        assign(run, new, labels=np.zeros(3, int))
+    with pytest.raises(MissingFileError):
+        assign(run.parent / "none", new)
+    assert not (run / NEXT).exists()
+    assert "steps" not in Run.open(run).record
+    (run / "edges" / "manifest.json").unlink()
+    with pytest.raises(MissingFileError, match="kept no edges"):
+        assign(run, new)
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+import numpy as np
+import torch
+torch.set_num_threads(1)
+from starfc.incremental.folder import assign
+from starfc.runs import Run
+from starfc.runtime import commit
+
+base, new = Path(sys.argv[1]), np.load(sys.argv[2])
+old, calls = Run.open(base), 0
+assign(base, new[:8])  # the state is there, and everything is compiled
+old = Run.open(base).labels.copy()
+shutil.copytree(base, base.with_name("done"))
+wanted = np.concatenate([old, assign(base.with_name("done"), new[8:]).labels])
+outcomes = []
+for at in range(0, 1000, int(sys.argv[3])):
+    folder = base.with_name(f"killed{at}")
+    shutil.copytree(base, folder)
+    pid = os.fork()
+    if pid == 0:
+        def dying(step):
+            def call(*arguments, **options):
+                global calls
+                if calls == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                calls += 1
+                return step(*arguments, **options)
+            return call
+        os.replace, np.save, shutil.rmtree = dying(os.replace), dying(np.save), dying(shutil.rmtree)
+        assign(folder, new[8:])
+        os._exit(7)
+    code = os.waitpid(pid, 0)[1]
+    found = Run.open(folder)
+    assert len(found.features()) == len(found.labels) == found.record["num_instances"]
+    if len(found.labels) == len(old):
+        assert (found.labels == old).all()
+    else:
+        assert (found.labels == wanted).all()
+    outcomes.append(len(found.labels) == len(wanted))
+    if len(found.labels) == len(old) and at % 10 == 0:
+        assign(folder, new[8:])
+        assert (Run.open(folder).labels == wanted).all()
+    shutil.rmtree(folder)
+    if os.WIFEXITED(code):
+        assert os.WEXITSTATUS(code) == 7
+        break
+assert outcomes == sorted(outcomes) and False in outcomes and len(outcomes) * int(sys.argv[3]) > 25, outcomes
+"""
+
+
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_write_leaves_the_old_run_or_the_new_one(run, stride):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(run), str(run.parent / "new.npy"), str(stride)],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_writers_at_once_are_one_too_many(run):
+    with writing(run), pytest.raises(InputError, match="another process"):
+        assign(run, np.load(run.parent / "new.npy"))
+
+
+def test_what_was_committed_is_finished_by_whoever_opens_the_folder(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with writing(tmp_path), replacing_together(tmp_path) as place:
+        (place / "a").write_text("new")
+        (place / "b").mkdir()
+        (place / "b" / "c").write_text("new")
+    assert (tmp_path / "a").read_text() == (tmp_path / "b" / "c").read_text() == "new"
+    (tmp_path / NEXT).mkdir()
+    (tmp_path / NEXT / "a").write_text("newer")
+    settle(tmp_path)
+    assert (tmp_path / "a").read_text() == "new"  # nothing says that it was whole
+    (tmp_path / NEXT / "commit.json").write_text('["a", "gone"]')
+    settle(tmp_path)
+    assert (tmp_path / "a").read_text() == "newer"
+    assert not (tmp_path / NEXT).exists()
+
+
+def test_small_clusters_left_out_have_ids_all_the_same(run):
+    record = json.loads((run / "run.json").read_text())
+    labels = np.load(run / "labels.npy")
+    small = np.bincount(labels)[labels] < 20
+    assert small.any()
+    np.save(run / "labels.npy", np.where(small, -1, labels))
+    (run / "run.json").write_text(json.dumps({**record, "min_cluster_size": 20}))
+    assign(run, np.load(run.parent / "new.npy"))
+    after, clusters = Run.open(run), np.load(run / "state" / "clusters.npy")
+    assert (clusters >= 0).all()
+    sizes = np.bincount(clusters)
+    np.testing.assert_array_equal(after.labels, np.where(sizes[clusters] < 20, -1, clusters))
+    np.testing.assert_array_equal(after.labels[:200][~small], labels[~small])
+
+
+def test_a_published_model_is_added_to_as_well(tmp_path):
+    features, _, model, _, _ = clustering("gcn")
+    save_model(model, tmp_path / "model")
+    np.save(tmp_path / "old.npy", features[:200])
+    config = load_config(
+        ROOT / "configs" / "cfg_gcn_ms1m.py",
+        {"knn": 20, "tau1": 0.6, "tau2": 0.6, "model.kwargs.feature_dim": 16, "model.kwargs.nhid": 32},
+    )
+    run_inference(
+        config, features=tmp_path / "old.npy", model_folder=tmp_path / "model", out=tmp_path / "run", keep_edges=True
+    )
+    assign(tmp_path / "run", features[200:])
+    run = Run.open(tmp_path / "run")
+    assert len(run.labels) == 224
+    np.testing.assert_array_equal(run.parsed.intimacy, node_intimacy(run.parsed.edges))
+
+
+def test_the_estimator_grows():
+    features, _, model, k, taus = clustering("structural")
+    estimator = StarFC(tau1=taus[0], tau2=taus[1]).partial_fit(features[:200])
+    before = estimator.labels_
+    assert len(estimator.edge_scores_.edges) > 0
+    estimator.partial_fit(features[200:212]).partial_fit(features[212:], apply_merges=True)
+    state = state_of(features, 200, model, k, taus)
+    state.step(Features(features[:212]))
+    assert len(before) == 200
+    state.step(Features(features), apply_merges=True)
+    np.testing.assert_array_equal(estimator.labels_, state.labels)
+    assert estimator.edge_scores_.edges.num_nodes == len(estimator.confidence_) == 224
+    assert estimator.assigned_.first_row == 212
+    assert not hasattr(StarFC(refinement="dynamic"), "partial_fit")
+    assert not hasattr(StarFC(partition="infomap"), "partial_fit")
+
+
+def test_the_command_adds_and_removes(run, capsys):
+    pytest.importorskip("typer")
+    from starfc.commands.assign import assign as command
+
+    (run.parent / "gone.txt").write_text("3\n4\n")
+    command(run, run.parent / "new.npy", remove=str(run.parent / "gone.txt"), labels=run.parent / "labels.npy")
+    assert "24 instances added, rows 200 and on" in capsys.readouterr().out
+    command(run, remove="7, 9", as_json=True, quiet=True)
+    assert json.loads(capsys.readouterr().out)["removed"] == [7, 9]
+    assert np.flatnonzero(Run.open(run).labels < 0).tolist() == [3, 4, 7, 9]
+    with pytest.raises(InputError, match="--remove"):
+        command(run, remove="seven")

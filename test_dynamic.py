@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from starfc.cli import model_arguments, read_source, results_folder, run_command
-from starfc.inference import run_inference
+from starfc.inference import report, run_inference
 
 ROOT = Path(__file__).resolve().parent
 OUT = "outputs/<config name>-dynamic; of a run, DIR/results/<test split>-dynamic"
@@ -16,14 +16,16 @@ def main() -> None:
     model_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_ms1m_hierarchical.py"), out=OUT)
     arguments = parser.parse_args()
     source = read_source(parser, arguments)
-    run_inference(
+    out = results_folder(arguments, source, "dynamic", ROOT / "outputs")
+    record = run_inference(
         source.config,
         refinement="dynamic",
         model_folder=source.model_folder,
         features=arguments.features,
         labels=arguments.labels,
-        out=results_folder(arguments, source, "dynamic", ROOT / "outputs"),
+        out=out,
     )
+    print(report(record, out))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from starfc.cli import config_arguments, read_config, run_command
-from starfc.training.trainer import run_training
+from starfc.training.trainer import report, run_training
 
 ROOT = Path(__file__).resolve().parent
 
@@ -19,7 +19,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     config = read_config(arguments)
-    run_training(config, arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem, arguments.resume)
+    work_dir = Path(arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem)
+    record = run_training(config, work_dir, arguments.resume)
+    if record is not None:
+        print(report(record, work_dir))
 
 
 if __name__ == "__main__":

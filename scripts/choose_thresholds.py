@@ -1,10 +1,11 @@
 """Choose thresholds for a trained model: scripts/choose_thresholds.py --run DIR [--features FILE --labels FILE]"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from starfc.choice import run_choice
+from starfc.choice import report, run_choice
 from starfc.cli import model_arguments, read_source, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,13 +22,16 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     source = read_source(parser, arguments)
-    run_choice(
+    weights = source.config.pretrained if source.model_folder is None else source.model_folder
+    out = Path(os.path.normpath(weights) if arguments.out is None else arguments.out)
+    found = run_choice(
         source.config,
         model_folder=source.model_folder,
         features=arguments.features,
         labels=arguments.labels,
-        out=arguments.out,
+        out=out,
     )
+    print(report(found, out))
 
 
 if __name__ == "__main__":

@@ -136,3 +136,29 @@ def test_compare_says_what_could_not_run(monkeypatch, tmp_path):
     compare.write_tables([row], tmp_path)
     assert "| Absent | not run: package no_such_package" in (tmp_path / "compare.md").read_text()
     assert "no_such_package" in (tmp_path / "compare.csv").read_text()
+
+
+def test_parts_of_the_structural_model(data):
+    features, labels = blobs(identities=40, size=12, dim=16, noise=0.4, seed=1)
+    for part in ("train", "test"):
+        np.save(data / f"{part}.npy", features)
+        (data / "labels").mkdir(exist_ok=True)
+        np.save(data / "labels" / f"{part}.npy", labels)
+    arguments = ("--train", data / "train", "--test", data / "test", "--out", data / "out", "--subgraphs", 3)
+    arguments += ("--variants", "full", "one_round", "--seeds", 0, 1, "--shift", 2, "--threads", 1)
+    run("structural.py", *arguments)
+    result = json.loads((data / "out" / "structural.json").read_text())
+    full, one_round = result["rows"]
+    assert len(full["runs"]) == 2
+    assert full["fscore"] == pytest.approx(np.mean([r["fscore"] for r in full["runs"]]))
+    assert full["runs"][0]["fscore"] > 0.5
+    assert one_round["runs"][0]["cross_entropy"] != full["runs"][0]["cross_entropy"]
+    assert len(result["shift"]["shift_in_standard_deviations"]) == 20
+    with (data / "out" / "structural.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["seed"]) for row in rows] == [
+        ("full", "0"), ("full", "1"), ("one_round", "0"), ("one_round", "1")
+    ]  # fmt: skip
+    written = (data / "out" / "train-full-0.json").stat().st_mtime_ns
+    run("structural.py", *arguments)
+    assert (data / "out" / "train-full-0.json").stat().st_mtime_ns == written

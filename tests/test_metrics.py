@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -10,7 +12,16 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
 from starfc.clustering.components import largest_first
-from starfc.evaluation.metrics import Contingency, bcubed, contingency, evaluate, nmi, pairwise
+from starfc.evaluation.metrics import (
+    Contingency,
+    bcubed,
+    contingency,
+    evaluate,
+    fscore_error,
+    nmi,
+    pairwise,
+    pairwise_around,
+)
 
 HUGE = 2**63 - 1
 
@@ -117,3 +128,48 @@ def test_largest_first_equals_its_sorting_twin(members, dtype):
 
 def test_no_instances_have_no_labels():
     assert largest_first(np.empty(0, np.int64)).shape == (0,)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_error_of_f_against_pairs_counted_one_by_one(share):
+    rng = np.random.default_rng(3)
+    truth, predicted = rng.integers(0, 12, 90), rng.integers(0, 9, 90)
+    scored = truth < 12 * share
+    names = np.unique(truth[scored])
+    found, both = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for i, j in itertools.combinations(range(90), 2):
+        for end, other in ((i, j), (j, i)):
+            if scored[end]:
+                part = 0.5 if scored[other] else 1.0
+                found[truth[end]] += part * (truth[i] == truth[j] and predicted[i] == predicted[j])
+                both[truth[end]] += part * (int(truth[i] == truth[j]) + int(predicted[i] == predicted[j]))
+    a, b = np.array([found[i] for i in names]), np.array([both[i] for i in names])
+    score = 2 * a.sum() / b.sum()
+    table = contingency(truth, predicted)
+    if share == 1:
+        expected = pairwise(table)
+    else:
+        expected = pairwise_around(table, contingency(truth[~scored], predicted[~scored]))
+    assert score == pytest.approx(expected.fscore)
+    error = np.sqrt(((2 * a - score * b) ** 2).sum()) / b.sum()
+    assert fscore_error(truth, predicted, scored) == pytest.approx(error)
+
+
+def test_the_error_of_f_is_that_of_drawing_identities_again():
+    """Clusters are of one identity, so that a draw of identities takes their clusters along."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(400), rng.integers(2, 30, 400))
+    predicted = 3 * truth + rng.integers(0, 3, len(truth)) * (truth % 3 > 0)
+    everything = np.ones(len(truth), bool)
+    pairs = [pairwise_pairs(truth[truth == i], predicted[truth == i]) for i in range(400)]
+    found, both = np.array(pairs, float).T
+    draws = rng.integers(0, 400, (2000, 400))
+    spread = (2 * found[draws].sum(axis=1) / both[draws].sum(axis=1)).std()
+    assert fscore_error(truth, predicted, everything) == pytest.approx(spread, rel=0.1)
+
+
+def pairwise_pairs(truth, predicted):
+    """Pairs that are found, and true plus predicted pairs, of one identity."""
+    size, parts = len(truth), np.unique(predicted, return_counts=True)[1]
+    within = (parts * (parts - 1)).sum() / 2
+    return within, size * (size - 1) / 2 + within

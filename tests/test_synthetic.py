@@ -220,8 +220,13 @@ def test_the_command(tmp_path):
     done = subprocess.run([*command, "100"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(tmp_path / kind / "synthetic.npy") for kind in ("features", "labels")]
     np.testing.assert_array_equal(np.load(tmp_path / "labels" / "synthetic.npy"), sample(100, dim=8)[1])
+    noisier = [*command, "100", "--name", "noisy", "--noise-weight", "2", "--modes", "1"]
+    subprocess.run(noisier, capture_output=True, check=True)
+    expected = sample(100, dim=8, parameters=Synthetic(noise_weight=2.0, modes=1))[0]
+    np.testing.assert_array_equal(np.load(tmp_path / "features" / "noisy.npy"), expected)
     for wrong, message in (
         (["-5"], "synthetic data: 1 <= num_nodes"),
+        (["5", "--modes", "0"], "synthetic data: modes >= 1"),
         (["5", "--threads", "0"], "--threads: at least 1"),
     ):
         refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)

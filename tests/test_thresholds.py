@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from starfc.evaluation.thresholds import (
     Point,
     best,
     choose_and_store,
+    lowest,
     outline,
     sweep_outlines,
     sweep_thresholds,
@@ -84,6 +86,14 @@ def test_best_threshold_is_a_plateau_not_a_peak():
     scores = {(0.1, 0.1): 0.95, (0.1, 0.2): 0.1, (0.2, 0.1): 0.1, (0.2, 0.2): 0.1}
     scores |= {(a, b): 0.8 for a in (0.3, 0.4, 0.5) for b in (0.1, 0.2)} | {(0.4, 0.2): 0.85}
     assert best([Point(a, b, 0, 0, f, 0, 1) for (a, b), f in scores.items()]).tau1 >= 0.3
+
+
+def test_lowest_threshold_is_within_an_error_of_the_best():
+    scores = {0.2: 0.6, 0.3: 0.88, 0.4: 0.88, 0.5: 0.9, 0.6: 0.91, 0.7: 0.9, 0.8: 0.8}
+    points = [Point(a, b, 0, 0, f - b / 100, 0, 1, 0.03) for a, f in scores.items() for b in (0.1, 0.2)]
+    assert best(points).tau1 == 0.6
+    assert lowest(points).tau1 == 0.4  # around 0.3 the mean is low
+    assert lowest([replace(p, error=0.0) for p in points]) == replace(best(points), error=0.0)
 
 
 def test_a_choice_is_stored_with_its_surface(scored, tmp_path):

@@ -1,4 +1,4 @@
-"""`scripts/choose_thresholds.py`: thresholds chosen on labelled data, or shown in their effect where there are none."""
+"""Thresholds chosen on labelled data, or shown in their effect: `starfc tune`, `scripts/choose_thresholds.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from starfc.config import Config
+from starfc.data.dataset import Split
 from starfc.errors import InputError
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
@@ -25,29 +26,30 @@ def run_choice(
     config: Config,
     *,
     model_folder: str | Path | None = None,
-    features: str | Path | None = None,
+    features: str | Path | Split | None = None,
     labels: str | Path | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Point] | dict[str, list[Outline]]:
-    """Choose a pair of thresholds for either refinement, store it, and print it.
+    """Choose a pair of thresholds for either refinement, and store it.
 
     With ``features`` and ``labels`` on these. With neither, on the identities that training held back from the config's
     training split: the same ones again, as long as the split, the seed and ``validation`` are those of the training.
-    With ``features`` alone nothing is chosen: what every pair of the grid makes of them is written and printed.
+    With ``features`` alone nothing is chosen: what every pair of the grid makes of them is written.
 
     Parameters
     ----------
     model_folder : path, optional
         Folder of the weights; the config's ``pretrained`` otherwise.
     features, labels : path, optional
-        A file of the user's own, and the identities of its rows.
+        A file of the user's own, and the identities of its rows; or both as a split that is open.
     out : path, optional
         Folder for what is written; that of the weights otherwise, where inference finds the thresholds.
 
     Returns
     -------
     dict
-        The chosen point of 'fixed' and of 'dynamic', or without labels all outlines of either.
+        The chosen point of 'fixed' and of 'dynamic', or without labels all outlines of either; :func:`report` makes
+        text of it.
 
     Raises
     ------
@@ -69,34 +71,38 @@ def run_choice(
         data = read_training_data(config)
         held = held_back_graph(config, data)
         where = holdout_text(config, data.held)
-        chosen = choose_and_store(
+        return choose_and_store(
             out, held.features, held.graph, held.labels, model, scored=held.held, **given, chosen_on=where
         )
-        return _print_choice(chosen, out)
     split, _ = open_test_split(config, features, labels)
     valid, invalid = split.features.valid(config.invalid_rows)
     check_k(config.knn, len(valid), split.features.name)
     graph = build_knn(valid, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall)
     if split.labels is None:
-        return _print_outlines(outline(out, valid, graph, model, **given), out)
+        return outline(out, valid, graph, model, **given)
     identities = np.delete(split.labels, invalid)
     where = f"{split.features.name}: {len(np.unique(identities))} identities ({len(identities)} instances)"
-    return _print_choice(choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where), out)
+    return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where)
 
 
-def _print_choice(chosen: dict[str, Point], out: Path) -> dict[str, Point]:
+def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:
+    """What :func:`run_choice` found, as text; ``out`` is the folder it was written to."""
+    if any(isinstance(of_refinement, list) for of_refinement in found.values()):
+        return _outlines(found, out)
     names = f"{'precision':>11}{'recall':>9}{'F':>8}{'BCubed F':>10}{'clusters':>10}"
-    print(f"{'refinement':<12}{'tau1':>8}{'tau2':>8}{names}")
-    for refinement, p in chosen.items():
+    lines = [f"{'refinement':<12}{'tau1':>8}{'tau2':>8}{names}"]
+    for refinement, p in found.items():
         scores = f"{100 * p.precision:>11.2f}{100 * p.recall:>9.2f}{100 * p.fscore:>8.2f}{100 * p.bcubed:>10.2f}"
-        print(f"{refinement:<12}{p.tau1:>8g}{p.tau2:>8g}{scores}{p.num_clusters:>10,}")
-    print(f"written to {out}: {THRESHOLDS}, threshold_surface.csv, threshold_surface.png")
-    return chosen
+        lines.append(f"{refinement:<12}{p.tau1:>8g}{p.tau2:>8g}{scores}{p.num_clusters:>10,}")
+    return "\n".join([*lines, f"written to {out}: {THRESHOLDS}, threshold_surface.csv, threshold_surface.png"])
 
 
-def _print_outlines(outlines: dict[str, list[Outline]], out: Path) -> dict[str, list[Outline]]:
-    for refinement, surface in outlines.items():
-        for field, what in OUTLINED.items():
-            print(f"{refinement} refinement, {what}\n{text(surface, field)}\n")
-    print(f"no labels: nothing is chosen; written to {out}: threshold_outline.csv, threshold_outline.png")
-    return outlines
+def _outlines(outlines: dict[str, list[Outline]], out: str | Path) -> str:
+    tables = [
+        f"{refinement} refinement, {what}\n{text(surface, field)}\n"
+        for refinement, surface in outlines.items()
+        for field, what in OUTLINED.items()
+    ]
+    return "\n".join(
+        [*tables, f"no labels: nothing is chosen; written to {out}: threshold_outline.csv, threshold_outline.png"]
+    )

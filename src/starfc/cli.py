@@ -1,20 +1,19 @@
-"""What the entry points share: their arguments, logging, and errors as one message."""
+"""What the scripts share: their arguments, and how they run (:mod:`starfc.runtime.entry`)."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import DictAction
 
 from starfc.config import Config, load_config
-from starfc.errors import InputError, MissingFileError
+from starfc.errors import MissingFileError
 from starfc.models.checkpoint import FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
-from starfc.runtime.interrupts import Stopped
+from starfc.runtime.entry import run_command as run_command
 
 
 class _Options(DictAction):
@@ -75,8 +74,8 @@ def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> 
     )
     parser.add_argument("--model", metavar="DIR", help="folder of the weights (default: the config's)")
     _add_options(parser)
-    parser.add_argument("--features", metavar="FILE", help="take this .bin, .npy or .npz instead of the config's split")
-    parser.add_argument("--labels", metavar="FILE", help="identities of --features, .meta or .npy")
+    parser.add_argument("--features", metavar="FILE", help="take this file instead of the config's split")
+    parser.add_argument("--labels", metavar="FILE", help="identities of --features")
     parser.add_argument("--out", metavar="DIR", help=f"folder for the results (default: {out})")
 
 
@@ -130,30 +129,3 @@ def _load(path: str | Path, overrides: dict) -> Config:
     config = load_config(path, overrides)
     logging.getLogger("starfc").setLevel(config.log_level)
     return config
-
-
-def run_command(main: Callable[[], object]) -> int:
-    """Run an entry point. A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.captureWarnings(True)
-    loggers = [logging.getLogger("starfc"), logging.getLogger("py.warnings")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        if str(stop):
-            print(stop, file=sys.stderr)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        logging.captureWarnings(False)
-    return 0

@@ -57,8 +57,8 @@ RETIRED["train_data.knn_graph_path"] = (
 class TrainData:
     """Where the labelled training split lies."""
 
-    feat_path: str = option("{prefix}/features/{train_name}", "features; without a suffix .bin, .npy, .npz are tried")
-    label_path: str = option("{prefix}/labels/{train_name}", "labels; without a suffix .meta, .txt, .npy are tried")
+    feat_path: str = option("{prefix}/features/{train_name}", "features; without a suffix every known one is tried")
+    label_path: str = option("{prefix}/labels/{train_name}", "labels; without a suffix every known one is tried")
     is_norm_feat: bool = option(True, "L2-normalise the features on read")
 
 
@@ -66,7 +66,7 @@ class TrainData:
 class TestData:
     """Where the split to cluster lies; labels are optional."""
 
-    feat_path: str = option("{prefix}/features/{test_name}", "features; without a suffix .bin, .npy, .npz are tried")
+    feat_path: str = option("{prefix}/features/{test_name}", "features; without a suffix every known one is tried")
     label_path: str | None = option("{prefix}/labels/{test_name}", "labels, None where there are none")
     knn_graph_path: str | None = option(
         "{prefix}/knns/{test_name}/{knn_method}_k_{knn}",

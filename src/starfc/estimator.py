@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from starfc.clustering.partition import PARTITIONS
 from starfc.clustering.pipeline import REFINEMENTS, with_singletons
@@ -18,11 +19,13 @@ from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn, check_k
 from starfc.incremental.state import State, make_rule
-from starfc.models.checkpoint import Model, load_model, load_thresholds
+from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds
 from starfc.models.structural import StructuralModel
+from starfc.review.explain import Explanation, explain_pair
+from starfc.review.pairs import Pairs, Rule
+from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "structural"
 PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
 
@@ -155,7 +158,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         )
         result = with_singletons(result, invalid_rows)
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
-        self._clustered = Features(X, "X"), graph, np.setdiff1d(np.arange(len(X)), invalid_rows)
+        self._features, self._columns = Features(X, "X"), k - 1
+        self._clustered = self._features, graph, np.setdiff1d(np.arange(len(X)), invalid_rows)
         self._state = None
         return self
 
@@ -195,12 +199,38 @@ class StarFC(ClusterMixin, BaseEstimator):
         every = Features(np.concatenate([self._state.features.array, X]), "X")
         self.assigned_ = self._state.step(every, invalid=invalid, apply_merges=apply_merges)
         self.labels_, self.confidence_ = self._state.labels, self._state.confidence
-        self.edge_scores_, self._clustered = self._state.parsed, None
+        self.edge_scores_, self._features, self._clustered = self._state.parsed, every, None
         return self
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:
         """Cluster X and return ``labels_``."""
         return self.fit(X).labels_
+
+    def explain(self, a: int, b: int) -> Explanation:
+        """Why rows a and b of X are in one cluster, or are not: the strongest path of edges between them.
+
+        ``print(estimator.explain(3, 8).text())`` shows it; :func:`starfc.review.explain.explain_pair` says what a
+        path's strength is.
+        """
+        check_is_fitted(self)
+        pairs = Pairs.of(self.edge_scores_)
+        return explain_pair(pairs, self.labels_, self._rule(), a, b, self._features, self._columns)
+
+    def report(
+        self,
+        folder: str | Path,
+        *,
+        images: str | Path | NDArray | None = None,
+        names: str | Path | Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Write a static page to review the clusters with (:func:`starfc.review.report.write_report`)."""
+        check_is_fitted(self)
+        return write_report(
+            folder, self.labels_, self.edge_scores_, self._rule(), features=self._features, images=images, names=names
+        )
+
+    def _rule(self) -> Rule:
+        return Rule(self.tau1_, self.tau2_, self.refinement, self.partition)
 
     def _neighbours(self) -> int:
         if isinstance(self.model_, StructuralModel):

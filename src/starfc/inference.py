@@ -11,20 +11,23 @@ from typing import Any
 import numpy as np
 
 from starfc.clustering.outputs import metrics_table, write_clustering, write_edges, write_run
-from starfc.clustering.pipeline import REFINEMENTS, with_singletons
+from starfc.clustering.pipeline import REFINEMENTS, with_singletons, without_small
 from starfc.config import Config
-from starfc.errors import InputError
+from starfc.data.dataset import Split
+from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import check_k, search_bytes
+from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model, load_thresholds
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, environment, set_threads
-from starfc.runtime.stages import Stages
-from starfc.splits import knn_graph, open_test_split
+from starfc.runtime.stages import Stage, Stages
+from starfc.splits import knn_graph as open_knn_graph
+from starfc.splits import open_test_split
 
 log = logging.getLogger("starfc")
 
@@ -40,8 +43,10 @@ def run_inference(
     *,
     refinement: str = "fixed",
     model_folder: str | Path | None = None,
-    features: str | Path | None = None,
+    features: str | Path | Split | None = None,
     labels: str | Path | None = None,
+    knn_graph: str | Path | None = None,
+    min_cluster_size: int = 1,
     out: str | Path = "outputs",
     keep_edges: bool = False,
 ) -> dict[str, Any]:
@@ -57,16 +62,21 @@ def run_inference(
     model_folder : path, optional
         Folder of the weights; the config's ``pretrained`` otherwise.
     features, labels : path, optional
-        Features to cluster instead of the configured split, and their labels, if any.
+        Features to cluster instead of the configured split, and their labels, if any; or both as a split that is open.
+    knn_graph : path, optional
+        The features' stored kNN graph, instead of the place that the config names.
+    min_cluster_size : int
+        Instances of smaller clusters get label -1 in what is written; the metrics and the record's other numbers are
+        of the clustering before that.
     out : path
         Folder for the results.
     keep_edges : bool
-        Write the parsed edges too.
+        Write the parsed edges too; those of an earlier run in ``out`` go otherwise.
 
     Returns
     -------
     dict
-        The record that is also written to ``out/run.json``.
+        The record that is also written to ``out/run.json``; :func:`report` makes text of it.
 
     Raises
     ------
@@ -83,6 +93,10 @@ def run_inference(
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
     split, graph_path = open_test_split(config, features, labels)
+    if knn_graph is not None:
+        graph_path = find_graph(Path(knn_graph))
+        if graph_path is None:
+            raise MissingFileError(f"{knn_graph}: no kNN graph there; `starfc knn` makes one")
     check_k(config.knn, len(split), split.features.name)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
@@ -92,7 +106,7 @@ def run_inference(
         valid, invalid_rows = split.features.valid(config.invalid_rows)
         check_k(config.knn, len(valid), split.features.name)
     with stages.stage("kNN graph", needs=search_bytes(valid, config.knn, config.knn_method)):
-        graph = knn_graph(config, valid, graph_path, out)
+        graph = open_knn_graph(config, valid, graph_path, out)
     communities = {} if refinement == "dynamic" else {**partition(config), "seed": config.seed}
     result = REFINEMENTS[refinement](
         valid,
@@ -115,15 +129,19 @@ def run_inference(
     if split.labels is not None and config.metrics:
         with stages.stage("metrics"):
             metrics = evaluate(split.labels, result.labels, tuple(config.metrics))
+    num_clusters, num_singletons = result.num_clusters, int((np.bincount(result.labels) == 1).sum())
+    result = without_small(result, min_cluster_size)
     with stages.stage("write"):
         write_clustering(out, result)
-        if result.parsed is not None:
-            write_edges(out, result.parsed)
+        write_edges(out, result.parsed)
     record = {
         "metrics": metrics,
-        "num_clusters": result.num_clusters,
+        "labelled": split.labels is not None,
+        "num_clusters": num_clusters,
         "num_instances": len(split),
-        "num_singletons": int((np.bincount(result.labels) == 1).sum()),
+        "num_singletons": num_singletons,
+        "min_cluster_size": min_cluster_size,
+        "num_left_out": int((result.labels < 0).sum()),
         "num_invalid_rows": len(invalid_rows),
         "refinement": refinement,
         "partition": config.partition.type,
@@ -142,7 +160,6 @@ def run_inference(
         **environment(threads, device),
     }
     write_run(out, record)
-    _report(stages, record, out, labelled=split.labels is not None)
     return record
 
 
@@ -181,21 +198,26 @@ def thresholds(config: Config, model_folder: Path, refinement: str) -> tuple[flo
     return tau1, tau2
 
 
-def _report(stages: Stages, record: dict[str, Any], out: Path, labelled: bool) -> None:
-    print(stages.table())
-    print()
-    if record["metrics"]:
-        print(metrics_table(record["metrics"]))
-    elif not labelled:
-        print("no labels: metrics skipped")
-    print()
+def report(record: dict[str, Any], out: str | Path) -> str:
+    """A run's record as the tables that the entry points print: stages, metrics, diagnostics, the clusters."""
     tau1, tau2 = record["thresholds"]["tau1"], record["thresholds"]["tau2"]
-    print(diagnostics_table(record["diagnostics"], tau1, tau2, record["refinement"], record["partition"]))
-    print()
     components = record["partition"] == "components"
     how = f"{record['refinement']} refinement" if components else f"{record['partition']} communities"
-    print(
+    if record["metrics"]:
+        metrics = [metrics_table(record["metrics"])]
+    else:
+        metrics = [] if record["labelled"] else ["no labels: metrics skipped"]
+    lines = [
+        Stages(finished=[Stage(**stage) for stage in record["stages"]]).table(),
+        "",
+        *metrics,
+        "",
+        diagnostics_table(record["diagnostics"], tau1, tau2, record["refinement"], record["partition"]),
+        "",
         f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
-        f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}"
-    )
-    print(f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json")
+        f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}",
+    ]
+    if record["min_cluster_size"] > 1:
+        left_out, size = record["num_left_out"], record["min_cluster_size"]
+        lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")
+    return "\n".join([*lines, f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json"])

@@ -15,6 +15,7 @@ from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError, MissingFileError
+from starfc.review.pairs import Rule
 from starfc.runtime.commit import settle
 
 STATE = "state"  # what instances are added to (:mod:`starfc.incremental.folder`)
@@ -68,6 +69,11 @@ class Run:
     @property
     def tau2(self) -> float:
         return self.record["thresholds"]["tau2"]
+
+    @property
+    def rule(self) -> Rule:
+        """What decided about the edges."""
+        return Rule(self.tau1, self.tau2, self.record["refinement"], self.record["partition"])
 
     def features(self) -> Features:
         """The features of all rows: from where the run found them, or as kept since rows were added."""

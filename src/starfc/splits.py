@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starfc.config import Config
 from starfc.data.dataset import Features, Split, open_split
+from starfc.data.formats import LABEL_SUFFIXES
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
@@ -37,15 +38,20 @@ def open_train_split(config: Config) -> Split:
         raise MissingFileError(f"{error}; {MS1M_HINT}") from None
     if split.labels is None:
         raise MissingFileError(
-            f"{config.path(data.label_path)}: no labels file (.meta, .txt, .npy); training needs identities"
+            f"{config.path(data.label_path)}: no labels file ({', '.join(LABEL_SUFFIXES)}); training needs identities"
         )
     return split
 
 
 def open_test_split(
-    config: Config, features: str | Path | None, labels: str | Path | None
+    config: Config, features: str | Path | Split | None, labels: str | Path | None
 ) -> tuple[Split, Path | None]:
-    """The configured test split and its kNN graph's path, or the user's own file (no path: kept in the outputs)."""
+    """The configured test split and its kNN graph's path, or the user's own file (no path: kept in the outputs).
+
+    ``features`` may be the user's own file as a split that is open, with its labels.
+    """
+    if isinstance(features, Split):
+        return features, None
     dim, data = config.model.kwargs.feature_dim, config.test_data
     if features is not None:
         return open_split(features, labels, feature_dim=dim, normalise=data.is_norm_feat), None

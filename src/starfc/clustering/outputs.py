@@ -3,11 +3,16 @@
 Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
 ``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, ``logits.npy`` int8 (N, k) of a structural model, and
 ``manifest.json``, which is written last.
+
+``clusters.parquet`` has a row for every instance: ``row``, ``label`` int64, ``confidence`` float32. Where edges were
+kept, also what is doubtful about its cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``, ``weakest_bridge_b``
+and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +24,35 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import Clustering, ParsedEdges
 from starfc.data.formats import write_labels
 from starfc.errors import InputError, MissingFileError
+from starfc.review.measures import instance_columns
 from starfc.runtime.atomic import replacing, write_json
 
 
 def write_clustering(folder: Path, result: Clustering) -> None:
-    """Labels as int64 .npy and as text, and a table of row, label and confidence."""
+    """Labels as int64 .npy and as text, and the table clusters.parquet."""
     write_labels(folder / "labels.npy", result.labels)
     write_labels(folder / "labels.meta", result.labels)
-    table = pa.table(
-        {
-            "row": np.arange(len(result.labels), dtype=np.int64),
-            "label": result.labels,
-            "confidence": result.confidence,
-        }
-    )
+    columns = {
+        "row": np.arange(len(result.labels), dtype=np.int64),
+        "label": result.labels,
+        "confidence": result.confidence,
+    }
+    if result.parsed is not None:
+        columns |= instance_columns(result.parsed, result.labels)
+    table = pa.table(columns)
     with replacing(folder / "clusters.parquet") as temporary:
         pq.write_table(table, temporary)
 
 
-def write_edges(folder: Path, parsed: ParsedEdges) -> None:
-    """The parsed edges, as ``folder/edges``."""
-    place, edges = folder / "edges", parsed.edges
-    place.mkdir(parents=True, exist_ok=True)
+def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
+    """The parsed edges, as ``folder/edges``; None where the run kept none: then no older ones stay there either."""
+    place = folder / "edges"
     (place / "manifest.json").unlink(missing_ok=True)
+    if parsed is None:
+        shutil.rmtree(place, ignore_errors=True)
+        return
+    edges = parsed.edges
+    place.mkdir(parents=True, exist_ok=True)
     (place / "logits.npy").unlink(missing_ok=True)
     arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
     arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}

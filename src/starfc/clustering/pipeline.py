@@ -328,3 +328,9 @@ def _inserted(values: NDArray[np.int64], at: NDArray[np.integer], n: int) -> NDA
     out = np.zeros(n, np.int64)
     out[at] = values
     return out
+
+
+def without_small(result: Clustering, size: int) -> Clustering:
+    """Instances of clusters of fewer than ``size`` get label -1; the others' labels stay, largest cluster first."""
+    sizes = np.bincount(result.labels)
+    return replace(result, labels=np.where(sizes[result.labels] < size, -1, result.labels))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from starfc.commands import options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,18 +34,16 @@ def assign(
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="FILE", help="Identities of all rows, for the metrics.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Add instances to a run's clusters, and remove some, without clustering everything again.
 
     Cluster ids and row ids stay what they are; new rows follow the earlier ones. Merges and splits of clusters that the
     edges ask for are listed, here and in DIR/assign.json, and done with --apply-merges only.
     """
-    logging.getLogger("starfc").setLevel(logging.WARNING if quiet else logging.INFO)
+    options.set_messages(quiet)
     from starfc.clustering.outputs import metrics_table
     from starfc.incremental.folder import assign as add
     from starfc.runs import Run

@@ -1,6 +1,6 @@
 """Synthetic embeddings with the difficulties of MS1M's: for scale, not for claims of accuracy.
 
-    python -m starfc.data.synthetic --nodes 1000000 --out FOLDER [--name synthetic] [--seed 0] [--threads 2]
+    python -m starfc.data.synthetic --nodes 1000000 --out FOLDER [--name synthetic] [--seed 0] [--noise-weight 1.0 ...]
 
 writes ``FOLDER/features/NAME.npy`` (N, d) float16 and ``FOLDER/labels/NAME.npy`` (N,) int64, and beside them
 ``FOLDER/NAME.json``, which says from what they were made.
@@ -28,7 +28,7 @@ import logging
 import os
 import shutil
 from collections import namedtuple
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -275,11 +275,18 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: one per core")
+    group = parser.add_argument_group("what the data are like (see the class Synthetic)")
+    for known in fields(Synthetic):
+        kind = type(known.default)
+        group.add_argument("--" + known.name.replace("_", "-"), type=kind, default=known.default, metavar="X")
     arguments = parser.parse_args()
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads: at least 1 needed; found {arguments.threads}")
     set_threads(arguments.threads)
-    paths = generate(arguments.out, arguments.nodes, seed=arguments.seed, dim=arguments.dim, name=arguments.name)
+    parameters = Synthetic(**{known.name: getattr(arguments, known.name) for known in fields(Synthetic)})
+    paths = generate(
+        arguments.out, arguments.nodes, parameters, seed=arguments.seed, dim=arguments.dim, name=arguments.name
+    )
     print(*paths, sep="\n")
 
 

@@ -91,7 +91,8 @@ def warn_of_giants(diagnostics: dict[str, Any]) -> None:
     log.warning(
         "thresholds: %d cluster(s) of more than %g of all instances (giant_share): %s. Unless so large an identity is "
         "expected, wrong edges have joined many: raise tau1 or tau2, or choose thresholds on data like these with "
-        "scripts/choose_thresholds.py --features FILE --labels FILE (without --labels it shows what each pair keeps)",
+        "starfc tune or scripts/choose_thresholds.py --features FILE --labels FILE (without --labels it shows what "
+        "each pair keeps)",
         len(giants),
         diagnostics["giant_share"],
         listed,

@@ -140,6 +140,35 @@ def pairwise_around(table: Contingency, rest: Contingency) -> Score:
     return _of_pairs(_pairs(table) - _pairs(rest))
 
 
+def fscore_error(truth: NDArray[np.integer], predicted: NDArray[np.integer], scored: NDArray[np.bool_]) -> float:
+    """Standard error of pairwise F over draws of identities.
+
+    F = 2 Σ a_i / Σ b_i is a ratio of sums over the scored identities i, with a_i its true pairs that are found and b_i
+    its true and its predicted pairs; a pair of two scored identities counts half for each, one with an instance that is
+    not scored counts whole. The error is sqrt(Σ (2 a_i - F b_i)^2) / Σ b_i (Taylor linearisation).
+
+    Parameters
+    ----------
+    truth, predicted : (N,) integers
+        Identities, and clusters.
+    scored : (N,) bool
+        Instances to judge by, whole identities.
+    """
+    clusters, sizes = _factorise(predicted)
+    identities, counts = _factorise(truth[scored])
+    sizes, around = sizes.astype(np.float64), clusters[scored].astype(np.int64)
+    inside = np.bincount(around, minlength=len(sizes))
+    pairs, cells = np.unique(identities * len(sizes) + around, return_counts=True)
+    row, col = pairs // len(sizes), pairs % len(sizes)
+    found = np.bincount(row, cells * (cells - 1.0), len(counts))
+    predicted_pairs = np.bincount(row, cells * (2 * sizes[col] - inside[col] - 1), len(counts))
+    both = predicted_pairs + counts * (counts - 1.0)
+    total = both.sum()
+    if total == 0:
+        return 0.0
+    return float(np.linalg.norm(2 * found - 2 * found.sum() / total * both) / total)
+
+
 def _pairs(table: Contingency) -> NDArray[np.float64]:
     """TP, predicted and actual pairs, each in both orders."""
     sums = (np.square(v, dtype=np.float64).sum() for v in (table.cells, table.col_sums, table.row_sums))

@@ -27,7 +27,7 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
 from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
 from starfc.data.dataset import Features
-from starfc.evaluation.metrics import bcubed, contingency, pairwise, pairwise_around
+from starfc.evaluation.metrics import bcubed, contingency, fscore_error, pairwise, pairwise_around
 from starfc.evaluation.surface import Panel, draw, write_csv
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
@@ -53,7 +53,7 @@ GRIDS: dict[str, Grid] = {
 
 @dataclass(frozen=True)
 class Point:
-    """Scores of one pair of thresholds, fractions between 0 and 1."""
+    """Scores of one pair of thresholds, fractions between 0 and 1; ``error`` is the standard error of ``fscore``."""
 
     tau1: float
     tau2: float
@@ -62,6 +62,7 @@ class Point:
     fscore: float
     bcubed: float
     num_clusters: int
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,17 @@ def sweep_thresholds(
         and the number of clusters are of these instances among themselves.
     """
     points = []
+    scored = np.ones(len(labels), bool) if scored is None else scored
     for tau1, tau2, _, members in _clusterings(edges, refinement, grid):
         table = contingency(labels, members)
-        if scored is None or scored.all():
+        if scored.all():
             score = pairwise(table)
         else:
             score = pairwise_around(table, contingency(labels[~scored], members[~scored]))
             table = contingency(labels[scored], members[scored])
-        points.append(
-            Point(tau1, tau2, score.precision, score.recall, score.fscore, bcubed(table).fscore, len(table.col_sums))
-        )
+        scores = (score.precision, score.recall, score.fscore, bcubed(table).fscore)
+        error = fscore_error(labels, members, scored)
+        points.append(Point(tau1, tau2, *scores, len(table.col_sums), error))
     return points
 
 
@@ -148,14 +150,30 @@ def best(points: list[Point]) -> Point:
 
     F is averaged over the 3 x 3 pairs around each point (fewer at the border), because a lone peak is luck of the data.
     """
-    tau1s, tau2s = sorted({p.tau1 for p in points}), sorted({p.tau2 for p in points})
-    surface = np.array([p.fscore for p in sorted(points, key=lambda p: (p.tau1, p.tau2))]).reshape(
-        len(tau1s), len(tau2s)
-    )
+    return max(_smoothed(points), key=lambda pair: pair[1])[0]
+
+
+def lowest(points: list[Point]) -> Point:
+    """The point of the lowest τ1 whose F is within one standard error of that of :func:`best`, and of these the best.
+
+    F is averaged as there. For probabilities that are calibrated: among thresholds that these data cannot tell apart,
+    the lowest τ1 leaves the most to node intimacy. On other data an edge of the same structure is often the likelier
+    one to be right, and a τ1 that is higher than need be cuts it (the one-standard-error rule; Breiman et al. 1984,
+    section 3.4.3).
+    """
+    smoothed = _smoothed(points)
+    top, height = max(smoothed, key=lambda pair: pair[1])
+    within = [(p, f) for p, f in smoothed if f >= height - top.error]
+    return min(within, key=lambda pair: (pair[0].tau1, -pair[1]))[0]
+
+
+def _smoothed(points: list[Point]) -> list[tuple[Point, float]]:
+    """The points of a grid by τ1 and τ2, each with the mean F of the 3 x 3 around it."""
+    ordered = sorted(points, key=lambda p: (p.tau1, p.tau2))
+    surface = np.array([p.fscore for p in ordered]).reshape(len({p.tau1 for p in points}), -1)
     padded = np.pad(surface, 1, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
-    at = np.unravel_index(np.argmax(np.nanmean(windows, axis=(2, 3))), surface.shape)
-    return next(p for p in points if (p.tau1, p.tau2) == (tau1s[at[0]], tau2s[at[1]]))
+    return list(zip(ordered, np.nanmean(windows, axis=(2, 3)).ravel().tolist(), strict=True))
 
 
 def choose_and_store(
@@ -171,6 +189,8 @@ def choose_and_store(
     chosen_on: str,
 ) -> dict[str, Point]:
     """Choose a pair of thresholds for either refinement on a labelled kNN graph, and store all in a folder.
+
+    The choice is :func:`best`, or of a structural model, whose probabilities are calibrated, :func:`lowest`.
 
     Writes ``thresholds.json``, from which inference takes the pairs, and the surfaces they were chosen from:
     ``threshold_surface.csv`` and, as a picture, ``threshold_surface.png``.
@@ -198,7 +218,8 @@ def choose_and_store(
         refinement: sweep_thresholds(edges, labels, refinement, scored=scored)
         for refinement, edges in _parsed(features, graph, model, th_sim, device)
     }
-    chosen = {refinement: best(points) for refinement, points in surfaces.items()}
+    choose = lowest if isinstance(model, StructuralModel) else best
+    chosen = {refinement: choose(points) for refinement, points in surfaces.items()}
     write_csv(folder / "threshold_surface.csv", surfaces)
     panels = [
         Panel(f"{name}: F {p.fscore:.4f} at tau1 {p.tau1:g}, tau2 {p.tau2:g}", points, "fscore", (p.tau1, p.tau2))

@@ -29,6 +29,7 @@ HIERARCHICAL_FILES = {
 }
 _TRAINING_ONLY = ("heads.small", "heads.mid", "heads.large", "offset_learner")
 THRESHOLDS = "thresholds.json"
+PRETRAINED = Path(__file__).parent.parent / "pretrained" / "structural"  # comes with the package
 FORMAT = "starfc checkpoint 1"
 
 STRUCTURAL_FILES = {"": "Structural.pth"}
@@ -221,7 +222,7 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     folder = folder.parent.parent if folder.is_file() else folder  # DIR/checkpoints/NAME.pt
     path = folder / THRESHOLDS
     remedy = (
-        f"choose them with scripts/choose_thresholds.py --model {folder}, or set both, such as "
+        f"choose them with starfc tune or scripts/choose_thresholds.py --model {folder}, or set both, such as "
         f"--cfg-options {prefix}tau1=0.7 {prefix}tau2=0.72"
     )
     if not path.is_file():

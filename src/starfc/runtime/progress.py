@@ -1,7 +1,11 @@
-"""Progress bars: a live one on a terminal, a line every 30 seconds elsewhere, none for what is over in two."""
+"""Progress bars: a live one on a terminal, a line every 30 seconds elsewhere, none for what is over in two.
+
+A log level above INFO, set for the logger ``starfc``, leaves them out.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +27,7 @@ def progress(
         unit_scale=True,
         delay=2,
         leave=False,
+        disable=logging.getLogger("starfc").level > logging.INFO,
         mininterval=0.2 if live else 30,
         maxinterval=10 if live else 60,
         file=sys.stderr if live else _Lines(),

@@ -42,7 +42,7 @@ from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.progress import progress
-from starfc.runtime.stages import Stages
+from starfc.runtime.stages import Stage, Stages
 from starfc.training.basic import BasicTraining
 from starfc.training.data import (
     LabelledGraph,
@@ -67,7 +67,9 @@ log = logging.getLogger("starfc")
 Method = BasicTraining | HierarchicalTraining | StructuralTraining
 
 
-def run_training(config: Config, work_dir: str | Path, resume: str | None = None) -> dict[str, Any]:
+def run_training(
+    config: Config, work_dir: str | Path, resume: str | None = None, go_on: str | None = None
+) -> dict[str, Any] | None:
     """Train on the configured split and leave a complete record in ``work_dir``.
 
     Writes ``config.json``, the weights in the published files (``Backbone.pth`` and ``Head.pth``, or those of the
@@ -78,6 +80,14 @@ def run_training(config: Config, work_dir: str | Path, resume: str | None = None
     ----------
     resume : str, optional
         A checkpoint to go on from, or 'auto' for the newest one in ``work_dir``, if there is one.
+    go_on : str, optional
+        The command that goes on where this one is stopped, for the message; that of train.py otherwise.
+
+    Returns
+    -------
+    dict or None
+        The record that is also in ``run.json``, of which :func:`report` makes text; None in all of several processes
+        but the one that writes.
 
     Raises
     ------
@@ -87,10 +97,10 @@ def run_training(config: Config, work_dir: str | Path, resume: str | None = None
         SIGTERM or SIGINT came: a checkpoint is written, and the message says how to go on.
     """
     with processes(config.device) as world:
-        return _run(config, prepare_folder(work_dir), resume, world)
+        return _run(config, prepare_folder(work_dir), resume, go_on, world)
 
 
-def _run(config: Config, work_dir: Path, resume: str | None, world: World) -> dict[str, Any]:
+def _run(config: Config, work_dir: Path, resume: str | None, go_on: str | None, world: World) -> dict[str, Any] | None:
     threads = set_threads(config.threads, world.local_size)
     device = choose_device(config.device, world.local_rank)
     stages = Stages(config.memory_limit_bytes())
@@ -115,11 +125,11 @@ def _run(config: Config, work_dir: Path, resume: str | None, world: World) -> di
         save_config(config, work_dir / "config.json")
         write_json(work_dir / "run.json", record)
     opened = Journal(work_dir, config.log_config, position.journal_bytes, position.done) if world.writes else None
-    run = Run(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened)
+    run = Run(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened, go_on)
     with stages.stage("training"), opened or nullcontext(), torch.random.fork_rng(), stop_requests() as request:
         train(run, position, request)
     if not world.writes:
-        return record
+        return None
     if held is not None and isinstance(method.model, StructuralModel):
         with stages.stage("calibration"):
             record["calibration"] = calibrate(method.model, held, work_dir, device)
@@ -133,14 +143,21 @@ def _run(config: Config, work_dir: Path, resume: str | None, world: World) -> di
             record["thresholds"] = {refinement: vars(point) for refinement, point in chosen.items()}
     record["stages"] = [vars(stage) for stage in stages.finished]
     write_json(work_dir / "run.json", record)
-    print(stages.table())
-    print(f"written to {work_dir}: weights, config.json, checkpoints, metrics.jsonl, run.json")
     return record
+
+
+def report(record: dict[str, Any], work_dir: str | Path) -> str:
+    """A finished training's record as the text that the entry points print."""
+    table = Stages(finished=[Stage(**stage) for stage in record["stages"]]).table()
+    return f"{table}\nwritten to {work_dir}: weights, config.json, checkpoints, metrics.jsonl, run.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the loop works with; ``journal`` is None in all processes but the one that writes."""
+    """What the loop works with; ``journal`` is None in all processes but the one that writes.
+
+    ``go_on`` is the command to go on with after a stop, None for that of train.py.
+    """
 
     config: Config
     method: Any
@@ -152,6 +169,7 @@ class Run:
     work_dir: Path
     checkpoints: Checkpoints
     journal: Journal | None
+    go_on: str | None
 
     def save(self, position: Position, best: bool = False) -> Path:
         """Write a checkpoint, or the best one."""
@@ -298,7 +316,7 @@ def _stop(run: Run, position: Position, request: StopRequest) -> None:
     path = run.save(position)
     start = "python" if run.world.size == 1 else f"torchrun --standalone --nproc-per-node {run.world.size}"
     places = [sys.argv[0], "--config", run.work_dir / "config.json", "--work-dir", run.work_dir]
-    command = " ".join([start, *(shlex.quote(str(p)) for p in places), "--resume auto"])
+    command = run.go_on or " ".join([start, *(shlex.quote(str(p)) for p in places), "--resume auto"])
     raise Stopped(
         f"{number.name}: stopped after step {position.steps} of the round that follows subgraph {position.done}; "
         f"checkpoint {path}; go on with: {command}",

@@ -1,0 +1,77 @@
+"""The command ``starfc``: one module for each of its commands, with one function of the same name.
+
+Nothing here imports torch or numba: a command imports what it needs when it runs, so help and completion are quick.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+import starfc
+from starfc.commands.assign import assign
+from starfc.commands.cluster import cluster
+from starfc.commands.convert import convert
+from starfc.commands.evaluate import evaluate
+from starfc.commands.explain import explain
+from starfc.commands.info import info
+from starfc.commands.knn import knn
+from starfc.commands.report import report
+from starfc.commands.train import train
+from starfc.commands.tune import tune
+from starfc.runtime.entry import run_command
+
+ABOUT = """Clusters faces, and any embeddings, by structure-aware clustering on their nearest-neighbour graph (STAR-FC).
+
+Results go to stdout and to files, progress and messages to stderr. Files that are written replace older ones whole or
+not at all."""
+EXIT_CODES = """Exit codes: 0 done; 2 something to be mended in the command, a file or an option, said in one message on
+stderr; 130 interrupted, or 128 + the signal that stopped training after a checkpoint; 1 a bug, with its traceback."""
+
+app = typer.Typer(
+    name="starfc",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _reported(command: Callable[..., None]) -> Callable[..., None]:
+    """The command under :func:`run_command`, whose code is that of the process."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        code = run_command(lambda: command(*arguments, **options))
+        if code:
+            raise typer.Exit(code)
+
+    return run
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(starfc.__version__)
+        raise typer.Exit
+
+
+@app.callback(help=ABOUT, epilog=EXIT_CODES)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+COMMANDS = (cluster, assign, explain, report, train, evaluate, knn, tune, convert, info)
+for _command in COMMANDS:
+    app.command()(_reported(_command))
+
+
+def main() -> None:
+    """The entry point."""
+    app(prog_name="starfc")

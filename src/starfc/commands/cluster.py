@@ -1,0 +1,99 @@
+"""``starfc cluster``: from features to clusters."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from starfc.commands import options
+from starfc.commands.options import Partition, Refinement
+from starfc.errors import InputError
+
+
+def cluster(
+    features: options.FeaturesFile,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; - prints labels, one a line.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights or a training run. Default: the packaged weights.")
+    ] = None,
+    labels: options.LabelsOption = None,
+    tau1: Annotated[float | None, typer.Option(help="Edges with p > tau1 stay. Default: the model's.")] = None,
+    tau2: Annotated[float | None, typer.Option(help="Of those, node intimacy > tau2. Default: the model's.")] = None,
+    k: options.Neighbours = None,
+    knn: options.SearchMethod = None,
+    recall: options.Recall = None,
+    knn_graph: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A kNN graph that `starfc knn` made of these features.")
+    ] = None,
+    min_cluster_size: Annotated[
+        int, typer.Option(min=1, help="Instances of smaller clusters get label -1; metrics are of before that.")
+    ] = 1,
+    partition: Annotated[
+        Partition | None, typer.Option(help="Components of the refined edges, or communities of the parsed ones.")
+    ] = None,
+    refinement: Annotated[
+        Refinement, typer.Option(help="Fixed thresholds, or undirected with thresholds by degree.")
+    ] = Refinement.fixed,
+    edges: Annotated[
+        bool, typer.Option(help="Keep the scored edges beside the results, for `starfc assign` and `starfc explain`.")
+    ] = True,
+    invalid_rows: options.Invalid = None,
+    feature_dim: options.FeatureDim = None,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    seed: options.Seed = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Cluster embeddings, without saying how many clusters there are.
+
+    Writes labels.npy, labels.meta, clusters.parquet (row, label, confidence) and run.json into the folder, and keeps
+    the kNN graph there, the scored edges, and features that came from stdin. Labels are 0..C-1, largest cluster first.
+    """
+    if out == options.STREAM and as_json:
+        raise InputError("--json: needs a folder for the results, -o DIR; -o - prints labels on stdout instead")
+    options.set_messages(quiet)
+    from starfc.commands.opening import opened
+    from starfc.inference import report, run_inference, thresholds
+    from starfc.models.checkpoint import PRETRAINED
+    from starfc.recipes import changed
+
+    model = PRETRAINED if model is None else model
+    asked: dict[str, Any] = {
+        **options.given(
+            knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, device=device, seed=seed
+        ),
+        **options.search_options(knn, recall),
+    }
+    if partition is not None:
+        asked["partition"] = {"type": partition.value}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
+        place, name = stack.enter_context(options.stored_features(features, folder))
+        config, split = opened(model, asked, place, name, labels, feature_dim)
+        if tau1 is not None or tau2 is not None:
+            pair = thresholds(config, model, refinement.value) if None in (tau1, tau2) else (tau1, tau2)
+            chosen = {"tau1": pair[0] if tau1 is None else tau1, "tau2": pair[1] if tau2 is None else tau2}
+            config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
+        record = run_inference(
+            config,
+            refinement=refinement.value,
+            model_folder=model,
+            features=split,
+            knn_graph=knn_graph,
+            min_cluster_size=min_cluster_size,
+            out=folder,
+            keep_edges=edges and out != options.STREAM,
+        )
+        if out == options.STREAM:
+            sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))
+            return
+    options.show({**record, "out": out}, report(record, out), as_json=as_json, quiet=quiet)

@@ -1,0 +1,106 @@
+"""``starfc info``: what a file or folder is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from starfc.commands import options
+from starfc.errors import InputError, MissingFileError
+
+
+def info(
+    path: Annotated[
+        str, typer.Argument(metavar="FILE", help="Features, labels, or the folder of a run, model or graph.")
+    ],
+    labels: options.LabelsOption = None,
+    feature_dim: options.FeatureDim = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what a file or folder holds.
+
+    Rows, dimension, norms, invalid rows and exact duplicates; identities and their sizes; with --labels whether these
+    fit. One pass, a block at a time.
+    """
+    options.set_messages()
+    place = Path(path)
+    if path != options.STREAM and place.is_dir():
+        if labels is not None:
+            raise InputError(f"--labels: of a file of features; {path} is a folder")
+        record, lines = _folder(place)
+    else:
+        record, lines = _file(path, labels, feature_dim)
+    text = "\n".join([f"{path}: {record['kind']}", *lines])
+    options.show({"path": path, **record}, text, as_json=as_json)
+
+
+def _file(path: str, labels: Path | None, feature_dim: int | None) -> tuple[dict[str, Any], list[str]]:
+    from starfc.data.blocks import Blocks
+    from starfc.data.convert import FEATURES, LABELS, STREAM, open_either
+    from starfc.data.formats import read_labels
+    from starfc.data.profile import feature_lines, label_lines, profile_features, profile_labels
+
+    opened = open_either(path, feature_dim, FEATURES if labels is not None else None)
+    size = None if path == STREAM else Path(path).stat().st_size
+    lines = [] if size is None else [f"{'bytes':<20}{size:,}"]
+    if not isinstance(opened, Blocks):
+        found = profile_labels(opened)
+        return {"kind": LABELS, "bytes": size, **found}, [*lines, *label_lines(found)]
+    found = profile_features(opened)
+    record, lines = {"kind": FEATURES, "bytes": size, **found}, [*lines, *feature_lines(found)]
+    if labels is not None:
+        of_labels = profile_labels(read_labels(labels))
+        fit = of_labels["rows"] == found["rows"]
+        record |= {"labels": of_labels, "labels_fit": fit}
+        verdict = "one for each row" if fit else f"NOT one for each of the {found['rows']:,} rows"
+        lines += ["", f"{labels}: {LABELS}, {verdict}", *label_lines(of_labels)]
+    return record, lines
+
+
+def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A run's record, a kNN graph's manifest, or a model's widths and thresholds."""
+    from starfc.inference import report
+
+    if (folder / "manifest.json").is_file():
+        manifest = _json(folder / "manifest.json")
+        return {"kind": "kNN graph", **manifest}, _lines(manifest)
+    run = _json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    if "num_clusters" in run:
+        lines = [f"{'features':<20}{run['features']}", f"{'model':<20}{run['model']}", "", report(run, folder)]
+        return {"kind": "results", **run}, lines
+    return _model(folder, run)
+
+
+def _model(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    from starfc.models.checkpoint import THRESHOLDS, describe, load_model
+
+    try:
+        model = load_model(folder)
+    except MissingFileError:
+        raise InputError(
+            f"{folder}: no folder of a run (run.json), of a kNN graph (manifest.json) or of a model (weights)"
+        ) from None
+    content = {"type": type(model).__name__, **describe(model)}
+    content["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    if (folder / THRESHOLDS).is_file():
+        content["thresholds"] = _json(folder / THRESHOLDS)
+    if run:
+        content |= {"started": run.get("started"), "stages": run.get("stages")}
+    return {"kind": "training run" if run else "model", **content}, _lines(content)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: JSON needed; {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a JSON object needed; found {type(content).__name__}")
+    return content
+
+
+def _lines(content: dict[str, Any]) -> list[str]:
+    return [f"{name:<20}{value if isinstance(value, str) else json.dumps(value)}" for name, value in content.items()]

@@ -1,0 +1,80 @@
+"""``starfc knn``: the kNN graph, kept to cluster on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from starfc.commands import options
+
+
+def knn(
+    features: options.FeaturesFile,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the graph, or a published-style .npz.")
+    ],
+    k: Annotated[int, typer.Option(min=2, help="Neighbours of an instance, itself counted.")] = 80,
+    knn: options.SearchMethod = None,
+    recall: options.Recall = None,
+    invalid_rows: options.Invalid = None,
+    feature_dim: options.FeatureDim = None,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
+    seed: options.Seed = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Build and keep the kNN graph of features.
+
+    `starfc cluster --knn-graph` takes it. Says seconds, peak memory and, where the search is approximate, the
+    recall on sampled rows. A killed approximate search goes on where it stopped.
+    """
+    options.set_messages(quiet)
+    import shutil
+    from tempfile import TemporaryDirectory
+
+    from starfc.config import RETIRED, Config
+    from starfc.data.dataset import Features
+    from starfc.data.formats import read_features
+    from starfc.graph.knn import build_knn, check_k, search_bytes
+    from starfc.graph.store import write_graph
+    from starfc.runtime.atomic import prepare_folder
+    from starfc.runtime.machine import set_threads
+    from starfc.runtime.stages import Stages
+    from starfc.schema import build
+
+    asked = options.given(knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, seed=seed)
+    config = build(Config, asked | options.search_options(knn, recall), RETIRED, "options")
+    set_threads(config.threads)
+    stages = Stages(config.memory_limit_bytes())
+    prepare_folder(out.parent)
+    with (
+        TemporaryDirectory(prefix="starfc-") as temporary,
+        options.stored_features(features, Path(temporary)) as (place, name),
+    ):
+        with stages.stage("features"):
+            valid, invalid = Features(read_features(place, feature_dim), str(name)).valid(config.invalid_rows)
+            check_k(k, len(valid), str(name))
+        with stages.stage("kNN graph", needs=search_bytes(valid, k, config.knn_method)):
+            partial = out.with_name(out.name + ".partial")
+            graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial)
+            write_graph(out, graph, valid)
+            shutil.rmtree(partial, ignore_errors=True)
+    search = stages.finished[-1]
+    record = {
+        "out": str(out),
+        "num_nodes": graph.num_nodes,
+        "k": k,
+        "num_invalid_rows": len(invalid),
+        **graph.info,
+        "seconds": search.seconds,
+        "peak_rss_mb": search.peak_rss_mb,
+    }
+    how = "exact"
+    if record["recall_rows"]:
+        how = f"{record['backend']} {record['params']}, recall {record['recall']:.4f} on {record['recall_rows']:,} rows"
+    took = f"{search.seconds:.1f} s, peak {search.peak_rss_mb:,.0f} MB"
+    text = f"{graph.num_nodes:,} nodes, k {k}, {how}, {took}\nwritten to {out}"
+    options.show(record, text, as_json=as_json, quiet=quiet)

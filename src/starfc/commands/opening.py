@@ -1,0 +1,25 @@
+"""What commands that put a model to data begin with: the model's config, and the data that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starfc.config import Config
+from starfc.data.dataset import Features, Split, open_split
+from starfc.recipes import changed, model_config
+
+
+def opened(
+    model: Path, asked: Mapping[str, Any], place: Path, name: Path, labels: Path | None, feature_dim: int | None
+) -> tuple[Config, Split]:
+    """The config of a model with what the options ask for, and the features at ``place``, called ``name``."""
+    config = model_config(model, asked)
+    structural = config.model.type == "gcn_structural"
+    dim = feature_dim if structural or feature_dim is not None else config.model.kwargs.feature_dim
+    split = open_split(place, labels, feature_dim=dim, normalise=config.test_data.is_norm_feat)
+    if structural:  # takes embeddings of any dimension
+        config = changed(config, {"model": {"kwargs": {"feature_dim": split.features.dim}}})
+    features = Features(split.features.array, str(name), split.features.normalise)
+    return config, Split(features, split.labels, name.stem)

@@ -1,0 +1,137 @@
+"""Arguments and options that several commands share, and what a command does first and last."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+STREAM = "-"  # instead of a file: .npy from stdin, or to stdout
+
+FEATURES_HELP = "Features: .npy, .npz, .bin (with --feature-dim), .parquet, .h5, .hdf5 or .fvecs; - is .npy from stdin."
+LABELS_HELP = "Labels: .meta, .txt, .npy, .csv or .parquet."
+
+
+class Search(str, Enum):
+    """How neighbours are searched for."""
+
+    exact = "exact"
+    ivf = "ivf"
+
+
+class Partition(str, Enum):
+    """From edges to clusters."""
+
+    components = "components"
+    infomap = "infomap"
+    leiden = "leiden"
+
+
+class Refinement(str, Enum):
+    """Thresholds of node intimacy."""
+
+    fixed = "fixed"
+    dynamic = "dynamic"
+
+
+class InvalidRows(str, Enum):
+    """What is done with rows of NaN, infinity or zeros."""
+
+    error = "error"
+    singleton = "singleton"
+
+
+FeaturesFile = Annotated[str, typer.Argument(metavar="FEATURES", help=FEATURES_HELP)]
+LabelsFile = Annotated[Path, typer.Argument(metavar="LABELS", help=LABELS_HELP)]
+LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help=LABELS_HELP)]
+FeatureDim = Annotated[int | None, typer.Option(min=1, help="Dimension d of a raw .bin file; other formats say it.")]
+Neighbours = Annotated[
+    int | None, typer.Option("--k", min=2, help="Neighbours of an instance, itself counted. Default: the model's.")
+]
+SearchMethod = Annotated[
+    Search | None, typer.Option("--knn", help="Search: exact, or approximate. Default: exact, ivf with --recall.")
+]
+Recall = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Search approximately, until this share of the true neighbours is found (ivf: 0.99)."
+    ),
+]
+Invalid = Annotated[
+    InvalidRows | None,
+    typer.Option(help="Rows of NaN, infinity or zeros: refuse them (default), or make each its own cluster."),
+]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Memory that may be held, such as 8GB; a stage above it is refused.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random. Default: 0.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings, errors and --json.")]
+
+
+def set_messages(quiet: bool = False) -> None:
+    """What goes to stderr: progress and messages, or with ``quiet`` only warnings."""
+    logging.getLogger("starfc").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def show(record: dict[str, Any], text: str, *, as_json: bool, quiet: bool = False) -> None:
+    """Print a command's result: as JSON, as text, or with ``quiet`` not as text."""
+    if as_json:
+        print(json.dumps(record, default=str))
+    elif not quiet:
+        print(text)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The config values of those options that were given (not None), enumerations by their value."""
+    return {
+        name: option.value if isinstance(option, Enum) else option
+        for name, option in options.items()
+        if option is not None
+    }
+
+
+def search_options(search: Search | None, recall: float | None) -> dict[str, Any]:
+    """``--knn`` and ``--recall`` as config values.
+
+    Raises
+    ------
+    InputError
+        A recall for exact search.
+    """
+    from starfc.errors import InputError
+
+    if search is Search.exact and recall is not None:
+        raise InputError("--recall: exact search finds all neighbours; leave it out, or set --knn ivf")
+    if search is Search.ivf or recall is not None:
+        return {"knn_method": "ivf"} | given(knn_recall=recall)
+    return {} if search is None else {"knn_method": "faiss"}
+
+
+@contextmanager
+def stored_features(path: str, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Where features can be read while the block runs, and what to call them.
+
+    Those of stdin are kept as ``folder/features.npy``, once the block has ended well.
+    """
+    if path != STREAM:
+        yield Path(path), Path(path)
+        return
+    import shutil
+
+    from starfc.runtime.atomic import prepare_folder, replacing
+
+    place = prepare_folder(folder) / "features.npy"
+    with replacing(place) as temporary:
+        with temporary.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
+        yield temporary, place

@@ -1,0 +1,65 @@
+"""``starfc report``: a static page to review clusters with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from starfc.commands import options
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run that kept its edges: -o of `starfc cluster`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the page; open its index.html.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Pictures: a list of files (one path a line), a folder of files in the order of the rows or named "
+            "after them, or a uint8 array (N, H, W[, 3]), .npy or .npz.",
+        ),
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names of the instances, one a line. Default: those of images.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a folder to review clusters with in any browser; it needs no server and loads nothing from elsewhere.
+
+    The most doubtful clusters come first. What you mark as wrong, the same or to be split is exported as pairs.
+    """
+    from starfc.errors import MissingFileError
+    from starfc.review.report import SURFACE, write_report
+    from starfc.runs import Run
+
+    run = Run.open(folder)
+    try:
+        features = run.features()
+    except MissingFileError as error:
+        typer.echo(f"{error}; going on without projections", err=True)
+        features = None
+    surfaces = [place / SURFACE for place in (folder, Path(run.record["model"]))]
+    found = write_report(
+        out,
+        run.labels,
+        run.parsed,
+        run.rule,
+        features=features,
+        images=images,
+        names=names,
+        record=run.record,
+        surface=next((path for path in surfaces if path.is_file()), None),
+        title=Path(run.record["features"]).stem,
+    )
+    found = {**found, "page": str(out / "index.html")}
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(
+        f"{found['instances']:,} instances, {found['clusters']:,} clusters, {found['doubtful']:,} of them doubtful, "
+        f"{found['merges']:,} merge candidates\n"
+        f"written to {out}: {found['files']:,} files, {found['bytes'] / 1e6:,.1f} MB; open {out / 'index.html'}"
+    )

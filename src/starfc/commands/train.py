@@ -1,0 +1,97 @@
+"""``starfc train``: a model of a user's own labelled features."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from starfc.commands import options
+from starfc.errors import InputError
+
+
+class Kind(str, Enum):
+    """Models."""
+
+    structural = "structural"
+    gcn = "gcn"
+    hierarchical = "hierarchical"
+
+
+def train(
+    features: Annotated[Path, typer.Argument(metavar="FEATURES", help=options.FEATURES_HELP.split(";")[0] + ".")],
+    labels: options.LabelsFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.")],
+    kind: Annotated[
+        Kind | None, typer.Option("--type", help="Model and recipe. Default: structural, which takes any embeddings.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A config file instead of a recipe; its splits are not used.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes. Default: the recipe's.")] = None,
+    k: Annotated[int | None, typer.Option(min=2, help="Neighbours, itself counted. Default: 80.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A config key, such as optimizer.lr=0.001.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
+    invalid_rows: options.Invalid = None,
+    feature_dim: options.FeatureDim = None,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    seed: options.Seed = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model on labelled features.
+
+    Thresholds are chosen on identities held back. The folder is a complete record, and what `starfc cluster --model
+    DIR` takes: config, weights, thresholds, log, checkpoints. Ctrl-C and SIGTERM leave a checkpoint.
+    """
+    if kind is not None and config is not None:
+        raise InputError("--type: of the recipes; with --config the config's model.type decides")
+    options.set_messages(quiet)
+    import shlex
+    import sys
+
+    from starfc.config import load_config
+    from starfc.data.formats import feature_blocks
+    from starfc.recipes import merged, training_config
+    from starfc.training.trainer import report, run_training
+
+    dim = feature_blocks(features, feature_dim).dim
+    asked: dict[str, Any] = {"model": {"kwargs": {"feature_dim": dim}}} | options.given(
+        total_epochs=epochs,
+        knn=k,
+        invalid_rows=invalid_rows,
+        memory_limit=memory,
+        threads=threads,
+        device=device,
+        seed=seed,
+    )
+    for one in setting or []:
+        asked = merged(asked, _setting(one))
+    base = None if config is None else load_config(config)
+    whole = training_config(features.absolute(), labels.absolute(), (kind or Kind.structural).value, asked, base)
+    again = [word for word in sys.argv[1:] if word != "--resume"]
+    record = run_training(whole, out, "auto" if resume else None, shlex.join(["starfc", *again, "--resume"]))
+    if record is not None:
+        options.show({"out": str(out), **record}, report(record, out), as_json=as_json, quiet=quiet)
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """KEY=VALUE with a dotted key as a nested mapping; a value that is no Python literal is text."""
+    import ast
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set: KEY=VALUE needed; found {text!r}")
+    try:
+        content: Any = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        content = value
+    for name in reversed(key.split(".")):
+        content = {name: content}
+    return content

@@ -1,0 +1,65 @@
+"""``starfc tune``: thresholds chosen on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from starfc.commands import options
+from starfc.errors import InputError
+
+
+def tune(
+    features: options.FeaturesFile,
+    labels: options.LabelsFile,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights or a training run. Default: the packaged weights.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to. Default: the model's.")
+    ] = None,
+    k: options.Neighbours = None,
+    knn: options.SearchMethod = None,
+    recall: options.Recall = None,
+    invalid_rows: options.Invalid = None,
+    feature_dim: options.FeatureDim = None,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    seed: options.Seed = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Choose thresholds on labelled features.
+
+    These should be like those to cluster, and of identities that the model was not trained on. Clusters at every
+    pair of a grid and takes the best pairwise F whose neighbours on the grid are good too. Writes thresholds.json,
+    which `starfc cluster --model DIR` finds in the model's folder, threshold_surface.csv and .png.
+    """
+    if model is None and out is None:
+        raise InputError("--out: a folder to write to is needed where the model is the packaged one; or name a --model")
+    options.set_messages(quiet)
+    from tempfile import TemporaryDirectory
+
+    from starfc.choice import report, run_choice
+    from starfc.commands.opening import opened
+    from starfc.models.checkpoint import PRETRAINED
+
+    asked = {
+        **options.given(
+            knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, device=device, seed=seed
+        ),
+        **options.search_options(knn, recall),
+    }
+    model = PRETRAINED if model is None else model
+    out = model if out is None else out
+    with (
+        TemporaryDirectory(prefix="starfc-") as temporary,
+        options.stored_features(features, Path(temporary)) as (place, name),
+    ):
+        config, split = opened(model, asked, place, name, labels, feature_dim)
+        chosen = run_choice(config, model_folder=model, features=split, out=out)
+    record = {"out": str(out), "thresholds": {refinement: vars(point) for refinement, point in chosen.items()}}
+    options.show(record, report(chosen, out), as_json=as_json, quiet=quiet)

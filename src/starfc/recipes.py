@@ -1,0 +1,138 @@
+"""Configs without a config file: that of a trained model, and what training on a user's own files starts from.
+
+The config files of the repository are not installed with the package. What they say beyond the schema's defaults stands
+here again, and the tests compare the two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from starfc.config import RETIRED, Config
+from starfc.errors import InputError
+from starfc.models.checkpoint import THRESHOLDS, Model, load_model
+from starfc.models.hierarchical import HierarchicalModel
+from starfc.models.structural import StructuralModel
+from starfc.schema import build
+
+TYPES = {"structural": "gcn_structural", "gcn": "gcn", "hierarchical": "hierarchical"}
+
+_CHOSEN = {"tau1": None, "tau2": None, "dynamic": {"tau1": None, "tau2": None}}  # stored beside the weights
+_ONE_CYCLE = {"policy": "onecycle", "warmup": 0.15}
+_GCN = {
+    "model": {"type": "gcn", "kwargs": {"init": "metric"}},
+    "cluster_num": 150,
+    "sampling": {"nearest": 200, "patches": 4, "passes": 1, "rotation": 0.35, "subgraphs_per_epoch": 85},
+    "optimizer": {"type": "AdamW", "lr": 5e-4, "weight_decay": 0.01},
+    "total_epochs": 1,
+    "lr_config": _ONE_CYCLE,
+    "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 100},
+    **_CHOSEN,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "structural": {
+        "model": {"type": "gcn_structural", "kwargs": {"nhid": 64}},
+        "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},
+        "cluster_num": 300,
+        "sampling": {"nearest": 400, "instance_share": 1.0, "patches": 40, "passes": 1, "subgraphs_per_epoch": 300},
+        "optimizer": {"type": "AdamW", "lr": 3e-3, "weight_decay": 1e-4},
+        "total_epochs": 1,
+        "lr_config": _ONE_CYCLE,
+        "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 1},
+        **_CHOSEN,
+    },
+    "gcn": _GCN,
+    "hierarchical": _GCN
+    | {
+        "model": {"type": "hierarchical", "kwargs": {"init": "metric"}},
+        "cluster_num": 100,
+        "sampling": _GCN["sampling"] | {"nearest": 133},
+        "knn": 80,
+        "hierarchical": {"k_mid": 60, "scales": [40, 60, 80], "selector_precision": "bfloat16"},
+    },
+}
+
+
+def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, ``given`` before ``base``."""
+    both = dict(base)
+    for key, value in given.items():
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def model_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> Config:
+    """The config of a trained model's folder or checkpoint, with ``given`` (nested mapping) before what it says.
+
+    A training run's folder has a config; weights alone say their type, widths and neighbours, and the rest is the
+    schema's defaults. Thresholds are those stored beside the weights, or the published ones where there are none.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        No such model, or every problem of the values, at once.
+    """
+    folder, given = Path(folder), dict(given or {})
+    run = folder.parent.parent if folder.is_file() else folder
+    base = _described(load_model(folder))
+    if (run / "config.json").is_file():
+        try:
+            base = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{run / 'config.json'}: JSON needed; {error}") from None
+    if (run / THRESHOLDS).is_file():
+        base = merged(base, _CHOSEN)
+    return build(Config, merged(base, {"pretrained": str(folder)} | given), RETIRED, "options")
+
+
+def changed(config: Config, given: Mapping[str, Any]) -> Config:
+    """A config with ``given`` (nested mapping) instead of what it says; every problem of the values is said at once."""
+    return build(Config, merged(asdict(config), given), RETIRED, "options")
+
+
+def _described(model: Model) -> dict[str, Any]:
+    if isinstance(model, StructuralModel):
+        kwargs = {"nhid": model.nhid}
+        return {"model": {"type": "gcn_structural", "kwargs": kwargs}, "knn": model.columns + 1, **_CHOSEN}
+    kwargs = {"feature_dim": model.feature_dim, "nhid": model.nhid}
+    if isinstance(model, HierarchicalModel):
+        scales = list(model.scales)
+        return {
+            "model": {"type": "hierarchical", "kwargs": kwargs},
+            "hierarchical": {"scales": scales},
+            "knn": scales[-1],
+        }
+    return {"model": {"type": "gcn", "kwargs": kwargs}}
+
+
+def training_config(
+    features: str | Path, labels: str | Path, kind: str, given: Mapping[str, Any], base: Config | None = None
+) -> Config:
+    """The config of a training on a user's own files: a recipe, or another config, with ``given`` before it.
+
+    Parameters
+    ----------
+    features, labels : path
+        The training split; there is no test split, so validation is on identities held back from it, or none.
+    kind : {'structural', 'gcn', 'hierarchical'}
+        Recipe.
+    base : Config, optional
+        Instead of the recipe.
+    """
+    values = RECIPES[kind] if base is None else asdict(base)
+    paths = {"feat_path": _literal(features), "label_path": _literal(labels)}
+    values = merged(values, {"train_name": Path(features).stem, "train_data": paths})
+    if base is not None and base.validation.source == "test":
+        share = base.validation.holdout_share
+        values = merged(values, {"validation": {"source": "holdout" if share else "none"}})
+    return build(Config, merged(values, given), RETIRED, "options")
+
+
+def _literal(path: str | Path) -> str:
+    """A path in which braces name nothing."""
+    return str(path).replace("{", "{{").replace("}", "}}")

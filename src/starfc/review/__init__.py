@@ -1,0 +1,1 @@
+"""Looking at a clustering: why two instances are together, which clusters are doubtful, and a page for both."""

@@ -1,0 +1,149 @@
+"""What is doubtful about each cluster, and which clusters are one edge short of being one: near linear in the edges.
+
+* cohesion: mean p of the kept edges inside, 0 without one;
+* density: kept edges over all pairs of members, 0 for a single instance;
+* weakest bridge and suspicion: the best cut of one or two edges, and its rating (:mod:`starfc.review.cuts`);
+* merge candidates: pairs of clusters between which parsed edges failed, with the strongest of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from starfc.clustering.components import components
+from starfc.clustering.edges import EdgeList
+from starfc.clustering.pipeline import ParsedEdges
+from starfc.review.cuts import Cuts, best_cuts
+from starfc.review.pairs import Pairs, Rule
+
+
+@dataclass(frozen=True)
+class Review:
+    """Measures of C clusters.
+
+    ``sizes`` and ``edges`` (kept pairs inside) (C,) int64, ``cohesion`` and ``density`` (C,) float32, and ``cuts``.
+    ``bridge_scores`` (C,) float32 is p of ``cuts.first``, the weakest bridge; NaN where there is none.
+    """
+
+    sizes: NDArray[np.int64]
+    edges: NDArray[np.int64]
+    cohesion: NDArray[np.float32]
+    density: NDArray[np.float32]
+    cuts: Cuts
+    bridge_scores: NDArray[np.float32]
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """Clusters, the most doubtful first: by falling suspicion, equals by rising cohesion, then by label."""
+        return np.lexsort((self.cohesion, -self.cuts.suspicion))
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Pairs of clusters with parsed edges between them, none of which stayed; the nearest to staying first.
+
+    (M,) each: ``first`` < ``second`` labels, ``count`` edges between them, and of the strongest edge its ends ``a`` (in
+    ``first``) and ``b``, ``scores`` p, ``intimacy``, and ``margins``: how far above what decided (negative: missed by).
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    count: NDArray[np.int64]
+    a: NDArray[np.int64]
+    b: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    intimacy: NDArray[np.float32]
+    margins: NDArray[np.float32]
+
+
+def review(edges: ParsedEdges | Pairs, labels: NDArray[np.int64]) -> Review:
+    """Measure every cluster.
+
+    Parameters
+    ----------
+    edges : ParsedEdges or Pairs
+        Of the clustering.
+    labels : (N,) int64
+        0..C-1 (:func:`numbered`); kept edges lie within a cluster.
+    """
+    pairs = edges if isinstance(edges, Pairs) else Pairs.of(edges)
+    sizes = np.bincount(labels)
+    number, total = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.float64)
+    _inside(pairs.indptr, pairs.scores, pairs.kept, labels, number, total)
+    cohesion = (total / np.maximum(number, 1)).astype(np.float32)
+    number //= 2
+    density = (number / np.maximum(sizes * (sizes - 1) // 2, 1)).astype(np.float32)
+    cuts = best_cuts(pairs, labels, len(sizes))
+    bridge_scores = np.full(len(sizes), np.nan, np.float32)
+    for c in np.flatnonzero(cuts.first[:, 0] >= 0):
+        bridge_scores[c] = pairs.scores[pairs.find(*cuts.first[c])]
+    return Review(sizes, number, cohesion, density, cuts, bridge_scores)
+
+
+def numbered(pairs: Pairs, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels with a number of its own for every cluster that a run left out as too small (-1): (N,) int64.
+
+    These are told apart by the kept edges, and come after the others.
+    """
+    left_out = labels < 0
+    if not left_out.any():
+        return labels
+    indptr, cols, strength, _ = pairs.kept_graph()
+    members = components(EdgeList(indptr, cols, strength, symmetric=True))
+    whole = labels.copy()
+    whole[left_out] = labels.max() + 1 + np.unique(members[left_out], return_inverse=True)[1]
+    return whole
+
+
+def instance_columns(edges: ParsedEdges, labels: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """Columns of clusters.parquet, the measures of each instance's cluster (N,).
+
+    ``cohesion`` and ``suspicion`` are float32. ``weakest_bridge_a``, ``weakest_bridge_b`` (rows, int64) and
+    ``weakest_bridge_score`` (p, float32) are null in a cluster that no cut of one or two edges separates.
+    """
+    pairs = Pairs.of(edges)
+    labels = numbered(pairs, labels)
+    found = review(pairs, labels)
+    ends, none = found.cuts.first[labels], found.cuts.first[labels, 0] < 0
+    return {
+        "cohesion": pa.array(found.cohesion[labels]),
+        "suspicion": pa.array(found.cuts.suspicion[labels]),
+        "weakest_bridge_a": pa.array(ends[:, 0], mask=none),
+        "weakest_bridge_b": pa.array(ends[:, 1], mask=none),
+        "weakest_bridge_score": pa.array(found.bridge_scores[labels], mask=none),
+    }
+
+
+def merge_candidates(pairs: Pairs, labels: NDArray[np.int64], rule: Rule) -> Merges:
+    """Clusters that a parsed edge would join, had it stayed, by falling margin of their strongest edge.
+
+    With communities the margin is p: there is no threshold that such an edge missed.
+    """
+    entries = np.flatnonzero((pairs.rows < pairs.cols) & (labels[pairs.rows] != labels[pairs.cols]) & ~pairs.kept)
+    ends = np.stack([pairs.rows[entries], pairs.cols[entries]]).astype(np.int64)
+    ends = np.where(labels[ends[0]] < labels[ends[1]], ends, ends[::-1])
+    margins = pairs.margins(rule)[entries]
+    keys = labels[ends[0]] * (int(labels.max(initial=0)) + 1) + labels[ends[1]]
+    order = np.lexsort((ends[1], ends[0], -pairs.scores[entries], -margins, keys))
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    count = np.diff(starts, append=len(order))
+    best = order[starts]
+    nearest = np.lexsort((keys[best], -count, -margins[best]))
+    best, count = best[nearest], count[nearest]
+    a, b = ends[:, best]
+    e = entries[best]
+    return Merges(labels[a], labels[b], count, a, b, pairs.scores[e], pairs.intimacy[e], margins[best])
+
+
+@nb.njit(cache=True)
+def _inside(indptr, scores, kept, labels, number, total):
+    for i in range(labels.size):
+        for e in range(indptr[i], indptr[i + 1]):
+            if kept[e]:
+                number[labels[i]] += 1
+                total[labels[i]] += scores[e]

@@ -1,0 +1,216 @@
+// Views, search, keys, theme: what holds the page together.
+"use strict";
+const app = {
+  view: null,
+
+  async start() {
+    this.theme();
+    try {
+      await starfc.open();
+    } catch (error) {
+      fill(document.getElementById("main"), h("p", { class: "page" }, error.message));
+      return;
+    }
+    document.getElementById("title").textContent = starfc.index.title;
+    marks.open();
+    clusterList.open();
+    detail.open();
+    mergeList.open();
+    marks.listeners.push(() => this.marked());
+    this.marked();
+    this.controls();
+    window.addEventListener("hashchange", () => this.route());
+    this.route();
+    document.documentElement.dataset.ready = "true";
+  },
+
+  route() {
+    const [, view, ...rest] = location.hash.split("/");
+    const label = Number(rest[0]);
+    const known = view === "cluster" && rest[0] !== undefined && label in starfc.clusters.size;
+    const name = known ? "clusters" : ["overview", "clusters", "merges", "marks"].includes(view) ? view : "overview";
+    for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== `view-${name}`;
+    for (const link of document.querySelectorAll("nav a")) {
+      if (link.dataset.view === name) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    this.view = name;
+    document.body.classList.toggle("opened", known);
+    document.title = `${starfc.index.title}: review`;
+    document.getElementById("search-results").hidden = true;
+    if (name === "overview") overview.show(document.getElementById("view-overview"));
+    if (name === "marks") this.showMarks();
+    if (name === "merges") mergeList.show().catch((error) => announce(error.message));
+    if (known) {
+      clusterList.list.draw();
+      detail.show(label, rest[1] === undefined ? null : Number(rest[1])).catch((error) => this.failed(error));
+    } else if (name === "clusters") {
+      detail.close();
+      clusterList.list.refresh();
+    }
+  },
+
+  failed(error) {
+    fill(detail.scroller, h("p", { class: "empty" }, error.message));
+  },
+
+  step(by) {
+    const label = clusterList.beside(by);
+    if (label !== null) location.hash = `#/cluster/${label}`;
+  },
+
+  // ---- theme
+
+  theme() {
+    let chosen = null;
+    try {
+      chosen = localStorage.getItem("starfc-theme");
+    } catch {
+      // no storage: as the system has it
+    }
+    if (chosen) document.documentElement.dataset.theme = chosen;
+  },
+
+  switchTheme() {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : window.matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    try {
+      localStorage.setItem("starfc-theme", root.dataset.theme);
+    } catch {
+      // lasts as long as the page
+    }
+    if (detail.asMap) detail.drawMap();
+  },
+
+  // ---- search
+
+  async search(text) {
+    const { index, clusters } = starfc;
+    const results = document.getElementById("search-results");
+    const tell = (...content) => {
+      fill(results, content);
+      results.hidden = false;
+    };
+    const wanted = text.trim();
+    if (!wanted) {
+      results.hidden = true;
+      return;
+    }
+    const label = /^#\s*(\d+)$/.exec(wanted);
+    if (label) {
+      if (Number(label[1]) in clusters.size) location.hash = `#/cluster/${Number(label[1])}`;
+      else tell(h("p", {}, `No cluster ${label[1]}: there are ${whole(index.clusters)}, from 0.`));
+      return;
+    }
+    const rows = await starfc.load("rows");
+    const names = index.named ? await starfc.load("names") : null;
+    const found = [];
+    if (/^\d+$/.test(wanted) && Number(wanted) in rows) found.push(Number(wanted));
+    const lower = wanted.toLowerCase();
+    for (let row = 0; names && row < names.length && found.length < 50; row++) {
+      if (names[row].toLowerCase().includes(lower) && row !== found[0]) found.push(row);
+    }
+    if (!found.length) {
+      tell(h("p", {}, /^\d+$/.test(wanted) ? `No row ${wanted}: there are ${whole(index.instances)}, from 0.` : names ? `No name with “${wanted}”.` : "This report has no names: search a row, or #cluster."));
+    } else if (found.length === 1) {
+      location.hash = `#/cluster/${rows[found[0]]}/${found[0]}`;
+    } else {
+      tell(h("ul", {}, found.map((row) => h("li", {}, h("a", { href: `#/cluster/${rows[row]}/${row}` }, `${names[row]} `, h("span", { class: "soft" }, `row ${row}, cluster ${rows[row]}`))))),
+        found.length === 50 ? h("p", {}, "The first 50 are shown.") : null);
+    }
+  },
+
+  // ---- marks
+
+  marked() {
+    document.getElementById("mark-count").textContent = whole(marks.standing.size);
+    document.getElementById("undo").disabled = !marks.log.length;
+    if (this.view === "marks") this.showMarks();
+  },
+
+  undo() {
+    const last = marks.undo();
+    if (last) announce(`undone: ${last.key}`);
+  },
+
+  showMarks() {
+    const content = marks.exported();
+    const describe = (mark) => {
+      if (mark.type === "wrong instance") return [h("a", { href: `#/cluster/${mark.cluster}/${mark.row}` }, `row ${mark.row}`), ` does not belong to cluster ${mark.cluster}`];
+      if (mark.type === "wrong cluster") return [h("a", { href: `#/cluster/${mark.cluster}` }, `cluster ${mark.cluster}`), " is wrong"];
+      if (mark.type === "split") return [h("a", { href: `#/cluster/${mark.cluster}` }, `cluster ${mark.cluster}`), ` splits between ${mark.pairs.map((pair) => pair.join(" and ")).join(", ")}`];
+      return [`rows ${mark.pair.join(" and ")} (`, h("a", { href: `#/cluster/${mark.clusters[0]}` }, `cluster ${mark.clusters[0]}`), ", ", h("a", { href: `#/cluster/${mark.clusters[1]}` }, `cluster ${mark.clusters[1]}`), `) are ${mark.type === "same" ? "the same" : "different"}`];
+    };
+    fill(document.getElementById("view-marks"),
+      h("h2", {}, "Marks"),
+      marks.stored ? null : h("p", { class: "warnings" }, "This browser keeps nothing for pages from the disk: export before you close the page."),
+      h("p", {}, `${plural(content.must_link.length, "pair")} that must be together, ${whole(content.cannot_link.length)} that must not, ${plural(content.wrong_clusters.length, "wrong cluster")}.`),
+      h("div", { class: "buttons" },
+        h("button", { type: "button", class: "primary", id: "export", onclick: () => this.export() }, "Export as JSON"),
+        h("button", { type: "button", onclick: () => marks.clear(), disabled: !marks.standing.size }, "Take all back")),
+      marks.standing.size
+        ? h("ul", { class: "mark-list" }, [...marks.standing].reverse().map(([key, mark]) => h("li", {}, h("span", {}, describe(mark)), h("button", { type: "button", "aria-label": `Take back: ${key}`, onclick: () => { marks.log.push({ key, mark: null }); marks.save(); } }, "Take back"))))
+        : h("p", { class: "note" }, "Nothing is marked yet. In a cluster: w, x and s; among merge candidates: y and n."));
+  },
+
+  export() {
+    const blob = new Blob([`${JSON.stringify(marks.exported(), null, 1)}\n`], { type: "application/json" });
+    const link = h("a", { href: URL.createObjectURL(blob), download: `marks-${starfc.index.id}.json` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  },
+
+  // ---- controls and keys
+
+  controls() {
+    const by = (id) => document.getElementById(id);
+    by("theme").addEventListener("click", () => this.switchTheme());
+    by("undo").addEventListener("click", () => this.undo());
+    by("help-open").addEventListener("click", () => by("help").showModal());
+    by("search-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.search(by("search").value).catch((error) => announce(error.message));
+    });
+    by("search").addEventListener("input", () => (by("search-results").hidden = true));
+    document.addEventListener("keydown", (event) => this.key(event));
+    window.addEventListener("resize", () => detail.asMap && detail.drawMap());
+  },
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.key === "Escape") {
+      document.getElementById("search-results").hidden = true;
+      document.activeElement?.blur();
+      return;
+    }
+    if (event.target.closest("input, select, textarea")) return;
+    const inCluster = this.view === "clusters";
+    const next = (by) => (this.view === "merges" ? mergeList.move(by) : this.step(by));
+    const actions = {
+      j: () => next(1),
+      k: () => next(-1),
+      ArrowRight: inCluster && detail.data ? () => detail.move(1) : null,
+      ArrowLeft: inCluster && detail.data ? () => detail.move(-1) : null,
+      x: inCluster ? () => detail.markInstance() : null,
+      w: inCluster ? () => detail.markCluster() : null,
+      s: inCluster ? () => detail.markSplit() : null,
+      y: this.view === "merges" ? () => mergeList.mark("same") : null,
+      n: this.view === "merges" ? () => mergeList.mark("different") : null,
+      u: () => this.undo(),
+      o: () => (location.hash = "#/overview"),
+      c: () => (location.hash = "#/clusters"),
+      m: () => (location.hash = "#/merges"),
+      e: () => (location.hash = "#/marks"),
+      "/": () => document.getElementById("search").focus(),
+      t: () => this.switchTheme(),
+      "?": () => document.getElementById("help").showModal(),
+    };
+    const action = actions[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  },
+};
+
+app.start();

@@ -1,0 +1,378 @@
+"""A static folder to review a clustering with: a page, data in chunks, thumbnails in sprite sheets.
+
+It opens from the disk in any browser. Scripts of a page from the disk may not read files, so data are scripts too, each
+of which hands one value over: ``starfc.put("clusters", ...)``. ``docs/reviewing.md`` describes the page.
+
+=====================  =============================================================================================
+``index.html, page/``  the page
+``data/index.js``      what the overview shows, and where everything is
+``data/clusters.js``   measures of every cluster, by columns
+``data/merges.js``     merge candidates, nearest first
+``data/members-M.js``  members of consecutive clusters, some thousands together; read when one of them is opened
+``data/rows.js``       cluster of every row, and ``names.js`` the names; read by the first search
+``thumbs/M.webp``      thumbnails, cluster by cluster in the order of the members
+=====================  =============================================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.clustering.pipeline import ParsedEdges, edge_confidence
+from starfc.data.dataset import Features
+from starfc.errors import InputError, MissingFileError
+from starfc.evaluation.diagnostics import size_histogram
+from starfc.review.images import open_pictures, write_sheets
+from starfc.review.measures import Merges, Review, merge_candidates, numbered, review
+from starfc.review.members import Members, each_cluster
+from starfc.review.pairs import Pairs, Rule
+from starfc.runtime.atomic import prepare_folder, replacing
+from starfc.runtime.progress import progress
+
+CHUNK = 4096  # members of a file, at least, but for the last
+MERGES = 5000  # candidates that are listed
+MERGES_EACH = 8  # of a cluster
+SURFACE = "threshold_surface.csv"
+
+
+def write_report(
+    folder: str | Path,
+    labels: NDArray[np.int64],
+    parsed: ParsedEdges,
+    rule: Rule,
+    *,
+    features: Features | None = None,
+    images: str | Path | NDArray | None = None,
+    names: str | Path | Sequence[str] | None = None,
+    record: dict[str, Any] | None = None,
+    surface: Path | None = None,
+    title: str = "Clusters",
+) -> dict[str, Any]:
+    """Write a report.
+
+    Parameters
+    ----------
+    folder : path
+        Where; an earlier report there is replaced.
+    labels : (N,) int64
+        Clusters; -1 for clusters that were left out as too small, which are shown all the same.
+    parsed : ParsedEdges
+    rule : Rule
+        What decided about the edges.
+    features : Features, optional
+        For the order of members, the projections and similarities.
+    images : path or array, optional
+        Pictures (:mod:`starfc.review.images`).
+    names : path of a text file with one name a line, or N strings, optional
+        Otherwise the names of image files, if any.
+    record : dict, optional
+        The run's record, for the overview.
+    surface : path, optional
+        Threshold surface (CSV) to show.
+
+    Returns
+    -------
+    dict
+        ``instances``, ``clusters``, ``doubtful`` (clusters with a suspicion above 0), ``merges``, ``files``, ``bytes``.
+
+    Raises
+    ------
+    InputError
+        Images or names that are not one for each instance; a folder that holds something else.
+    """
+    folder = _prepared(folder)
+    n = len(labels)
+    pictures = None if images is None else open_pictures(images, n)
+    names = _names(names, n) if names is not None or pictures is None else pictures.names
+    pairs = Pairs.of(parsed)
+    run_labels, labels = labels, numbered(pairs, labels)
+    found, merges = review(pairs, labels), merge_candidates(pairs, labels, rule)
+    confidence = edge_confidence(parsed.edges.select(parsed.kept))
+
+    writer = _Writer(folder)
+    clusters = each_cluster(labels, confidence, found, features)
+    shown = _Shown(labels, np.empty(n, np.int64), names, features)
+    order, starts = _write_members(writer, clusters, found, merges, confidence, shown)
+    thumbs = None if pictures is None else write_sheets(pictures, order, folder / "thumbs")
+    writer.put("clusters", _clusters(found, pairs, order, starts, shown))
+    writer.put("merges", [_merge(merges, m, shown) for m in range(min(MERGES, len(merges.first)))])
+    writer.put("rows", labels.tolist())
+    if names is not None:
+        writer.put("names", list(names))
+    content = {
+        "title": title,
+        "id": hashlib.blake2b(labels.tobytes(), digest_size=8).hexdigest(),
+        "instances": n,
+        "clusters": len(found.sizes),
+        "numbered": int(run_labels.max(initial=-1)) + 1,
+        "singletons": int((found.sizes == 1).sum()),
+        "sizes": size_histogram(found.sizes),
+        "doubtful": int((found.cuts.suspicion > 0).sum()),
+        "merges": len(merges.first),
+        "rule": {**vars(rule), "communities": rule.communities},
+        "edges": {"parsed": len(pairs.cols) // 2, "kept": int(pairs.kept.sum()) // 2},
+        "named": names is not None,
+        "projected": features is not None,
+        "thumbs": thumbs,
+        "warnings": _warnings(found, n, record),
+        **_of_record(record),
+        "surface": None if surface is None else _surface(surface, rule.refinement),
+    }
+    writer.put("index", content)
+    writer.page()
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        **{key: content[key] for key in ("instances", "clusters", "doubtful", "merges")},
+        "files": len(written),
+        "bytes": sum(path.stat().st_size for path in written),
+    }
+
+
+class _Shown:
+    """How an instance is told: its row, its place among all thumbnails, its cluster and name."""
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        places: NDArray[np.int64],
+        names: Sequence[str] | None,
+        features: Features | None,
+    ) -> None:
+        self.labels, self.places, self.names, self.features = labels, places, names, features
+
+    def instance(self, row: int) -> list[Any]:
+        told = [int(row), int(self.places[row]), int(self.labels[row])]
+        return told if self.names is None else [*told, self.names[row]]
+
+    def similarity(self, a: int, b: int) -> float | None:
+        if self.features is None:
+            return None
+        x, y = self.features.rows(np.array([a, b]))
+        return _short(x @ y)
+
+
+def _write_members(
+    writer: _Writer,
+    clusters: Any,
+    found: Review,
+    merges: Merges,
+    confidence: NDArray[np.float32],
+    shown: _Shown,
+) -> tuple[NDArray[np.int64], list[int]]:
+    """Write the members' files; returns all rows in the order shown, and the first label of each file."""
+    total = len(shown.labels)
+    offsets = np.cumsum(found.sizes) - found.sizes
+    order = np.empty(total, np.int64)
+    kept: list[Members] = []
+    starts, waiting, pending = [0], 0, []
+    beside = _merges_by_cluster(merges, len(found.sizes))
+    for label, members in enumerate(progress("members", clusters, total=len(found.sizes), unit="cluster")):
+        size = len(members.rows)
+        order[offsets[label] : offsets[label] + size] = members.rows
+        shown.places[members.rows] = offsets[label] + np.arange(size)
+        kept.append(members)
+    for label, members in enumerate(kept):
+        pending.append(_cluster(label, members, found, confidence, shown, merges, beside[label]))
+        waiting += len(members.rows)
+        if waiting >= CHUNK or label == len(kept) - 1:
+            writer.put(f"members-{len(starts) - 1}", pending)
+            starts, waiting, pending = [*starts, label + 1], 0, []
+    return order, starts[:-1]
+
+
+def _cluster(
+    label: int,
+    members: Members,
+    found: Review,
+    confidence: NDArray[np.float32],
+    shown: _Shown,
+    merges: Merges,
+    beside: list[int],
+) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "rows": members.rows.tolist(),
+        "confidence": _thousandths(confidence[members.rows]),
+        "typical": None if members.typical is None else _thousandths(members.typical),
+        "merges": [_merge(merges, m, shown) for m in beside],
+    }
+    if shown.names is not None:
+        content["names"] = [shown.names[row] for row in members.rows.tolist()]
+    if members.xy is not None:
+        low, span = members.xy.min(axis=0), np.ptp(members.xy, axis=0).max()
+        content["xy"] = np.rint(999 * (members.xy - low) / max(span, 1e-12)).astype(int).ravel().tolist()
+        content["drawn"] = None if len(members.drawn) == len(members.rows) else members.drawn.tolist()
+    piece = found.cuts.piece(label)
+    if piece.size:
+        content["piece"] = np.flatnonzero(np.isin(members.rows, piece)).tolist()
+    return content
+
+
+def _clusters(
+    found: Review, pairs: Pairs, order: NDArray[np.int64], starts: list[int], shown: _Shown
+) -> dict[str, Any]:
+    medoids = order[np.cumsum(found.sizes) - found.sizes]
+    cuts = {}
+    for c in np.flatnonzero(found.cuts.pieces > 0).tolist():
+        edges = [ends for ends in (found.cuts.first[c], found.cuts.second[c]) if ends[0] >= 0]
+        cuts[c] = {"piece": int(found.cuts.pieces[c]), "edges": [_edge(pairs, *ends, shown) for ends in edges]}
+    content = {
+        "size": found.sizes.tolist(),
+        "edges": found.edges.tolist(),
+        "suspicion": _thousandths(found.cuts.suspicion),
+        "cohesion": _thousandths(found.cohesion),
+        "density": _thousandths(found.density),
+        "medoid": medoids.tolist(),
+        "cuts": cuts,
+        "starts": starts,
+    }
+    if shown.names is not None:
+        content["name"] = [shown.names[row] for row in medoids.tolist()]
+    return content
+
+
+def _edge(pairs: Pairs, a: int, b: int, shown: _Shown) -> dict[str, Any]:
+    e = pairs.find(a, b)
+    return {
+        "a": shown.instance(a),
+        "b": shown.instance(b),
+        "p": _short(pairs.scores[e]),
+        "intimacy": _short(pairs.intimacy[e]),
+        "similarity": shown.similarity(a, b),
+    }
+
+
+def _merge(merges: Merges, m: int, shown: _Shown) -> dict[str, Any]:
+    return {
+        "a": shown.instance(merges.a[m]),
+        "b": shown.instance(merges.b[m]),
+        "count": int(merges.count[m]),
+        "p": _short(merges.scores[m]),
+        "intimacy": _short(merges.intimacy[m]),
+        "margin": _short(merges.margins[m]),
+        "similarity": shown.similarity(merges.a[m], merges.b[m]),
+    }
+
+
+def _merges_by_cluster(merges: Merges, clusters: int) -> list[list[int]]:
+    """The first candidates of every cluster."""
+    found: list[list[int]] = [[] for _ in range(clusters)]
+    for m, ends in enumerate(zip(merges.first.tolist(), merges.second.tolist(), strict=True)):
+        for c in ends:
+            if len(found[c]) < MERGES_EACH:
+                found[c].append(m)
+    return found
+
+
+def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]:
+    share = 0.1 if record is None else record["diagnostics"]["giant_share"]
+    giants = np.flatnonzero((found.sizes > share * n) & (found.sizes > 1))
+    lines = [
+        f"Cluster {c} holds {found.sizes[c]:,} of {n:,} instances ({found.sizes[c] / n:.1%}). A few wrong edges may "
+        "have joined many identities: raise tau1 or tau2."
+        for c in giants.tolist()
+    ]
+    alone = int((found.sizes == 1).sum())
+    if alone > 0.3 * n:
+        lines.append(
+            f"{alone:,} instances ({alone / n:.0%}) are alone. If that is not how the data are, the thresholds are too "
+            "high, or the neighbours that were searched for too few."
+        )
+    return lines
+
+
+def _of_record(record: dict[str, Any] | None) -> dict[str, Any]:
+    if record is None:
+        return {"metrics": {}, "stages": None, "run": None}
+    diagnostics = record["diagnostics"]
+    return {
+        "metrics": record["metrics"],
+        "stages": {"candidates": diagnostics["candidates"], **{k: diagnostics[k] for k in ("parsed", "refined")}},
+        "run": {
+            "features": Path(record["features"]).name,
+            "model": Path(record["model"]).name,
+            "started": record["started"],
+            "k": record["knn_graph"]["k"],
+            "seconds": round(sum(stage["seconds"] for stage in record["stages"]), 1),
+        },
+    }
+
+
+def _surface(path: Path, refinement: str) -> dict[str, Any] | None:
+    """The surface of a refinement: its values of τ1 and τ2, and of each pair the best-informed value there is."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line.get("refinement") == refinement]
+    value = next((name for name in ("fscore", "largest_share", "num_clusters") if lines and name in lines[0]), None)
+    if value is None:
+        return None
+    tau1, tau2 = (sorted({float(line[name]) for line in lines}) for name in ("tau1", "tau2"))
+    known = {(float(line["tau1"]), float(line["tau2"])): float(line[value]) for line in lines}
+    return {"value": value, "tau1": tau1, "tau2": tau2, "rows": [[known.get((x, y)) for y in tau2] for x in tau1]}
+
+
+def _names(names: str | Path | Sequence[str] | None, n: int) -> list[str] | None:
+    if names is None:
+        return None
+    where = "names"
+    if isinstance(names, (str, Path)):
+        where = str(names)
+        if not Path(names).is_file():
+            raise MissingFileError(f"{names}: no such file of names; one name a line is needed")
+        names = Path(names).read_text(encoding="utf-8").splitlines()
+    if len(names) != n:
+        raise InputError(f"{where}: {len(names):,} names; one is needed for each of {n:,} instances")
+    return [str(name) for name in names]
+
+
+def _thousandths(values: NDArray[np.floating]) -> list[int]:
+    return np.rint(1000 * np.nan_to_num(values)).astype(int).tolist()
+
+
+def _short(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _prepared(folder: str | Path) -> Path:
+    """The folder, without the data of an earlier report.
+
+    Raises
+    ------
+    InputError
+        It holds something else.
+    """
+    folder = prepare_folder(folder)
+    before = (folder / "data" / "index.js").is_file()
+    if not before and any(folder.iterdir()):
+        raise InputError(f"{folder}: not empty, and no report; name a new folder")
+    for path in [*folder.glob("data/*.js"), *folder.glob("thumbs/*.webp")]:
+        path.unlink()
+    return folder
+
+
+class _Writer:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, value: Any) -> None:
+        """Write a value as a script that hands it to the page."""
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        self._write(f"data/{name}.js", f'starfc.put("{name}",{text});\n')
+
+    def page(self) -> None:
+        """Copy the page, index.html last."""
+        page = resources.files("starfc.review") / "page"
+        for source in sorted(page.iterdir(), key=lambda item: item.name == "index.html"):
+            where = source.name if source.name == "index.html" else f"page/{source.name}"
+            self._write(where, source.read_text(encoding="utf-8"))
+
+    def _write(self, name: str, text: str) -> None:
+        with replacing(self.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

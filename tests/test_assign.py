@@ -357,7 +357,14 @@ def test_steps_in_the_folder_are_those_in_memory(run):
     there = Run.open(run)
     np.testing.assert_array_equal(there.labels, state.labels)
     np.testing.assert_array_equal(there.parsed.edges.cols, state.parsed.edges.cols)
-    np.testing.assert_array_equal(there.parsed.kept, state.parsed.kept)
+    np.testing.assert_array_equal(there.parsed.kept, state.clustered.kept)
+    assert 0 < len(state.across) < state.parsed.kept.sum()
+    edges = there.parsed.edges.select(there.parsed.kept)
+    assert (there.labels[edges.rows] == there.labels[edges.cols]).all()
+    merged = assign(run, apply_merges=True).merges
+    assert sum(2 * merge.edges for merge in merged) == len(state.across)
+    there, stay = Run.open(run), state.labels >= 0
+    assert same_partition(there.labels[stay], components(there.parsed.edges.select(there.parsed.kept))[stay])
 
 
 def test_lost_parts_of_the_state_are_made_anew(run, caplog):

@@ -199,7 +199,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         every = Features(np.concatenate([self._state.features.array, X]), "X")
         self.assigned_ = self._state.step(every, invalid=invalid, apply_merges=apply_merges)
         self.labels_, self.confidence_ = self._state.labels, self._state.confidence
-        self.edge_scores_, self._features, self._clustered = self._state.parsed, every, None
+        self.edge_scores_, self._features, self._clustered = self._state.clustered, every, None
         return self
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:

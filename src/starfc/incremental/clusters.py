@@ -59,7 +59,8 @@ class Grouping:
     """Labels (N,) int64, -1 for a row that was removed, and the lowest id that no cluster ever had.
 
     ``created`` are ids that new instances were given, ``joined`` how many of these went to earlier clusters;
-    ``suspects`` are clusters that came apart and were left as they are.
+    ``suspects`` are clusters that came apart and were left as they are, ``across`` the kept edges, by their places,
+    that lie between clusters which were left two.
     """
 
     labels: NDArray[np.int64]
@@ -69,6 +70,7 @@ class Grouping:
     merges: list[Merge] = field(default_factory=list)
     splits: list[Split] = field(default_factory=list)
     suspects: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    across: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def regroup(
@@ -232,6 +234,7 @@ def _between(indptr, cols, kept, labels):
 def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool) -> None:
     labels, edges = result.labels, parsed.edges
     across = _between(edges.indptr, edges.cols, parsed.kept, labels)
+    result.across = across[:0] if apply else across
     rows, cols = np.searchsorted(edges.indptr, across, side="right") - 1, edges.cols[across].astype(np.int64)
     if edges.symmetric:
         once = rows < cols

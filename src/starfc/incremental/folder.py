@@ -149,7 +149,8 @@ def _read_state(run: Run) -> State | None:
     known = (codes[:, :1] != NO_LOGIT).all(axis=1) | (ids[:, 0] < 0)
     lists = Lists(ids, sims, alive, codes, known, candidates)
     suspects = np.array(manifest["suspects"], np.int64)
-    return State(rule, features, lists, run.parsed, labels, manifest["next_label"], suspects)
+    parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
+    return State(rule, features, lists, parsed, labels, manifest["next_label"], suspects)
 
 
 def _first_state(run: Run) -> State:
@@ -164,6 +165,7 @@ def _first_state(run: Run) -> State:
     valid = features if len(rows) == len(features) else features.subset(rows)
     lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
     state = State.of(rule, features, _knn_graph(run, valid), rows, run.parsed, run.labels, lowest)
+    state.parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
     if "steps" in run.record:
         state.labels[removed] = -1
     return state
@@ -286,10 +288,8 @@ def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assi
     if small > 1:
         sizes = np.bincount(labels[labels >= 0])
         labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
-    coded = lists.codes.shape[1] > 0
-    if coded:
-        lists.codes[~lists.known] = NO_LOGIT
-    parsed = replace(state.parsed, logits=lists.codes if coded else None)
+    lists.codes[~lists.known] = NO_LOGIT
+    parsed = state.clustered
     write_clustering(place, _Result(labels, state.confidence, parsed))
     write_edges(place, parsed)
     arrays = {"ids": lists.ids, "sims": lists.sims, "alive": lists.alive, "clusters": state.labels}

@@ -92,6 +92,7 @@ class Assigned:
 class State:
     """What a step starts from.
 
+    ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters.
     ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
     """
 
@@ -102,6 +103,7 @@ class State:
     labels: NDArray[np.int64]
     next_label: int
     suspects: NDArray[np.int64]
+    across: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def of(
@@ -153,7 +155,14 @@ class State:
     @property
     def confidence(self) -> NDArray[np.float32]:
         """Mean score of the kept edges at every instance: (N,)."""
-        return edge_confidence(self.parsed.edges.select(self.parsed.kept))
+        return edge_confidence(self.parsed.edges.select(self.clustered.kept))
+
+    @property
+    def clustered(self) -> ParsedEdges:
+        """The edges, of which those that lie between clusters are not kept, and the first round's logits."""
+        kept, lists = self.parsed.kept.copy(), self.lists
+        kept[self.across] = False
+        return replace(self.parsed, kept=kept, logits=lists.codes if lists.codes.shape[1] else None)
 
     @property
     def num_clusters(self) -> int:
@@ -212,7 +221,7 @@ class State:
             labels[remove] = -1
             grouping = regroup(labels, self.next_label, edges, new, suspects, apply_merges)
         self.features, self.lists, self.parsed = features, lists, edges.parsed
-        self.labels, self.suspects = grouping.labels, grouping.suspects
+        self.labels, self.suspects, self.across = grouping.labels, grouping.suspects, grouping.across
         self.next_label = grouping.next_label
         return Assigned(
             grouping.labels[first:], first, grouping.joined, grouping.created.tolist(), grouping.merges,

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import blobs, same_partition, unit
+from typer.testing import CliRunner
 
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import ParsedEdges, cluster
 from starfc.clustering.refinement import node_intimacy, undirected
+from starfc.commands import app
 from starfc.config import load_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
@@ -543,3 +545,21 @@ def test_the_command_adds_and_removes(run, capsys):
     assert np.flatnonzero(Run.open(run).labels < 0).tolist() == [3, 4, 7, 9]
     with pytest.raises(InputError, match="--remove"):
         command(run, remove="seven")
+
+
+def test_explain_and_report_after_adding_removing_and_merging(run, tmp_path):
+    assign(run, apply_merges=True, remove=[0, 5])
+    there = Run.open(run)
+    assert there.removed == [0, 5]
+    rows = np.flatnonzero(there.labels == np.bincount(there.labels[there.labels >= 0]).argmax())[:2]
+    done = CliRunner().invoke(app, ["explain", str(run), *map(str, rows)])
+    assert done.exit_code == 0, done.stderr
+    assert f"both in cluster {there.labels[rows[0]]}" in done.stdout
+    done = CliRunner().invoke(app, ["explain", str(run), "0", "1"])
+    assert done.exit_code == 2
+    assert "row 0: removed" in done.stderr
+    done = CliRunner().invoke(app, ["report", str(run), "-o", str(tmp_path / "page"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["instances"] == len(there.labels) - 2
+    assert found["clusters"] == len(np.unique(there.labels[there.labels >= 0]))

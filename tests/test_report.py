@@ -243,3 +243,28 @@ def test_the_estimator_writes_a_report(tmp_path):
     found = estimator.report(tmp_path / "report")
     assert found["clusters"] == estimator.labels_.max() + 1
     assert data(tmp_path / "report", "rows") == estimator.labels_.tolist()
+
+
+@pytest.fixture
+def changed(small):
+    """The same after rows were added and removed: the pair is cluster 0, the cliques cluster 4, row 10 is gone."""
+    labels = np.array([4] * 8 + [0, 0, -1])
+    return {**small, "labels": labels, "removed": [10]}
+
+
+@pytest.mark.parametrize("with_features", [True, False])
+def test_ids_without_instances_and_removed_rows_are_not_shown(changed, tmp_path, with_features):
+    if not with_features:
+        changed["features"] = None
+    images = np.stack([picture(row) for row in range(11)])
+    found = write_report(tmp_path / "report", **changed, images=images)
+    folder = tmp_path / "report"
+    index, clusters = data(folder, "index"), data(folder, "clusters")
+    assert (found["instances"], found["clusters"], index["singletons"]) == (10, 2, 0)
+    assert [(row["low"], row["clusters"]) for row in index["sizes"] if row["clusters"]] == [(2, 1), (8, 1)]
+    assert clusters["size"] == [2, 0, 0, 0, 8]
+    assert list(clusters["cuts"]) == ["0", "4"]
+    assert data(folder, "rows") == changed["labels"].tolist()
+    members = data(folder, "members-0")
+    assert [sorted(cluster["rows"]) for cluster in members] == [[8, 9], [], [], [], list(range(8))]
+    assert clusters["medoid"][4] == members[4]["rows"][0]

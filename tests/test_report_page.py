@@ -145,6 +145,25 @@ def test_the_overview(open_page, report):
     assert page.locator(".bars").first.locator("tbody tr").count() == 4
 
 
+def test_a_report_after_rows_were_added_and_removed(open_page, tmp_path):
+    """Cluster ids have gaps then, are in no order of size, and a removed row is in no cluster."""
+    edges = parsed(11, [*clique(range(4)), *clique(range(4, 10))])
+    labels = np.array([1] * 4 + [3] * 6 + [-1])
+    write_report(
+        tmp_path / "report", labels, edges, Rule(0.6, 0.5), removed=[10], names=[f"face {r}" for r in range(11)]
+    )
+    page = open_page(tmp_path / "report")
+    go(page, "#/clusters")
+    page.wait_for_selector(".entry")
+    page.select_option("#sort", "size")
+    assert entries(page) == ["#3", "#1"]
+    assert page.locator("#list-count").inner_text() == "2 of 2 clusters"
+    for wanted, told in (("#2", "No cluster 2"), ("10", "Row 10 was removed"), ("face 10", "No name")):
+        page.fill("#search", wanted)
+        page.press("#search", "Enter")
+        until(page, f"document.getElementById('search-results').innerText.includes('{told}')")
+
+
 def test_sorting_and_filters(open_page, report):
     page = open_page(report / "images")
     page.get_by_role("link", name="Clusters", exact=True).click()

@@ -75,6 +75,11 @@ class Run:
         """What decided about the edges."""
         return Rule(self.tau1, self.tau2, self.record["refinement"], self.record["partition"])
 
+    @property
+    def removed(self) -> list[int]:
+        """Rows that were taken out since, label -1."""
+        return [row for step in self.record.get("steps", []) for row in step["removed"]]
+
     def features(self) -> Features:
         """The features of all rows: from where the run found them, or as kept since rows were added."""
         if "steps" in self.record:

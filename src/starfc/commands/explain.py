@@ -22,12 +22,14 @@ def explain(
     Prints the strongest path of edges between them, with p, intimacy and similarity of each; where they are apart, the
     edges on it that failed, and by how much.
     """
-    from starfc.errors import MissingFileError
+    from starfc.errors import InputError, MissingFileError
     from starfc.review.explain import explain_pair
     from starfc.review.pairs import Pairs
     from starfc.runs import Run
 
     run = Run.open(folder)
+    for row in {a, b} & set(run.removed):
+        raise InputError(f"row {row}: removed from {folder}, so nothing joins it to others; name a row that is there")
     try:
         features = run.features()
     except MissingFileError as error:

@@ -47,6 +47,7 @@ def report(
         run.labels,
         run.parsed,
         run.rule,
+        removed=run.removed,
         features=features,
         images=images,
         names=names,

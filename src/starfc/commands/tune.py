@@ -35,7 +35,8 @@ def tune(
     """Choose thresholds on labelled features.
 
     These should be like those to cluster, and of identities that the model was not trained on. Clusters at every
-    pair of a grid and takes the best pairwise F whose neighbours on the grid are good too. Writes thresholds.json,
+    pair of a grid and takes the best pairwise F, averaged over neighbours on the grid; of a structural model the lowest
+    tau1 within a standard error of it (docs/tuning.md). Writes thresholds.json,
     which `starfc cluster --model DIR` finds in the model's folder, threshold_surface.csv and .png.
     """
     if model is None and out is None:

@@ -159,15 +159,14 @@ def _first_state(run: Run) -> State:
     alive = np.ones(len(features), np.bool_)
     alive[features.invalid_rows] = False
     if "steps" in run.record:  # -1 is what was removed; clusters left out for their size get ids again
-        removed = [row for step in run.record["steps"] for row in step["removed"]]
-        alive[removed] = False
+        alive[run.removed] = False
     rows = np.flatnonzero(alive)
     valid = features if len(rows) == len(features) else features.subset(rows)
     lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
     state = State.of(rule, features, _knn_graph(run, valid), rows, run.parsed, run.labels, lowest)
     state.parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
     if "steps" in run.record:
-        state.labels[removed] = -1
+        state.labels[run.removed] = -1
     return state
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba as nb
@@ -69,10 +70,11 @@ def review(edges: ParsedEdges | Pairs, labels: NDArray[np.int64]) -> Review:
     edges : ParsedEdges or Pairs
         Of the clustering.
     labels : (N,) int64
-        0..C-1 (:func:`numbered`); kept edges lie within a cluster.
+        0..C-1 (:func:`numbered`), some of which may have no instance; -1 for removed rows. Kept edges lie within a
+        cluster.
     """
     pairs = edges if isinstance(edges, Pairs) else Pairs.of(edges)
-    sizes = np.bincount(labels)
+    sizes = np.bincount(labels[labels >= 0])
     number, total = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.float64)
     _inside(pairs.indptr, pairs.scores, pairs.kept, labels, number, total)
     cohesion = (total / np.maximum(number, 1)).astype(np.float32)
@@ -85,12 +87,15 @@ def review(edges: ParsedEdges | Pairs, labels: NDArray[np.int64]) -> Review:
     return Review(sizes, number, cohesion, density, cuts, bridge_scores)
 
 
-def numbered(pairs: Pairs, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def numbered(
+    pairs: Pairs, labels: NDArray[np.int64], removed: NDArray[np.integer] | Sequence[int] = ()
+) -> NDArray[np.int64]:
     """Labels with a number of its own for every cluster that a run left out as too small (-1): (N,) int64.
 
-    These are told apart by the kept edges, and come after the others.
+    These are told apart by the kept edges, and come after the others. Rows that were ``removed`` keep -1.
     """
     left_out = labels < 0
+    left_out[np.asarray(removed, np.int64)] = False
     if not left_out.any():
         return labels
     indptr, cols, strength, _ = pairs.kept_graph()

@@ -32,8 +32,8 @@ class Members:
 def each_cluster(
     labels: NDArray[np.int64], confidence: NDArray[np.float32], review: Review, features: Features | None
 ) -> Iterator[Members]:
-    """The members of every cluster, by label."""
-    by_label = np.argsort(labels, kind="stable")
+    """The members of every cluster, by label; none where there is no such cluster any more."""
+    by_label = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]
     stops = np.cumsum(review.sizes)
     for label, (start, stop) in enumerate(zip(stops - review.sizes, stops, strict=True)):
         rows = by_label[start:stop]
@@ -51,8 +51,8 @@ def each_cluster(
 
 def _typical(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """<f_i, mean>, which is i's mean similarity to the members, over the mean's length: (n,) float32; -1 for NaN."""
-    if len(rows) == 1:
-        return np.ones(1, np.float32)
+    if len(rows) <= 1:
+        return np.ones(len(rows), np.float32)
     blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
     with np.errstate(invalid="ignore"):
         mean = sum(features.rows(block).sum(axis=0, dtype=np.float64) for block in blocks)

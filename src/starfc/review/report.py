@@ -50,6 +50,7 @@ def write_report(
     parsed: ParsedEdges,
     rule: Rule,
     *,
+    removed: NDArray[np.integer] | Sequence[int] = (),
     features: Features | None = None,
     images: str | Path | NDArray | None = None,
     names: str | Path | Sequence[str] | None = None,
@@ -68,6 +69,8 @@ def write_report(
     parsed : ParsedEdges
     rule : Rule
         What decided about the edges.
+    removed : (r,) integers
+        Rows that were taken out of the run, which are not shown.
     features : Features, optional
         For the order of members, the projections and similarities.
     images : path or array, optional
@@ -94,13 +97,13 @@ def write_report(
     pictures = None if images is None else open_pictures(images, n)
     names = _names(names, n) if names is not None or pictures is None else pictures.names
     pairs = Pairs.of(parsed)
-    run_labels, labels = labels, numbered(pairs, labels)
+    run_labels, labels = labels, numbered(pairs, labels, removed)
     found, merges = review(pairs, labels), merge_candidates(pairs, labels, rule)
     confidence = edge_confidence(parsed.edges.select(parsed.kept))
 
     writer = _Writer(folder)
     clusters = each_cluster(labels, confidence, found, features)
-    shown = _Shown(labels, np.empty(n, np.int64), names, features)
+    shown = _Shown(labels, np.zeros(n, np.int64), names, features)
     order, starts = _write_members(writer, clusters, found, merges, confidence, shown)
     thumbs = None if pictures is None else write_sheets(pictures, order, folder / "thumbs")
     writer.put("clusters", _clusters(found, pairs, order, starts, shown))
@@ -111,11 +114,11 @@ def write_report(
     content = {
         "title": title,
         "id": hashlib.blake2b(labels.tobytes(), digest_size=8).hexdigest(),
-        "instances": n,
-        "clusters": len(found.sizes),
+        "instances": int(found.sizes.sum()),
+        "clusters": int((found.sizes > 0).sum()),
         "numbered": int(run_labels.max(initial=-1)) + 1,
         "singletons": int((found.sizes == 1).sum()),
-        "sizes": size_histogram(found.sizes),
+        "sizes": size_histogram(found.sizes[found.sizes > 0]),
         "doubtful": int((found.cuts.suspicion > 0).sum()),
         "merges": len(merges.first),
         "rule": {**vars(rule), "communities": rule.communities},
@@ -123,7 +126,7 @@ def write_report(
         "named": names is not None,
         "projected": features is not None,
         "thumbs": thumbs,
-        "warnings": _warnings(found, n, record),
+        "warnings": _warnings(found, int(found.sizes.sum()), record),
         **_of_record(record),
         "surface": None if surface is None else _surface(surface, rule.refinement),
     }
@@ -169,9 +172,8 @@ def _write_members(
     shown: _Shown,
 ) -> tuple[NDArray[np.int64], list[int]]:
     """Write the members' files; returns all rows in the order shown, and the first label of each file."""
-    total = len(shown.labels)
     offsets = np.cumsum(found.sizes) - found.sizes
-    order = np.empty(total, np.int64)
+    order = np.empty(found.sizes.sum(), np.int64)
     kept: list[Members] = []
     starts, waiting, pending = [0], 0, []
     beside = _merges_by_cluster(merges, len(found.sizes))
@@ -219,7 +221,8 @@ def _cluster(
 def _clusters(
     found: Review, pairs: Pairs, order: NDArray[np.int64], starts: list[int], shown: _Shown
 ) -> dict[str, Any]:
-    medoids = order[np.cumsum(found.sizes) - found.sizes]
+    first = np.cumsum(found.sizes) - found.sizes
+    medoids = order[np.minimum(first, len(order) - 1)]  # of a cluster without members, any: it is not shown
     cuts = {}
     for c in np.flatnonzero(found.cuts.pieces > 0).tolist():
         edges = [ends for ends in (found.cuts.first[c], found.cuts.second[c]) if ends[0] >= 0]

@@ -6,9 +6,9 @@
 
 The nodes of a subgraph are drawn as for the other methods (SPSS), but their neighbourhoods are not built anew on just
 these nodes: there an identity's strangers are missing, lists reach farther, and structure is another than in the whole
-graph. Structure is read from the graph of the whole training split instead, in which a
-subgraph is only the part that a step learns from. Held-back instances are in that graph too, without labels: an edge
-that has one at an end teaches nothing.
+graph. Structure is read from the graph of the whole training split instead, in which a subgraph is only the part that
+a step learns from. Held-back instances are in that graph too, without labels: an edge that has one at an end teaches
+nothing.
 """
 
 from __future__ import annotations

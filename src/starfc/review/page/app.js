@@ -27,7 +27,7 @@ const app = {
   route() {
     const [, view, ...rest] = location.hash.split("/");
     const label = Number(rest[0]);
-    const known = view === "cluster" && rest[0] !== undefined && label in starfc.clusters.size;
+    const known = view === "cluster" && rest[0] !== undefined && starfc.clusters.size[label] > 0;
     const name = known ? "clusters" : ["overview", "clusters", "merges", "marks"].includes(view) ? view : "overview";
     for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== `view-${name}`;
     for (const link of document.querySelectorAll("nav a")) {
@@ -99,20 +99,20 @@ const app = {
     }
     const label = /^#\s*(\d+)$/.exec(wanted);
     if (label) {
-      if (Number(label[1]) in clusters.size) location.hash = `#/cluster/${Number(label[1])}`;
-      else tell(h("p", {}, `No cluster ${label[1]}: there are ${whole(index.clusters)}, from 0.`));
+      if (clusters.size[Number(label[1])] > 0) location.hash = `#/cluster/${Number(label[1])}`;
+      else tell(h("p", {}, `No cluster ${label[1]}: the last one is ${whole(clusters.size.length - 1)}.`));
       return;
     }
     const rows = await starfc.load("rows");
     const names = index.named ? await starfc.load("names") : null;
     const found = [];
-    if (/^\d+$/.test(wanted) && Number(wanted) in rows) found.push(Number(wanted));
+    if (/^\d+$/.test(wanted) && rows[Number(wanted)] >= 0) found.push(Number(wanted));
     const lower = wanted.toLowerCase();
     for (let row = 0; names && row < names.length && found.length < 50; row++) {
-      if (names[row].toLowerCase().includes(lower) && row !== found[0]) found.push(row);
+      if (rows[row] >= 0 && names[row].toLowerCase().includes(lower) && row !== found[0]) found.push(row);
     }
     if (!found.length) {
-      tell(h("p", {}, /^\d+$/.test(wanted) ? `No row ${wanted}: there are ${whole(index.instances)}, from 0.` : names ? `No name with “${wanted}”.` : "This report has no names: search a row, or #cluster."));
+      tell(h("p", {}, /^\d+$/.test(wanted) ? Number(wanted) in rows ? `Row ${wanted} was removed.` : `No row ${wanted}: there are ${whole(rows.length)}, from 0.` : names ? `No name with “${wanted}”.` : "This report has no names: search a row, or #cluster."));
     } else if (found.length === 1) {
       location.hash = `#/cluster/${rows[found[0]]}/${found[0]}`;
     } else {

@@ -26,12 +26,12 @@ const clusterList = {
     const by = {
       suspicion: (a, b) => suspicion[b] - suspicion[a] || cohesion[a] - cohesion[b] || a - b,
       cohesion: (a, b) => cohesion[a] - cohesion[b] || a - b,
-      size: (a, b) => a - b, // labels are by size
+      size: (a, b) => size[b] - size[a] || a - b,
       small: (a, b) => size[a] - size[b] || a - b,
     }[document.getElementById("sort").value];
     this.order = order.sort(by);
     this.place = new Map(this.order.map((label, at) => [label, at]));
-    document.getElementById("list-count").textContent = `${whole(order.length)} of ${plural(size.length, "cluster")}`;
+    document.getElementById("list-count").textContent = `${whole(order.length)} of ${plural(starfc.index.clusters, "cluster")}`;
     this.list.scroller.scrollTop = 0;
     this.list.set(this.order.length);
   },

@@ -173,7 +173,8 @@ def graph_of(pairs: dict[tuple[int, int], float], n: int, lost: tuple[tuple[int,
         (min(i, j), max(i, j)) in pairs for i, j in zip(edges.rows.tolist(), edges.cols.tolist(), strict=True)
     ])  # fmt: skip
     entries = np.arange(len(edges))
-    return Changed(ParsedEdges(edges, np.full(len(edges), 0.9, np.float32), kept), entries, np.ones(len(edges), bool))
+    parsed = ParsedEdges(edges, np.full(len(edges), 0.9, np.float32), kept)
+    return Changed(parsed, entries, np.ones(len(edges), bool), np.ones(n, bool))
 
 
 def test_new_instances_join_bridge_and_found_by_hand():

@@ -5,17 +5,17 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.outputs import write_clustering
-from starfc.clustering.pipeline import Clustering, ParsedEdges
+from starfc.clustering.pipeline import ParsedEdges
 from starfc.clustering.refinement import undirected
-from starfc.clustering.summary import kept, summarise
 from starfc.review.cuts import best_cuts
-from starfc.review.measures import instance_columns, merge_candidates, numbered, review
+from starfc.review.measures import COLUMNS, instance_columns, merge_candidates, numbered, review
 from starfc.review.pairs import Pairs, Rule
 
 
@@ -192,9 +192,7 @@ def test_no_edge_at_all():
 def test_the_table_has_the_measures_of_each_instance_s_cluster(tmp_path):
     edges = parsed(11, [*clique(range(4)), *clique(range(4, 8)), (3, 4, 0.7, 0.6), (8, 9, 0.9, 0.9), (0, 10, 0.8, 0.2)])
     labels = labels_of(edges)
-    refined = edges.edges.select(edges.kept)
-    summary = summarise(20, kept(components(edges.edges), edges.edges.num_edges), refined, labels)
-    write_clustering(tmp_path, Clustering(labels, np.zeros(11, np.float32), summary, edges))
+    write_clustering(tmp_path, labels, np.zeros(11, np.float32), instance_columns(edges, labels))
     table = pq.read_table(tmp_path / "clusters.parquet").to_pydict()
     assert list(table)[:3] == ["row", "label", "confidence"]
     assert table["weakest_bridge_a"] == [3] * 8 + [8, 8, None]
@@ -210,5 +208,19 @@ def test_clusters_that_were_left_out_as_too_small_are_measured_all_the_same():
     labels = labels_of(edges)
     partly = np.where(labels < 1, labels, -1)
     np.testing.assert_array_equal(numbered(Pairs.of(edges), partly), labels)
-    columns, all_columns = (instance_columns(edges, given) for given in (partly, labels))
-    assert all(columns[name].equals(all_columns[name]) for name in columns)
+
+
+def test_only_changed_clusters_are_measured_again():
+    """Two steps: edges that come and go, and a row that is removed; a slow twin measures everything."""
+    before = parsed(11, [*clique(range(4)), *clique(range(4, 8)), (3, 4, 0.7, 0.6), (8, 9, 0.9, 0.9)])
+    labels = np.array([0] * 8 + [1, 1, 2])
+    earlier = pa.table(instance_columns(before, labels))
+    after = parsed(12, [*clique(range(4)), *clique(range(4, 8)), (8, 9, 0.7, 0.9), (9, 11, 0.8, 0.8)])
+    labels = np.array([0] * 4 + [3] * 4 + [1, 1, -1, 1])
+    expected = instance_columns(after, labels)
+    assert expected["weakest_bridge_a"].to_pylist() == [None] * 8 + [8, 8, None, 8]
+    found = instance_columns(after, labels, earlier, np.array([True, True, False, True]))
+    assert all(found[name].equals(expected[name]) for name in COLUMNS)
+    kept = instance_columns(after, labels, earlier, np.array([False, True, False, True]))
+    assert kept["suspicion"][0] == earlier["suspicion"][0]  # not measured: as before
+    assert kept["weakest_bridge_a"].to_pylist() == [3] * 4 + [None] * 4 + [8, 8, None, 8]

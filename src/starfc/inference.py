@@ -23,6 +23,7 @@ from starfc.models.checkpoint import Model, load_model, load_thresholds
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
+from starfc.review.measures import instance_columns
 from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
@@ -130,9 +131,10 @@ def run_inference(
         with stages.stage("metrics"):
             metrics = evaluate(split.labels, result.labels, tuple(config.metrics))
     num_clusters, num_singletons = result.num_clusters, int((np.bincount(result.labels) == 1).sum())
-    result = without_small(result, min_cluster_size)
     with stages.stage("write"):
-        write_clustering(out, result)
+        measures = {} if result.parsed is None else instance_columns(result.parsed, result.labels)
+        result = without_small(result, min_cluster_size)
+        write_clustering(out, result.labels, result.confidence, measures)
         write_edges(out, result.parsed)
     record = {
         "metrics": metrics,

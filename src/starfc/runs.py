@@ -107,8 +107,11 @@ def stored_features(folder: Path) -> Features:
         manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
         shape, dtype = (manifest["num_rows"], manifest["feature_dim"]), np.dtype(manifest["dtype"])
         array = np.memmap(place / "features.bin", dtype, "r", shape=shape)
-    except (OSError, ValueError, KeyError) as error:
+        scale = np.load(place / "scale.npy", allow_pickle=False)
+        if len(scale) != len(array):
+            raise ValueError(f"{len(scale):,} rows in scale.npy, {len(array):,} in features.bin")
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(
             f"{place}: the features that the run keeps there are not whole ({error}); cluster everything again"
         ) from None
-    return Features(array, str(place / "features.bin"), manifest["normalise"])
+    return Features(array, str(place / "features.bin"), manifest["normalise"], scale)

@@ -19,29 +19,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import Clustering, ParsedEdges
+from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.formats import write_labels
 from starfc.errors import InputError, MissingFileError
-from starfc.review.measures import instance_columns
-from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.atomic import replacing, save_array, write_json
 
 
-def write_clustering(folder: Path, result: Clustering) -> None:
-    """Labels as int64 .npy and as text, and the table clusters.parquet."""
-    write_labels(folder / "labels.npy", result.labels)
-    write_labels(folder / "labels.meta", result.labels)
-    columns = {
-        "row": np.arange(len(result.labels), dtype=np.int64),
-        "label": result.labels,
-        "confidence": result.confidence,
-    }
-    if result.parsed is not None:
-        columns |= instance_columns(result.parsed, result.labels)
-    table = pa.table(columns)
+def write_clustering(
+    folder: Path, labels: NDArray[np.int64], confidence: NDArray[np.float32], measures: dict[str, pa.Array]
+) -> None:
+    """Labels as int64 .npy and as text, and the table clusters.parquet with what is measured of the clusters."""
+    write_labels(folder / "labels.npy", labels)
+    write_labels(folder / "labels.meta", labels)
+    columns = {"row": np.arange(len(labels), dtype=np.int64), "label": labels, "confidence": confidence}
     with replacing(folder / "clusters.parquet") as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(pa.table(columns | measures), temporary)
 
 
 def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
@@ -57,8 +52,7 @@ def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
     arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
     arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}
     for name, array in (arrays if parsed.logits is None else arrays | {"logits": parsed.logits}).items():
-        with replacing(place / f"{name}.npy") as temporary:
-            np.save(temporary, array)
+        save_array(place / f"{name}.npy", array)
     write_json(
         place / "manifest.json",
         {"num_nodes": edges.num_nodes, "num_entries": len(edges), "symmetric": edges.symmetric},

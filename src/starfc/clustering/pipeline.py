@@ -284,20 +284,26 @@ def _clustering(
         return Clustering(labels, edge_confidence(refined), summary, edges)
 
 
-def edge_confidence(edges: EdgeList) -> NDArray[np.float32]:
-    """Mean score of the edges at every node, either direction: (N,) float32, 0 for a node without an edge."""
+def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Mean score of the edges at every node, either direction: (N,) float32, 0 for a node without an edge.
+
+    ``kept`` (E,): those of the edges that count; of a symmetric list, both directions or none.
+    """
     total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
-    _add_ends(edges.indptr, edges.cols, edges.scores, total, count)
+    _add_ends(edges.indptr, edges.cols, edges.scores, kept, not edges.symmetric, total, count)
     return (total / np.maximum(count, 1)).astype(np.float32)
 
 
-@nb.njit(cache=True)
-def _add_ends(indptr, cols, scores, total, count):
+@nb.njit(cache=True, nogil=True)
+def _add_ends(indptr, cols, scores, kept, both, total, count):
     for i in range(total.size):
         for e in range(indptr[i], indptr[i + 1]):
-            for end in (i, np.int64(cols[e])):
-                total[end] += scores[e]
-                count[end] += 1
+            if kept is None or kept[e]:
+                total[i] += scores[e]
+                count[i] += 1
+                if both:
+                    total[cols[e]] += scores[e]
+                    count[cols[e]] += 1
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:

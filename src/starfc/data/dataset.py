@@ -43,10 +43,19 @@ class Features:
     normalise : bool
         True (``is_norm_feat`` of the published configs) divides every row by its norm. False takes rows as they are,
         and :meth:`require_valid` then demands unit length.
+    scale : (m,) float32, optional
+        What :attr:`scaled` found for the first m rows, where that is known from an earlier time.
     """
 
-    def __init__(self, array: NDArray[np.floating], name: str = "features", normalise: bool = True) -> None:
+    def __init__(
+        self,
+        array: NDArray[np.floating],
+        name: str = "features",
+        normalise: bool = True,
+        scale: NDArray[np.float32] | None = None,
+    ) -> None:
         self.array, self.name, self.normalise = array, name, normalise
+        self.scale = np.empty(0, np.float32) if scale is None else scale
 
     def __len__(self) -> int:
         return self.array.shape[0]
@@ -81,18 +90,19 @@ class Features:
         """
         if self.array.dtype.itemsize > 4 or not self.array.flags.c_contiguous or not self.array.dtype.isnative:
             return self.all(), np.ones(len(self), np.float32)
-        scale = np.ones(len(self), np.float32)
+        scale, known = np.ones(len(self), np.float32), len(self.scale)
+        scale[:known] = self.scale
         if self.normalise:
-            for rows in self.blocks():
+            for rows in self.blocks(known):
                 block = np.asarray(self.array[rows], np.float32)
                 norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float32))
                 scale[rows] = 1 / np.maximum(norms, np.finfo(np.float32).tiny)
         return bits(np.asarray(self.array)), scale
 
-    def blocks(self) -> Iterator[slice]:
-        """Row slices of about :data:`BLOCK_BYTES` of float32 each."""
+    def blocks(self, first: int = 0) -> Iterator[slice]:
+        """Slices of the rows from ``first`` on, of about :data:`BLOCK_BYTES` of float32 each."""
         step = max(1, BLOCK_BYTES // (4 * max(1, self.dim)))
-        for start in range(0, len(self), step):
+        for start in range(first, len(self), step):
             yield slice(start, min(start + step, len(self)))
 
     @cached_property

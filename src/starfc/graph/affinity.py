@@ -145,18 +145,20 @@ class Affinity:
         th_sim: float = 0.0,
         order: NDArray[np.integer] | None = None,
         scales: Sequence[int] | None = None,
+        wanted: NDArray[np.bool_] | None = None,
     ) -> Affinity:
         """The affinity graphs of the kNN entries whose similarity is at least th_sim.
 
         ``order`` (N,) is the order in which to take the nodes; it changes no result. ``scales`` are rising numbers of
         neighbours, the node itself counted; the whole graph, all of its columns, is the only one where they are None.
+        ``wanted`` (N,): nodes whose neighbours are asked for; other nodes' are not complete then.
         """
         widths = scale_widths(graph, scales)
         kinds = np.empty((graph.num_nodes, widths[-1]), np.uint8)
         order = np.arange(graph.num_nodes) if order is None else order
 
         def work(part: slice) -> None:
-            entry_kinds(graph.ids, graph.sims, np.float32(th_sim), widths, order[part], kinds)
+            entry_kinds(graph.ids, graph.sims, np.float32(th_sim), widths, order[part], wanted, kinds)
 
         threads.each(work, slices(graph.num_nodes, _BLOCK))
         return cls(graph, widths, kinds, *one_sided(graph.ids, graph.sims, kinds, widths))

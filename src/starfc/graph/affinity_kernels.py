@@ -28,10 +28,15 @@ def _find(ids, node):
 
 
 @nb.njit(cache=True, nogil=True)
-def entry_kinds(ids, sims, th_sim, widths, rows, kinds):
+def entry_kinds(ids, sims, th_sim, widths, rows, wanted, kinds):
+    """``wanted`` (N,) bool or None: entries without a wanted end are taken for missing."""
     for i in rows:
         for c in range(widths[-1]):
-            j, s, ahead = ids[i, c], sims[i, c], ids[i, min(c + _AHEAD, widths[-1] - 1)]
+            j, s = ids[i, c], sims[i, c]
+            if wanted is not None and not wanted[i] and (j < 0 or not wanted[j]):
+                kinds[i, c] = MISSING
+                continue
+            ahead = ids[i, min(c + _AHEAD, widths[-1] - 1)]
             if ahead >= 0:
                 prefetch_row(ids, ahead)
             if j < 0 or s < th_sim:

@@ -46,12 +46,20 @@ from starfc.errors import InputError
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
-from starfc.graph.structure_kernels import LOGIT_STEP, NO_LOGIT, SIM_STEPS, nep_norms, pair_structure, row_sums
+from starfc.graph.structure_kernels import (
+    LOGIT_STEP,
+    NO_LOGIT,
+    SIM_STEPS,
+    nep_norms,
+    pair_structure,
+    row_sums,
+    store_divided,
+)
 from starfc.runtime import threads
 from starfc.runtime.half import bits
 
 PREFIXES = (5, 10, 20, 40)
-_BLOCK = 1 << 10  # nodes smoothed at a time: 1 MiB of float32 at 256-d
+_BLOCK = 1 << 10  # nodes at a time: 1 MiB of float32 at 256-d
 SIGMA = 0.1  # of NEP
 FIRST_FEATURES = 20
 FEATURES = 30
@@ -97,10 +105,16 @@ def smooth(
     return out
 
 
-def smoothing_affinity(graph: KnnGraph, neighbours: int, order: NDArray[np.integer] | None = None) -> Affinity:
-    """The affinity graph of the first neighbours, at least 1, of every node."""
+def smoothing_affinity(
+    graph: KnnGraph,
+    neighbours: int,
+    order: NDArray[np.integer] | None = None,
+    wanted: NDArray[np.bool_] | None = None,
+) -> Affinity:
+    """The affinity graph of the first neighbours, at least 1, of every node, or of those that are wanted."""
     # the node itself counted; None: the whole graph
-    return Affinity.of(graph, order=order, scales=(neighbours + 1,) if neighbours + 1 < graph.k else None)
+    scales = (neighbours + 1,) if neighbours + 1 < graph.k else None
+    return Affinity.of(graph, order=order, scales=scales, wanted=wanted)
 
 
 def smooth_rows(affinity: Affinity, features: Features, rows: NDArray[np.integer], out: NDArray[np.float16]) -> None:
@@ -108,7 +122,8 @@ def smooth_rows(affinity: Affinity, features: Features, rows: NDArray[np.integer
 
     def work(part: slice) -> None:
         mean = affinity.aggregate(features, rows[part])[0]
-        out[rows[part]] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        norms = np.maximum(np.linalg.norm(mean, axis=1), np.float32(1e-12))
+        store_divided(mean, norms, rows[part], bits(out))
 
     features.scaled  # noqa: B018 made once, before the threads
     threads.each(work, slices(len(rows), _BLOCK))
@@ -166,7 +181,13 @@ class Structure:
             object.__setattr__(self, "nodes", np.empty((self.graph.num_nodes, 0), np.float16))
         object.__setattr__(self, "ids", self.graph.ids[:, : self.columns])
         object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
-        object.__setattr__(self, "_norms", nep_norms(self.sims, self.ids, _NEP))
+        norms = np.empty(self.graph.num_nodes, np.float32)
+
+        def work(rows: slice) -> None:
+            norms[rows] = nep_norms(self.sims[rows], self.ids[rows], _NEP)
+
+        threads.each(work, slices(len(norms), _BLOCK))
+        object.__setattr__(self, "_norms", norms)
 
     def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> Pairs:
         """The candidate edges that some nodes own, with the first round's features.

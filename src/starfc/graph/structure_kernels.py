@@ -11,7 +11,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from starfc.runtime.half import single
+from starfc.runtime.half import half, single
 
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 LOGIT_STEP = 16  # logits are kept in sixteenths
@@ -170,7 +170,15 @@ def _find(ids, j, i):
     return found
 
 
-@nb.njit(cache=True, fastmath=_FASTMATH)
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def store_divided(values, divisors, rows, out):
+    """Rows of ``out`` (N, d), the bits of float16: values (m, d) over the divisors (m,) of their rows."""
+    for r in range(rows.size):
+        for c in range(values.shape[1]):
+            out[rows[r], c] = half(values[r, c] / divisors[r])
+
+
+@nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def nep_norms(sims, ids, nep):
     """1 / Σ_m exp(-d_im^2 / σ) of every row: (N,)."""
     n = sims.shape[0]

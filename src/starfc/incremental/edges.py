@@ -19,11 +19,15 @@ _ROWS = 1 << 10
 
 @dataclass(frozen=True)
 class Changed:
-    """The edges after a step, and the entries (t,) whose intimacy was computed again; ``was_kept`` (t,) before that."""
+    """The edges after a step, and the entries (t,) whose intimacy was computed again; ``was_kept`` (t,) before that.
+
+    ``at`` (N,) bool are the nodes that gained or lost edges; every such entry has one of them as an end.
+    """
 
     parsed: ParsedEdges
     entries: NDArray[np.int64]
     was_kept: NDArray[np.bool_]
+    at: NDArray[np.bool_]
 
 
 def without(parsed: ParsedEdges, rows: NDArray[np.integer]) -> tuple[ParsedEdges, NDArray[np.int64]]:
@@ -83,7 +87,7 @@ def changed(
         entries = _counted(merged, mark, intimacy)
     was = kept[entries]
     kept[entries] = intimacy[entries] > tau2
-    return Changed(ParsedEdges(merged, intimacy, kept), entries, was)
+    return Changed(ParsedEdges(merged, intimacy, kept), entries, was, mark)
 
 
 def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ After the first step ``state/`` holds what the next one needs, so that nothing o
 
 ================== ================================================================================================
 ``features.bin``   all rows as they were given, row-major, in the type of the run's features; rows are appended
+``scale``          what normalises each row, .npy (N,) float32
 ``ids``, ``sims``  the kNN lists of all rows, .npy (N, k)
 ``alive``          rows that can be neighbours, .npy (N,) bool: neither invalid nor removed
 ``clusters``       cluster of every row, .npy (N,) int64, also of those that labels.npy leaves out for their size
@@ -21,15 +22,17 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
-from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
@@ -41,23 +44,15 @@ from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.lists import Lists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
+from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import STATE, Run, stored_features
-from starfc.runtime.atomic import write_json
+from starfc.runtime.atomic import save_array, write_json
 from starfc.runtime.commit import replacing_together, writing
 from starfc.runtime.stages import Stages
 
 log = logging.getLogger("starfc")
 
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What is written of a clustering."""
-
-    labels: NDArray[np.int64]
-    confidence: NDArray[np.float32]
-    parsed: ParsedEdges
+FORMAT_VERSION = 2
 
 
 def assign(
@@ -230,7 +225,7 @@ def _append(folder: Path, place: Path, before: Features, new: Features, is_first
         os.fsync(file.fileno())
     shape = (len(before) + len(new), before.dim)
     array = np.memmap(path, dtype, "r", shape=shape) if shape[0] else np.empty(shape, dtype)
-    return Features(array, str(folder / STATE / "features.bin"), before.normalise)
+    return Features(array, str(folder / STATE / "features.bin"), before.normalise, before.scale)
 
 
 def _truth(labels: str | Path | NDArray[np.integer] | None, rows: int) -> NDArray[np.int64] | None:
@@ -288,12 +283,15 @@ def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assi
         sizes = np.bincount(labels[labels >= 0])
         labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
     lists.codes[~lists.known] = NO_LOGIT
-    parsed = state.clustered
-    write_clustering(place, _Result(labels, state.confidence, parsed))
-    write_edges(place, parsed)
-    arrays = {"ids": lists.ids, "sims": lists.sims, "alive": lists.alive, "clusters": state.labels}
-    for name, array in arrays.items():
-        np.save(place / STATE / f"{name}.npy", array)
+    parsed, scale = state.clustered, state.features.scaled[1]
+    kept = {"ids": lists.ids, "sims": lists.sims, "alive": lists.alive, "clusters": state.labels, "scale": scale}
+    with ThreadPoolExecutor(1) as writer:  # beside it the clusters are measured
+        writing = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
+        writing.append(writer.submit(write_edges, place, parsed))
+        measures = instance_columns(parsed, state.labels, _earlier_measures(folder, assigned.first_row), state.touched)
+        write_clustering(place, labels, state.confidence, measures)
+        for written in writing:
+            written.result()
     array = state.features.array
     write_json(
         place / STATE / "manifest.json",
@@ -313,3 +311,16 @@ def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assi
     step = {key: value for key, value in assigned.record().items() if key != "labels"}
     write_json(place / "assign.json", [*earlier, step | {"metrics": record["metrics"]}])
     write_run(place, record)
+
+
+def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
+    """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
+    path = folder / "clusters.parquet"
+    try:
+        table = pq.read_table(path, columns=list(COLUMNS))
+        if table.num_rows == rows and table.num_columns == len(COLUMNS):
+            return table
+        log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)
+    except (OSError, pa.ArrowException) as error:
+        log.info("%s: unreadable (%s); all clusters are measured anew", path, error)
+    return None

@@ -25,6 +25,7 @@ from starfc.graph.products import product_dtype, slices
 from starfc.graph.rerank import ROUNDING, SUMMATION, products_of, rerank
 from starfc.graph.structure import NO_LOGIT
 from starfc.runtime import threads
+from starfc.runtime.half import single
 from starfc.runtime.progress import progress
 
 _ROWS, _COLUMNS = 512, 1024  # of a tile: 1 or 2 MiB of products
@@ -148,7 +149,12 @@ def _search(
         nothing = np.empty(0, np.float32)
         pools, _ = _products(features, alive, queries[again], k, nothing, n, torch.float32)
         sims[again], ids[again] = sorted_pools(pools, k)
-    values = products_of(*features.scaled, cols, rows)
+    values = np.empty(len(rows), np.float32)
+
+    def product(part: slice) -> None:
+        values[part] = products_of(*features.scaled, cols[part], rows[part])
+
+    threads.each(product, slices(len(rows), 16 * _ROWS))
     over = values > floor[rows]
     return sims, ids, (rows[over], cols[over], values[over])
 
@@ -204,13 +210,24 @@ def _products(
 def _normalised(features: Features, rows: slice, dead: NDArray[np.integer], dtype: torch.dtype) -> torch.Tensor:
     """Some rows, normalised by the norms that are known for all, in a dtype; zeros for dead ones."""
     array, scale = features.scaled
-    given = features.array if array.dtype == np.uint16 else array
     out = torch.empty((rows.stop - rows.start, features.dim), dtype=dtype)
-    for part in slices(len(out), _COLUMNS):
+
+    def work(part: slice) -> None:
         some = slice(rows.start + part.start, rows.start + part.stop)
-        with np.errstate(invalid="ignore"):  # of rows that are not finite
-            out[part] = torch.from_numpy(np.asarray(given[some], np.float32) * scale[some, None])
+        out[part] = torch.from_numpy(_scaled(array[some], scale[some]))
+
+    threads.each(work, slices(len(out), _COLUMNS))
     out[torch.from_numpy(dead)] = 0
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def _scaled(array, scale):
+    """Rows of :attr:`starfc.data.dataset.Features.scaled`, normalised: float32."""
+    out = np.empty(array.shape, np.float32)
+    for i in range(scale.size):
+        for c in range(array.shape[1]):
+            out[i, c] = single(array[i, c]) * scale[i]
     return out
 
 

@@ -21,12 +21,14 @@ from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.order import locality_order
 from starfc.graph.products import slices
-from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth_rows, smoothing_affinity
+from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, encode, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.scratch import ScratchRows
+
+_SPARSE_BLOCK = 8 * ROW_BLOCK  # rows of which a few edges each are scored
 
 Scored = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]]
 
@@ -107,19 +109,21 @@ def _structural(
     unknown = ends[~lists.known[ends]] if model.rounds == 2 else ends[:0]
     nodes = np.zeros((len(lists), features.dim if model.smoothing else 0), np.float16)  # pages that are not used cost 0
     if model.smoothing:
-        affinity = smoothing_affinity(lists.graph, model.smoothing)
-        smooth_rows(affinity, features, ordered(ends, lists.ids[unknown, : model.candidates]), nodes)
+        smoothed = _marked(len(lists), ends, lists.ids[unknown, : model.candidates])
+        affinity = smoothing_affinity(lists.graph, model.smoothing, wanted=smoothed)
+        smooth_rows(affinity, features, order[smoothed[order]], nodes)
     structure = Structure(lists.graph, model.columns, model.candidates, nodes)
     before = None
     if model.rounds == 2:
         before = EdgeLogits(structure)
         before.codes = lists.codes
-        for rows, every in ((unknown, 0), (np.setdiff1d(askers, unknown), first)):
-            threads.each(lambda part, rows=rows, since=every: _first(model, structure, before, rows[part], since),
-                         slices(len(rows), ROW_BLOCK))  # fmt: skip
+        _first(model, structure, before, unknown, ROW_BLOCK)
         lists.known[unknown] = True
+        own = slice(0, model.candidates)  # of an edge that both ends have among these, the code stands there by now
+        without = (lists.ids[askers, own] >= first) & (lists.codes[askers, own] == NO_LOGIT)
+        _first(model, structure, before, askers[without.any(axis=1)], _SPARSE_BLOCK, first)
         before.sum_degrees(ends)
-    blocks, line = slices(len(owners), ROW_BLOCK), logit(tau1)
+    blocks, line = slices(len(owners), _SPARSE_BLOCK), logit(tau1)
     found: list[Scored | None] = [None] * len(blocks)
 
     @torch.inference_mode()
@@ -149,9 +153,19 @@ def _marked(n: int, *ids: NDArray[np.integer]) -> NDArray[np.bool_]:
     return mark[:n]
 
 
-@torch.inference_mode()
 def _first(
-    model: StructuralModel, structure: Structure, before: EdgeLogits, rows: NDArray[np.integer], since: int
+    model: StructuralModel,
+    structure: Structure,
+    before: EdgeLogits,
+    rows: NDArray[np.integer],
+    block: int,
+    since: int = 0,
 ) -> None:
-    pairs: Pairs = structure.first_round(rows, every=True, since=since)
-    before.put(pairs, encode(model.first(torch.from_numpy(pairs.features)).numpy()))
+    """First-round logits of all candidates of some rows, or of those that are rows from ``since`` on."""
+
+    @torch.inference_mode()
+    def work(part: slice) -> None:
+        pairs = structure.first_round(rows[part], every=True, since=since)
+        before.put(pairs, encode(model.first(torch.from_numpy(pairs.features)).numpy()))
+
+    threads.each(work, slices(len(rows), block))

@@ -94,6 +94,7 @@ class State:
 
     ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters.
     ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
+    ``touched`` (next_label,) bool, after a step, are the clusters whose instances or edges it changed.
     """
 
     rule: Rule
@@ -104,6 +105,7 @@ class State:
     next_label: int
     suspects: NDArray[np.int64]
     across: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    touched: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
     @classmethod
     def of(
@@ -155,7 +157,7 @@ class State:
     @property
     def confidence(self) -> NDArray[np.float32]:
         """Mean score of the kept edges at every instance: (N,)."""
-        return edge_confidence(self.parsed.edges.select(self.clustered.kept))
+        return edge_confidence(self.parsed.edges, self.clustered.kept)
 
     @property
     def clustered(self) -> ParsedEdges:
@@ -220,9 +222,13 @@ class State:
             suspects = np.union1d(self.suspects, labels[remove])
             labels[remove] = -1
             grouping = regroup(labels, self.next_label, edges, new, suspects, apply_merges)
+            moved = labels != grouping.labels
+            touched = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
+            touched[self.labels[remove]], touched[grouping.labels[edges.at | moved]] = True, True
+            touched[labels[moved]] = True
         self.features, self.lists, self.parsed = features, lists, edges.parsed
         self.labels, self.suspects, self.across = grouping.labels, grouping.suspects, grouping.across
-        self.next_label = grouping.next_label
+        self.next_label, self.touched = grouping.next_label, touched[:-1]
         return Assigned(
             grouping.labels[first:], first, grouping.joined, grouping.created.tolist(), grouping.merges,
             grouping.splits, apply_merges, remove.tolist(), self.num_clusters, time.perf_counter() - started,

@@ -95,7 +95,7 @@ def best_cuts(pairs: Pairs, labels: NDArray[np.int64], num_clusters: int, seed: 
     return Cuts(np.maximum(best[:, 0], 0).astype(np.float32), *ends, pieces, order, spans)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _search(indptr, cols, numbers):
     """Depth-first search, iterative: nodes in the order met, their parents, entries to these, and their roots."""
     n = indptr.size - 1
@@ -124,7 +124,7 @@ def _search(indptr, cols, numbers):
     return order, parent, entry, root
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _covers(order, parent, entry, root, indptr, cols, numbers, words):
     """Of the tree edge above every node: subtree size, XOR of the words that cover it, how many, and XOR of these."""
     n = order.size
@@ -154,7 +154,7 @@ def _covers(order, parent, entry, root, indptr, cols, numbers, words):
     return tin, entry, size, word, cover, back
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _consider(c, m, n, evidence, first, second, span, best, edges, spans, pieces):
     small = min(m, n - m)
     rating = 4.0 * small * (n - small) / (np.float64(n) * n) * (1 - 1 / small) * (1 - evidence / 3)
@@ -166,7 +166,7 @@ def _consider(c, m, n, evidence, first, second, span, best, edges, spans, pieces
             spans[c, a] = span[a]
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _rate_bridges(parent, cover, tree, strength, labels, best, edges, spans, pieces):
     tin, size, root, entry = tree
     for i in range(parent.size):
@@ -177,7 +177,7 @@ def _rate_bridges(parent, cover, tree, strength, labels, best, edges, spans, pie
             _consider(labels[i], size[i], size[top], np.float64(strength[e]), e, -1, span, best, edges, spans, pieces)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _rate_classes(nodes, word, cover, back, tree, strength, labels, best, edges, spans, pieces):
     """Pairs within each class: two tree edges, or one and the single edge outside that covers it."""
     tin, size, root, entry = tree
@@ -206,7 +206,7 @@ def _rate_classes(nodes, word, cover, back, tree, strength, labels, best, edges,
         start = stop
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _weaker_first(edges, strength):
     for c in range(edges.shape[0]):
         first, second = edges[c]

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba as nb
 import numpy as np
@@ -105,23 +105,50 @@ def numbered(
     return whole
 
 
-def instance_columns(edges: ParsedEdges, labels: NDArray[np.int64]) -> dict[str, pa.Array]:
+COLUMNS = ("cohesion", "suspicion", "weakest_bridge_a", "weakest_bridge_b", "weakest_bridge_score")
+
+
+def instance_columns(
+    edges: ParsedEdges,
+    labels: NDArray[np.int64],
+    earlier: pa.Table | None = None,
+    changed: NDArray[np.bool_] | None = None,
+) -> dict[str, pa.Array]:
     """Columns of clusters.parquet, the measures of each instance's cluster (N,).
 
     ``cohesion`` and ``suspicion`` are float32. ``weakest_bridge_a``, ``weakest_bridge_b`` (rows, int64) and
     ``weakest_bridge_score`` (p, float32) are null in a cluster that no cut of one or two edges separates.
+
+    Parameters
+    ----------
+    labels : (N,) int64
+        Also of instances whose clusters are left out as too small (:func:`numbered`); -1 for removed rows.
+    earlier : pa.Table, optional
+        These columns before instances were added or removed; ``changed`` (C,) bool then says of which clusters the
+        instances or the edges are others now: only those are measured.
     """
     pairs = Pairs.of(edges)
-    labels = numbered(pairs, labels)
+    if earlier is not None:
+        measured = changed[labels] | (labels < 0)
+        pairs = replace(pairs, kept=pairs.kept & np.repeat(measured, np.diff(pairs.indptr)))
     found = review(pairs, labels)
-    ends, none = found.cuts.first[labels], found.cuts.first[labels, 0] < 0
-    return {
-        "cohesion": pa.array(found.cohesion[labels]),
-        "suspicion": pa.array(found.cuts.suspicion[labels]),
-        "weakest_bridge_a": pa.array(ends[:, 0], mask=none),
-        "weakest_bridge_b": pa.array(ends[:, 1], mask=none),
-        "weakest_bridge_score": pa.array(found.bridge_scores[labels], mask=none),
+    none = np.full((1, 2), -1)  # of removed rows, the last
+    ends = np.concatenate([found.cuts.first, none])[labels]
+    values = {
+        "cohesion": np.append(found.cohesion, np.float32(0))[labels],
+        "suspicion": np.append(found.cuts.suspicion, np.float32(0))[labels],
+        "weakest_bridge_a": ends[:, 0],
+        "weakest_bridge_b": ends[:, 1],
+        "weakest_bridge_score": np.append(found.bridge_scores, np.float32(np.nan))[labels],
     }
+    if earlier is not None:
+        kept = ~measured[: earlier.num_rows]
+        for name, column in values.items():
+            missing = np.nan if name.endswith("score") else -1
+            before = earlier[name].fill_null(pa.scalar(missing, earlier[name].type)).to_numpy()
+            column[: earlier.num_rows][kept] = before[kept]
+    none = values["weakest_bridge_a"] < 0
+    return {name: pa.array(values[name], mask=none if "bridge" in name else None) for name in COLUMNS}
 
 
 def merge_candidates(pairs: Pairs, labels: NDArray[np.int64], rule: Rule) -> Merges:
@@ -145,7 +172,7 @@ def merge_candidates(pairs: Pairs, labels: NDArray[np.int64], rule: Rule) -> Mer
     return Merges(labels[a], labels[b], count, a, b, pairs.scores[e], pairs.intimacy[e], margins[best])
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _inside(indptr, scores, kept, labels, number, total):
     for i in range(labels.size):
         for e in range(indptr[i], indptr[i + 1]):

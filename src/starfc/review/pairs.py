@@ -55,8 +55,8 @@ class Pairs:
         edges = parsed.edges
         if edges.symmetric:
             values = (edges.indptr, edges.cols, edges.scores, parsed.intimacy, parsed.kept)
-            return cls(*(np.array(value) for value in values))
-        indptr, cols = np.array(edges.indptr), np.array(edges.cols)
+            return cls(*(np.asarray(value) for value in values))
+        indptr, cols = np.asarray(edges.indptr), np.asarray(edges.cols)
         values = (edges.scores, parsed.intimacy, parsed.kept)
         merged = [undirected(EdgeList(indptr, cols, np.array(value, np.float32))) for value in values]
         return cls(
@@ -98,7 +98,7 @@ class Pairs:
         return indptr, cols, strength, _numbers(indptr, cols)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _select(indptr, cols, scores, intimacy, kept):
     count = kept.sum()
     out_indptr, out_cols = np.zeros(indptr.size, np.int64), np.empty(count, cols.dtype)
@@ -112,7 +112,7 @@ def _select(indptr, cols, scores, intimacy, kept):
     return out_indptr, out_cols, strength
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def _numbers(indptr, cols):
     """A number 0..P-1 for every pair, at both entries: rows are met in the order in which the others list them."""
     out, cursor, number = np.empty(cols.size, np.int64), indptr[:-1].copy(), 0

@@ -99,7 +99,7 @@ def write_report(
     pairs = Pairs.of(parsed)
     run_labels, labels = labels, numbered(pairs, labels, removed)
     found, merges = review(pairs, labels), merge_candidates(pairs, labels, rule)
-    confidence = edge_confidence(parsed.edges.select(parsed.kept))
+    confidence = edge_confidence(parsed.edges, parsed.kept)
 
     writer = _Writer(folder)
     clusters = each_cluster(labels, confidence, found, features)

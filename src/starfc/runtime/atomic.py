@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from starfc.errors import InputError
 
 
@@ -45,6 +48,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_array(path: str | Path, array: NDArray) -> None:
+    """Write an array as .npy, atomically."""
+    with replacing(path) as temporary:
+        np.save(temporary, array)
 
 
 def write_json(path: str | Path, content: Any) -> None:

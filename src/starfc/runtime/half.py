@@ -22,6 +22,16 @@ def single(typing_context, value):
 
 
 @intrinsic
+def half(typing_context, value):
+    """float16 nearest to a float32, ties to even, as uint16 bits."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+@intrinsic
 def number(typing_context, value):
     """float32 value of a float32, or of a bfloat16 given as int16 bits."""
 

@@ -57,10 +57,10 @@ def empty_lists(k: int) -> Lists:
 def searched(features: np.ndarray, k: int, first: int, remove=()) -> Lists:
     """Lists of the first rows, then of all, some of the first removed on the way."""
     lists = empty_lists(k).grown(np.ones(first, bool))
-    lists.search(Features(features[:first], normalise=False), 0, np.empty(0, np.int64))
+    lists.enter(lists.search(Features(features[:first], normalise=False), 0, np.empty(0, np.int64)))
     lists = lists.grown(np.ones(len(features) - first, bool))
     short = lists.remove(np.asarray(remove, np.int64))
-    lists.search(Features(features, normalise=False), first, short)
+    lists.enter(lists.search(Features(features, normalise=False), first, short))
     return lists
 
 
@@ -118,7 +118,7 @@ def test_codes_move_with_their_entries():
     lists.codes, lists.candidates = (lists.ids[:, :9] % 100).astype(np.int8), 6
     lists.codes[:, 6:] = NO_LOGIT
     lists = lists.grown(np.ones(10, bool))
-    lists.search(Features(features, normalise=False), 50, np.empty(0, np.int64))
+    lists.enter(lists.search(Features(features, normalise=False), 50, np.empty(0, np.int64)))
     old = lists.ids[:50, :6]
     assert (old >= 50).any()
     np.testing.assert_array_equal(lists.codes[:50, :6], np.where(old >= 50, NO_LOGIT, old))
@@ -206,7 +206,7 @@ def test_a_cluster_that_comes_apart_is_listed_and_stays_listed():
     np.testing.assert_array_equal(found.labels, labels)
     (split,) = found.splits
     assert (split.cluster, split.sizes, split.rows, split.ids) == (3, [3, 2], [[0, 1]], None)
-    quiet = Changed(edges.parsed, np.empty(0, np.int64), np.empty(0, bool))
+    quiet = Changed(edges.parsed, np.empty(0, np.int64), np.empty(0, bool), np.zeros(6, bool))
     again = regroup(labels, 4, quiet, np.empty(0, np.int64), found.suspects, apply=True)
     np.testing.assert_array_equal(again.labels, [4, 4, 3, 3, 3, 1])
     assert again.splits[0].ids == [3, 4]

@@ -41,11 +41,15 @@ from starfc.errors import InputError
 from starfc.graph.affinity import scale_widths
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
+from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
 from starfc.models.structural import StructuralModel
+from starfc.runtime import threads
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.stages import Stages
+
+_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -290,20 +294,33 @@ def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> N
     ``kept`` (E,): those of the edges that count; of a symmetric list, both directions or none.
     """
     total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
-    _add_ends(edges.indptr, edges.cols, edges.scores, kept, not edges.symmetric, total, count)
+    if edges.symmetric:  # what leads to a node leaves it, too
+        threads.each(
+            lambda rows: _add_leaving(edges.indptr, edges.scores, kept, rows.start, rows.stop, total, count),
+            slices(edges.num_nodes, _ROWS),
+        )
+    else:
+        _add_ends(edges.indptr, edges.cols, edges.scores, kept, total, count)
     return (total / np.maximum(count, 1)).astype(np.float32)
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_ends(indptr, cols, scores, kept, both, total, count):
-    for i in range(total.size):
+def _add_leaving(indptr, scores, kept, start, stop, total, count):
+    for i in range(start, stop):
         for e in range(indptr[i], indptr[i + 1]):
             if kept is None or kept[e]:
                 total[i] += scores[e]
                 count[i] += 1
-                if both:
-                    total[cols[e]] += scores[e]
-                    count[cols[e]] += 1
+
+
+@nb.njit(cache=True)
+def _add_ends(indptr, cols, scores, kept, total, count):
+    for i in range(total.size):
+        for e in range(indptr[i], indptr[i + 1]):
+            if kept is None or kept[e]:
+                for end in (i, np.int64(cols[e])):
+                    total[end] += scores[e]
+                    count[end] += 1
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:

@@ -196,6 +196,13 @@ def _integers(column: pa.Array) -> pa.Array | None:
         return None
 
 
+def write_label_lines(path: Path, labels: NDArray[np.integer]) -> None:
+    """Write labels as text, one a line."""
+    from pyarrow import csv, table
+
+    csv.write_csv(table({"label": labels}), path, csv.WriteOptions(include_header=False))
+
+
 def write_label_column(path: Path, labels: NDArray[np.integer]) -> None:
     """Labels as a Parquet column or a CSV with the header ``label``."""
     import pyarrow as pa

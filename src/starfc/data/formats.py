@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.blocks import Blocks, blocks_of, npz_blocks, require_features
-from starfc.data.columns import csv_labels, parquet_features, parquet_labels, write_label_column
+from starfc.data.columns import csv_labels, parquet_features, parquet_labels, write_label_column, write_label_lines
 from starfc.data.hdf import HDF5_SUFFIXES, hdf5_features
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
@@ -165,8 +165,7 @@ def write_labels(path: str | Path, labels: NDArray[np.integer]) -> None:
         elif path.suffix in (".csv", ".parquet"):
             write_label_column(temporary, labels)
         else:
-            text = "\n".join(map(str, labels.tolist()))
-            temporary.write_text(text + "\n" if len(labels) else "", encoding="utf-8")
+            write_label_lines(temporary, labels)
 
 
 def _existing(path: str | Path, what: str) -> Path:

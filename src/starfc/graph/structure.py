@@ -248,4 +248,6 @@ class EdgeLogits:
 
     def sum_degrees(self, rows: NDArray[np.integer]) -> None:
         """n_i = Σ_m p_im of some nodes."""
-        row_sums(rows, self.codes, _PROBABILITY, self.degrees)
+        threads.each(
+            lambda part: row_sums(rows[part], self.codes, _PROBABILITY, self.degrees), slices(len(rows), _BLOCK)
+        )

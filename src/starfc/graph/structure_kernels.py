@@ -192,7 +192,7 @@ def nep_norms(sims, ids, nep):
     return out
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def row_sums(rows, codes, probability, out):
     """Sums of the probabilities of some rows' codes."""
     for i in rows:

@@ -17,10 +17,13 @@ from scipy.sparse.csgraph import connected_components
 
 from starfc.clustering.pipeline import ParsedEdges
 from starfc.graph.neighbours import id_dtype
+from starfc.graph.products import slices
 from starfc.incremental.edges import Changed, entries_of
+from starfc.runtime import threads
 
 _EVIDENCE = 5  # edges listed of a merge, the highest scores first
 _LISTED = 20  # instances listed of a piece
+_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -219,11 +222,23 @@ def _pieces(indptr, cols, kept, labels, members, parent):
     return out
 
 
-@nb.njit(cache=True)
-def _between(indptr, cols, kept, labels):
-    """Kept edges whose ends are in different clusters."""
+def _between(parsed: ParsedEdges, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Kept edges whose ends are in different clusters, rising."""
+    blocks = slices(len(labels), _ROWS)
+    found: list[NDArray[np.int64] | None] = [None] * len(blocks)
+
+    def work(at: int) -> None:
+        rows = blocks[at]
+        found[at] = _between_rows(parsed.edges.indptr, parsed.edges.cols, parsed.kept, labels, rows.start, rows.stop)
+
+    threads.each(work, range(len(blocks)))
+    return np.concatenate([np.empty(0, np.int64), *found])
+
+
+@nb.njit(cache=True, nogil=True)
+def _between_rows(indptr, cols, kept, labels, start, stop):
     found = []
-    for i in range(labels.size):
+    for i in range(start, stop):
         label = labels[i]
         for e in range(indptr[i], indptr[i + 1]):
             if kept[e] and labels[cols[e]] != label:
@@ -233,7 +248,7 @@ def _between(indptr, cols, kept, labels):
 
 def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool) -> None:
     labels, edges = result.labels, parsed.edges
-    across = _between(edges.indptr, edges.cols, parsed.kept, labels)
+    across = _between(parsed, labels)
     result.across = across[:0] if apply else across
     rows, cols = np.searchsorted(edges.indptr, across, side="right") - 1, edges.cols[across].astype(np.int64)
     if edges.symmetric:

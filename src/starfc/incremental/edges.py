@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numba as nb
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.pipeline import ParsedEdges
@@ -14,7 +14,7 @@ from starfc.graph.neighbours import id_dtype
 from starfc.graph.products import slices
 from starfc.runtime import threads
 
-_ROWS = 1 << 10
+_ROWS, _NEW_ROWS = 1 << 10, 1 << 6  # all edges of a new row are counted
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def changed(
 
     Parameters
     ----------
+    parsed : ParsedEdges
+        Of which those of an intimacy above ``tau2`` are kept.
     added : rows, cols, scores
         Sorted by row, then column; their columns are to come after those that a row has.
     num_nodes : int
@@ -69,25 +71,27 @@ def changed(
     old = np.ones(len(edges) + len(at), np.bool_)
     old[place] = False
 
-    def joined(before: NDArray, new: NDArray, dtype: type) -> NDArray:
+    def joined(before: NDArray, new: NDArray | float, dtype: DTypeLike) -> NDArray:
         out = np.empty(len(old), dtype)
         out[old], out[place] = before, new
         return out
 
-    merged = EdgeList(
-        row_pointers(counts), joined(edges.cols, cols, dtype), joined(edges.scores, scores, np.float32), edges.symmetric
+    arrays: dict[str, NDArray] = {}
+    parts = {"cols": (edges.cols, cols, dtype), "scores": (edges.scores, scores, np.float32)}
+    parts["intimacy"] = (parsed.intimacy, 0, np.float32)
+    threads.each(lambda name: arrays.update({name: joined(*parts[name])}), parts)
+    merged, intimacy = (
+        EdgeList(row_pointers(counts), arrays["cols"], arrays["scores"], edges.symmetric),
+        arrays["intimacy"],
     )
-    intimacy = joined(parsed.intimacy, np.zeros(len(at), np.float32), np.float32)
-    kept = joined(parsed.kept, np.zeros(len(at), np.bool_), np.bool_)
+    was_kept = intimacy > tau2
     mark = np.zeros(num_nodes, np.bool_)
     mark[ends], mark[rows], mark[cols] = True, True, True
     if edges.symmetric and not len(ends):
         entries = _grown(merged, mark, counts - added_counts, edges.num_nodes, intimacy)
     else:
         entries = _counted(merged, mark, intimacy)
-    was = kept[entries]
-    kept[entries] = intimacy[entries] > tau2
-    return Changed(ParsedEdges(merged, intimacy, kept), entries, was, mark)
+    return Changed(ParsedEdges(merged, intimacy, intimacy > tau2), entries, was_kept[entries], mark)
 
 
 def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -97,10 +101,14 @@ def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:
     return starts + np.arange(len(starts))
 
 
-def _neighbourhood(edges: EdgeList, mark: NDArray[np.bool_]) -> NDArray[np.int64]:
+@nb.njit(cache=True, nogil=True)
+def _neighbourhood(indptr, cols, mark):
     """Marked nodes and those that their edges lead to, rising."""
     inside = mark.copy()
-    inside[edges.cols[entries_of(edges, np.flatnonzero(mark))]] = True
+    for i in range(mark.size):
+        if mark[i]:
+            for e in range(indptr[i], indptr[i + 1]):
+                inside[cols[e]] = True
     return np.flatnonzero(inside)
 
 
@@ -115,7 +123,7 @@ def _grown(
 
     An earlier edge has the common neighbours that it had with ``degrees`` (N,), and the new ones at both of its ends.
     """
-    rows = _neighbourhood(edges, mark)
+    rows = _neighbourhood(edges.indptr, edges.cols, mark)
     blocks = slices(len(rows), _ROWS)
     found: list[NDArray[np.int64] | None] = [None] * len(blocks)
 
@@ -125,7 +133,7 @@ def _grown(
     def of_new(part: slice) -> None:
         _of_new(edges.indptr, edges.cols, first + part.start, first + part.stop, intimacy)
 
-    threads.each(of_new, slices(len(mark) - first, _ROWS))
+    threads.each(of_new, slices(len(mark) - first, _NEW_ROWS))
     threads.each(work, range(len(blocks)))
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
@@ -133,13 +141,13 @@ def _grown(
 def _counted(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.float32]) -> NDArray[np.int64]:
     """NI of the edges at marked nodes, counted anew (:mod:`starfc.clustering.refinement`); which these are."""
     if edges.symmetric:  # in-lists are out-lists; both directions stand at marked nodes or at their neighbours
-        rows = _neighbourhood(edges, mark)
+        rows = _neighbourhood(edges.indptr, edges.cols, mark)
         incoming, sources = edges.indptr, edges.cols
     else:
         inside = mark.copy()
         inside[np.searchsorted(edges.indptr, np.flatnonzero(mark[edges.cols]), side="right") - 1] = True
         rows = np.flatnonzero(inside)
-        incoming, sources = _in_lists(edges, _neighbourhood(edges, mark))
+        incoming, sources = _in_lists(edges, _neighbourhood(edges.indptr, edges.cols, mark))
     blocks = slices(len(rows), _ROWS)
     found: list[NDArray[np.int64] | None] = [None] * len(blocks)
 

@@ -12,6 +12,7 @@ the model is structural: it moves with its entry.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import numba as nb
 import numpy as np
@@ -83,30 +84,41 @@ class Lists:
         self.codes[rows], self.known[rows] = NO_LOGIT, False
         return short
 
-    def search(self, features: Features, first: int, short: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Find the lists of the rows from ``first`` on and of ``short`` ones; new rows enter the lists of others.
-
-        Returns
-        -------
-        (m,) int64
-            Rows, apart from those searched for, whose lists changed, rising.
-        """
+    def search(self, features: Features, first: int, short: NDArray[np.integer]) -> Found:
+        """Find the lists of the rows from ``first`` on and of ``short`` ones, and the lists that the new rows enter."""
         k, n = self.ids.shape[1], len(self)
         queries = np.concatenate([np.flatnonzero(self.alive[first:]) + first, short])
-        if not queries.size:
-            return queries
         floor = np.where(self.ids[:first, k - 1] >= 0, self.sims[:first, k - 1], self.sims[:first, max(k - 2, 0)])
         floor[self.ids[:first, max(k - 2, 0)] < 0] = -np.inf
         floor[short], floor[~self.alive[:first]] = np.inf, np.inf
-        sims, ids, entering = _search(features, self.alive, queries, k, floor, first)
+        sims, ids, (rows, cols, values) = _search(features, self.alive, queries, k, floor, first)
         ids[np.isneginf(sims)] = -1
         found = tidy(ids, sims, queries, n)
-        self.ids[queries], self.sims[queries] = found.ids, found.sims
-        self.codes[queries], self.known[queries] = NO_LOGIT, False
-        rows, cols, values = entering
         order = np.lexsort([cols, rows])
-        _enter(self.ids, self.sims, self.codes, self.candidates, rows[order], cols[order], values[order])
-        return np.unique(rows)
+        return Found(queries, found.ids, found.sims, rows[order].astype(ids.dtype), cols[order].astype(ids.dtype),
+                     values[order])  # fmt: skip
+
+    def enter(self, found: Found) -> NDArray[np.int64]:
+        """Take over what a search found; returns the rows, apart from those searched for, whose lists changed."""
+        self.ids[found.queries], self.sims[found.queries] = found.ids, found.sims
+        self.codes[found.queries], self.known[found.queries] = NO_LOGIT, False
+        _enter(self.ids, self.sims, self.codes, self.candidates, found.rows, found.cols, found.values)
+        return found.rows[np.flatnonzero(np.diff(found.rows, prepend=-1))].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: the lists (m, k) of ``queries`` (m,), and entries (e,) that come into the lists of others.
+
+    ``rows`` rise, and with them ``cols``; ``values`` are their similarities.
+    """
+
+    queries: NDArray[np.int64]
+    ids: NDArray[np.integer]
+    sims: NDArray[np.float32]
+    rows: NDArray[np.integer]
+    cols: NDArray[np.integer]
+    values: NDArray[np.float32]
 
 
 def _padded(array: NDArray, rows: int, value: float) -> NDArray:
@@ -169,66 +181,48 @@ def _products(
     dtype: torch.dtype,
 ) -> tuple[Pools, tuple[NDArray, NDArray, NDArray]]:
     """Pools of the best of some rows, and (row, query, product) above the rows' floors, by products of a dtype."""
-    features.scaled  # noqa: B018 made once, before the threads
-    pools = Pools.empty(len(queries), keep, dtype, id_dtype(len(features)))
-    parts = [(part, torch.from_numpy(features.rows(queries[part])).to(dtype)) for part in slices(len(queries), _ROWS)]
+    array, scale = features.scaled
+    n = len(features)
+    pools, parts = Pools.empty(len(queries), keep, dtype, id_dtype(n)), slices(len(queries), _ROWS)
+    vectors = [torch.from_numpy(features.rows(queries[part])).to(dtype) for part in parts]
+    locks, dead = [Lock() for _ in parts], np.flatnonzero(~alive)
     entering: list[tuple[NDArray, NDArray, NDArray]] = []
-    with progress("kNN of new rows", total=len(features), unit="row") as bar:
-        for columns in features.blocks():
-            dead = np.flatnonzero(~alive[columns])
-            others, floors = _normalised(features, columns, dead, dtype), floor[columns]
 
-            def work(
-                item: tuple[slice, torch.Tensor],
-                others: torch.Tensor = others,
-                floors: NDArray = floors,
-                start: int = columns.start,
-                dead: NDArray = dead,
-            ) -> None:
-                part, vectors = item
+    def work(run: slice) -> None:
+        buffer, rounded = torch.empty(_ROWS * _COLUMNS, dtype=dtype), torch.empty((_COLUMNS, features.dim), dtype=dtype)
+        single = np.empty((_COLUMNS, features.dim), np.float32)
+        for start in range(run.start, run.stop, _COLUMNS):
+            tile = slice(start, min(start + _COLUMNS, run.stop))
+            size = tile.stop - start
+            _normalise(array[tile], scale[tile], single)
+            rounded[:size] = torch.from_numpy(single[:size])
+            lost = torch.from_numpy(dead[slice(*np.searchsorted(dead, (start, tile.stop)))] - start)
+            rounded[lost] = 0  # they may not be finite
+            for part, some, lock in zip(parts, vectors, locks, strict=True):
+                products = buffer[: len(some) * size].view(len(some), size)
+                torch.mm(some, rounded[:size].T, out=products)
+                products[:, lost] = -torch.inf
                 mine = queries[part]
+                with lock:
+                    pools[part].offer_rows(products, start, np.arange(len(mine)))
                 new = int((mine >= first).sum())  # they come first among the queries
-                places, buffer = np.arange(len(mine)), torch.empty(len(mine) * _COLUMNS, dtype=dtype)
-                for some in slices(len(others), _COLUMNS):
-                    shape = len(mine), some.stop - some.start
-                    products = buffer[: shape[0] * shape[1]].view(shape)
-                    torch.mm(vectors, others[some].T, out=products)
-                    lost = dead[(dead >= some.start) & (dead < some.stop)] - some.start
-                    if lost.size:
-                        products[:, torch.from_numpy(lost)] = -torch.inf
-                    pools[part].offer_rows(products, start + some.start, places)
-                    if new and some.start < len(floors):
-                        above = _above(numeric(products[:new]), floors[some])
-                        entering.append((above[1] + (start + some.start), mine[above[0]], above[2]))
+                if new and start < len(floor):
+                    above = _above(numeric(products[:new]), floor[tile])
+                    entering.append((above[1] + start, mine[above[0]], above[2]))
+        bar.update(run.stop - run.start)
 
-            threads.each(work, parts)
-            bar.update(columns.stop - columns.start)
+    with progress("kNN of new rows", total=n, unit="row") as bar:
+        threads.each(work, slices(n, 8 * _COLUMNS))
     none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
     return pools, tuple(np.concatenate(x) for x in zip(none, *entering, strict=True))
 
 
-def _normalised(features: Features, rows: slice, dead: NDArray[np.integer], dtype: torch.dtype) -> torch.Tensor:
-    """Some rows, normalised by the norms that are known for all, in a dtype; zeros for dead ones."""
-    array, scale = features.scaled
-    out = torch.empty((rows.stop - rows.start, features.dim), dtype=dtype)
-
-    def work(part: slice) -> None:
-        some = slice(rows.start + part.start, rows.start + part.stop)
-        out[part] = torch.from_numpy(_scaled(array[some], scale[some]))
-
-    threads.each(work, slices(len(out), _COLUMNS))
-    out[torch.from_numpy(dead)] = 0
-    return out
-
-
 @nb.njit(cache=True, nogil=True)
-def _scaled(array, scale):
-    """Rows of :attr:`starfc.data.dataset.Features.scaled`, normalised: float32."""
-    out = np.empty(array.shape, np.float32)
+def _normalise(array, scale, out):
+    """Rows of :attr:`starfc.data.dataset.Features.scaled`, normalised, into the first rows of ``out``, float32."""
     for i in range(scale.size):
         for c in range(array.shape[1]):
             out[i, c] = single(array[i, c]) * scale[i]
-    return out
 
 
 @nb.njit(cache=True, nogil=True)

@@ -208,12 +208,11 @@ class State:
         with stages.stage("kNN lists", needs=9 * n * k + (300 << 20)):
             lists = self.lists.grown(alive)
             short = lists.remove(remove)
-            touched = lists.search(features, first, short)
+            touched = lists.enter(lists.search(features, first, short))
         with stages.stage("edge scores", needs=(256 << 20)):
             rule = self.rule
-            added = score_new(
-                rule.model, features, lists, first, np.union1d(touched, short), rule.tau1, rule.th_sim, scratch
-            )
+            touched = np.union1d(touched, short) if short.size else touched
+            added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch)
         with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
             parsed, ends = without(self.parsed, remove) if remove.size else (self.parsed, remove)
             edges = changed(parsed, added, n, ends, rule.tau2)

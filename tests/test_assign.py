@@ -59,7 +59,8 @@ def searched(features: np.ndarray, k: int, first: int, remove=()) -> Lists:
     lists = empty_lists(k).grown(np.ones(first, bool))
     lists.enter(lists.search(Features(features[:first], normalise=False), 0, np.empty(0, np.int64)))
     lists = lists.grown(np.ones(len(features) - first, bool))
-    short = lists.remove(np.asarray(remove, np.int64))
+    lists.remove(np.asarray(remove, np.int64))
+    short = lists.holding(np.asarray(remove, np.int64))
     lists.enter(lists.search(Features(features, normalise=False), first, short))
     return lists
 

@@ -5,10 +5,11 @@ After the first step ``state/`` holds what the next one needs, so that nothing o
 ================== ================================================================================================
 ``features.bin``   all rows as they were given, row-major, in the type of the run's features; rows are appended
 ``scale``          what normalises each row, .npy (N,) float32
-``ids``, ``sims``  the kNN lists of all rows, .npy (N, k)
+``ids``, ``sims``  kNN lists, .npy (n, k), as they were some steps ago
+``step-*.npz``     what each step since then did to the lists (:class:`starfc.incremental.lists.Step`)
 ``alive``          rows that can be neighbours, .npy (N,) bool: neither invalid nor removed
 ``clusters``       cluster of every row, .npy (N,) int64, also of those that labels.npy leaves out for their size
-``manifest.json``  rows, dimension and type of the features, the next id, the run that it is the state of
+``manifest.json``  rows, dimension and type of the features, the steps, the next id, the run that it is the state of
 ================== ================================================================================================
 
 All files of a step take their places at once (:mod:`starfc.runtime.commit`). features.bin alone is appended to in
@@ -41,12 +42,12 @@ from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph, read_graph
 from starfc.graph.structure import NO_LOGIT
-from starfc.incremental.lists import Lists
+from starfc.incremental.lists import Found, Lists, Step
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import STATE, Run, stored_features
-from starfc.runtime.atomic import save_array, write_json
+from starfc.runtime.atomic import replacing, save_array, write_json
 from starfc.runtime.commit import replacing_together, writing
 from starfc.runtime.stages import Stages
 
@@ -100,26 +101,27 @@ def assign(
         started = time.perf_counter()
         with stages.stage("open"):
             run = Run.open(folder)
-            state = _read_state(run)
-            is_first = state is None
-            state = _first_state(run) if state is None else state
+            state, logged = _read_state(run) or (_first_state(run), None)
         new, invalid = _new_rows(run, features)
         truth = _truth(labels, len(state.labels) + len(new))
         with replacing_together(folder) as place:
             with stages.stage("features", needs=new.array.nbytes):
-                every = _append(folder, place, state.features, new, is_first)
+                every = _append(folder, place, state.features, new, is_first=logged is None)
             assigned = state.step(
                 every, invalid=invalid, remove=remove, apply_merges=apply_merges, stages=stages, scratch=folder
             )
             record = _record(run, state, assigned, features, truth)
             with stages.stage("write"):
-                _write(folder, place, state, record, assigned)
+                logged = _write(folder, place, state, record, assigned, logged)
+        for path in (folder / STATE).glob("step-*.npz"):
+            if path.name not in logged:
+                path.unlink()
     assigned.seconds = time.perf_counter() - started
     return assigned
 
 
-def _read_state(run: Run) -> State | None:
-    """The state that an earlier step left, None where there is none of this run."""
+def _read_state(run: Run) -> tuple[State, list[str]] | None:
+    """The state that an earlier step left, and the steps since its lists were written; None if there is none."""
     place = run.folder / STATE
     if "steps" not in run.record or not (place / "manifest.json").is_file():
         return None
@@ -128,24 +130,36 @@ def _read_state(run: Run) -> State | None:
         if manifest["format"] != FORMAT_VERSION or manifest["run"] != run.record["started"]:
             return None
         ids, sims, alive, labels = (
-            np.load(place / f"{name}.npy", allow_pickle=False) for name in ("ids", "sims", "alive", "clusters")
+            np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ("ids", "sims", "alive", "clusters")
         )
+        steps = [_read_step(place / name) for name in manifest["steps"]]
         features, rule = stored_features(run.folder), _rule(run)
     except (OSError, ValueError, KeyError, EOFError) as error:
         if isinstance(error, InputError):
             raise
         log.info("%s: unreadable (%s); made anew", place, error)
         return None
-    if not len(ids) == len(sims) == len(alive) == len(labels) == len(run.labels) == len(features):
+    if len(ids) != len(sims) or not len(alive) == len(labels) == len(run.labels) == len(features) >= len(ids):
         log.info("%s: not of this run's %d rows; made anew", place, len(run.labels))
         return None
-    columns, candidates = columns_of(rule.model, ids.shape[1])
-    codes = np.full((len(ids), columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
-    known = (codes[:, :1] != NO_LOGIT).all(axis=1) | (ids[:, 0] < 0)
-    lists = Lists(ids, sims, alive, codes, known, candidates)
+    n, (columns, candidates) = len(alive), columns_of(rule.model, ids.shape[1])
+    bare = Lists(ids, sims, alive[: len(ids)], np.empty((len(ids), 0), np.int8), np.empty(len(ids), np.bool_), 0)
+    bare = bare.grown(np.array(alive[len(ids) :]))
+    for step in steps:
+        bare.replay(step)
+    codes = np.full((n, columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
+    known = (codes[:, :1] != NO_LOGIT).all(axis=1) | (bare.ids[:, 0] < 0)
+    lists = Lists(bare.ids, bare.sims, np.array(alive), codes, known, candidates)
     suspects = np.array(manifest["suspects"], np.int64)
     parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
-    return State(rule, features, lists, parsed, labels, manifest["next_label"], suspects)
+    state = State(rule, features, lists, parsed, np.array(labels), manifest["next_label"], suspects)
+    return state, manifest["steps"]
+
+
+def _read_step(path: Path) -> Step:
+    with np.load(path, allow_pickle=False) as file:
+        return Step(file["removed"], Found(**{name: file[name] for name in Found.__annotations__}))
 
 
 def _first_state(run: Run) -> State:
@@ -276,7 +290,13 @@ def _record(
     }
 
 
-def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assigned: Assigned) -> None:
+def _write(
+    folder: Path, place: Path, state: State, record: dict[str, Any], assigned: Assigned, logged: list[str] | None
+) -> list[str]:
+    """Write what the step changed; returns the steps since the lists were written, of which ``logged`` are earlier.
+
+    The lists are written anew where they were not yet, or once the steps take an eighth of their size.
+    """
     lists, small = state.lists, record.get("min_cluster_size", 1)
     labels = state.labels
     if small > 1:
@@ -284,7 +304,14 @@ def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assi
         labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
     lists.codes[~lists.known] = NO_LOGIT
     parsed, scale = state.clustered, state.features.scaled[1]
-    kept = {"ids": lists.ids, "sims": lists.sims, "alive": lists.alive, "clusters": state.labels, "scale": scale}
+    kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
+    size = state.last.nbytes + sum((folder / STATE / name).stat().st_size for name in logged or [])
+    if logged is None or 8 * size > lists.ids.nbytes + lists.sims.nbytes:
+        kept, logged = kept | {"ids": lists.ids, "sims": lists.sims}, []
+    else:
+        logged = [*logged, f"step-{len(record['steps'])}.npz"]
+        with replacing(place / STATE / logged[-1]) as temporary:
+            np.savez(temporary, removed=state.last.removed, **vars(state.last.found))
     with ThreadPoolExecutor(1) as writer:  # beside it the clusters are measured
         writing = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
         writing.append(writer.submit(write_edges, place, parsed))
@@ -304,6 +331,7 @@ def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assi
             "normalise": state.features.normalise,
             "next_label": state.next_label,
             "suspects": state.suspects.tolist(),
+            "steps": logged,
         },
     )
     history = folder / "assign.json"
@@ -311,6 +339,7 @@ def _write(folder: Path, place: Path, state: State, record: dict[str, Any], assi
     step = {key: value for key, value in assigned.record().items() if key != "labels"}
     write_json(place / "assign.json", [*earlier, step | {"metrics": record["metrics"]}])
     write_run(place, record)
+    return logged
 
 
 def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:

@@ -72,17 +72,19 @@ class Lists:
             self.candidates,
         )
 
-    def remove(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Empty the lists of some rows, and take them out of the other lists; returns whose lists are now short."""
-        if not len(rows):
-            return np.empty(0, np.int64)
-        gone = np.zeros(len(self) + 1, np.bool_)  # the last is what a missing entry, -1, points to
-        gone[rows] = True
+    def remove(self, rows: NDArray[np.integer]) -> None:
+        """Empty the lists of some rows, which are neighbours no more; other lists hold them until searched for anew."""
         self.alive[rows] = False
-        short = np.flatnonzero(gone[self.ids].any(axis=1) & self.alive)
         self.ids[rows], self.sims[rows] = -1, 0
         self.codes[rows], self.known[rows] = NO_LOGIT, False
-        return short
+
+    def holding(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Living rows whose lists hold some of these rows."""
+        if not len(rows):
+            return np.empty(0, np.int64)
+        mark = np.zeros(len(self) + 1, np.bool_)  # the last is what a missing entry, -1, points to
+        mark[rows] = True
+        return np.flatnonzero(mark[self.ids].any(axis=1) & self.alive)
 
     def search(self, features: Features, first: int, short: NDArray[np.integer]) -> Found:
         """Find the lists of the rows from ``first`` on and of ``short`` ones, and the lists that the new rows enter."""
@@ -97,6 +99,11 @@ class Lists:
         order = np.lexsort([cols, rows])
         return Found(queries, found.ids, found.sims, rows[order].astype(ids.dtype), cols[order].astype(ids.dtype),
                      values[order])  # fmt: skip
+
+    def replay(self, step: Step) -> None:
+        """Change the lists, codes apart, as a step did whose rows are there by now."""
+        self.remove(step.removed)
+        self.enter(step.found)
 
     def enter(self, found: Found) -> NDArray[np.int64]:
         """Take over what a search found; returns the rows, apart from those searched for, whose lists changed."""
@@ -119,6 +126,18 @@ class Found:
     rows: NDArray[np.integer]
     cols: NDArray[np.integer]
     values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did to the lists: rows that were ``removed`` (r,), then what was found."""
+
+    removed: NDArray[np.int64]
+    found: Found
+
+    @property
+    def nbytes(self) -> int:
+        return self.removed.nbytes + sum(array.nbytes for array in vars(self.found).values())
 
 
 def _padded(array: NDArray, rows: int, value: float) -> NDArray:

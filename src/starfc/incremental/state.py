@@ -20,7 +20,7 @@ from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.clusters import Merge, Split, regroup
 from starfc.incremental.edges import changed, without
-from starfc.incremental.lists import Lists
+from starfc.incremental.lists import Lists, Step
 from starfc.incremental.scores import score_new
 from starfc.models.checkpoint import Model
 from starfc.models.gcn import StarFCModel
@@ -94,7 +94,8 @@ class State:
 
     ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters.
     ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
-    ``touched`` (next_label,) bool, after a step, are the clusters whose instances or edges it changed.
+    After a step, ``touched`` (next_label,) bool are the clusters whose instances or edges it changed, and ``last`` is
+    what it did to the lists.
     """
 
     rule: Rule
@@ -106,6 +107,7 @@ class State:
     suspects: NDArray[np.int64]
     across: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     touched: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    last: Step | None = None
 
     @classmethod
     def of(
@@ -207,8 +209,10 @@ class State:
         n, k = len(features), self.lists.ids.shape[1]
         with stages.stage("kNN lists", needs=9 * n * k + (300 << 20)):
             lists = self.lists.grown(alive)
-            short = lists.remove(remove)
-            touched = lists.enter(lists.search(features, first, short))
+            lists.remove(remove)
+            short = lists.holding(remove)
+            self.last = Step(remove, lists.search(features, first, short))
+            touched = lists.enter(self.last.found)
         with stages.stage("edge scores", needs=(256 << 20)):
             rule = self.rule
             touched = np.union1d(touched, short) if short.size else touched

@@ -239,11 +239,12 @@ def _add_common(indptr, cols, rows, mark, degrees, first_new, out):
                 continue
             # no count is so high that float32 cannot tell it from the next
             common = np.int64(np.rint(out[e] * np.float32(min(degrees[i], degrees[j]))))
-            a, b = last - 1, indptr[j + 1] - 1
-            while a >= first and b >= indptr[j] and cols[a] >= first_new and cols[b] >= first_new:
-                common += cols[a] == cols[b]
-                step = cols[a]
-                a -= step >= cols[b]
-                b -= cols[b] >= step
+            if mark[i] and mark[j]:  # others have no new neighbour
+                a, b = last - 1, indptr[j + 1] - 1
+                while a >= first and b >= indptr[j] and cols[a] >= first_new and cols[b] >= first_new:
+                    common += cols[a] == cols[b]
+                    step = cols[a]
+                    a -= step >= cols[b]
+                    b -= cols[b] >= step
             out[e] = np.float32(common) / np.float32(min(last - first, indptr[j + 1] - indptr[j]))
     return places

@@ -42,7 +42,7 @@ from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph, read_graph
 from starfc.graph.structure import NO_LOGIT
-from starfc.incremental.lists import Found, Lists, Step
+from starfc.incremental.lists import Found, Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
 from starfc.review.measures import COLUMNS, instance_columns
@@ -143,14 +143,9 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
     if len(ids) != len(sims) or not len(alive) == len(labels) == len(run.labels) == len(features) >= len(ids):
         log.info("%s: not of this run's %d rows; made anew", place, len(run.labels))
         return None
-    n, (columns, candidates) = len(alive), columns_of(rule.model, ids.shape[1])
-    bare = Lists(ids, sims, alive[: len(ids)], np.empty((len(ids), 0), np.int8), np.empty(len(ids), np.bool_), 0)
-    bare = bare.grown(np.array(alive[len(ids) :]))
-    for step in steps:
-        bare.replay(step)
-    codes = np.full((n, columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
-    known = (codes[:, :1] != NO_LOGIT).all(axis=1) | (bare.ids[:, 0] < 0)
-    lists = Lists(bare.ids, bare.sims, np.array(alive), codes, known, candidates)
+    columns, candidates = columns_of(rule.model, ids.shape[1])
+    codes = np.full((len(alive), columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
+    lists = StoredLists(ids, sims, steps, alive, codes, candidates)
     suspects = np.array(manifest["suspects"], np.int64)
     parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
     state = State(rule, features, lists, parsed, np.array(labels), manifest["next_label"], suspects)

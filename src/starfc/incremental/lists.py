@@ -11,13 +11,14 @@ the model is structural: it moves with its entry.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from threading import Lock
 
 import numba as nb
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
@@ -31,7 +32,7 @@ from starfc.runtime.progress import progress
 
 _ROWS, _COLUMNS = 512, 1024  # of a tile: 1 or 2 MiB of products
 _SMALL = 1 << 14  # below this many rows float32 is as fast
-_KEEP = 2  # times k candidates are kept of rounded products
+_KEEP = 1.5  # times k candidates are kept of rounded products
 _ROUNDED = 2.0**-7 + 2.0**-16 + SUMMATION  # ε of rounded unit vectors: r <= 2^-8, and r + (1 + r) r
 _LOWEST = 0.05  # floors above it, and what may round to them, are positive
 
@@ -62,9 +63,8 @@ class Lists:
     def grown(self, alive: NDArray[np.bool_]) -> Lists:
         """With rows at the end whose lists are empty."""
         n, m = len(self), len(alive)
-        dtype = id_dtype(n + m)
         return Lists(
-            _padded(self.ids.astype(dtype, copy=False), m, -1),
+            _padded(self.ids, m, -1, id_dtype(n + m)),
             _padded(self.sims, m, 0),
             np.concatenate([self.alive, alive]),
             _padded(self.codes, m, NO_LOGIT),
@@ -140,8 +140,34 @@ class Step:
         return self.removed.nbytes + sum(array.nbytes for array in vars(self.found).values())
 
 
-def _padded(array: NDArray, rows: int, value: float) -> NDArray:
-    out = np.empty((len(array) + rows, *array.shape[1:]), array.dtype)
+@dataclass(frozen=True)
+class StoredLists:
+    """Lists as files have them: as they were, and what the steps since did to them.
+
+    ``ids`` and ``sims`` (n, k) are of the first n of N rows; ``alive`` (N,) and ``codes`` (N, columns) as now.
+    """
+
+    ids: NDArray[np.integer]
+    sims: NDArray[np.float32]
+    steps: list[Step]
+    alive: NDArray[np.bool_]
+    codes: NDArray[np.int8]
+    candidates: int
+
+    def grown(self, alive: NDArray[np.bool_]) -> Lists:
+        """The lists as they are now, with rows at the end whose lists are empty: read into their place at once."""
+        before, m, alive = len(self.alive), len(alive), np.concatenate([self.alive, alive])
+        n, dtype = len(alive), id_dtype(len(alive))
+        ids, sims = _padded(self.ids, n - len(self.ids), -1, dtype), _padded(self.sims, n - len(self.ids), 0)
+        bare = Lists(ids, sims, alive, np.empty((n, 0), np.int8), np.empty(n, np.bool_), 0)
+        for step in self.steps:
+            bare.replay(step)
+        known = (self.codes[:, :1] != NO_LOGIT).all(axis=1) | (ids[:before, 0] < 0)
+        return Lists(ids, sims, alive, _padded(self.codes, m, NO_LOGIT), _padded(known, m, False), self.candidates)
+
+
+def _padded(array: NDArray, rows: int, value: float, dtype: DTypeLike = None) -> NDArray:
+    out = np.empty((len(array) + rows, *array.shape[1:]), dtype or array.dtype)
     out[: len(array)] = array
     out[len(array) :] = value
     return out
@@ -166,7 +192,9 @@ def _search(
         return *sorted_pools(pools, k), (rows, cols, values)
     low = np.where(np.isinf(floor), floor, (floor - _ROUNDED) * (1 - ROUNDING)).astype(np.float32)
     bits = (low.view(np.uint32) >> 16).astype(np.int16)  # cut off: not above the value
-    pools, (rows, cols, _) = _products(features, alive, queries, min(n, _KEEP * k), bits, first, torch.bfloat16)
+    pools, (rows, cols, _) = _products(
+        features, alive, queries, min(n, math.ceil(_KEEP * k)), bits, first, torch.bfloat16
+    )
     sims, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), id_dtype(n))
     certain, names = np.empty(len(queries), np.bool_), np.arange(n, dtype=id_dtype(n))
 

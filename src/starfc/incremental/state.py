@@ -20,7 +20,7 @@ from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.clusters import Merge, Split, regroup
 from starfc.incremental.edges import changed, without
-from starfc.incremental.lists import Lists, Step
+from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.scores import score_new
 from starfc.models.checkpoint import Model
 from starfc.models.gcn import StarFCModel
@@ -100,7 +100,7 @@ class State:
 
     rule: Rule
     features: Features
-    lists: Lists
+    lists: Lists | StoredLists
     parsed: ParsedEdges
     labels: NDArray[np.int64]
     next_label: int

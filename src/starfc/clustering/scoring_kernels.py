@@ -160,7 +160,7 @@ def _score_rows(
         for e in range(indptr[i], indptr[i + 1]):
             j, ahead = ids[e], ids[min(e + _AHEAD, last)]
             if first <= ahead < first + target.shape[0]:
-                prefetch_row(target, ahead - first)
+                prefetch_row(target, ahead - first, target.shape[1])
             if not first <= j < first + target.shape[0]:
                 continue
             z = _bent(source[i], target[j - first], bend) + (source_term[i] + target_term[j]) + constant

@@ -38,12 +38,12 @@ def entry_kinds(ids, sims, th_sim, widths, rows, wanted, kinds):
                 continue
             ahead = ids[i, min(c + _AHEAD, widths[-1] - 1)]
             if ahead >= 0:
-                prefetch_row(ids, ahead)
+                prefetch_row(ids, ahead, widths[-1])
             if j < 0 or s < th_sim:
                 kinds[i, c] = MISSING
                 continue
-            at = _find(ids[j], i)
-            if at < 0 or at >= widths[-1] or sims[j, at] < th_sim:
+            at = _find(ids[j, : widths[-1]], i)
+            if at < 0 or sims[j, at] < th_sim:
                 kinds[i, c] = ONE_SIDED
                 continue
             scale = 0
@@ -105,7 +105,7 @@ def aggregate(rows, ids, sims, kinds, widths, indptr, sources, weights, array, s
             while c < widths[own]:
                 ahead = ids[i, min(c + _AHEAD, widths[-1] - 1)]
                 if ahead >= 0:
-                    prefetch_row(array, ahead)
+                    prefetch_row(array, ahead, array.shape[1])
                 kind = kinds[i, c]
                 if kind != MISSING:
                     j, weight, first = ids[i, c], sims[i, c], own
@@ -126,7 +126,7 @@ def aggregate(rows, ids, sims, kinds, widths, indptr, sources, weights, array, s
                 c += 1
         for s in range(scales):
             for e in range(indptr[i * scales + s], indptr[i * scales + s + 1]):
-                prefetch_row(array, sources[min(e + _AHEAD, sources.size - 1)])
+                prefetch_row(array, sources[min(e + _AHEAD, sources.size - 1)], array.shape[1])
                 degrees[s] += weights[e]
                 _add_row(out[s, r], weights[e] * scale[sources[e]], array[sources[e]])
         for s in range(1, scales):

@@ -101,7 +101,7 @@ def smooth(
     with tempfile.TemporaryFile(prefix=".scratch-", dir=scratch) as file:
         out = np.memmap(file, np.float16, "w+", shape=(graph.num_nodes, features.dim))
 
-    smooth_rows(affinity, features, order, out)
+    smooth_rows(affinity, features, order, order, out)
     return out
 
 
@@ -117,13 +117,19 @@ def smoothing_affinity(
     return Affinity.of(graph, order=order, scales=scales, wanted=wanted)
 
 
-def smooth_rows(affinity: Affinity, features: Features, rows: NDArray[np.integer], out: NDArray[np.float16]) -> None:
-    """Fill rows of ``out`` (N, d) with X of :func:`smooth`."""
+def smooth_rows(
+    affinity: Affinity,
+    features: Features,
+    rows: NDArray[np.integer],
+    places: NDArray[np.integer],
+    out: NDArray[np.float16],
+) -> None:
+    """X of :func:`smooth` of some rows, at their places in ``out``."""
 
     def work(part: slice) -> None:
         mean = affinity.aggregate(features, rows[part])[0]
         norms = np.maximum(np.linalg.norm(mean, axis=1), np.float32(1e-12))
-        store_divided(mean, norms, rows[part], bits(out))
+        store_divided(mean, norms, places[part], bits(out))
 
     features.scaled  # noqa: B018 made once, before the threads
     threads.each(work, slices(len(rows), _BLOCK))
@@ -159,8 +165,10 @@ class Structure:
         k, neighbours of a list that are looked at; cut to those that the graph has.
     candidates : int
         Neighbours of a node that are candidate edges.
+    within : (m,) integers, optional
+        Nodes that edges are asked of, at either end; all where it is None.
     nodes : (N, d) float16, optional
-        X of :func:`smooth`; without it column 19 is 0.
+        X of :func:`smooth`, of ``within`` (m, d); without it column 19 is 0.
 
     Raises
     ------
@@ -172,6 +180,7 @@ class Structure:
     columns: int
     candidates: int
     nodes: NDArray[np.float16] | None = None
+    within: NDArray[np.integer] | None = None
     _buffers: threading.local = field(default_factory=threading.local, repr=False)
 
     def __post_init__(self) -> None:
@@ -181,12 +190,17 @@ class Structure:
             object.__setattr__(self, "nodes", np.empty((self.graph.num_nodes, 0), np.float16))
         object.__setattr__(self, "ids", self.graph.ids[:, : self.columns])
         object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
-        norms = np.empty(self.graph.num_nodes, np.float32)
-
-        def work(rows: slice) -> None:
-            norms[rows] = nep_norms(self.sims[rows], self.ids[rows], _NEP)
-
-        threads.each(work, slices(len(norms), _BLOCK))
+        within, at_node = self.within, None
+        if within is None:
+            within = np.arange(self.graph.num_nodes)
+        else:
+            at_node = np.zeros(self.graph.num_nodes, np.int32)
+            at_node[within] = np.arange(len(within)) if self.nodes.shape[1] else 0
+        object.__setattr__(self, "_at_node", at_node)
+        norms = np.zeros(self.graph.num_nodes, np.float32)
+        threads.each(
+            lambda part: nep_norms(within[part], self.sims, self.ids, _NEP, norms), slices(len(within), _BLOCK)
+        )
         object.__setattr__(self, "_norms", norms)
 
     def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> Pairs:
@@ -213,8 +227,8 @@ class Structure:
         codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
-            rows, self.ids, self.sims, self.candidates, bits(self.nodes), _NEP, self._norms, codes, _PROBABILITY,
-            degrees, before is not None, every, since, own.place, prefixes, local, slots, back, features,
+            rows, self.ids, self.sims, self.candidates, bits(self.nodes), self._at_node, _NEP, self._norms, codes,
+            _PROBABILITY, degrees, before is not None, every, since, own.place, prefixes, local, slots, back, features,
         )  # fmt: skip
         return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])
 

@@ -21,13 +21,14 @@ SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table of this many steps of 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def pair_structure(
-    rows, ids, sims, candidates, nodes, nep, nep_norm, codes, probability, degree, again, every, since, place, prefixes,
-    o_local, o_slot, o_back, out,
+    rows, ids, sims, candidates, nodes, at_node, nep, nep_norm, codes, probability, degree, again, every, since, place,
+    prefixes, o_local, o_slot, o_back, out,
 ):  # fmt: skip
     """Features of the candidate edges of these rows -> how many; columns as in :mod:`starfc.graph.structure`.
 
     ``again``: also those of the round before's probabilities; ``every``: also of edges that the other end owns;
     ``since``: only of edges with an end of this id or above.
+    ``at_node`` (N,): where ``nodes`` have each node; None: at its own place.
     ``place`` (N,) uint8 comes and goes as zeros.
     """
     k = ids.shape[1]
@@ -51,8 +52,9 @@ def pair_structure(
             if again:
                 p_of[a + 1] = probability[np.int32(codes[i, a]) + 128]
         place[i] = k + 1
+        here = nodes[i if at_node is None else at_node[i]]
         for c in range(nodes.shape[1]):
-            own[c] = single(nodes[i, c])
+            own[c] = single(here[c])
         for a in range(min(count, candidates)):
             j = np.int64(ids[i, a])
             if max(i, j) < since:
@@ -95,8 +97,9 @@ def pair_structure(
                 out[e, 10 + 2 * t] = sims[sparse, prefixes[t] - 1] - s
             out[e, 17], out[e, 18] = sims[dense, k - 1] - s, sims[sparse, k - 1] - s
             smoothed = np.float32(0)
+            there = nodes[j if at_node is None else at_node[j]]
             for c in range(nodes.shape[1]):
-                smoothed += own[c] * single(nodes[j, c])
+                smoothed += own[c] * single(there[c])
             out[e, 19] = smoothed - s if nodes.shape[1] else np.float32(0)
             if again:
                 _round_before(at, length, codes, j, probability, p_of, listed, shared, degree[i], degree[j],
@@ -179,17 +182,14 @@ def store_divided(values, divisors, rows, out):
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
-def nep_norms(sims, ids, nep):
-    """1 / Σ_m exp(-d_im^2 / σ) of every row: (N,)."""
-    n = sims.shape[0]
-    out, scale = np.zeros(n, np.float32), np.float32(SIM_STEPS)
-    for i in range(n):
+def nep_norms(rows, sims, ids, nep, out):
+    """1 / Σ_m exp(-d_im^2 / σ) of some rows, 0 of one without neighbours."""
+    scale = np.float32(SIM_STEPS)
+    for i in rows:
         total = np.float32(0)
         for a in range(_length(ids, i)):
             total += nep[np.int32(sims[i, a] * scale)]
-        if total > 0:
-            out[i] = np.float32(1) / total
-    return out
+        out[i] = np.float32(1) / total if total > 0 else np.float32(0)
 
 
 @nb.njit(cache=True, nogil=True)

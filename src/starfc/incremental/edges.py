@@ -68,22 +68,18 @@ def changed(
     added_counts = np.bincount(rows, minlength=num_nodes)
     counts += added_counts
     place = at + np.arange(len(at))
-    old = np.ones(len(edges) + len(at), np.bool_)
-    old[place] = False
 
-    def joined(before: NDArray, new: NDArray | float, dtype: DTypeLike) -> NDArray:
-        out = np.empty(len(old), dtype)
-        out[old], out[place] = before, new
+    def joined(before: NDArray, new: NDArray, dtype: DTypeLike) -> NDArray:
+        out = np.empty(len(edges) + len(at), dtype)
+        _insert(before, new, place, out)
         return out
 
     arrays: dict[str, NDArray] = {}
     parts = {"cols": (edges.cols, cols, dtype), "scores": (edges.scores, scores, np.float32)}
-    parts["intimacy"] = (parsed.intimacy, 0, np.float32)
+    parts["intimacy"] = (parsed.intimacy, np.zeros(len(at), np.float32), np.float32)
     threads.each(lambda name: arrays.update({name: joined(*parts[name])}), parts)
-    merged, intimacy = (
-        EdgeList(row_pointers(counts), arrays["cols"], arrays["scores"], edges.symmetric),
-        arrays["intimacy"],
-    )
+    merged = EdgeList(row_pointers(counts), arrays["cols"], arrays["scores"], edges.symmetric)
+    intimacy = arrays["intimacy"]
     was_kept = intimacy > tau2
     mark = np.zeros(num_nodes, np.bool_)
     mark[ends], mark[rows], mark[cols] = True, True, True
@@ -99,6 +95,17 @@ def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:
     counts = edges.indptr[rows + 1] - edges.indptr[rows]
     starts = np.repeat(edges.indptr[rows] - row_pointers(counts)[:-1], counts)
     return starts + np.arange(len(starts))
+
+
+@nb.njit(cache=True, nogil=True)
+def _insert(before, new, place, out):
+    """``new`` at the places (rising) of ``out``, and what was before in the others."""
+    start = 0  # of the stretch of ``out`` up to the next place
+    for a in range(place.size):
+        out[start : place[a]] = before[start - a : place[a] - a]
+        out[place[a]] = new[a]
+        start = place[a] + 1
+    out[start:] = before[start - place.size :]
 
 
 @nb.njit(cache=True, nogil=True)

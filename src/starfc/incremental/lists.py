@@ -244,11 +244,13 @@ def _products(
             _normalise(array[tile], scale[tile], single)
             rounded[:size] = torch.from_numpy(single[:size])
             lost = torch.from_numpy(dead[slice(*np.searchsorted(dead, (start, tile.stop)))] - start)
-            rounded[lost] = 0  # they may not be finite
+            if len(lost):
+                rounded[lost] = 0  # they may not be finite
             for part, some, lock in zip(parts, vectors, locks, strict=True):
                 products = buffer[: len(some) * size].view(len(some), size)
                 torch.mm(some, rounded[:size].T, out=products)
-                products[:, lost] = -torch.inf
+                if len(lost):
+                    products[:, lost] = -torch.inf
                 mine = queries[part]
                 with lock:
                     pools[part].offer_rows(products, start, np.arange(len(mine)))

@@ -107,12 +107,12 @@ def _structural(
 
     owners, ends = ordered(askers, new), ordered(askers, new, lists.ids[new, : model.candidates])
     unknown = ends[~lists.known[ends]] if model.rounds == 2 else ends[:0]
-    nodes = np.zeros((len(lists), features.dim if model.smoothing else 0), np.float16)  # pages that are not used cost 0
+    within = ordered(ends, lists.ids[unknown, : model.candidates])
+    nodes = np.empty((len(within), features.dim if model.smoothing else 0), np.float16)
     if model.smoothing:
-        smoothed = _marked(len(lists), ends, lists.ids[unknown, : model.candidates])
-        affinity = smoothing_affinity(lists.graph, model.smoothing, wanted=smoothed)
-        smooth_rows(affinity, features, order[smoothed[order]], nodes)
-    structure = Structure(lists.graph, model.columns, model.candidates, nodes)
+        affinity = smoothing_affinity(lists.graph, model.smoothing, wanted=_marked(len(lists), within))
+        smooth_rows(affinity, features, within, np.arange(len(within)), nodes)
+    structure = Structure(lists.graph, model.columns, model.candidates, nodes, within)
     before = None
     if model.rounds == 2:
         before = EdgeLogits(structure)

@@ -79,7 +79,7 @@ def _prefetch(typing_context, array, row, byte):
 
 
 @nb.njit(cache=True)
-def prefetch_row(array, row):
-    """Ask for a row of a contiguous two-dimensional array, ahead of its use."""
-    for byte in range(0, array.shape[1] * array.itemsize, 64):
+def prefetch_row(array, row, columns):
+    """Ask for the first columns of a row of a contiguous two-dimensional array, ahead of their use."""
+    for byte in range(0, columns * array.itemsize, 64):
         _prefetch(array, row, byte)

@@ -341,7 +341,7 @@ def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
     """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
     path = folder / "clusters.parquet"
     try:
-        table = pq.read_table(path, columns=list(COLUMNS))
+        table = pq.ParquetFile(path).read(columns=list(COLUMNS))  # read_table would import datasets
         if table.num_rows == rows and table.num_columns == len(COLUMNS):
             return table
         log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)

@@ -86,12 +86,12 @@ def best_cuts(pairs: Pairs, labels: NDArray[np.int64], num_clusters: int, seed: 
     _rate_bridges(parent, cover, tree, strength, labels, *found)
     _rate_classes(nodes, word, cover, back, tree, strength, labels, *found)
     _weaker_first(edges, strength)
-    rows = np.repeat(np.arange(pairs.num_nodes), np.diff(indptr))
     ends = [np.full((num_clusters, 2), -1, np.int64) for _ in range(2)]
     for side in range(2):
         there = edges[:, side] >= 0
         entry = edges[there, side]
-        ends[side][there] = np.sort(np.stack([rows[entry], cols[entry]], axis=1), axis=1)
+        rows = np.searchsorted(indptr, entry, side="right") - 1
+        ends[side][there] = np.sort(np.stack([rows, cols[entry]], axis=1), axis=1)
     return Cuts(np.maximum(best[:, 0], 0).astype(np.float32), *ends, pieces, order, spans)
 
 

@@ -54,6 +54,7 @@ from starfc.runtime.stages import Stages
 log = logging.getLogger("starfc")
 
 FORMAT_VERSION = 2
+_SHARE = 8  # lists are written anew once the steps since then take more than this part of them
 
 
 def assign(
@@ -290,7 +291,7 @@ def _write(
 ) -> list[str]:
     """Write what the step changed; returns the steps since the lists were written, of which ``logged`` are earlier.
 
-    The lists are written anew where they were not yet, or once the steps take an eighth of their size.
+    The lists are written anew where they were not yet, or where the steps would take too much beside them.
     """
     lists, small = state.lists, record.get("min_cluster_size", 1)
     labels = state.labels
@@ -301,7 +302,7 @@ def _write(
     parsed, scale = state.clustered, state.features.scaled[1]
     kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
     size = state.last.nbytes + sum((folder / STATE / name).stat().st_size for name in logged or [])
-    if logged is None or 8 * size > lists.ids.nbytes + lists.sims.nbytes:
+    if logged is None or _SHARE * size > lists.ids.nbytes + lists.sims.nbytes:
         kept, logged = kept | {"ids": lists.ids, "sims": lists.sims}, []
     else:
         logged = [*logged, f"step-{len(record['steps'])}.npz"]

@@ -321,6 +321,17 @@ def test_confidence_is_the_mean_of_the_edges_at_a_node():
     np.testing.assert_allclose(edge_confidence(edges), [0.7, (0.8 + 0.6 + 0.9) / 3, 0.9, 0.0], rtol=1e-6)
 
 
+def test_confidence_of_kept_edges_is_that_of_a_list_of_just_these():
+    rng = np.random.default_rng(0)
+    ends = [(i, j) for i in range(40) for j in range(40) if i != j and rng.random() < 0.2]
+    edges = edge_list(ends, 41, rng.random(len(ends)))
+    pairs = undirected(edges)
+    for some, kept in ((edges, rng.random(len(edges)) < 0.5), (pairs, pairs.scores > np.median(pairs.scores))):
+        np.testing.assert_array_equal(edge_confidence(some, kept), edge_confidence(some.select(kept)))
+    one_by_one = edge_confidence(EdgeList(pairs.indptr, pairs.cols, pairs.scores))
+    np.testing.assert_allclose(edge_confidence(pairs), one_by_one, rtol=1e-6)
+
+
 def test_nothing_kept_is_all_singletons(scored):
     features, _, graph, model, _ = scored
     result = cluster(features, graph, model, tau1=1.0, tau2=0.5)

@@ -281,3 +281,10 @@ def test_a_profile_of_labels():
     assert (found["rows"], found["identities"], found["singletons"], found["without_label"]) == (7, 3, 1, 1)
     assert (found["sizes"]["0"], found["sizes"]["0.5"], found["sizes"]["1"]) == (1, 2, 3)
     assert profile_labels(np.array([], np.int64))["sizes"] is None
+
+
+def test_a_known_scale_is_not_computed_again():
+    rows = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float16)
+    scale = Features(rows).scaled[1]
+    np.testing.assert_array_equal(Features(rows, scale=scale[:20]).scaled[1], scale)
+    assert Features(rows, scale=2 * scale[:20]).scaled[1][19] == 2 * scale[19]

@@ -8,11 +8,22 @@ import numpy as np
 import pytest
 from conftest import blobs, random_graph, unit
 
+from starfc.data.dataset import as_features
 from starfc.errors import InputError
 from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph, tidy
-from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode, smooth
+from starfc.graph.structure import (
+    FEATURES,
+    FIRST_FEATURES,
+    EdgeLogits,
+    Pairs,
+    Structure,
+    encode,
+    smooth,
+    smooth_rows,
+    smoothing_affinity,
+)
 
 PLACES = (1, 5, 10, 20, 40)
 
@@ -252,3 +263,23 @@ def test_smoothed_nodes_are_one_graph_convolution_and_their_similarity_is_a_colu
     np.testing.assert_allclose(nodes, expected, atol=1e-3)
     ids, sims = graph.ids[pairs.rows, pairs.slots], graph.sims[pairs.rows, pairs.slots]
     np.testing.assert_allclose(pairs.features[:, 19], (expected[pairs.rows] * expected[ids]).sum(1) - sims, atol=2e-3)
+
+
+@pytest.mark.parametrize("neighbours", [0, 3, 40])
+def test_edges_within_some_nodes_are_seen_as_in_the_whole_graph(neighbours):
+    features = unit(blobs()[0])
+    graph = exact_knn(features, 12)
+    rows = np.random.default_rng(1).permutation(len(features))[:30]
+    within = np.unique(np.concatenate([rows, graph.ids[rows, :5].ravel()]))[::-1]
+    whole = Structure(graph, 11, 5, smooth(graph, features, neighbours))
+    nodes = np.empty((len(within), features.shape[1] if neighbours else 0), np.float16)
+    if neighbours:
+        wanted = np.isin(np.arange(len(features)), within)
+        affinity = smoothing_affinity(graph, neighbours, wanted=wanted)
+        smooth_rows(affinity, as_features(features), within, np.arange(len(within)), nodes)
+        np.testing.assert_array_equal(nodes, whole.nodes[within])
+    some = Structure(graph, 11, 5, nodes, within)
+    for every in (True, False):
+        found, expected = (structure.first_round(rows, every=every) for structure in (some, whole))
+        np.testing.assert_array_equal(found.slots, expected.slots)
+        np.testing.assert_array_equal(found.features, expected.features)

@@ -392,6 +392,21 @@ def test_lists_kept_as_steps_are_those_written_whole(run, monkeypatch):
     assert not list((run / "state").glob("step-*"))
 
 
+def test_a_state_of_format_1_is_read(run, caplog):
+    caplog.set_level("INFO", logger="starfc")
+    new, old = np.load(run.parent / "new.npy"), run.parent / "format-1"
+    assign(run, new[:8])
+    shutil.copytree(run, old)
+    (old / "state" / "scale.npy").unlink()
+    manifest = json.loads((old / "state" / "manifest.json").read_text())
+    assert manifest.pop("steps") == []
+    (old / "state" / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    for folder in (run, old):
+        assign(folder, new[8:])
+    assert "anew" not in caplog.text
+    np.testing.assert_array_equal(Run.open(run).labels, Run.open(old).labels)
+
+
 def test_lost_parts_of_the_state_are_made_anew(run, caplog):
     caplog.set_level("INFO", logger="starfc")
     shutil.rmtree(run / "knn")

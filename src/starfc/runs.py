@@ -107,8 +107,8 @@ def stored_features(folder: Path) -> Features:
         manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
         shape, dtype = (manifest["num_rows"], manifest["feature_dim"]), np.dtype(manifest["dtype"])
         array = np.memmap(place / "features.bin", dtype, "r", shape=shape)
-        scale = np.load(place / "scale.npy", allow_pickle=False)
-        if len(scale) != len(array):
+        scale = np.load(place / "scale.npy", allow_pickle=False) if (place / "scale.npy").is_file() else None
+        if scale is not None and len(scale) != len(array):
             raise ValueError(f"{len(scale):,} rows in scale.npy, {len(array):,} in features.bin")
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(

@@ -128,13 +128,14 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
         return None
     try:
         manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT_VERSION or manifest["run"] != run.record["started"]:
+        if manifest["format"] > FORMAT_VERSION or manifest["run"] != run.record["started"]:
             return None
         ids, sims, alive, labels = (
             np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("ids", "sims", "alive", "clusters")
         )
-        steps = [_read_step(place / name) for name in manifest["steps"]]
+        logged = manifest.get("steps", [])  # a folder of format 1 has none, nor a scale
+        steps = [_read_step(place / name) for name in logged]
         features, rule = stored_features(run.folder), _rule(run)
     except (OSError, ValueError, KeyError, EOFError) as error:
         if isinstance(error, InputError):
@@ -150,7 +151,7 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
     suspects = np.array(manifest["suspects"], np.int64)
     parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
     state = State(rule, features, lists, parsed, np.array(labels), manifest["next_label"], suspects)
-    return state, manifest["steps"]
+    return state, logged
 
 
 def _read_step(path: Path) -> Step:

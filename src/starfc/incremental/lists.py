@@ -158,7 +158,10 @@ class StoredLists:
         """The lists as they are now, with rows at the end whose lists are empty: read into their place at once."""
         before, m, alive = len(self.alive), len(alive), np.concatenate([self.alive, alive])
         n, dtype = len(alive), id_dtype(len(alive))
-        ids, sims = _padded(self.ids, n - len(self.ids), -1, dtype), _padded(self.sims, n - len(self.ids), 0)
+        read: dict[str, NDArray] = {}
+        parts = {"ids": (self.ids, n - len(self.ids), -1, dtype), "sims": (self.sims, n - len(self.ids), 0)}
+        threads.each(lambda name: read.update({name: _padded(*parts[name])}), parts)
+        ids, sims = read["ids"], read["sims"]
         bare = Lists(ids, sims, alive, np.empty((n, 0), np.int8), np.empty(n, np.bool_), 0)
         for step in self.steps:
             bare.replay(step)

@@ -216,6 +216,18 @@ def test_without_pictures_members_lie_on_a_map(open_page, report):
     canvas.click(position={"x": where[0], "y": where[1]})
     assert page.evaluate("detail.selected") == 3
     assert page.locator(".selection b").inner_text() == f"row {page.evaluate('detail.data.rows[3]')}"
+    # one scale for both axes, and every point within: a cluster as high as it is wide, in a low canvas
+    xy = np.array([[0, 0], [999, 0], [999, 999], [500, 998]])
+    drawn = page.evaluate(
+        """xy => {
+        const map = { ...detail, data: { xy: xy.flat() }, highest: 999, point: detail.point };
+        return xy.map((_, at) => map.point(at, 480, 327));
+    }""",
+        xy.tolist(),
+    )
+    np.testing.assert_allclose(np.subtract(drawn, drawn[0]), xy * 303 / 999, atol=1e-6)
+    assert (np.array(drawn) > 0).all()
+    assert (np.array(drawn) < [480, 327]).all()
 
 
 def test_search_by_row_cluster_and_name(open_page, report):

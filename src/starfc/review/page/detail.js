@@ -105,7 +105,7 @@ const detail = {
         const [here, there] = merge.a[2] === this.label ? [merge.a, merge.b] : [merge.b, merge.a];
         const buttons = mergeButtons(merge);
         this.mergeButtons.push(buttons);
-        return h("li", {}, h("div", { class: "pair tight" }, instanceCard(here, 44), instanceCard(there, 44)),
+        return h("li", {}, h("div", { class: starfc.index.thumbs ? "pair tight" : "pair tight plain" }, instanceCard(here, 44), instanceCard(there, 44)),
           h("div", {}, h("a", { href: `#/cluster/${there[2]}` }, `Cluster ${there[2]}`), h("span", { class: "soft" }, `, ${plural(starfc.clusters.size[there[2]], "instance")}`), h("p", { class: "note" }, missed(merge)), buttons.element));
       })));
   },
@@ -215,11 +215,11 @@ const detail = {
       h("figcaption", { class: "note" }, drawn < this.size ? `${whole(drawn)} of ${plural(this.size, "member")} by two principal components. ` : "Members by two principal components. ", this.pieces.size ? "The line is the weakest bridge." : null));
   },
 
+  // Both axes have one scale, the larger that all points fit with.
   point(at, width, height) {
     const { xy } = this.data;
-    const unit = Math.min(width, height * 1.8) - 24;
-    const spanY = (999 * (height - 24)) / unit;
-    return [(width - unit) / 2 + (unit * xy[2 * at]) / 999, 12 + ((height - 24) * Math.min(xy[2 * at + 1], spanY)) / Math.max(spanY, this.highest)];
+    const scale = Math.min((width - 24) / 999, (height - 24) / this.highest);
+    return [(width - 999 * scale) / 2 + scale * xy[2 * at], (height - this.highest * scale) / 2 + scale * xy[2 * at + 1]];
   },
 
   drawMap() {

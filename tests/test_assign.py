@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import blobs, same_partition, unit
@@ -37,10 +38,13 @@ from starfc.inference import run_inference
 from starfc.models.checkpoint import load_model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
+from starfc.models.structural import StructuralModel
+from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import Run
 from starfc.runtime.commit import NEXT, replacing_together, settle, writing
 
 ROOT = Path(__file__).resolve().parent.parent
+NONE = np.empty(0, np.int64)
 
 
 def lattice(n: int, dim: int, seed: int) -> np.ndarray:
@@ -58,11 +62,11 @@ def empty_lists(k: int) -> Lists:
 def searched(features: np.ndarray, k: int, first: int, remove=()) -> Lists:
     """Lists of the first rows, then of all, some of the first removed on the way."""
     lists = empty_lists(k).grown(np.ones(first, bool))
-    lists.enter(lists.search(Features(features[:first], normalise=False), 0, np.empty(0, np.int64)))
+    lists.enter(lists.search(Features(features[:first], normalise=False), 0, NONE))
     lists = lists.grown(np.ones(len(features) - first, bool))
-    lists.remove(np.asarray(remove, np.int64))
-    short = lists.holding(np.asarray(remove, np.int64))
-    lists.enter(lists.search(Features(features, normalise=False), first, short))
+    gone = np.asarray(remove, np.int64)
+    lists.remove(gone)
+    lists.enter(lists.search(Features(features, normalise=False), first, gone))
     return lists
 
 
@@ -120,7 +124,7 @@ def test_codes_move_with_their_entries():
     lists.codes, lists.candidates = (lists.ids[:, :9] % 100).astype(np.int8), 6
     lists.codes[:, 6:] = NO_LOGIT
     lists = lists.grown(np.ones(10, bool))
-    lists.enter(lists.search(Features(features, normalise=False), 50, np.empty(0, np.int64)))
+    lists.enter(lists.search(Features(features, normalise=False), 50, NONE))
     old = lists.ids[:50, :6]
     assert (old >= 50).any()
     np.testing.assert_array_equal(lists.codes[:50, :6], np.where(old >= 50, NO_LOGIT, old))
@@ -274,6 +278,21 @@ def test_with_merges_applied_clusters_are_the_components(kind):
         state.step(state.features, remove=[224])
 
 
+@pytest.mark.parametrize(("columns", "candidates"), [(79, 40), (19, 40), (19, 5)])
+def test_every_row_whose_logits_are_known_has_one_for_each_candidate(columns, candidates):
+    features, _, _, _, _ = clustering("structural")
+    generator = torch.Generator().manual_seed(0)
+    model = StructuralModel(16, columns=columns, candidates=candidates, generator=generator)
+    state = state_of(features, 150, model, columns + 1, (0.4, 0.3))
+    for stop, remove in ((170, [4, 9]), (170, [11]), (224, [160])):
+        state.step(Features(features[:stop]), remove=remove)
+        lists, own = state.lists, slice(0, min(columns, candidates))
+        asked = lists.known[:, None] & (lists.ids[:, own] >= 0)
+        assert asked.sum() > 100 * min(candidates, columns)
+        assert (lists.codes[:, own][asked] != NO_LOGIT).all()
+        assert (lists.codes[:, own][lists.ids[:, own] < 0] == NO_LOGIT).all()
+
+
 def test_kinds_that_cannot_be_added_to_are_refused():
     with pytest.raises(InputError, match="fixed refinement"):
         make_rule(load_model(PRETRAINED), 0.6, 0.5, 0.0, "dynamic", "components")
@@ -326,6 +345,33 @@ def test_a_folder_after_two_steps_is_whole(run):
     np.testing.assert_allclose(after.features().rows(slice(210, 224)), unit(new[10:]), atol=1e-6)
 
 
+@pytest.mark.parametrize("small", [1, 4])
+def test_measures_after_steps_are_those_of_everything_measured_anew(tmp_path, small):
+    features, _, _, _, _ = clustering("structural")
+    features[[150, 205]] = features[[10, 40]]  # duplicates: many cuts are equal
+    np.save(tmp_path / "old.npy", features[:190])
+    config = load_config(
+        ROOT / "configs" / "cfg_gcn_structural_ms1m.py", {"tau1": 0.6, "tau2": 0.75, "model.kwargs.feature_dim": 16}
+    )
+    run_inference(config, features=tmp_path / "old.npy", out=tmp_path, keep_edges=True, min_cluster_size=small)
+    splits, merges, bridges = 0, 0, set()
+    steps = [((190, 200), [], False), ((200, 204), [3, 30, 31, 77], False), ((204, 204), [60, 191], False)]
+    steps += [((204, 212), [], True), ((212, 216), [100, 101], False), ((216, 224), [5], True)]
+    for at, (rows, remove, apply) in enumerate(steps):
+        if at == 4:
+            (tmp_path / "state" / "sims.npy").unlink()  # the state is made anew, and with it ids of small clusters
+        assigned = assign(tmp_path, features[slice(*rows)], remove=remove, apply_merges=apply)
+        splits, merges = splits + len(assigned.splits), merges + len(assigned.merges)
+        found = pq.read_table(tmp_path / "clusters.parquet")
+        expected = instance_columns(Run.open(tmp_path).parsed, np.load(tmp_path / "state" / "clusters.npy"))
+        for name in COLUMNS:
+            assert found[name].to_pylist() == expected[name].to_pylist(), (at, name)
+        bridges |= {bridge for bridge in found["weakest_bridge_a"].to_pylist() if bridge is not None}
+    assert splits > 0
+    assert merges > 0
+    assert len(bridges) > 5
+
+
 def test_a_run_with_rows_without_direction_is_added_to(tmp_path):
     features, _, _, _, _ = clustering("structural")
     features[[3, 70]] = np.nan
@@ -375,7 +421,7 @@ def test_steps_in_the_folder_are_those_in_memory(run):
 def test_lists_kept_as_steps_are_those_written_whole(run, monkeypatch):
     new, whole = np.load(run.parent / "new.npy"), run.parent / "written-whole"
     shutil.copytree(run, whole)
-    for folder, share in ((run, 0), (whole, np.inf)):
+    for folder, share in ((whole, np.inf), (run, 0)):
         monkeypatch.setattr(folder_module, "_SHARE", share)
         for rows, remove in ((slice(0, 8), []), (slice(8, 9), [3, 201]), (slice(9, 9), [11]), (slice(9, None), [])):
             assign(folder, new[rows], remove=remove)
@@ -387,6 +433,12 @@ def test_lists_kept_as_steps_are_those_written_whole(run, monkeypatch):
     for name in ("ids", "sims", "alive", "codes", "known"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
+    monkeypatch.setattr(folder_module, "_STEPS", 4)
+    left = []
+    for row in range(4):
+        assign(run, new[row : row + 1])
+        left.append(len(list((run / "state").glob("step-*"))))
+    assert left == [4, 0, 1, 2]
     monkeypatch.setattr(folder_module, "_SHARE", np.inf)
     assign(run, new[:1])
     assert not list((run / "state").glob("step-*"))
@@ -423,6 +475,28 @@ def test_lost_parts_of_the_state_are_made_anew(run, caplog):
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
 
 
+@pytest.mark.parametrize("how", ["empty", "cut short", "flipped", "gone"])
+@pytest.mark.parametrize("name", ["step-2.npz", "scale.npy", "ids.npy", "alive.npy"])
+def test_damaged_parts_of_the_state_are_made_anew(run, caplog, monkeypatch, name, how):
+    caplog.set_level("INFO", logger="starfc")
+    monkeypatch.setattr(folder_module, "_SHARE", 0)
+    new, whole = np.load(run.parent / "new.npy"), run.parent / "whole"
+    for rows in (slice(0, 8), slice(8, 12)):
+        assign(run, new[rows])
+    shutil.copytree(run, whole)
+    damaged = run / "state" / name
+    held = damaged.read_bytes()
+    half = len(held) // 2
+    damaged.unlink()
+    if how != "gone":
+        kept = {"empty": b"", "cut short": held[:half], "flipped": bytes([255 ^ held[0]]) + held[1:]}
+        damaged.write_bytes(kept[how])
+    for folder in (run, whole):
+        assign(folder, new[12:])
+    assert ("made anew" in caplog.text) == (name != "scale.npy")
+    np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
+
+
 def test_a_step_that_fails_anywhere_leaves_the_run_as_it_was(run, monkeypatch):
     new = np.load(run.parent / "new.npy")
     with pytest.raises(InputError, match=r"\(m, 16\)"):
@@ -439,7 +513,7 @@ def test_a_step_that_fails_anywhere_leaves_the_run_as_it_was(run, monkeypatch):
 
 
 KILLED = """
-import os, shutil, signal, sys
+import itertools, json, os, shutil, signal, sys
 from pathlib import Path
 import numpy as np
 import torch
@@ -447,50 +521,58 @@ torch.set_num_threads(1)
 from starfc.incremental import folder as folder_module
 from starfc.incremental.folder import assign
 from starfc.runs import Run
-from starfc.runtime import commit
-
-folder_module._SHARE = float(sys.argv[3])  # steps are kept beside the lists, or these written anew
 
 base, new = Path(sys.argv[1]), np.load(sys.argv[2])
-old, calls = Run.open(base), 0
-assign(base, new[:8])  # the state is there, and everything is compiled
+folder_module._SHARE = 0
+for row in range(8):  # the first makes the state, and everything is compiled then
+    assign(base, new[row : row + 1], remove=[2 * row])
 old = Run.open(base).labels.copy()
+folder_module._SHARE = float(sys.argv[3])  # the steps so far are kept beside the lists, or these written anew
+
+def on(name, *rows):
+    for some in rows:
+        assign(base.with_name(name), new[some])
+    run = Run.open(base.with_name(name))
+    return run.labels.copy(), folder_module._read_state(run)[0].lists.grown(np.zeros(0, bool)).ids
+
 shutil.copytree(base, base.with_name("done"))
-wanted = np.concatenate([old, assign(base.with_name("done"), new[8:]).labels])
-outcomes = []
+wanted, _ = on("done", slice(8, 16))
+after, lists = on("done", slice(16, None))
+outcomes, stale = [], 0
 for at in range(1000):
     folder = base.with_name(f"killed{at}")
     shutil.copytree(base, folder)
     pid = os.fork()
     if pid == 0:
+        calls = itertools.count()  # from two threads
         def dying(step):
             def call(*arguments, **options):
-                global calls
-                if calls == at:
+                if next(calls) == at:
                     os.kill(os.getpid(), signal.SIGKILL)
-                calls += 1
                 return step(*arguments, **options)
             return call
         os.replace, np.save, shutil.rmtree = dying(os.replace), dying(np.save), dying(shutil.rmtree)
         np.savez, os.unlink = dying(np.savez), dying(os.unlink)
-        assign(folder, new[8:])
+        assign(folder, new[8:16])
         os._exit(7)
     code = os.waitpid(pid, 0)[1]
     found = Run.open(folder)
     assert len(found.features()) == len(found.labels) == found.record["num_instances"]
-    if len(found.labels) == len(old):
-        assert (found.labels == old).all()
-    else:
-        assert (found.labels == wanted).all()
     outcomes.append(len(found.labels) == len(wanted))
-    if len(found.labels) == len(old) and at % 10 == 0:
-        assign(folder, new[8:])
-        assert (Run.open(folder).labels == wanted).all()
+    assert (found.labels == (wanted if outcomes[-1] else old)).all()
+    named = json.loads((folder / "state" / "manifest.json").read_text())["steps"]
+    stale += {path.name for path in (folder / "state").glob("step-*")} > set(named)
+    if at % 3 == 0 or outcomes[-1]:
+        labels, ids = on(folder.name, *([] if outcomes[-1] else [slice(8, 16)]), slice(16, None))
+        assert (labels == after).all() and (ids == lists).all()
+        files, expected = (len(list((place / "state").glob("step-*"))) for place in (folder, base.with_name("done")))
+        assert files == expected
     shutil.rmtree(folder)
     if os.WIFEXITED(code):
         assert os.WEXITSTATUS(code) == 7
         break
 assert outcomes == sorted(outcomes) and False in outcomes and len(outcomes) > 25, outcomes
+assert (stale > 0) == (sys.argv[3] == "inf"), stale
 """
 
 

@@ -203,11 +203,25 @@ def test_the_table_has_the_measures_of_each_instance_s_cluster(tmp_path):
     assert table["cohesion"][10] == 0
 
 
-def test_clusters_that_were_left_out_as_too_small_are_measured_all_the_same():
+def test_clusters_that_were_left_out_as_too_small_are_told_apart():
     edges = parsed(9, [*clique(range(4)), *clique(range(4, 7)), (7, 8, 0.7, 0.6)])
     labels = labels_of(edges)
     partly = np.where(labels < 1, labels, -1)
     np.testing.assert_array_equal(numbered(Pairs.of(edges), partly), labels)
+
+
+@pytest.mark.parametrize("before", range(6))
+def test_of_equal_cuts_the_same_one_counts_whatever_else_is_measured(before):
+    """Two rings of four that share an instance have equal cuts; triangles before them have edges of lower numbers."""
+    n = 3 * before + 7
+    rings = [(0, 1), (1, 2), (2, 3), (0, 3), (0, 4), (4, 5), (5, 6), (0, 6)]
+    edges = [edge for at in range(before) for edge in clique(range(3 * at, 3 * at + 3))]
+    graph = parsed(n, [*edges, *[(a + 3 * before, b + 3 * before, 0.9, 0.9) for a, b in rings]])
+    labels = np.repeat(np.arange(before + 1), [3] * before + [7])
+    whole = instance_columns(graph, labels)
+    found = instance_columns(graph, labels, pa.table(whole), np.arange(before + 1) == before)
+    assert whole["weakest_bridge_a"][n - 1].is_valid
+    assert all(found[name].equals(whole[name]) for name in COLUMNS)
 
 
 def test_only_changed_clusters_are_measured_again():

@@ -107,11 +107,14 @@ def stored_features(folder: Path) -> Features:
         manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
         shape, dtype = (manifest["num_rows"], manifest["feature_dim"]), np.dtype(manifest["dtype"])
         array = np.memmap(place / "features.bin", dtype, "r", shape=shape)
-        scale = np.load(place / "scale.npy", allow_pickle=False) if (place / "scale.npy").is_file() else None
-        if scale is not None and len(scale) != len(array):
-            raise ValueError(f"{len(scale):,} rows in scale.npy, {len(array):,} in features.bin")
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{place}: the features that the run keeps there are not whole ({error}); cluster everything again"
         ) from None
+    try:
+        scale = np.load(place / "scale.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        scale = None  # it is computed
+    if scale is not None and len(scale) != len(array):
+        scale = None
     return Features(array, str(place / "features.bin"), manifest["normalise"], scale)

@@ -195,7 +195,7 @@ class Structure:
             within = np.arange(self.graph.num_nodes)
         else:
             at_node = np.zeros(self.graph.num_nodes, np.int32)
-            at_node[within] = np.arange(len(within)) if self.nodes.shape[1] else 0
+            at_node[within] = np.arange(len(within))
         object.__setattr__(self, "_at_node", at_node)
         norms = np.zeros(self.graph.num_nodes, np.float32)
         threads.each(
@@ -247,11 +247,10 @@ class EdgeLogits:
     ``codes`` (N, k) int8 are the logits in sixteenths, within ±7.9; -128 where an entry is no candidate of its node.
     """
 
-    def __init__(self, structure: Structure) -> None:
-        num_nodes, columns = structure.ids.shape
+    def __init__(self, structure: Structure, codes: NDArray[np.int8] | None = None) -> None:
         self._ids, self._candidates = structure.ids, structure.candidates
-        self.codes = np.full((num_nodes, columns), NO_LOGIT, np.int8)
-        self.degrees = np.zeros(num_nodes, np.float32)
+        self.codes = np.full(structure.ids.shape, NO_LOGIT, np.int8) if codes is None else codes
+        self.degrees = np.zeros(len(structure.ids), np.float32)
 
     def put(self, pairs: Pairs, codes: NDArray[np.int8]) -> None:
         """Store codes at the entries of their edges, of both ends where both have them among their candidates."""

@@ -51,8 +51,6 @@ def changed(
 
     Parameters
     ----------
-    parsed : ParsedEdges
-        Of which those of an intimacy above ``tau2`` are kept.
     added : rows, cols, scores
         Sorted by row, then column; their columns are to come after those that a row has.
     num_nodes : int

@@ -24,9 +24,9 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph, read_graph
 from starfc.graph.structure import NO_LOGIT
-from starfc.incremental.lists import Found, Step, StoredLists
+from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
 from starfc.review.measures import COLUMNS, instance_columns
@@ -54,7 +54,8 @@ from starfc.runtime.stages import Stages
 log = logging.getLogger("starfc")
 
 FORMAT_VERSION = 2
-_SHARE = 8  # lists are written anew once the steps since then take more than this part of them
+_SHARE = 8  # lists are written anew once the steps since then take more than this part of them,
+_STEPS = 64  # or are this many
 
 
 def assign(
@@ -134,29 +135,29 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
             np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("ids", "sims", "alive", "clusters")
         )
-        logged = manifest.get("steps", [])  # a folder of format 1 has none, nor a scale
+        logged = manifest["steps"] if manifest["format"] > 1 else []
         steps = [_read_step(place / name) for name in logged]
         features, rule = stored_features(run.folder), _rule(run)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         if isinstance(error, InputError):
             raise
         log.info("%s: unreadable (%s); made anew", place, error)
         return None
-    if len(ids) != len(sims) or not len(alive) == len(labels) == len(run.labels) == len(features) >= len(ids):
+    whole = len(ids) == len(sims) <= len(alive) == len(labels) == len(run.labels) == len(features)
+    if not whole or (len(ids) < len(alive) and not steps):
         log.info("%s: not of this run's %d rows; made anew", place, len(run.labels))
         return None
     columns, candidates = columns_of(rule.model, ids.shape[1])
     codes = np.full((len(alive), columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
     lists = StoredLists(ids, sims, steps, alive, codes, candidates)
     suspects = np.array(manifest["suspects"], np.int64)
-    parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
-    state = State(rule, features, lists, parsed, np.array(labels), manifest["next_label"], suspects)
+    state = State(rule, features, lists, run.parsed, np.array(labels), manifest["next_label"], suspects)
     return state, logged
 
 
 def _read_step(path: Path) -> Step:
-    with np.load(path, allow_pickle=False) as file:
-        return Step(file["removed"], Found(**{name: file[name] for name in Found.__annotations__}))
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        return Step(**file)
 
 
 def _first_state(run: Run) -> State:
@@ -170,7 +171,6 @@ def _first_state(run: Run) -> State:
     valid = features if len(rows) == len(features) else features.subset(rows)
     lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
     state = State.of(rule, features, _knn_graph(run, valid), rows, run.parsed, run.labels, lowest)
-    state.parsed = replace(run.parsed, kept=run.parsed.intimacy > rule.tau2)  # those between clusters too
     if "steps" in run.record:
         state.labels[run.removed] = -1
     return state
@@ -303,18 +303,19 @@ def _write(
     parsed, scale = state.clustered, state.features.scaled[1]
     kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
     size = state.last.nbytes + sum((folder / STATE / name).stat().st_size for name in logged or [])
-    if logged is None or _SHARE * size > lists.ids.nbytes + lists.sims.nbytes:
+    earlier = None if logged is None else _earlier_measures(folder, assigned.first_row)  # clusters may be others then
+    if logged is None or len(logged) == _STEPS or _SHARE * size > lists.ids.nbytes + lists.sims.nbytes:
         kept, logged = kept | {"ids": lists.ids, "sims": lists.sims}, []
     else:
         logged = [*logged, f"step-{len(record['steps'])}.npz"]
         with replacing(place / STATE / logged[-1]) as temporary:
-            np.savez(temporary, removed=state.last.removed, **vars(state.last.found))
+            np.savez(temporary, **vars(state.last))
     with ThreadPoolExecutor(1) as writer:  # beside it the clusters are measured
-        writing = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
-        writing.append(writer.submit(write_edges, place, parsed))
-        measures = instance_columns(parsed, state.labels, _earlier_measures(folder, assigned.first_row), state.touched)
+        pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
+        pending.append(writer.submit(write_edges, place, parsed))
+        measures = instance_columns(parsed, state.labels, earlier, state.touched)
         write_clustering(place, labels, state.confidence, measures)
-        for written in writing:
+        for written in pending:
             written.result()
     array = state.features.array
     write_json(

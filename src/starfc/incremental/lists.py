@@ -42,8 +42,8 @@ class Lists:
     """kNN lists of N rows, k columns; arrays are changed in place.
 
     ``ids`` and ``sims`` (N, k); ``alive`` (N,) bool, rows that can be neighbours: valid ones that were not removed.
-    ``codes`` (N, columns) int8 and ``known`` (N,) bool: first-round logits, and rows that have all of theirs; without
-    columns where the model has none. ``candidates``: columns that have codes.
+    ``codes`` (N, columns) int8 and ``known`` (N,) bool: first-round logits, and rows without a candidate that lacks its
+    own; no columns where the model has none. ``candidates``: columns that have codes.
     """
 
     ids: NDArray[np.integer]
@@ -78,18 +78,22 @@ class Lists:
         self.ids[rows], self.sims[rows] = -1, 0
         self.codes[rows], self.known[rows] = NO_LOGIT, False
 
-    def holding(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Living rows whose lists hold some of these rows."""
-        if not len(rows):
-            return np.empty(0, np.int64)
-        mark = np.zeros(len(self) + 1, np.bool_)  # the last is what a missing entry, -1, points to
-        mark[rows] = True
-        return np.flatnonzero(mark[self.ids].any(axis=1) & self.alive)
+    def search(self, features: Features, first: int, removed: NDArray[np.integer]) -> Step:
+        """What comes into the lists, after :meth:`remove`.
 
-    def search(self, features: Features, first: int, short: NDArray[np.integer]) -> Found:
-        """Find the lists of the rows from ``first`` on and of ``short`` ones, and the lists that the new rows enter."""
+        The lists of the rows from ``first`` on are found, those that removed rows stood in are found anew, and the new
+        rows come into the lists of others.
+        """
         k, n = self.ids.shape[1], len(self)
+        short = np.empty(0, np.int64)
+        if removed.size:
+            mark = np.zeros(n + 1, np.bool_)  # the last is what a missing entry, -1, points to
+            mark[removed] = True
+            short = np.flatnonzero(mark[self.ids].any(axis=1) & self.alive)
         queries = np.concatenate([np.flatnonzero(self.alive[first:]) + first, short])
+        if not queries.size:
+            none, no_values = self.ids[:0], self.sims[:0]
+            return Step(removed, queries, none, no_values, none[:, 0], none[:, 0], no_values[:, 0])
         floor = np.where(self.ids[:first, k - 1] >= 0, self.sims[:first, k - 1], self.sims[:first, max(k - 2, 0)])
         floor[self.ids[:first, max(k - 2, 0)] < 0] = -np.inf
         floor[short], floor[~self.alive[:first]] = np.inf, np.inf
@@ -97,29 +101,25 @@ class Lists:
         ids[np.isneginf(sims)] = -1
         found = tidy(ids, sims, queries, n)
         order = np.lexsort([cols, rows])
-        return Found(queries, found.ids, found.sims, rows[order].astype(ids.dtype), cols[order].astype(ids.dtype),
-                     values[order])  # fmt: skip
+        rows, cols = rows[order].astype(ids.dtype), cols[order].astype(ids.dtype)
+        return Step(removed, queries, found.ids, found.sims, rows, cols, values[order])
 
-    def replay(self, step: Step) -> None:
-        """Change the lists, codes apart, as a step did whose rows are there by now."""
-        self.remove(step.removed)
-        self.enter(step.found)
-
-    def enter(self, found: Found) -> NDArray[np.int64]:
-        """Take over what a search found; returns the rows, apart from those searched for, whose lists changed."""
-        self.ids[found.queries], self.sims[found.queries] = found.ids, found.sims
-        self.codes[found.queries], self.known[found.queries] = NO_LOGIT, False
-        _enter(self.ids, self.sims, self.codes, self.candidates, found.rows, found.cols, found.values)
-        return found.rows[np.flatnonzero(np.diff(found.rows, prepend=-1))].astype(np.int64)
+    def enter(self, step: Step) -> None:
+        """Take over what a search found."""
+        self.ids[step.queries], self.sims[step.queries] = step.ids, step.sims
+        self.codes[step.queries], self.known[step.queries] = NO_LOGIT, False
+        _enter(self.ids, self.sims, self.codes, self.candidates, step.rows, step.cols, step.values)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found: the lists (m, k) of ``queries`` (m,), and entries (e,) that come into the lists of others.
+class Step:
+    """What a step did to the lists: rows that were ``removed`` (r,), and what came into the lists.
 
-    ``rows`` rise, and with them ``cols``; ``values`` are their similarities.
+    These are the lists (m, k) of ``queries`` (m,), and entries (e,) that are offered to the lists of others: ``rows``
+    rise, and with them ``cols``; ``values`` are their similarities.
     """
 
+    removed: NDArray[np.int64]
     queries: NDArray[np.int64]
     ids: NDArray[np.integer]
     sims: NDArray[np.float32]
@@ -127,17 +127,14 @@ class Found:
     cols: NDArray[np.integer]
     values: NDArray[np.float32]
 
-
-@dataclass(frozen=True)
-class Step:
-    """What a step did to the lists: rows that were ``removed`` (r,), then what was found."""
-
-    removed: NDArray[np.int64]
-    found: Found
-
     @property
     def nbytes(self) -> int:
-        return self.removed.nbytes + sum(array.nbytes for array in vars(self.found).values())
+        return sum(array.nbytes for array in vars(self).values())
+
+    def touched(self, first: int) -> NDArray[np.int64]:
+        """Rows before ``first``, the first new one, whose lists this may have changed, rising."""
+        others = self.rows[np.flatnonzero(np.diff(self.rows, prepend=-1))].astype(np.int64)
+        return np.union1d(others, self.queries[self.queries < first]) if self.removed.size else others
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,8 @@ class StoredLists:
         ids, sims = read["ids"], read["sims"]
         bare = Lists(ids, sims, alive, np.empty((n, 0), np.int8), np.empty(n, np.bool_), 0)
         for step in self.steps:
-            bare.replay(step)
+            bare.remove(step.removed)
+            bare.enter(step)
         known = (self.codes[:, :1] != NO_LOGIT).all(axis=1) | (ids[:before, 0] < 0)
         return Lists(ids, sims, alive, _padded(self.codes, m, NO_LOGIT), _padded(known, m, False), self.candidates)
 
@@ -240,12 +238,12 @@ def _products(
 
     def work(run: slice) -> None:
         buffer, rounded = torch.empty(_ROWS * _COLUMNS, dtype=dtype), torch.empty((_COLUMNS, features.dim), dtype=dtype)
-        single = np.empty((_COLUMNS, features.dim), np.float32)
+        normalised = np.empty((_COLUMNS, features.dim), np.float32)
         for start in range(run.start, run.stop, _COLUMNS):
             tile = slice(start, min(start + _COLUMNS, run.stop))
             size = tile.stop - start
-            _normalise(array[tile], scale[tile], single)
-            rounded[:size] = torch.from_numpy(single[:size])
+            _normalise(array[tile], scale[tile], normalised)
+            rounded[:size] = torch.from_numpy(normalised[:size])
             lost = torch.from_numpy(dead[slice(*np.searchsorted(dead, (start, tile.stop)))] - start)
             if len(lost):
                 rounded[lost] = 0  # they may not be finite

@@ -99,6 +99,8 @@ def _structural(
     scratch: Path | None,
 ) -> Scored:
     new = np.flatnonzero(lists.alive[first:]) + first
+    if not new.size:
+        return new, new, np.empty(0, np.float32)
     askers = touched[(lists.ids[touched, : model.candidates] >= first).any(axis=1)]
     order = locality_order(lists.graph)
 
@@ -115,11 +117,10 @@ def _structural(
     structure = Structure(lists.graph, model.columns, model.candidates, nodes, within)
     before = None
     if model.rounds == 2:
-        before = EdgeLogits(structure)
-        before.codes = lists.codes
+        before = EdgeLogits(structure, lists.codes)
         _first(model, structure, before, unknown, ROW_BLOCK)
         lists.known[unknown] = True
-        own = slice(0, model.candidates)  # of an edge that both ends have among these, the code stands there by now
+        own = slice(0, lists.candidates)  # of an edge that both ends have among these, the code stands there by now
         without = (lists.ids[askers, own] >= first) & (lists.codes[askers, own] == NO_LOGIT)
         _first(model, structure, before, askers[without.any(axis=1)], _SPARSE_BLOCK, first)
         before.sum_degrees(ends)
@@ -139,8 +140,6 @@ def _structural(
         found[at] = ours, lists.ids[ours, pairs.slots[above]].astype(np.int64), expit(z[above])
 
     threads.each(last_round, range(len(blocks)))
-    if not found:
-        return new, new, np.empty(0, np.float32)
     rows, cols, scores = (np.concatenate(x) for x in zip(*found, strict=True))
     return np.concatenate([rows, cols]), np.concatenate([cols, rows]), np.concatenate([scores, scores])
 

@@ -210,12 +210,10 @@ class State:
         with stages.stage("kNN lists", needs=9 * n * k + (300 << 20)):
             lists = self.lists.grown(alive)
             lists.remove(remove)
-            short = lists.holding(remove)
-            self.last = Step(remove, lists.search(features, first, short))
-            touched = lists.enter(self.last.found)
+            self.last = lists.search(features, first, remove)
+            lists.enter(self.last)
         with stages.stage("edge scores", needs=(256 << 20)):
-            rule = self.rule
-            touched = np.union1d(touched, short) if short.size else touched
+            rule, touched = self.rule, self.last.touched(first)
             added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch)
         with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
             parsed, ends = without(self.parsed, remove) if remove.size else (self.parsed, remove)
@@ -247,10 +245,6 @@ class State:
         if gone.size:
             raise InputError(f"remove: rows {gone[:5].tolist()} were removed before; leave them out")
         return rows
-
-    def with_features(self, features: Features) -> State:
-        """The same state with the features of its rows elsewhere."""
-        return replace(self, features=features)
 
 
 def columns_of(model: StarFCModel | StructuralModel, k: int) -> tuple[int, int]:

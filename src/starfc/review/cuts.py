@@ -78,6 +78,10 @@ def best_cuts(pairs: Pairs, labels: NDArray[np.int64], num_clusters: int, seed: 
     # equal words together, and within them down the tree; bridges (word 0, no cover) are apart from these
     nodes = np.flatnonzero((parent >= 0) & (cover > 0))
     nodes = nodes[np.lexsort((tin[nodes], word[nodes]))]
+    # in the order of the search, whatever the words: of equal cuts the first one counts
+    starts = np.flatnonzero(np.diff(word[nodes], prepend=~word[nodes[:1]]))
+    met = np.repeat(tin[nodes[starts]], np.diff(starts, append=len(nodes)))
+    nodes = nodes[np.argsort(met, kind="stable")]
     best = np.full((num_clusters, 2), -np.inf)  # rating, then the weakness that decides where nothing hangs on it
     edges, spans = np.full((num_clusters, 2), -1, np.int64), np.zeros((num_clusters, 6), np.int64)
     pieces = np.zeros(num_clusters, np.int64)

@@ -122,7 +122,7 @@ def instance_columns(
     Parameters
     ----------
     labels : (N,) int64
-        Also of instances whose clusters are left out as too small (:func:`numbered`); -1 for removed rows.
+        As :func:`review` takes them, so also of instances that a run leaves out (:func:`numbered`).
     earlier : pa.Table, optional
         These columns before instances were added or removed; ``changed`` (C,) bool then says of which clusters the
         instances or the edges are others now: only those are measured.
@@ -132,8 +132,7 @@ def instance_columns(
         measured = changed[labels] | (labels < 0)
         pairs = replace(pairs, kept=pairs.kept & np.repeat(measured, np.diff(pairs.indptr)))
     found = review(pairs, labels)
-    none = np.full((1, 2), -1)  # of removed rows, the last
-    ends = np.concatenate([found.cuts.first, none])[labels]
+    ends = np.append(found.cuts.first, [[-1, -1]], axis=0)[labels]  # the last is what -1 points to
     values = {
         "cohesion": np.append(found.cohesion, np.float32(0))[labels],
         "suspicion": np.append(found.cuts.suspicion, np.float32(0))[labels],

@@ -225,8 +225,7 @@ class State:
             grouping = regroup(labels, self.next_label, edges, new, suspects, apply_merges)
             moved = labels != grouping.labels
             touched = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
-            touched[self.labels[remove]], touched[grouping.labels[edges.at | moved]] = True, True
-            touched[labels[moved]] = True
+            touched[labels[moved]], touched[grouping.labels[edges.at | moved]] = True, True
         self.features, self.lists, self.parsed = features, lists, edges.parsed
         self.labels, self.suspects, self.across = grouping.labels, grouping.suspects, grouping.across
         self.next_label, self.touched = grouping.next_label, touched[:-1]

@@ -8,8 +8,8 @@ of the rows that are there, without and with --apply-merges, against clustering 
 Time: all but four times ``--added`` rows are clustered, and these are added in four steps, of which the first also
 makes the state of the folder; against clustering all rows. Every side is a process of its own: it first clusters and
 adds a few rows, so that libraries and compiled code are loaded, and then does that and nothing else. Its seconds are
-those of the latter (files read and written), the same by the processor's clock, which other work on the machine hardly
-changes, and those of the whole process.
+those of the latter (files read and written), and the same by the processor's clock, which other work on the machine
+hardly changes.
 
 Weights and thresholds are the packaged structural ones. Writes quality.csv, time.csv and assign.json into DIR; runs and
 rows are kept in DIR/work. Prints Markdown.
@@ -71,10 +71,7 @@ def main() -> None:
     del features
 
     def side(name: str) -> dict[str, Any]:
-        started = time.perf_counter()
-        options = ("--threads", arguments.threads, "--added", arguments.added)
-        found = run_side(__file__, name, work, *options)
-        return found | {"process_seconds": time.perf_counter() - started}
+        return run_side(__file__, name, work, "--threads", arguments.threads, "--added", arguments.added)
 
     side("before")  # compiles what is not compiled yet
     sides = {name: side(name) for name in ("at-once", "before", *ADDING, "steps", "steps-merged")}
@@ -204,8 +201,6 @@ def time_rows(sides: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             "of clustering all": f"1/{once['seconds'] / sides[name]['seconds']:.1f}",
             "processor seconds": round(sides[name]["cpu"], 2),
             "of clustering all's": f"1/{once['cpu'] / sides[name]['cpu']:.1f}",
-            "process seconds": round(sides[name]["process_seconds"], 2),
-            "of that process": f"1/{once['process_seconds'] / sides[name]['process_seconds']:.1f}",
             "peak MB": round(sides[name]["peak_rss_mb"]),
             "labels changed": sides[name].get("earlier_labels_changed", ""),
         }

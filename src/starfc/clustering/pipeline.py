@@ -293,15 +293,22 @@ def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> N
 
     ``kept`` (E,): those of the edges that count; of a symmetric list, both directions or none.
     """
-    total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
     if edges.symmetric:  # what leads to a node leaves it, too
-        threads.each(
-            lambda rows: _add_leaving(edges.indptr, edges.scores, kept, rows.start, rows.stop, total, count),
-            slices(edges.num_nodes, _ROWS),
-        )
+        total, count = sums_of_rows(edges.indptr, edges.scores, kept)
     else:
+        total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
         _add_ends(edges.indptr, edges.cols, edges.scores, kept, total, count)
     return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+def sums_of_rows(
+    indptr: NDArray[np.int64], scores: NDArray[np.float32], kept: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Sum and number of the scores that each row lists, of those that are kept: (N,) each."""
+    n = len(indptr) - 1
+    total, count = np.zeros(n, np.float64), np.zeros(n, np.int32)
+    threads.each(lambda rows: _add_leaving(indptr, scores, kept, rows.start, rows.stop, total, count), slices(n, _ROWS))
+    return total, count
 
 
 @nb.njit(cache=True, nogil=True)

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.pipeline import ParsedEdges, sums_of_rows
 from starfc.review.cuts import Cuts, best_cuts
 from starfc.review.pairs import Pairs, Rule
 
@@ -74,11 +73,11 @@ def review(edges: ParsedEdges | Pairs, labels: NDArray[np.int64]) -> Review:
         cluster.
     """
     pairs = edges if isinstance(edges, Pairs) else Pairs.of(edges)
-    sizes = np.bincount(labels[labels >= 0])
-    number, total = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.float64)
-    _inside(pairs.indptr, pairs.scores, pairs.kept, labels, number, total)
+    there = labels >= 0
+    sizes = np.bincount(labels[there])
+    total, number = (np.bincount(labels[there], x[there]) for x in sums_of_rows(pairs.indptr, pairs.scores, pairs.kept))
     cohesion = (total / np.maximum(number, 1)).astype(np.float32)
-    number //= 2
+    number = number.astype(np.int64) // 2  # a pair is listed at either end
     density = (number / np.maximum(sizes * (sizes - 1) // 2, 1)).astype(np.float32)
     cuts = best_cuts(pairs, labels, len(sizes))
     bridge_scores = np.full(len(sizes), np.nan, np.float32)
@@ -169,12 +168,3 @@ def merge_candidates(pairs: Pairs, labels: NDArray[np.int64], rule: Rule) -> Mer
     a, b = ends[:, best]
     e = entries[best]
     return Merges(labels[a], labels[b], count, a, b, pairs.scores[e], pairs.intimacy[e], margins[best])
-
-
-@nb.njit(cache=True, nogil=True)
-def _inside(indptr, scores, kept, labels, number, total):
-    for i in range(labels.size):
-        for e in range(indptr[i], indptr[i + 1]):
-            if kept[e]:
-                number[labels[i]] += 1
-                total[labels[i]] += scores[e]

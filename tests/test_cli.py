@@ -87,18 +87,33 @@ def test_help_names_every_option(starfc, command):
     assert command in starfc("--help")[1]
 
 
-def test_help_is_quick_and_says_exit_codes():
+def loaded_by(*arguments: str) -> tuple[str, list[str]]:
+    """What a command prints, and which large libraries it loads."""
     script = (
-        "import sys; sys.argv = ['starfc', '--help']\n"
+        f"import sys; sys.argv = ['starfc', *{arguments!r}]\n"
         "from starfc.commands import main\n"
         "try: main()\n"
-        "except SystemExit as end: code = end.code\n"
-        "print(code, sorted({'torch', 'numba', 'numpy', 'h5py', 'pyarrow'} & set(sys.modules)))"
+        "except SystemExit as end: assert not end.code\n"
+        "print(*sorted({'torch', 'numba', 'numpy', 'h5py', 'pyarrow'} & set(sys.modules)))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0 []"
-    assert "Exit codes: 0 done; 2" in done.stdout
+    text, last = done.stdout[:-1].rsplit("\n", 1)
+    return text, last.split()
+
+
+def test_help_is_quick_and_says_exit_codes():
+    text, libraries = loaded_by("--help")
+    assert libraries == []
+    assert "Exit codes: 0 done; 2" in text
+
+
+def test_commands_without_a_model_do_not_load_torch(tmp_path):
+    np.save(tmp_path / "features.npy", np.random.default_rng(0).normal(size=(20, 4)))
+    np.save(tmp_path / "labels.npy", np.arange(20) // 4)
+    names = [str(tmp_path / name) for name in ("features.npy", "labels.npy", "out.fvecs")]
+    for arguments in (("info", names[0]), ("evaluate", names[1], names[1]), ("convert", names[0], names[2])):
+        assert "torch" not in loaded_by(*arguments)[1]
 
 
 def test_choices_are_the_packages():

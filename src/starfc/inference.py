@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from starfc.clustering.outputs import metrics_table, write_clustering, write_edges, write_run
+from starfc.clustering.outputs import write_clustering, write_edges, write_run
 from starfc.clustering.pipeline import REFINEMENTS, with_singletons, without_small
 from starfc.config import Config
 from starfc.data.dataset import Split
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
-from starfc.evaluation.metrics import evaluate
+from starfc.evaluation.metrics import evaluate, metrics_table
 from starfc.graph.knn import check_k, search_bytes
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model, load_thresholds

@@ -91,15 +91,3 @@ def read_edges(folder: Path) -> ParsedEdges:
 def write_run(folder: Path, record: dict[str, Any]) -> None:
     """The run's record, run.json."""
     write_json(folder / "run.json", record)
-
-
-def metrics_table(metrics: dict[str, Any]) -> str:
-    """Metrics in percent, as text."""
-    lines = [f"{'metric':<12}{'precision':>10}{'recall':>10}{'F-score':>10}"]
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            cells = [f"{100 * value[key]:.2f}" for key in ("precision", "recall", "fscore")]
-        else:
-            cells = ["", "", f"{100 * value:.2f}"]
-        lines.append(f"{name:<12}" + "".join(f"{cell:>10}" for cell in cells))
-    return "\n".join(lines)

@@ -44,7 +44,7 @@ def assign(
     edges ask for are listed, here and in DIR/assign.json, and done with --apply-merges only.
     """
     options.set_messages(quiet)
-    from starfc.clustering.outputs import metrics_table
+    from starfc.evaluation.metrics import metrics_table
     from starfc.incremental.folder import assign as add
     from starfc.runs import Run
     from starfc.runtime.machine import set_threads

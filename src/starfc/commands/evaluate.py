@@ -33,9 +33,9 @@ def evaluate(
     options.set_messages()
     import numpy as np
 
-    from starfc.clustering.outputs import metrics_table
     from starfc.data.formats import read_labels
     from starfc.evaluation.metrics import evaluate as scores
+    from starfc.evaluation.metrics import metrics_table
 
     identities = read_labels(truth)
     clusters = read_labels(predicted / "labels.npy" if predicted.is_dir() else predicted, len(identities))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -214,3 +215,15 @@ def evaluate(truth: ArrayLike, predicted: ArrayLike, metrics: tuple[str, ...] = 
     functions = {"pairwise": pairwise, "bcubed": bcubed, "nmi": nmi}
     results = {name: functions[name](table) for name in metrics}
     return {name: asdict(value) if isinstance(value, Score) else value for name, value in results.items()}
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """Metrics in percent, as text."""
+    lines = [f"{'metric':<12}{'precision':>10}{'recall':>10}{'F-score':>10}"]
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            cells = [f"{100 * value[key]:.2f}" for key in ("precision", "recall", "fscore")]
+        else:
+            cells = ["", "", f"{100 * value:.2f}"]
+        lines.append(f"{name:<12}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(lines)

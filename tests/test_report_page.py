@@ -463,6 +463,35 @@ def test_a_large_report_opens_and_scrolls(open_page, large):
     assert page.evaluate("document.querySelectorAll('*').length") < 3000
 
 
+def test_a_list_taller_than_a_browser_s_elements_scrolls_from_end_to_end(open_page, report):
+    page = open_page(report / "plain")
+    seen = page.evaluate("""() => {
+        const scroller = h("div");
+        Object.assign(scroller.style, { position: "fixed", inset: "0", overflow: "auto", height: "600px" });
+        document.body.append(scroller);
+        const list = new VirtualList(scroller, { height: () => 60, render: (at) => h("li", {}, String(at)) });
+        scroller.append(list.body);
+        list.set(2000000);
+        const inSight = () => [...list.body.children].filter((item) => {
+            const box = item.getBoundingClientRect();
+            return box.top >= 0 && box.bottom <= 600;
+        }).map((item) => Number(item.textContent));
+        const seen = { top: inSight() };
+        for (const at of [777777, 1999999, 1000000, 1000003, 0]) { list.show(at); seen[at] = inSight(); }
+        scroller.scrollTop = 1e9;
+        list.draw();
+        seen.end = inSight();
+        scroller.remove();
+        return seen;
+    }""")
+    assert seen.pop("top") == list(range(10))
+    assert seen.pop("end")[-1] == 1_999_999
+    for at, rows in seen.items():
+        assert int(at) in rows
+        assert 9 <= len(rows) <= 10
+        assert rows == list(range(rows[0], rows[0] + len(rows)))
+
+
 def test_a_search_in_a_large_report(open_page, large):
     page = open_page(large)
     page.fill("#search", "124999")

@@ -62,8 +62,10 @@ function toggleButton(text, pressed, onclick, key) {
   return h("button", { type: "button", class: "toggle", "aria-pressed": String(pressed), title: key ? `${text} (${key})` : null, onclick }, text);
 }
 
+const TALLEST = 8e6; // pixels of an element: browsers allow 17 million and more
+
 // A list of `count` items in a scroller, of which only those in sight are elements. Items are `columns()` to a line of
-// `height()` pixels, below `above`, a fixed element that scrolls with them.
+// `height()` pixels. A list that would be taller than an element may be scrolls by proportionally larger steps.
 class VirtualList {
   constructor(scroller, { height, columns = () => 1, render, tag = "ul", label = null }) {
     Object.assign(this, { scroller, height, columns, render, count: 0, first: -1, last: -1 });
@@ -94,23 +96,32 @@ class VirtualList {
     return this.body.getBoundingClientRect().top - this.scroller.getBoundingClientRect().top + this.scroller.scrollTop;
   }
 
+  // How far the list is scrolled, in pixels of the scroller and of the lines, and what one pixel of the former is.
+  scrolled(lines, height) {
+    const { scrollTop, clientHeight } = this.scroller;
+    const [full, offset] = [lines * height, scrollTop - this.top];
+    const ratio = full > TALLEST ? (full - clientHeight) / (TALLEST - clientHeight) : 1;
+    return { offset, ratio, y: offset < 0 ? offset : Math.min(offset * ratio, Math.max(offset, full - clientHeight)) };
+  }
+
   draw() {
     const columns = Math.max(1, this.columns());
     const height = this.height();
     const lines = Math.ceil(this.count / columns);
-    this.body.style.height = `${lines * height}px`;
+    this.body.style.height = `${Math.min(lines * height, TALLEST)}px`;
     if (!this.scroller.clientHeight) return;
-    const start = (this.scroller.scrollTop - this.top) / height;
-    const first = columns * Math.max(0, Math.min(lines, Math.floor(start) - 3));
-    const last = Math.min(this.count, columns * Math.max(0, Math.ceil(start + this.scroller.clientHeight / height) + 3));
-    if (first === this.first && last === this.last && columns === this.across) return;
-    Object.assign(this, { first, last, across: columns });
+    const { offset, y } = this.scrolled(lines, height);
+    const first = columns * Math.max(0, Math.min(lines, Math.floor(y / height) - 3));
+    const last = Math.min(this.count, columns * Math.max(0, Math.ceil((y + this.scroller.clientHeight) / height) + 3));
+    const shift = offset - y;
+    if (first === this.first && last === this.last && columns === this.across && shift === this.shift) return;
+    Object.assign(this, { first, last, across: columns, shift });
     const focused = this.body.contains(document.activeElement) ? document.activeElement.closest("[data-at]")?.dataset.at : null;
     const items = [];
     for (let at = first; at < last; at++) {
       const item = this.render(at);
       item.dataset.at = at;
-      item.style.transform = `translate(${(100 * (at % columns))}%, ${Math.floor(at / columns) * height}px)`;
+      item.style.transform = `translate(${(100 * (at % columns))}%, ${Math.floor(at / columns) * height + shift}px)`;
       item.style.width = `${100 / columns}%`;
       item.style.height = `${height}px`;
       items.push(item);
@@ -120,10 +131,11 @@ class VirtualList {
   }
 
   show(at) {
-    const height = this.height();
-    const y = this.top + Math.floor(at / Math.max(1, this.columns())) * height;
-    const { scrollTop, clientHeight } = this.scroller;
-    if (y < scrollTop || y + height > scrollTop + clientHeight) this.scroller.scrollTop = y - (clientHeight - height) / 2;
+    const [height, columns] = [this.height(), Math.max(1, this.columns())];
+    const { offset, ratio, y } = this.scrolled(Math.ceil(this.count / columns), height);
+    const wanted = Math.floor(at / columns) * height;
+    const { clientHeight } = this.scroller;
+    if (wanted < y || wanted + height > y + clientHeight) this.scroller.scrollTop += (wanted - (clientHeight - height) / 2) / ratio - offset;
     this.draw();
   }
 }

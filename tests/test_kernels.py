@@ -53,7 +53,7 @@ def test_rounding_to_bfloat_is_torchs():
 
 @nb.njit
 def masks(values, at, floor, floors):
-    prefetch_row(values.reshape((1, values.size)), 0)
+    prefetch_row(values.reshape((1, values.size)), 0, values.size)
     return reached(values, at, floor), reached_each(values, at, floors, 3)
 
 

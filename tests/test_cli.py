@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,9 @@ def test_help_names_every_option(starfc, command):
     assert code == 0
     assert all(f"{option} " in out.replace(",", " ") + " " for option in OPTIONS[command].split())
     assert command in starfc("--help")[1]
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## starfc {command}\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"--[a-z][a-z0-9-]*", section)) == set(re.findall(r"--[a-z][a-z0-9-]*", out))
 
 
 def loaded_by(*arguments: str) -> tuple[str, list[str]]:

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Prints docs/commands.md: what the commands say of themselves.
+#   sh scripts/commands_page.sh > docs/commands.md
+set -eu
+cd "$(dirname "$0")/.."
+export COLUMNS=80 PYTHONPATH=src
+
+echo '# The commands'
+echo
+echo 'What `starfc --help` and `starfc COMMAND --help` print. How to go about it: [own-data.md](own-data.md).'
+for command in "" cluster assign explain report train evaluate knn tune convert info; do
+    echo
+    echo "## starfc${command:+ $command}"
+    echo
+    ${PYTHON:-python} -m starfc $command --help | sed 's/^\(.\)/    \1/'
+done

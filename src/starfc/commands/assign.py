@@ -91,9 +91,10 @@ def _text(assigned: Assigned, folder: Path) -> str:
         lines.append(f"{len(assigned.merges):,} merges ({done}):")
         for merge in sorted(assigned.merges, key=lambda merge: -merge.score)[:_LINES]:
             a, b, *_ = merge.evidence[0]
+            count = "an edge" if merge.edges == 1 else f"{merge.edges:,} edges, the best"
             lines.append(
-                f"  clusters {merge.clusters[0]} and {merge.clusters[1]}: {merge.edges:,} edges, the best between rows "
-                f"{a} and {b}, p {merge.score:.3f}, intimacy {merge.intimacy:.3f}"
+                f"  clusters {merge.clusters[0]} and {merge.clusters[1]}: {count} between rows {a} and {b}, "
+                f"p {merge.score:.3f}, intimacy {merge.intimacy:.3f}"
             )
     if assigned.splits:
         lines.append(f"{len(assigned.splits):,} splits ({done}):")

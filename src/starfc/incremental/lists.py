@@ -11,7 +11,6 @@ the model is structural: it moves with its entry.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from threading import Lock
 
@@ -32,7 +31,7 @@ from starfc.runtime.progress import progress
 
 _ROWS, _COLUMNS = 512, 1024  # of a tile: 1 or 2 MiB of products
 _SMALL = 1 << 14  # below this many rows float32 is as fast
-_KEEP = 1.5  # times k candidates are kept of rounded products
+_KEEP = 2  # times k candidates are kept of rounded products
 _ROUNDED = 2.0**-7 + 2.0**-16 + SUMMATION  # ε of rounded unit vectors: r <= 2^-8, and r + (1 + r) r
 _LOWEST = 0.05  # floors above it, and what may round to them, are positive
 
@@ -193,9 +192,7 @@ def _search(
         return *sorted_pools(pools, k), (rows, cols, values)
     low = np.where(np.isinf(floor), floor, (floor - _ROUNDED) * (1 - ROUNDING)).astype(np.float32)
     bits = (low.view(np.uint32) >> 16).astype(np.int16)  # cut off: not above the value
-    pools, (rows, cols, _) = _products(
-        features, alive, queries, min(n, math.ceil(_KEEP * k)), bits, first, torch.bfloat16
-    )
+    pools, (rows, cols, _) = _products(features, alive, queries, min(n, _KEEP * k), bits, first, torch.bfloat16)
     sims, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), id_dtype(n))
     certain, names = np.empty(len(queries), np.bool_), np.arange(n, dtype=id_dtype(n))
 

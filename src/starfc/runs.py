@@ -114,7 +114,6 @@ def stored_features(folder: Path) -> Features:
     try:
         scale = np.load(place / "scale.npy", allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        scale = None  # it is computed
-    if scale is not None and len(scale) != len(array):
-        scale = None
-    return Features(array, str(place / "features.bin"), manifest["normalise"], scale)
+        scale = np.empty(0, np.float32)
+    whole = scale.shape == (len(array),)  # it is computed otherwise
+    return Features(array, str(place / "features.bin"), manifest["normalise"], scale if whole else None)

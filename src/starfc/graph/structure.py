@@ -165,10 +165,10 @@ class Structure:
         k, neighbours of a list that are looked at; cut to those that the graph has.
     candidates : int
         Neighbours of a node that are candidate edges.
+    nodes : (N, d) float16, optional
+        X of :func:`smooth`, or (m, d), those of ``within``; without it column 19 is 0.
     within : (m,) integers, optional
         Nodes that edges are asked of, at either end; all where it is None.
-    nodes : (N, d) float16, optional
-        X of :func:`smooth`, of ``within`` (m, d); without it column 19 is 0.
 
     Raises
     ------

@@ -303,7 +303,8 @@ def _write(
     parsed, scale = state.clustered, state.features.scaled[1]
     kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
     size = state.last.nbytes + sum((folder / STATE / name).stat().st_size for name in logged or [])
-    earlier = None if logged is None else _earlier_measures(folder, assigned.first_row)  # clusters may be others then
+    # where the state was made anew, clusters may be others than those that were measured
+    measured = None if logged is None else _earlier_measures(folder, assigned.first_row)
     if logged is None or len(logged) == _STEPS or _SHARE * size > lists.ids.nbytes + lists.sims.nbytes:
         kept, logged = kept | {"ids": lists.ids, "sims": lists.sims}, []
     else:
@@ -313,7 +314,7 @@ def _write(
     with ThreadPoolExecutor(1) as writer:  # beside it the clusters are measured
         pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
         pending.append(writer.submit(write_edges, place, parsed))
-        measures = instance_columns(parsed, state.labels, earlier, state.touched)
+        measures = instance_columns(parsed, state.labels, measured, state.touched)
         write_clustering(place, labels, state.confidence, measures)
         for written in pending:
             written.result()

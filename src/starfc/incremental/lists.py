@@ -228,9 +228,11 @@ def _products(
     """Pools of the best of some rows, and (row, query, product) above the rows' floors, by products of a dtype."""
     array, scale = features.scaled
     n = len(features)
-    pools, parts = Pools.empty(len(queries), keep, dtype, id_dtype(n)), slices(len(queries), _ROWS)
-    vectors = [torch.from_numpy(features.rows(queries[part])).to(dtype) for part in parts]
-    locks, dead = [Lock() for _ in parts], np.flatnonzero(~alive)
+    pools, dead = Pools.empty(len(queries), keep, dtype, id_dtype(n)), np.flatnonzero(~alive)
+    parts = [
+        (queries[part], torch.from_numpy(features.rows(queries[part])).to(dtype), pools[part], Lock())
+        for part in slices(len(queries), _ROWS)
+    ]
     entering: list[tuple[NDArray, NDArray, NDArray]] = []
 
     def work(run: slice) -> None:
@@ -244,14 +246,13 @@ def _products(
             lost = torch.from_numpy(dead[slice(*np.searchsorted(dead, (start, tile.stop)))] - start)
             if len(lost):
                 rounded[lost] = 0  # they may not be finite
-            for part, some, lock in zip(parts, vectors, locks, strict=True):
-                products = buffer[: len(some) * size].view(len(some), size)
-                torch.mm(some, rounded[:size].T, out=products)
+            for mine, vectors, pool, lock in parts:
+                products = buffer[: len(mine) * size].view(len(mine), size)
+                torch.mm(vectors, rounded[:size].T, out=products)
                 if len(lost):
                     products[:, lost] = -torch.inf
-                mine = queries[part]
                 with lock:
-                    pools[part].offer_rows(products, start, np.arange(len(mine)))
+                    pool.offer_rows(products, start, np.arange(len(mine)))
                 new = int((mine >= first).sum())  # they come first among the queries
                 if new and start < len(floor):
                     above = _above(numeric(products[:new]), floor[tile])

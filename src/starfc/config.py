@@ -22,7 +22,8 @@ from starfc.models.hierarchical import OFFSETS, SCALES
 from starfc.runtime.atomic import write_json
 from starfc.schema import build, option
 
-MODELS = ("gcn", "hierarchical", "gcn_structural")
+MODELS = ("gcn", "hierarchical", "gcn_structural", "gcn_structural_any")
+STRUCTURAL = ("gcn_structural", "gcn_structural_any")  # of whole lists, whatever the embedding
 
 RETIRED = dict.fromkeys(
     (
@@ -91,7 +92,8 @@ class Model:
 
     type: str = option(
         "gcn",
-        "gcn: one graph (CVPR); hierarchical: graphs of several scales (TPAMI); gcn_structural: edges by structure",
+        "gcn: one graph (CVPR); hierarchical: graphs of several scales (TPAMI); gcn_structural: edges by structure; "
+        "gcn_structural_any: the same in the context of the set, for any embedding",
         choices=MODELS,
     )
     kwargs: ModelKwargs = option(factory=ModelKwargs)
@@ -119,6 +121,20 @@ class Structural:
     candidates: int = option(40, "neighbours of a node that are candidate edges", low=1)
     smoothing: int = option(10, "neighbours of the graph convolution whose result is compared; 0: none", low=0)
     rounds: int = option(2, "rounds: the second one sees the first one's probabilities", low=1, high=2)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Training over kinds of data (model.type 'gcn_structural_any')."""
+
+    first: int = option(600, "kinds that the first round learns from", low=12)
+    second: int = option(900, "kinds, other ones, that the second round learns from", low=12)
+    edges: int = option(6000, "edges of a kind to learn from", low=64)
+    steps: int = option(5000, "optimiser steps of each round", low=10)
+    batch: int = option(4096, "edges of a step, 64 of each of some kinds", low=64)
+    lr: float = option(3e-3, "highest learning rate of the one-cycle schedule", low=0)
+    weight_decay: float = option(1e-3, "weight decay of AdamW", low=0)
+    tau1: float = option(0.7, "threshold of p that is stored beside the weights", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,7 @@ class Config:
     model: Model = option(factory=Model)
     hierarchical: Hierarchical = option(factory=Hierarchical)
     structural: Structural = option(factory=Structural)
+    kinds: Kinds = option(factory=Kinds)
     optimizer: Optimizer = option(factory=Optimizer)
     total_epochs: int = option(4, "passes over the identities", low=1)
     lr_config: LrConfig = option(factory=LrConfig)
@@ -276,10 +293,10 @@ class Config:
                 found.append(f"{name}tau1, {name}tau2: {both}")
         if self.model.type == "hierarchical":
             found += self._hierarchical_contradictions()
-        if self.model.type == "gcn_structural" and self.th_sim > 0:
-            found.append(f"th_sim: 0 needed by model.type 'gcn_structural', of whole lists; found {self.th_sim}")
-        if self.model.type == "gcn_structural" and self.knn - 1 > MOST_NEIGHBOURS:
-            found.append(f"knn: at most {MOST_NEIGHBOURS + 1} for model.type 'gcn_structural'; found {self.knn}")
+        if self.model.type in STRUCTURAL and self.th_sim > 0:
+            found.append(f"th_sim: 0 needed by model.type {self.model.type!r}, of whole lists; found {self.th_sim}")
+        if self.model.type in STRUCTURAL and self.knn - 1 > MOST_NEIGHBOURS:
+            found.append(f"knn: at most {MOST_NEIGHBOURS + 1} for model.type {self.model.type!r}; found {self.knn}")
         hooks = [hook.get("type") for hook in self.log_config.hooks]
         found += [
             f"log_config.hooks: TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}"

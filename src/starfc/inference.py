@@ -20,6 +20,7 @@ from starfc.evaluation.metrics import evaluate, metrics_table
 from starfc.graph.knn import check_k, search_bytes
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model, load_thresholds
+from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
@@ -36,6 +37,7 @@ SHIPPED = {
     "gcn": "cfg_gcn_ms1m.py",
     "hierarchical": "cfg_gcn_ms1m_hierarchical.py",
     "gcn_structural": "cfg_gcn_structural_ms1m.py",
+    "gcn_structural_any": "cfg_gcn_structural_any.py",
 }
 
 
@@ -170,7 +172,7 @@ def open_model(config: Config, folder: Path) -> Model:
     kwargs = config.model.kwargs
     model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
     kinds = {StarFCModel: "gcn", HierarchicalModel: "hierarchical", StructuralModel: "gcn_structural"}
-    found = kinds[type(model)]
+    found = (kinds | {ContextualModel: "gcn_structural_any"})[type(model)]
     if found != config.model.type:
         raise InputError(
             f"{folder}: weights of a model of type {found!r} where the config's model.type is {config.model.type!r}; "

@@ -15,6 +15,7 @@ from typing import Any
 from starfc.config import RETIRED, Config
 from starfc.errors import InputError
 from starfc.models.checkpoint import THRESHOLDS, Model, load_model
+from starfc.models.contextual import ContextualModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.schema import build
@@ -98,7 +99,11 @@ def changed(config: Config, given: Mapping[str, Any]) -> Config:
 def _described(model: Model) -> dict[str, Any]:
     if isinstance(model, StructuralModel):
         kwargs = {"nhid": model.nhid}
-        return {"model": {"type": "gcn_structural", "kwargs": kwargs}, "knn": model.columns + 1, **_CHOSEN}
+        whatever = {"knn": model.columns + 1, **_CHOSEN}
+        if isinstance(model, ContextualModel):
+            kind = {"type": "gcn_structural_any", "kwargs": kwargs}
+            return {"model": kind, "partition": {"type": "infomap"}, **whatever}
+        return {"model": {"type": "gcn_structural", "kwargs": kwargs}, **whatever}
     kwargs = {"feature_dim": model.feature_dim, "nhid": model.nhid}
     if isinstance(model, HierarchicalModel):
         scales = list(model.scales)

@@ -8,6 +8,7 @@ lie in a scratch file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,28 @@ from scipy.special import expit, logit
 
 from starfc.clustering.edges import Block, EdgeList
 from starfc.clustering.refinement import undirected
-from starfc.data.dataset import Features
+from starfc.data.dataset import Features, as_features
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
+from starfc.graph.strangers import Strangers
 from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth
+from starfc.models.contextual import Context, ContextualModel, first_context, sampled_nodes, second_context
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 
 ROW_BLOCK = 128  # some 4,000 edges: 0.4 MiB of features, 1 MiB of a hidden layer
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What scoring leaves besides the scores: the first round's logits (N, k) int8 (``EdgeLogits.codes``), where there
+    are two rounds, and the context of the set, of a model that sees it.
+    """
+
+    codes: NDArray[np.int8] | None
+    context: Context | None = None
 
 
 def score_edges(
@@ -37,7 +50,7 @@ def score_edges(
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
-) -> NDArray[np.int8] | None:
+) -> Seen:
     """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
 
     Parameters
@@ -47,19 +60,23 @@ def score_edges(
     order : (N,) integers, optional
         Order in which to take the nodes; it changes no logit.
 
-    Returns
-    -------
-    (N, k) int8 or None
-        The first round's logits (:class:`~starfc.graph.structure.EdgeLogits`), where there are two rounds.
     """
-    order = np.arange(graph.num_nodes) if order is None else order
+    features = as_features(features)
+    n = graph.num_nodes
+    order = np.arange(n) if order is None else order
     nodes = smooth(graph, features, model.smoothing, order, scratch)
-    structure = Structure(graph, model.columns, model.candidates, nodes)
-    blocks = slices(graph.num_nodes, ROW_BLOCK)
-    before = None
+    contextual = isinstance(model, ContextualModel)
+    strangers = Strangers.of(features) if contextual else None
+    structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
+    blocks = slices(n, ROW_BLOCK)
+    before = context = None
+    early, late = model.first, model.second
+    if contextual:
+        seen_first = first_context(_sampled(structure.first_round, n), n, features.dim, strangers)
+        early = model.first.of(seen_first)
     if model.rounds == 2:
         before = EdgeLogits(structure)
-        first = _on(model.first, device)
+        first = _on(early, device)
 
         def first_round(at: int) -> None:
             pairs = structure.first_round(order[blocks[at]])
@@ -67,7 +84,11 @@ def score_edges(
 
         threads.each(first_round, range(len(blocks)))
         before.sum_degrees(order)
-    last, temperature = _on(model.first if before is None else model.second, device), float(model.temperature)
+    if contextual:
+        seen_second = second_context(seen_first, _sampled(lambda rows: structure.second_round(rows, before), n))
+        late = model.second.of(seen_second)
+        context = Context(strangers, n, seen_first, seen_second)
+    last, temperature = _on(early if before is None else late, device), float(model.temperature)
 
     def last_round(at: int) -> None:
         rows = order[blocks[at]]
@@ -75,7 +96,20 @@ def score_edges(
         use(at, pairs, last(pairs.features) / np.float32(temperature))
 
     threads.each(last_round, range(len(blocks)))
-    return None if before is None else before.codes
+    return Seen(None if before is None else before.codes, context)
+
+
+def _sampled(pairs_of: Callable[[NDArray[np.int64]], Pairs], num_nodes: int) -> NDArray[np.float32]:
+    """The features of the edges that a set's context is read off."""
+    nodes = sampled_nodes(num_nodes)
+    blocks = slices(len(nodes), ROW_BLOCK)
+    found: list[NDArray[np.float32] | None] = [None] * len(blocks)
+
+    def work(at: int) -> None:
+        found[at] = pairs_of(nodes[blocks[at]]).features
+
+    threads.each(work, range(len(blocks)))
+    return np.concatenate(found)
 
 
 def parse_structure(
@@ -102,8 +136,8 @@ def parse_with_logits(
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
-) -> tuple[EdgeList, int, NDArray[np.int8] | None]:
-    """:func:`parse_structure`, and the first round's logits as :func:`score_edges` returns them."""
+) -> tuple[EdgeList, int, Seen]:
+    """:func:`parse_structure`, and what :func:`score_edges` returns."""
     line = logit(tau1)
     found: list[Block | None] = [None] * len(slices(graph.num_nodes, ROW_BLOCK))
     candidates = [0] * len(found)
@@ -115,8 +149,8 @@ def parse_with_logits(
         found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
         candidates[at] = len(logits)
 
-    logits = score_edges(model, features, graph, keep, order, device, scratch)
-    return undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)), sum(candidates), logits
+    seen = score_edges(model, features, graph, keep, order, device, scratch)
+    return undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)), sum(candidates), seen
 
 
 def _on(scorer: EdgeScorer, device: str | torch.device) -> Score:

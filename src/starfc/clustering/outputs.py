@@ -1,8 +1,8 @@
 """What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, each written atomically.
 
 Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
-``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, ``logits.npy`` int8 (N, k) of a structural model, and
-``manifest.json``, which is written last.
+``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, ``logits.npy`` int8 (N, k) of a structural model, ``context.npz``
+of a contextual one (:class:`starfc.models.contextual.Context`), and ``manifest.json``, which is written last.
 
 ``clusters.parquet`` has a row for every instance: ``row``, ``label`` int64, ``confidence`` float32. Where edges were
 kept, also what is doubtful about its cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``, ``weakest_bridge_b``
@@ -15,6 +15,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.formats import write_labels
 from starfc.errors import InputError, MissingFileError
+from starfc.models.contextual import Context
 from starfc.runtime.atomic import replacing, save_array, write_json
 
 
@@ -48,11 +50,15 @@ def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
         return
     edges = parsed.edges
     place.mkdir(parents=True, exist_ok=True)
-    (place / "logits.npy").unlink(missing_ok=True)
+    for name in ("logits.npy", "context.npz"):
+        (place / name).unlink(missing_ok=True)
     arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
     arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}
     for name, array in (arrays if parsed.logits is None else arrays | {"logits": parsed.logits}).items():
         save_array(place / f"{name}.npy", array)
+    if parsed.context is not None:
+        with replacing(place / "context.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, **parsed.context.arrays())
     write_json(
         place / "manifest.json",
         {"num_nodes": edges.num_nodes, "num_entries": len(edges), "symmetric": edges.symmetric},
@@ -78,14 +84,18 @@ def read_edges(folder: Path) -> ParsedEdges:
         arrays = [np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
         coded = (place / "logits.npy").is_file()
         logits = np.load(place / "logits.npy", mmap_mode="r", allow_pickle=False) if coded else None
+        context = None
+        if (place / "context.npz").is_file():
+            with np.load(place / "context.npz", allow_pickle=False) as stored:
+                context = Context.from_arrays(stored)
         whole = (manifest["num_nodes"] + 1,), *[(manifest["num_entries"],)] * 4
         symmetric = bool(manifest["symmetric"])
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
         raise InputError(f"{place}: unreadable edges ({error}); run starfc cluster again") from None
     if tuple(array.shape for array in arrays) != whole or (coded and len(logits) != len(arrays[0]) - 1):
         raise InputError(f"{place}: arrays that are not what the manifest says; run starfc cluster again")
     indptr, cols, scores, intimacy, kept = arrays
-    return ParsedEdges(EdgeList(indptr, cols, scores, symmetric), intimacy, kept, logits)
+    return ParsedEdges(EdgeList(indptr, cols, scores, symmetric), intimacy, kept, logits, context)
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:

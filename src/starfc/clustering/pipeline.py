@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.confidence import parse_with_logits
+from starfc.clustering.confidence import Seen, parse_with_logits
 from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
 from starfc.clustering.refinement import (
@@ -44,6 +44,7 @@ from starfc.graph.order import locality_order
 from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
+from starfc.models.contextual import Context
 from starfc.models.structural import StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.memory import mapped_bytes, release
@@ -58,13 +59,15 @@ class ParsedEdges:
 
     ``intimacy`` (E,) float32 is node intimacy, and ``kept`` (E,) bool says which edges are of the clustering: those
     that refinement kept, or with communities those within one. ``logits`` (N, k) int8, of a structural model of two
-    rounds, are the first round's, beside the kNN graph (:class:`starfc.graph.structure.EdgeLogits`).
+    rounds, are the first round's, beside the kNN graph (:class:`starfc.graph.structure.EdgeLogits`); ``context`` is
+    what a contextual model judged the edges by.
     """
 
     edges: EdgeList
     intimacy: NDArray[np.float32]
     kept: NDArray[np.bool_]
     logits: NDArray[np.int8] | None = None
+    context: Context | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def cluster(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates, logits = _parsed(parse_graph, num_entries, 9, *given)
+    parsed, order, candidates, seen = _parsed(parse_graph, num_entries, 9, *given)
     if partition != "components":
         with stages.stage("communities", needs=64 * len(parsed)):
             pieces = components(parsed)
@@ -156,13 +159,13 @@ def cluster(
             edges = None
             if keep_edges:
                 within = members[parsed.rows] == members[parsed.cols]
-                edges = ParsedEdges(parsed, node_intimacy(parsed, order), within, logits)
+                edges = ParsedEdges(parsed, node_intimacy(parsed, order), within, seen.codes, seen.context)
         return _clustering(refined, members, candidates, before, stages, edges)
     with stages.stage("refinement", needs=20 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges)
         intimacy = node_intimacy(parsed, order)
         refined = refine(parsed, intimacy, tau2)
-        edges = ParsedEdges(parsed, intimacy, intimacy > tau2, logits) if keep_edges else None
+        edges = ParsedEdges(parsed, intimacy, intimacy > tau2, seen.codes, seen.context) if keep_edges else None
         del parsed, intimacy
     return _clustering(refined, components(refined), candidates, before, stages, edges)
 
@@ -202,13 +205,13 @@ def cluster_dynamic(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates, logits = _parsed(parse_affinity, num_pairs, 22, *given)
+    parsed, order, candidates, seen = _parsed(parse_affinity, num_pairs, 22, *given)
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges)
         intimacy = node_intimacy_undirected(parsed, order)
         stay = intimacy > dynamic_thresholds(parsed, tau2)
         refined = parsed.select(stay)
-        edges = ParsedEdges(parsed, intimacy, stay, logits) if keep_edges else None
+        edges = ParsedEdges(parsed, intimacy, stay, seen.codes, seen.context) if keep_edges else None
         del parsed, intimacy, stay
     return _clustering(refined, components(refined), candidates, before, stages, edges)
 
@@ -229,8 +232,8 @@ def _parsed(
     device: str | torch.device,
     stages: Stages,
     scratch: Path | None,
-) -> tuple[EdgeList, NDArray[np.integer], int, NDArray[np.int8] | None]:
-    """What both methods begin with: the edges that parsing keeps, the order of the nodes, candidates, and logits.
+) -> tuple[EdgeList, NDArray[np.integer], int, Seen]:
+    """What both methods begin with: the edges that parsing keeps, the order of the nodes, candidates, what was seen.
 
     A structural model has candidates of its own, undirected ones, whatever the method.
 
@@ -255,8 +258,8 @@ def _parsed(
             raise InputError(f"th_sim: 0 needed by a structural model, which compares whole lists; found {th_sim!r}")
         # a code an entry, kept edges in either direction while they are put in order
         with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
-            parsed, candidates, logits = parse_with_logits(model, features, graph, tau1, order, device, scratch)
-        return parsed, order, candidates, logits
+            parsed, candidates, seen = parse_with_logits(model, features, graph, tau1, order, device, scratch)
+        return parsed, order, candidates, seen
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
@@ -270,7 +273,7 @@ def _parsed(
     with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + entry_bytes * entries):
         candidates = count(nodes)
         parsed = parse(nodes, tau1, target_bytes)
-    return parsed, order, candidates, None
+    return parsed, order, candidates, Seen(None)
 
 
 def _clustering(

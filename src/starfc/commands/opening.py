@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from starfc.config import Config
+from starfc.config import STRUCTURAL, Config
 from starfc.data.dataset import Features, Split, open_split
 from starfc.recipes import changed, model_config
 
@@ -16,7 +16,7 @@ def opened(
 ) -> tuple[Config, Split]:
     """The config of a model with what the options ask for, and the features at ``place``, called ``name``."""
     config = model_config(model, asked)
-    structural = config.model.type == "gcn_structural"
+    structural = config.model.type in STRUCTURAL
     dim = feature_dim if structural or feature_dim is not None else config.model.kwargs.feature_dim
     split = open_split(place, labels, feature_dim=dim, normalise=config.test_data.is_norm_feat)
     if structural:  # takes embeddings of any dimension

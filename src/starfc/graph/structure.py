@@ -20,8 +20,23 @@ column of every round
 19     <X_i, X_j> - s_ij, with Â of the first ``smoothing`` neighbours; 0 where there is no smoothing
 ====== ============================================================================================================
 
+Where the strangers of the set are known (:mod:`starfc.graph.strangers`), similarities are on the common scale s', and
+an edge is seen in absolute units, too. With z as defined there, rank_i(j) = 1..k the place of j in i's list, k + 1
+where it is not in it, and in_t(j) the number of lists that hold j among their first t:
+
+====== ============================================================================================================
+20     z_ij / 4, within [-2, 8]
+21-22  min and max of z_i|j and z_j|i, / 4, within [-2, 8]
+23     s'_ij
+24-25  log of min and max of rank_i(j) and rank_j(i)
+26-27  min and max of log(1 + in_10) of both nodes
+28-29  the same of in_k, as a share of k that is 79 for a list of 79
+30     (log N + log P(Z > min(z_i|j, z_j|i))) / 5, Z standard normal: strangers expected to be as similar; in [-8, 2]
+====== ============================================================================================================
+
 A second round sees, besides, what the first one thinks. With its probabilities p (0 for what is no candidate), degrees
-n_i = Σ_m p_im, a <= b the two of n_i - p_ij and n_j - p_ij, each with 1/2 added, and c = Σ_{m in C} p_im p_jm:
+n_i = Σ_m p_im, a <= b the two of n_i - p_ij and n_j - p_ij, each with 1/2 added, and c = Σ_{m in C} p_im p_jm, behind
+the columns above (the numbers are those without strangers):
 
 ====== ============================================================================================================
 20     logit of p_ij
@@ -46,10 +61,13 @@ from starfc.errors import InputError
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
+from starfc.graph.strangers import Strangers
 from starfc.graph.structure_kernels import (
     LOGIT_STEP,
     NO_LOGIT,
     SIM_STEPS,
+    absolute_structure,
+    in_degrees,
     nep_norms,
     pair_structure,
     row_sums,
@@ -63,6 +81,7 @@ _BLOCK = 1 << 10  # nodes at a time: 1 MiB of float32 at 256-d
 SIGMA = 0.1  # of NEP
 FIRST_FEATURES = 20
 FEATURES = 30
+ABSOLUTE_FEATURES = 11  # behind the first round's, where strangers are known
 MOST_NEIGHBOURS = 253  # places in a list fit into a byte
 
 _PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
@@ -140,7 +159,8 @@ class Pairs:
     """m candidate edges of some nodes, in the order of these, with their features.
 
     Edge e joins ``rows[e] = nodes[local[e]]`` and its neighbour ``slots[e]`` of the graph; ``back`` (m,) is where that
-    one's list has ``rows[e]``, -1 where it does not. ``features`` (m, 20), or (m, 30) in the second round, float32.
+    one's list has ``rows[e]``, -1 where it does not. ``features`` (m, 20), or (m, 30) in the second round,
+    float32; 11 more where strangers are known.
     """
 
     nodes: NDArray[np.integer]
@@ -169,6 +189,10 @@ class Structure:
         X of :func:`smooth`, or (m, d), those of ``within``; without it column 19 is 0.
     within : (m,) integers, optional
         Nodes that edges are asked of, at either end; all where it is None.
+    strangers : Strangers, optional
+        Of the same nodes: similarities are then on the common scale, and columns 20 to 30 are made.
+    log_nodes : float, optional
+        log N of column 30, where the set is judged by an earlier time's number of nodes.
 
     Raises
     ------
@@ -181,6 +205,8 @@ class Structure:
     candidates: int
     nodes: NDArray[np.float16] | None = None
     within: NDArray[np.integer] | None = None
+    strangers: Strangers | None = None
+    log_nodes: float | None = None
     _buffers: threading.local = field(default_factory=threading.local, repr=False)
 
     def __post_init__(self) -> None:
@@ -188,8 +214,10 @@ class Structure:
             raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours; found {self.columns}")
         if self.nodes is None:
             object.__setattr__(self, "nodes", np.empty((self.graph.num_nodes, 0), np.float16))
-        object.__setattr__(self, "ids", self.graph.ids[:, : self.columns])
-        object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
+        graph = self.graph if self.strangers is None else self.strangers.rescaled(self.graph)
+        object.__setattr__(self, "ids", graph.ids[:, : self.columns])
+        object.__setattr__(self, "sims", graph.sims[:, : self.columns])
+        object.__setattr__(self, "_degrees", None if self.strangers is None else self._log_in_degrees())
         within, at_node = self.within, None
         if within is None:
             within = np.arange(self.graph.num_nodes)
@@ -216,6 +244,17 @@ class Structure:
         """The same edges with the second round's features."""
         return self._pairs(rows, False, since, logits)
 
+    @property
+    def num_features(self) -> int:
+        """Columns of the first round."""
+        return FIRST_FEATURES + (0 if self.strangers is None else ABSOLUTE_FEATURES)
+
+    def _log_in_degrees(self) -> NDArray[np.float32]:
+        counts = np.zeros((2, self.graph.num_nodes), np.float32)
+        in_degrees(self.ids, 10, counts)
+        counts[1] *= np.float32(79 / self.ids.shape[1])
+        return np.log1p(counts, out=counts)
+
     def _pairs(self, rows: NDArray[np.integer], every: bool, since: int, before: EdgeLogits | None) -> Pairs:
         own = self._buffers
         if not hasattr(own, "place"):
@@ -223,13 +262,21 @@ class Structure:
         k = self.ids.shape[1]
         most = len(rows) * min(self.candidates, k)
         local, slots, back = np.empty(most, np.int32), np.empty(most, np.int16), np.empty(most, np.int16)
-        features = np.empty((most, FIRST_FEATURES if before is None else FEATURES), np.float32)
+        known, again = self.strangers, before is not None
+        width = self.num_features + (FEATURES - FIRST_FEATURES if again else 0)
+        features, centre = np.empty((most, width), np.float32), np.float32(0 if known is None else known.centre)
         codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
             rows, self.ids, self.sims, self.candidates, bits(self.nodes), self._at_node, _NEP, self._norms, codes,
-            _PROBABILITY, degrees, before is not None, every, since, own.place, prefixes, local, slots, back, features,
+            _PROBABILITY, degrees, again, every, since, own.place, prefixes, centre, local, slots, back, features,
         )  # fmt: skip
+        if known is not None:
+            nodes = (np.float32(known.median), np.float32(known.spread), known.node_median, known.node_spread)
+            log_nodes = np.log(self.graph.num_nodes) if self.log_nodes is None else self.log_nodes
+            absolute_structure(
+                rows, local, slots, back, self.ids, self.graph.sims, nodes, self._degrees, log_nodes, count, features
+            )
         return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])
 
 

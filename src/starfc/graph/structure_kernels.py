@@ -8,6 +8,8 @@ j's list have no branches, and the compiler makes vector instructions of them.
 
 from __future__ import annotations
 
+import math
+
 import numba as nb
 import numpy as np
 
@@ -22,13 +24,14 @@ SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table of this many steps of 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def pair_structure(
     rows, ids, sims, candidates, nodes, at_node, nep, nep_norm, codes, probability, degree, again, every, since, place,
-    prefixes, o_local, o_slot, o_back, out,
+    prefixes, centre, o_local, o_slot, o_back, out,
 ):  # fmt: skip
     """Features of the candidate edges of these rows -> how many; columns as in :mod:`starfc.graph.structure`.
 
     ``again``: also those of the round before's probabilities; ``every``: also of edges that the other end owns;
     ``since``: only of edges with an end of this id or above.
-    ``at_node`` (N,): where ``nodes`` have each node; None: at its own place.
+    ``at_node`` (N,): where ``nodes`` have each node; None: at its own place. ``centre`` is the similarity that is 0 on
+    the scale of ``sims``. The columns of the round before stand at the end of ``out``.
     ``place`` (N,) uint8 comes and goes as zeros.
     """
     k = ids.shape[1]
@@ -40,7 +43,8 @@ def pair_structure(
     own = np.empty(nodes.shape[1], np.float32)
     sim_of, nep_of, p_of = np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32)
     t0, t1, t2, t3 = prefixes[0], prefixes[1], prefixes[2], prefixes[3]
-    half, scale = np.float32(0.5), np.float32(SIM_STEPS)
+    half, scale, unit = np.float32(0.5), np.float32(SIM_STEPS), np.float32(1) / (np.float32(1) - centre)
+    ahead = out.shape[1] - 30  # of the columns of the round before, where they are made
     e = 0
     for r in range(rows.size):
         i = np.int64(rows[r])
@@ -100,10 +104,10 @@ def pair_structure(
             there = nodes[j if at_node is None else at_node[j]]
             for c in range(nodes.shape[1]):
                 smoothed += own[c] * single(there[c])
-            out[e, 19] = smoothed - s if nodes.shape[1] else np.float32(0)
+            out[e, 19] = (smoothed - centre) * unit - s if nodes.shape[1] else np.float32(0)
             if again:
                 _round_before(at, length, codes, j, probability, p_of, listed, shared, degree[i], degree[j],
-                              codes[i, a], 0 <= back < candidates, out[e])  # fmt: skip
+                              codes[i, a], 0 <= back < candidates, out[e, ahead:])  # fmt: skip
             e += 1
         for a in range(count):
             place[ids[i, a]] = 0
@@ -137,6 +141,59 @@ def _round_before(at, length, codes, j, probability, p_of, listed, shared, degre
     out[27] = best
     out[28] = least / high
     out[29] = apart / (shared + 1)
+
+
+@nb.njit(cache=True, nogil=True)
+def absolute_structure(rows, local, slots, back, ids, sims, strangers, degrees, log_nodes, count, out):
+    """Columns 20 to 30 of ``count`` candidate edges: similarity among strangers, places in the lists, in-degrees.
+
+    ``strangers`` are median and spread of all pairs, and of every node (N,) each; ``degrees`` (2, N) the logarithms of
+    the in-degrees.
+    """
+    median, spread, node_median, node_spread = strangers
+    k = ids.shape[1]
+    for e in range(count):
+        i = np.int64(rows[local[e]])
+        j = np.int64(ids[i, slots[e]])
+        s = sims[i, slots[e]]
+        here, there = (s - node_median[i]) / node_spread[i], (s - node_median[j]) / node_spread[j]
+        low, high = min(here, there), max(here, there)
+        first, second = np.float32(slots[e] + 1), np.float32(back[e] + 1 if back[e] >= 0 else k + 1)
+        out[e, 20] = _quarter((s - median) / spread)
+        out[e, 21], out[e, 22] = _quarter(low), _quarter(high)
+        out[e, 23] = (s - max(median, np.float32(0))) / (np.float32(1) - max(median, np.float32(0)))
+        out[e, 24], out[e, 25] = np.log(min(first, second)), np.log(max(first, second))
+        for t in range(2):
+            a, b = degrees[t, i], degrees[t, j]
+            out[e, 26 + 2 * t], out[e, 27 + 2 * t] = min(a, b), max(a, b)
+        out[e, 30] = min(max(log_nodes + _log_tail(low), -40.0), 10.0) / 5.0
+
+
+@nb.njit(cache=True, nogil=True)
+def _quarter(z):
+    """z / 4, within [-2, 8]: beyond 32 standard deviations nothing is learnt."""
+    return min(max(z / np.float32(4), np.float32(-2)), np.float32(8))
+
+
+@nb.njit(cache=True, nogil=True)
+def _log_tail(z):
+    """log P(Z > z) of a standard normal Z; from z = 8 on by the asymptotic series."""
+    z = np.float64(z)
+    if z < 8.0:
+        return np.log(0.5 * math.erfc(z / math.sqrt(2.0)))
+    return -0.5 * z * z - np.log(z * math.sqrt(2.0 * math.pi)) - 1.0 / (z * z)
+
+
+@nb.njit(cache=True, nogil=True)
+def in_degrees(ids, first, out):
+    """How many lists hold each node, out (2, N): among the first ``first`` entries, and anywhere."""
+    for i in range(ids.shape[0]):
+        for a in range(ids.shape[1]):
+            j = ids[i, a]
+            if j >= 0:
+                out[1, j] += 1
+                if a < first:
+                    out[0, j] += 1
 
 
 @nb.njit(cache=True, nogil=True)

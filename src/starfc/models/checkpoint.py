@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from starfc.errors import InputError, MissingFileError
+from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
@@ -33,6 +34,7 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained" / "structural"  # comes
 FORMAT = "starfc checkpoint 1"
 
 STRUCTURAL_FILES = {"": "Structural.pth"}
+CONTEXTUAL_FILES = {"": "Contextual.pth"}
 
 Model = StarFCModel | HierarchicalModel | StructuralModel
 
@@ -58,8 +60,8 @@ def load_model(
     path : path
         A folder of ``Backbone.pth`` and ``Head.pth``; one of ``Backbone1.pth``, ``Head4.pth`` and ``Attention.pth``
         (``Head1.pth`` to ``Head3.pth`` and ``Distance.pth`` too where training is to go on), each name with or without
-        the published ``_Epoch_E_batch_B``, of which the last is taken; one of ``Structural.pth``; or one checkpoint
-        file of a training run.
+        the published ``_Epoch_E_batch_B``, of which the last is taken; one of ``Structural.pth`` or ``Contextual.pth``;
+        or one checkpoint file of a training run.
     feature_dim, nhid : int, optional
         Widths that the weights must have.
     scales : tuple of int, optional
@@ -75,6 +77,9 @@ def load_model(
     if path.is_file():
         return _from_checkpoint(path, feature_dim, nhid, scales)
     structural = path / STRUCTURAL_FILES[""]
+    contextual = path / CONTEXTUAL_FILES[""]
+    if contextual.is_file():
+        return _structural(_read_state(contextual), contextual, nhid, ContextualModel, 4)
     if structural.is_file() and not (path / FILES["backbone"]).is_file():
         return _structural(_read_state(structural), structural, nhid)
     hierarchical = _newest(path, HIERARCHICAL_FILES["backbone"]).is_file() and not (path / FILES["backbone"]).is_file()
@@ -104,21 +109,29 @@ def describe(model: Model) -> dict[str, object]:
 
 
 def _files(model: Model) -> dict[str, str]:
+    if isinstance(model, ContextualModel):
+        return CONTEXTUAL_FILES
     if isinstance(model, StructuralModel):
         return STRUCTURAL_FILES
     return HIERARCHICAL_FILES if isinstance(model, HierarchicalModel) else FILES
 
 
-def _structural(state: dict[str, Tensor], path: Path, nhid: int | None) -> StructuralModel:
+def _structural(
+    state: dict[str, Tensor],
+    path: Path,
+    nhid: int | None,
+    cls: type[StructuralModel] = StructuralModel,
+    numbers: int = 5,
+) -> StructuralModel:
     shape = state.get("shape")
-    if shape is None or shape.shape != (5,):
-        raise InputError(f"{path}: no shape of 5 numbers in it, so no weights of the structural model")
+    if shape is None or shape.shape != (numbers,):
+        raise InputError(f"{path}: no shape of {numbers} numbers in it, so no weights of a {cls.__name__}")
     if nhid not in (None, shape[0].item()):
         raise InputError(
             f"{path}: nhid = {shape[0]} where {nhid} is needed; use weights trained for that, or set "
             f"model.kwargs.nhid={shape[0]}"
         )
-    model = StructuralModel.of_shape(shape)
+    model = cls.of_shape(shape)
     _load_part(model, state, path)
     return model.eval()
 

@@ -96,6 +96,10 @@ def run_training(
     Stopped
         SIGTERM or SIGINT came: a checkpoint is written, and the message says how to go on.
     """
+    if config.model.type == "gcn_structural_any":
+        from starfc.training.contextual import run_kinds_training
+
+        return run_kinds_training(config, work_dir)
     with processes(config.device) as world:
         return _run(config, prepare_folder(work_dir), resume, go_on, world)
 

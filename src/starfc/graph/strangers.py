@@ -1,0 +1,113 @@
+"""What similarity means in a set: the similarities of strangers, estimated without a label.
+
+Two rows taken at random are strangers nearly always. Their similarities say where similarity begins to mean something,
+and they differ from one embedding to the next: strangers are at 0.0 in one set and at 0.84 in another. Similarities
+are compared with those of all rows to a *cohort* of at most 1,024 rows drawn at random. Median and spread (the median
+minus the 16 % quantile, one standard deviation of a normal distribution) are read off the middle and the lower half,
+because pairs of the same identity stand in the upper half:
+
+    z_ij = (s_ij - median) / spread             over all pairs
+    z_i|j = (s_ij - median_i) / spread_i        over the pairs of row i alone
+
+z_i|j and z_j|i are the two halves of adaptive s-norm, a standard of speaker verification (Matejka et al., Interspeech
+2017). The similarities of a kNN graph are also brought to one scale, on which strangers are at 0 and equal rows at 1:
+
+    s' = (s - median) / (1 - median)
+
+This is what centring the features does to similarities where all rows lie in one narrow cone, without moving any row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.data.dataset import Features, as_features
+from starfc.graph.neighbours import KnnGraph
+from starfc.graph.products import slices
+from starfc.runtime import threads
+
+COHORT = 1024
+_QUANTILE = 0.16
+_BLOCK = 1 << 11  # rows at a time: 8 MiB of similarities
+_LEAST_SPREAD = 1e-4
+_LEAST_SHARE = 0.3  # of the spread of all pairs: a row's own is not taken to be less
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """Similarities of strangers in a set of N rows.
+
+    ``median`` and ``spread`` are those of all pairs, ``node_median`` and ``node_spread`` (N,) float32 those of every
+    row; ``cohort`` (m,) int64 are the rows that all were compared with.
+    """
+
+    median: float
+    spread: float
+    node_median: NDArray[np.float32]
+    node_spread: NDArray[np.float32]
+    cohort: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, features: Features | NDArray[np.float32], seed: int = 0) -> Strangers:
+        """The strangers of a set.
+
+        Parameters
+        ----------
+        features : Features, or (N, d) float32 L2-normalised
+        seed : int
+            Chooses the cohort.
+
+        Notes
+        -----
+        N x 1,024 products, and 8 MiB for each thread.
+        """
+        features = as_features(features)
+        n = len(features)
+        cohort = np.sort(np.random.default_rng(seed).choice(n, min(n, COHORT), replace=False))
+        among = features.rows(cohort)
+        pairs = (among @ among.T)[np.triu_indices(len(cohort), 1)]
+        middle, low = np.quantile(pairs, [0.5, _QUANTILE]) if pairs.size else (0.0, 0.0)
+        # a median near 1 (all rows nearly equal) would leave nothing to divide by
+        whole = cls(
+            min(float(middle), 0.999), max(float(middle - low), _LEAST_SPREAD), *np.empty((2, 0), np.float32), cohort
+        )
+        return whole.grown(features)
+
+    def grown(self, features: Features) -> Strangers:
+        """The same strangers for more rows: those that have no median yet are compared with the cohort.
+
+        ``features`` are of all rows, the earlier ones first.
+        """
+        first, n = len(self.node_median), len(features)
+        median, spread = np.empty(n, np.float32), np.empty(n, np.float32)
+        median[:first], spread[:first] = self.node_median, self.node_spread
+        cohort = features.rows(self.cohort)
+        at = [int(q * (len(cohort) - 1)) for q in (_QUANTILE, 0.5)]
+
+        def work(part: slice) -> None:
+            rows = slice(first + part.start, first + part.stop)
+            ordered = np.partition(features.rows(rows) @ cohort.T, at, axis=1)
+            median[rows] = ordered[:, at[1]]
+            spread[rows] = ordered[:, at[1]] - ordered[:, at[0]]
+
+        threads.each(work, slices(n - first, _BLOCK))
+        np.maximum(spread[first:], np.float32(_LEAST_SHARE * self.spread), out=spread[first:])
+        return Strangers(self.median, self.spread, median, spread, self.cohort)
+
+    @property
+    def centre(self) -> float:
+        """The similarity that is 0 on the common scale: the median, but never below 0."""
+        return max(self.median, 0.0)
+
+    def rescaled(self, graph: KnnGraph) -> KnnGraph:
+        """The kNN graph with its similarities on the common scale, clipped to [0, 1]: a copy of (N, k) float32."""
+        centre, sims = np.float32(self.centre), np.empty(graph.sims.shape, np.float32)
+
+        def work(rows: slice) -> None:
+            np.clip((graph.sims[rows] - centre) / (1 - centre), 0, 1, out=sims[rows])
+
+        threads.each(work, slices(graph.num_nodes, _BLOCK))
+        return KnnGraph(graph.ids, sims, graph.info)

@@ -1,0 +1,227 @@
+"""Structure-aware edge confidence for any embedding: a scorer that sees the set, too.
+
+The columns of an edge (:mod:`starfc.graph.structure`, strangers included) do not mean the same in every set: nine
+common neighbours of ten say "the same identity" where identities have hundreds of instances, and little where a few
+strangers fill every list. So a scorer is given the edge and the *context*, numbers of what the columns are like in the
+whole set. The context c modulates both hidden layers (feature-wise linear modulation, Perez et al., AAAI 2018) and the
+logit:
+
+    h1 = ReLU((1 + γ1(c)) (W1 x + b1) + β1(c)),   h2 = ReLU((1 + γ2(c)) (W2 h1 + b2) + β2(c)),
+    z = (1 + α(c)) (w3 h2 + b3) + ω(c)
+
+Within one set c is constant. So the modulation is folded into the weights once (:meth:`ContextScorer.of`), and an edge
+costs what it costs with the plain :class:`~starfc.models.structural.EdgeScorer`.
+
+Trained over many kinds of data (:mod:`starfc.training.kinds`), the scorer calibrates itself to a set that it has never
+seen. The second round is trained on kinds that the first round was not trained on, so that it learns from first-round
+probabilities that are as good, and as bad, as those of new data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from starfc.graph.strangers import Strangers
+from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
+from starfc.models.structural import EdgeScorer, StructuralModel
+
+SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
+CONTEXT_NOISE = 0.15  # standard deviations added to every number of a context in training
+_CONTEXT_UNITS = 24
+_CONTEXT_RANGE = 4.0  # standard deviations: farther away a number counts as this far
+_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+_SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles are seen
+_ROUND_COLUMNS = FEATURES - FIRST_FEATURES
+
+COLUMNS_FIRST = FIRST_FEATURES + ABSOLUTE_FEATURES
+COLUMNS_SECOND = COLUMNS_FIRST + _ROUND_COLUMNS
+CONTEXT_FIRST = 2 * COLUMNS_FIRST + len(_LEVELS) * len(_SPREAD_OUT) + 4
+CONTEXT_SECOND = CONTEXT_FIRST + 2 * _ROUND_COLUMNS + 2 * len(_LEVELS)
+
+
+def sampled_nodes(num_nodes: int) -> NDArray[np.int64]:
+    """The nodes whose edges a set's context is read off: evenly spaced, at most 4,000."""
+    return np.unique(np.linspace(0, num_nodes - 1, min(num_nodes, SAMPLED_NODES)).astype(np.int64))
+
+
+def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, strangers: Strangers) -> NDArray[np.float32]:
+    """What the first round's columns are like in a set.
+
+    Mean and standard deviation of every column, quantiles .1 .3 .5 .7 .9 of seven of them, log N / 4, log d / 4, half
+    the logarithm of the strangers' spread, and their median.
+
+    Parameters
+    ----------
+    features : (m, 31) float32
+        Of the edges of :func:`sampled_nodes`; at least one.
+
+    Returns
+    -------
+    (101,) float32
+    """
+    some = _thinned(features)
+    quantiles = np.quantile(some[:, _SPREAD_OUT], _LEVELS, axis=0).T.ravel()
+    whole = [math.log(num_nodes) / 4, math.log(dim) / 4, math.log(strangers.spread) / 2, strangers.median]
+    return np.concatenate([some.mean(axis=0), some.std(axis=0), quantiles, whole]).astype(np.float32)
+
+
+def second_context(first: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first round's context, and what the second round's own columns are like: (131,) float32.
+
+    Mean and standard deviation of columns 31 to 40, and quantiles of p and of c / sqrt(a b).
+    """
+    some = _thinned(features)[:, COLUMNS_FIRST:]
+    probability = 1 / (1 + np.exp(-some[:, 0]))
+    quantiles = [np.quantile(values, _LEVELS) for values in (probability, some[:, 3])]
+    return np.concatenate([first, some.mean(axis=0), some.std(axis=0), *quantiles]).astype(np.float32)
+
+
+def _thinned(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    return features[:: max(1, len(features) // SAMPLED_EDGES)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the edges of a set are judged by: its strangers, its number of nodes, and the contexts of both rounds.
+
+    A run keeps it, so that rows which are added later are judged by the scale of the rows that were clustered.
+    """
+
+    strangers: Strangers
+    num_nodes: int
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+
+    def arrays(self) -> dict[str, NDArray]:
+        """As named arrays, which :meth:`from_arrays` takes."""
+        known = self.strangers
+        return {
+            "pairs": np.array([known.median, known.spread]),
+            "node_median": known.node_median,
+            "node_spread": known.node_spread,
+            "cohort": known.cohort,
+            "num_nodes": np.array(self.num_nodes),
+            "first": self.first,
+            "second": self.second,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Context:
+        """Of :meth:`arrays`; KeyError or ValueError where they are none."""
+        median, spread = arrays["pairs"].tolist()
+        first, second = (np.asarray(arrays[name], np.float32) for name in ("first", "second"))
+        if first.shape != (CONTEXT_FIRST,) or second.shape != (CONTEXT_SECOND,):
+            raise ValueError(f"contexts of {CONTEXT_FIRST} and {CONTEXT_SECOND} numbers needed")
+        known = Strangers(median, spread, arrays["node_median"], arrays["node_spread"], arrays["cohort"])
+        return cls(known, int(arrays["num_nodes"]), first, second)
+
+
+class ContextScorer(nn.Module):
+    """Logits of edges (m, f) in the context (m, c) of their sets: (m,)."""
+
+    def __init__(self, features: int, context: int, nhid: int = 64, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        for name, width in (("feature", features), ("context", context)):
+            self.register_buffer(f"{name}_mean", torch.zeros(width))
+            self.register_buffer(f"{name}_std", torch.ones(width))
+        self.layers = nn.ModuleList([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
+        self.context = nn.ModuleList([nn.Linear(context, _CONTEXT_UNITS), nn.Linear(_CONTEXT_UNITS, 4 * nhid + 2)])
+        self.nhid = nhid
+        for layer in (*self.layers, self.context[0]):
+            bound = math.sqrt(6 / layer.in_features) if layer.out_features > 1 else math.sqrt(1 / layer.in_features)
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.zeros_(layer.bias)
+        nn.init.uniform_(self.context[0].weight, *(np.array([-1, 1]) / math.sqrt(context)), generator=generator)
+        nn.init.zeros_(self.context[1].weight)
+        nn.init.zeros_(self.context[1].bias)
+
+    def standardise(self, features: Tensor, contexts: Tensor) -> None:
+        """Take means and standard deviations from some edges (m, f), and from the contexts (K, c) of all sets."""
+        for name, values in (("feature", features), ("context", contexts)):
+            getattr(self, f"{name}_mean").copy_(values.mean(dim=0))
+            getattr(self, f"{name}_std").copy_(values.std(dim=0).clamp_min(1e-3))
+
+    def modulation(self, contexts: Tensor, noise: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        """γ1, β1, γ2, β2, α, ω side by side, (K, 4 h + 2), of contexts (K, c).
+
+        ``noise`` (K, c), in standard deviations, and ``kept`` (K, u), what hidden units are multiplied by, are given in
+        training.
+        """
+        seen = ((contexts - self.context_mean) / self.context_std).clamp(-_CONTEXT_RANGE, _CONTEXT_RANGE)
+        hidden = torch.tanh(self.context[0](seen if noise is None else seen + noise))
+        return self.context[1](hidden if kept is None else hidden * kept)
+
+    def forward(self, features: Tensor, modulation: Tensor) -> Tensor:
+        """Logits (m,) of edges (m, f), each with the modulation (m, 4 h + 2) of its set."""
+        h = self.nhid
+        g1, b1, g2, b2, alpha, omega = modulation.split([h, h, h, h, 1, 1], dim=-1)
+        first, second, last = self.layers
+        hidden = functional.relu(first((features - self.feature_mean) / self.feature_std) * (1 + g1) + b1)
+        hidden = functional.relu(second(hidden) * (1 + g2) + b2)
+        return (last(hidden) * (1 + alpha) + omega).squeeze(-1)
+
+    @torch.no_grad()
+    def of(self, context: NDArray[np.float32]) -> EdgeScorer:
+        """The scorer of one set, of context (c,): a plain one, with the modulation folded into its weights."""
+        h = self.nhid
+        device = self.feature_mean.device
+        modulation = self.modulation(torch.from_numpy(np.asarray(context, np.float32)).to(device)[None])[0]
+        g1, b1, g2, b2, alpha, omega = modulation.split([h, h, h, h, 1, 1])
+        folded = EdgeScorer(self.layers[0].in_features, h).to(device)
+        folded.shift.copy_(self.feature_mean)
+        folded.scale.copy_(1 / self.feature_std)
+        changes = ((1 + g1, b1), (1 + g2, b2), (1 + alpha, omega))
+        for layer, ours, (factor, offset) in zip(folded.layers, self.layers, changes, strict=True):
+            layer.weight.copy_(ours.weight * factor[:, None])
+            layer.bias.copy_(ours.bias * factor + offset)
+        return folded.eval()
+
+    @torch.no_grad()
+    def outside(self, context: NDArray[np.float32]) -> float:
+        """Share of the context's numbers that lie more than 3 standard deviations off those of the training kinds."""
+        seen = (torch.from_numpy(np.asarray(context, np.float32)) - self.context_mean.cpu()) / self.context_std.cpu()
+        return float((seen.abs() > 3).float().mean())
+
+
+class ContextualModel(StructuralModel):
+    """Edge confidence from structure, in the context of the set.
+
+    It has two rounds. ``first`` and ``second`` are :class:`ContextScorer` instances; what scores the edges of a set are
+    ``first.of(context)`` and ``second.of(context)``.
+
+    Parameters
+    ----------
+    nhid, columns, candidates, smoothing, generator
+        As for :class:`~starfc.models.structural.StructuralModel`.
+    """
+
+    def __init__(
+        self,
+        nhid: int = 64,
+        *,
+        columns: int = 79,
+        candidates: int = 40,
+        smoothing: int = 10,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.nhid = nhid
+        self.columns, self.candidates, self.smoothing, self.rounds = columns, candidates, smoothing, 2
+        self.first = ContextScorer(COLUMNS_FIRST, CONTEXT_FIRST, nhid, generator)
+        self.second = ContextScorer(COLUMNS_SECOND, CONTEXT_SECOND, nhid, generator)
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("shape", torch.tensor([nhid, columns, candidates, smoothing]))
+
+    @classmethod
+    def of_shape(cls, shape: Tensor) -> ContextualModel:
+        """A model as another's ``shape`` says, which its state dict holds."""
+        nhid, columns, candidates, smoothing = shape.tolist()
+        return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing)

@@ -1,0 +1,318 @@
+"""Training over many kinds of data, of a model that takes any embedding (:mod:`starfc.models.contextual`).
+
+    for kinds 0 .. A - 1:        columns of the first round   -> first scorer
+    for kinds A .. A + B - 1:    columns of the second round, after the first scorer  -> second scorer
+
+A kind (:mod:`starfc.training.kinds`) is a whole set: its kNN graph, its strangers and its contexts are its own, and
+``edges`` of its candidate edges are kept to learn from. Every kind counts the same. One kind in twelve is held back and
+says how the scorers do on kinds that they have not seen.
+
+What was made of the kinds is kept in ``work_dir/kinds`` until the end, so that a run which was stopped goes on from
+there; the two fits take a few minutes, and are made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from starfc.clustering.confidence import ROW_BLOCK
+from starfc.config import Config, Kinds, save_config
+from starfc.data.dataset import Features
+from starfc.errors import InputError, MissingFileError
+from starfc.graph.knn import build_knn
+from starfc.graph.neighbours import KnnGraph
+from starfc.graph.products import slices
+from starfc.graph.strangers import Strangers
+from starfc.graph.structure import EdgeLogits, Structure, encode, smooth
+from starfc.models.checkpoint import load_model, save_model, save_thresholds
+from starfc.models.contextual import (
+    CONTEXT_NOISE,
+    ContextScorer,
+    ContextualModel,
+    first_context,
+    sampled_nodes,
+    second_context,
+)
+from starfc.runtime import threads
+from starfc.runtime.atomic import prepare_folder, replacing, write_json
+from starfc.runtime.machine import choose_device, environment, set_threads
+from starfc.runtime.progress import progress
+from starfc.runtime.stages import Stages
+from starfc.splits import open_train_split
+from starfc.training.kinds import Kind, Real, make_kind
+
+log = logging.getLogger("starfc")
+
+_CHUNK = 10  # kinds of a file
+_HELD_BACK = 12  # one kind of so many
+_EDGES_OF_A_KIND = 64  # in a step
+_STANDARD = 400  # edges of a kind that means and standard deviations are taken from
+_DROPPED = 0.1  # share of the context's hidden units that are dropped in a step
+
+Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]
+
+
+def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
+    """Train on kinds of data and leave a complete record in ``work_dir``.
+
+    Writes ``config.json``, ``Contextual.pth``, ``thresholds.json`` and ``run.json``.
+
+    Returns
+    -------
+    dict
+        The record that is also in ``run.json``.
+    """
+    work_dir, settings = prepare_folder(work_dir), config.kinds
+    count, device = set_threads(config.threads), choose_device(config.device)
+    stages = Stages(config.memory_limit_bytes())
+    torch.set_flush_denormal(True)
+    save_config(config, work_dir / "config.json")
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = {"columns": config.knn - 1, "candidates": config.structural.candidates}
+    model = ContextualModel(
+        config.model.kwargs.nhid, **shape, smoothing=config.structural.smoothing, generator=generator
+    )
+    record: dict[str, Any] = {"config": config.as_dict(), **environment(count, device)}
+    parts = (("first", 0, settings.first), ("second", settings.first, settings.first + settings.second))
+    for name, start, stop in parts:
+        with stages.stage(f"kinds, {name} round"):
+            samples = _samples(config, work_dir, name, start, stop, count)
+        with stages.stage(f"fit, {name} round"):
+            scorer = getattr(model, name).to(device)
+            record[name] = fit(scorer, samples, settings, generator, name)
+        del samples
+        save_model(model, work_dir)
+    model.eval()
+    tau1 = settings.tau1
+    pair = {"tau1": tau1, "tau2": 0.0}
+    save_thresholds(
+        work_dir, {"fixed": pair, "dynamic": {"tau1": tau1, "tau2": 0.78}}, "kinds of data, no labels of a user"
+    )
+    record["stages"] = [vars(stage) for stage in stages.finished]
+    write_json(work_dir / "run.json", record)
+    shutil.rmtree(work_dir / "kinds", ignore_errors=True)
+    return record
+
+
+def _samples(config: Config, work_dir: Path, name: str, start: int, stop: int, processes: int) -> list[Sample]:
+    """The edges to learn from of kinds ``start`` to ``stop - 1``, made by several processes."""
+    folder = prepare_folder(work_dir / "kinds")
+    chunks = [(name, first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
+    todo = [chunk for chunk in chunks if not _file(folder, chunk).is_file()]
+    todo.sort(key=lambda chunk: -(chunk[1] % 60))  # kinds that are huge come early
+    given = (asdict(config.kinds), config.seed, _real_paths(config), work_dir, config.structural.candidates)
+    shape = (config.knn, config.structural.smoothing)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _single_thread)
+    with progress(f"kinds, {name} round", total=len(todo) * _CHUNK, unit="kind") as bar, pool:
+        waiting = [pool.submit(_make_chunk, folder, chunk, *given, *shape) for chunk in todo]
+        for future in waiting:
+            future.result()
+            bar.update(_CHUNK)
+    return [sample for chunk in chunks for sample in _read_chunk(_file(folder, chunk))]
+
+
+def _single_thread() -> None:
+    set_threads(1)
+    torch.set_flush_denormal(True)  # weights that decay to nothing would be slow to multiply
+
+
+def _real_paths(config: Config) -> tuple[str, str] | None:
+    """The configured training split, None where it is not there: kinds are then made without real data."""
+    try:
+        split = open_train_split(config)
+    except MissingFileError as error:
+        log.warning("kinds: no family 'real', which takes labelled features (%s)", error)
+        return None
+    data = config.train_data
+    del split
+    return str(config.path(data.feat_path)), str(config.path(data.label_path))
+
+
+_real: Real | None = None
+
+
+def _make_chunk(
+    folder: Path,
+    chunk: tuple[str, int, int],
+    settings: dict[str, Any],
+    seed: int,
+    real_paths: tuple[str, str] | None,
+    work_dir: Path,
+    candidates: int,
+    knn: int,
+    smoothing: int,
+) -> None:
+    """Make a file of samples, in a process of its own."""
+    from starfc.data.dataset import open_split
+
+    global _real
+    name, start, stop = chunk
+    if real_paths is not None and _real is None:
+        split = open_split(*real_paths, feature_dim=None)
+        _real = Real(split.features, split.labels)
+    before = load_model(work_dir) if name == "second" else None
+    content: dict[str, NDArray] = {}
+    for number in range(start, stop):
+        kind = make_kind(seed, number, _real)
+        if kind is None:
+            continue
+        rng = np.random.default_rng([seed, number, 1])
+        features, same, context = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)
+        for key, value in (("x", features), ("y", same), ("c", context), ("f", np.array(kind.family))):
+            content[f"{number}.{key}"] = value
+    with replacing(_file(folder, chunk)) as temporary, temporary.open("wb") as file:
+        np.savez(file, **content)
+
+
+def sample_edges(
+    kind: Kind,
+    rng: np.random.Generator,
+    count: int,
+    before: ContextualModel | None,
+    candidates: int = 40,
+    knn: int = 80,
+    smoothing: int = 10,
+) -> tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32]]:
+    """Edges of a kind to learn from: columns (m, f), whether both ends are of one identity (m,), and the context (c,).
+
+    With ``before``, a model whose first round is trained, the columns are those of the second round.
+    """
+    features = Features(kind.features)
+    valid = features.valid("singleton")[0]
+    labels = kind.labels if len(valid) == len(features) else np.delete(kind.labels, features.invalid_rows)
+    n = len(valid)
+    graph = build_knn(valid, min(knn, n - 1))
+    strangers = Strangers.of(valid)
+    nodes = smooth(graph, valid, smoothing)
+    structure = Structure(graph, knn - 1, candidates, nodes, strangers=strangers)
+    sampled = sampled_nodes(n)
+    pairs = structure.first_round(sampled)
+    context = first_context(pairs.features, n, valid.dim, strangers)
+    if before is not None:
+        logits = first_logits(before, structure, context)
+        pairs = structure.second_round(sampled, logits)
+        context = second_context(context, pairs.features)
+    chosen = rng.permutation(len(pairs.features))[:count]
+    ends = _ends(graph, pairs.rows, pairs.slots)
+    same = labels[pairs.rows] == labels[ends]
+    return pairs.features[chosen].astype(np.float16), same[chosen], context
+
+
+def first_logits(model: ContextualModel, structure: Structure, context: NDArray[np.float32]) -> EdgeLogits:
+    """The first round's logits of all candidate edges."""
+    scorer, logits, n = model.first.of(context), EdgeLogits(structure), structure.graph.num_nodes
+
+    @torch.inference_mode()
+    def work(rows: slice) -> None:
+        pairs = structure.first_round(np.arange(rows.start, rows.stop))
+        logits.put(pairs, encode(scorer(torch.from_numpy(pairs.features)).numpy()))
+
+    threads.each(work, slices(n, ROW_BLOCK))
+    logits.sum_degrees(np.arange(n))
+    return logits
+
+
+def _ends(graph: KnnGraph, rows: NDArray[np.integer], slots: NDArray[np.integer]) -> NDArray[np.integer]:
+    return graph.ids[rows, slots]
+
+
+def _file(folder: Path, chunk: tuple[str, int, int]) -> Path:
+    return folder / f"{chunk[0]}-{chunk[1]:05d}.npz"
+
+
+def _read_chunk(path: Path) -> Iterator[Sample]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            for number in sorted({int(key.split(".")[0]) for key in content.files}):
+                x, y, c, f = (content[f"{number}.{part}"] for part in "xycf")
+                yield x, y, c, str(f)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(f"{path}: not whole ({error}); delete it and start the same training again") from None
+
+
+def fit(
+    scorer: ContextScorer,
+    samples: list[Sample],
+    settings: Kinds,
+    generator: torch.Generator,
+    name: str = "",
+) -> dict[str, Any]:
+    """Fit a scorer by cross-entropy: every step takes 64 edges of each of some kinds, drawn anew.
+
+    Returns
+    -------
+    dict
+        Kinds and families learnt from, the loss of the last tenth of the steps, and on the kinds held back the mean
+        cross-entropy.
+    """
+    held = samples[_HELD_BACK // 2 :: _HELD_BACK]
+    learnt = [sample for at, sample in enumerate(samples) if at % _HELD_BACK != _HELD_BACK // 2]
+    device = scorer.feature_mean.device
+    contexts = torch.from_numpy(np.stack([sample[2] for sample in learnt])).to(device)
+    some = torch.from_numpy(np.concatenate([sample[0][:_STANDARD] for sample in learnt]).astype(np.float32))
+    scorer.standardise(some.to(device), contexts)
+    features = torch.from_numpy(np.concatenate([sample[0] for sample in learnt]))
+    targets = torch.from_numpy(np.concatenate([sample[1] for sample in learnt]))
+    counts = torch.tensor([len(sample[1]) for sample in learnt])
+    starts = torch.cumsum(counts, 0) - counts
+    kinds = max(1, settings.batch // _EDGES_OF_A_KIND)
+    optimizer = torch.optim.AdamW(scorer.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.15)
+    units, losses = scorer.context[0].out_features, []
+    scorer.train()
+    for _ in progress(f"fit, {name} round", range(settings.steps), unit="step"):
+        of = torch.randint(len(learnt), (kinds,), generator=generator)
+        picks = (torch.rand(kinds, _EDGES_OF_A_KIND, generator=generator) * counts[of][:, None]).long()
+        edges = (starts[of][:, None] + picks).flatten()
+        noise = CONTEXT_NOISE * torch.randn(kinds, contexts.shape[1], generator=generator)
+        kept = (torch.rand(kinds, units, generator=generator) >= _DROPPED).float() / (1 - _DROPPED)
+        modulation = scorer.modulation(contexts[of.to(device)], noise.to(device), kept.to(device))
+        logits = scorer(features[edges].float().to(device), modulation.repeat_interleave(_EDGES_OF_A_KIND, dim=0))
+        loss = _cross_entropy(logits, targets[edges].float().to(device))
+        if not torch.isfinite(loss):
+            raise InputError("training on kinds: a loss that is not finite; lower kinds.lr")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    scorer.eval()
+    found = {
+        "kinds": len(learnt),
+        "families": dict(Counter(sample[3] for sample in learnt)),
+        "loss": float(np.mean(losses[-max(1, settings.steps // 10) :])),
+        "held_back": held_back_loss(scorer, held),
+    }
+    log.info("%s round: loss %.4f, on kinds held back %.4f", name, found["loss"], found["held_back"])
+    return found
+
+
+@torch.no_grad()
+def held_back_loss(scorer: ContextScorer, samples: list[Sample]) -> float:
+    """Mean over kinds of the cross-entropy of their edges; NaN without kinds."""
+    device, losses = scorer.feature_mean.device, []
+    for features, same, context, _ in samples:
+        modulation = scorer.modulation(torch.from_numpy(context)[None].to(device))
+        logits = scorer(torch.from_numpy(features.astype(np.float32)).to(device), modulation)
+        losses.append(_cross_entropy(logits, torch.from_numpy(same.astype(np.float32)).to(device)).item())
+    return float(np.mean(losses)) if losses else float("nan")
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, targets)

@@ -1,0 +1,383 @@
+"""Kinds of data: many small labelled sets, each unlike the others, for a model that is to take any embedding.
+
+A kind is a function of a seed and its number. What differs from kind to kind: the number of rows and dimensions, the
+sizes of identities (log-normal, Zipf, equal, geometric; many singletons; a few giants), how identities resemble each
+other, how instances of one differ, poor photos, the shape of the space (a narrow cone, stretched axes), near copies,
+and wrong labels. There are four families:
+
+=========== =======================================================================================================
+``latent``  identities and what varies within them are points of low dimension, mapped to the embedding by random
+            networks: the intrinsic dimension is far below the embedding's
+``axes``    the vectors of :mod:`starfc.data.synthetic` with all their numbers drawn anew
+``real``    labelled features that are given: some identities, cut to other sizes, projected, squashed, made noisy
+``network`` what a small network makes of either: trained by softmax or margin for a short or long time on *other*
+            identities, as embedding networks are
+=========== =======================================================================================================
+
+No family looks at the data that a model is to be used on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from starfc.data.dataset import Features
+from starfc.data.synthetic import Population, Synthetic
+
+Rng = np.random.Generator
+Rows = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+FAMILIES = {"latent": 0.3, "axes": 0.15, "real": 0.25, "network": 0.3}  # shares
+_SMALL, _LARGE, _HUGE = (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
+_LARGE_SHARE = 0.05
+_HUGE_EVERY = 60  # one kind of so many is huge
+_DIMENSIONS = (32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
+_LEAST_ACCURACY = 0.5  # of the nearest neighbour; kinds below it are hopeless and seldom kept
+_HOPELESS_KEPT = 0.15
+_BATCH = 192  # of the training of a small network
+_LOOKED_AT = 800  # rows that say how accurate the nearest neighbour is
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A small set: ``features`` (N, d) float16, ``labels`` (N,) int64, and the family that it is of."""
+
+    features: NDArray[np.float16]
+    labels: Ids
+    family: str
+
+
+class Real:
+    """Labelled features of which kinds are cut: every identity's rows, and which identities look alike."""
+
+    def __init__(self, features: Features, labels: Ids) -> None:
+        self.features = features
+        order = np.argsort(labels, kind="stable")
+        starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[0]] - 1))
+        self.members = np.split(order, starts[1:])
+
+    @property
+    def num_identities(self) -> int:
+        return len(self.members)
+
+    @cached_property
+    def sizes(self) -> Ids:
+        return np.array([len(rows) for rows in self.members])
+
+    @cached_property
+    def centroids(self) -> Rows:
+        """Mean direction of every identity: (C, d)."""
+        means = np.stack([self.features.rows(rows).mean(axis=0) for rows in self.members])
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def make_kind(seed: int, number: int, real: Real | None = None) -> Kind | None:
+    """The kind of this number; None where it is hopeless: nearest neighbours are mostly of other identities."""
+    rng = np.random.default_rng([seed, number])
+    names = [name for name in FAMILIES if real is not None or name != "real"]
+    shares = np.array([FAMILIES[name] for name in names])
+    family = str(rng.choice(names, p=shares / shares.sum()))
+    rows = int(_log_uniform(rng, *(_LARGE if rng.random() < _LARGE_SHARE else _SMALL)))
+    if number % _HUGE_EVERY == _HUGE_EVERY - 1:
+        family = ("latent", "axes", names[-2], names[-2])[number // _HUGE_EVERY % 4]
+        rows = int(_log_uniform(rng, *_HUGE))
+    features, labels = _MAKE[family](rng, rows, real)
+    features, labels = _disturbed(rng, features / _root_mean_square(features), labels)
+    order = rng.permutation(len(labels))
+    features, labels = features[order].astype(np.float16), labels[order]
+    kept = rng.random() < _HOPELESS_KEPT
+    if len(labels) < 150 or not (kept or _nearest_accuracy(features, labels) > _LEAST_ACCURACY):
+        return None
+    return Kind(features, labels, family)
+
+
+def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
+    """Share of rows, of those whose identity has others, whose nearest row is of the same identity; 1 for few rows."""
+    unit = features.astype(np.float32)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    some = np.arange(min(len(unit), _LOOKED_AT))
+    sims = unit[some] @ unit.T
+    sims[some, some] = -2
+    counted = np.bincount(labels)[labels[some]] > 1
+    return float((labels[sims.argmax(axis=1)] == labels[some])[counted].mean()) if counted.sum() > 20 else 1.0
+
+
+def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
+    """Sizes of identities that add up to about ``rows``: (C,), in random order."""
+    mean, sigma = _log_uniform(rng, 2, 200), rng.uniform(0.2, 1.5)
+    profile, count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]), int(rows / mean) + 64
+    if profile == 0:
+        drawn = mean * np.exp(rng.normal(-(sigma**2) / 2, sigma, count))
+    elif profile == 1:  # Zipf
+        drawn = np.arange(1, max(4, count - 60) + 1.0) ** -rng.uniform(0.5, 1.3)
+        drawn = rng.permutation(drawn / drawn.sum() * rows)
+    elif profile == 2:
+        drawn = np.full(count - 62, mean)
+    else:
+        drawn = rng.geometric(1 / mean, count).astype(float)
+    sizes = np.clip(np.rint(drawn), 1, max(2, rows // 3)).astype(np.int64)
+    sizes = sizes[: np.searchsorted(np.cumsum(sizes), rows) + 1]
+    if rng.random() < 0.4:  # singletons
+        share = rng.uniform(0.02, 0.6)
+        if rng.random() < 0.5:
+            sizes = sizes[: max(1, int(len(sizes) * (1 - share)))]
+        sizes = np.concatenate([sizes, np.ones(int(share * rows), np.int64)])
+    if rng.random() < 0.3:  # giants
+        giants = [max(2, int(rows * _log_uniform(rng, 0.02, 0.15))) for _ in range(rng.integers(1, 5))]
+        sizes = np.concatenate([sizes, giants])
+    sizes = rng.permutation(sizes)
+    sizes = sizes[: max(2, int(np.searchsorted(np.cumsum(sizes), rows)) + 1)]
+    return sizes if most is None else np.minimum(sizes, most)
+
+
+def _latent(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
+    sizes = draw_sizes(rng, rows)
+    ids = np.repeat(np.arange(len(sizes)), sizes)
+    dim, noise = int(rng.choice(_DIMENSIONS)), _log_uniform(rng, 0.25, 1.6)
+    identity = _identities(rng, len(sizes))
+    within = _variations(rng, ids, len(sizes))
+    maps = rng.integers(0, 3)
+    if maps == 0:  # one network of both
+        joint = _random_network(rng, (identity.shape[1] + within.shape[1], int(_log_uniform(rng, 48, 256)), dim))
+        out = joint(np.concatenate([2 * identity[ids], 2 * noise * within], axis=1))
+    else:  # centres, and what is added to them by a network or a matrix
+        centres = _random_network(rng, (identity.shape[1], int(_log_uniform(rng, 48, 256)), dim))(2 * identity)
+        hidden = (int(_log_uniform(rng, 32, 128)),) if maps == 1 else ()
+        added = _random_network(rng, (within.shape[1], *hidden, dim))(2 * within)
+        lengths = rng.uniform(0.7, 1.3, (len(ids), 1)).astype(np.float32)
+        out = _centred(centres)[ids] * lengths + 0.8 * noise * _centred(added)
+    out = _centred(out)
+    noises = rng.normal(size=out.shape).astype(np.float32)
+    noises = _centred(noises * (np.arange(1, dim + 1) ** -rng.uniform(0, 0.5)).astype(np.float32))
+    quality = np.exp(rng.uniform(0, 0.6) * rng.normal(size=(len(ids), 1))).astype(np.float32)
+    out = out + rng.uniform(0, 0.8) * noise * quality * noises
+    if rng.random() < 0.5:  # poor photos drift to a few places, whoever is on them
+        places = rng.normal(size=(rng.integers(1, 6), dim)).astype(np.float32) / np.sqrt(np.float32(dim))
+        poor = np.flatnonzero(rng.random(len(ids)) < rng.uniform(0.01, 0.25))
+        drift = (rng.uniform(0.2, 1.5) * rng.random((len(poor), 1))).astype(np.float32)
+        out[poor] = (
+            out[poor] * (1 - 0.5 * np.minimum(drift, 1)) + drift * places[rng.integers(0, len(places), len(poor))]
+        )
+    return out, ids
+
+
+def _axes(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
+    parameters = Synthetic(
+        mean_size=_log_uniform(rng, 2.5, 300),
+        size_sigma=rng.uniform(0.3, 1.4),
+        min_size=int(rng.choice([1, 2])),
+        max_size=max(3, rows // 4),
+        family_size=int(_log_uniform(rng, 2, 60)),
+        family_weight=rng.uniform(0.4, 1.5),
+        modes=int(rng.integers(1, 7)),
+        mode_weight=rng.uniform(0.2, 1.1),
+        noise_weight=rng.uniform(0.5, 1.7),
+        spectrum=rng.uniform(0.15, 0.9),
+        centre_weight=rng.uniform(0.2, 0.7),
+        noise_relief=rng.uniform(0.3, 0.8),
+        poor_share=rng.uniform(0, 0.35),
+        bad_directions=int(rng.integers(1, 16)),
+        bad_weight=rng.uniform(0.3, 1.4),
+    )
+    population = Population(rows, parameters, int(rng.integers(1 << 40)), int(rng.choice(_DIMENSIONS[1:])))
+    features, labels = population.rows(0, rows)
+    return features.astype(np.float32), labels
+
+
+def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
+    features, ids = _cut(rng, rows, real)
+    if rng.random() < 0.3:
+        return features, ids
+    dim, way = int(rng.choice((24, 48, 96, 128, 160, 256))), rng.integers(0, 3)
+    whole = features.shape[1]
+    if way == 0:
+        features = features @ (rng.normal(size=(whole, dim)) / np.sqrt(dim)).astype(np.float32)
+    elif way == 1:
+        squash = _random_network(rng, (whole, int(rng.choice((96, 192, 256))), dim), kinds=2)
+        features = squash(features * np.float32(rng.uniform(4, 16)))
+        features = features - features.mean(axis=0)
+    else:
+        features = features[:, rng.permutation(whole)[:dim]]
+    features = features / _root_mean_square(features)
+    if rng.random() < 0.6:
+        quality = np.exp(rng.uniform(0, 0.7) * rng.normal(size=(len(ids), 1))) / np.sqrt(features.shape[1])
+        noise = _log_uniform(rng, 0.1, 1.0) * quality * rng.normal(size=features.shape)
+        features = features + noise.astype(np.float32)
+    return features, ids
+
+
+def _cut(rng: Rng, rows: int, real: Real) -> tuple[Rows, Ids]:
+    """Some identities of real data, cut to drawn sizes or whole; half of the time those that look alike together."""
+    sizes = draw_sizes(rng, rows)
+    chosen = rng.permutation(real.num_identities)
+    if rng.random() < 0.5:
+        group, found = int(_log_uniform(rng, 2, 40)), {}
+        for at in chosen:
+            if len(found) > 1.1 * len(sizes):
+                break
+            nearest = np.argsort(-(real.centroids @ real.centroids[at]), kind="stable")[:group]
+            found |= dict.fromkeys(nearest.tolist())
+        chosen = np.array(list(found))
+    if rng.random() < 0.25:
+        sizes = real.sizes[chosen]
+        sizes = sizes[: np.searchsorted(np.cumsum(sizes), rows) + 1]
+    count = min(len(sizes), len(chosen))
+    kept = [rng.permutation(real.members[at])[:size] for at, size in zip(chosen[:count], sizes[:count], strict=True)]
+    return real.features.rows(np.concatenate(kept)), np.repeat(np.arange(count), [len(rows) for rows in kept])
+
+
+def _network(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
+    others, of_each = int(_log_uniform(rng, 50, 400)), int(rng.integers(8, 24))
+    if real is not None and rng.random() < 0.5:
+        features, ids = _cut(rng, rows, real)
+        members = [real.members[at][:of_each] for at in rng.permutation(real.num_identities)[:others]]
+        learnt = real.features.rows(np.concatenate(members))
+        learnt_ids = np.repeat(np.arange(len(members)), [len(m) for m in members])
+        look, noise = _random_network(rng, (features.shape[1], 128, 128), kinds=2), _log_uniform(rng, 0.1, 1.2)
+
+        def seen(rows: Rows) -> Rows:
+            out = look(6 * rows)
+            out = (out - out.mean(axis=0)) / out.std()
+            return (out + noise * rng.normal(size=out.shape)).astype(np.float32)
+
+        features, learnt = seen(features), seen(learnt)
+    else:
+        sizes = draw_sizes(rng, rows)
+        count = len(sizes)
+        both = np.repeat(np.arange(count + others), np.concatenate([sizes, np.full(others, of_each)]))
+        identity, within = _identities(rng, count + others), _variations(rng, both, count + others)
+        noise = _log_uniform(rng, 0.3, 1.8)
+        look = _random_network(rng, (identity.shape[1] + within.shape[1], 128, 128))
+        out = look(np.concatenate([2 * identity[both], 2 * noise * within], axis=1))
+        out = (out - out.mean(axis=0)) / out.std()
+        out = (out + _log_uniform(rng, 0.05, 0.8) * rng.normal(size=out.shape)).astype(np.float32)
+        test = both < count
+        features, ids, learnt, learnt_ids = out[test], both[test], out[~test], both[~test] - count
+    return _embedded(rng, learnt, learnt_ids, features), ids
+
+
+def _embedded(rng: Rng, learnt: Rows, learnt_ids: Ids, features: Rows) -> Rows:
+    """Embeddings of ``features`` by a network that was trained to tell the ``learnt`` identities apart."""
+    generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
+    dim, hidden = int(rng.choice((32, 64, 128, 128, 256, 512))), int(rng.choice((128, 256)))
+    unit = nn.ReLU() if rng.random() < 0.5 else nn.PReLU()
+    network = nn.Sequential(nn.Linear(features.shape[1], hidden), unit, nn.Linear(hidden, dim))
+    for layer in (network[0], network[2]):
+        nn.init.normal_(layer.weight, 0, layer.in_features**-0.5, generator=generator)
+        nn.init.zeros_(layer.bias)
+    classes = nn.Parameter(torch.randn(int(learnt_ids.max()) + 1, dim, generator=generator) * dim**-0.5)
+    steps, decay = int(_log_uniform(rng, 20, 300)), 10 ** rng.uniform(-4, -1)
+    margin, scale = rng.uniform(0, 0.4) if rng.random() < 0.7 else None, rng.uniform(8, 40)
+    optimizer = torch.optim.AdamW([*network.parameters(), classes], lr=3e-3, weight_decay=decay)
+    inputs, targets = torch.from_numpy(learnt), torch.from_numpy(learnt_ids.astype(np.int64))
+    for _ in range(steps):
+        batch = torch.from_numpy(rng.integers(0, len(inputs), _BATCH))
+        out = network(inputs[batch])
+        if margin is None:
+            logits = out @ classes.T
+        else:  # CosFace (Wang et al., CVPR 2018)
+            logits = functional.normalize(out) @ functional.normalize(classes).T
+            logits = scale * (logits - margin * functional.one_hot(targets[batch], len(classes)))
+        optimizer.zero_grad()
+        functional.cross_entropy(logits, targets[batch]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = network(torch.from_numpy(features)).numpy()
+    return np.maximum(found, 0) + np.float32(1e-3) if rng.random() < 0.3 else found
+
+
+_MAKE: dict[str, Callable[[Rng, int, Real | None], tuple[Rows, Ids]]] = {
+    "latent": _latent,
+    "axes": _axes,
+    "real": _real,
+    "network": _network,
+}
+
+
+def _disturbed(rng: Rng, features: Rows, labels: Ids) -> tuple[Rows, Ids]:
+    """A cone, stretched axes, near copies and wrong labels, each in some kinds; rows have a mean square of 1."""
+    dim = features.shape[1]
+    if rng.random() < 0.45:
+        axis = rng.normal(size=dim).astype(np.float32)
+        features = features + np.float32(_log_uniform(rng, 0.2, 3)) * axis / np.linalg.norm(axis)
+    if rng.random() < 0.25:
+        features = features * np.exp(rng.uniform(0, 0.8) * rng.normal(size=dim)).astype(np.float32)
+    if rng.random() < 0.2:
+        copied = rng.integers(0, len(features), int(len(features) * rng.uniform(0.01, 0.2)))
+        error = _log_uniform(rng, 0.01, 0.2) * features.std() * rng.normal(size=(len(copied), dim))
+        features = np.concatenate([features, features[copied] + error.astype(np.float32)])
+        labels = np.concatenate([labels, labels[copied]])
+    if rng.random() < 0.3:
+        wrong, labels = rng.integers(0, len(labels), int(len(labels) * rng.uniform(0, 0.02))), labels.copy()
+        labels[wrong] = labels[rng.integers(0, len(labels), len(wrong))]
+    return features, labels
+
+
+def _identities(rng: Rng, count: int) -> Rows:
+    """Identities as points of low dimension, of mean square length 1, some of them in families: (count, l)."""
+    dim = int(_log_uniform(rng, 8, 64))
+    points = rng.normal(size=(count, dim)).astype(np.float32)
+    if rng.random() < 0.7:
+        families, weight = max(1, int(count / _log_uniform(rng, 3, 60))), np.float32(rng.uniform(0, 0.9))
+        centres = rng.normal(size=(families, dim)).astype(np.float32)
+        if rng.random() < 0.4:  # families of families
+            top = rng.normal(size=(rng.integers(2, 8), dim)).astype(np.float32)
+            centres = 0.8 * centres + 0.6 * top[rng.integers(0, len(top), families)]
+        points = np.sqrt(1 - weight) * points + np.sqrt(weight) * centres[rng.integers(0, families, count)]
+    points *= (np.arange(1, dim + 1) ** -rng.uniform(0, 0.7)).astype(np.float32)
+    return points / _root_mean_square(points)
+
+
+def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
+    """What varies within identities, as points of low dimension: modes, and lengths with a tail: (n, l)."""
+    n, dim = len(ids), int(_log_uniform(rng, 4, 40))
+    points = rng.normal(size=(n, dim)).astype(np.float32)
+    modes, weight = int(rng.integers(1, 6)), np.float32(rng.uniform(0, 0.8))
+    if weight > 0.2:
+        places = rng.normal(size=(count * modes, dim)).astype(np.float32)
+        points = np.sqrt(1 - weight) * points + np.sqrt(weight) * places[ids * modes + rng.integers(0, modes, n)]
+    points *= (np.arange(1, dim + 1) ** -rng.uniform(0, 0.7)).astype(np.float32)
+    tail, of_identity = rng.uniform(0, 0.7), rng.uniform(0, 0.4)
+    lengths = np.exp(rng.normal(-(tail**2) / 2, tail, (n, 1))) * np.exp(of_identity * rng.normal(size=(count, 1)))[ids]
+    return points / _root_mean_square(points) * lengths.astype(np.float32)
+
+
+def _random_network(rng: Rng, widths: tuple[int, ...], kinds: int = 3) -> Callable[[Rows], Rows]:
+    """A network of random weights, by tanh, ReLU or sine between its layers."""
+    pairs = list(itertools.pairwise(widths))
+    weights = [(rng.normal(size=pair) / np.sqrt(pair[0])).astype(np.float32) for pair in pairs]
+    offsets = [(0.3 * rng.normal(size=out)).astype(np.float32) for _, out in pairs]
+    unit = (np.tanh, lambda x: np.maximum(x, 0), np.sin)[rng.integers(0, kinds)]
+
+    def network(rows: Rows) -> Rows:
+        for at, (weight, offset) in enumerate(zip(weights, offsets, strict=True)):
+            rows = rows @ weight + offset
+            rows = unit(rows) if at + 1 < len(weights) else rows
+        return rows
+
+    return network
+
+
+def _centred(rows: Rows) -> Rows:
+    """Rows of mean 0, and of a mean square length of 1."""
+    rows = rows - rows.mean(axis=0)
+    return rows / _root_mean_square(rows)
+
+
+def _root_mean_square(rows: Rows) -> np.float32:
+    """Root of the mean square length."""
+    return np.float32(max(np.sqrt(np.einsum("ij,ij->", rows, rows, dtype=np.float64) / len(rows)), 1e-12))
+
+
+def _log_uniform(rng: Rng, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))

@@ -167,9 +167,9 @@ class StarFC(ClusterMixin, BaseEstimator):
     def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
         """Add instances to the clustering, whose ids stay what they are; the first call is :meth:`fit`.
 
-        Only with fixed refinement. ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new
-        rows; labels are no longer in the order of the clusters' sizes. What the edges would merge or split is in
-        ``assigned_`` (docs/adding.md).
+        Only with fixed refinement. ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new rows; labels are
+        no longer in the order of the clusters' sizes. What the edges would merge or split is in ``assigned_``
+        (docs/adding.md).
 
         Parameters
         ----------

@@ -1,10 +1,10 @@
 """Which clusters new instances go to, and which clusters the edges would now merge or split.
 
-Cluster ids are stable. New instances take kept edges in the order of falling score, as a spanning forest does: one joins the
-cluster that its best edge leads to, and an edge between two clusters that exist is not used. What would be merged or
-split is found and listed; it is done only when asked for. Then clusters are the components of the kept edges again.
-Where clusters are communities, the kept edges are those within one (:mod:`starfc.incremental.communities`), and stay
-those within a cluster.
+Cluster ids are stable. New instances take kept edges in the order of falling score, as a spanning forest does: one
+joins the cluster that its best edge leads to, and an edge between two clusters that exist is not used. What would be
+merged or split is found and listed; it is done only when asked for. Then clusters are the components of the kept edges
+again. Where clusters are communities, the kept edges that this starts from are those within a community of the step's
+search (:mod:`starfc.incremental.communities`).
 """
 
 from __future__ import annotations

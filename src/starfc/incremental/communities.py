@@ -4,11 +4,12 @@ The communities are searched for as in a run, by the same objective, on a graph 
 and the new instances, one by one. A cluster's node weighs what its members do: with the map equation the sum of p at
 them, inside and out; with Leiden their number. So the code length of a partition of these nodes is that of the same
 partition of all instances, and the search is the upper half of the one that a run makes, which too goes on with modules
-as nodes. To let each new instance go where its sum of p is largest would not do: the first of a new identity to be
-placed have more p to an older cluster that looks like them than to any one of their own, and the others follow them.
+as nodes. To let each new instance go where its sum of p is largest is simpler, but the first of a new identity to be
+placed then have more p to an older cluster that looks like them than to any one of their own, and the others follow.
 
 What the search puts into one community with a cluster joins that cluster (of several the one that its best edges lead
-to), and what it puts together without one makes a new cluster. Two clusters that it puts together are asked to be merged (:mod:`starfc.incremental.clusters`).
+to), and what it puts together without one makes a new cluster. Two clusters that it puts together are asked to be
+merged (:mod:`starfc.incremental.clusters`).
 """
 
 from __future__ import annotations

@@ -655,7 +655,6 @@ def test_the_estimator_grows():
     assert estimator.edge_scores_.edges.num_nodes == len(estimator.confidence_) == 224
     assert estimator.assigned_.first_row == 212
     assert not hasattr(StarFC(refinement="dynamic"), "partial_fit")
-    assert not hasattr(StarFC(partition="infomap"), "partial_fit")
 
 
 def test_the_command_adds_and_removes(run, capsys):

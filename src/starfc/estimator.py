@@ -163,13 +163,13 @@ class StarFC(ClusterMixin, BaseEstimator):
         self._state = None
         return self
 
-    @available_if(lambda self: self.refinement == "fixed" and self.partition == "components")
+    @available_if(lambda self: self.refinement == "fixed")
     def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
         """Add instances to the clustering, whose ids stay what they are; the first call is :meth:`fit`.
 
-        Only with fixed refinement and components. ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new
-        rows; labels are no longer in the order of the clusters' sizes. What the edges would merge or split is in
-        ``assigned_`` (docs/adding.md).
+        Only with fixed refinement. ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new rows; labels are
+        no longer in the order of the clusters' sizes. What the edges would merge or split is in ``assigned_``
+        (docs/adding.md).
 
         Parameters
         ----------
@@ -194,7 +194,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         )
         invalid = Features(X, "X").valid(self.invalid_rows)[1] + len(self.labels_)
         if self._state is None:
-            rule = make_rule(self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition)
+            given = (self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition)
+            rule = make_rule(*given, seed=self.random_state)
             self._state = State.of(rule, *self._clustered, self.edge_scores_, self.labels_)
         every = Features(np.concatenate([self._state.features.array, X]), "X")
         self.assigned_ = self._state.step(every, invalid=invalid, apply_merges=apply_merges)

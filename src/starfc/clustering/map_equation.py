@@ -27,15 +27,16 @@ _GAIN = 1e-7  # bits: a round that saves less is the last, and a move that saves
 
 
 @nb.njit(cache=True, nogil=True)
-def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, members):
+def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, strength, members):
     """Modules of some pieces, sets of nodes that no edge leaves, each on its own; see :func:`_modules`.
 
     Piece c is ``order[starts[c] : starts[c + 1]]``, rising ids; ``local`` (N,) int32 is a node's rank in its piece.
-    Writes ``members`` (N,), the smallest member of each node's module.
+    ``strength`` is None, or (N,) float64 as of :func:`symmetric`. Writes ``members`` (N,), the smallest member of each
+    node's module.
     """
     for c in pieces:
         nodes = order[starts[c] : starts[c + 1]]
-        modules = _modules(symmetric(nodes, indptr, cols, scores, local), seed + np.int64(nodes[0]))
+        modules = _modules(symmetric(nodes, indptr, cols, scores, local, strength), seed + np.int64(nodes[0]))
         first = np.full(nodes.size, -1, order.dtype)
         for a in range(nodes.size):
             if first[modules[a]] < 0:
@@ -44,8 +45,12 @@ def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, 
 
 
 @nb.njit(cache=True, nogil=True)
-def symmetric(nodes, indptr, cols, scores, local):
-    """The graph of a piece: w_ij is the sum of the scores of i -> j and j -> i, as a share of the sum of all w."""
+def symmetric(nodes, indptr, cols, scores, local, strength=None):
+    """The graph of a piece: w_ij is the sum of the scores of i -> j and j -> i, as a share of the sum of all w.
+
+    With ``strength``, a node stands for a group: this is the sum of w at all its members, those inside counted at both
+    ends, of which the edges are the part that leaves the group.
+    """
     n = nodes.size
     start, total = np.zeros(n + 1, np.int64), 0.0
     for a in range(n):
@@ -55,6 +60,10 @@ def symmetric(nodes, indptr, cols, scores, local):
             total += 2 * scores[e]
     for a in range(n):
         start[a + 1] += start[a]
+    if strength is not None:
+        total = 0.0
+        for a in nodes:
+            total += strength[a]
     ends, shares = np.empty(start[n], np.int32), np.empty(start[n], np.float32)
     at = start[:-1].copy()
     for a in range(n):
@@ -64,7 +73,11 @@ def symmetric(nodes, indptr, cols, scores, local):
                 ends[at[i]], shares[at[i]] = j, scores[e] / total
                 at[i] += 1
     merged = _coarse(Graph(start, ends, shares, np.zeros(n), np.zeros(n)), np.arange(n), n)
-    return Graph(merged.indptr, merged.cols, merged.weights, merged.leave.copy(), merged.leave)
+    flow = merged.leave.copy()
+    if strength is not None:
+        for a in range(n):
+            flow[a] = strength[nodes[a]] / total
+    return Graph(merged.indptr, merged.cols, merged.weights, flow, merged.leave)
 
 
 @nb.njit(cache=True, nogil=True)

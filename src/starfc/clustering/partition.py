@@ -33,7 +33,12 @@ _BATCH = 1 << 17  # edges of the pieces that a thread takes at a time
 Objective = Literal["cpm", "modularity"]
 
 
-def infomap(edges: EdgeList, seed: int = 0, pieces: NDArray[np.integer] | None = None) -> NDArray[np.integer]:
+def infomap(
+    edges: EdgeList,
+    seed: int = 0,
+    pieces: NDArray[np.integer] | None = None,
+    strength: NDArray[np.float64] | None = None,
+) -> NDArray[np.integer]:
     """Modules of least two-level code length within every connected component.
 
     The same for any number of threads: the order in which a component's nodes are tried hangs on the seed and on its
@@ -47,6 +52,9 @@ def infomap(edges: EdgeList, seed: int = 0, pieces: NDArray[np.integer] | None =
         Of the order in which nodes are tried.
     pieces : (N,) integers in [0, N), optional
         Sets of nodes that no edge leaves, each of which is coded on its own; connected components by default.
+    strength : (N,) float64, optional
+        Where nodes stand for groups that stay whole: the sum of p at each group's members, either direction, so that
+        edges inside count twice (:mod:`starfc.incremental.communities`).
 
     Returns
     -------
@@ -75,16 +83,20 @@ def infomap(edges: EdgeList, seed: int = 0, pieces: NDArray[np.integer] | None =
     members = np.empty_like(order)
     members[order] = np.repeat(order[starts[:-1]], sizes)  # order is stable: the first of a piece is its smallest
     degrees = np.add.reduceat(np.diff(edges.indptr)[order], starts[:-1]) if n else sizes
-    larger = np.flatnonzero(sizes > 2)  # two nodes with an edge are one module
+    larger = np.flatnonzero(sizes > (2 if strength is None else 1))  # two single nodes with an edge are one module
     larger = larger[np.argsort(-degrees[larger], kind="stable")]  # the longest work first
     batches = np.split(larger, np.flatnonzero(np.diff(np.cumsum(degrees[larger]) // _BATCH)) + 1)
-    given = (order, starts, edges.indptr, edges.cols, edges.scores, local, seed, members)
+    given = (order, starts, edges.indptr, edges.cols, edges.scores, local, seed, strength, members)
     threads.each(lambda batch: modules_of_pieces(batch, *given), batches)
     return members
 
 
 def leiden(
-    edges: EdgeList, objective: Objective = "cpm", resolution: float = RESOLUTION, seed: int = 0
+    edges: EdgeList,
+    objective: Objective = "cpm",
+    resolution: float = RESOLUTION,
+    seed: int = 0,
+    sizes: NDArray[np.integer] | None = None,
 ) -> NDArray[np.integer]:
     """Leiden communities (Traag, Waltman and van Eck 2019, arXiv:1810.08473), by the package `igraph`.
 
@@ -98,6 +110,8 @@ def leiden(
     resolution : float > 0
         γ; of 'cpm' the mean p of the pairs of a community at which it is worth as much as single nodes.
     seed : int
+    sizes : (N,) integers, optional
+        Of 'cpm', where nodes stand for groups that stay whole: the members of each.
 
     Returns
     -------
@@ -126,9 +140,10 @@ def leiden(
     once = rows < graph.cols
     weights = graph.weights[once] * edges.scores.sum(dtype=np.float64)  # shares of twice that sum
     pairs = igraph.Graph(n, np.column_stack([rows[once], graph.cols[once]]))
+    given = None if sizes is None else sizes.tolist()
     igraph.set_random_number_generator(random.Random(seed))
     try:
-        found = pairs.community_leiden(objective, weights=weights, resolution=resolution)
+        found = pairs.community_leiden(objective, weights=weights, resolution=resolution, node_weights=given)
     finally:
         igraph.set_random_number_generator(random)
     _, first, label = np.unique(found.membership, return_index=True, return_inverse=True)

@@ -2,6 +2,7 @@
 
 :mod:`starfc.incremental.state` holds what a step needs and makes a step; :mod:`starfc.incremental.folder` keeps it in a
 run's folder. A step goes through the kNN lists (:mod:`~starfc.incremental.lists`), the scores of the edges at new
-instances (:mod:`~starfc.incremental.scores`), the parsed edges (:mod:`~starfc.incremental.edges`) and the clusters
+instances (:mod:`~starfc.incremental.scores`), the parsed edges (:mod:`~starfc.incremental.edges`), where clusters are
+communities which edges are within one (:mod:`~starfc.incremental.communities`), and the clusters
 (:mod:`~starfc.incremental.clusters`).
 """

@@ -1,8 +1,10 @@
 """Which clusters new instances go to, and which clusters the edges would now merge or split.
 
-Cluster ids are stable. New instances take edges in the order of falling score, as a spanning forest does: one joins the
-cluster that its best edge leads to, and an edge between two clusters that exist is not used. What would be merged or
-split is found and listed; it is done only when asked for. Then clusters are the components of the kept edges again.
+Cluster ids are stable. New instances take kept edges in the order of falling score, as a spanning forest does: one
+joins the cluster that its best edge leads to, and an edge between two clusters that exist is not used. What would be
+merged or split is found and listed; it is done only when asked for. Then clusters are the components of the kept edges
+again. Where clusters are communities, the kept edges that this starts from are those within a community of the step's
+search (:mod:`starfc.incremental.communities`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import ParsedEdges
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.products import slices
@@ -222,14 +225,14 @@ def _pieces(indptr, cols, kept, labels, members, parent):
     return out
 
 
-def _between(parsed: ParsedEdges, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Kept edges whose ends are in different clusters, rising."""
+def between(edges: EdgeList, labels: NDArray[np.int64], kept: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """Edges, or those of them that are kept, whose ends are in different clusters, rising."""
     blocks = slices(len(labels), _ROWS)
     found: list[NDArray[np.int64] | None] = [None] * len(blocks)
 
     def work(at: int) -> None:
         rows = blocks[at]
-        found[at] = _between_rows(parsed.edges.indptr, parsed.edges.cols, parsed.kept, labels, rows.start, rows.stop)
+        found[at] = _between_rows(edges.indptr, edges.cols, kept, labels, rows.start, rows.stop)
 
     threads.each(work, range(len(blocks)))
     return np.concatenate([np.empty(0, np.int64), *found])
@@ -241,14 +244,14 @@ def _between_rows(indptr, cols, kept, labels, start, stop):
     for i in range(start, stop):
         label = labels[i]
         for e in range(indptr[i], indptr[i + 1]):
-            if kept[e] and labels[cols[e]] != label:
+            if (kept is None or kept[e]) and labels[cols[e]] != label:
                 found.append(e)
     return np.array(found, np.int64) if found else np.empty(0, np.int64)
 
 
 def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool) -> None:
     labels, edges = result.labels, parsed.edges
-    across = _between(parsed, labels)
+    across = between(edges, labels, parsed.kept)
     result.across = across[:0] if apply else across
     rows, cols = np.searchsorted(edges.indptr, across, side="right") - 1, edges.cols[across].astype(np.int64)
     if edges.symmetric:

@@ -45,7 +45,7 @@ def changed(
     added: tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]],
     num_nodes: int,
     ends: NDArray[np.integer],
-    tau2: float,
+    tau2: float | None,
 ) -> Changed:
     """The edges with others added, intimacies and what is kept brought up to date.
 
@@ -57,6 +57,8 @@ def changed(
         Rows of the result, at least as many as before.
     ends : (m,) integers
         Nodes that lost edges before.
+    tau2 : float or None
+        None of communities, where an intimacy decides nothing: what was kept is, and of the others none.
     """
     edges, (rows, cols, scores) = parsed.edges, added
     dtype = id_dtype(num_nodes)
@@ -75,17 +77,20 @@ def changed(
     arrays: dict[str, NDArray] = {}
     parts = {"cols": (edges.cols, cols, dtype), "scores": (edges.scores, scores, np.float32)}
     parts["intimacy"] = (parsed.intimacy, np.zeros(len(at), np.float32), np.float32)
+    if tau2 is None:
+        parts["kept"] = (parsed.kept, np.zeros(len(at), np.bool_), np.bool_)
     threads.each(lambda name: arrays.update({name: joined(*parts[name])}), parts)
     merged = EdgeList(row_pointers(counts), arrays["cols"], arrays["scores"], edges.symmetric)
     intimacy = arrays["intimacy"]
-    was_kept = intimacy > tau2
+    was_kept = intimacy > tau2 if tau2 is not None else arrays["kept"]
     mark = np.zeros(num_nodes, np.bool_)
     mark[ends], mark[rows], mark[cols] = True, True, True
     if edges.symmetric and not len(ends):
         entries = _grown(merged, mark, counts - added_counts, edges.num_nodes, intimacy)
     else:
         entries = _counted(merged, mark, intimacy)
-    return Changed(ParsedEdges(merged, intimacy, intimacy > tau2), entries, was_kept[entries], mark)
+    kept = intimacy > tau2 if tau2 is not None else was_kept
+    return Changed(ParsedEdges(merged, intimacy, kept), entries, was_kept[entries], mark)
 
 
 def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
+from starfc.clustering.partition import RESOLUTION
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
@@ -72,7 +73,7 @@ def assign(
     Parameters
     ----------
     folder : path
-        Of a run that kept its edges, by fixed refinement and components.
+        Of a run that kept its edges, by fixed refinement; its clusters are components or communities.
     features : path or (m, d) array, optional
         New instances; their rows follow the earlier ones. They are normalised as the run's were, and kept in the type
         of the run's features.
@@ -195,8 +196,10 @@ def _knn_graph(run: Run, valid: Features) -> KnnGraph:
 
 def _rule(run: Run) -> Rule:
     record = run.record
-    th_sim, refinement, partition = record["config"]["th_sim"], record["refinement"], record["partition"]
-    return make_rule(load_model(record["model"]), run.tau1, run.tau2, th_sim, refinement, partition)
+    config, refinement, partition = record["config"], record["refinement"], record["partition"]
+    resolution, seed = config.get("partition", {}).get("resolution", RESOLUTION), config["seed"]
+    model = load_model(record["model"])
+    return make_rule(model, run.tau1, run.tau2, config["th_sim"], refinement, partition, resolution, seed)
 
 
 def _new_rows(run: Run, features: str | Path | NDArray[np.floating] | None) -> tuple[Features, NDArray[np.int64]]:

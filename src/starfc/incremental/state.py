@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
+from starfc.clustering.partition import PARTITIONS, RESOLUTION
 from starfc.clustering.pipeline import ParsedEdges, edge_confidence
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.clusters import Merge, Split, regroup
+from starfc.incremental.communities import within_communities
 from starfc.incremental.edges import changed, without
 from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.scores import score_new
@@ -32,15 +34,34 @@ log = logging.getLogger("starfc")
 
 @dataclass(frozen=True)
 class Rule:
-    """How edges are scored and which stay: the model, both thresholds, and the floor of its affinity graph."""
+    """How edges are scored and which stay: the model, both thresholds, and the floor of its affinity graph.
+
+    With a ``partition`` into communities τ2 plays no part; ``resolution`` is of 'leiden', ``seed`` of either search.
+    """
 
     model: StarFCModel | StructuralModel
     tau1: float
     tau2: float
     th_sim: float = 0.0
+    partition: str = "components"
+    resolution: float = RESOLUTION
+    seed: int = 0
+
+    @property
+    def communities(self) -> bool:
+        return self.partition != "components"
 
 
-def make_rule(model: Model, tau1: float, tau2: float, th_sim: float, refinement: str, partition: str) -> Rule:
+def make_rule(
+    model: Model,
+    tau1: float,
+    tau2: float,
+    th_sim: float,
+    refinement: str,
+    partition: str,
+    resolution: float = RESOLUTION,
+    seed: int = 0,
+) -> Rule:
     """The rule of a run.
 
     Raises
@@ -48,17 +69,19 @@ def make_rule(model: Model, tau1: float, tau2: float, th_sim: float, refinement:
     InputError
         A run of a kind that instances cannot be added to.
     """
-    if refinement != "fixed" or partition != "components":
+    if refinement != "fixed":
         raise InputError(
-            f"assign: a clustering by fixed refinement and components needed; found refinement {refinement!r}, "
-            f"partition {partition!r}; cluster again with those, or cluster everything at once"
+            f"assign: a clustering by fixed refinement needed; found refinement {refinement!r}, whose thresholds all "
+            "change when something is added; cluster again with the fixed one, or cluster everything at once"
         )
+    if partition not in PARTITIONS:
+        raise InputError(f"partition: one of {', '.join(map(repr, PARTITIONS))} needed; found {partition!r}")
     if not isinstance(model, StarFCModel | StructuralModel):
         raise InputError(
             "assign: a structural model or a published one of a single scale (gcn) needed; found a hierarchical one, "
             "whose nodes choose their scale anew; cluster everything at once"
         )
-    return Rule(model, tau1, tau2, th_sim)
+    return Rule(model, tau1, tau2, th_sim, partition, resolution, seed)
 
 
 @dataclass
@@ -92,7 +115,8 @@ class Assigned:
 class State:
     """What a step starts from.
 
-    ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters.
+    ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters; with
+    communities the kept ones are those within a cluster, and none is across.
     ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
     After a step, ``touched`` (next_label,) bool are the clusters whose instances or edges it changed, and ``last`` is
     what it did to the lists.
@@ -217,13 +241,21 @@ class State:
             added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch)
         with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
             parsed, ends = without(self.parsed, remove) if remove.size else (self.parsed, remove)
-            edges = changed(parsed, added, n, ends, rule.tau2)
+            edges = changed(parsed, added, n, ends, None if rule.communities else rule.tau2)
         with stages.stage("clusters", needs=20 * len(self.parsed.edges)):
             labels = np.concatenate([self.labels, np.full(len(new), -1)])
             suspects = np.union1d(self.suspects, labels[remove])
             labels[remove] = -1
+            if rule.communities:
+                kept = within_communities(
+                    edges.parsed, labels, self.next_label, new, rule.partition, rule.resolution, rule.seed
+                )
+                edges = replace(edges, parsed=replace(edges.parsed, kept=kept))
             grouping = regroup(labels, self.next_label, edges, new, suspects, apply_merges)
             moved = labels != grouping.labels
+            if rule.communities:  # those across are searched for anew at every step
+                edges.parsed.kept[grouping.across] = False
+                grouping.across = grouping.across[:0]
             touched = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
             touched[labels[moved]], touched[grouping.labels[edges.at | moved]] = True, True
         self.features, self.lists, self.parsed = features, lists, edges.parsed

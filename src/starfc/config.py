@@ -127,8 +127,8 @@ class Structural:
 class Kinds:
     """Training over kinds of data (model.type 'gcn_structural_any')."""
 
-    first: int = option(600, "kinds that the first round learns from", low=12)
-    second: int = option(900, "kinds, other ones, that the second round learns from", low=12)
+    first: int = option(500, "kinds that the early first round learns from", low=12)
+    second: int = option(1000, "kinds, other ones, that the second round learns from", low=12)
     edges: int = option(6000, "edges of a kind to learn from", low=64)
     steps: int = option(5000, "optimiser steps of each round", low=10)
     batch: int = option(4096, "edges of a step, 64 of each of some kinds", low=64)

@@ -34,7 +34,7 @@ from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
 from starfc.models.structural import EdgeScorer, StructuralModel
 
 SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
-CONTEXT_NOISE = 0.15  # standard deviations added to every number of a context in training
+CONTEXT_NOISE = 0.1  # standard deviations added to every number of a context in training
 _CONTEXT_UNITS = 24
 _CONTEXT_RANGE = 4.0  # standard deviations: farther away a number counts as this far
 _LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -1,7 +1,11 @@
 """Training over many kinds of data, of a model that takes any embedding (:mod:`starfc.models.contextual`).
 
-    for kinds 0 .. A - 1:        columns of the first round   -> first scorer
-    for kinds A .. A + B - 1:    columns of the second round, after the first scorer  -> second scorer
+    for kinds 0 .. A - 1:        columns of the first round                       -> an early first scorer
+    for kinds A .. A + B - 1:    columns of both rounds, after the early scorer   -> second scorer
+    for all kinds:               columns of the first round                       -> first scorer
+
+The second scorer must not learn from probabilities that were fitted to the answers it is to give. So its kinds are not
+those of the early scorer, whose place the first scorer, of all kinds, takes in the end.
 
 A kind (:mod:`starfc.training.kinds`) is a whole set: its kNN graph, its strangers and its contexts are its own, and
 ``edges`` of its candidate edges are kept to learn from. Every kind counts the same. One kind in twelve is held back and
@@ -35,12 +39,13 @@ from starfc.config import Config, Kinds, save_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
-from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import EdgeLogits, Structure, encode, smooth
 from starfc.models.checkpoint import load_model, save_model, save_thresholds
 from starfc.models.contextual import (
+    COLUMNS_FIRST,
+    CONTEXT_FIRST,
     CONTEXT_NOISE,
     ContextScorer,
     ContextualModel,
@@ -64,7 +69,7 @@ _EDGES_OF_A_KIND = 64  # in a step
 _STANDARD = 400  # edges of a kind that means and standard deviations are taken from
 _DROPPED = 0.1  # share of the context's hidden units that are dropped in a step
 
-Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]
+Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]  # of a kind, and its family
 
 
 def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
@@ -88,15 +93,18 @@ def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
         config.model.kwargs.nhid, **shape, smoothing=config.structural.smoothing, generator=generator
     )
     record: dict[str, Any] = {"config": config.as_dict(), **environment(count, device)}
-    parts = (("first", 0, settings.first), ("second", settings.first, settings.first + settings.second))
-    for name, start, stop in parts:
-        with stages.stage(f"kinds, {name} round"):
-            samples = _samples(config, work_dir, name, start, stop, count)
-        with stages.stage(f"fit, {name} round"):
-            scorer = getattr(model, name).to(device)
-            record[name] = fit(scorer, samples, settings, generator, name)
-        del samples
-        save_model(model, work_dir)
+    with stages.stage("kinds, early"):
+        early = _samples(config, work_dir, "early", 0, settings.first, count)["first"]
+    with stages.stage("fit, early"):
+        record["early"] = fit(model.first.to(device), early, settings, generator, "early first round")
+    save_model(model, work_dir)
+    with stages.stage("kinds, both rounds"):
+        later = _samples(config, work_dir, "both", settings.first, settings.first + settings.second, count)
+    with stages.stage("fit, both rounds"):
+        record["second"] = fit(model.second.to(device), later["second"], settings, generator, "second round")
+        model.first = ContextScorer(COLUMNS_FIRST, CONTEXT_FIRST, model.nhid, generator).to(device)
+        record["first"] = fit(model.first, early + later["first"], settings, generator, "first round")
+    save_model(model, work_dir)
     model.eval()
     tau1 = settings.tau1
     pair = {"tau1": tau1, "tau2": 0.0}
@@ -109,8 +117,10 @@ def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
     return record
 
 
-def _samples(config: Config, work_dir: Path, name: str, start: int, stop: int, processes: int) -> list[Sample]:
-    """The edges to learn from of kinds ``start`` to ``stop - 1``, made by several processes."""
+def _samples(
+    config: Config, work_dir: Path, name: str, start: int, stop: int, processes: int
+) -> dict[str, list[Sample]]:
+    """The edges to learn from, by round, of kinds ``start`` to ``stop - 1``, made by several processes."""
     folder = prepare_folder(work_dir / "kinds")
     chunks = [(name, first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
     todo = [chunk for chunk in chunks if not _file(folder, chunk).is_file()]
@@ -119,12 +129,16 @@ def _samples(config: Config, work_dir: Path, name: str, start: int, stop: int, p
     shape = (config.knn, config.structural.smoothing)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _single_thread)
-    with progress(f"kinds, {name} round", total=len(todo) * _CHUNK, unit="kind") as bar, pool:
+    with progress(f"kinds, {name}", total=len(todo) * _CHUNK, unit="kind") as bar, pool:
         waiting = [pool.submit(_make_chunk, folder, chunk, *given, *shape) for chunk in todo]
         for future in waiting:
             future.result()
             bar.update(_CHUNK)
-    return [sample for chunk in chunks for sample in _read_chunk(_file(folder, chunk))]
+    samples: dict[str, list[Sample]] = {"first": [], "second": []}
+    for chunk in chunks:
+        for of_round, sample in _read_chunk(_file(folder, chunk)):
+            samples[of_round].append(sample)
+    return samples
 
 
 def _single_thread() -> None:
@@ -166,16 +180,17 @@ def _make_chunk(
     if real_paths is not None and _real is None:
         split = open_split(*real_paths, feature_dim=None)
         _real = Real(split.features, split.labels)
-    before = load_model(work_dir) if name == "second" else None
+    before = load_model(work_dir) if name == "both" else None
     content: dict[str, NDArray] = {}
     for number in range(start, stop):
         kind = make_kind(seed, number, _real)
         if kind is None:
             continue
         rng = np.random.default_rng([seed, number, 1])
-        features, same, context = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)
-        for key, value in (("x", features), ("y", same), ("c", context), ("f", np.array(kind.family))):
-            content[f"{number}.{key}"] = value
+        samples = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)
+        for of_round, (features, same, context) in samples.items():
+            for key, value in (("x", features), ("y", same), ("c", context), ("f", np.array(kind.family))):
+                content[f"{number}.{of_round}.{key}"] = value
     with replacing(_file(folder, chunk)) as temporary, temporary.open("wb") as file:
         np.savez(file, **content)
 
@@ -188,10 +203,19 @@ def sample_edges(
     candidates: int = 40,
     knn: int = 80,
     smoothing: int = 10,
-) -> tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32]]:
-    """Edges of a kind to learn from: columns (m, f), whether both ends are of one identity (m,), and the context (c,).
+) -> dict[str, tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32]]]:
+    """Edges of a kind to learn from, of the 'first' round, and with ``before`` of the 'second' round, too.
 
-    With ``before``, a model whose first round is trained, the columns are those of the second round.
+    Parameters
+    ----------
+    count : int
+        Edges, at most.
+    before : ContextualModel, optional
+        Its first round's probabilities are what the second round sees.
+
+    Returns
+    -------
+    dict of name -> columns (m, f), whether both ends are of one identity (m,), context (c,)
     """
     features = Features(kind.features)
     valid = features.valid("singleton")[0]
@@ -199,19 +223,18 @@ def sample_edges(
     n = len(valid)
     graph = build_knn(valid, min(knn, n - 1))
     strangers = Strangers.of(valid)
-    nodes = smooth(graph, valid, smoothing)
-    structure = Structure(graph, knn - 1, candidates, nodes, strangers=strangers)
+    structure = Structure(graph, knn - 1, candidates, smooth(graph, valid, smoothing), strangers=strangers)
     sampled = sampled_nodes(n)
     pairs = structure.first_round(sampled)
+    same = labels[pairs.rows] == labels[graph.ids[pairs.rows, pairs.slots]]
     context = first_context(pairs.features, n, valid.dim, strangers)
+    chosen = rng.permutation(len(same))[:count]
+    samples = {"first": (pairs.features[chosen].astype(np.float16), same[chosen], context)}
     if before is not None:
-        logits = first_logits(before, structure, context)
-        pairs = structure.second_round(sampled, logits)
+        pairs = structure.second_round(sampled, first_logits(before, structure, context))
         context = second_context(context, pairs.features)
-    chosen = rng.permutation(len(pairs.features))[:count]
-    ends = _ends(graph, pairs.rows, pairs.slots)
-    same = labels[pairs.rows] == labels[ends]
-    return pairs.features[chosen].astype(np.float16), same[chosen], context
+        samples["second"] = pairs.features[chosen].astype(np.float16), same[chosen], context
+    return samples
 
 
 def first_logits(model: ContextualModel, structure: Structure, context: NDArray[np.float32]) -> EdgeLogits:
@@ -228,20 +251,16 @@ def first_logits(model: ContextualModel, structure: Structure, context: NDArray[
     return logits
 
 
-def _ends(graph: KnnGraph, rows: NDArray[np.integer], slots: NDArray[np.integer]) -> NDArray[np.integer]:
-    return graph.ids[rows, slots]
-
-
 def _file(folder: Path, chunk: tuple[str, int, int]) -> Path:
     return folder / f"{chunk[0]}-{chunk[1]:05d}.npz"
 
 
-def _read_chunk(path: Path) -> Iterator[Sample]:
+def _read_chunk(path: Path) -> Iterator[tuple[str, Sample]]:
     try:
         with np.load(path, allow_pickle=False) as content:
-            for number in sorted({int(key.split(".")[0]) for key in content.files}):
-                x, y, c, f = (content[f"{number}.{part}"] for part in "xycf")
-                yield x, y, c, str(f)
+            for name in dict.fromkeys(key.rpartition(".")[0] for key in content.files):
+                x, y, c, f = (content[f"{name}.{part}"] for part in "xycf")
+                yield name.partition(".")[2], (x, y, c, str(f))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: not whole ({error}); delete it and start the same training again") from None
 
@@ -276,7 +295,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.15)
     units, losses = scorer.context[0].out_features, []
     scorer.train()
-    for _ in progress(f"fit, {name} round", range(settings.steps), unit="step"):
+    for _ in progress(f"fit, {name}", range(settings.steps), unit="step"):
         of = torch.randint(len(learnt), (kinds,), generator=generator)
         picks = (torch.rand(kinds, _EDGES_OF_A_KIND, generator=generator) * counts[of][:, None]).long()
         edges = (starts[of][:, None] + picks).flatten()
@@ -299,7 +318,7 @@ def fit(
         "loss": float(np.mean(losses[-max(1, settings.steps // 10) :])),
         "held_back": held_back_loss(scorer, held),
     }
-    log.info("%s round: loss %.4f, on kinds held back %.4f", name, found["loss"], found["held_back"])
+    log.info("%s: loss %.4f, on kinds held back %.4f", name, found["loss"], found["held_back"])
     return found
 
 

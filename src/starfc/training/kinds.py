@@ -114,7 +114,7 @@ def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
 
 def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
     """Sizes of identities that add up to about ``rows``: (C,), in random order."""
-    mean, sigma = _log_uniform(rng, 2, 200), rng.uniform(0.2, 1.5)
+    mean, sigma = _log_uniform(rng, 2, 300), rng.uniform(0.2, 1.5)
     profile, count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]), int(rows / mean) + 64
     if profile == 0:
         drawn = mean * np.exp(rng.normal(-(sigma**2) / 2, sigma, count))

@@ -33,8 +33,13 @@ def finish_side(side: str, folder: Path, stages: Stages, **more: Any) -> None:
 
 def report(result: dict[str, Any], threads: int, path: Path | None) -> None:
     """Print the result as JSON and write it, with the environment, where asked."""
-    record = {**result, **environment(threads, choose_device("cpu"))}
-    record["command"] = [Path(word).name for word in record["command"]]  # folders of this machine say nothing to others
     print(json.dumps(result, indent=1))
     if path is not None:
-        write_json(path, record)
+        write_json(path, with_environment(result, threads))
+
+
+def with_environment(result: dict[str, Any], threads: int) -> dict[str, Any]:
+    """The result, and machine, versions, commit and command beside it."""
+    record = {**result, **environment(threads, choose_device("cpu"))}
+    record["command"] = [Path(word).name for word in record["command"]]  # folders of this machine say nothing to others
+    return record

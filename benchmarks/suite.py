@@ -178,8 +178,10 @@ def baseline_of(arguments: argparse.Namespace, method: str, entry: Entry, split:
     found = finished(kept / f"baseline_{method}.json")
     if not usable(found, method, arguments.no_tuned):
         say(f"{entry.name}: {baseline.name}")
-        if find_graph(kept / "graph") is None:
-            write_graph(kept / "graph", build_knn(split.features, min(K, len(split) - 1)), split.features)
+        try:
+            make_graph(split, kept)
+        except InputError as error:
+            return row | {"not_run": str(error)}
         more = ["--entry", written(entry), "--threads", arguments.threads, *["--no-tuned"] * arguments.no_tuned]
         try:
             found = run_side(__file__, f"baseline_{method}", kept, *more)
@@ -190,6 +192,13 @@ def baseline_of(arguments: argparse.Namespace, method: str, entry: Entry, split:
         row |= {"tuned": found["best"], "highest_bcubed": max(point["bcubed"] for point in found["points"])}
         row |= {"tried": len(found["points"]), "tuning_seconds": found["stages"]["tuned"]}
     return row
+
+
+def make_graph(split: Split, kept: Path) -> None:
+    """The exact kNN graph of the baselines, where it is not there yet."""
+    if find_graph(kept / "graph") is None:
+        split.features.require_valid()
+        write_graph(kept / "graph", build_knn(split.features, min(K, len(split) - 1)), split.features)
 
 
 def regret_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -209,13 +218,13 @@ def run_ours(arguments: argparse.Namespace) -> None:
     entry = read_entry(arguments.entry)
     split, stages = entry.open(), Stages()
     X, parameters = np.array(split.features.array), parameters_of(arguments.fit)
-    with contextlib.suppress(InputError), hushed():  # imports, and loads compiled code
+    with contextlib.suppress(ValueError), hushed():  # imports, and loads compiled code
         StarFC(**parameters).fit(small_features(X.shape[1], K))
     model, refused = StarFC(**parameters), None
     with stages.stage("fit"), heard() as said, timed_search() as searches:
         try:
             model.fit(X)
-        except InputError as error:
+        except ValueError as error:  # InputError, or scikit-learn's of values that are not finite
             refused = str(error)
     seconds = stages.finished[0].seconds
     found = {"peak_mb": stages.finished[0].peak_rss_mb, "warnings": said, "refused": refused, "estimate": None}

@@ -100,6 +100,12 @@ def test_a_set_that_is_refused_counts_as_nothing(manifest, run):
     assert row["regret"] is result["mean_regret"] is None
     assert set(row["baselines"]["single_link"]) & {"part0", "tuned"} == {"part0"}
     assert row["refused"] in (out / "suite.md").read_text()
+    features = np.load(manifest.parent / "blobs.npy")
+    features[3] = 0
+    np.save(manifest.parent / "blobs.npy", features)
+    (row,) = json.loads(run(*where, "--json"))["sets"]
+    assert "zero norm" in row["refused"]
+    assert "zero norm" in row["baselines"]["single_link"]["not_run"]
 
 
 def test_what_is_asked_wrongly(manifest, run, module, tmp_path):

@@ -44,22 +44,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import cluster, finished, small_features, small_graph
-from harness import finish_side, run_side, with_environment
+from harness import cluster, finish_side, finished, run_side, small_features, small_graph, with_environment
 from suite_grids import GRIDS, ROUNDS, fitted, search
 from suite_sets import DEFAULT, Entry, default_sets, read_manifest
 from suite_tables import per_set, plot, summarise, summary_lines
 
-import starfc.estimator
 from starfc.baselines import BASELINES
-from starfc.cli import run_command
 from starfc.data.dataset import Split
 from starfc.errors import InputError
-from starfc.estimator import StarFC
 from starfc.evaluation.metrics import bcubed, contingency, nmi, pairwise
 from starfc.graph.knn import build_knn
 from starfc.graph.store import find_graph, read_graph, write_graph
 from starfc.runtime.atomic import prepare_folder, replacing, save_array, write_json
+from starfc.runtime.entry import run_command
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 
@@ -215,6 +212,8 @@ def regret_of(row: dict[str, Any]) -> dict[str, Any]:
 
 def run_ours(arguments: argparse.Namespace) -> None:
     """``StarFC().fit(X)`` on the rows as their file holds them."""
+    from starfc.estimator import StarFC  # scikit-learn, which the baselines' sides do not wait for
+
     entry = read_entry(arguments.entry)
     split, stages = entry.open(), Stages()
     X, parameters = np.array(split.features.array), parameters_of(arguments.fit)
@@ -290,7 +289,7 @@ def nothing() -> dict[str, Any]:
     return dict.fromkeys(("precision", "recall", "fscore", "bcubed", "nmi"), 0.0) | {"clusters": None}
 
 
-def estimate_of(model: StarFC) -> dict[str, float] | None:
+def estimate_of(model: object) -> dict[str, float] | None:
     """What the model says of its own clusters without labels, in per cent; None where it says nothing."""
     found = getattr(model, "estimate_", None)
     if found is None:
@@ -335,8 +334,10 @@ def hushed() -> Iterator[None]:
 @contextlib.contextmanager
 def timed_search() -> Iterator[list[float]]:
     """Seconds of the kNN searches that the estimator makes meanwhile; none are seen if it no longer makes them."""
+    from starfc import estimator
+
     seconds: list[float] = []
-    search_of = getattr(starfc.estimator, "build_knn", None)
+    search_of = getattr(estimator, "build_knn", None)
 
     def timed(*arguments: Any, **more: Any) -> Any:
         started = time.perf_counter()
@@ -346,16 +347,18 @@ def timed_search() -> Iterator[list[float]]:
             seconds.append(time.perf_counter() - started)
 
     if search_of is not None:
-        starfc.estimator.build_knn = timed
+        estimator.build_knn = timed
     try:
         yield seconds
     finally:
         if search_of is not None:
-            starfc.estimator.build_knn = search_of
+            estimator.build_knn = search_of
 
 
 def parameters_of(text: str) -> dict[str, Any]:
     """The keyword parameters that --fit passes."""
+    from starfc.estimator import StarFC
+
     try:
         found = json.loads(text)
     except ValueError as error:

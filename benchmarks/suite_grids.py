@@ -54,12 +54,13 @@ GRIDS = {
         grid(k=_KS, quantile=_SPARSE), grid(k=(20, 30, 80), quantile=_SPARSE[1:-1]), ("quantile", "k")
     ),
     "rank_order": Grid(
-        grid(k=(10, 15, 20, 30, 50), threshold=(0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0)),
+        grid(k=(6, 10, 15, 20, 30, 50), threshold=(0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0)),
         grid(k=(10, 15, 20, 30), threshold=(0.6, 0.8, 1.0, 1.2, 1.4)),
         ("threshold", "k"),
     ),
     "leiden": Grid(
-        grid(k=(8, 15, 30, 80), quantile=(0.0, 0.3, 0.6, 0.8, 0.92), resolution=(0.0025, 0.01, 0.04, 0.15, 0.5)),
+        grid(k=(6, 10, 15), quantile=(0.0, 0.3, 0.6, 0.85), resolution=(0.0025, 0.01, 0.04, 0.15, 0.5))
+        + grid(k=(30, 80), quantile=(0.0, 0.4, 0.7, 0.88, 0.96), resolution=(0.0025, 0.01, 0.04, 0.15, 0.5)),
         grid(k=(8, 15), quantile=(0.0, 0.3, 0.6), resolution=(0.0025, 0.005, 0.01, 0.04)),
         ("quantile", "resolution", "k"),
     ),

@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 from starfc.baselines import BASELINES
 from starfc.runtime.atomic import replacing
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 TRAINED, TOLD = "†", "‡"
 HEADS = (
@@ -75,6 +71,11 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Estimated against true F, a point for each set that has both, and the diagonal."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     shown = [row for row in rows if row.get("estimated_fscore") is not None]
     figure, axis = plt.subplots(figsize=(6, 6), layout="constrained")
     axis.set(xlabel="pairwise F, %", ylabel="F as estimated without labels, %")

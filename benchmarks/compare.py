@@ -33,11 +33,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from harness import finish_side, report, run_side
+from harness import cluster, finish_side, finished, report, run_side, small_features, small_graph
 
 from starfc.baselines import BASELINES, Baseline
 from starfc.cli import read_source, run_command
-from starfc.data.dataset import Features, Split, open_split
+from starfc.data.dataset import Split, open_split
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn
@@ -166,11 +166,6 @@ def common(arguments: argparse.Namespace) -> list[object]:
     return [*places, "--k", arguments.k, "--threads", arguments.threads, *more]
 
 
-def finished(path: Path) -> dict[str, Any] | None:
-    """What a side wrote, None where it has not."""
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
 def tune(parser: argparse.ArgumentParser, arguments: argparse.Namespace, method: str) -> None:
     """Every combination of the grid on the training split."""
     split, graph = load(arguments, "train")
@@ -238,27 +233,6 @@ def tried(baseline: Baseline, k: int) -> list[dict[str, Any]]:
 def load(arguments: argparse.Namespace, part: str) -> tuple[Split, KnnGraph]:
     split = open_data(arguments, part)
     return split, read_graph(arguments.out / part, split.features, arguments.k)
-
-
-def cluster(baseline: Baseline, graph: KnnGraph, split: Split, parameters: dict[str, Any]) -> np.ndarray:
-    told = {"num_clusters": len(np.unique(split.labels))} if baseline.told_clusters else {}
-    return baseline.run(graph, split.features, **parameters, **told)
-
-
-def small_features(dim: int, k: int) -> np.ndarray:
-    """More than k noisy directions around a few centres, float32."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(8, dim))
-    return (np.repeat(centres, k // 4, axis=0) + 0.5 * rng.normal(size=(8 * (k // 4), dim))).astype(np.float32)
-
-
-def small_graph(k: int) -> tuple[KnnGraph, Split]:
-    """A graph and its split as the real ones come: compiled code is the same for read-only arrays only."""
-    features = Features(small_features(16, k))
-    graph = build_knn(features, k)
-    for array in (graph.ids, graph.sims):
-        array.flags.writeable = False
-    return graph, Split(features, np.repeat(np.arange(8), k // 4), "small")
 
 
 def scores(truth: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: each side in a process of its own, and a record with machine, versions and commit."""
+"""What the benchmarks share: sides in processes of their own, records with machine and versions, runs of baselines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from starfc.baselines import Baseline
+from starfc.data.dataset import Features, Split
+from starfc.graph.knn import build_knn
+from starfc.graph.neighbours import KnnGraph
 from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import choose_device, environment
 from starfc.runtime.stages import Stages
@@ -33,8 +39,39 @@ def finish_side(side: str, folder: Path, stages: Stages, **more: Any) -> None:
 
 def report(result: dict[str, Any], threads: int, path: Path | None) -> None:
     """Print the result as JSON and write it, with the environment, where asked."""
-    record = {**result, **environment(threads, choose_device("cpu"))}
-    record["command"] = [Path(word).name for word in record["command"]]  # folders of this machine say nothing to others
     print(json.dumps(result, indent=1))
     if path is not None:
-        write_json(path, record)
+        write_json(path, with_environment(result, threads))
+
+
+def with_environment(result: dict[str, Any], threads: int) -> dict[str, Any]:
+    """The result, and machine, versions, commit and command beside it."""
+    record = {**result, **environment(threads, choose_device("cpu"))}
+    record["command"] = [Path(word).name for word in record["command"]]  # folders of this machine say nothing to others
+    return record
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """What a side wrote, None where it has not."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def cluster(baseline: Baseline, graph: KnnGraph, split: Split, parameters: dict[str, Any]) -> np.ndarray:
+    told = {"num_clusters": len(np.unique(split.labels))} if baseline.told_clusters else {}
+    return baseline.run(graph, split.features, **parameters, **told)
+
+
+def small_features(dim: int, k: int) -> np.ndarray:
+    """More than k noisy directions around a few centres, float32."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(8, dim))
+    return (np.repeat(centres, k // 4, axis=0) + 0.5 * rng.normal(size=(8 * (k // 4), dim))).astype(np.float32)
+
+
+def small_graph(k: int) -> tuple[KnnGraph, Split]:
+    """A graph and its split as the real ones come: compiled code is the same for read-only arrays only."""
+    features = Features(small_features(16, k))
+    graph = build_knn(features, k)
+    for array in (graph.ids, graph.sims):
+        array.flags.writeable = False
+    return graph, Split(features, np.repeat(np.arange(8), k // 4), "small")

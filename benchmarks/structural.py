@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import finished, flat, open_data
-from harness import finish_side, report, run_side
+from compare import flat, open_data
+from harness import finish_side, finished, report, run_side
 from scipy.special import expit
 
 from starfc.cli import run_command

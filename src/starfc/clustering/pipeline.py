@@ -350,8 +350,11 @@ def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering
         if logits is not None:
             logits = np.full((n, logits.shape[1]), NO_LOGIT, np.int8)
             logits[others] = parsed.logits
+        context = parsed.context
+        if context is not None:
+            context = replace(context, strangers=context.strangers.placed(others, n))
         edges = replace(edges, indptr=indptr, cols=others[edges.cols].astype(edges.cols.dtype))
-        parsed = replace(parsed, edges=edges, logits=logits)
+        parsed = replace(parsed, edges=edges, logits=logits, context=context)
     summary = result.summary.with_singletons(len(rows))
     return Clustering(labels, confidence, summary, parsed)
 

@@ -97,6 +97,12 @@ class Strangers:
         np.maximum(spread[first:], np.float32(_LEAST_SHARE * self.spread), out=spread[first:])
         return Strangers(self.median, self.spread, median, spread, self.cohort)
 
+    def placed(self, rows: NDArray[np.integer], num_nodes: int) -> Strangers:
+        """The same strangers among ``num_nodes`` rows, of which these are ``rows``; the others have none."""
+        median, spread = np.zeros(num_nodes, np.float32), np.ones(num_nodes, np.float32)
+        median[rows], spread[rows] = self.node_median, self.node_spread
+        return Strangers(self.median, self.spread, median, spread, np.asarray(rows, np.int64)[self.cohort])
+
     @property
     def centre(self) -> float:
         """The similarity that is 0 on the common scale: the median, but never below 0."""

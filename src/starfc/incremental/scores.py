@@ -6,6 +6,7 @@ where they are not known yet, and kept: a row's other logits stay as they were w
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from starfc.graph.order import locality_order
 from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, encode, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
+from starfc.models.contextual import Context
 from starfc.models.gcn import StarFCModel
-from starfc.models.structural import StructuralModel
+from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.scratch import ScratchRows
 
@@ -42,6 +44,7 @@ def score_new(
     tau1: float,
     th_sim: float = 0.0,
     scratch: Path | None = None,
+    context: Context | None = None,
 ) -> Scored:
     """The candidate edges with p > τ1 that have an end among the rows from ``first`` on.
 
@@ -49,14 +52,18 @@ def score_new(
     ----------
     touched : (t,) integers
         Earlier rows whose lists may hold new ones.
+    context : Context, optional
+        What a contextual model judged the earlier rows by, with the strangers of all rows.
 
     Returns
     -------
     rows, cols, scores : (m,) arrays
         Sorted by row, then column: the kNN entries i -> j; of a structural model every edge in either direction.
     """
-    score = _structural if isinstance(model, StructuralModel) else _published
-    rows, cols, scores = score(model, features, lists, first, touched, tau1, th_sim, scratch)
+    if isinstance(model, StructuralModel):
+        rows, cols, scores = _structural(model, features, lists, first, touched, tau1, context)
+    else:
+        rows, cols, scores = _published(model, features, lists, first, touched, tau1, th_sim, scratch)
     order = np.lexsort([cols, rows])
     return rows[order], cols[order], scores[order]
 
@@ -95,8 +102,7 @@ def _structural(
     first: int,
     touched: NDArray[np.integer],
     tau1: float,
-    th_sim: float,
-    scratch: Path | None,
+    context: Context | None,
 ) -> Scored:
     new = np.flatnonzero(lists.alive[first:]) + first
     if not new.size:
@@ -114,17 +120,21 @@ def _structural(
     if model.smoothing:
         affinity = smoothing_affinity(lists.graph, model.smoothing, wanted=_marked(len(lists), within))
         smooth_rows(affinity, features, within, np.arange(len(within)), nodes)
-    structure = Structure(lists.graph, model.columns, model.candidates, nodes, within)
+    early, late, judged = model.first, model.second, {}
+    if context is not None:
+        early, late = model.first.of(context.first), model.second.of(context.second)
+        judged = {"strangers": context.strangers, "log_nodes": math.log(context.num_nodes)}
+    structure = Structure(lists.graph, model.columns, model.candidates, nodes, within, **judged)
     before = None
     if model.rounds == 2:
         before = EdgeLogits(structure, lists.codes)
-        _first(model, structure, before, unknown, ROW_BLOCK)
+        _first(early, structure, before, unknown, ROW_BLOCK)
         lists.known[unknown] = True
         own = slice(0, lists.candidates)  # of an edge that both ends have among these, the code stands there by now
         without = (lists.ids[askers, own] >= first) & (lists.codes[askers, own] == NO_LOGIT)
-        _first(model, structure, before, askers[without.any(axis=1)], _SPARSE_BLOCK, first)
+        _first(early, structure, before, askers[without.any(axis=1)], _SPARSE_BLOCK, first)
         before.sum_degrees(ends)
-    blocks, line = slices(len(owners), _SPARSE_BLOCK), logit(tau1)
+    blocks, line, scorer = slices(len(owners), _SPARSE_BLOCK), logit(tau1), early if before is None else late
     found: list[Scored | None] = [None] * len(blocks)
 
     @torch.inference_mode()
@@ -134,7 +144,7 @@ def _structural(
             pairs = structure.first_round(rows, since=first)
         else:
             pairs = structure.second_round(rows, before, since=first)
-        z = model.logits(torch.from_numpy(pairs.features)).numpy()
+        z = (scorer(torch.from_numpy(pairs.features)) / model.temperature).numpy()
         above = np.flatnonzero(z > line)
         ours = pairs.rows[above]
         found[at] = ours, lists.ids[ours, pairs.slots[above]].astype(np.int64), expit(z[above])
@@ -153,7 +163,7 @@ def _marked(n: int, *ids: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 
 def _first(
-    model: StructuralModel,
+    scorer: EdgeScorer,
     structure: Structure,
     before: EdgeLogits,
     rows: NDArray[np.integer],
@@ -165,6 +175,6 @@ def _first(
     @torch.inference_mode()
     def work(part: slice) -> None:
         pairs = structure.first_round(rows[part], every=True, since=since)
-        before.put(pairs, encode(model.first(torch.from_numpy(pairs.features)).numpy()))
+        before.put(pairs, encode(scorer(torch.from_numpy(pairs.features)).numpy()))
 
     threads.each(work, slices(len(rows), block))

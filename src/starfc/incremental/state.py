@@ -25,6 +25,7 @@ from starfc.incremental.edges import changed, without
 from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.scores import score_new
 from starfc.models.checkpoint import Model
+from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.stages import Stages
@@ -118,6 +119,7 @@ class State:
     ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters; with
     communities the kept ones are those within a cluster, and none is across.
     ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
+    ``context`` is what a contextual model judges edges by.
     After a step, ``touched`` (next_label,) bool are the clusters whose instances or edges it changed, and ``last`` is
     what it did to the lists.
     """
@@ -132,6 +134,15 @@ class State:
     across: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     touched: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     last: Step | None = None
+    context: Context | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.context = self.parsed.context
+        if isinstance(self.rule.model, ContextualModel) and self.context is None:
+            raise InputError(
+                "assign: the run did not keep what its model judged the edges by (edges/context.npz); run starfc "
+                "cluster again"
+            )
 
     @classmethod
     def of(
@@ -190,7 +201,9 @@ class State:
         """The edges, of which those that lie between clusters are not kept, and the first round's logits."""
         kept, lists = self.parsed.kept.copy(), self.lists
         kept[self.across] = False
-        return replace(self.parsed, kept=kept, logits=lists.codes if lists.codes.shape[1] else None)
+        return replace(
+            self.parsed, kept=kept, logits=lists.codes if lists.codes.shape[1] else None, context=self.context
+        )
 
     @property
     def num_clusters(self) -> int:
@@ -237,8 +250,10 @@ class State:
             self.last = lists.search(features, first, remove)
             lists.enter(self.last)
         with stages.stage("edge scores", needs=(256 << 20)):
-            rule, touched = self.rule, self.last.touched(first)
-            added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch)
+            rule, touched, context = self.rule, self.last.touched(first), self.context
+            if context is not None:
+                context = replace(context, strangers=context.strangers.grown(features))
+            added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch, context)
         with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
             parsed, ends = without(self.parsed, remove) if remove.size else (self.parsed, remove)
             edges = changed(parsed, added, n, ends, None if rule.communities else rule.tau2)
@@ -258,7 +273,7 @@ class State:
                 grouping.across = grouping.across[:0]
             touched = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
             touched[labels[moved]], touched[grouping.labels[edges.at | moved]] = True, True
-        self.features, self.lists, self.parsed = features, lists, edges.parsed
+        self.features, self.lists, self.parsed, self.context = features, lists, edges.parsed, context
         self.labels, self.suspects, self.across = grouping.labels, grouping.suspects, grouping.across
         self.next_label, self.touched = grouping.next_label, touched[:-1]
         return Assigned(

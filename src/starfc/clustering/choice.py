@@ -1,0 +1,98 @@
+"""A threshold chosen without labels, and an estimate of how right the clusters are.
+
+Both rest on p being calibrated: among edges of p = 0.7, seven of ten are of one identity. Of the candidate edges of a
+set, with sums over edges inside a cluster (in) and over all of them (all),
+
+    edge precision = Σ_in p / |in|,    edge recall = Σ_in p / Σ_all p,    edge F = 2 Σ_in p / (|in| + Σ_all p)
+
+are what is to be expected of a clustering. Communities are made at several τ1, and that of the highest edge F stays.
+
+Precision and recall of *pairs* weigh a cluster by its pairs. With n the size of the cluster of instance i, m the edge
+precision inside that cluster, w_i and x_i the sums of p from i into its cluster and out of it, the expected numbers of
+true partners of i are
+
+    found_i = (n - 1) m,    all_i = found_i + x_i max(1, found_i / w_i)
+
+(lists are shorter than large clusters: what leaves them is scaled as what stays inside is), so that
+
+    precision = Σ found_i / Σ (n - 1),    recall = Σ found_i / Σ all_i
+    BCubed precision = mean (1 + found_i) / n,    BCubed recall = mean (1 + found_i) / (1 + all_i)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.clustering.edges import EdgeList
+
+LOWEST = 0.1  # edges of a lower p are not looked at
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # τ1 to choose from
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be expected of a clustering, fractions between 0 and 1: of pairs, and the BCubed F-score."""
+
+    precision: float
+    recall: float
+    fscore: float
+    bcubed: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold, and why: one line. ``tried`` are edge F-scores by τ1."""
+
+    tau1: float
+    reason: str
+    tried: dict[float, float]
+
+
+def edge_fscore(edges: EdgeList, members: NDArray[np.integer], mass: float) -> float:
+    """Edge F of a clustering.
+
+    Parameters
+    ----------
+    edges : EdgeList
+        Symmetric: the candidate edges with p > :data:`LOWEST`.
+    members : (N,) integers
+        Clusters.
+    mass : float
+        Σ p of all candidate edges, each counted once.
+    """
+    inside = np.repeat(members, np.diff(edges.indptr)) == members[edges.cols]
+    count, total = np.count_nonzero(inside) / 2, float(edges.scores[inside].sum(dtype=np.float64)) / 2
+    return 2 * total / (count + mass) if count + mass > 0 else 1.0
+
+
+def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
+    """Precision, recall and F-scores to be expected of clusters ``members`` (N,), integers in [0, N).
+
+    ``edges`` as for :func:`edge_fscore`.
+    """
+    n = edges.num_nodes
+    rows = np.repeat(np.arange(n), np.diff(edges.indptr))
+    inside = members[rows] == members[edges.cols]
+    of_row = np.bincount(rows[inside], edges.scores[inside], n)  # w
+    leaving = np.bincount(rows[~inside], edges.scores[~inside], n)  # x
+    sizes = np.bincount(members, minlength=n)[members]
+    counts = np.bincount(members[rows[inside]], minlength=n)
+    mean = np.bincount(members[rows[inside]], edges.scores[inside], n) / np.maximum(counts, 1)
+    found = (sizes - 1) * mean[members]
+    every = found + leaving * np.maximum(1, found / np.maximum(of_row, 1e-9) * (of_row > 0))
+    precision = _share(found.sum(), (sizes - 1).sum())
+    recall = _share(found.sum(), every.sum())
+    of_cluster, of_identity = ((1 + found) / sizes).mean(), ((1 + found) / (1 + every)).mean()
+    return Estimate(precision, recall, _harmonic(precision, recall), _harmonic(float(of_cluster), float(of_identity)))
+
+
+def _share(part: float, whole: float) -> float:
+    """A share of something; 1 of nothing."""
+    return float(part / whole) if whole > 0 else 1.0
+
+
+def _harmonic(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0

@@ -50,6 +50,7 @@ from starfc.graph.structure_kernels import (
     LOGIT_STEP,
     NO_LOGIT,
     SIM_STEPS,
+    longest,
     nep_norms,
     pair_structure,
     row_sums,
@@ -162,7 +163,7 @@ class Structure:
     ----------
     graph : KnnGraph
     columns : int
-        k, neighbours of a list that are looked at; cut to those that the graph has.
+        k, neighbours of a list that are looked at; cut to those that the longest list has.
     candidates : int
         Neighbours of a node that are candidate edges.
     nodes : (N, d) float16, optional
@@ -188,8 +189,9 @@ class Structure:
             raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours; found {self.columns}")
         if self.nodes is None:
             object.__setattr__(self, "nodes", np.empty((self.graph.num_nodes, 0), np.float16))
-        object.__setattr__(self, "ids", self.graph.ids[:, : self.columns])
-        object.__setattr__(self, "sims", self.graph.sims[:, : self.columns])
+        width = max(1, longest(self.graph.ids[:, : self.columns]))
+        object.__setattr__(self, "ids", self.graph.ids[:, :width])
+        object.__setattr__(self, "sims", self.graph.sims[:, :width])
         within, at_node = self.within, None
         if within is None:
             within = np.arange(self.graph.num_nodes)

@@ -21,6 +21,7 @@ test_data = dict(
     knn_graph_path='{prefix}/knns/{test_name}/{knn_method}_k_{knn}',  # a folder, or a published .npz beside it
     is_norm_feat=True)
 invalid_rows = 'error'  # or 'singleton': rows of NaN or zeros become clusters of their own
+copies = 'collapse'  # or 'keep': gcn_structural clusters one of several rows of the same direction, the others follow
 
 # model
 model = dict(

@@ -32,7 +32,8 @@ class Twin:
     """The table of :mod:`starfc.graph.structure`, an entry at a time, with dictionaries and sets."""
 
     def __init__(self, graph: KnnGraph, columns: int, candidates: int) -> None:
-        self.k, self.candidates = min(columns, graph.k), candidates
+        longest = max(1, int((graph.ids >= 0).sum(axis=1).max()))
+        self.k, self.candidates = min(columns, longest), candidates
         self.sims = graph.sims[:, : self.k].astype(float)
         self.lists = [[int(m) for m in row[: self.k] if m >= 0] for row in graph.ids]
         self.depth = [{m: a + 1 for a, m in enumerate(row)} | {i: 0} for i, row in enumerate(self.lists)]

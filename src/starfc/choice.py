@@ -13,9 +13,10 @@ from starfc.data.dataset import Split
 from starfc.errors import InputError
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
-from starfc.graph.knn import build_knn, check_k
+from starfc.graph.knn import build_knn, check_k, warn_of_short_lists
 from starfc.inference import open_model
 from starfc.models.checkpoint import THRESHOLDS
+from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, set_threads
 from starfc.splits import open_test_split
@@ -77,6 +78,8 @@ def run_choice(
     split, _ = open_test_split(config, features, labels)
     valid, invalid = split.features.valid(config.invalid_rows)
     check_k(config.knn, len(valid), split.features.name)
+    if isinstance(model, StructuralModel):
+        warn_of_short_lists(config.knn, model.columns, split.features.name)
     graph = build_knn(valid, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall)
     if split.labels is None:
         return outline(out, valid, graph, model, **given)

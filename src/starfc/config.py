@@ -244,6 +244,11 @@ class Config:
     train_data: TrainData = option(factory=TrainData)
     test_data: TestData = option(factory=TestData)
     invalid_rows: str = option("error", "rows without direction (NaN, infinite, zero)", choices=("error", "singleton"))
+    copies: str = option(
+        "collapse",
+        "rows of the same direction, with model.type 'gcn_structural': cluster one of each, or search for all of them",
+        choices=("collapse", "keep"),
+    )
     model: Model = option(factory=Model)
     hierarchical: Hierarchical = option(factory=Hierarchical)
     structural: Structural = option(factory=Structural)

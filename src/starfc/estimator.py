@@ -13,11 +13,13 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from starfc.clustering.copies import COPIES, collapsed, sizes_of, with_copies
 from starfc.clustering.partition import PARTITIONS
-from starfc.clustering.pipeline import REFINEMENTS, with_singletons
+from starfc.clustering.pipeline import REFINEMENTS, with_singletons, without_search
 from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.graph.knn import build_knn, check_k
+from starfc.graph.knn import build_knn, check_k, fitting_k
+from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
 from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds
 from starfc.models.structural import StructuralModel
@@ -41,8 +43,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         Node intimacy against τ2, or its undirected form against a threshold that rises with the degrees up to about
         τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
     k : int or None
-        Neighbours per instance, itself counted, below the number of instances. None: 80, or the largest scale of a
-        hierarchical model, which takes no fewer.
+        Neighbours per instance, itself counted. None: 80, or the largest scale of a hierarchical model, which takes no
+        fewer. A structural model takes any, and shorter lists where there are fewer instances, but is less certain with
+        shorter ones than it was trained on; the other models need more instances than k.
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the refinement's pair stored beside the
         weights, or the published one (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model.
@@ -54,6 +57,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         kNN entries below this similarity do not enter the affinity graph.
     invalid_rows : {'error', 'singleton'}
         Rows of NaN, infinity or zeros: refuse them, or make each its own cluster.
+    copies : {'collapse', 'keep'}
+        Rows of the same direction, with a structural model: cluster one of each, whose cluster its copies go to, or
+        search for all of them, which then fill one another's lists of neighbours.
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int
@@ -87,6 +93,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         knn_method: str = "faiss",
         th_sim: float = 0.0,
         invalid_rows: str = "error",
+        copies: str = "collapse",
         device: str = "auto",
         random_state: int = 0,
     ) -> None:
@@ -99,6 +106,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.knn_method = knn_method
         self.th_sim = th_sim
         self.invalid_rows = invalid_rows
+        self.copies = copies
         self.device = device
         self.random_state = random_state
 
@@ -119,8 +127,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         Raises
         ------
         InputError
-            Rows that are not finite or of zero norm, k >= N, features of another dimension than the model's, or a
-            refinement that is none.
+            Rows that are not finite or of zero norm, k >= N with another model than a structural one, features of
+            another dimension than the model's, or a refinement that is none.
         """
         if self.refinement not in REFINEMENTS:
             raise InputError(
@@ -131,35 +139,54 @@ class StarFC(ClusterMixin, BaseEstimator):
                 f"partition: one of {', '.join(map(repr, PARTITIONS))} needed, with refinement='dynamic' the first; "
                 f"found {self.partition!r} with refinement={self.refinement!r}"
             )
+        if self.copies not in COPIES:
+            raise InputError(f"copies: one of {', '.join(map(repr, COPIES))} needed; found {self.copies!r}")
         X = validate_data(
             self,
             X,
             dtype=[np.float32, np.float64, np.float16],
-            ensure_min_samples=2,
             ensure_all_finite=self.invalid_rows != "singleton",
         )
         features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
         self.model_ = self._open_model(X.shape[1])
         self.tau1_, self.tau2_ = self._thresholds()
         k = self._neighbours() if self.k is None else self.k
-        check_k(k, len(features), "X")
+        distinct, representative, wanted = features, None, k
+        if isinstance(self.model_, StructuralModel):
+            if self.copies == "collapse":
+                distinct, representative = collapsed(features)
+            k = fitting_k(k, len(distinct), self.model_.columns, "X")
+        else:
+            check_k(k, len(features), "X")
         communities = {} if self.refinement == "dynamic" else {"partition": self.partition, "seed": self.random_state}
-        graph = build_knn(features, k, self.knn_method)
-        result = REFINEMENTS[self.refinement](
-            features,
-            graph,
-            self.model_,
-            tau1=self.tau1_,
-            tau2=self.tau2_,
-            th_sim=self.th_sim,
-            **communities,
-            keep_edges=True,
-            device=choose_device(self.device),
-        )
+        if len(distinct) < 2:
+            graph = empty_graph(len(distinct), k)
+            result = without_search(len(distinct), keep_edges=True)
+        else:
+            graph = build_knn(distinct, k, self.knn_method, every=isinstance(self.model_, StructuralModel))
+            result = REFINEMENTS[self.refinement](
+                distinct,
+                graph,
+                self.model_,
+                tau1=self.tau1_,
+                tau2=self.tau2_,
+                th_sim=self.th_sim,
+                **communities,
+                sizes=None if representative is None else sizes_of(representative),
+                keep_edges=True,
+                device=choose_device(self.device),
+            )
+        every = np.arange(len(X))
+        rows = np.setdiff1d(every, invalid_rows)
+        if representative is not None:
+            result = with_copies(result, representative)
+            every[rows] = rows[representative]
+            rows = np.unique(every[rows])
         result = with_singletons(result, invalid_rows)
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
-        self._features, self._columns = Features(X, "X"), k - 1
-        self._clustered = self._features, graph, np.setdiff1d(np.arange(len(X)), invalid_rows)
+        self._features, self._columns = Features(X, "X"), max(k - 1, 0)
+        self._clustered = {"features": self._features, "graph": graph, "rows": rows, "k": wanted}
+        self._clustered |= {"representative": every, "collapse": self.copies == "collapse"}
         self._state = None
         return self
 
@@ -196,11 +223,12 @@ class StarFC(ClusterMixin, BaseEstimator):
         if self._state is None:
             given = (self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition)
             rule = make_rule(*given, seed=self.random_state)
-            self._state = State.of(rule, *self._clustered, self.edge_scores_, self.labels_)
+            self._state = State.of(rule, parsed=self.edge_scores_, labels=self.labels_, **self._clustered)
         every = Features(np.concatenate([self._state.features.array, X]), "X")
         self.assigned_ = self._state.step(every, invalid=invalid, apply_merges=apply_merges)
         self.labels_, self.confidence_ = self._state.labels, self._state.confidence
         self.edge_scores_, self._features, self._clustered = self._state.clustered, every, None
+        self._columns = self._state.lists.ids.shape[1] - 1
         return self
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
-from starfc.clustering.pipeline import REFINEMENTS, with_singletons, without_small
+from starfc.clustering.pipeline import REFINEMENTS, with_singletons, without_search, without_small
 from starfc.config import Config
 from starfc.data.dataset import Split
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.evaluation.metrics import evaluate, metrics_table
-from starfc.graph.knn import check_k, search_bytes
+from starfc.graph.knn import check_k, fitting_k, search_bytes
+from starfc.graph.neighbours import empty_graph
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model, load_thresholds
 from starfc.models.contextual import ContextualModel
@@ -100,30 +103,49 @@ def run_inference(
         graph_path = find_graph(Path(knn_graph))
         if graph_path is None:
             raise MissingFileError(f"{knn_graph}: no kNN graph there; `starfc knn` makes one")
-    check_k(config.knn, len(split), split.features.name)
+    if config.model.type != "gcn_structural" or not len(split):
+        check_k(config.knn, len(split), split.features.name)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
     tau1, tau2 = thresholds(config, model_folder, refinement)
 
     with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
-        check_k(config.knn, len(valid), split.features.name)
-    with stages.stage("kNN graph", needs=search_bytes(valid, config.knn, config.knn_method)):
-        graph = open_knn_graph(config, valid, graph_path, out)
+        if not isinstance(model, StructuralModel):
+            check_k(config.knn, len(valid), split.features.name)
+    distinct, representative, k = valid, None, config.knn
+    if isinstance(model, StructuralModel):
+        stored = graph_path is not None and find_graph(graph_path) is not None
+        if config.copies == "collapse":
+            with stages.stage("copies", needs=64 * len(valid)):
+                distinct, representative = collapsed(valid, graph_path if stored else None, out)
+        k = fitting_k(config.knn, len(distinct), model.columns, split.features.name)
+        if not stored and (distinct is not valid or k < config.knn):
+            graph_path = None  # what is named there is the graph of all rows
+    searched = replace(config, knn=k)
     communities = {} if refinement == "dynamic" else {**partition(config), "seed": config.seed}
-    result = REFINEMENTS[refinement](
-        valid,
-        graph,
-        model,
-        tau1=tau1,
-        tau2=tau2,
-        th_sim=config.th_sim,
-        **communities,
-        keep_edges=keep_edges,
-        device=device,
-        stages=stages,
-        scratch=out,
-    )
+    if len(distinct) < 2:
+        graph = empty_graph(len(distinct), k)
+        result = without_search(len(distinct), keep_edges)
+    else:
+        with stages.stage("kNN graph", needs=search_bytes(distinct, k, config.knn_method)):
+            graph = open_knn_graph(searched, distinct, graph_path, out)
+        result = REFINEMENTS[refinement](
+            distinct,
+            graph,
+            model,
+            tau1=tau1,
+            tau2=tau2,
+            th_sim=config.th_sim,
+            **communities,
+            sizes=None if representative is None else sizes_of(representative),
+            keep_edges=keep_edges,
+            device=device,
+            stages=stages,
+            scratch=out,
+        )
+    if representative is not None:
+        result = with_copies(result, representative)
     result = with_singletons(result, invalid_rows)
     diagnostics = diagnose(result, config.giant_share)
     warn_of_giants(diagnostics)
@@ -147,6 +169,7 @@ def run_inference(
         "min_cluster_size": min_cluster_size,
         "num_left_out": int((result.labels < 0).sum()),
         "num_invalid_rows": len(invalid_rows),
+        "num_copies": len(valid) - len(distinct),
         "refinement": refinement,
         "partition": config.partition.type,
         "thresholds": {"tau1": tau1, "tau2": tau2},
@@ -177,11 +200,6 @@ def open_model(config: Config, folder: Path) -> Model:
         raise InputError(
             f"{folder}: weights of a model of type {found!r} where the config's model.type is {config.model.type!r}; "
             f"name a config of that type with --config, such as configs/{SHIPPED[found]}, or other weights with --model"
-        )
-    if isinstance(model, StructuralModel) and model.columns != config.knn - 1:
-        raise InputError(
-            f"{folder}: trained on lists of {model.columns} neighbours, so knn = {model.columns + 1} is needed; found "
-            f"knn = {config.knn}"
         )
     return model
 
@@ -221,6 +239,8 @@ def report(record: dict[str, Any], out: str | Path) -> str:
         f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
         f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}",
     ]
+    if record["num_copies"]:
+        lines.append(f"{record['num_copies']:,} instances are copies of others, and lie where these do")
     if record["min_cluster_size"] > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
         lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")

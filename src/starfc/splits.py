@@ -98,7 +98,7 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
         return graph
     partial = place.with_name(place.name + ".partial")
     graph = build_knn(
-        features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial
+        features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial, every=True
     )
     write_graph(place, graph, features)
     shutil.rmtree(partial, ignore_errors=True)

@@ -39,7 +39,7 @@ from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.affinity import scale_widths
-from starfc.graph.neighbours import KnnGraph
+from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
 from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT
@@ -92,7 +92,7 @@ class Clustering:
 
     @property
     def num_clusters(self) -> int:
-        return int(self.labels.max()) + 1
+        return int(self.labels.max(initial=-1)) + 1
 
 
 def cluster(
@@ -106,6 +106,7 @@ def cluster(
     partition: str = "components",
     resolution: float = RESOLUTION,
     seed: int = 0,
+    sizes: NDArray[np.integer] | None = None,
     keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
@@ -134,6 +135,8 @@ def cluster(
         Of 'leiden'.
     seed : int
         Of the communities.
+    sizes : (N,) integers, optional
+        Rows that each node stands for, where the summary's largest component is to be that of all rows.
     keep_edges : bool
         Return the parsed edges with their scores and intimacies, which otherwise go when they are no longer needed.
     scratch : path, optional
@@ -150,7 +153,7 @@ def cluster(
     if partition != "components":
         with stages.stage("communities", needs=64 * len(parsed)):
             pieces = components(parsed)
-            before = kept(pieces, parsed.num_edges)
+            before = kept(pieces, parsed.num_edges, sizes)
             if partition == "infomap":
                 members = infomap(parsed, seed, pieces)
             else:
@@ -162,7 +165,7 @@ def cluster(
                 edges = ParsedEdges(parsed, node_intimacy(parsed, order), within, seen.codes, seen.context)
         return _clustering(refined, members, candidates, before, stages, edges)
     with stages.stage("refinement", needs=20 * len(parsed)):
-        before = kept(components(parsed), parsed.num_edges)
+        before = kept(components(parsed), parsed.num_edges, sizes)
         intimacy = node_intimacy(parsed, order)
         refined = refine(parsed, intimacy, tau2)
         edges = ParsedEdges(parsed, intimacy, intimacy > tau2, seen.codes, seen.context) if keep_edges else None
@@ -178,6 +181,7 @@ def cluster_dynamic(
     tau1: float,
     tau2: float,
     th_sim: float = 0.0,
+    sizes: NDArray[np.integer] | None = None,
     keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
@@ -195,7 +199,7 @@ def cluster_dynamic(
         Threshold of p, and the ceiling of the dynamic thresholds.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph, and so are no candidates.
-    features, graph, model, keep_edges, scratch
+    features, graph, model, sizes, keep_edges, scratch
         As for :func:`cluster`.
 
     Returns
@@ -207,13 +211,22 @@ def cluster_dynamic(
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
     parsed, order, candidates, seen = _parsed(parse_affinity, num_pairs, 22, *given)
     with stages.stage("refinement", needs=22 * len(parsed)):
-        before = kept(components(parsed), parsed.num_edges)
+        before = kept(components(parsed), parsed.num_edges, sizes)
         intimacy = node_intimacy_undirected(parsed, order)
         stay = intimacy > dynamic_thresholds(parsed, tau2)
         refined = parsed.select(stay)
         edges = ParsedEdges(parsed, intimacy, stay, seen.codes, seen.context) if keep_edges else None
         del parsed, intimacy, stay
     return _clustering(refined, components(refined), candidates, before, stages, edges)
+
+
+def without_search(n: int, keep_edges: bool = False) -> Clustering:
+    """The clustering of n rows, none or one, of which there are no neighbours to search for."""
+    edges = EdgeList(np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), symmetric=True)
+    parsed = ParsedEdges(edges, np.empty(0, np.float32), np.empty(0, np.bool_)) if keep_edges else None
+    none = Kept(0, n, n)
+    summary = Summary(0, none, none, np.empty(0, np.int64), np.empty(0, np.float32))
+    return Clustering(np.zeros(n, np.int64), np.zeros(n, np.float32), summary, parsed)
 
 
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
@@ -342,21 +355,23 @@ def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering
     labels, confidence = np.empty(n, np.int64), np.zeros(n, np.float32)
     labels[others], confidence[others] = result.labels, result.confidence
     labels[rows] = result.num_clusters + np.arange(len(rows))
-    parsed = result.parsed
-    if parsed is not None:
-        edges = parsed.edges
-        indptr = row_pointers(_inserted(np.diff(edges.indptr), others, n))
-        logits = parsed.logits
-        if logits is not None:
-            logits = np.full((n, logits.shape[1]), NO_LOGIT, np.int8)
-            logits[others] = parsed.logits
-        context = parsed.context
-        if context is not None:
-            context = replace(context, strangers=context.strangers.placed(others, n))
-        edges = replace(edges, indptr=indptr, cols=others[edges.cols].astype(edges.cols.dtype))
-        parsed = replace(parsed, edges=edges, logits=logits, context=context)
+    parsed = None if result.parsed is None else spread(result.parsed, others, n)
     summary = result.summary.with_singletons(len(rows))
     return Clustering(labels, confidence, summary, parsed)
+
+
+def spread(parsed: ParsedEdges, others: NDArray[np.integer], n: int) -> ParsedEdges:
+    """The edges where the nodes are rows ``others`` of n; the rows between have none."""
+    edges, logits = parsed.edges, parsed.logits
+    indptr = row_pointers(_inserted(np.diff(edges.indptr), others, n))
+    if logits is not None:
+        logits = np.full((n, logits.shape[1]), NO_LOGIT, np.int8)
+        logits[others] = parsed.logits
+    edges = replace(edges, indptr=indptr, cols=others[edges.cols].astype(id_dtype(n)))
+    context = parsed.context
+    if context is not None:
+        context = replace(context, strangers=context.strangers.placed(others, n))
+    return replace(parsed, edges=edges, logits=logits, context=context)
 
 
 def _inserted(values: NDArray[np.int64], at: NDArray[np.integer], n: int) -> NDArray[np.int64]:

@@ -44,10 +44,13 @@ class Summary:
         return replace(self, parsed=parsed, refined=refined)
 
 
-def kept(members: NDArray[np.integer], edges: int) -> Kept:
-    """Components given by any member's id (N,), as :func:`~starfc.clustering.components.components` gives them."""
-    sizes = np.bincount(members)
-    return Kept(edges, int(np.count_nonzero(sizes)), int(sizes.max()))
+def kept(members: NDArray[np.integer], edges: int, sizes: NDArray[np.integer] | None = None) -> Kept:
+    """Components given by any member's id (N,), as :func:`~starfc.clustering.components.components` gives them.
+
+    ``sizes`` (N,): how many rows each node stands for, where that is not one.
+    """
+    count = np.bincount(members, sizes)
+    return Kept(edges, int(np.count_nonzero(count)), int(count.max()))
 
 
 def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[np.int64]) -> Summary:

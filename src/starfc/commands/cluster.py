@@ -45,6 +45,7 @@ def cluster(
         bool, typer.Option(help="Keep the scored edges beside the results, for `starfc assign` and `starfc explain`.")
     ] = True,
     invalid_rows: options.Invalid = None,
+    copies: options.CopiesOption = None,
     feature_dim: options.FeatureDim = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
@@ -69,7 +70,13 @@ def cluster(
     model = PRETRAINED if model is None else model
     asked: dict[str, Any] = {
         **options.given(
-            knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, device=device, seed=seed
+            knn=k,
+            invalid_rows=invalid_rows,
+            copies=copies,
+            memory_limit=memory,
+            threads=threads,
+            device=device,
+            seed=seed,
         ),
         **options.search_options(knn, recall),
     }

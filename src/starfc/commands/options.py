@@ -48,6 +48,13 @@ class InvalidRows(str, Enum):
     singleton = "singleton"
 
 
+class Copies(str, Enum):
+    """What is done with rows that have the direction of an earlier row."""
+
+    collapse = "collapse"
+    keep = "keep"
+
+
 FeaturesFile = Annotated[str, typer.Argument(metavar="FEATURES", help=FEATURES_HELP)]
 LabelsFile = Annotated[Path, typer.Argument(metavar="LABELS", help=LABELS_HELP)]
 LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help=LABELS_HELP)]
@@ -67,6 +74,12 @@ Recall = Annotated[
 Invalid = Annotated[
     InvalidRows | None,
     typer.Option(help="Rows of NaN, infinity or zeros: refuse them (default), or make each its own cluster."),
+]
+CopiesOption = Annotated[
+    Copies | None,
+    typer.Option(
+        "--copies", help="Rows of the same direction: cluster one of each (default), or search for all of them."
+    ),
 ]
 Memory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Memory that may be held, such as 8GB; a stage above it is refused.")

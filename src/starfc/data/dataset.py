@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, read_features, read_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
-from starfc.runtime.memory import release
+from starfc.runtime.memory import mapped_bytes, release
 
 log = logging.getLogger("starfc")
 
@@ -161,9 +162,20 @@ class Features:
         )
         return self.subset(np.setdiff1d(np.arange(len(self)), invalid)), invalid
 
-    def subset(self, rows: NDArray[np.integer]) -> Features:
-        """The given rows, copied, as features of their own."""
-        return Features(np.array(self.array[rows]), self.name, self.normalise)
+    def subset(self, rows: NDArray[np.integer], folder: Path | None = None) -> Features:
+        """The given rows, copied, as features of their own.
+
+        Those of a memory-mapped file go to an unnamed file in ``folder``, where there is one, instead of memory.
+        """
+        if folder is None or not mapped_bytes(self.array) or not len(rows):
+            return Features(np.array(self.array[rows]), self.name, self.normalise)
+        with tempfile.TemporaryFile(prefix=".scratch-", dir=folder) as file:
+            array = np.memmap(file, self.array.dtype, "w+", shape=(len(rows), self.dim))
+        out = Features(array, self.name, self.normalise)
+        for part in out.blocks():
+            array[part] = self.array[rows[part]]
+            release(self.array)
+        return out
 
 
 def as_features(features: Features | NDArray[np.floating]) -> Features:

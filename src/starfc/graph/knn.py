@@ -57,6 +57,25 @@ def check_k(k: int, num_nodes: int, where: str = "features") -> None:
         )
 
 
+def fitting_k(k: int, num_nodes: int, columns: int, where: str = "features") -> int:
+    """k of the lists that a structural model compares: N where there are fewer instances than k.
+
+    Logs a warning where the lists are shorter than those that the model was trained on, of ``columns`` neighbours.
+    """
+    if num_nodes:
+        k = min(k, num_nodes)
+        warn_of_short_lists(k, columns, where)
+    return k
+
+
+def warn_of_short_lists(k: int, columns: int, where: str = "features") -> None:
+    """Log a warning where lists of k entries are shorter than those that a structural model was trained on."""
+    if k - 1 < columns:
+        log.warning(
+            "%s: lists of %d neighbours instead of %d; clusters may be less certain", where, max(k - 1, 0), columns
+        )
+
+
 def build_knn(
     features: Features | NDArray[np.float32],
     k: int,
@@ -65,6 +84,7 @@ def build_knn(
     seed: int = 0,
     recall: float = RECALL,
     folder: Path | None = None,
+    every: bool = False,
 ) -> KnnGraph:
     """kNN graph of features.
 
@@ -82,6 +102,8 @@ def build_knn(
         Target of an approximate method whose ``nprobe`` is not given: share of the exact neighbours found.
     folder : path, optional
         Where an approximate search keeps what it has, to go on from there after a kill; a temporary folder otherwise.
+    every : bool
+        k may be N too: every list then holds all other nodes.
 
     Returns
     -------
@@ -90,7 +112,8 @@ def build_knn(
         exact methods, by construction).
     """
     features, params = as_features(features), dict(params or {})
-    check_k(k, len(features))
+    if not (every and k == len(features) > 0):
+        check_k(k, len(features))
     _check_method(features, method, params)
     if method == "ivf":
         if folder is not None:

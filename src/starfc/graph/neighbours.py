@@ -46,6 +46,12 @@ class KnnGraph:
         return _count_entries(self.ids[:, :columns])
 
 
+def empty_graph(num_nodes: int, k: int) -> KnnGraph:
+    """The graph of nodes without neighbours, none or one."""
+    ids, sims = np.full((num_nodes, k), -1, id_dtype(num_nodes)), np.zeros((num_nodes, k), np.float32)
+    return KnnGraph(ids, sims, {"backend": "none", "params": {}, "recall": 1.0, "recall_rows": 0})
+
+
 def id_dtype(num_nodes: int) -> type[np.signedinteger]:
     """int32 while ids fit, int64 from 2^31 nodes on."""
     return np.int32 if num_nodes < 2**31 else np.int64

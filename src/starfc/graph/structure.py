@@ -68,6 +68,7 @@ from starfc.graph.structure_kernels import (
     SIM_STEPS,
     absolute_structure,
     in_degrees,
+    longest,
     nep_norms,
     pair_structure,
     row_sums,
@@ -182,7 +183,7 @@ class Structure:
     ----------
     graph : KnnGraph
     columns : int
-        k, neighbours of a list that are looked at; cut to those that the graph has.
+        k, neighbours of a list that are looked at; cut to those that the longest list has.
     candidates : int
         Neighbours of a node that are candidate edges.
     nodes : (N, d) float16, optional
@@ -214,9 +215,10 @@ class Structure:
             raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours; found {self.columns}")
         if self.nodes is None:
             object.__setattr__(self, "nodes", np.empty((self.graph.num_nodes, 0), np.float16))
+        width = max(1, longest(self.graph.ids[:, : self.columns]))
         graph = self.graph if self.strangers is None else self.strangers.rescaled(self.graph)
-        object.__setattr__(self, "ids", graph.ids[:, : self.columns])
-        object.__setattr__(self, "sims", graph.sims[:, : self.columns])
+        object.__setattr__(self, "ids", graph.ids[:, :width])
+        object.__setattr__(self, "sims", graph.sims[:, :width])
         object.__setattr__(self, "_degrees", None if self.strangers is None else self._log_in_degrees())
         within, at_node = self.within, None
         if within is None:

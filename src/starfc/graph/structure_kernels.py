@@ -221,6 +221,18 @@ def _length(ids, i):
 
 
 @nb.njit(cache=True, nogil=True)
+def longest(ids):
+    """Neighbours of the row that has most; what is missing stands at the end of a row."""
+    width = 0
+    for i in range(ids.shape[0]):
+        while width < ids.shape[1] and ids[i, width] >= 0:
+            width += 1
+        if width == ids.shape[1]:
+            break
+    return width
+
+
+@nb.njit(cache=True, nogil=True)
 def _find(ids, j, i):
     """Where i stands in j's list, -1 where it does not."""
     found = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,22 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from starfc.clustering.copies import COPIES, collapsed, sizes_of, with_copies
 from starfc.clustering.partition import PARTITIONS
-from starfc.clustering.pipeline import REFINEMENTS, with_singletons, without_search
+from starfc.clustering.pipeline import COMPONENTS, REFINEMENTS, with_singletons, without_search
 from starfc.data.dataset import Features
 from starfc.errors import InputError
+from starfc.evaluation.diagnostics import doubts
 from starfc.graph.knn import build_knn, check_k, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
-from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds
+from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds, stored_thresholds
+from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
 from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
+
+log = logging.getLogger("starfc")
 
 PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
@@ -49,7 +54,7 @@ class StarFC(ClusterMixin, BaseEstimator):
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the refinement's pair stored beside the
         weights, or the published one (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model.
-    partition : {'components', 'infomap', 'leiden'}
+    partition : {'components', 'infomap', 'leiden'}, optional
         How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
     knn_method : {'faiss', 'faiss_gpu', 'ivf'}
         Exact search, the same on a GPU, or approximate search with recall 0.99.
@@ -74,6 +79,15 @@ class StarFC(ClusterMixin, BaseEstimator):
     model_ : StarFCModel, HierarchicalModel or StructuralModel
     tau1_, tau2_ : float
         Thresholds that were used.
+    partition_ : str
+        Partition that was used: with the packaged weights 'infomap' unless another was asked for.
+    choice_ : Choice or None
+        τ1 and why, where it was chosen from the data.
+    estimate_ : dict or None
+        Pairwise ``precision``, ``recall`` and ``fscore`` and the ``bcubed`` F-score that are to be expected, fractions,
+        estimated without labels (:mod:`starfc.clustering.choice`).
+    doubts_ : list of str
+        What is doubtful about the clustering; each was also logged as a warning.
     edge_scores_ : ParsedEdges
         The edges with p > τ1, their intimacies, and which of them stayed.
     assigned_ : Assigned
@@ -89,7 +103,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         k: int | None = None,
         tau1: float | None = None,
         tau2: float | None = None,
-        partition: str = "components",
+        partition: str | None = None,
         knn_method: str = "faiss",
         th_sim: float = 0.0,
         invalid_rows: str = "error",
@@ -134,10 +148,12 @@ class StarFC(ClusterMixin, BaseEstimator):
             raise InputError(
                 f"refinement: one of {', '.join(map(repr, REFINEMENTS))} needed; found {self.refinement!r}"
             )
-        if self.partition not in PARTITIONS or (self.partition != "components" and self.refinement != "fixed"):
+        if self.partition is not None and (
+            self.partition not in PARTITIONS or (self.partition != "components" and self.refinement != "fixed")
+        ):
             raise InputError(
-                f"partition: one of {', '.join(map(repr, PARTITIONS))} needed, with refinement='dynamic' the first; "
-                f"found {self.partition!r} with refinement={self.refinement!r}"
+                f"partition: None or one of {', '.join(map(repr, PARTITIONS))} needed, with refinement='dynamic' the "
+                f"first; found {self.partition!r} with refinement={self.refinement!r}"
             )
         if self.copies not in COPIES:
             raise InputError(f"copies: one of {', '.join(map(repr, COPIES))} needed; found {self.copies!r}")
@@ -149,6 +165,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         )
         features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
         self.model_ = self._open_model(X.shape[1])
+        contextual = isinstance(self.model_, ContextualModel) and self.refinement == "fixed"
+        self.partition_ = self.partition or ("infomap" if contextual else "components")
         self.tau1_, self.tau2_ = self._thresholds()
         k = self._neighbours() if self.k is None else self.k
         distinct, representative, wanted = features, None, k
@@ -158,7 +176,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             k = fitting_k(k, len(distinct), self.model_.columns, "X")
         else:
             check_k(k, len(features), "X")
-        communities = {} if self.refinement == "dynamic" else {"partition": self.partition, "seed": self.random_state}
+        communities = {} if self.refinement == "dynamic" else {"partition": self.partition_, "seed": self.random_state}
         if len(distinct) < 2:
             graph = empty_graph(len(distinct), k)
             result = without_search(len(distinct), keep_edges=True)
@@ -184,6 +202,13 @@ class StarFC(ClusterMixin, BaseEstimator):
             rows = np.unique(every[rows])
         result = with_singletons(result, invalid_rows)
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
+        if result.choice is not None:
+            self.tau1_ = result.choice.tau1
+        self.tau1_, self.tau2_ = self.tau1_ or 0.0, self._least_intimacy() if self.tau2_ is None else self.tau2_
+        self.choice_, self.doubts_ = result.choice, doubts(result, graph.k)
+        self.estimate_ = None if result.estimate is None else vars(result.estimate)
+        for doubt in self.doubts_:
+            log.warning("%s", doubt)
         self._features, self._columns = Features(X, "X"), max(k - 1, 0)
         self._clustered = {"features": self._features, "graph": graph, "rows": rows, "k": wanted}
         self._clustered |= {"representative": every, "collapse": self.copies == "collapse"}
@@ -221,7 +246,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         )
         invalid = Features(X, "X").valid(self.invalid_rows)[1] + len(self.labels_)
         if self._state is None:
-            given = (self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition)
+            given = (self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition_)
             rule = make_rule(*given, seed=self.random_state)
             self._state = State.of(rule, parsed=self.edge_scores_, labels=self.labels_, **self._clustered)
         every = Features(np.concatenate([self._state.features.array, X]), "X")
@@ -259,7 +284,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         )
 
     def _rule(self) -> Rule:
-        return Rule(self.tau1_, self.tau2_, self.refinement, self.partition)
+        return Rule(self.tau1_, self.tau2_, self.refinement, self.partition_)
 
     def _neighbours(self) -> int:
         if isinstance(self.model_, StructuralModel):
@@ -271,7 +296,16 @@ class StarFC(ClusterMixin, BaseEstimator):
             return self.model
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
-    def _thresholds(self) -> tuple[float, float]:
+    def _thresholds(self) -> tuple[float | None, float | None]:
+        if isinstance(self.model_, ContextualModel):
+            stored = (
+                (None, None)
+                if isinstance(self.model, Model)
+                else stored_thresholds(PRETRAINED if self.model is None else self.model, self.model_, self.refinement)
+            )
+            if self.refinement == "dynamic" and stored[0] is None:
+                stored = (0.5, 0.78)
+            return (stored[0] if self.tau1 is None else self.tau1, stored[1] if self.tau2 is None else self.tau2)
         if (self.tau1 is None) != (self.tau2 is None):
             raise InputError(f"tau1, tau2: both numbers or both None needed; found {self.tau1!r} and {self.tau2!r}")
         if self.tau1 is not None and self.tau2 is not None:
@@ -279,3 +313,6 @@ class StarFC(ClusterMixin, BaseEstimator):
         if isinstance(self.model, Model):
             return PUBLISHED[self.refinement]
         return load_thresholds(PRETRAINED if self.model is None else self.model, self.refinement)
+
+    def _least_intimacy(self) -> float:
+        return COMPONENTS[1] if self.partition_ == "components" else 0.0

@@ -13,16 +13,23 @@ import numpy as np
 
 from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
-from starfc.clustering.pipeline import REFINEMENTS, with_singletons, without_search, without_small
-from starfc.config import Config
+from starfc.clustering.pipeline import (
+    COMPONENTS,
+    REFINEMENTS,
+    Clustering,
+    with_singletons,
+    without_search,
+    without_small,
+)
+from starfc.config import STRUCTURAL, Config
 from starfc.data.dataset import Split
 from starfc.errors import InputError, MissingFileError
-from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
+from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
 from starfc.evaluation.metrics import evaluate, metrics_table
 from starfc.graph.knn import check_k, fitting_k, search_bytes
 from starfc.graph.neighbours import empty_graph
 from starfc.graph.store import find_graph
-from starfc.models.checkpoint import Model, load_model, load_thresholds
+from starfc.models.checkpoint import Model, load_model, stored_thresholds
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
@@ -103,11 +110,11 @@ def run_inference(
         graph_path = find_graph(Path(knn_graph))
         if graph_path is None:
             raise MissingFileError(f"{knn_graph}: no kNN graph there; `starfc knn` makes one")
-    if config.model.type != "gcn_structural" or not len(split):
+    if config.model.type not in STRUCTURAL or not len(split):
         check_k(config.knn, len(split), split.features.name)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
-    tau1, tau2 = thresholds(config, model_folder, refinement)
+    tau1, tau2 = thresholds(config, model_folder, refinement, model)
 
     with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
@@ -149,6 +156,12 @@ def run_inference(
     result = with_singletons(result, invalid_rows)
     diagnostics = diagnose(result, config.giant_share)
     warn_of_giants(diagnostics)
+    warnings = doubts(result, graph.k)
+    for warning in warnings:
+        log.warning("%s", warning)
+    if result.choice is not None:
+        tau1, tau2 = result.choice.tau1, 0.0 if config.partition.type != "components" else (tau2 or COMPONENTS[1])
+    tau1, tau2 = (0.0 if tau is None else tau for tau in (tau1, tau2))  # of fewer than two rows
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -173,6 +186,9 @@ def run_inference(
         "refinement": refinement,
         "partition": config.partition.type,
         "thresholds": {"tau1": tau1, "tau2": tau2},
+        "choices": choices(result, config, graph.k, len(valid) - len(distinct)),
+        "estimate": None if result.estimate is None else vars(result.estimate),
+        "doubts": warnings,
         "diagnostics": diagnostics,
         "knn_graph": {"k": graph.k, **graph.info},
         "stages": [vars(stage) for stage in stages.finished],
@@ -188,6 +204,18 @@ def run_inference(
     }
     write_run(out, record)
     return record
+
+
+def choices(result: Clustering, config: Config, columns: int, num_copies: int) -> dict[str, dict[str, Any]]:
+    """What was chosen for this set, or by hand, each with its reason in one line."""
+    asked = "set by hand" if config.knn != 80 else "what the model was trained on"
+    lists = asked if columns + 1 >= config.knn else f"all that {columns + 1:,} distinct instances have"
+    found = {"knn": {"value": columns + 1, "reason": lists}}
+    found["partition"] = {"value": config.partition.type, "reason": "the config's, or the model's default"}
+    if result.choice is not None:
+        found["tau1"] = {"value": result.choice.tau1, "reason": result.choice.reason}
+    found["copies"] = {"value": config.copies, "reason": f"{num_copies:,} instances are copies of others"}
+    return found
 
 
 def open_model(config: Config, folder: Path) -> Model:
@@ -210,13 +238,19 @@ def partition(config: Config) -> dict[str, Any]:
     return {"partition": chosen.type, "resolution": chosen.resolution}
 
 
-def thresholds(config: Config, model_folder: Path, refinement: str) -> tuple[float, float]:
-    """τ1 and τ2 of a refinement: the config's, or where these are None those stored beside the weights."""
+def thresholds(
+    config: Config, model_folder: Path, refinement: str, model: Model
+) -> tuple[float, float] | tuple[None, None]:
+    """τ1 and τ2 of a refinement: the config's, or where these are None those stored beside the weights.
+
+    None and None where a contextual model leaves the choice to the data.
+    """
     pair = config.dynamic if refinement == "dynamic" else config
     if pair.tau1 is not None and pair.tau2 is not None:
         return pair.tau1, pair.tau2
-    tau1, tau2 = load_thresholds(model_folder, refinement)
-    log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", model_folder, refinement, tau1, tau2)
+    tau1, tau2 = stored_thresholds(model_folder, model, refinement)
+    if tau1 is not None:
+        log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", model_folder, refinement, tau1, tau2)
     return tau1, tau2
 
 
@@ -241,6 +275,13 @@ def report(record: dict[str, Any], out: str | Path) -> str:
     ]
     if record["num_copies"]:
         lines.append(f"{record['num_copies']:,} instances are copies of others, and lie where these do")
+    if record.get("estimate"):
+        e = {name: 100 * value for name, value in record["estimate"].items()}
+        lines.append(
+            f"expected without labels: pairwise precision {e['precision']:.1f}, recall {e['recall']:.1f}, F "
+            f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}"
+        )
+        lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
     if record["min_cluster_size"] > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
         lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")

@@ -21,12 +21,15 @@ true partners of i are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
+from starfc.clustering.partition import infomap
 
 LOWEST = 0.1  # edges of a lower p are not looked at
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # τ1 to choose from
@@ -87,6 +90,36 @@ def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
     recall = _share(found.sum(), every.sum())
     of_cluster, of_identity = ((1 + found) / sizes).mean(), ((1 + found) / (1 + every)).mean()
     return Estimate(precision, recall, _harmonic(precision, recall), _harmonic(float(of_cluster), float(of_identity)))
+
+
+def choose(
+    edges: EdgeList, mass: float, thresholds: Sequence[float], seed: int = 0
+) -> tuple[Choice, NDArray[np.integer]]:
+    """Communities (:func:`~starfc.clustering.partition.infomap`) at the threshold of the highest edge F.
+
+    Parameters
+    ----------
+    edges, mass : EdgeList, float
+        As for :func:`edge_fscore`.
+    thresholds : sequence of float
+        τ1 to choose from; of equals the first stays.
+
+    Returns
+    -------
+    Choice, and (N,) integers, the smallest member of each node's community
+    """
+    best, tried = None, {}
+    for tau1 in thresholds:
+        above = edges.select(edges.scores > tau1)
+        members = infomap(above, seed, components(above))
+        tried[tau1] = edge_fscore(edges, members, mass)
+        if best is None or tried[tau1] > tried[best[0]]:
+            best = tau1, members
+    tau1, members = best
+    if len(tried) == 1:
+        return Choice(tau1, "set by hand", tried), members
+    others = ", ".join(f"{value:.3f} at {tau:g}" for tau, value in tried.items() if tau != tau1)
+    return Choice(tau1, f"highest expected F of candidate edges, {tried[tau1]:.3f} ({others})", tried), members
 
 
 def _share(part: float, whole: float) -> float:

@@ -8,7 +8,7 @@ lie in a scratch file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,12 @@ Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 @dataclass(frozen=True)
 class Seen:
     """What scoring leaves besides the scores: the first round's logits (N, k) int8 (``EdgeLogits.codes``), where there
-    are two rounds, and the context of the set, of a model that sees it.
+    are two rounds, and of a model that sees the set its context. ``mass`` is Σ p of all candidate edges.
     """
 
     codes: NDArray[np.int8] | None
     context: Context | None = None
+    mass: float = 0.0
 
 
 def score_edges(
@@ -140,7 +141,7 @@ def parse_with_logits(
     """:func:`parse_structure`, and what :func:`score_edges` returns."""
     line = logit(tau1)
     found: list[Block | None] = [None] * len(slices(graph.num_nodes, ROW_BLOCK))
-    candidates = [0] * len(found)
+    candidates, mass = [0] * len(found), np.zeros(len(found))
 
     def keep(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
         above = np.flatnonzero(logits > line)
@@ -148,9 +149,14 @@ def parse_with_logits(
         ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
         found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
         candidates[at] = len(logits)
+        mass[at] = expit(logits).sum(dtype=np.float64)
 
     seen = score_edges(model, features, graph, keep, order, device, scratch)
-    return undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)), sum(candidates), seen
+    return (
+        undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)),
+        sum(candidates),
+        replace(seen, mass=float(mass.sum())),
+    )
 
 
 def _on(scorer: EdgeScorer, device: str | torch.device) -> Score:

@@ -95,7 +95,8 @@ def with_copies(result: Clustering, representative: NDArray[np.integer]) -> Clus
     if parsed is not None:
         parsed = join_copies(spread(parsed, others, n), representative)
     summary = _summary(result, labels[others], labels, labels[copies])
-    return Clustering(labels, copied_confidence(confidence, representative), summary, parsed)
+    confidence = copied_confidence(confidence, representative)
+    return replace(result, labels=labels, confidence=confidence, summary=summary, parsed=parsed)
 
 
 def copied_confidence(confidence: NDArray[np.float32], representative: NDArray[np.integer]) -> NDArray[np.float32]:

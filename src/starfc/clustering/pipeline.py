@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from starfc.clustering.choice import LOWEST, THRESHOLDS, Choice, Estimate, choose, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.confidence import Seen, parse_with_logits
 from starfc.clustering.edges import EdgeList, row_pointers
@@ -44,7 +45,7 @@ from starfc.graph.order import locality_order
 from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
-from starfc.models.contextual import Context
+from starfc.models.contextual import Context, ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.memory import mapped_bytes, release
@@ -74,13 +75,18 @@ class ParsedEdges:
 class Clustering:
     """Labels (N,) int64, largest cluster first; confidence (N,) float32; what parsing and refinement kept.
 
-    ``parsed`` holds the edges themselves where they were asked for.
+    ``parsed`` holds the edges themselves where they were asked for. Of a contextual model, whose p are calibrated for
+    the set, ``estimate`` is what is to be expected of the clusters, ``choice`` the threshold and why, and ``outside``
+    the share of the context's numbers that are unlike those of the kinds that the model was trained on.
     """
 
     labels: NDArray[np.int64]
     confidence: NDArray[np.float32]
     summary: Summary
     parsed: ParsedEdges | None = None
+    estimate: Estimate | None = None
+    choice: Choice | None = None
+    outside: float | None = None
 
     @property
     def edges_parsed(self) -> int:
@@ -100,8 +106,8 @@ def cluster(
     graph: KnnGraph,
     model: Model,
     *,
-    tau1: float,
-    tau2: float,
+    tau1: float | None,
+    tau2: float | None,
     th_sim: float = 0.0,
     partition: str = "components",
     resolution: float = RESOLUTION,
@@ -124,7 +130,8 @@ def cluster(
         The graphs of a hierarchical model's scales are cut out of the kNN graph; its edges are those of the largest. A
         structural model's are undirected, and its k is that of the kNN graph.
     tau1, tau2 : float in [0, 1]
-        Edges with p > τ1, and of those with node intimacy > τ2, stay.
+        Edges with p > τ1, and of those with node intimacy > τ2, stay. With a contextual model None leaves the choice
+        to the data: τ1 by :func:`~starfc.clustering.choice.choose`; for components 0.5 and 0.7.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same. 0 for
         a structural model.
@@ -148,29 +155,66 @@ def cluster(
         ``confidence`` of an instance is the mean p of the refined edges at it, 0 where it has none.
     """
     stages = stages or Stages()
-    given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
+    contextual = isinstance(model, ContextualModel)
+    if not contextual and (tau1 is None or tau2 is None):
+        raise InputError("tau1, tau2: numbers needed with a model whose p is not calibrated for every set; found None")
+    communities = partition != "components"
+    if tau2 is None:
+        tau2 = 0.0 if communities else COMPONENTS[1]
+    lowest = tau1
+    if contextual:
+        lowest = LOWEST if tau1 is None else min(LOWEST, tau1)
+    given = (features, graph, model, lowest, tau2, th_sim, device, stages, scratch)
     parsed, order, candidates, seen = _parsed(parse_graph, num_entries, 9, *given)
-    if partition != "components":
+    found, every, members = None, parsed, None
+    if contextual:
+        with stages.stage("choice", needs=80 * len(parsed)):
+            found, members = _chosen(every, seen.mass, tau1, partition, seed)
+            tau1 = found.tau1
+            parsed = every.select(every.scores > tau1)
+    if communities:
         with stages.stage("communities", needs=64 * len(parsed)):
             pieces = components(parsed)
             before = kept(pieces, parsed.num_edges, sizes)
-            if partition == "infomap":
-                members = infomap(parsed, seed, pieces)
-            else:
-                members = leiden(parsed, "cpm", resolution, seed)
+            if members is None:
+                search = infomap if partition == "infomap" else _leiden(resolution)
+                members = search(parsed, seed, pieces)
             refined = edges_within(parsed, members)
             edges = None
             if keep_edges:
                 within = members[parsed.rows] == members[parsed.cols]
                 edges = ParsedEdges(parsed, node_intimacy(parsed, order), within, seen.codes, seen.context)
-        return _clustering(refined, members, candidates, before, stages, edges)
-    with stages.stage("refinement", needs=20 * len(parsed)):
-        before = kept(components(parsed), parsed.num_edges, sizes)
-        intimacy = node_intimacy(parsed, order)
-        refined = refine(parsed, intimacy, tau2)
-        edges = ParsedEdges(parsed, intimacy, intimacy > tau2, seen.codes, seen.context) if keep_edges else None
-        del parsed, intimacy
-    return _clustering(refined, components(refined), candidates, before, stages, edges)
+    else:
+        with stages.stage("refinement", needs=20 * len(parsed)):
+            before = kept(components(parsed), parsed.num_edges, sizes)
+            intimacy = node_intimacy(parsed, order)
+            refined = refine(parsed, intimacy, tau2)
+            edges = ParsedEdges(parsed, intimacy, intimacy > tau2, seen.codes, seen.context) if keep_edges else None
+            del intimacy
+        members = components(refined)
+    del parsed
+    result = _clustering(refined, members, candidates, before, stages, edges)
+    if not contextual:
+        return result
+    with stages.stage("estimate", needs=40 * len(every)):
+        expected = estimate(every, members)
+    outside = max(model.first.outside(seen.context.first), model.second.outside(seen.context.second))
+    return replace(result, estimate=expected, choice=found, outside=outside)
+
+
+def _chosen(
+    edges: EdgeList, mass: float, tau1: float | None, partition: str, seed: int
+) -> tuple[Choice, NDArray[np.integer] | None]:
+    """τ1 and, where communities were made to choose it, these."""
+    if partition == "infomap":
+        return choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed)
+    if tau1 is None:
+        return Choice(COMPONENTS[0], f"edges that are rather right than wrong, for partition {partition!r}", {}), None
+    return Choice(tau1, "set by hand", {}), None
+
+
+def _leiden(resolution: float) -> Callable[[EdgeList, int, NDArray[np.integer]], NDArray[np.integer]]:
+    return lambda edges, seed, pieces: leiden(edges, "cpm", resolution, seed)
 
 
 def cluster_dynamic(
@@ -229,6 +273,7 @@ def without_search(n: int, keep_edges: bool = False) -> Clustering:
     return Clustering(np.zeros(n, np.int64), np.zeros(n, np.float32), summary, parsed)
 
 
+COMPONENTS = (0.5, 0.7)  # τ1 and τ2 of components with a contextual model
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
 
 
@@ -357,7 +402,7 @@ def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering
     labels[rows] = result.num_clusters + np.arange(len(rows))
     parsed = None if result.parsed is None else spread(result.parsed, others, n)
     summary = result.summary.with_singletons(len(rows))
-    return Clustering(labels, confidence, summary, parsed)
+    return replace(result, labels=labels, confidence=confidence, summary=summary, parsed=parsed)
 
 
 def spread(parsed: ParsedEdges, others: NDArray[np.integer], n: int) -> ParsedEdges:

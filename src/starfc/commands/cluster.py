@@ -24,7 +24,9 @@ def cluster(
         Path | None, typer.Option(metavar="DIR", help="Weights or a training run. Default: the packaged weights.")
     ] = None,
     labels: options.LabelsOption = None,
-    tau1: Annotated[float | None, typer.Option(help="Edges with p > tau1 stay. Default: the model's.")] = None,
+    tau1: Annotated[
+        float | None, typer.Option(help="Edges with p > tau1 stay. Default: chosen from the data, or the model's.")
+    ] = None,
     tau2: Annotated[float | None, typer.Option(help="Of those, node intimacy > tau2. Default: the model's.")] = None,
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,
@@ -62,9 +64,10 @@ def cluster(
     if out == options.STREAM and as_json:
         raise InputError("--json: needs a folder for the results, -o DIR; -o - prints labels on stdout instead")
     options.set_messages(quiet)
+    from starfc.clustering.pipeline import COMPONENTS
     from starfc.commands.opening import opened
     from starfc.inference import report, run_inference, thresholds
-    from starfc.models.checkpoint import PRETRAINED
+    from starfc.models.checkpoint import PRETRAINED, load_model
     from starfc.recipes import changed
 
     model = PRETRAINED if model is None else model
@@ -87,7 +90,9 @@ def cluster(
         place, name = stack.enter_context(options.stored_features(features, folder))
         config, split = opened(model, asked, place, name, labels, feature_dim)
         if tau1 is not None or tau2 is not None:
-            pair = thresholds(config, model, refinement.value) if None in (tau1, tau2) else (tau1, tau2)
+            pair = thresholds(config, model, refinement.value, load_model(model)) if None in (tau1, tau2) else ()
+            least = (0.5, 0.0 if config.partition.type != "components" else COMPONENTS[1])
+            pair = pair if pair and None not in pair else least
             chosen = {"tau1": pair[0] if tau1 is None else tau1, "tau2": pair[1] if tau2 is None else tau2}
             config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
         record = run_inference(

@@ -78,6 +78,45 @@ def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
     ]
 
 
+OUTSIDE = 0.2  # share of the context's numbers, from which on a set is called unlike the training kinds
+DOUBTFUL_F = 0.6
+
+
+def doubts(result: Clustering, columns: int) -> list[str]:
+    """What a user should know before the clusters are believed, a sentence each; empty where nothing is doubtful.
+
+    Parameters
+    ----------
+    columns : int
+        Neighbours that a list of the kNN graph holds.
+    """
+    found, sizes = [], np.bincount(result.labels)
+    n = len(result.labels)
+    if result.outside is not None and result.outside > OUTSIDE:
+        found.append(
+            f"the set is unlike the data that the model was trained on ({result.outside:.0%} of the numbers that "
+            "describe it are more than three standard deviations away): probabilities may be too high or too low; "
+            "check clusters with starfc report, or choose thresholds on labelled data with starfc tune"
+        )
+    alone = int(np.count_nonzero(sizes == 1))
+    if n >= 20 and alone > n / 2:
+        found.append(
+            f"{alone:,} of {n:,} instances are clusters of one: either most identities have one instance, or the "
+            "embedding does not tell which belong together"
+        )
+    large = int(sizes[sizes > 2 * columns].sum())
+    if n >= 20 and columns > 0 and large > n / 2:
+        found.append(
+            f"{large:,} of {n:,} instances are in clusters of more than twice the {columns} neighbours that a list "
+            "holds: an identity larger than the lists may have come apart; look for clusters that should be one"
+        )
+    if result.estimate is not None and result.estimate.fscore < DOUBTFUL_F:
+        found.append(
+            f"the pairwise F-score to be expected is {result.estimate.fscore:.2f}: the embedding leaves many pairs open"
+        )
+    return found
+
+
 def warn_of_giants(diagnostics: dict[str, Any]) -> None:
     """Log one warning that names the giant clusters, if any, and says what to do."""
     giants = diagnostics["giants"]

@@ -30,7 +30,7 @@ HIERARCHICAL_FILES = {
 }
 _TRAINING_ONLY = ("heads.small", "heads.mid", "heads.large", "offset_learner")
 THRESHOLDS = "thresholds.json"
-PRETRAINED = Path(__file__).parent.parent / "pretrained" / "structural"  # comes with the package
+PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # comes with the package
 FORMAT = "starfc checkpoint 1"
 
 STRUCTURAL_FILES = {"": "Structural.pth"}
@@ -253,6 +253,20 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
             f"{remedy}"
         )
     return float(values[0]), float(values[1])
+
+
+def stored_thresholds(
+    folder: str | Path, model: Model, refinement: str = "fixed"
+) -> tuple[float, float] | tuple[None, None]:
+    """:func:`load_thresholds`, and of a contextual model without ``thresholds.json`` what its calibration allows.
+
+    That is None and None for fixed refinement (chosen from the data at hand), and edges that are rather right than wrong,
+    with the published ceiling, for dynamic refinement.
+    """
+    folder = Path(folder)
+    if isinstance(model, ContextualModel) and not (folder / THRESHOLDS).is_file():
+        return (None, None) if refinement == "fixed" else (0.5, 0.78)
+    return load_thresholds(folder, refinement)
 
 
 def _read(path: Path) -> object:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
+from starfc.clustering.joining import join_communities
 from starfc.clustering.partition import infomap
 
 LOWEST = 0.1  # edges of a lower p are not looked at
@@ -95,7 +96,8 @@ def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
 def choose(
     edges: EdgeList, mass: float, thresholds: Sequence[float], seed: int = 0
 ) -> tuple[Choice, NDArray[np.integer]]:
-    """Communities (:func:`~starfc.clustering.partition.infomap`) at the threshold of the highest edge F.
+    """Communities (:func:`~starfc.clustering.partition.infomap`) at the threshold of the highest edge F, of which those
+    that are one identity after all are joined (:mod:`starfc.clustering.joining`).
 
     Parameters
     ----------
@@ -116,6 +118,7 @@ def choose(
         if best is None or tried[tau1] > tried[best[0]]:
             best = tau1, members
     tau1, members = best
+    members = join_communities(edges, members)
     if len(tried) == 1:
         return Choice(tau1, "set by hand", tried), members
     others = ", ".join(f"{value:.3f} at {tau:g}" for tau, value in tried.items() if tau != tau1)

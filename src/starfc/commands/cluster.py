@@ -24,9 +24,7 @@ def cluster(
         Path | None, typer.Option(metavar="DIR", help="Weights or a training run. Default: the packaged weights.")
     ] = None,
     labels: options.LabelsOption = None,
-    tau1: Annotated[
-        float | None, typer.Option(help="Edges with p > tau1 stay. Default: chosen from the data, or the model's.")
-    ] = None,
+    tau1: Annotated[float | None, typer.Option(help="Edges with p > tau1 stay. Default: chosen from the data.")] = None,
     tau2: Annotated[float | None, typer.Option(help="Of those, node intimacy > tau2. Default: the model's.")] = None,
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,

@@ -260,8 +260,8 @@ def stored_thresholds(
 ) -> tuple[float, float] | tuple[None, None]:
     """:func:`load_thresholds`, and of a contextual model without ``thresholds.json`` what its calibration allows.
 
-    That is None and None for fixed refinement (chosen from the data at hand), and edges that are rather right than wrong,
-    with the published ceiling, for dynamic refinement.
+    That is None and None for fixed refinement (chosen from the data at hand), and edges that are rather right than
+    wrong, with the published ceiling, for dynamic refinement.
     """
     folder = Path(folder)
     if isinstance(model, ContextualModel) and not (folder / THRESHOLDS).is_file():

@@ -32,7 +32,7 @@ from starfc.runtime.interrupts import Stopped
 
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
-    "--refinement --memory --threads --device --invalid-rows --feature-dim --seed --json --quiet --edges",
+    "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges",
     "assign": "--remove --apply-merges --labels --threads --json --quiet",
     "explain": "--json",
     "report": "--out --images --names --json",
@@ -183,7 +183,6 @@ def test_features_of_stdin_are_kept(starfc, data, tmp_path):
 
 def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
     cases = [
-        (("--k", 20), "so knn = 80 is needed"),
         (("--tau1", 2), "tau1: between 0 and 1 needed; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
         (("--memory", "lots"), "memory_limit: a number with MB, GB or TB"),

@@ -80,8 +80,13 @@ def test_what_cannot_be_clustered(tmp_path):
     save_model(StarFCModel(8, 32), tmp_path)
     with pytest.raises(InputError, match="feature_dim = 16"):
         StarFC(tmp_path, k=10).fit(features)
-    with pytest.raises(InputError, match="knn"):
-        StarFC(k=180).fit(features)
+    published = StarFCModel(16, 32)
+    with pytest.raises(InputError, match="knn: between 2 and N - 1 = 179"):
+        StarFC(published, k=180).fit(features)
+    with pytest.raises(InputError, match="n_samples = 1; clustering needs at least 2"):
+        StarFC(published, k=10).fit(features[:1])
+    with pytest.raises(InputError, match="copies: one of 'collapse', 'keep' needed; found 'drop'"):
+        StarFC(k=10, copies="drop").fit(features)
     with pytest.raises(InputError, match="refinement: one of 'fixed', 'dynamic' needed; found 'static'"):
         StarFC(k=10, refinement="static").fit(features)
     with pytest.raises(InputError, match="both"):

@@ -94,6 +94,12 @@ def with_copies(result: Clustering, representative: NDArray[np.integer]) -> Clus
     parsed = result.parsed
     if parsed is not None:
         parsed = join_copies(spread(parsed, others, n), representative)
+        if parsed.context is not None:  # a copy has the strangers of its representative, whose place it may take
+            known = parsed.context.strangers
+            known = replace(
+                known, node_median=known.node_median[representative], node_spread=known.node_spread[representative]
+            )
+            parsed = replace(parsed, context=replace(parsed.context, strangers=known))
     summary = _summary(result, labels[others], labels, labels[copies])
     confidence = copied_confidence(confidence, representative)
     return replace(result, labels=labels, confidence=confidence, summary=summary, parsed=parsed)

@@ -4,8 +4,8 @@ The map equation cuts a very large identity where its lists are shorter than it 
 communities. Two communities A and B are joined where calibrated p says so in both of two ways:
 
 * the mean p of the candidate edges between them is above 1/2;
-* there are enough of them. In one identity, whose edges know nothing of the cut, the share of p that crosses it would be
-  |A| |B| of the |A ∪ B| (|A ∪ B| - 1) / 2 pairs. The share that does cross is at least 0.4 of that.
+* there are enough of them. In one identity, whose edges know nothing of the cut, the share of p that crosses it is
+  |A| |B| of |A ∪ B| (|A ∪ B| - 1) / 2. The share that does cross is at least 0.4 of that.
 
 Pairs are taken in the order of how clearly both hold, every community once a round, until nothing is joined.
 """

@@ -61,6 +61,7 @@ def _hashes(features: Features, rows: NDArray[np.int64]) -> tuple[NDArray[np.flo
         block, norms = _block(features, rows[part])
         with np.errstate(invalid="ignore", over="ignore"):
             points = block @ directions / norms[:, None]
+        release(features.array)
         known = np.isfinite(points).all(axis=1) & np.isfinite(norms)
         points[~known] = 0
         fine[part] = points[:, 0]
@@ -115,6 +116,7 @@ def _compare(features: Features, rows: NDArray[np.int64], first: NDArray[np.int6
     for part in slices(len(rows), _block_rows(features)):
         start = max(0, part.start - _WINDOW)
         _join(_unit(features, rows[start : part.stop]), rows, first, part.start, part.stop, start, parent)
+        release(features.array)
 
 
 def _unit(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:

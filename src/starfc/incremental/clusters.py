@@ -86,6 +86,7 @@ def regroup(
     rows: NDArray[np.integer],
     suspects: NDArray[np.int64],
     apply: bool,
+    sizes: NDArray[np.int64] | None = None,
 ) -> Grouping:
     """Labels of new instances, and what the edges would merge and split.
 
@@ -94,12 +95,15 @@ def regroup(
     labels : (N,) int64
         Clusters of the earlier rows; -1 for removed ones and for new ones.
     rows : (m,) integers
-        New instances, rising up to N - 1.
+        New instances, rising.
     suspects : (c,) int64
         Clusters that may have come apart.
     apply : bool
         Do merges and splits: the largest piece, and the larger cluster (of equals the lower id), keep their ids.
+    sizes : (N,) int64, optional
+        Rows that each stands for, where that is not one: these count in the sizes of clusters and pieces.
     """
+    sizes = np.ones(len(labels), np.int64) if sizes is None else sizes
     parsed = edges.parsed
     lost = edges.entries[edges.was_kept & ~parsed.kept[edges.entries]]
     of_lost = labels[np.searchsorted(parsed.edges.indptr, lost, side="right") - 1]
@@ -107,8 +111,8 @@ def regroup(
     result = Grouping(labels.copy(), next_label)
     first = int(rows[0]) if rows.size else len(labels)
     _place(result, parsed, rows)
-    _find_splits(result, parsed, suspects[suspects >= 0], apply)
-    _find_merges(result, parsed, first, apply)
+    _find_splits(result, parsed, suspects[suspects >= 0], apply, sizes)
+    _find_merges(result, parsed, first, apply, sizes)
     return result
 
 
@@ -170,17 +174,20 @@ def _forest(new, other, labels, count):
     return owner, parent
 
 
-def _find_splits(result: Grouping, parsed: ParsedEdges, suspects: NDArray[np.int64], apply: bool) -> None:
+def _find_splits(
+    result: Grouping, parsed: ParsedEdges, suspects: NDArray[np.int64], apply: bool, sizes: NDArray[np.int64]
+) -> None:
     labels, edges = result.labels, parsed.edges
     wanted = np.zeros(result.next_label + 1, np.bool_)  # the last is what -1 points to
     wanted[suspects] = True
     members = np.flatnonzero(wanted[labels])
     parent = np.arange(len(labels), dtype=id_dtype(len(labels)))
     root = _pieces(edges.indptr, edges.cols, parsed.kept, labels, members, parent)
-    piece, size = np.unique(root, return_counts=True)
+    piece, count = np.unique(root, return_counts=True)
+    size = np.bincount(root, sizes[members], minlength=len(labels)).astype(np.int64)[piece]
     cluster = labels[piece]
     order = np.lexsort([piece, -size, cluster])
-    piece, size, cluster = piece[order], size[order], cluster[order]
+    piece, count, size, cluster = piece[order], count[order], size[order], cluster[order]
     several = np.flatnonzero(np.diff(cluster, prepend=-1) == 0)  # pieces that are not the first of their cluster
     by_root = np.argsort(root, kind="stable")
     starts = np.searchsorted(root[by_root], piece)
@@ -188,15 +195,15 @@ def _find_splits(result: Grouping, parsed: ParsedEdges, suspects: NDArray[np.int
     for at in several.tolist():
         found.setdefault(int(cluster[at]), []).append(at)
     for name, others in found.items():
-        rows = [members[by_root[starts[at] : starts[at] + size[at]]] for at in others]
+        rows = [members[by_root[starts[at] : starts[at] + count[at]]] for at in others]
         ids = None
         if apply:
             ids = [name, *range(result.next_label, result.next_label + len(rows))]
             result.next_label += len(rows)
             for new, of_piece in zip(ids[1:], rows, strict=True):
                 labels[of_piece] = new
-        sizes = [int(size[others[0] - 1]), *(int(size[at]) for at in others)]
-        result.splits.append(Split(name, sizes, [r[:_LISTED].tolist() for r in rows], ids))
+        of_pieces = [int(size[others[0] - 1]), *(int(size[at]) for at in others)]
+        result.splits.append(Split(name, of_pieces, [r[:_LISTED].tolist() for r in rows], ids))
     result.suspects = np.array([] if apply else list(found), np.int64)
 
 
@@ -249,7 +256,7 @@ def _between_rows(indptr, cols, kept, labels, start, stop):
     return np.array(found, np.int64) if found else np.empty(0, np.int64)
 
 
-def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool) -> None:
+def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool, sizes: NDArray[np.int64]) -> None:
     labels, edges = result.labels, parsed.edges
     across = between(edges, labels, parsed.kept)
     result.across = across[:0] if apply else across
@@ -263,7 +270,7 @@ def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool)
     order = np.lexsort([-edges.scores[across], high, low])
     across, rows, cols, low, high = (x[order] for x in (across, rows, cols, low, high))
     starts = np.flatnonzero((np.diff(low, prepend=-1) != 0) | (np.diff(high, prepend=-1) != 0))
-    into = _largest(labels, low[starts], high[starts], result.next_label) if apply else None
+    into = _largest(labels, sizes, low[starts], high[starts], result.next_label) if apply else None
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(across)], strict=True):
         evidence = [
             (int(rows[e]), int(cols[e]), float(edges.scores[across[e]]), float(parsed.intimacy[across[e]]))
@@ -287,10 +294,10 @@ def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool)
 
 
 def _largest(
-    labels: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64], count: int
+    labels: NDArray[np.int64], rows: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
     """For every id (count,), the largest of the clusters that it is to be one with, of equals the lowest id."""
-    sizes = np.bincount(labels[labels >= 0], minlength=count)
+    sizes = np.bincount(labels[labels >= 0], rows[labels >= 0], minlength=count)
     graph = sp.coo_matrix((np.ones(len(low), np.int8), (low, high)), shape=(count, count))
     _, group = connected_components(graph, directed=False)
     order = np.lexsort([np.arange(count), -sizes, group])

@@ -7,7 +7,7 @@ After the first step ``state/`` holds what the next one needs, so that nothing o
 ``scale``          what normalises each row, .npy (N,) float32
 ``ids``, ``sims``  kNN lists, .npy (n, k), as they were some steps ago
 ``step-*.npz``     what each step since then did to the lists (:class:`starfc.incremental.lists.Step`)
-``alive``          rows that can be neighbours, .npy (N,) bool: neither invalid nor removed
+``alive``          rows with lists, .npy (N,) bool: neither invalid, nor removed, nor copies of others
 ``clusters``       cluster of every row, .npy (N,) int64, also of those that labels.npy leaves out for their size
 ``manifest.json``  rows, dimension and type of the features, the steps, the next id, the run that it is the state of
 ================== ================================================================================================
@@ -33,19 +33,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from starfc.clustering.copies import copies_among
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
 from starfc.clustering.partition import RESOLUTION
+from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn
-from starfc.graph.neighbours import KnnGraph
+from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph, read_graph
 from starfc.graph.structure import NO_LOGIT
+from starfc.incremental.copies import known_by_edges, left_out
 from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
+from starfc.models.structural import StructuralModel
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import STATE, Run, stored_features
 from starfc.runtime.atomic import replacing, save_array, write_json
@@ -152,7 +156,12 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
     codes = np.full((len(alive), columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
     lists = StoredLists(ids, sims, steps, alive, codes, candidates)
     suspects = np.array(manifest["suspects"], np.int64)
-    state = State(rule, features, lists, run.parsed, np.array(labels), manifest["next_label"], suspects)
+    representative = known_by_edges(run.parsed, alive)
+    parsed = left_out(run.parsed, representative)
+    state = State(
+        rule, features, lists, parsed, np.array(labels), manifest["next_label"], suspects, representative,
+        _collapse(run, rule),
+    )  # fmt: skip
     return state, logged
 
 
@@ -168,19 +177,32 @@ def _first_state(run: Run) -> State:
     alive[features.invalid_rows] = False
     if "steps" in run.record:  # -1 is what was removed; clusters left out for their size get ids again
         alive[run.removed] = False
-    rows = np.flatnonzero(alive)
-    valid = features if len(rows) == len(features) else features.subset(rows)
-    lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
-    state = State.of(rule, features, _knn_graph(run, valid), rows, run.parsed, run.labels, lowest)
+    rows, representative = np.flatnonzero(alive), np.arange(len(features))
+    if run.record.get("num_copies", 0):
+        representative = find_copies(features, rows)
+        rows = rows[~copies_among(representative)[rows]]
+    searched = features if len(rows) == len(features) else features.subset(rows, run.folder)
+    k, lowest = run.record["config"]["knn"], run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
+    fitting = min(k, len(rows)) if isinstance(rule.model, StructuralModel) else k
+    graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))
+    state = State.of(
+        rule, features, graph, rows, run.parsed, run.labels, lowest, k=k, representative=representative,
+        collapse=_collapse(run, rule),
+    )  # fmt: skip
     if "steps" in run.record:
         state.labels[run.removed] = -1
     return state
 
 
-def _knn_graph(run: Run, valid: Features) -> KnnGraph:
+def _collapse(run: Run, rule: Rule) -> bool:
+    """Whether new rows of the direction of others are their copies."""
+    return isinstance(rule.model, StructuralModel) and run.record["config"].get("copies", "collapse") == "collapse"
+
+
+def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
     """The run's kNN graph, from the folder or from where its config says; searched for anew where it is gone."""
     config = run.record["config"]
-    k, method = config["knn"], config["knn_method"]
+    method = config["knn_method"]
     named = config["test_data"].get("knn_graph_path")
     for path in (run.folder / "knn" / f"{valid.check.fingerprint[:12]}_{method}_k_{k}", Path(named) if named else None):
         stored = None if path is None else find_graph(path)
@@ -191,7 +213,7 @@ def _knn_graph(run: Run, valid: Features) -> KnnGraph:
         except InputError as error:
             log.info("kNN graph: %s", error)
     log.info("kNN graph: none of this run's is left, searched for anew")
-    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"])
+    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"], every=True)
 
 
 def _rule(run: Run) -> Rule:
@@ -284,6 +306,7 @@ def _record(
         "num_clusters": assigned.num_clusters,
         "num_instances": len(state.labels),
         "num_removed": int(np.count_nonzero(~there)),
+        "num_copies": int(np.count_nonzero(copies_among(state.representative))),
         "num_singletons": int(np.count_nonzero(sizes == 1)),
         "num_left_out": int(sizes[sizes < small].sum()),
         "steps": [*record.get("steps", []), step],
@@ -305,15 +328,17 @@ def _write(
     lists.codes[~lists.known] = NO_LOGIT
     parsed, scale = state.clustered, state.features.scaled[1]
     kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
-    size = state.last.nbytes + sum((folder / STATE / name).stat().st_size for name in logged or [])
+    step = state.last
+    size = sum((folder / STATE / name).stat().st_size for name in logged or [])
     # where the state was made anew, clusters may be others than those that were measured
     measured = None if logged is None else _earlier_measures(folder, assigned.first_row)
-    if logged is None or len(logged) == _STEPS or _SHARE * size > lists.ids.nbytes + lists.sims.nbytes:
+    too_much = step is None or _SHARE * (step.nbytes + size) > lists.ids.nbytes + lists.sims.nbytes
+    if logged is None or len(logged) == _STEPS or too_much:
         kept, logged = kept | {"ids": lists.ids, "sims": lists.sims}, []
     else:
         logged = [*logged, f"step-{len(record['steps'])}.npz"]
         with replacing(place / STATE / logged[-1]) as temporary:
-            np.savez(temporary, **vars(state.last))
+            np.savez(temporary, **vars(step))
     with ThreadPoolExecutor(1) as writer:  # beside it the clusters are measured
         pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
         pending.append(writer.submit(write_edges, place, parsed))

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
+from starfc.clustering.copies import copied_confidence, copies_among, join_copies
 from starfc.clustering.partition import PARTITIONS, RESOLUTION
 from starfc.clustering.pipeline import ParsedEdges, edge_confidence
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
+from starfc.incremental import copies
 from starfc.incremental.clusters import Merge, Split, regroup
 from starfc.incremental.communities import within_communities
 from starfc.incremental.edges import changed, without
@@ -120,8 +122,11 @@ class State:
     communities the kept ones are those within a cluster, and none is across.
     ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
     ``context`` is what a contextual model judges edges by.
+    ``representative`` (N,) int64 is the row that stands for each: the row itself, or of a copy (a row of the same
+    direction) the one whose cluster it is in. Copies have no lists, and ``parsed`` no edges to them. ``collapse``: new
+    rows may be copies.
     After a step, ``touched`` (next_label,) bool are the clusters whose instances or edges it changed, and ``last`` is
-    what it did to the lists.
+    what it did to the lists, None where that is more than a step can say.
     """
 
     rule: Rule
@@ -131,6 +136,8 @@ class State:
     labels: NDArray[np.int64]
     next_label: int
     suspects: NDArray[np.int64]
+    representative: NDArray[np.int64]
+    collapse: bool = False
     across: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     touched: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     last: Step | None = None
@@ -154,6 +161,10 @@ class State:
         parsed: ParsedEdges,
         labels: NDArray[np.int64],
         next_label: int = 0,
+        *,
+        k: int | None = None,
+        representative: NDArray[np.int64] | None = None,
+        collapse: bool = False,
     ) -> State:
         """The state of a finished clustering.
 
@@ -162,25 +173,38 @@ class State:
         features : Features
             Of all N rows.
         graph : KnnGraph
-            Of the valid ones, which are ``rows``.
+            Of those with lists, which are ``rows``: valid ones, and of copies their representative.
+        parsed : ParsedEdges
+            With the edges to copies.
         labels : (N,) int64
             -1 where an instance was left out of the clusters for their size: it is given a cluster of its own, or the
             one that the kept edges make.
         next_label : int
             The lowest id for a new cluster, where labels in use are not above it.
+        k : int, optional
+            Entries that lists will have once there are instances enough; those that the graph has otherwise.
+        representative : (N,) int64, optional
+            The row that stands for each; every row for itself otherwise.
+        collapse : bool
+            New rows of the direction of others will be their copies.
         """
-        n, k = len(labels), graph.k
+        n, found = len(labels), graph.k
+        k = found if k is None else max(k, found)
+        representative = np.arange(n) if representative is None else representative
         ids, sims = np.full((n, k), -1, id_dtype(n)), np.zeros((n, k), np.float32)
         if len(rows) == n:
-            ids[:], sims[:] = graph.ids, graph.sims
+            ids[:, :found], sims[:, :found] = graph.ids, graph.sims
         else:
-            ids[rows] = np.append(rows, -1)[graph.ids]
-            sims[rows] = graph.sims
+            ids[rows, :found] = np.append(rows, -1)[graph.ids]
+            sims[rows, :found] = graph.sims
         alive = np.zeros(n, np.bool_)
         alive[rows] = True
         columns, candidates = columns_of(rule.model, k)
-        known = parsed.logits is not None and parsed.logits.shape[1] == columns
-        codes = np.array(parsed.logits) if known else np.full((n, columns), NO_LOGIT, np.int8)
+        known = parsed.logits is not None
+        codes = np.full((n, columns), NO_LOGIT, np.int8)
+        if known:  # shorter lists have fewer columns
+            codes[:, : parsed.logits.shape[1]] = parsed.logits
+        parsed = copies.left_out(parsed, representative)
         lists = Lists(ids, sims, alive, codes, np.full(n, known), candidates)
         labels, out = np.array(labels, np.int64), np.flatnonzero(labels < 0)
         next_label = max(next_label, int(labels.max(initial=-1)) + 1)
@@ -189,21 +213,27 @@ class State:
             _, number = np.unique(members, return_inverse=True)
             labels[out] = next_label + number
             next_label = int(labels.max()) + 1
-        return cls(rule, features, lists, parsed, labels, next_label, np.empty(0, np.int64))
+        none = np.empty(0, np.int64)
+        return cls(rule, features, lists, parsed, labels, next_label, none, representative, collapse)
 
     @property
     def confidence(self) -> NDArray[np.float32]:
         """Mean score of the kept edges at every instance: (N,)."""
-        return edge_confidence(self.parsed.edges, self.clustered.kept)
+        confidence = edge_confidence(self.parsed.edges, self._kept)
+        return copied_confidence(confidence, self.representative)
 
     @property
     def clustered(self) -> ParsedEdges:
         """The edges, of which those that lie between clusters are not kept, and the first round's logits."""
-        kept, lists = self.parsed.kept.copy(), self.lists
+        logits = self.lists.codes if self.lists.codes.shape[1] else None
+        parsed = replace(self.parsed, kept=self._kept, logits=logits, context=self.context)
+        return join_copies(parsed, self.representative)
+
+    @property
+    def _kept(self) -> NDArray[np.bool_]:
+        kept = self.parsed.kept.copy()
         kept[self.across] = False
-        return replace(
-            self.parsed, kept=kept, logits=lists.codes if lists.codes.shape[1] else None, context=self.context
-        )
+        return kept
 
     @property
     def num_clusters(self) -> int:
@@ -244,36 +274,54 @@ class State:
         alive = np.ones(len(new), np.bool_)
         alive[np.asarray(invalid, np.int64) - first] = False
         n, k = len(features), self.lists.ids.shape[1]
+        representative = np.concatenate([self.representative, new])
         with stages.stage("kNN lists", needs=9 * n * k + (300 << 20)):
             lists = self.lists.grown(alive)
+            heirs = copies.find_heirs(representative, remove)
+            parsed = self.parsed if not len(heirs) else copies.inherit(lists, self.parsed, heirs)
+            copies.pass_on(representative, remove, heirs)
             lists.remove(remove)
-            self.last = lists.search(features, first, remove)
-            lists.enter(self.last)
+            last = lists.search(features, first, remove)
+            if self.collapse and copies.may_be_there(last, first):
+                copies.find_new(features, lists.alive, first, representative)
+                lists.alive[copies_among(representative)] = False
+                last = lists.search(features, first, remove)
+            lists.enter(last)
+        is_copy = copies_among(representative)
         with stages.stage("edge scores", needs=(256 << 20)):
-            rule, touched, context = self.rule, self.last.touched(first), self.context
+            rule, touched, context = self.rule, last.touched(first), self.context
             if context is not None:
                 context = replace(context, strangers=context.strangers.grown(features))
             added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch, context)
         with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
-            parsed, ends = without(self.parsed, remove) if remove.size else (self.parsed, remove)
+            parsed, ends = without(parsed, remove) if remove.size else (parsed, remove)
             edges = changed(parsed, added, n, ends, None if rule.communities else rule.tau2)
         with stages.stage("clusters", needs=20 * len(self.parsed.edges)):
             labels = np.concatenate([self.labels, np.full(len(new), -1)])
             suspects = np.union1d(self.suspects, labels[remove])
             labels[remove] = -1
+            among = np.where(is_copy, -1, labels)  # copies go where their representatives go
+            placed = new[~is_copy[first:]]
             if rule.communities:
                 kept = within_communities(
-                    edges.parsed, labels, self.next_label, new, rule.partition, rule.resolution, rule.seed
+                    edges.parsed, among, self.next_label, placed, rule.partition, rule.resolution, rule.seed
                 )
                 edges = replace(edges, parsed=replace(edges.parsed, kept=kept))
-            grouping = regroup(labels, self.next_label, edges, new, suspects, apply_merges)
+            sizes = np.bincount(representative, minlength=n)
+            grouping = regroup(among, self.next_label, edges, placed, suspects, apply_merges, sizes)
+            grouping.labels[is_copy] = grouping.labels[representative[is_copy]]
+            known = ~np.isin(grouping.labels[first:], grouping.created)
+            grouping.joined += int(np.count_nonzero(known & is_copy[first:]))
             moved = labels != grouping.labels
             if rule.communities:  # those across are searched for anew at every step
                 edges.parsed.kept[grouping.across] = False
                 grouping.across = grouping.across[:0]
             touched = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
             touched[labels[moved]], touched[grouping.labels[edges.at | moved]] = True, True
+            touched[self.labels[remove]] = True
         self.features, self.lists, self.parsed, self.context = features, lists, edges.parsed, context
+        self.representative = representative
+        self.last = None if len(heirs) else last
         self.labels, self.suspects, self.across = grouping.labels, grouping.suspects, grouping.across
         self.next_label, self.touched = grouping.next_label, touched[:-1]
         return Assigned(

@@ -73,10 +73,18 @@ class Pairs:
         return np.repeat(np.arange(self.num_nodes, dtype=self.cols.dtype), np.diff(self.indptr))
 
     def thresholds(self, rule: Rule) -> NDArray[np.float32]:
-        """The intimacy that every entry had to exceed, (2 P,); a dynamic threshold depends on the degrees."""
+        """The intimacy that every entry had to exceed, (2 P,); a dynamic threshold depends on the degrees.
+
+        Edges to copies (:mod:`starfc.clustering.copies`) do not count in these. A copy has no other edge, and that one
+        has intimacy 1, which no other edge has at a node of a single neighbour.
+        """
         if rule.refinement == "dynamic":
             edges = EdgeList(self.indptr, self.cols, self.scores, symmetric=True)
-            return dynamic_thresholds(edges, rule.tau2).astype(np.float32)
+            alone = np.diff(self.indptr) == 1
+            to_copy = (self.intimacy == 1) & (alone[self.rows] | alone[self.cols])
+            out = np.full(len(self.cols), rule.tau2, np.float32)
+            out[~to_copy] = dynamic_thresholds(edges.select(~to_copy), rule.tau2)
+            return out
         return np.full(len(self.cols), rule.tau2, np.float32)
 
     def margins(self, rule: Rule) -> NDArray[np.float32]:

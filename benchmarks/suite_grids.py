@@ -59,7 +59,11 @@ GRIDS = {
         ("threshold", "k"),
     ),
     "leiden": Grid(
-        grid(k=(6, 10, 15), quantile=(0.0, 0.3, 0.6, 0.85), resolution=(0.0025, 0.01, 0.04, 0.15, 0.5))
+        grid(
+            k=(6, 8, 10, 15),
+            quantile=(0.0, 0.2, 0.4, 0.6, 0.85),
+            resolution=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.15, 0.5),
+        )
         + grid(k=(30, 80), quantile=(0.0, 0.4, 0.7, 0.88, 0.96), resolution=(0.0025, 0.01, 0.04, 0.15, 0.5)),
         grid(k=(8, 15), quantile=(0.0, 0.3, 0.6), resolution=(0.0025, 0.005, 0.01, 0.04)),
         ("quantile", "resolution", "k"),

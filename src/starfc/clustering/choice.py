@@ -5,7 +5,7 @@ set, with sums over edges inside a cluster (in) and over all of them (all),
 
     edge precision = Σ_in p / |in|,    edge recall = Σ_in p / Σ_all p,    edge F = 2 Σ_in p / (|in| + Σ_all p)
 
-are what is to be expected of a clustering. Communities are made at several τ1, and that of the highest edge F stays.
+are what is to be expected of a clustering. Communities are made at several τ1, and that of the highest edge F stays (:func:`choose`).
 
 Precision and recall of *pairs* weigh a cluster by its pairs. With n the size of the cluster of instance i, m the edge
 precision inside that cluster, w_i and x_i the sums of p from i into its cluster and out of it, the expected numbers of
@@ -33,6 +33,7 @@ from starfc.clustering.joining import join_communities
 from starfc.clustering.partition import infomap
 
 LOWEST = 0.1  # edges of a lower p are not looked at
+TOLERANCE = 0.0005
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # τ1 to choose from
 
 
@@ -104,25 +105,26 @@ def choose(
     edges, mass : EdgeList, float
         As for :func:`edge_fscore`.
     thresholds : sequence of float
-        τ1 to choose from; of equals the first stays.
+        τ1 to choose from, rising. The highest one stays whose edge F is within :data:`TOLERANCE` of the best for every
+        doubling of N beyond 4,096: a wrong edge costs more in a larger set, which candidate edges alone do not show.
 
     Returns
     -------
     Choice, and (N,) integers, the smallest member of each node's community
     """
-    best, tried = None, {}
+    tried: dict[float, float] = {}
+    found: dict[float, NDArray[np.integer]] = {}
     for tau1 in thresholds:
         above = edges.select(edges.scores > tau1)
-        members = infomap(above, seed, components(above))
-        tried[tau1] = edge_fscore(edges, members, mass)
-        if best is None or tried[tau1] > tried[best[0]]:
-            best = tau1, members
-    tau1, members = best
-    members = join_communities(edges, members)
+        found[tau1] = infomap(above, seed, components(above))
+        tried[tau1] = edge_fscore(edges, found[tau1], mass)
+    lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
+    tau1 = max(tau for tau, value in tried.items() if value >= lowest)
+    members = join_communities(edges, found[tau1])
     if len(tried) == 1:
         return Choice(tau1, "set by hand", tried), members
-    others = ", ".join(f"{value:.3f} at {tau:g}" for tau, value in tried.items() if tau != tau1)
-    return Choice(tau1, f"highest expected F of candidate edges, {tried[tau1]:.3f} ({others})", tried), members
+    others = ", ".join(f"{value:.4f} at {tau:g}" for tau, value in tried.items() if tau != tau1)
+    return Choice(tau1, f"expected F of candidate edges {tried[tau1]:.4f} ({others})", tried), members
 
 
 def _share(part: float, whole: float) -> float:

@@ -9,9 +9,8 @@ pretrained = '{{ fileDirname }}/../src/starfc/pretrained/any'
 model = dict(type='gcn_structural_any', kwargs=dict(nhid=64))
 kinds = dict(
     first=500,  # kinds that the early first round learns from
-    second=1000,  # other ones, which the second round learns from; the first round learns from all
+    second=450,  # other ones, which the second round learns from; the first round learns from all
     edges=6000,  # of each kind
-    steps=5000,  # of each round, 4,096 edges each
-    tau1=0.7)
+    steps=3500)  # of each round, 4,096 edges each
 partition = dict(type='infomap')
 validation = dict(_delete_=True, source='none')

@@ -128,13 +128,12 @@ class Kinds:
     """Training over kinds of data (model.type 'gcn_structural_any')."""
 
     first: int = option(500, "kinds that the early first round learns from", low=12)
-    second: int = option(1000, "kinds, other ones, that the second round learns from", low=12)
+    second: int = option(450, "kinds, other ones, that the second round learns from", low=12)
     edges: int = option(6000, "edges of a kind to learn from", low=64)
-    steps: int = option(5000, "optimiser steps of each round", low=10)
+    steps: int = option(3500, "optimiser steps of each round", low=10)
     batch: int = option(4096, "edges of a step, 64 of each of some kinds", low=64)
     lr: float = option(3e-3, "highest learning rate of the one-cycle schedule", low=0)
     weight_decay: float = option(1e-3, "weight decay of AdamW", low=0)
-    tau1: float = option(0.7, "threshold of p that is stored beside the weights", low=0, high=1)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.schema import build
 
-TYPES = {"structural": "gcn_structural", "gcn": "gcn", "hierarchical": "hierarchical"}
+TYPES = {"any": "gcn_structural_any", "structural": "gcn_structural", "gcn": "gcn", "hierarchical": "hierarchical"}
 
 _CHOSEN = {"tau1": None, "tau2": None, "dynamic": {"tau1": None, "tau2": None}}  # stored beside the weights
 _ONE_CYCLE = {"policy": "onecycle", "warmup": 0.15}
@@ -35,6 +35,14 @@ _GCN = {
     **_CHOSEN,
 }
 RECIPES: dict[str, dict[str, Any]] = {
+    "any": {
+        "model": {"type": "gcn_structural_any", "kwargs": {"nhid": 64}},
+        "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},
+        "kinds": {"first": 500, "second": 450, "edges": 6000, "steps": 3500},
+        "partition": {"type": "infomap"},
+        "validation": {"source": "none"},
+        **_CHOSEN,
+    },
     "structural": {
         "model": {"type": "gcn_structural", "kwargs": {"nhid": 64}},
         "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},

@@ -15,6 +15,7 @@ from starfc.errors import InputError
 class Kind(str, Enum):
     """Models."""
 
+    any = "any"
     structural = "structural"
     gcn = "gcn"
     hierarchical = "hierarchical"

@@ -42,7 +42,7 @@ from starfc.graph.knn import build_knn
 from starfc.graph.products import slices
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import EdgeLogits, Structure, encode, smooth
-from starfc.models.checkpoint import load_model, save_model, save_thresholds
+from starfc.models.checkpoint import load_model, save_model
 from starfc.models.contextual import (
     COLUMNS_FIRST,
     CONTEXT_FIRST,
@@ -75,7 +75,7 @@ Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]
 def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
     """Train on kinds of data and leave a complete record in ``work_dir``.
 
-    Writes ``config.json``, ``Contextual.pth``, ``thresholds.json`` and ``run.json``.
+    Writes ``config.json``, ``Contextual.pth`` and ``run.json``.
 
     Returns
     -------
@@ -106,11 +106,6 @@ def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
         record["first"] = fit(model.first, early + later["first"], settings, generator, "first round")
     save_model(model, work_dir)
     model.eval()
-    tau1 = settings.tau1
-    pair = {"tau1": tau1, "tau2": 0.0}
-    save_thresholds(
-        work_dir, {"fixed": pair, "dynamic": {"tau1": tau1, "tau2": 0.78}}, "kinds of data, no labels of a user"
-    )
     record["stages"] = [vars(stage) for stage in stages.finished]
     write_json(work_dir / "run.json", record)
     shutil.rmtree(work_dir / "kinds", ignore_errors=True)

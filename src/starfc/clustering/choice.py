@@ -5,7 +5,8 @@ set, with sums over edges inside a cluster (in) and over all of them (all),
 
     edge precision = Σ_in p / |in|,    edge recall = Σ_in p / Σ_all p,    edge F = 2 Σ_in p / (|in| + Σ_all p)
 
-are what is to be expected of a clustering. Communities are made at several τ1, and that of the highest edge F stays (:func:`choose`).
+are what is to be expected of a clustering. Communities are made at several τ1, and that of the highest edge F stays
+(:func:`choose`).
 
 Precision and recall of *pairs* weigh a cluster by its pairs. With n the size of the cluster of instance i, m the edge
 precision inside that cluster, w_i and x_i the sums of p from i into its cluster and out of it, the expected numbers of

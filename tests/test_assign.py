@@ -24,7 +24,7 @@ from starfc.commands import app
 from starfc.config import load_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
-from starfc.estimator import PRETRAINED, StarFC
+from starfc.estimator import StarFC
 from starfc.graph.knn import exact_knn
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental import folder as folder_module
@@ -222,7 +222,7 @@ def test_a_cluster_that_comes_apart_is_listed_and_stays_listed():
 def clustering(kind: str, dim: int = 16):
     features, labels = blobs(identities=14, size=16, dim=dim, noise=0.9, seed=3)
     if kind == "structural":
-        return features, labels, load_model(PRETRAINED), 80, (0.8, 0.7)
+        return features, labels, load_model(STRUCTURAL), 80, (0.8, 0.7)
     model = StarFCModel(dim, 32, init="metric", generator=torch.Generator().manual_seed(0))
     return features, labels, model, 20, (0.6, 0.6)
 
@@ -295,7 +295,7 @@ def test_every_row_whose_logits_are_known_has_one_for_each_candidate(columns, ca
 
 def test_kinds_that_cannot_be_added_to_are_refused():
     with pytest.raises(InputError, match="fixed refinement"):
-        make_rule(load_model(PRETRAINED), 0.6, 0.5, 0.0, "dynamic", "components")
+        make_rule(load_model(STRUCTURAL), 0.6, 0.5, 0.0, "dynamic", "components")
     with pytest.raises(InputError, match="hierarchical"):
         make_rule(HierarchicalModel(16, 32, scales=(5, 10, 20)), 0.6, 0.5, 0.0, "fixed", "components")
 
@@ -523,6 +523,8 @@ from starfc.incremental import folder as folder_module
 from starfc.incremental.folder import assign
 from starfc.runs import Run
 
+STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
+
 base, new = Path(sys.argv[1]), np.load(sys.argv[2])
 folder_module._SHARE = 0
 for row in range(8):  # the first makes the state, and everything is compiled then
@@ -643,7 +645,7 @@ def test_a_published_model_is_added_to_as_well(tmp_path):
 
 def test_the_estimator_grows():
     features, _, model, k, taus = clustering("structural")
-    estimator = StarFC(tau1=taus[0], tau2=taus[1]).partial_fit(features[:200])
+    estimator = StarFC(STRUCTURAL, tau1=taus[0], tau2=taus[1]).partial_fit(features[:200])
     before = estimator.labels_
     assert len(estimator.edge_scores_.edges) > 0
     estimator.partial_fit(features[200:212]).partial_fit(features[212:], apply_merges=True)

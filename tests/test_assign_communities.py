@@ -40,6 +40,8 @@ from starfc.models.hierarchical import HierarchicalModel
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import Run
 
+STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
+
 METHODS = ["infomap", "leiden"]
 
 
@@ -258,14 +260,14 @@ def test_a_community_that_a_removal_takes_apart_is_listed_and_split_when_asked(m
 
 def test_kinds_that_cannot_be_added_to_are_refused():
     with pytest.raises(InputError, match="fixed refinement"):
-        make_rule(load_model(PRETRAINED), 0.6, 0.5, 0.0, "dynamic", "components")
+        make_rule(load_model(STRUCTURAL), 0.6, 0.5, 0.0, "dynamic", "components")
     with pytest.raises(InputError, match="hierarchical"):
         make_rule(HierarchicalModel(16, 32, scales=(5, 10, 20)), 0.6, 0.5, 0.0, "fixed", "infomap")
     with pytest.raises(InputError, match="partition: one of"):
-        make_rule(load_model(PRETRAINED), 0.6, 0.5, 0.0, "fixed", "louvain")
-    rule = make_rule(load_model(PRETRAINED), 0.6, 0.5, 0.0, "fixed", "infomap")
+        make_rule(load_model(STRUCTURAL), 0.6, 0.5, 0.0, "fixed", "louvain")
+    rule = make_rule(load_model(STRUCTURAL), 0.6, 0.5, 0.0, "fixed", "infomap")
     assert (rule.partition, rule.communities) == ("infomap", True)
-    assert not make_rule(load_model(PRETRAINED), 0.6, 0.5, 0.0, "fixed", "components").communities
+    assert not make_rule(load_model(STRUCTURAL), 0.6, 0.5, 0.0, "fixed", "components").communities
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +299,7 @@ STEPS += [((9, 16), [], False), ((16, 16), [*range(100, 180, 4)], False), ((16, 
 def test_the_folder_follows_the_state_in_memory(run):
     before, new = Run.open(run), np.load(run.parent / "new.npy")
     features = np.concatenate([np.load(run.parent / "old.npy"), new])
-    model = load_model(PRETRAINED)
+    model = load_model(STRUCTURAL)
     rule = make_rule(model, before.tau1, before.tau2, 0.0, "fixed", "infomap")
     old = Features(features[:200])
     state = State.of(rule, old, exact_knn(old, 80), np.arange(200), before.parsed, before.labels)

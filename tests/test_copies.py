@@ -30,6 +30,8 @@ from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.review.measures import instance_columns
 from starfc.runs import Run
 
+STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
+
 
 def twin(rows: np.ndarray) -> np.ndarray:
     """Every pair is compared, in float64; groups by their lowest row."""
@@ -124,7 +126,7 @@ def check_edges(parsed: ParsedEdges, num_nodes: int) -> None:
 
 def test_edges_and_summary_hold_together():
     rows, _ = doubled(100, 60, 3)
-    features, model = Features(rows), load_model(PRETRAINED)
+    features, model = Features(rows), load_model(STRUCTURAL)
     representative = find_copies(features)
     others, sizes = np.unique(representative, return_counts=True)
     distinct = features.subset(others)
@@ -177,7 +179,7 @@ def test_rows_are_kept_where_that_is_asked_for():
     estimator = StarFC(copies="keep").fit(rows)
     graph = exact_knn(Features(rows.astype(np.float64)), 80)
     twin = cluster(
-        Features(rows), graph, load_model(PRETRAINED), tau1=estimator.tau1_, tau2=estimator.tau2_, keep_edges=True
+        Features(rows), graph, load_model(STRUCTURAL), tau1=estimator.tau1_, tau2=estimator.tau2_, keep_edges=True
     )
     np.testing.assert_array_equal(estimator.labels_, twin.labels)
     np.testing.assert_array_equal(estimator.edge_scores_.edges.cols, twin.parsed.edges.cols)

@@ -90,4 +90,4 @@ def test_what_cannot_be_clustered(tmp_path):
     with pytest.raises(InputError, match="refinement: one of 'fixed', 'dynamic' needed; found 'static'"):
         StarFC(k=10, refinement="static").fit(features)
     with pytest.raises(InputError, match="both"):
-        StarFC(k=10, tau1=0.5).fit(features)
+        StarFC(published, k=10, tau1=0.5).fit(features)

@@ -16,17 +16,19 @@ from starfc.graph.knn import build_knn
 from starfc.models.checkpoint import load_model
 from starfc.runs import Run
 
+STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
+
 
 @pytest.fixture(scope="module")
 def clustered():
     features = unit(blobs(noise=0.8)[0])
     graph = build_knn(Features(features, normalise=False), 80, "faiss")
     return {
-        name: refine(features, graph, load_model(PRETRAINED), tau1=0.6, tau2=0.5, keep_edges=True)
+        name: refine(features, graph, load_model(STRUCTURAL), tau1=0.6, tau2=0.5, keep_edges=True)
         for name, refine in REFINEMENTS.items()
     } | {
         "infomap": cluster(
-            features, graph, load_model(PRETRAINED), tau1=0.6, tau2=0.5, partition="infomap", keep_edges=True
+            features, graph, load_model(STRUCTURAL), tau1=0.6, tau2=0.5, partition="infomap", keep_edges=True
         )
     }
 

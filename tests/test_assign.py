@@ -43,6 +43,9 @@ from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import Run
 from starfc.runtime.commit import NEXT, replacing_together, settle, writing
 
+STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
+
+
 ROOT = Path(__file__).resolve().parent.parent
 NONE = np.empty(0, np.int64)
 
@@ -522,8 +525,6 @@ torch.set_num_threads(1)
 from starfc.incremental import folder as folder_module
 from starfc.incremental.folder import assign
 from starfc.runs import Run
-
-STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
 
 base, new = Path(sys.argv[1]), np.load(sys.argv[2])
 folder_module._SHARE = 0

@@ -42,6 +42,7 @@ from starfc.runs import Run
 
 STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
 
+
 METHODS = ["infomap", "leiden"]
 
 

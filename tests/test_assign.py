@@ -24,7 +24,7 @@ from starfc.commands import app
 from starfc.config import load_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
-from starfc.estimator import StarFC
+from starfc.estimator import PRETRAINED, StarFC
 from starfc.graph.knn import exact_knn
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental import folder as folder_module

@@ -176,7 +176,7 @@ def test_explain_and_report_know_copies(tmp_path):
 
 def test_rows_are_kept_where_that_is_asked_for():
     rows, _ = doubled(100, 30, 2)
-    estimator = StarFC(copies="keep").fit(rows)
+    estimator = StarFC(STRUCTURAL, copies="keep").fit(rows)
     graph = exact_knn(Features(rows.astype(np.float64)), 80)
     twin = cluster(
         Features(rows), graph, load_model(STRUCTURAL), tau1=estimator.tau1_, tau2=estimator.tau2_, keep_edges=True
@@ -387,7 +387,7 @@ def test_a_structural_config_takes_few_rows_and_invalid_ones(command, tmp_path):
         for script in ("test_final.py", "test_dynamic.py"):
             code, _, err = command(
                 script, "--config", Path(__file__).parent.parent / "configs" / "cfg_gcn_structural_ms1m.py",
-                "--model", PRETRAINED, "--features", tmp_path / f"{name}.npy", "--out", tmp_path / name,
+                "--model", STRUCTURAL, "--features", tmp_path / f"{name}.npy", "--out", tmp_path / name,
                 "--cfg-options", "model.kwargs.feature_dim=16", "invalid_rows=singleton",
             )  # fmt: skip
             assert code == 0, err

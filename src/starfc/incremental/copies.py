@@ -6,6 +6,8 @@ A copy is a row of the direction of another, its representative; it has no list 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,4 +96,4 @@ def inherit(lists: Lists, parsed: ParsedEdges, heirs: NDArray[np.int64]) -> Pars
     order = np.lexsort((cols, rows))
     indptr = row_pointers(np.bincount(rows, minlength=edges.num_nodes))
     moved = EdgeList(indptr, cols[order].astype(edges.cols.dtype), edges.scores[order], edges.symmetric)
-    return ParsedEdges(moved, parsed.intimacy[order], parsed.kept[order])
+    return replace(parsed, edges=moved, intimacy=parsed.intimacy[order], kept=parsed.kept[order])

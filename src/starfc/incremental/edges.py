@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba as nb
 import numpy as np
@@ -37,7 +37,8 @@ def without(parsed: ParsedEdges, rows: NDArray[np.integer]) -> tuple[ParsedEdges
     ours, theirs = gone[parsed.edges.rows], gone[parsed.edges.cols]
     lost = ours | theirs
     ends = np.union1d(parsed.edges.rows[lost & ~ours], parsed.edges.cols[lost & ~theirs]).astype(np.int64)
-    return ParsedEdges(parsed.edges.select(~lost), parsed.intimacy[~lost], parsed.kept[~lost]), ends
+    left = replace(parsed, edges=parsed.edges.select(~lost), intimacy=parsed.intimacy[~lost], kept=parsed.kept[~lost])
+    return left, ends
 
 
 def changed(

@@ -27,7 +27,7 @@ from starfc.incremental.edges import changed, without
 from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.scores import score_new
 from starfc.models.checkpoint import Model
-from starfc.models.contextual import Context, ContextualModel
+from starfc.models.contextual import Context, ContextualModel, neutral_context
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.stages import Stages
@@ -145,7 +145,11 @@ class State:
 
     def __post_init__(self) -> None:
         self.context = self.parsed.context
-        if isinstance(self.rule.model, ContextualModel) and self.context is None:
+        if not isinstance(self.rule.model, ContextualModel) or self.context is not None:
+            return
+        if self.parsed.logits is None:
+            self.context = neutral_context(self.rule.model, len(self.labels))  # of one distinct row nothing was scored
+        else:
             raise InputError(
                 "assign: the run did not keep what its model judged the edges by (edges/context.npz); run starfc "
                 "cluster again"

@@ -225,3 +225,11 @@ class ContextualModel(StructuralModel):
         """A model as another's ``shape`` says, which its state dict holds."""
         nhid, columns, candidates, smoothing = shape.tolist()
         return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing)
+
+
+def neutral_context(model: ContextualModel, num_nodes: int) -> Context:
+    """The context of rows among which nothing can be compared: the mean of the kinds that the model was trained on."""
+    nodes = np.zeros(num_nodes, np.float32), np.full(num_nodes, 0.1, np.float32)
+    strangers = Strangers(0.0, 0.1, *nodes, np.zeros(min(num_nodes, 1), np.int64))
+    first, second = (scorer.context_mean.cpu().numpy() for scorer in (model.first, model.second))
+    return Context(strangers, max(num_nodes, 2), first, second)

@@ -15,6 +15,7 @@ from starfc.config import load_config
 from starfc.data.formats import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
 from starfc.inference import run_inference
+from starfc.models.checkpoint import PRETRAINED
 from starfc.training.trainer import run_training
 
 CONFIG = ROOT / "configs" / "cfg_gcn_glyph.py"
@@ -45,6 +46,16 @@ def test_the_estimator_gives_the_same_clusters(tmp_path, refinement):
     np.testing.assert_array_equal(labels, np.load(tmp_path / "labels.npy"))
     truth = read_labels(ROOT / "data" / "glyph" / "labels" / "sample.meta", len(features))
     assert evaluate(truth, labels) == record["metrics"]
+
+
+def test_the_quickstart_takes_the_structural_model(tmp_path):
+    record = run_inference(load_config(ROOT / "configs" / "cfg_gcn_structural_glyph.py"), out=tmp_path)
+    assert record["metrics"]["pairwise"]["fscore"] > 0.94
+    assert record["metrics"]["bcubed"]["fscore"] > 0.94
+    assert "cfg_gcn_structural_glyph.py" in (ROOT / "scripts" / "quickstart.sh").read_text()
+    features = read_features(ROOT / "data" / "glyph" / "features" / "sample.npy")
+    labels = StarFC.from_pretrained(PRETRAINED.parent / "structural").fit_predict(features)
+    np.testing.assert_array_equal(labels, np.load(tmp_path / "labels.npy"))
 
 
 def test_the_default_estimator_takes_the_model_for_any_embedding(tmp_path):

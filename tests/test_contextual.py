@@ -9,7 +9,7 @@ from starfc.clustering.choice import LOWEST, Estimate, choose, edge_fscore, esti
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.joining import join_communities
 from starfc.clustering.pipeline import cluster
-from starfc.config import Kinds
+from starfc.config import Config, Kinds
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
@@ -28,7 +28,9 @@ from starfc.models.contextual import (
     first_context,
     second_context,
 )
-from starfc.training.contextual import fit, sample_edges
+from starfc.runtime.atomic import write_json
+from starfc.schema import build
+from starfc.training.contextual import fit, run_kinds_training, sample_edges
 from starfc.training.kinds import Real, draw_sizes, make_kind
 
 
@@ -318,3 +320,10 @@ def test_a_scorer_learns_from_kinds():
     record = fit(scorer, samples, Kinds(steps=150, batch=512), generator)
     assert record["loss"] < 0.45
     assert record["kinds"] + 1 == len(samples)
+
+
+def test_a_stopped_training_is_not_gone_on_with_by_other_settings(tmp_path):
+    write_json(tmp_path / "kinds" / "settings.json", {"seed": 7})
+    config = build(Config, {"model": {"type": "gcn_structural_any"}, "prefix": str(tmp_path)})
+    with pytest.raises(InputError, match=r"made by a run with .*'seed': 7.*'seed': 0.*delete the folder"):
+        run_kinds_training(config, tmp_path)

@@ -194,6 +194,7 @@ class StarFC(ClusterMixin, BaseEstimator):
                 keep_edges=True,
                 device=choose_device(self.device),
             )
+        self.doubts_ = doubts(result, graph.k)
         every = np.arange(len(X))
         rows = np.setdiff1d(every, invalid_rows)
         if representative is not None:
@@ -205,7 +206,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         if result.choice is not None:
             self.tau1_ = result.choice.tau1
         self.tau1_, self.tau2_ = self.tau1_ or 0.0, self._least_intimacy() if self.tau2_ is None else self.tau2_
-        self.choice_, self.doubts_ = result.choice, doubts(result, graph.k)
+        self.choice_ = result.choice
         self.estimate_ = None if result.estimate is None else vars(result.estimate)
         for doubt in self.doubts_:
             log.warning("%s", doubt)
@@ -297,22 +298,17 @@ class StarFC(ClusterMixin, BaseEstimator):
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
     def _thresholds(self) -> tuple[float | None, float | None]:
+        folder = PRETRAINED if self.model is None else self.model
         if isinstance(self.model_, ContextualModel):
-            stored = (
-                (None, None)
-                if isinstance(self.model, Model)
-                else stored_thresholds(PRETRAINED if self.model is None else self.model, self.model_, self.refinement)
-            )
-            if self.refinement == "dynamic" and stored[0] is None:
-                stored = (0.5, 0.78)
-            return (stored[0] if self.tau1 is None else self.tau1, stored[1] if self.tau2 is None else self.tau2)
+            tau1, tau2 = stored_thresholds(None if folder is self.model_ else folder, self.model_, self.refinement)
+            return tau1 if self.tau1 is None else self.tau1, tau2 if self.tau2 is None else self.tau2
         if (self.tau1 is None) != (self.tau2 is None):
             raise InputError(f"tau1, tau2: both numbers or both None needed; found {self.tau1!r} and {self.tau2!r}")
         if self.tau1 is not None and self.tau2 is not None:
             return self.tau1, self.tau2
         if isinstance(self.model, Model):
             return PUBLISHED[self.refinement]
-        return load_thresholds(PRETRAINED if self.model is None else self.model, self.refinement)
+        return load_thresholds(folder, self.refinement)
 
     def _least_intimacy(self) -> float:
         return COMPONENTS[1] if self.partition_ == "components" else 0.0

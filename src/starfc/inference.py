@@ -151,14 +151,14 @@ def run_inference(
             stages=stages,
             scratch=out,
         )
+    warnings = doubts(result, graph.k)
+    for warning in warnings:
+        log.warning("%s", warning)
     if representative is not None:
         result = with_copies(result, representative)
     result = with_singletons(result, invalid_rows)
     diagnostics = diagnose(result, config.giant_share)
     warn_of_giants(diagnostics)
-    warnings = doubts(result, graph.k)
-    for warning in warnings:
-        log.warning("%s", warning)
     if result.choice is not None:
         tau1, tau2 = result.choice.tau1, 0.0 if config.partition.type != "components" else (tau2 or COMPONENTS[1])
     tau1, tau2 = (0.0 if tau is None else tau for tau in (tau1, tau2))  # of fewer than two rows

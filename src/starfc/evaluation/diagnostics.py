@@ -87,6 +87,8 @@ def doubts(result: Clustering, columns: int) -> list[str]:
 
     Parameters
     ----------
+    result : Clustering
+        Of the distinct instances: copies fill no list.
     columns : int
         Neighbours that a list of the kNN graph holds.
     """

@@ -256,15 +256,15 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
 
 
 def stored_thresholds(
-    folder: str | Path, model: Model, refinement: str = "fixed"
+    folder: str | Path | None, model: Model, refinement: str = "fixed"
 ) -> tuple[float, float] | tuple[None, None]:
-    """:func:`load_thresholds`, and of a contextual model without ``thresholds.json`` what its calibration allows.
+    """:func:`load_thresholds`, or of a contextual model without ``thresholds.json`` what its calibration allows.
 
-    That is None and None for fixed refinement (chosen from the data at hand), and edges that are rather right than
-    wrong, with the published ceiling, for dynamic refinement.
+    That is None and None for fixed refinement, where the data decide, and for dynamic refinement edges that are rather
+    right than wrong, with the published ceiling. ``folder`` None: the model is of no folder.
     """
-    folder = Path(folder)
-    if isinstance(model, ContextualModel) and not (folder / THRESHOLDS).is_file():
+    alone = folder is None or not (Path(folder) / THRESHOLDS).is_file()
+    if isinstance(model, ContextualModel) and alone:
         return (None, None) if refinement == "fixed" else (0.5, 0.78)
     return load_thresholds(folder, refinement)
 

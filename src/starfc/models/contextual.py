@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
-from starfc.models.structural import EdgeScorer, StructuralModel
+from starfc.models.structural import EdgeScorer, StructuralModel, scorer_layers
 
 SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
 CONTEXT_NOISE = 0.1  # standard deviations added to every number of a context in training
@@ -132,14 +132,12 @@ class ContextScorer(nn.Module):
         for name, width in (("feature", features), ("context", context)):
             self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_buffer(f"{name}_std", torch.ones(width))
-        self.layers = nn.ModuleList([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
+        self.layers = scorer_layers(features, nhid, generator)
         self.context = nn.ModuleList([nn.Linear(context, _CONTEXT_UNITS), nn.Linear(_CONTEXT_UNITS, 4 * nhid + 2)])
         self.nhid = nhid
-        for layer in (*self.layers, self.context[0]):
-            bound = math.sqrt(6 / layer.in_features) if layer.out_features > 1 else math.sqrt(1 / layer.in_features)
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.zeros_(layer.bias)
-        nn.init.uniform_(self.context[0].weight, *(np.array([-1, 1]) / math.sqrt(context)), generator=generator)
+        bound = 1 / math.sqrt(context)
+        nn.init.uniform_(self.context[0].weight, -bound, bound, generator=generator)
+        nn.init.zeros_(self.context[0].bias)
         nn.init.zeros_(self.context[1].weight)
         nn.init.zeros_(self.context[1].bias)
 

@@ -22,6 +22,16 @@ from starfc.graph.structure import FEATURES, FIRST_FEATURES
 FOLDS = 2  # halves of the identities
 
 
+def scorer_layers(features: int, nhid: int, generator: torch.Generator | None = None) -> nn.ModuleList:
+    """The three linear layers of a scorer, with their initial weights."""
+    layers = nn.ModuleList([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
+    for layer in layers:
+        bound = math.sqrt(6 / layer.in_features) if layer.out_features > 1 else math.sqrt(1 / layer.in_features)
+        nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+        nn.init.zeros_(layer.bias)
+    return layers
+
+
 class EdgeScorer(nn.Module):
     """Logits of edges: (m, f) structural features -> (m,).
 
@@ -32,11 +42,7 @@ class EdgeScorer(nn.Module):
         super().__init__()
         self.register_buffer("shift", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
-        self.layers = nn.ModuleList([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
-        for layer in self.layers:
-            bound = math.sqrt(6 / layer.in_features) if layer.out_features > 1 else math.sqrt(1 / layer.in_features)
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.zeros_(layer.bias)
+        self.layers = scorer_layers(features, nhid, generator)
 
     def forward(self, features: Tensor) -> Tensor:
         first, second, last = self.layers

@@ -17,6 +17,7 @@ there; the two fits take a few minutes, and are made anew.
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import shutil
@@ -93,13 +94,15 @@ def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
         config.model.kwargs.nhid, **shape, smoothing=config.structural.smoothing, generator=generator
     )
     record: dict[str, Any] = {"config": config.as_dict(), **environment(count, device)}
+    real = _real_paths(config)
+    _require_same_settings(config, real, prepare_folder(work_dir / "kinds"))
     with stages.stage("kinds, early"):
-        early = _samples(config, work_dir, "early", 0, settings.first, count)["first"]
+        early = _samples(config, real, work_dir, "early", 0, settings.first, count)["first"]
     with stages.stage("fit, early"):
         record["early"] = fit(model.first.to(device), early, settings, generator, "early first round")
     save_model(model, work_dir)
     with stages.stage("kinds, both rounds"):
-        later = _samples(config, work_dir, "both", settings.first, settings.first + settings.second, count)
+        later = _samples(config, real, work_dir, "both", settings.first, settings.first + settings.second, count)
     with stages.stage("fit, both rounds"):
         record["second"] = fit(model.second.to(device), later["second"], settings, generator, "second round")
         model.first = ContextScorer(COLUMNS_FIRST, CONTEXT_FIRST, model.nhid, generator).to(device)
@@ -113,14 +116,14 @@ def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
 
 
 def _samples(
-    config: Config, work_dir: Path, name: str, start: int, stop: int, processes: int
+    config: Config, real: tuple[str, str] | None, work_dir: Path, name: str, start: int, stop: int, processes: int
 ) -> dict[str, list[Sample]]:
     """The edges to learn from, by round, of kinds ``start`` to ``stop - 1``, made by several processes."""
-    folder = prepare_folder(work_dir / "kinds")
+    folder = work_dir / "kinds"
     chunks = [(name, first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
     todo = [chunk for chunk in chunks if not _file(folder, chunk).is_file()]
     todo.sort(key=lambda chunk: -(chunk[1] % 60))  # kinds that are huge come early
-    given = (asdict(config.kinds), config.seed, _real_paths(config), work_dir, config.structural.candidates)
+    given = (asdict(config.kinds), config.seed, real, work_dir, config.structural.candidates)
     shape = (config.knn, config.structural.smoothing)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _single_thread)
@@ -134,6 +137,28 @@ def _samples(
         for of_round, sample in _read_chunk(_file(folder, chunk)):
             samples[of_round].append(sample)
     return samples
+
+
+def _require_same_settings(config: Config, real: tuple[str, str] | None, folder: Path) -> None:
+    """Refuse what an earlier run made of the kinds with other settings; note the present ones."""
+    ours = {name: value for name, value in asdict(config.kinds).items() if name != "second"}
+    ours |= {"seed": config.seed, "knn": config.knn, "nhid": config.model.kwargs.nhid, **asdict(config.structural)}
+    ours |= {"real": real}
+    note, ours = folder / "settings.json", json.loads(json.dumps(ours))
+    if not note.is_file():
+        write_json(note, ours)
+        return
+    try:
+        theirs = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError:
+        theirs = {}
+    other = {name: theirs.get(name) for name, value in ours.items() if theirs.get(name) != value}
+    if other:
+        now = {name: ours[name] for name in other}
+        raise InputError(
+            f"{folder}: made by a run with {other}, and the config now has {now}; delete the folder, or name another "
+            "folder for this run"
+        )
 
 
 def _single_thread() -> None:

@@ -3,4 +3,4 @@
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
-exec "$PYTHON" "$ROOT/test_final.py" --config "$ROOT/configs/cfg_gcn_structural_glyph.py" "$@"
+exec "$PYTHON" "$ROOT/test_final.py" --config "$ROOT/configs/cfg_gcn_structural_any.py" "$@"

@@ -16,6 +16,7 @@ from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn, exact_knn
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Structure, encode, smooth
+from starfc.inference import run_inference
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.contextual import (
     COLUMNS_FIRST,
@@ -28,6 +29,7 @@ from starfc.models.contextual import (
     first_context,
     second_context,
 )
+from starfc.recipes import model_config
 from starfc.runtime.atomic import write_json
 from starfc.schema import build
 from starfc.training.contextual import fit, run_kinds_training, sample_edges
@@ -222,7 +224,7 @@ def test_the_threshold_of_the_highest_edge_f_is_chosen():
     np.testing.assert_array_equal(members, [0] * 4 + [4] * 4)
     assert choice.tau1 == 0.7
     assert choice.tried == pytest.approx({0.2: 2 * 16.2 / (28 + 16.2), 0.7: 2 * 11.4 / (12 + 16.2)})
-    assert f"{choice.tried[choice.tau1]:.4f}" in choice.reason
+    assert f"{100 * choice.tried[0.7]:.2f} at 0.7" in choice.reason
     by_hand, _ = choose(edges, mass, (0.3,))
     assert (by_hand.tau1, by_hand.reason) == (0.3, "set by hand")
 
@@ -327,3 +329,27 @@ def test_a_stopped_training_is_not_gone_on_with_by_other_settings(tmp_path):
     config = build(Config, {"model": {"type": "gcn_structural_any"}, "prefix": str(tmp_path)})
     with pytest.raises(InputError, match=r"made by a run with .*'seed': 7.*'seed': 0.*delete the folder"):
         run_kinds_training(config, tmp_path)
+
+
+def test_a_set_of_equal_lists_has_the_choices_that_were_made(tmp_path):
+    rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.4)
+    np.save(tmp_path / "rows.npy", rows)
+    config = model_config(PRETRAINED, {"model": {"kwargs": {"feature_dim": 64}}})
+    record = run_inference(config, features=tmp_path / "rows.npy", out=tmp_path / "out", keep_edges=True)
+    chosen = record["choices"]
+    assert chosen["knn"]["value"] == 80
+    assert chosen["tau1"]["value"] == record["thresholds"]["tau1"]
+    assert chosen["partition"]["value"] == "infomap"
+    assert chosen["copies"]["reason"] == "0 instances are copies of others"
+    assert record["estimate"].keys() == {"precision", "recall", "fscore", "bcubed"}
+    twin = StarFC().fit(rows)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "labels.npy"), twin.labels_)
+    assert record["doubts"] == twin.doubts_
+
+
+def test_a_run_of_few_rows_says_how_many_neighbours_it_has(tmp_path):
+    rows, _ = some_rows(identities=5, size=10, dim=64)
+    np.save(tmp_path / "rows.npy", rows)
+    config = model_config(PRETRAINED, {"model": {"kwargs": {"feature_dim": 64}}})
+    record = run_inference(config, features=tmp_path / "rows.npy", out=tmp_path / "out")
+    assert record["choices"]["knn"] == {"value": 50, "reason": "all of the 50 distinct instances"}

@@ -12,7 +12,7 @@ from mmengine.config import DictAction
 
 from starfc.config import Config, load_config
 from starfc.errors import MissingFileError
-from starfc.models.checkpoint import FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
+from starfc.models.checkpoint import CONTEXTUAL_FILES, FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
 from starfc.runtime.entry import run_command as run_command
 
 
@@ -104,7 +104,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
     run = Path(arguments.run)
-    weights = [FILES["backbone"], HIERARCHICAL_FILES["backbone"], STRUCTURAL_FILES[""]]
+    weights = [FILES["backbone"], HIERARCHICAL_FILES["backbone"], STRUCTURAL_FILES[""], CONTEXTUAL_FILES[""]]
     for needed in (["config.json"], weights):
         if not any((run / name).is_file() for name in needed):
             raise MissingFileError(

@@ -194,7 +194,7 @@ class StarFC(ClusterMixin, BaseEstimator):
                 keep_edges=True,
                 device=choose_device(self.device),
             )
-        self.doubts_ = doubts(result, graph.k)
+        self.doubts_ = doubts(result, max(graph.k - 1, 0))  # k counts the instance itself
         every = np.arange(len(X))
         rows = np.setdiff1d(every, invalid_rows)
         if representative is not None:

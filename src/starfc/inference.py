@@ -120,7 +120,7 @@ def run_inference(
         valid, invalid_rows = split.features.valid(config.invalid_rows)
         if not isinstance(model, StructuralModel):
             check_k(config.knn, len(valid), split.features.name)
-    distinct, representative, k = valid, None, config.knn
+    distinct, representative, k, stored = valid, None, config.knn, False
     if isinstance(model, StructuralModel):
         stored = graph_path is not None and find_graph(graph_path) is not None
         if config.copies == "collapse":
@@ -151,7 +151,8 @@ def run_inference(
             stages=stages,
             scratch=out,
         )
-    warnings = doubts(result, graph.k)
+    neighbours = max(graph.k - 1, 0)  # k counts the instance itself
+    warnings = doubts(result, neighbours)
     for warning in warnings:
         log.warning("%s", warning)
     if representative is not None:
@@ -186,7 +187,7 @@ def run_inference(
         "refinement": refinement,
         "partition": config.partition.type,
         "thresholds": {"tau1": tau1, "tau2": tau2},
-        "choices": choices(result, config, graph.k, len(valid) - len(distinct)),
+        "choices": choices(result, config, graph.k, stored, len(valid) - len(distinct)),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": warnings,
         "diagnostics": diagnostics,
@@ -206,15 +207,24 @@ def run_inference(
     return record
 
 
-def choices(result: Clustering, config: Config, columns: int, num_copies: int) -> dict[str, dict[str, Any]]:
-    """What was chosen for this set, or by hand, each with its reason in one line."""
-    asked = "set by hand" if config.knn != 80 else "what the model was trained on"
-    lists = asked if columns + 1 >= config.knn else f"all that {columns + 1:,} distinct instances have"
-    found = {"knn": {"value": columns + 1, "reason": lists}}
-    found["partition"] = {"value": config.partition.type, "reason": "the config's, or the model's default"}
+def choices(result: Clustering, config: Config, k: int, stored: bool, num_copies: int) -> dict[str, dict[str, Any]]:
+    """What was chosen for this set, or by hand, each with its reason in one line.
+
+    ``stored``: the kNN graph was there before, and is of all rows.
+    """
+    reason = "as the config says; the packaged model was trained on 80"
+    copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
+    if config.copies == "keep":
+        copies = {"value": "keep", "reason": "set by hand"}
+    elif stored and not num_copies:
+        copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
+    found: dict[str, dict[str, Any]] = {
+        "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
+        "partition": {"value": config.partition.type, "reason": "the config's, or the model's default"},
+        "copies": copies,
+    }
     if result.choice is not None:
         found["tau1"] = {"value": result.choice.tau1, "reason": result.choice.reason}
-    found["copies"] = {"value": config.copies, "reason": f"{num_copies:,} instances are copies of others"}
     return found
 
 

@@ -124,8 +124,9 @@ def choose(
     members = join_communities(edges, found[tau1])
     if len(tried) == 1:
         return Choice(tau1, "set by hand", tried), members
-    others = ", ".join(f"{value:.4f} at {tau:g}" for tau, value in tried.items() if tau != tau1)
-    return Choice(tau1, f"expected F of candidate edges {tried[tau1]:.4f} ({others})", tried), members
+    listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
+    reason = f"the highest whose expected F of candidate edges is the best, or near it in a large set ({listed})"
+    return Choice(tau1, reason, tried), members
 
 
 def _share(part: float, whole: float) -> float:

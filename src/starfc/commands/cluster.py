@@ -87,11 +87,17 @@ def cluster(
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder))
         config, split = opened(model, asked, place, name, labels, feature_dim)
+        if refinement is Refinement.dynamic and partition is None:
+            config = changed(config, {"partition": {"type": "components"}})
+        communities = config.partition.type != "components"
+        if communities and tau2 is not None:
+            options.warn(f"--tau2: {config.partition.type} communities do not use it; add --partition components")
+            tau2 = None
         if tau1 is not None or tau2 is not None:
-            pair = thresholds(config, model, refinement.value, load_model(model)) if None in (tau1, tau2) else ()
-            least = (0.5, 0.0 if config.partition.type != "components" else COMPONENTS[1])
-            pair = pair if pair and None not in pair else least
-            chosen = {"tau1": pair[0] if tau1 is None else tau1, "tau2": pair[1] if tau2 is None else tau2}
+            stored = thresholds(config, model, refinement.value, load_model(model)) if None in (tau1, tau2) else ()
+            if None in stored:
+                stored = COMPONENTS[0], 0.0 if communities else COMPONENTS[1]
+            chosen = {"tau1": stored[0] if tau1 is None else tau1, "tau2": stored[1] if tau2 is None else tau2}
             config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
         record = run_inference(
             config,

@@ -148,3 +148,8 @@ def stored_features(path: str, folder: Path) -> Iterator[tuple[Path, Path]]:
         with temporary.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
         yield temporary, place
+
+
+def warn(message: str) -> None:
+    """Say on stderr what an option of the command did not do."""
+    logging.getLogger("starfc").warning("%s", message)

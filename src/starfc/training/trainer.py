@@ -153,7 +153,8 @@ def _run(config: Config, work_dir: Path, resume: str | None, go_on: str | None, 
 def report(record: dict[str, Any], work_dir: str | Path) -> str:
     """A finished training's record as the text that the entry points print."""
     table = Stages(finished=[Stage(**stage) for stage in record["stages"]]).table()
-    return f"{table}\nwritten to {work_dir}: weights, config.json, checkpoints, metrics.jsonl, run.json"
+    logs = "" if record["config"]["model"]["type"] == "gcn_structural_any" else "checkpoints, metrics.jsonl, "
+    return f"{table}\nwritten to {work_dir}: weights, config.json, {logs}run.json"
 
 
 @dataclass(frozen=True)

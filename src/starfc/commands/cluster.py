@@ -25,7 +25,7 @@ def cluster(
     ] = None,
     labels: options.LabelsOption = None,
     tau1: Annotated[float | None, typer.Option(help="Edges with p > tau1 stay. Default: chosen from the data.")] = None,
-    tau2: Annotated[float | None, typer.Option(help="Of those, node intimacy > tau2. Default: the model's.")] = None,
+    tau2: Annotated[float | None, typer.Option(help="Of those, node intimacy > tau2 (components).")] = None,
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,
     recall: options.Recall = None,
@@ -36,7 +36,8 @@ def cluster(
         int, typer.Option(min=1, help="Instances of smaller clusters get label -1; metrics are of before that.")
     ] = 1,
     partition: Annotated[
-        Partition | None, typer.Option(help="Components of the refined edges, or communities of the parsed ones.")
+        Partition | None,
+        typer.Option(help="Components of the refined edges, or communities. Default: the model's, infomap."),
     ] = None,
     refinement: Annotated[
         Refinement, typer.Option(help="Fixed thresholds, or undirected with thresholds by degree.")

@@ -26,7 +26,10 @@ def train(
     labels: options.LabelsFile,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.")],
     kind: Annotated[
-        Kind | None, typer.Option("--type", help="Model and recipe. Default: structural, which takes any embeddings.")
+        Kind | None,
+        typer.Option(
+            "--type", help="Model and recipe. Default: structural, for data like yours; any: many kinds of data."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A config file instead of a recipe; its splits are not used.")

@@ -37,7 +37,7 @@ def cluster(
     ] = 1,
     partition: Annotated[
         Partition | None,
-        typer.Option(help="Components of the refined edges, or communities. Default: the model's, infomap."),
+        typer.Option(help="Components of the refined edges, or communities (the default)."),
     ] = None,
     refinement: Annotated[
         Refinement, typer.Option(help="Fixed thresholds, or undirected with thresholds by degree.")

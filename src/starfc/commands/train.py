@@ -27,9 +27,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.")],
     kind: Annotated[
         Kind | None,
-        typer.Option(
-            "--type", help="Model and recipe. Default: structural, for data like yours; any: many kinds of data."
-        ),
+        typer.Option("--type", help="Recipe. Default: structural, for data like yours."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A config file instead of a recipe; its splits are not used.")

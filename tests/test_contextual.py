@@ -6,6 +6,7 @@ import torch
 
 from starfc import StarFC
 from starfc.clustering.choice import LOWEST, Estimate, choose, edge_fscore, estimate
+from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.joining import join_communities
 from starfc.clustering.pipeline import cluster
@@ -16,6 +17,7 @@ from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn, exact_knn
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Structure, encode, smooth
+from starfc.incremental.folder import assign
 from starfc.inference import run_inference
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.contextual import (
@@ -187,8 +189,18 @@ def test_contexts_have_the_numbers_that_they_say():
     again = Context.from_arrays(kept.arrays())
     np.testing.assert_array_equal(again.second, later)
     assert again.strangers.spread == strangers.spread
-    with pytest.raises(ValueError, match="numbers needed"):
-        Context.from_arrays({**kept.arrays(), "first": later})
+    damaged = {
+        "first": later,
+        "second": np.full(CONTEXT_SECOND, np.nan),
+        "pairs": np.array([0.1, 0.0]),
+        "node_median": np.zeros(5, np.float32),
+        "node_spread": np.zeros((len(rows), 1)),
+        "cohort": np.array([len(rows)]),
+        "num_nodes": np.array([3, 4]),
+    }
+    for name, array in damaged.items():
+        with pytest.raises(ValueError, match="needed"):
+            Context.from_arrays({**kept.arrays(), name: array})
 
 
 def test_edge_f_and_estimates_by_hand():
@@ -236,11 +248,14 @@ def test_communities_are_joined_only_by_many_good_edges():
 
     members = np.array([0] * 5 + [5] * 5)
     many = {(i, j): 0.8 for i in range(5) for j in range(5, 10) if (i + j) % 2}
-    np.testing.assert_array_equal(join_communities(two_cliques(many), members), np.zeros(10, int))
+    np.testing.assert_array_equal(join_communities(two_cliques(many), members, 0.7), np.zeros(10, int))
+    np.testing.assert_array_equal(
+        join_communities(two_cliques(many), members, 0.85), members
+    )  # no edge would hold them
     poor = dict.fromkeys(many, 0.4)
-    np.testing.assert_array_equal(join_communities(two_cliques(poor), members), members)
+    np.testing.assert_array_equal(join_communities(two_cliques(poor), members, 0.3), members)
     one = {(0, 5): 0.99}
-    np.testing.assert_array_equal(join_communities(two_cliques(one), members), members)
+    np.testing.assert_array_equal(join_communities(two_cliques(one), members, 0.3), members)
 
 
 def test_weights_are_saved_and_opened(tmp_path):
@@ -353,3 +368,40 @@ def test_a_run_of_few_rows_says_how_many_neighbours_it_has(tmp_path):
     config = model_config(PRETRAINED, {"model": {"kwargs": {"feature_dim": 64}}})
     record = run_inference(config, features=tmp_path / "rows.npy", out=tmp_path / "out")
     assert record["choices"]["knn"] == {"value": 50, "reason": "all of the 50 distinct instances"}
+
+
+def test_a_threshold_by_hand_is_what_holds_clusters_together():
+    rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.8)
+    for tau1 in (0.5, 0.9, 1.0):
+        model = StarFC(tau1=tau1).fit(rows)
+        parsed = model.edge_scores_
+        held = components(parsed.edges.select(parsed.kept))
+        np.testing.assert_array_equal(model.labels_, largest_first(held))
+    assert model.labels_.max() + 1 == len(rows)
+
+
+def test_a_run_of_one_row_grows_by_a_sensible_threshold():
+    rows, labels = some_rows(identities=10, size=20, dim=64, noise=0.4)
+    alone = StarFC().fit(rows[:1])
+    assert alone.tau1_ == 0.5
+    alone.partial_fit(rows[1:])
+    assert evaluate(labels, alone.labels_)["pairwise"]["fscore"] > 0.9
+
+
+def test_a_run_without_its_context_is_refused_and_one_with_a_damaged_one(tmp_path):
+    rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.4)
+    np.save(tmp_path / "rows.npy", rows)
+    config = model_config(PRETRAINED, {"model": {"kwargs": {"feature_dim": 64}}})
+    run_inference(config, features=tmp_path / "rows.npy", out=tmp_path / "out", keep_edges=True)
+    edges = tmp_path / "out" / "edges"
+    whole = dict(np.load(edges / "context.npz"))
+    np.savez(
+        edges / "context.npz",
+        **{name: value[:100] if name.startswith("node") else value for name, value in whole.items()},
+    )
+    with pytest.raises(InputError, match="unreadable edges"):
+        assign(tmp_path / "out", rows[:3])
+    (edges / "context.npz").unlink()
+    (edges / "logits.npy").unlink()
+    with pytest.raises(InputError, match="did not keep what its model judged"):
+        assign(tmp_path / "out", rows[:3])

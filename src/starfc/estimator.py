@@ -170,8 +170,10 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.tau1_, self.tau2_ = self._thresholds()
         k = self._neighbours() if self.k is None else self.k
         distinct, representative, wanted = features, None, k
-        if isinstance(self.model_, StructuralModel):
-            if self.copies == "collapse":
+        structural = isinstance(self.model_, StructuralModel)
+        collapse = structural and self.copies == "collapse"
+        if structural:
+            if collapse:
                 distinct, representative = collapsed(features)
             k = fitting_k(k, len(distinct), self.model_.columns, "X")
         else:
@@ -181,7 +183,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             graph = empty_graph(len(distinct), k)
             result = without_search(len(distinct), keep_edges=True)
         else:
-            graph = build_knn(distinct, k, self.knn_method, every=isinstance(self.model_, StructuralModel))
+            graph = build_knn(distinct, k, self.knn_method, every=structural)
             result = REFINEMENTS[self.refinement](
                 distinct,
                 graph,
@@ -205,14 +207,15 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
         if result.choice is not None:
             self.tau1_ = result.choice.tau1
-        self.tau1_, self.tau2_ = self.tau1_ or 0.0, self._least_intimacy() if self.tau2_ is None else self.tau2_
+        self.tau1_ = COMPONENTS[0] if self.tau1_ is None else self.tau1_  # of fewer than two rows
+        self.tau2_ = self._least_intimacy() if self.tau2_ is None else self.tau2_
         self.choice_ = result.choice
         self.estimate_ = None if result.estimate is None else vars(result.estimate)
         for doubt in self.doubts_:
             log.warning("%s", doubt)
         self._features, self._columns = Features(X, "X"), max(k - 1, 0)
         self._clustered = {"features": self._features, "graph": graph, "rows": rows, "k": wanted}
-        self._clustered |= {"representative": every, "collapse": self.copies == "collapse"}
+        self._clustered |= {"representative": every, "collapse": collapse}
         self._state = None
         return self
 

@@ -162,7 +162,7 @@ def run_inference(
     warn_of_giants(diagnostics)
     if result.choice is not None:
         tau1, tau2 = result.choice.tau1, 0.0 if config.partition.type != "components" else (tau2 or COMPONENTS[1])
-    tau1, tau2 = (0.0 if tau is None else tau for tau in (tau1, tau2))  # of fewer than two rows
+    tau1, tau2 = COMPONENTS[0] if tau1 is None else tau1, 0.0 if tau2 is None else tau2  # of fewer than two rows
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -220,7 +220,7 @@ def choices(result: Clustering, config: Config, k: int, stored: bool, num_copies
         copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
     found: dict[str, dict[str, Any]] = {
         "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
-        "partition": {"value": config.partition.type, "reason": "the config's, or the model's default"},
+        "partition": {"value": config.partition.type, "reason": "the default of the model, or set by hand"},
         "copies": copies,
     }
     if result.choice is not None:

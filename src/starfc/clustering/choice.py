@@ -121,7 +121,7 @@ def choose(
         tried[tau1] = edge_fscore(edges, found[tau1], mass)
     lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
     tau1 = max(tau for tau, value in tried.items() if value >= lowest)
-    members = join_communities(edges, found[tau1])
+    members = join_communities(edges, found[tau1], tau1)
     if len(tried) == 1:
         return Choice(tau1, "set by hand", tried), members
     listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())

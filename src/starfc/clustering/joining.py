@@ -1,13 +1,14 @@
 """Communities that are one identity after all.
 
 The map equation cuts a very large identity where its lists are shorter than it is: modes of one person become
-communities. Two communities A and B are joined where calibrated p says so in both of two ways:
+communities. Two communities A and B are joined where all of this holds:
 
 * the mean p of the candidate edges between them is above 1/2;
+* one of them is above τ1, so that edges which stay hold the joined community together;
 * there are enough of them. In one identity, whose edges know nothing of the cut, the share of p that crosses it is
   |A| |B| of |A ∪ B| (|A ∪ B| - 1) / 2. The share that does cross is at least 0.4 of that.
 
-Pairs are taken in the order of how clearly both hold, every community once a round, until nothing is joined.
+Pairs are taken in the order of how clearly this holds, every community once a round, until nothing is joined.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MEAN, SHARE = 0.5, 0.4
 _ROUNDS = 10
 
 
-def join_communities(edges: EdgeList, members: NDArray[np.integer]) -> NDArray[np.integer]:
+def join_communities(edges: EdgeList, members: NDArray[np.integer], tau1: float) -> NDArray[np.integer]:
     """Communities, of which some are joined.
 
     Parameters
@@ -31,6 +32,8 @@ def join_communities(edges: EdgeList, members: NDArray[np.integer]) -> NDArray[n
         Symmetric: candidate edges with calibrated p (:data:`starfc.clustering.choice.LOWEST` and above).
     members : (N,) integers in [0, N)
         The smallest member of each node's community.
+    tau1 : float
+        Edges above it stay.
 
     Returns
     -------
@@ -39,14 +42,14 @@ def join_communities(edges: EdgeList, members: NDArray[np.integer]) -> NDArray[n
     """
     members = np.array(members)
     for _ in range(_ROUNDS):
-        into = _joined(edges, members)
+        into = _joined(edges, members, tau1)
         if into is None:
             break
         members = into[members]
     return members
 
 
-def _joined(edges: EdgeList, members: NDArray[np.integer]) -> NDArray[np.integer] | None:
+def _joined(edges: EdgeList, members: NDArray[np.integer], tau1: float) -> NDArray[np.integer] | None:
     """For every id (N,) the community that it becomes part of; None where no two are joined."""
     n = edges.num_nodes
     low, high, scores, inside = _crossing(edges.indptr, edges.cols, edges.scores, members)
@@ -59,7 +62,8 @@ def _joined(edges: EdgeList, members: NDArray[np.integer]) -> NDArray[np.integer
     both = sizes[a] + sizes[b]
     expected = sizes[a] * sizes[b] / (both * (both - 1) / 2)
     share = total / (inside[a] + inside[b] + total) / expected
-    clear = np.flatnonzero((total > MEAN * count) & (share >= SHARE))
+    held = np.bincount(at, scores > tau1) > 0
+    clear = np.flatnonzero(held & (total > MEAN * count) & (share >= SHARE))
     if not clear.size:
         return None
     clear = clear[np.argsort(-(total / count * share)[clear], kind="stable")]

@@ -90,7 +90,9 @@ def read_edges(folder: Path) -> ParsedEdges:
                 context = Context.from_arrays(stored)
         whole = (manifest["num_nodes"] + 1,), *[(manifest["num_entries"],)] * 4
         symmetric = bool(manifest["symmetric"])
-    except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
+        if context is not None and len(context.strangers.node_median) != manifest["num_nodes"]:
+            raise ValueError(f"context.npz: of {len(context.strangers.node_median)} rows")
+    except (ValueError, OSError, EOFError, KeyError, BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{place}: unreadable edges ({error}); run starfc cluster again") from None
     if tuple(array.shape for array in arrays) != whole or (coded and len(logits) != len(arrays[0]) - 1):
         raise InputError(f"{place}: arrays that are not what the manifest says; run starfc cluster again")

@@ -147,7 +147,7 @@ class State:
         self.context = self.parsed.context
         if not isinstance(self.rule.model, ContextualModel) or self.context is not None:
             return
-        if self.parsed.logits is None:
+        if np.count_nonzero(self.lists.alive) < 2:
             self.context = neutral_context(self.rule.model, len(self.labels))  # of one distinct row nothing was scored
         else:
             raise InputError(

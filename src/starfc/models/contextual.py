@@ -115,13 +115,23 @@ class Context:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Context:
-        """Of :meth:`arrays`; KeyError or ValueError where they are none."""
-        median, spread = arrays["pairs"].tolist()
-        first, second = (np.asarray(arrays[name], np.float32) for name in ("first", "second"))
-        if first.shape != (CONTEXT_FIRST,) or second.shape != (CONTEXT_SECOND,):
-            raise ValueError(f"contexts of {CONTEXT_FIRST} and {CONTEXT_SECOND} numbers needed")
-        known = Strangers(median, spread, arrays["node_median"], arrays["node_spread"], arrays["cohort"])
-        return cls(known, int(arrays["num_nodes"]), first, second)
+        """Of :meth:`arrays`; KeyError or ValueError where they are none, or do not belong together."""
+        rows = arrays["node_median"].shape
+        shapes = {"pairs": (2,), "node_median": rows, "node_spread": rows, "num_nodes": ()}
+        shapes |= {"first": (CONTEXT_FIRST,), "second": (CONTEXT_SECOND,)}
+        given = {name: arrays[name] for name in (*shapes, "cohort")}
+        for name, shape in shapes.items():
+            if given[name].shape != shape or given[name].dtype.kind not in "fi":
+                raise ValueError(f"{name}: numbers of shape {shape} needed; found {given[name].shape}")
+        if len(rows) != 1 or not all(np.isfinite(given[name]).all() for name in ("pairs", "first", "second")):
+            raise ValueError("context: finite numbers, and one median for each row, needed")
+        cohort, (median, spread), num_nodes = given["cohort"], given["pairs"].tolist(), int(given["num_nodes"])
+        if cohort.ndim != 1 or cohort.dtype.kind != "i" or not cohort.size or not spread > 0 or num_nodes < 1:
+            raise ValueError("context: a cohort of rows, a spread above 0 and at least 1 node needed")
+        if cohort.min() < 0 or cohort.max() >= rows[0]:
+            raise ValueError(f"cohort: rows from 0 to {rows[0] - 1} needed; found up to {cohort.max()}")
+        known = Strangers(median, spread, given["node_median"], given["node_spread"], cohort)
+        return cls(known, num_nodes, *(given[name].astype(np.float32) for name in ("first", "second")))
 
 
 class ContextScorer(nn.Module):

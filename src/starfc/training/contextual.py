@@ -21,9 +21,10 @@ import json
 import logging
 import multiprocessing
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ from starfc.models.contextual import (
 )
 from starfc.runtime import threads
 from starfc.runtime.atomic import prepare_folder, replacing, write_json
+from starfc.runtime.interrupts import Stopped, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
@@ -126,12 +128,21 @@ def _samples(
     given = (asdict(config.kinds), config.seed, real, work_dir, config.structural.candidates)
     shape = (config.knn, config.structural.smoothing)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _single_thread)
-    with progress(f"kinds, {name}", total=len(todo) * _CHUNK, unit="kind") as bar, pool:
-        waiting = [pool.submit(_make_chunk, folder, chunk, *given, *shape) for chunk in todo]
-        for future in waiting:
-            future.result()
-            bar.update(_CHUNK)
+    pool = ProcessPoolExecutor(processes, context, _alone)
+    with progress(f"kinds, {name}", total=len(todo) * _CHUNK, unit="kind") as bar, pool, stop_requests() as request:
+        waiting = {pool.submit(_make_chunk, folder, chunk, *given, *shape) for chunk in todo}
+        while waiting:
+            done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                bar.update(_CHUNK)
+            if request:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise Stopped(
+                    f"training: stopped by {request.signal.name}; what was made of the kinds is in {folder}: the same "
+                    "command goes on from there",
+                    request.signal,
+                )
     samples: dict[str, list[Sample]] = {"first": [], "second": []}
     for chunk in chunks:
         for of_round, sample in _read_chunk(_file(folder, chunk)):
@@ -161,7 +172,8 @@ def _require_same_settings(config: Config, real: tuple[str, str] | None, folder:
         )
 
 
-def _single_thread() -> None:
+def _alone() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     set_threads(1)
     torch.set_flush_denormal(True)  # weights that decay to nothing would be slow to multiply
 

@@ -2,10 +2,10 @@
 
 Two rows taken at random are strangers nearly always. Their similarities say where similarity begins to mean something,
 and they differ from one embedding to the next: strangers are at 0.0 in one set and at 0.84 in another. Similarities
-are compared with those of all rows to a *cohort* of at most 1,024 rows drawn at random by their places: of more rows another order draws another cohort, and a few
-uncertain edges change. Median and spread (the median
-minus the 16 % quantile, one standard deviation of a normal distribution) are read off the middle and the lower half,
-because pairs of the same identity stand in the upper half:
+are compared with those of all rows to a *cohort* of at most 1,024 rows. It is drawn by the places of the rows, so
+with more rows another order draws another cohort, and a few uncertain edges change. Median and spread (the median minus
+the 16 % quantile, one standard deviation of a normal distribution) are read off the middle and the lower half, because
+pairs of the same identity stand in the upper half:
 
     z_ij = (s_ij - median) / spread             over all pairs
     z_i|j = (s_ij - median_i) / spread_i        over the pairs of row i alone

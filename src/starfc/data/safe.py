@@ -69,8 +69,9 @@ def read_npy(
     path = Path(path)
     with open_regular(path, what, follow=follow) as file:
         try:
-            version = np.lib.format.read_magic(file)
-            shape, fortran, dtype = np.lib.format._read_array_header(file, version)  # noqa: SLF001
+            version = np.lib.format.read_magic(file)  # (3, 0) is for names of fields alone, which no array here has
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, fortran, dtype = read_header[version](file)
         except Exception as error:  # the header is a literal of Python: any error of its parsers
             raise InputError(f"{path}: not a readable {what} ({str(error).splitlines()[0][:160]})") from None
         start, size = file.tell(), os.fstat(file.fileno()).st_size

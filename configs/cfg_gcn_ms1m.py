@@ -22,6 +22,7 @@ test_data = dict(
     is_norm_feat=True)
 invalid_rows = 'error'  # or 'singleton': rows of NaN or zeros become clusters of their own
 copies = 'collapse'  # or 'keep': gcn_structural clusters one of several rows of the same direction, the others follow
+adapt = 'auto'  # or 'off': whether gcn_structural_any is trained further on the clusters of the data
 
 # model
 model = dict(

@@ -248,6 +248,12 @@ class Config:
         "rows of the same direction, with model.type 'gcn_structural': cluster one of each, or search for all of them",
         choices=("collapse", "keep"),
     )
+    adapt: str = option(
+        "auto",
+        "with model.type 'gcn_structural_any' and partition.type 'infomap': train the scorer further on the clusters "
+        "of the set while that raises the F-score to be expected, or not at all",
+        choices=("auto", "off"),
+    )
     model: Model = option(factory=Model)
     hierarchical: Hierarchical = option(factory=Hierarchical)
     structural: Structural = option(factory=Structural)

@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from starfc.clustering.adaptation import ADAPT
 from starfc.clustering.copies import COPIES, collapsed, sizes_of, with_copies
 from starfc.clustering.partition import PARTITIONS
 from starfc.clustering.pipeline import COMPONENTS, REFINEMENTS, with_singletons, without_search
@@ -65,6 +66,9 @@ class StarFC(ClusterMixin, BaseEstimator):
     copies : {'collapse', 'keep'}
         Rows of the same direction, with a structural model: cluster one of each, whose cluster its copies go to, or
         search for all of them, which then fill one another's lists of neighbours.
+    adapt : {'auto', 'off'}
+        With the packaged model and 'infomap': train its scorer further on the clusters of X, as long as that raises the
+        F-score to be expected, or not at all.
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int
@@ -108,6 +112,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         th_sim: float = 0.0,
         invalid_rows: str = "error",
         copies: str = "collapse",
+        adapt: str = "auto",
         device: str = "auto",
         random_state: int = 0,
     ) -> None:
@@ -121,6 +126,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.th_sim = th_sim
         self.invalid_rows = invalid_rows
         self.copies = copies
+        self.adapt = adapt
         self.device = device
         self.random_state = random_state
 
@@ -157,6 +163,8 @@ class StarFC(ClusterMixin, BaseEstimator):
             )
         if self.copies not in COPIES:
             raise InputError(f"copies: one of {', '.join(map(repr, COPIES))} needed; found {self.copies!r}")
+        if self.adapt not in ADAPT:
+            raise InputError(f"adapt: one of {', '.join(map(repr, ADAPT))} needed; found {self.adapt!r}")
         X = validate_data(
             self,
             X,
@@ -178,7 +186,9 @@ class StarFC(ClusterMixin, BaseEstimator):
             k = fitting_k(k, len(distinct), self.model_.columns, "X")
         else:
             check_k(k, len(features), "X")
-        communities = {} if self.refinement == "dynamic" else {"partition": self.partition_, "seed": self.random_state}
+        communities = {}
+        if self.refinement == "fixed":
+            communities = {"partition": self.partition_, "adapt": self.adapt, "seed": self.random_state}
         if len(distinct) < 2:
             graph = empty_graph(len(distinct), k)
             result = without_search(len(distinct), keep_edges=True)

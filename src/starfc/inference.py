@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from starfc.clustering.adaptation import GAIN
 from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
 from starfc.clustering.pipeline import (
@@ -130,7 +131,7 @@ def run_inference(
         if not stored and (distinct is not valid or k < config.knn):
             graph_path = None  # what is named there is the graph of all rows
     searched = replace(config, knn=k)
-    communities = {} if refinement == "dynamic" else {**partition(config), "seed": config.seed}
+    communities = {} if refinement == "dynamic" else {**partition(config), "adapt": config.adapt, "seed": config.seed}
     if len(distinct) < 2:
         graph = empty_graph(len(distinct), k)
         result = without_search(len(distinct), keep_edges)
@@ -225,7 +226,22 @@ def choices(result: Clustering, config: Config, k: int, stored: bool, num_copies
     }
     if result.choice is not None:
         found["tau1"] = {"value": result.choice.tau1, "reason": result.choice.reason}
+        found["adapt"] = _adaptation(result, config)
     return found
+
+
+def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
+    """How many rounds of adaptation stayed, and why."""
+    if config.adapt == "off" or config.partition.type != "infomap":
+        by_hand = config.adapt == "off"
+        return {"value": 0, "reason": "set by hand" if by_hand else "only communities by infomap are learnt from"}
+    expected = result.rounds
+    if len(expected) < 2:
+        return {"value": 0, "reason": "too few clusters or edges to learn from"}
+    last = expected[-1] >= expected[-2] + GAIN
+    listed = ", ".join(f"{100 * value:.2f}" for value in expected)
+    reason = f"each round that stays raises the expected F by {100 * GAIN:g} at least (before and after: {listed})"
+    return {"value": len(expected) - 1 - (not last), "reason": reason}
 
 
 def open_model(config: Config, folder: Path) -> Model:
@@ -292,6 +308,8 @@ def report(record: dict[str, Any], out: str | Path) -> str:
             f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}"
         )
         lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
+        adapted = record["choices"]["adapt"]
+        lines.append(f"adapted in {adapted['value']} rounds: {adapted['reason']}")
     if record["min_cluster_size"] > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
         lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")

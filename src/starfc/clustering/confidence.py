@@ -8,8 +8,8 @@ lie in a scratch file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,15 +32,130 @@ ROW_BLOCK = 128  # some 4,000 edges: 0.4 MiB of features, 1 MiB of a hidden laye
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What scoring leaves besides the scores: the first round's logits (N, k) int8 (``EdgeLogits.codes``), where there
-    are two rounds, and of a model that sees the set its context. ``mass`` is Σ p of all candidate edges.
+class Scoring:
+    """The edges of a graph before their last round: what is known of every node by then, and the context.
+
+    Made once a set; :meth:`each` scores all candidate edges, as often as there are scorers to score them.
+
+    Parameters
+    ----------
+    order : (N,) integers, optional
+        Order in which to take the nodes; it changes no logit.
     """
 
-    codes: NDArray[np.int8] | None
-    context: Context | None = None
-    mass: float = 0.0
+    def __init__(
+        self,
+        model: StructuralModel,
+        features: Features | NDArray[np.float32],
+        graph: KnnGraph,
+        order: NDArray[np.integer] | None = None,
+        device: str | torch.device = "cpu",
+        scratch: Path | None = None,
+    ) -> None:
+        features = as_features(features)
+        n = graph.num_nodes
+        self.graph, self.order, self.device = graph, np.arange(n) if order is None else order, device
+        self.temperature = np.float32(float(model.temperature))
+        nodes = smooth(graph, features, model.smoothing, self.order, scratch)
+        contextual = isinstance(model, ContextualModel)
+        strangers = Strangers.of(features) if contextual else None
+        self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
+        self.blocks = slices(n, ROW_BLOCK)
+        self.before = self.context = None
+        early, late = model.first, model.second
+        if contextual:
+            seen_first = first_context(self._of_some(sampled_nodes(n)), n, features.dim, strangers)
+            early = model.first.of(seen_first)
+        if model.rounds == 2:
+            before, first = EdgeLogits(self.structure), _on(early, device)
+
+            def first_round(at: int) -> None:
+                pairs = self.structure.first_round(self.order[self.blocks[at]])
+                before.put(pairs, encode(first(pairs.features)))
+
+            threads.each(first_round, range(len(self.blocks)))
+            before.sum_degrees(self.order)
+            self.before = before
+        if contextual:
+            seen_second = second_context(seen_first, self._of_some(sampled_nodes(n)))
+            late = model.second.of(seen_second)
+            self.context = Context(strangers, n, seen_first, seen_second)
+        self.scorer = early if self.before is None else late
+
+    def pairs(self, nodes: NDArray[np.integer]) -> Pairs:
+        """The candidate edges of some nodes with their columns of the last round that there is by now."""
+        if self.before is None:
+            return self.structure.first_round(nodes)
+        return self.structure.second_round(nodes, self.before)
+
+    def each(self, use: Callable[[int, Pairs, NDArray[np.float32]], None], halves: Halves | None = None) -> None:
+        """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
+
+        Parameters
+        ----------
+        use : callable
+            Takes the number of the block, its candidate edges (each edge of the graph comes once), and z / T (m,)
+            float32.
+        halves : Halves, optional
+            Adapted scorers (:mod:`starfc.clustering.adaptation`) instead of the model's.
+        """
+        score = _on(self.scorer, self.device) if halves is None else None
+
+        def last_round(at: int) -> None:
+            pairs = self.pairs(self.order[self.blocks[at]])
+            if halves is None:
+                logits = score(pairs.features)
+            else:
+                logits = halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
+            use(at, pairs, logits / self.temperature)
+
+        threads.each(last_round, range(len(self.blocks)))
+
+    def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
+        """Graph parsing: the candidate edges with p > τ1, how many candidates there were, and Σ p of all of these.
+
+        Edges are undirected: every one is listed once in either direction, columns sorted, without self loops.
+        """
+        line, graph = logit(tau1), self.graph
+        found: list[Block | None] = [None] * len(self.blocks)
+        candidates, mass = [0] * len(found), np.zeros(len(found))
+
+        def keep(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
+            above = np.flatnonzero(logits > line)
+            local = pairs.local[above]
+            ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
+            found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
+            candidates[at] = len(logits)
+            mass[at] = expit(logits).sum(dtype=np.float64)
+
+        self.each(keep, halves)
+        edges = undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype))
+        return edges, sum(candidates), float(mass.sum())
+
+    @property
+    def codes(self) -> NDArray[np.int8] | None:
+        """The first round's logits (N, k) int8 (``EdgeLogits.codes``), where there are two rounds."""
+        return None if self.before is None else self.before.codes
+
+    def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The columns of the edges of some nodes."""
+        blocks = slices(len(nodes), ROW_BLOCK)
+        found: list[NDArray[np.float32] | None] = [None] * len(blocks)
+
+        def work(at: int) -> None:
+            found[at] = self.pairs(nodes[blocks[at]]).features
+
+        threads.each(work, range(len(blocks)))
+        return np.concatenate(found)
+
+
+class Halves(Protocol):
+    """Two scorers, each trained on one half of the clusters, and which half every node is of."""
+
+    def logits(
+        self, features: NDArray[np.float32], rows: NDArray[np.integer], cols: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """Of edges (m, f) and their ends (m,) each: those of the scorer that was not trained on them."""
 
 
 def score_edges(
@@ -51,66 +166,9 @@ def score_edges(
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
-) -> Seen:
-    """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
-
-    Parameters
-    ----------
-    use : callable
-        Takes the number of the block, its candidate edges (each edge of the graph comes once), and z / T (m,) float32.
-    order : (N,) integers, optional
-        Order in which to take the nodes; it changes no logit.
-
-    """
-    features = as_features(features)
-    n = graph.num_nodes
-    order = np.arange(n) if order is None else order
-    nodes = smooth(graph, features, model.smoothing, order, scratch)
-    contextual = isinstance(model, ContextualModel)
-    strangers = Strangers.of(features) if contextual else None
-    structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
-    blocks = slices(n, ROW_BLOCK)
-    before = context = None
-    early, late = model.first, model.second
-    if contextual:
-        seen_first = first_context(_sampled(structure.first_round, n), n, features.dim, strangers)
-        early = model.first.of(seen_first)
-    if model.rounds == 2:
-        before = EdgeLogits(structure)
-        first = _on(early, device)
-
-        def first_round(at: int) -> None:
-            pairs = structure.first_round(order[blocks[at]])
-            before.put(pairs, encode(first(pairs.features)))
-
-        threads.each(first_round, range(len(blocks)))
-        before.sum_degrees(order)
-    if contextual:
-        seen_second = second_context(seen_first, _sampled(lambda rows: structure.second_round(rows, before), n))
-        late = model.second.of(seen_second)
-        context = Context(strangers, n, seen_first, seen_second)
-    last, temperature = _on(early if before is None else late, device), float(model.temperature)
-
-    def last_round(at: int) -> None:
-        rows = order[blocks[at]]
-        pairs = structure.first_round(rows) if before is None else structure.second_round(rows, before)
-        use(at, pairs, last(pairs.features) / np.float32(temperature))
-
-    threads.each(last_round, range(len(blocks)))
-    return Seen(None if before is None else before.codes, context)
-
-
-def _sampled(pairs_of: Callable[[NDArray[np.int64]], Pairs], num_nodes: int) -> NDArray[np.float32]:
-    """The features of the edges that a set's context is read off."""
-    nodes = sampled_nodes(num_nodes)
-    blocks = slices(len(nodes), ROW_BLOCK)
-    found: list[NDArray[np.float32] | None] = [None] * len(blocks)
-
-    def work(at: int) -> None:
-        found[at] = pairs_of(nodes[blocks[at]]).features
-
-    threads.each(work, range(len(blocks)))
-    return np.concatenate(found)
+) -> None:
+    """Call ``use`` for every block of nodes (:meth:`Scoring.each`)."""
+    Scoring(model, features, graph, order, device, scratch).each(use)
 
 
 def parse_structure(
@@ -122,41 +180,8 @@ def parse_structure(
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
 ) -> tuple[EdgeList, int]:
-    """Graph parsing: the candidate edges with p > τ1, and how many candidates there were.
-
-    Edges are undirected: every one is listed once in either direction, columns sorted, without self loops.
-    """
-    return parse_with_logits(model, features, graph, tau1, order, device, scratch)[:2]
-
-
-def parse_with_logits(
-    model: StructuralModel,
-    features: Features | NDArray[np.float32],
-    graph: KnnGraph,
-    tau1: float,
-    order: NDArray[np.integer] | None = None,
-    device: str | torch.device = "cpu",
-    scratch: Path | None = None,
-) -> tuple[EdgeList, int, Seen]:
-    """:func:`parse_structure`, and what :func:`score_edges` returns."""
-    line = logit(tau1)
-    found: list[Block | None] = [None] * len(slices(graph.num_nodes, ROW_BLOCK))
-    candidates, mass = [0] * len(found), np.zeros(len(found))
-
-    def keep(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
-        above = np.flatnonzero(logits > line)
-        local = pairs.local[above]
-        ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
-        found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
-        candidates[at] = len(logits)
-        mass[at] = expit(logits).sum(dtype=np.float64)
-
-    seen = score_edges(model, features, graph, keep, order, device, scratch)
-    return (
-        undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype)),
-        sum(candidates),
-        replace(seen, mass=float(mass.sum())),
-    )
+    """The candidate edges with p > τ1, and how many candidates there were (:meth:`Scoring.parse`)."""
+    return Scoring(model, features, graph, order, device, scratch).parse(tau1)[:2]
 
 
 def _on(scorer: EdgeScorer, device: str | torch.device) -> Score:

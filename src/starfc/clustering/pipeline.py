@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from starfc.clustering.adaptation import GAIN, ROUNDS, Adapted, Lessons
 from starfc.clustering.choice import LOWEST, THRESHOLDS, Choice, Estimate, choose, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.confidence import Seen, parse_with_logits
+from starfc.clustering.confidence import Scoring
 from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
 from starfc.clustering.refinement import (
@@ -76,8 +77,9 @@ class Clustering:
     """Labels (N,) int64, largest cluster first; confidence (N,) float32; what parsing and refinement kept.
 
     ``parsed`` holds the edges themselves where they were asked for. Of a contextual model, whose p are calibrated for
-    the set, ``estimate`` is what is to be expected of the clusters, ``choice`` the threshold and why, and ``outside``
-    the share of the context's numbers that are unlike those of the kinds that the model was trained on.
+    the set, ``estimate`` is what is to be expected of the clusters, ``choice`` the threshold and why, ``outside`` the
+    share of the context's numbers that are unlike those of the kinds that the model was trained on, and ``rounds`` the
+    F-scores to be expected before and after each round of adaptation, none where there was none.
     """
 
     labels: NDArray[np.int64]
@@ -87,6 +89,7 @@ class Clustering:
     estimate: Estimate | None = None
     choice: Choice | None = None
     outside: float | None = None
+    rounds: tuple[float, ...] = ()
 
     @property
     def edges_parsed(self) -> int:
@@ -111,6 +114,7 @@ def cluster(
     th_sim: float = 0.0,
     partition: str = "components",
     resolution: float = RESOLUTION,
+    adapt: str = "auto",
     seed: int = 0,
     sizes: NDArray[np.integer] | None = None,
     keep_edges: bool = False,
@@ -140,8 +144,11 @@ def cluster(
         (:mod:`starfc.clustering.partition`), where τ2 plays no part.
     resolution : float
         Of 'leiden'.
+    adapt : {'auto', 'off'}
+        With a contextual model and 'infomap': train its scorer further on the clusters of the set, as long as that
+        raises the F-score to be expected (:mod:`starfc.clustering.adaptation`).
     seed : int
-        Of the communities.
+        Of the communities, and of adaptation.
     sizes : (N,) integers, optional
         Rows that each node stands for, where the summary's largest component is to be that of all rows.
     keep_edges : bool
@@ -165,13 +172,18 @@ def cluster(
     if contextual:
         lowest = LOWEST if tau1 is None else min(LOWEST, tau1)
     given = (features, graph, model, lowest, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates, seen = _parsed(parse_graph, num_entries, 9, *given)
-    found, every, members = None, parsed, None
+    start = _parsed(parse_graph, num_entries, 9, *given)
+    parsed, order, candidates = start.edges, start.order, start.candidates
+    chosen, members = None, None
     if contextual:
         with stages.stage("choice", needs=80 * len(parsed)):
-            found, members = _chosen(every, seen.mass, tau1, partition, seed)
-            tau1 = found.tau1
-            parsed = every.select(every.scores > tau1)
+            chosen = _chosen(parsed, start.mass, tau1, partition, seed)
+        if adapt == "auto" and chosen.members is not None:
+            # columns of the edges that are learnt from, and the edges as they are before and after
+            with stages.stage("adaptation", needs=(256 << 20) + 200 * len(parsed)):
+                chosen = _adapted(start.scoring, chosen, lowest, tau1, partition, seed)
+        tau1, members = chosen.choice.tau1, chosen.members
+        parsed = chosen.edges.select(chosen.edges.scores > tau1)
     if communities:
         with stages.stage("communities", needs=64 * len(parsed)):
             pieces = components(parsed)
@@ -183,34 +195,66 @@ def cluster(
             edges = None
             if keep_edges:
                 within = members[parsed.rows] == members[parsed.cols]
-                edges = ParsedEdges(parsed, node_intimacy(parsed, order), within, seen.codes, seen.context)
+                edges = start.kept(parsed, node_intimacy(parsed, order), within, chosen and chosen.adapted)
     else:
         with stages.stage("refinement", needs=20 * len(parsed)):
             before = kept(components(parsed), parsed.num_edges, sizes)
             intimacy = node_intimacy(parsed, order)
             refined = refine(parsed, intimacy, tau2)
-            edges = ParsedEdges(parsed, intimacy, intimacy > tau2, seen.codes, seen.context) if keep_edges else None
+            edges = start.kept(parsed, intimacy, intimacy > tau2) if keep_edges else None
             del intimacy
         members = components(refined)
     del parsed
     result = _clustering(refined, members, candidates, before, stages, edges)
     if not contextual:
         return result
-    with stages.stage("estimate", needs=40 * len(every)):
-        expected = estimate(every, members)
-    outside = max(model.first.outside(seen.context.first), model.second.outside(seen.context.second))
-    return replace(result, estimate=expected, choice=found, outside=outside)
+    with stages.stage("estimate", needs=40 * len(chosen.edges)):
+        expected = estimate(chosen.edges, members)
+    context = start.scoring.context
+    outside = max(model.first.outside(context.first), model.second.outside(context.second))
+    return replace(result, estimate=expected, choice=chosen.choice, outside=outside, rounds=chosen.rounds)
 
 
-def _chosen(
-    edges: EdgeList, mass: float, tau1: float | None, partition: str, seed: int
-) -> tuple[Choice, NDArray[np.integer] | None]:
-    """τ1 and, where communities were made to choose it, these."""
+@dataclass(frozen=True)
+class Chosen:
+    """τ1 and why, all ``edges`` that it was chosen among and, where communities were made for it, these.
+
+    ``rounds`` are the F-scores to be expected before adaptation and after each of its rounds, the last of which may not
+    have stayed; ``adapted`` is what scored the edges then.
+    """
+
+    choice: Choice
+    edges: EdgeList
+    members: NDArray[np.integer] | None = None
+    adapted: Adapted | None = None
+    rounds: tuple[float, ...] = ()
+
+
+def _chosen(edges: EdgeList, mass: float, tau1: float | None, partition: str, seed: int) -> Chosen:
     if partition == "infomap":
-        return choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed)
+        choice, members = choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed)
+        return Chosen(choice, edges, members)
     if tau1 is None:
-        return Choice(COMPONENTS[0], f"edges that are rather right than wrong, for partition {partition!r}", {}), None
-    return Choice(tau1, "set by hand", {}), None
+        reason = f"edges that are rather right than wrong, for partition {partition!r}"
+        return Chosen(Choice(COMPONENTS[0], reason, {}), edges)
+    return Chosen(Choice(tau1, "set by hand", {}), edges)
+
+
+def _adapted(scoring: Scoring, first: Chosen, lowest: float, tau1: float | None, partition: str, seed: int) -> Chosen:
+    """Rounds of adaptation (:mod:`starfc.clustering.adaptation`), until one hardly raises the F to be expected."""
+    lessons, best = Lessons(scoring), first
+    expected = (estimate(first.edges, first.members).fscore,)
+    for number in range(ROUNDS):
+        scorers = lessons.adapted(scoring, best.adapted, best.members, seed + number)
+        if scorers is None:
+            break
+        edges, _, mass = scoring.parse(lowest, scorers)
+        found = _chosen(edges, mass, tau1, partition, seed)
+        expected = (*expected, estimate(edges, found.members).fscore)
+        if expected[-1] < expected[-2] + GAIN:
+            break
+        best = replace(found, adapted=scorers)
+    return replace(best, rounds=expected)
 
 
 def _leiden(resolution: float) -> Callable[[EdgeList, int, NDArray[np.integer]], NDArray[np.integer]]:
@@ -253,14 +297,16 @@ def cluster_dynamic(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    parsed, order, candidates, seen = _parsed(parse_affinity, num_pairs, 22, *given)
+    start = _parsed(parse_affinity, num_pairs, 22, *given)
+    parsed, order = start.edges, start.order
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)
         intimacy = node_intimacy_undirected(parsed, order)
         stay = intimacy > dynamic_thresholds(parsed, tau2)
         refined = parsed.select(stay)
-        edges = ParsedEdges(parsed, intimacy, stay, seen.codes, seen.context) if keep_edges else None
-        del parsed, intimacy, stay
+        edges = start.kept(parsed, intimacy, stay) if keep_edges else None
+        candidates = start.candidates
+        del parsed, intimacy, stay, start
     return _clustering(refined, components(refined), candidates, before, stages, edges)
 
 
@@ -277,6 +323,28 @@ COMPONENTS = (0.5, 0.7)  # τ1 and τ2 of components with a contextual model
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
 
 
+@dataclass(frozen=True)
+class Parsed:
+    """The edges that parsing keeps, the order of the nodes, the number of candidates, and of a structural model Σ p of
+    all candidates and what scored them.
+    """
+
+    edges: EdgeList
+    order: NDArray[np.integer]
+    candidates: int
+    mass: float = 0.0
+    scoring: Scoring | None = None
+
+    def kept(
+        self, edges: EdgeList, intimacy: NDArray[np.float32], stay: NDArray[np.bool_], adapted: Adapted | None = None
+    ) -> ParsedEdges:
+        """Those of the edges that are left, with what is kept of the scoring."""
+        codes, context = (None, None) if self.scoring is None else (self.scoring.codes, self.scoring.context)
+        if adapted is not None:
+            context = replace(context, adapted=adapted.parameters())
+        return ParsedEdges(edges, intimacy, stay, codes, context)
+
+
 def _parsed(
     parse: Callable[[NodeProjections, float, int], EdgeList],
     count: Callable[[NodeProjections], int],
@@ -290,8 +358,8 @@ def _parsed(
     device: str | torch.device,
     stages: Stages,
     scratch: Path | None,
-) -> tuple[EdgeList, NDArray[np.integer], int, Seen]:
-    """What both methods begin with: the edges that parsing keeps, the order of the nodes, candidates, what was seen.
+) -> Parsed:
+    """What both methods begin with.
 
     A structural model has candidates of its own, undirected ones, whatever the method.
 
@@ -316,8 +384,9 @@ def _parsed(
             raise InputError(f"th_sim: 0 needed by a structural model, which compares whole lists; found {th_sim!r}")
         # a code an entry, kept edges in either direction while they are put in order
         with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
-            parsed, candidates, seen = parse_with_logits(model, features, graph, tau1, order, device, scratch)
-        return parsed, order, candidates, seen
+            scoring = Scoring(model, features, graph, order, device, scratch)
+            parsed, candidates, mass = scoring.parse(tau1)
+        return Parsed(parsed, order, candidates, mass, scoring)
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
@@ -331,7 +400,7 @@ def _parsed(
     with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + entry_bytes * entries):
         candidates = count(nodes)
         parsed = parse(nodes, tau1, target_bytes)
-    return parsed, order, candidates, Seen(None)
+    return Parsed(parsed, order, candidates)
 
 
 def _clustering(

@@ -55,6 +55,13 @@ class Copies(str, Enum):
     keep = "keep"
 
 
+class Adapt(str, Enum):
+    """Whether the model is trained further on the clusters of the data."""
+
+    auto = "auto"
+    off = "off"
+
+
 FeaturesFile = Annotated[str, typer.Argument(metavar="FEATURES", help=FEATURES_HELP)]
 LabelsFile = Annotated[Path, typer.Argument(metavar="LABELS", help=LABELS_HELP)]
 LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help=LABELS_HELP)]
@@ -80,6 +87,10 @@ CopiesOption = Annotated[
     typer.Option(
         "--copies", help="Rows of the same direction: cluster one of each (default), or search for all of them."
     ),
+]
+AdaptOption = Annotated[
+    Adapt | None,
+    typer.Option("--adapt", help="Train the model further on the clusters found, where that promises more (default)."),
 ]
 Memory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Memory that may be held, such as 8GB; a stage above it is refused.")

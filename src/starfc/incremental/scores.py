@@ -120,9 +120,9 @@ def _structural(
     if model.smoothing:
         affinity = smoothing_affinity(lists.graph, model.smoothing, wanted=_marked(len(lists), within))
         smooth_rows(affinity, features, within, np.arange(len(within)), nodes)
-    early, late, judged = model.first, model.second, {}
+    early, late, judged = model.first, [model.second], {}
     if context is not None:
-        early, late = model.first.of(context.first), model.second.of(context.second)
+        early, late = model.first.of(context.first), context.late(model)
         judged = {"strangers": context.strangers, "log_nodes": math.log(context.num_nodes)}
     structure = Structure(lists.graph, model.columns, model.candidates, nodes, within, **judged)
     before = None
@@ -134,7 +134,7 @@ def _structural(
         without = (lists.ids[askers, own] >= first) & (lists.codes[askers, own] == NO_LOGIT)
         _first(early, structure, before, askers[without.any(axis=1)], _SPARSE_BLOCK, first)
         before.sum_degrees(ends)
-    blocks, line, scorer = slices(len(owners), _SPARSE_BLOCK), logit(tau1), early if before is None else late
+    blocks, line, scorers = slices(len(owners), _SPARSE_BLOCK), logit(tau1), [early] if before is None else late
     found: list[Scored | None] = [None] * len(blocks)
 
     @torch.inference_mode()
@@ -144,7 +144,8 @@ def _structural(
             pairs = structure.first_round(rows, since=first)
         else:
             pairs = structure.second_round(rows, before, since=first)
-        z = (scorer(torch.from_numpy(pairs.features)) / model.temperature).numpy()
+        columns = torch.from_numpy(pairs.features)
+        z = (sum(scorer(columns) for scorer in scorers) / (len(scorers) * model.temperature)).numpy()
         above = np.flatnonzero(z > line)
         ours = pairs.rows[above]
         found[at] = ours, lists.ids[ours, pairs.slots[above]].astype(np.int64), expit(z[above])

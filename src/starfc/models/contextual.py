@@ -19,6 +19,7 @@ probabilities that are as good, and as bad, as those of new data.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import vector_to_parameters
 
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
@@ -93,17 +95,21 @@ class Context:
     """What the edges of a set are judged by: its strangers, its number of nodes, and the contexts of both rounds.
 
     A run keeps it, so that rows which are added later are judged by the scale of the rows that were clustered.
+    ``adapted`` (2, P) float32 are the parameters of the second round's scorers where these were adapted to the set
+    (:mod:`starfc.clustering.adaptation`); an edge that neither was trained on is judged by the mean of both logits.
     """
 
     strangers: Strangers
     num_nodes: int
     first: NDArray[np.float32]
     second: NDArray[np.float32]
+    adapted: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray]:
         """As named arrays, which :meth:`from_arrays` takes."""
         known = self.strangers
-        return {
+        adapted = {} if self.adapted is None else {"adapted": self.adapted}
+        return adapted | {
             "pairs": np.array([known.median, known.spread]),
             "node_median": known.node_median,
             "node_spread": known.node_spread,
@@ -119,11 +125,15 @@ class Context:
         rows = arrays["node_median"].shape
         shapes = {"pairs": (2,), "node_median": rows, "node_spread": rows, "num_nodes": ()}
         shapes |= {"first": (CONTEXT_FIRST,), "second": (CONTEXT_SECOND,)}
+        if "adapted" in arrays:
+            width = arrays["adapted"].shape[-1:]
+            shapes["adapted"] = (2, *width)
         given = {name: arrays[name] for name in (*shapes, "cohort")}
         for name, shape in shapes.items():
             if given[name].shape != shape or given[name].dtype.kind not in "fi":
                 raise ValueError(f"{name}: numbers of shape {shape} needed; found {given[name].shape}")
-        if len(rows) != 1 or not all(np.isfinite(given[name]).all() for name in ("pairs", "first", "second")):
+        finite = [name for name in ("pairs", "first", "second", "adapted") if name in given]
+        if len(rows) != 1 or not all(np.isfinite(given[name]).all() for name in finite):
             raise ValueError("context: finite numbers, and one median for each row, needed")
         cohort, (median, spread), num_nodes = given["cohort"], given["pairs"].tolist(), int(given["num_nodes"])
         if cohort.ndim != 1 or cohort.dtype.kind != "i" or not cohort.size or not spread > 0 or num_nodes < 1:
@@ -131,7 +141,31 @@ class Context:
         if cohort.min() < 0 or cohort.max() >= rows[0]:
             raise ValueError(f"cohort: rows from 0 to {rows[0] - 1} needed; found up to {cohort.max()}")
         known = Strangers(median, spread, given["node_median"], given["node_spread"], cohort)
-        return cls(known, num_nodes, *(given[name].astype(np.float32) for name in ("first", "second")))
+        adapted = given["adapted"].astype(np.float32) if "adapted" in given else None
+        return cls(known, num_nodes, *(given[name].astype(np.float32) for name in ("first", "second")), adapted)
+
+    def late(self, model: ContextualModel) -> list[EdgeScorer]:
+        """The second round's scorers of the set: the mean of their logits is an edge's.
+
+        Raises
+        ------
+        ValueError
+            Adapted parameters of another model.
+        """
+        scorer = model.second.of(self.second)
+        if self.adapted is None:
+            return [scorer]
+        if self.adapted.shape[1] != sum(value.numel() for value in scorer.parameters()):
+            raise ValueError(f"adapted: {self.adapted.shape[1]} parameters, which are not those of this model")
+        return [restored(scorer, values) for values in self.adapted]
+
+
+def restored(scorer: EdgeScorer, parameters: NDArray[np.float32]) -> EdgeScorer:
+    """A scorer with other parameters, (P,) in the order of ``scorer.parameters()``."""
+    other = copy.deepcopy(scorer)
+    with torch.no_grad():
+        vector_to_parameters(torch.from_numpy(np.array(parameters)), other.parameters())
+    return other
 
 
 class ContextScorer(nn.Module):

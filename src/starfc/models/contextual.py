@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import vector_to_parameters
 
+from starfc.errors import InputError
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
 from starfc.models.structural import EdgeScorer, StructuralModel, scorer_layers
@@ -149,14 +150,17 @@ class Context:
 
         Raises
         ------
-        ValueError
+        InputError
             Adapted parameters of another model.
         """
         scorer = model.second.of(self.second)
         if self.adapted is None:
             return [scorer]
         if self.adapted.shape[1] != sum(value.numel() for value in scorer.parameters()):
-            raise ValueError(f"adapted: {self.adapted.shape[1]} parameters, which are not those of this model")
+            raise InputError(
+                f"edges/context.npz: 'adapted' holds {self.adapted.shape[1]} parameters, which are not those of the "
+                "run's model; run starfc cluster again"
+            )
         return [restored(scorer, values) for values in self.adapted]
 
 

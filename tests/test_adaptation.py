@@ -1,0 +1,160 @@
+"""Adaptation: halves of the clusters, what each scorer learns from, which rounds stay, and what a run keeps of it."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from starfc import StarFC
+from starfc.clustering import adaptation
+from starfc.clustering.adaptation import GAIN, Adapted, Lessons
+from starfc.clustering.confidence import Scoring
+from starfc.clustering.pipeline import cluster
+from starfc.errors import InputError
+from starfc.graph.knn import build_knn
+from starfc.incremental.folder import assign
+from starfc.inference import report, run_inference
+from starfc.models.checkpoint import PRETRAINED, load_model
+from starfc.models.contextual import Context
+from starfc.models.structural import EdgeScorer
+from starfc.recipes import model_config
+from starfc.runs import Run
+
+WIDTH = {"model": {"kwargs": {"feature_dim": 32}}}
+
+
+def weak_rows(identities=60, size=15, dim=32, noise=0.95, seed=3):
+    """Identities whose instances lie far apart: p is unsure of them."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.normal(size=(identities, dim)), size, axis=0)
+    rows = rows + noise * rng.normal(size=rows.shape)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), np.repeat(
+        np.arange(identities), size
+    )
+
+
+@pytest.fixture(scope="module")
+def scoring():
+    rows, _ = weak_rows()
+    return Scoring(load_model(PRETRAINED), rows, build_knn(rows, 80))
+
+
+def test_an_edge_is_scored_by_the_scorer_that_was_not_trained_on_it():
+    scorers = tuple(EdgeScorer(5, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    half = np.array([0, 0, 1, 1], np.int8)
+    rows, cols = np.array([0, 2, 0, 3]), np.array([1, 3, 2, 0])
+    features = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    with torch.no_grad():
+        one, other = (scorer(torch.from_numpy(features)).numpy() for scorer in scorers)
+    expected = [other[0], one[1], (one[2] + other[2]) / 2, (one[3] + other[3]) / 2]
+    np.testing.assert_allclose(Adapted(scorers, half).logits(features, rows, cols), expected, rtol=1e-6)
+
+
+def test_scorers_are_those_of_a_plain_loop(scoring, monkeypatch):
+    monkeypatch.setattr(adaptation, "_STEPS", 20)
+    members = np.repeat(np.arange(60) * 15, 15)
+    found = Lessons(scoring).adapted(scoring, None, members, seed=4)
+    half = np.random.default_rng(4).integers(0, 2, 900)[members]
+    np.testing.assert_array_equal(found.half, half)
+    edges = [scoring.pairs(np.array([node])) for node in range(900)]
+    x = torch.from_numpy(np.concatenate([pairs.features for pairs in edges]))
+    rows = np.concatenate([pairs.rows for pairs in edges])
+    cols = np.concatenate([scoring.graph.ids[pairs.rows, pairs.slots] for pairs in edges])
+    with torch.no_grad():
+        p = torch.sigmoid(scoring.scorer(x))
+    for h in (0, 1):
+        within = np.flatnonzero((half[rows] == h) & (half[cols] == h))
+        same = torch.from_numpy((members[rows] == members[cols]).astype(np.float32))
+        target = (0.8 * (0.96 * same + 0.02) + 0.2 * p)[within]
+        scorer = EdgeScorer(x.shape[1], 64)
+        scorer.load_state_dict(scoring.scorer.state_dict())
+        optimizer, generator = torch.optim.Adam(scorer.parameters(), 1e-3), torch.Generator().manual_seed(4)
+        for step in range(20):
+            optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / 20)
+            batch = torch.randint(len(within), (2048,), generator=generator)
+            q = torch.sigmoid(scorer(x[within][batch]))
+            loss = -(target[batch] * q.log() + (1 - target[batch]) * (1 - q).log()).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for ours, theirs in zip(found.scorers[h].parameters(), scorer.parameters(), strict=True):
+            np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), atol=2e-3)
+
+
+def test_a_half_with_too_few_edges_ends_it(scoring):
+    assert Lessons(scoring).adapted(scoring, None, np.zeros(900, np.int64), seed=0) is None  # one cluster: one half
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rounds_stay_that_raise_the_expected_f(threads):
+    rows, _ = weak_rows()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        graph, model = build_knn(rows, 80), load_model(PRETRAINED)
+        off = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap", adapt="off")
+        auto = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap", keep_edges=True)
+    finally:
+        torch.set_num_threads(before)
+    assert off.rounds == ()
+    assert auto.rounds[0] == off.estimate.fscore
+    stayed = auto.rounds[:-1] if auto.rounds[-1] < auto.rounds[-2] + GAIN else auto.rounds
+    assert len(stayed) > 1, "this set is made so that a round stays"
+    assert all(after >= former + GAIN for former, after in pairwise(stayed))
+    assert auto.estimate.fscore == stayed[-1]
+    context = auto.parsed.context
+    assert context.adapted.shape[0] == 2
+    assert len(context.late(model)) == 2
+
+
+def test_a_round_that_promises_nothing_is_taken_back(monkeypatch):
+    rows, _ = weak_rows()
+    graph, model = build_knn(rows, 80), load_model(PRETRAINED)
+    off = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap", adapt="off")
+    monkeypatch.setattr("starfc.clustering.pipeline.GAIN", 2.0)
+    auto = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap", keep_edges=True)
+    np.testing.assert_array_equal(auto.labels, off.labels)
+    assert len(auto.rounds) == 2
+    assert auto.parsed.context.adapted is None
+
+
+def test_a_run_keeps_what_adaptation_learnt(tmp_path):
+    rows, _ = weak_rows()
+    np.save(tmp_path / "rows.npy", rows[:-20])
+    record = run_inference(
+        model_config(PRETRAINED, WIDTH), features=tmp_path / "rows.npy", out=tmp_path / "run", keep_edges=True
+    )
+    adapted = record["choices"]["adapt"]
+    assert adapted["value"] >= 1
+    assert "raises the expected F" in adapted["reason"]
+    assert f"adapted in {adapted['value']} rounds" in report(record, tmp_path / "run")
+    context = Run.open(tmp_path / "run").parsed.context
+    assert context.adapted.shape[0] == 2
+    step = assign(tmp_path / "run", rows[-20:])
+    assert len(set(step.labels[:5].tolist())) == 1  # their identity is known, that of the other 15 is new
+    assert step.joined >= 5
+    np.testing.assert_array_equal(Run.open(tmp_path / "run").parsed.context.adapted, context.adapted)
+
+
+def test_set_by_hand(tmp_path):
+    rows, _ = weak_rows()
+    np.save(tmp_path / "rows.npy", rows)
+    config = model_config(PRETRAINED, WIDTH | {"adapt": "off"})
+    record = run_inference(config, features=tmp_path / "rows.npy", out=tmp_path / "run")
+    assert record["choices"]["adapt"] == {"value": 0, "reason": "set by hand"}
+    found = StarFC(adapt="off").fit(rows)
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), found.labels_)
+    with pytest.raises(InputError, match="adapt: one of 'auto', 'off' needed; found 'on'"):
+        StarFC(adapt="on").fit(rows)
+
+
+def test_parameters_of_another_model_are_refused(scoring):
+    context = scoring.context
+    arrays = context.arrays() | {"adapted": np.zeros((2, 7), np.float32)}
+    with pytest.raises(InputError, match="'adapted' holds 7 parameters"):
+        Context.from_arrays(arrays).late(load_model(PRETRAINED))
+    for damaged in (np.zeros((3, 7), np.float32), np.full((2, 7), np.nan, np.float32), np.zeros((2, 7), np.int8)):
+        broken = damaged if damaged.dtype.kind == "f" else damaged.astype("U1")
+        with pytest.raises(ValueError, match=r"adapted|finite"):
+            Context.from_arrays(arrays | {"adapted": broken})

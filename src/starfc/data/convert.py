@@ -13,14 +13,15 @@ from starfc.data.blocks import (
     SINGLE_ONLY,
     Blocks,
     converted,
+    floats,
     npy_blocks,
-    npy_header,
     npy_numbers,
     npy_writer,
     write_blocks,
 )
-from starfc.data.columns import features_column, open_parquet
-from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_labels, write_labels
+from starfc.data.columns import LABEL_COLUMNS, features_column, opened_parquet
+from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_labels, whole_numbers, write_labels
+from starfc.data.safe import npy_header, open_regular
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
 
@@ -59,16 +60,16 @@ def kinds_of(path: Path) -> list[str]:
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file")
     if len(kinds) == 2 and path.suffix == ".npy":
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             shape, _, _ = npy_header(file, str(path))
         return [LABELS] if len(shape) == 1 else [FEATURES]
     if len(kinds) == 2:
-        with open_parquet(path) as file:
+        with opened_parquet(path) as file:
             names = [name.lower() for name in file.schema_arrow.names]
             with_features = features_column(file) is not None
         if not with_features:
             return [LABELS]
-        return kinds if {"label", "identity"} & set(names) else [FEATURES]
+        return kinds if set(LABEL_COLUMNS) & set(names) else [FEATURES]
     return kinds
 
 
@@ -88,10 +89,11 @@ def _of_stdin(kind: str | None) -> Blocks | NDArray[np.int64]:
     if len(shape) != 1:
         if kind == LABELS:
             raise InputError(f"{name}: labels are a one-dimensional integer array; found {shape}, {dtype}")
-        return npy_blocks(file, name, (shape, fortran, dtype))
+        return floats(npy_blocks(file, name, (shape, fortran, dtype)))
     if kind == FEATURES or dtype.kind not in "iu":
         raise InputError(f"{name}: features have two dimensions, labels are integers of one; found {shape}, {dtype}")
-    return npy_numbers(file, name, (*shape, 1), False, dtype).array()[:, 0].astype(np.int64)
+    parts = [part[:, 0] for part in npy_numbers(file, name, (*shape, 1), False, dtype).parts]
+    return whole_numbers(name, np.concatenate([np.empty(0, dtype), *parts]))
 
 
 def convert(

@@ -326,7 +326,7 @@ def _write(
         sizes = np.bincount(labels[labels >= 0])
         labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
     lists.codes[~lists.known] = NO_LOGIT
-    parsed, scale = state.clustered, state.features.scaled[1]
+    parsed, scale = state.clustered, state.features.factors
     kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
     step = state.last
     size = sum((folder / STATE / name).stat().st_size for name in logged or [])

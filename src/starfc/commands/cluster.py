@@ -48,6 +48,7 @@ def cluster(
     invalid_rows: options.Invalid = None,
     copies: options.CopiesOption = None,
     feature_dim: options.FeatureDim = None,
+    key: options.Key = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -87,7 +88,7 @@ def cluster(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder))
-        config, split = opened(model, asked, place, name, labels, feature_dim)
+        config, split = opened(model, asked, place, name, labels, feature_dim, key)
         if refinement is Refinement.dynamic and partition is None:
             config = changed(config, {"partition": {"type": "components"}})
         communities = config.partition.type != "components"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.blocks import Blocks, rows_of_block
-from starfc.data.safe import damage, open_regular, require_plausible
+from starfc.data.safe import damage, open_regular, read_text, require_plausible
 from starfc.errors import InputError
 
 if TYPE_CHECKING:
@@ -165,14 +165,7 @@ def text_labels(path: Path, *, names: bool) -> NDArray[np.int64]:
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    with open_regular(path, "labels file") as file:
-        data = file.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: labels are UTF-8 text; {error}") from None
-    if "\0" in text:
-        raise InputError(f"{path}: labels are text with one integer identity per line; found zero bytes")
+    text = read_text(path, "labels file")
     lines = [line for line in text[: 1 << 20].splitlines()[:_SAMPLE] if line.strip()]
     if not lines:
         return np.empty(0, np.int64)

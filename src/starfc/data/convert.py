@@ -20,7 +20,14 @@ from starfc.data.blocks import (
     write_blocks,
 )
 from starfc.data.columns import LABEL_COLUMNS, features_column, opened_parquet
-from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_labels, whole_numbers, write_labels
+from starfc.data.formats import (
+    FEATURE_SUFFIXES,
+    LABEL_SUFFIXES,
+    feature_blocks,
+    read_labels,
+    whole_numbers,
+    write_labels,
+)
 from starfc.data.safe import npy_header, open_regular
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
@@ -29,7 +36,9 @@ STREAM = "-"
 FEATURES, LABELS = "features", "labels"
 
 
-def open_either(path: str, feature_dim: int | None = None, kind: str | None = None) -> Blocks | NDArray[np.int64]:
+def open_either(
+    path: str, feature_dim: int | None = None, kind: str | None = None, key: str | None = None
+) -> Blocks | NDArray[np.int64]:
     """Features, to be read once from front to back, or labels: what a file, or stdin, holds.
 
     Parameters
@@ -40,6 +49,8 @@ def open_either(path: str, feature_dim: int | None = None, kind: str | None = No
         d, for a raw .bin.
     kind : {'features', 'labels'}, optional
         Which of both, where a file has both; features otherwise.
+    key : str, optional
+        Which array of an .npz of features.
 
     Raises
     ------
@@ -51,7 +62,7 @@ def open_either(path: str, feature_dim: int | None = None, kind: str | None = No
     kinds = kinds_of(Path(path))
     if kind is not None and kind not in kinds:
         raise InputError(f"{path}: holds {' and '.join(kinds)}; {kind} are needed")
-    return feature_blocks(path, feature_dim) if (kind or kinds[0]) == FEATURES else read_labels(path)
+    return feature_blocks(path, feature_dim, key) if (kind or kinds[0]) == FEATURES else read_labels(path)
 
 
 def kinds_of(path: Path) -> list[str]:
@@ -97,7 +108,12 @@ def _of_stdin(kind: str | None) -> Blocks | NDArray[np.int64]:
 
 
 def convert(
-    source: str, target: str, feature_dim: int | None = None, dtype: str | None = None, kind: str | None = None
+    source: str,
+    target: str,
+    feature_dim: int | None = None,
+    dtype: str | None = None,
+    kind: str | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Write the features or labels of one file as another, by its suffix, atomically and without holding features.
 
@@ -112,6 +128,8 @@ def convert(
         otherwise float32.
     kind : {'features', 'labels'}, optional
         Which of both, where a file has both; features otherwise.
+    key : str, optional
+        Which array of an .npz of features.
 
     Returns
     -------
@@ -134,7 +152,7 @@ def convert(
     if source != STREAM and target != STREAM and Path(target).exists() and Path(source).samefile(target):
         raise InputError(f"{target}: the file that is read; name another to write")
     chosen = kind or (possible[0] if len(possible) == 1 or source != STREAM else None)
-    opened = open_either(source, feature_dim, chosen)
+    opened = open_either(source, feature_dim, chosen, key)
     if isinstance(opened, Blocks):
         return _write_features(opened, source, target, dtype)
     if dtype is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, read_features, read_labels
+from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, UNLABELLED, read_features, read_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
 from starfc.runtime.memory import mapped_bytes, release
@@ -233,11 +233,12 @@ def as_features(features: Features | NDArray[np.floating]) -> Features:
 
 @dataclass(frozen=True)
 class Split:
-    """Features and, where known, the identity of every instance."""
+    """Features and, where known, the identity of every instance; ``key`` is the array of an .npz that was named."""
 
     features: Features
     labels: NDArray[np.int64] | None
     name: str
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -250,24 +251,46 @@ def open_split(
     feature_dim: int | None,
     normalise: bool = True,
     name: str = "",
+    key: str | None = None,
+    room: int | None = None,
+    labels_needed: bool = True,
 ) -> Split:
     """Open a split's files; paths without a suffix are looked for with every suffix of their kind.
 
-    A label file that is not there means unlabelled data where ``label_path`` has no suffix, and is an error where the
-    path names one file.
+    Parameters
+    ----------
+    feat_path, label_path : path
+        No labels where the latter is None.
+    feature_dim, key, room
+        As for :func:`~starfc.data.formats.read_features`.
+    normalise : bool
+        As for :class:`Features`.
+    name : str
+        What the split is called; the features' file name otherwise.
+    labels_needed : bool
+        Whether labels that are not there are an error. Where they are not needed, ``label_path`` says where they would
+        be, and is an error only where it names one file.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        A file is missing or not what it should be, or all labels are -1.
     """
     feat_path = find_file(feat_path, FEATURE_SUFFIXES, "features")
-    features = Features(read_features(feat_path, feature_dim), str(feat_path), normalise)
+    features = Features(read_features(feat_path, feature_dim, key, room=room), str(feat_path), normalise)
     labels = None
     if label_path is not None:
         try:
             label_path = find_file(label_path, LABEL_SUFFIXES, "labels")
-        except MissingFileError:
-            if Path(label_path).suffix in LABEL_SUFFIXES:
+        except MissingFileError as error:
+            if labels_needed or Path(label_path).suffix in LABEL_SUFFIXES:
                 raise
+            log.info("%s", error)
         else:
             labels = read_labels(label_path, len(features))
-    return Split(features, labels, name or feat_path.stem)
+            if len(labels) and (labels == UNLABELLED).all():
+                raise InputError(f"{label_path}: every label is -1, which is no identity; leave the labels out")
+    return Split(features, labels, name or feat_path.stem, key)
 
 
 def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
@@ -278,11 +301,10 @@ def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
     """
     path = Path(path)
     folders = [path.parent, path.parent.parent] if path.parent.name in ("features", "labels") else [path.parent]
-    names = [path.name] if path.suffix in suffixes else [path.name + suffix for suffix in suffixes]
+    known = path.suffix in suffixes or path.is_file()
+    names = [path.name] if known else [path.name + suffix for suffix in suffixes]
     for candidate in (folder / name for folder in folders for name in names):
         if candidate.is_file():
             return candidate
-    looked = (
-        f"; looked for {', '.join(names)} in {' and '.join(map(str, folders))}" if path.suffix not in suffixes else ""
-    )
+    looked = "" if path.suffix in suffixes else f"; looked for {', '.join(names)} in {' and '.join(map(str, folders))}"
     raise MissingFileError(f"{path}: no such {what} file{looked}")

@@ -38,9 +38,9 @@ _PICKLED = "is a pickle, which may run code when it is opened, and is not read; 
 _FOREIGN = {
     ".pkl": f"{_PICKLED}: python -c \"import numpy, pickle; numpy.save('features.npy', pickle.load(open('{{0}}', 'rb')))\"",
     ".pt": f"{_PICKLED}: python -c \"import numpy, torch; numpy.save('features.npy', torch.load('{{0}}'))\"",
-    ".csv": "is text, which is slow to read and seldom exact; convert it: python -c \"import numpy; "
+    ".csv": 'is text, which is slow to read and seldom exact; convert it: python -c "import numpy; '
     "numpy.save('features.npy', numpy.loadtxt('{0}', delimiter=',', dtype='float32'))\"",
-    ".txt": "is text, which is slow to read and seldom exact; convert it: python -c \"import numpy; "
+    ".txt": 'is text, which is slow to read and seldom exact; convert it: python -c "import numpy; '
     "numpy.save('features.npy', numpy.loadtxt('{0}', dtype='float32'))\"",
 }
 _FOREIGN |= {".pickle": _FOREIGN[".pkl"], ".pth": _FOREIGN[".pt"]}

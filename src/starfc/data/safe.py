@@ -6,6 +6,7 @@ wrong with a file ends as an :class:`InputError` of one line that names it.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -172,9 +173,7 @@ def mapped(
     """
     size = os.fstat(file.fileno()).st_size
     if start < 0 or start + _bytes_of(shape, dtype) > size:
-        raise InputError(
-            f"{name}: shape {shape} of {dtype} is more than the file's {size:,} bytes; was it cut short?"
-        )
+        raise InputError(f"{name}: shape {shape} of {dtype} is more than the file's {size:,} bytes; was it cut short?")
     if 0 in shape:
         return np.empty(shape, dtype)
     return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
@@ -260,7 +259,9 @@ class Npz:
             raise InputError(f"{self.path}: no array {name!r} in it; found {self.listed()}")
         member, what = self._members[name], f"{self.path}, array {name!r}"
         if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{what}: encrypted, or compressed by another method than deflate; write it with numpy.savez")
+            raise InputError(
+                f"{what}: encrypted, or compressed by another method than deflate; write it with numpy.savez"
+            )
         require_plausible(what, member.file_size, self._size)
         with damage(what, _NPZ), self._archive.open(member) as file:
             shape, fortran, dtype = npy_header(file, what)
@@ -292,6 +293,41 @@ def take(file: IO[bytes], count: int) -> bytearray:
     while len(data) < count and (block := file.read(min(_PIECE, count - len(data)))):
         data += block
     return data
+
+
+def read_text(path: str | Path, what: str = "text file", *, follow: bool = True) -> str:
+    """A file's text: UTF-8, with or without a byte order mark, without zero bytes.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        It is not there, or not such text.
+    """
+    with open_regular(path, what, follow=follow) as file:
+        data = file.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: a {what} is UTF-8 text; {error}; save it as UTF-8") from None
+    if "\0" in text:
+        raise InputError(f"{path}: a {what} is UTF-8 text; found zero bytes; save it as UTF-8")
+    return text
+
+
+def read_lines(path: str | Path, what: str = "text file", *, follow: bool = True) -> list[str]:
+    """Lines of a text, those of paths with names that are not UTF-8 too; the ends of lines are those of any system.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        It is not there, or no text.
+    """
+    with open_regular(path, what, follow=follow) as file:
+        data = file.read().removeprefix(codecs.BOM_UTF8)
+    if b"\0" in data:
+        raise InputError(f"{path}: a {what} is text, one a line; found zero bytes")
+    lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return [line.decode("utf-8", "surrogateescape") for line in (lines[:-1] if not lines[-1] else lines)]
 
 
 def read_json(path: str | Path, content: type[_Content], *, follow: bool = False) -> _Content:

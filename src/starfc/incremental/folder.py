@@ -40,7 +40,7 @@ from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
-from starfc.evaluation.metrics import evaluate
+from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph, read_graph
@@ -284,7 +284,7 @@ def _record(
     record, there = dict(run.record), state.labels >= 0
     sizes = np.bincount(state.labels[there])
     metrics: dict[str, Any] = {}
-    if truth is not None and there.any():
+    if truth is not None and labelled(truth[there]).any():
         metrics = evaluate(truth[there], state.labels[there], tuple(record["config"]["metrics"]))
     step = {
         "added": len(assigned.labels),
@@ -303,6 +303,7 @@ def _record(
     return record | {
         "metrics": metrics,
         "labelled": truth is not None,
+        "num_unlabelled": 0 if truth is None else int(np.count_nonzero(~labelled(truth[there]))),
         "num_clusters": assigned.num_clusters,
         "num_instances": len(state.labels),
         "num_removed": int(np.count_nonzero(~there)),

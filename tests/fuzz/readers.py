@@ -178,9 +178,8 @@ def _images() -> list[bytes]:
     image = Image.fromarray(colours)
     upright = Image.Exif()
     upright[0x112] = 6
-    ways = {
-        "PNG": {}, "JPEG": {"exif": upright}, "BMP": {}, "GIF": {}, "PPM": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {}
-    }  # fmt: skip
+    ways: dict[str, dict] = {form: {} for form in ("PNG", "BMP", "GIF", "PPM", "WEBP")}
+    ways |= {"JPEG": {"exif": upright}, "TIFF": {"compression": "tiff_lzw"}}
     made = [saved(lambda out, form=form, how=how: image.save(out, form, **how)) for form, how in ways.items()]
     made.append(saved(lambda out: Image.fromarray(colours[..., 0].astype(np.uint16) * 256).save(out, "PNG")))
     made.append(saved(lambda out: image.convert("CMYK").save(out, "TIFF")))

@@ -44,8 +44,8 @@ def evaluate(
         clusters, removed = read_labels(predicted / "labels.npy"), _removed(predicted)
         if len(clusters) != len(identities):
             raise InputError(
-                f"{predicted}: clusters of {len(clusters):,} instances, and {truth} has {len(identities):,} labels; one "
-                "is needed for each row, those removed since included"
+                f"{predicted}: clusters of {len(clusters):,} instances, and {truth} has {len(identities):,} labels; "
+                "one is needed for each row, those removed since included"
             )
         if removed and not 0 <= min(removed) <= max(removed) < len(clusters):
             raise InputError(f"{predicted / 'run.json'}: rows removed that are none; run starfc cluster again")

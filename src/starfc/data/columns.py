@@ -183,9 +183,9 @@ def text_labels(path: Path, *, names: bool) -> NDArray[np.int64]:
             ),
         )
         column = table.column(0).combine_chunks()
-    if not header and len(first) == 1 and len(column) > 1 and names:  # a header of any other name
-        if _integers(column[:1]) is None and _integers(column[1:]) is not None:
-            column = column[1:]
+    alone = names and not header and len(first) == 1 and len(column) > 1
+    if alone and _integers(column[:1]) is None and _integers(column[1:]) is not None:
+        column = column[1:]  # below a header of any other name
     found = identities(column, str(path)) if names or _integers(column) is not None else None
     if found is None:
         wrong = next(row for row in range(len(column)) if _integers(column[row : row + 1]) is None)

@@ -34,14 +34,13 @@ LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")
 LABEL_NAMES = ("labels", "label", "identity", "y")  # of an .npz, which may hold both
 UNLABELLED = -1  # the label of an instance whose identity is not known
 _CHECKED_ROWS = 1024
-_PICKLED = "is a pickle, which may run code when it is opened, and is not read; convert it where you trust it"
+_PICKLED = "is a pickle, which may run code when it is opened, and is not read; where you trust it, convert it: "
+_TEXT = "is text, which is slow to read and seldom exact; convert it: "
 _FOREIGN = {
-    ".pkl": f"{_PICKLED}: python -c \"import numpy, pickle; numpy.save('features.npy', pickle.load(open('{{0}}', 'rb')))\"",
-    ".pt": f"{_PICKLED}: python -c \"import numpy, torch; numpy.save('features.npy', torch.load('{{0}}'))\"",
-    ".csv": 'is text, which is slow to read and seldom exact; convert it: python -c "import numpy; '
-    "numpy.save('features.npy', numpy.loadtxt('{0}', delimiter=',', dtype='float32'))\"",
-    ".txt": 'is text, which is slow to read and seldom exact; convert it: python -c "import numpy; '
-    "numpy.save('features.npy', numpy.loadtxt('{0}', dtype='float32'))\"",
+    ".pkl": _PICKLED + "numpy.save('features.npy', pickle.load(open('{0}', 'rb')))",
+    ".pt": _PICKLED + "numpy.save('features.npy', torch.load('{0}'))",
+    ".csv": _TEXT + "numpy.save('features.npy', numpy.loadtxt('{0}', 'float32', delimiter=','))",
+    ".txt": _TEXT + "numpy.save('features.npy', numpy.loadtxt('{0}', 'float32'))",
 }
 _FOREIGN |= {".pickle": _FOREIGN[".pkl"], ".pth": _FOREIGN[".pt"]}
 

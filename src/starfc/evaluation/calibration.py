@@ -42,7 +42,7 @@ def labelled_logits(
     scored: NDArray[np.bool_],
     device: str | torch.device = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """z / T of the candidate edges both of whose ends are ``scored`` (N,) and labelled, and whether they are of one identity."""
+    """z / T of the candidate edges of ``scored`` (N,) and labelled ends, and whether these are one identity."""
     found: dict[int, tuple[NDArray, NDArray]] = {}
     judged = scored & labelled(labels)
 

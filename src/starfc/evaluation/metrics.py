@@ -242,8 +242,8 @@ def require_pairs(truth: NDArray[np.integer], name: str, use: str) -> None:
     if len(sizes) < 2 or sizes.max() < 2:
         raise InputError(
             f"{name}: {use} needs at least 2 identities, one of them with 2 instances; found {len(sizes):,}, the "
-            f"largest with {sizes.max(initial=0):,} ({np.count_nonzero(~labelled(truth)):,} of {len(truth):,} instances "
-            "have label -1, which is none)"
+            f"largest with {sizes.max(initial=0):,} ({np.count_nonzero(~labelled(truth)):,} of {len(truth):,} "
+            "instances have label -1, which is none)"
         )
 
 

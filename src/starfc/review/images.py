@@ -57,8 +57,15 @@ class Pictures:
     size: int | None
 
 
-def open_pictures(source: str | Path | NDArray, num_instances: int) -> Pictures:
+def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | None = None) -> Pictures:
     """Pictures of N instances, from an array, a list of files or a folder.
+
+    Parameters
+    ----------
+    source : path or (N, H, W) or (N, H, W, 3) uint8
+    num_instances : int
+    run : path, optional
+        A run's folder, which somebody else may have made: a list that lies in it names files in it only.
 
     Raises
     ------
@@ -83,7 +90,12 @@ def open_pictures(source: str | Path | NDArray, num_instances: int) -> Pictures:
     lines = read_lines(path, "list of images")
     if len(lines) != num_instances:
         raise InputError(f"{path}: {len(lines):,} lines; one path is needed for each of {num_instances:,} instances")
-    return _of_files([path.parent / line.strip() if line.strip() else None for line in lines])
+    files = [path.parent / line.strip() if line.strip() else None for line in lines]
+    if run is not None and path.resolve().is_relative_to(run.resolve()):
+        for file in files:
+            if file is not None and not file.resolve().is_relative_to(run.resolve()):
+                raise InputError(f"{path}: lies in {run} and names {file}, which does not; copy the list elsewhere")
+    return _of_files(files)
 
 
 def _require_pictures(name: str, shape: tuple[int, ...], dtype: np.dtype, num_instances: int) -> None:

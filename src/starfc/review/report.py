@@ -58,6 +58,7 @@ def write_report(
     images: str | Path | NDArray | None = None,
     names: str | Path | Sequence[str] | None = None,
     record: dict[str, Any] | None = None,
+    run: Path | None = None,
     surface: Path | None = None,
     title: str = "Clusters",
 ) -> dict[str, Any]:
@@ -82,6 +83,8 @@ def write_report(
         Otherwise the names of image files, if any.
     record : dict, optional
         The run's record, for the overview.
+    run : path, optional
+        The run's folder: a list of images in it names files in it only.
     surface : path, optional
         Threshold surface (CSV) to show.
 
@@ -97,7 +100,7 @@ def write_report(
     """
     folder = _prepared(folder)
     n = len(labels)
-    pictures = None if images is None else open_pictures(images, n)
+    pictures = None if images is None else open_pictures(images, n, run)
     names = _names(names, n) if names is not None or pictures is None else pictures.names
     pairs = Pairs.of(parsed)
     run_labels, labels = labels, numbered(pairs, labels, removed)

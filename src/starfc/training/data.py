@@ -60,7 +60,8 @@ def read_training_data(config: Config) -> TrainingData:
     Raises
     ------
     InputError
-        Fewer than two identities to train on, none with two instances, or a share to hold back that leaves too few on one side.
+        Fewer than two identities to train on, none with two instances, or a share to hold back that leaves too few on
+        one side.
     """
     split = open_train_split(config)
     valid, invalid = split.features.valid(config.invalid_rows)

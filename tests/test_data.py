@@ -93,7 +93,7 @@ def test_fingerprint_hangs_on_every_byte_and_not_on_blocks(monkeypatch):
 
 def test_splits_find_their_files(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((3, 4), np.float16))
-    assert open_split(tmp_path / "a", tmp_path / "none", feature_dim=4).labels is None
+    assert open_split(tmp_path / "a", tmp_path / "none", feature_dim=4, labels_needed=False).labels is None
     write_labels(tmp_path / "a.meta", np.arange(3))
     np.testing.assert_array_equal(open_split(tmp_path / "a", tmp_path / "a.meta", feature_dim=4).labels, [0, 1, 2])
     assert open_split(tmp_path / "features" / "a", tmp_path / "labels" / "a.meta", feature_dim=4).labels is not None

@@ -185,7 +185,7 @@ def test_broken_files_say_what_is_wrong(tmp_path, features):
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["a"], file["b"] = features, features
     with h5py.File(tmp_path / "ints.h5", "w") as file:
-        file["a"] = np.arange(6).reshape(2, 3)
+        file["a"] = np.arange(6)
     rows = np.ones((1100, D + 1), "<f4")
     rows.view("<i4")[:, 0] = D
     rows.view("<i4")[-1, 0] = D + 1
@@ -205,11 +205,11 @@ def test_broken_files_say_what_is_wrong(tmp_path, features):
         "text.parquet": "not a readable Parquet file",
         "text.h5": "not a readable HDF5 file",
         "text.fvecs": "not a whole number of .fvecs rows",
-        "two.npz": "an .npz with one array, or with the key features or data",
-        "ragged.parquet": "a list of 5 numbers needed in every row",
-        "null.parquet": "found type|lists of floats|a list of",
-        "hole.parquet": "a list of 2 numbers needed in every row",
-        "scalars.parquet": r"a column 'features' of lists of floats.*found a \(int64\), b \(string\)",
+        "two.npz": "one called features or embeddings or X or data; found 'a', 'b'; name the one to take with --key",
+        "ragged.parquet": r"row 1 \(from 0\) has one of 4",
+        "null.parquet": r"a list of 5 numbers needed in every row; row 1 \(from 0\) has none",
+        "hole.parquet": r"row 0 \(from 0\) has one with a missing number",
+        "scalars.parquet": r"a column 'features' of lists of numbers.*found a \(int64\), b \(string\)",
         "two.h5": "one dataset in all, is needed; found",
         "ints.h5": r"two-dimensional array \(N, d\) of float16, float32 or float64",
         "mixed.fvecs": "row 1099 .* is of d = 6, the first of d = 5",
@@ -223,7 +223,7 @@ def test_broken_files_say_what_is_wrong(tmp_path, features):
         "missing.parquet": "row 1 .from 0. has no label",
         "real.parquet": "labels are integers or text; found double",
         "text.parquet": "not a readable Parquet file",
-        "hole.csv": "not a readable CSV",
+        "hole.csv": r"row 1 .from 0. has no label|not a readable table of labels",
         "empty.csv": "row 1 .from 0. has no label",
         "none.csv": "a column 'label' or 'identity', or the only column",
         "latin.csv": "UTF-8|utf8|UTF8",

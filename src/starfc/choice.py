@@ -11,6 +11,7 @@ import numpy as np
 from starfc.config import Config
 from starfc.data.dataset import Split
 from starfc.errors import InputError
+from starfc.evaluation.metrics import labelled, require_pairs, say_unlabelled
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
 from starfc.graph.knn import build_knn, check_k, warn_of_short_lists
@@ -76,6 +77,9 @@ def run_choice(
             out, held.features, held.graph, held.labels, model, scored=held.held, **given, chosen_on=where
         )
     split, _ = open_test_split(config, features, labels)
+    if split.labels is not None:
+        require_pairs(split.labels, split.features.name, "choosing thresholds")
+        say_unlabelled(split.labels, "the choice")
     valid, invalid = split.features.valid(config.invalid_rows)
     check_k(config.knn, len(valid), split.features.name)
     if isinstance(model, StructuralModel):
@@ -84,7 +88,8 @@ def run_choice(
     if split.labels is None:
         return outline(out, valid, graph, model, **given)
     identities = np.delete(split.labels, invalid)
-    where = f"{split.features.name}: {len(np.unique(identities))} identities ({len(identities)} instances)"
+    known = identities[labelled(identities)]
+    where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
     return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where)
 
 

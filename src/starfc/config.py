@@ -59,6 +59,7 @@ class TrainData:
     """Where the labelled training split lies."""
 
     feat_path: str = option("{prefix}/features/{train_name}", "features; without a suffix every known one is tried")
+    key: str | None = option(None, "array of an .npz of features; None: the only one, or the one of an obvious name")
     label_path: str = option("{prefix}/labels/{train_name}", "labels; without a suffix every known one is tried")
     is_norm_feat: bool = option(True, "L2-normalise the features on read")
 
@@ -68,6 +69,7 @@ class TestData:
     """Where the split to cluster lies; labels are optional."""
 
     feat_path: str = option("{prefix}/features/{test_name}", "features; without a suffix every known one is tried")
+    key: str | None = option(None, "array of an .npz of features; None: the only one, or the one of an obvious name")
     label_path: str | None = option("{prefix}/labels/{test_name}", "labels, None where there are none")
     knn_graph_path: str | None = option(
         "{prefix}/knns/{test_name}/{knn_method}_k_{knn}",
@@ -369,7 +371,7 @@ class Config:
         resolved = asdict(self) | {key: os.path.normpath(getattr(self, key)) for key in ("prefix", "pretrained")}
         for split in ("train_data", "test_data"):
             for key, value in resolved[split].items():
-                if isinstance(value, str):
+                if isinstance(value, str) and key != "key":
                     resolved[split][key] = self._fill(value)
         return resolved
 
@@ -382,7 +384,7 @@ class Config:
     def _templates(self) -> dict[str, str]:
         splits = {"train_data": self.train_data, "test_data": self.test_data}
         paths = {f"{name}.{key}": value for name, split in splits.items() for key, value in asdict(split).items()}
-        return {name: value for name, value in paths.items() if isinstance(value, str)}
+        return {name: value for name, value in paths.items() if isinstance(value, str) and not name.endswith(".key")}
 
 
 def save_config(config: Config, path: str | Path) -> None:

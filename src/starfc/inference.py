@@ -26,7 +26,7 @@ from starfc.config import STRUCTURAL, Config
 from starfc.data.dataset import Split
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
-from starfc.evaluation.metrics import evaluate, metrics_table
+from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.knn import check_k, fitting_k, search_bytes
 from starfc.graph.neighbours import empty_graph
 from starfc.graph.store import find_graph
@@ -180,6 +180,7 @@ def run_inference(
         "labelled": split.labels is not None,
         "num_clusters": num_clusters,
         "num_instances": len(split),
+        "num_unlabelled": 0 if split.labels is None else int(np.count_nonzero(~labelled(split.labels))),
         "num_singletons": num_singletons,
         "min_cluster_size": min_cluster_size,
         "num_left_out": int((result.labels < 0).sum()),
@@ -197,6 +198,7 @@ def run_inference(
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
         "config": config.as_dict(),
         "features": str(Path(split.features.name).absolute()),
+        "key": split.key,
         "feature_dim": split.features.dim,
         "normalise": split.features.normalise,
         "model": str(model_folder),

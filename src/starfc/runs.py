@@ -88,7 +88,7 @@ class Run:
         if not path.is_file():
             raise MissingFileError(f"{path}: the features of {self.folder} are no longer there; put them back")
         dim = self.record["feature_dim"]
-        features = Features(read_features(path, dim), str(path), self.record["normalise"])
+        features = Features(read_features(path, dim, self.record.get("key")), str(path), self.record["normalise"])
         if len(features) != len(self.labels):
             raise InputError(f"{path}: {len(features):,} rows where the run clustered {len(self.labels):,}")
         return features

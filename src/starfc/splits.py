@@ -14,6 +14,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph, read_graph, write_graph
+from starfc.runtime.stages import Stages
 
 log = logging.getLogger("starfc")
 
@@ -33,6 +34,9 @@ def open_train_split(config: Config) -> Split:
             feature_dim=config.model.kwargs.feature_dim,
             normalise=data.is_norm_feat,
             name=config.train_name,
+            key=data.key,
+            room=_room(config),
+            labels_needed=False,
         )
     except MissingFileError as error:
         raise MissingFileError(f"{error}; {MS1M_HINT}") from None
@@ -54,7 +58,9 @@ def open_test_split(
         return features, None
     dim, data = config.model.kwargs.feature_dim, config.test_data
     if features is not None:
-        return open_split(features, labels, feature_dim=dim, normalise=data.is_norm_feat), None
+        return open_split(
+            features, labels, feature_dim=dim, normalise=data.is_norm_feat, key=data.key, room=_room(config)
+        ), None
     if labels is not None:
         raise InputError("--labels: goes with --features; the configured split's labels are test_data.label_path")
     try:
@@ -64,10 +70,18 @@ def open_test_split(
             feature_dim=dim,
             normalise=data.is_norm_feat,
             name=config.test_name,
+            key=data.key,
+            room=_room(config),
+            labels_needed=False,
         )
     except MissingFileError as error:
         raise MissingFileError(f"{error}; {MS1M_HINT}") from None
     return split, config.path(data.knn_graph_path)
+
+
+def _room(config: Config) -> int | None:
+    """Bytes that features may take which have to be held."""
+    return Stages(config.memory_limit_bytes()).memory_left()
 
 
 def knn_graph(config: Config, features: Features, path: Path | None, out: Path) -> KnnGraph:

@@ -37,8 +37,8 @@ def write_clustering(
     write_labels(folder / "labels.npy", labels)
     write_labels(folder / "labels.meta", labels)
     columns = {"row": np.arange(len(labels), dtype=np.int64), "label": labels, "confidence": confidence}
-    with replacing(folder / "clusters.parquet") as temporary:
-        pq.write_table(pa.table(columns | measures), temporary)
+    with replacing(folder / "clusters.parquet") as temporary, temporary.open("wb") as file:
+        pq.write_table(pa.table(columns | measures), file)  # Arrow takes no name that is not UTF-8
 
 
 def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:

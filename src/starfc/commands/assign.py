@@ -34,6 +34,7 @@ def assign(
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="FILE", help="Identities of all rows, for the metrics.")
     ] = None,
+    key: options.Key = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -53,7 +54,7 @@ def assign(
     set_threads(threads)
     stages = Stages()
     rows = () if remove is None else _rows(remove)
-    assigned = add(folder, features, remove=rows, apply_merges=apply_merges, labels=labels, stages=stages)
+    assigned = add(folder, features, remove=rows, apply_merges=apply_merges, labels=labels, key=key, stages=stages)
     metrics = Run.open(folder).record["metrics"]
     if as_json:
         print(json.dumps({**assigned.record(), "metrics": metrics, "folder": str(folder)}))

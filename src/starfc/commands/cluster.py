@@ -49,6 +49,7 @@ def cluster(
     copies: options.CopiesOption = None,
     adapt: options.AdaptOption = None,
     feature_dim: options.FeatureDim = None,
+    key: options.Key = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -89,7 +90,7 @@ def cluster(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder))
-        config, split = opened(model, asked, place, name, labels, feature_dim)
+        config, split = opened(model, asked, place, name, labels, feature_dim, key)
         if refinement is Refinement.dynamic and partition is None:
             config = changed(config, {"partition": {"type": "components"}})
         communities = config.partition.type != "components"

@@ -23,6 +23,7 @@ def convert(
     target: Annotated[str, typer.Argument(metavar="OUT", help="File to write, format by suffix; - is .npy to stdout.")],
     labels: Annotated[bool, typer.Option("--labels", help="Take the labels of a file that holds both.")] = False,
     feature_dim: options.FeatureDim = None,
+    key: options.Key = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the features written. Default: as read, float64 as float32.")
     ] = None,
@@ -40,7 +41,7 @@ def convert(
     from starfc.data.convert import LABELS
     from starfc.data.convert import convert as written
 
-    record = written(source, target, feature_dim, dtype and dtype.value, LABELS if labels else None)
+    record = written(source, target, feature_dim, dtype and dtype.value, LABELS if labels else None, key)
     if record["kind"] == LABELS:
         text = f"{record['rows']:,} labels of {record['identities']:,} identities"
     else:

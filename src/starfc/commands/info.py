@@ -18,6 +18,7 @@ def info(
     ],
     labels: options.LabelsOption = None,
     feature_dim: options.FeatureDim = None,
+    key: options.Key = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what a file or folder holds.
@@ -32,18 +33,18 @@ def info(
             raise InputError(f"--labels: of a file of features; {path} is a folder")
         record, lines = _folder(place)
     else:
-        record, lines = _file(path, labels, feature_dim)
+        record, lines = _file(path, labels, feature_dim, key)
     text = "\n".join([f"{path}: {record['kind']}", *lines])
     options.show({"path": path, **record}, text, as_json=as_json)
 
 
-def _file(path: str, labels: Path | None, feature_dim: int | None) -> tuple[dict[str, Any], list[str]]:
+def _file(path: str, labels: Path | None, feature_dim: int | None, key: str | None) -> tuple[dict[str, Any], list[str]]:
     from starfc.data.blocks import Blocks
     from starfc.data.convert import FEATURES, LABELS, STREAM, open_either
     from starfc.data.formats import read_labels
     from starfc.data.profile import feature_lines, label_lines, profile_features, profile_labels
 
-    opened = open_either(path, feature_dim, FEATURES if labels is not None else None)
+    opened = open_either(path, feature_dim, FEATURES if labels is not None else None, key)
     size = None if path == STREAM else Path(path).stat().st_size
     lines = [] if size is None else [f"{'bytes':<20}{size:,}"]
     if not isinstance(opened, Blocks):

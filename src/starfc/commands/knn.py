@@ -20,6 +20,7 @@ def knn(
     recall: options.Recall = None,
     invalid_rows: options.Invalid = None,
     feature_dim: options.FeatureDim = None,
+    key: options.Key = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
     seed: options.Seed = None,
@@ -55,7 +56,9 @@ def knn(
         options.stored_features(features, Path(temporary)) as (place, name),
     ):
         with stages.stage("features"):
-            valid, invalid = Features(read_features(place, feature_dim), str(name)).valid(config.invalid_rows)
+            valid, invalid = Features(
+                read_features(place, feature_dim, key, room=stages.memory_left()), str(name)
+            ).valid(config.invalid_rows)
             check_k(k, len(valid), str(name))
         with stages.stage("kNN graph", needs=search_bytes(valid, k, config.knn_method)):
             partial = out.with_name(out.name + ".partial")

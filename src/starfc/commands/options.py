@@ -16,7 +16,7 @@ import typer
 STREAM = "-"  # instead of a file: .npy from stdin, or to stdout
 
 FEATURES_HELP = "Features: .npy, .npz, .bin (with --feature-dim), .parquet, .h5, .hdf5 or .fvecs; - is .npy from stdin."
-LABELS_HELP = "Labels: .meta, .txt, .npy, .csv or .parquet."
+LABELS_HELP = "Labels: .meta, .txt, .npy, .csv or .parquet, or an .npz that holds them; -1 says of unknown identity."
 
 
 class Search(str, Enum):
@@ -66,6 +66,10 @@ FeaturesFile = Annotated[str, typer.Argument(metavar="FEATURES", help=FEATURES_H
 LabelsFile = Annotated[Path, typer.Argument(metavar="LABELS", help=LABELS_HELP)]
 LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help=LABELS_HELP)]
 FeatureDim = Annotated[int | None, typer.Option(min=1, help="Dimension d of a raw .bin file; other formats say it.")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", metavar="NAME", help="Array of an .npz. Default: the only one, or features, embeddings, X."),
+]
 Neighbours = Annotated[
     int | None, typer.Option("--k", min=2, help="Neighbours of an instance, itself counted. Default: the model's.")
 ]

@@ -52,6 +52,7 @@ def report(
         images=images,
         names=names,
         record=run.record,
+        run=folder,
         surface=next((path for path in surfaces if path.is_file()), None),
         title=Path(run.record["features"]).stem,
     )

@@ -40,6 +40,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
     invalid_rows: options.Invalid = None,
     feature_dim: options.FeatureDim = None,
+    key: options.Key = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -63,8 +64,8 @@ def train(
     from starfc.recipes import merged, training_config
     from starfc.training.trainer import report, run_training
 
-    dim = feature_blocks(features, feature_dim).dim
-    asked: dict[str, Any] = {"model": {"kwargs": {"feature_dim": dim}}} | options.given(
+    dim = feature_blocks(features, feature_dim, key).dim
+    asked: dict[str, Any] = {"model": {"kwargs": {"feature_dim": dim}}, "train_data": {"key": key}} | options.given(
         total_epochs=epochs,
         knn=k,
         invalid_rows=invalid_rows,

@@ -25,6 +25,7 @@ def tune(
     recall: options.Recall = None,
     invalid_rows: options.Invalid = None,
     feature_dim: options.FeatureDim = None,
+    key: options.Key = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -60,7 +61,7 @@ def tune(
         TemporaryDirectory(prefix="starfc-") as temporary,
         options.stored_features(features, Path(temporary)) as (place, name),
     ):
-        config, split = opened(model, asked, place, name, labels, feature_dim)
+        config, split = opened(model, asked, place, name, labels, feature_dim, key)
         chosen = run_choice(config, model_folder=model, features=split, out=out)
     record = {"out": str(out), "thresholds": {refinement: vars(point) for refinement, point in chosen.items()}}
     options.show(record, report(chosen, out), as_json=as_json, quiet=quiet)

@@ -12,26 +12,45 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starfc.data.safe import Header, Npz, npy_header, take
 from starfc.errors import InputError
 from starfc.runtime.memory import release
+from starfc.runtime.stages import megabytes
 
 BLOCK_BYTES = 16 << 20
 
-Header = tuple[tuple[int, ...], bool, np.dtype]  # shape, Fortran order, dtype
 Write = Callable[[NDArray[np.floating]], object]
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """(rows, dim) features of a dtype, to be read once."""
+    """(rows, dim) features of a dtype, to be read once; ``name`` is what they are read from, for messages."""
 
     rows: int
     dim: int
     dtype: np.dtype
     parts: Iterator[NDArray[np.floating]]
+    name: str = "features"
 
-    def array(self) -> NDArray[np.floating]:
-        """All rows."""
+    def array(self, room: int | None = None) -> NDArray[np.floating]:
+        """All rows.
+
+        Parameters
+        ----------
+        room : int, optional
+            Bytes that they may take.
+
+        Raises
+        ------
+        InputError
+            They would take more, or are fewer than was said.
+        """
+        needs = self.rows * self.dim * self.dtype.itemsize
+        if room is not None and needs > room:
+            raise InputError(
+                f"{self.name}: its features have to be held, {megabytes(needs)} where {megabytes(room)} of --memory "
+                f"(memory_limit) are left; raise it, or write them as .npy (starfc convert), which is read as needed"
+            )
         out, at = np.empty((self.rows, self.dim), self.dtype), 0
         for part in self.parts:
             out[at : at + len(part)] = part
@@ -44,7 +63,7 @@ def rows_of_block(dim: int, itemsize: int = 4) -> int:
     return max(1, BLOCK_BYTES // max(1, dim * itemsize))
 
 
-def blocks_of(array: NDArray[np.floating]) -> Blocks:
+def blocks_of(array: NDArray[np.floating], name: str = "features") -> Blocks:
     """The blocks of an array; of a memory-mapped one, what was read is given back."""
 
     def parts() -> Iterator[NDArray[np.floating]]:
@@ -53,22 +72,15 @@ def blocks_of(array: NDArray[np.floating]) -> Blocks:
             yield np.ascontiguousarray(array[start : start + step])
             release(array)
 
-    return Blocks(*array.shape, array.dtype, parts())
+    return Blocks(*array.shape, array.dtype, parts(), name)
 
 
-def npy_header(file: IO[bytes], name: str) -> Header:
-    """Shape, Fortran order and dtype of the .npy that a stream begins with, which is left at its first number."""
-    try:
-        version = np.lib.format.read_magic(file)
-        if version > (2, 0):
-            raise ValueError(f"version {version} of the format")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{name}: not a readable NumPy file ({error}); was it cut short?") from None
-    if dtype.hasobject:
-        raise InputError(f"{name}: not a readable NumPy file (it holds objects)")
-    return shape, fortran, dtype
+def floats(blocks: Blocks) -> Blocks:
+    """The blocks, integers as float32."""
+    if blocks.dtype.kind == "f":
+        return blocks
+    parts = (part.astype(np.float32) for part in blocks.parts)
+    return Blocks(blocks.rows, blocks.dim, np.dtype(np.float32), parts, blocks.name)
 
 
 def npy_blocks(file: IO[bytes], name: str, header: Header | None = None) -> Blocks:
@@ -94,60 +106,65 @@ def npy_numbers(file: IO[bytes], name: str, shape: tuple[int, ...], fortran: boo
         step = rows if fortran else rows_of_block(dim, dtype.itemsize)
         for start in range(0, rows, max(step, 1)):
             count = min(step, rows - start)
-            data = bytearray(count * dim * dtype.itemsize)
-            if _fill(file, data) < len(data):
+            data = take(file, count * dim * dtype.itemsize)
+            if len(data) < count * dim * dtype.itemsize:
                 raise InputError(
                     f"{name}: cut short: {rows:,} rows by its header, it ends before row {start + count:,}"
                 )
             block = np.frombuffer(data, dtype)
             yield block.reshape(dim, count).T if fortran else block.reshape(count, dim)
 
-    return Blocks(rows, dim, dtype, parts())
+    return Blocks(rows, dim, dtype, parts(), name)
 
 
-def _fill(file: IO[bytes], buffer: bytearray) -> int:
-    """Read until the buffer is full or the stream ends; how much was read."""
-    view, at = memoryview(buffer), 0
-    while at < len(buffer):
-        data = file.read(len(buffer) - at)
-        if not data:
-            break
-        view[at : at + len(data)] = data
-        at += len(data)
-    return at
+NAMES = ("features", "embeddings", "X", "data")  # what an array of features is called, in any case
 
 
-def npz_blocks(path: Path, keys: tuple[str, ...]) -> Blocks:
-    """The features of an .npz: its only array, or the first of ``keys`` that it has."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable NumPy file ({error}); was it cut short?") from None
-    names = [name.removesuffix(".npy") for name in archive.namelist()]
-    named = [key for key in keys if key in names] or (names if len(names) == 1 else [])
-    if not named:
-        archive.close()
-        raise InputError(f"{path}: an .npz with one array, or with the key {' or '.join(keys)}; found {names}")
-    member = archive.open(f"{named[0]}.npy")
-    blocks = npy_blocks(member, str(path))
+def npz_blocks(path: Path, key: str | None = None) -> Blocks:
+    """The features of an .npz: the array ``key``, or the only one, or the first of :data:`NAMES` that it has."""
+    with Npz(path) as archive:
+        chosen = npz_key(archive, NAMES, key)
+        with archive.open(chosen) as (_, (shape, _, dtype)):
+            require_features(f"{path}, array {chosen!r}", shape, dtype)
 
     def parts() -> Iterator[NDArray[np.floating]]:
-        with archive, member:
-            try:
-                yield from blocks.parts
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
-                raise InputError(f"{path}: not a readable NumPy file ({error}); was it cut short?") from None
+        with Npz(path) as archive, archive.open(chosen) as (file, header):
+            yield from npy_blocks(file, str(path), header).parts
+            file.read(1)  # at the end of the member its checksum is compared
 
-    return Blocks(blocks.rows, blocks.dim, blocks.dtype, parts())
+    return Blocks(*shape, dtype, parts(), str(path))
+
+
+def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None) -> str:
+    """The name of an array of an .npz: ``key``, or that of the only one, or the first that is obvious.
+
+    Raises
+    ------
+    InputError
+        None of the name ``key``, or several, of which none has an obvious name.
+    """
+    if key is not None and key not in archive.names:
+        raise InputError(f"{archive.path}: no array {key!r} in it (--key); found {archive.listed()}")
+    called = {name.lower(): name for name in reversed(archive.names)}
+    found = [key] if key is not None else [called[name.lower()] for name in obvious if name.lower() in called]
+    found = found or (archive.names if len(archive.names) == 1 else [])
+    if not found:
+        raise InputError(
+            f"{archive.path}: an .npz with one array, or one called {' or '.join(obvious)}; found {archive.listed()}; "
+            "name the one to take with --key"
+        )
+    return found[0]
 
 
 def require_features(name: str | Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Raise :class:`InputError` unless a shape and dtype are those of features."""
-    if len(shape) != 2 or dtype.kind != "f" or dtype.itemsize > 8:
+    if len(shape) != 2 or dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise InputError(
-            f"{name}: features are a two-dimensional array (N, d) of float16, float32 or float64; "
+            f"{name}: features are a two-dimensional array (N, d) of float16, float32 or float64, or of integers; "
             f"found shape {tuple(shape)}, {dtype}"
         )
+    if shape[1] == 0:
+        raise InputError(f"{name}: features of at least one dimension needed; found shape {tuple(shape)}")
 
 
 def converted(blocks: Blocks, dtype: np.dtype, name: str) -> Iterator[NDArray[np.floating]]:
@@ -243,7 +260,8 @@ def _parquet(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write
     import pyarrow.parquet as pq
 
     schema = pa.schema([("features", pa.list_(pa.from_numpy_dtype(dtype), dim))])
-    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+    # opened here, as Arrow takes no name that is not UTF-8
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
 
         def write(part: NDArray[np.floating]) -> None:
             column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), dim)

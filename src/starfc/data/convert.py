@@ -13,14 +13,22 @@ from starfc.data.blocks import (
     SINGLE_ONLY,
     Blocks,
     converted,
+    floats,
     npy_blocks,
-    npy_header,
     npy_numbers,
     npy_writer,
     write_blocks,
 )
-from starfc.data.columns import features_column, open_parquet
-from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_labels, write_labels
+from starfc.data.columns import LABEL_COLUMNS, features_column, opened_parquet
+from starfc.data.formats import (
+    FEATURE_SUFFIXES,
+    LABEL_SUFFIXES,
+    feature_blocks,
+    read_labels,
+    whole_numbers,
+    write_labels,
+)
+from starfc.data.safe import npy_header, open_regular
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
 
@@ -28,7 +36,9 @@ STREAM = "-"
 FEATURES, LABELS = "features", "labels"
 
 
-def open_either(path: str, feature_dim: int | None = None, kind: str | None = None) -> Blocks | NDArray[np.int64]:
+def open_either(
+    path: str, feature_dim: int | None = None, kind: str | None = None, key: str | None = None
+) -> Blocks | NDArray[np.int64]:
     """Features, to be read once from front to back, or labels: what a file, or stdin, holds.
 
     Parameters
@@ -39,6 +49,8 @@ def open_either(path: str, feature_dim: int | None = None, kind: str | None = No
         d, for a raw .bin.
     kind : {'features', 'labels'}, optional
         Which of both, where a file has both; features otherwise.
+    key : str, optional
+        Which array of an .npz of features.
 
     Raises
     ------
@@ -50,7 +62,7 @@ def open_either(path: str, feature_dim: int | None = None, kind: str | None = No
     kinds = kinds_of(Path(path))
     if kind is not None and kind not in kinds:
         raise InputError(f"{path}: holds {' and '.join(kinds)}; {kind} are needed")
-    return feature_blocks(path, feature_dim) if (kind or kinds[0]) == FEATURES else read_labels(path)
+    return feature_blocks(path, feature_dim, key) if (kind or kinds[0]) == FEATURES else read_labels(path)
 
 
 def kinds_of(path: Path) -> list[str]:
@@ -59,16 +71,16 @@ def kinds_of(path: Path) -> list[str]:
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file")
     if len(kinds) == 2 and path.suffix == ".npy":
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             shape, _, _ = npy_header(file, str(path))
         return [LABELS] if len(shape) == 1 else [FEATURES]
     if len(kinds) == 2:
-        with open_parquet(path) as file:
+        with opened_parquet(path) as file:
             names = [name.lower() for name in file.schema_arrow.names]
             with_features = features_column(file) is not None
         if not with_features:
             return [LABELS]
-        return kinds if {"label", "identity"} & set(names) else [FEATURES]
+        return kinds if set(LABEL_COLUMNS) & set(names) else [FEATURES]
     return kinds
 
 
@@ -88,14 +100,20 @@ def _of_stdin(kind: str | None) -> Blocks | NDArray[np.int64]:
     if len(shape) != 1:
         if kind == LABELS:
             raise InputError(f"{name}: labels are a one-dimensional integer array; found {shape}, {dtype}")
-        return npy_blocks(file, name, (shape, fortran, dtype))
+        return floats(npy_blocks(file, name, (shape, fortran, dtype)))
     if kind == FEATURES or dtype.kind not in "iu":
         raise InputError(f"{name}: features have two dimensions, labels are integers of one; found {shape}, {dtype}")
-    return npy_numbers(file, name, (*shape, 1), False, dtype).array()[:, 0].astype(np.int64)
+    parts = [part[:, 0] for part in npy_numbers(file, name, (*shape, 1), False, dtype).parts]
+    return whole_numbers(name, np.concatenate([np.empty(0, dtype), *parts]))
 
 
 def convert(
-    source: str, target: str, feature_dim: int | None = None, dtype: str | None = None, kind: str | None = None
+    source: str,
+    target: str,
+    feature_dim: int | None = None,
+    dtype: str | None = None,
+    kind: str | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Write the features or labels of one file as another, by its suffix, atomically and without holding features.
 
@@ -110,6 +128,8 @@ def convert(
         otherwise float32.
     kind : {'features', 'labels'}, optional
         Which of both, where a file has both; features otherwise.
+    key : str, optional
+        Which array of an .npz of features.
 
     Returns
     -------
@@ -132,7 +152,7 @@ def convert(
     if source != STREAM and target != STREAM and Path(target).exists() and Path(source).samefile(target):
         raise InputError(f"{target}: the file that is read; name another to write")
     chosen = kind or (possible[0] if len(possible) == 1 or source != STREAM else None)
-    opened = open_either(source, feature_dim, chosen)
+    opened = open_either(source, feature_dim, chosen, key)
     if isinstance(opened, Blocks):
         return _write_features(opened, source, target, dtype)
     if dtype is not None:

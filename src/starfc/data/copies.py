@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.dataset import BLOCK_BYTES, Features
+from starfc.data.dataset import BLOCK_BYTES, Features, within_range
 from starfc.graph.products import slices
 from starfc.runtime.memory import release
 
@@ -72,13 +72,11 @@ def _hashes(features: Features, rows: NDArray[np.int64]) -> tuple[NDArray[np.flo
 
 
 def _block(features: Features, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Some rows, which rise, as they are stored, and their norms; NaN for those without direction."""
+    """Some rows, which rise, of any length, and their norms; NaN for those without direction."""
     whole = len(rows) and rows[-1] - rows[0] == len(rows) - 1
-    with np.errstate(invalid="ignore", over="ignore"):
-        stored = features.array[int(rows[0]) : int(rows[-1]) + 1] if whole else features.array[rows]
-        block = np.asarray(stored, np.float32)
-        norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float32))
-    norms[~(norms > 1e-15)] = np.nan
+    stored = features.array[int(rows[0]) : int(rows[-1]) + 1] if whole else features.array[rows]
+    block, norms = within_range(stored)
+    norms[norms == 0] = np.nan
     return block, norms
 
 
@@ -120,8 +118,8 @@ def _compare(features: Features, rows: NDArray[np.int64], first: NDArray[np.int6
 
 
 def _unit(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    block = np.array(features.array[rows], np.float32)
-    block /= np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float32))[:, None]
+    block, norms = within_range(features.array[rows])
+    block /= norms[:, None]
     return block
 
 

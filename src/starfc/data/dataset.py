@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, read_features, read_labels
+from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, UNLABELLED, read_features, read_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
 from starfc.runtime.memory import mapped_bytes, release
 
 log = logging.getLogger("starfc")
 
+_SMALLEST, _LARGEST = 1e-30, 1e36  # of squared norms that float32 holds with all their parts
 BLOCK_BYTES = 64 << 20  # features are read 64 MiB of float32 at a time
 
 
@@ -31,6 +32,43 @@ class Check:
     non_finite: NDArray[np.int64]
     zero: NDArray[np.int64]
     off_unit: NDArray[np.int64]
+
+
+def within_range(rows: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rows as float32 whose squares float32 holds, and their norms: (n, d) and (n,).
+
+    Rows too long or too short for that are brought to length by a factor, which does not change their direction; all
+    others are as they were.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        out = np.array(rows, np.float32)
+        squares, odd = _squares(out)
+        if odd.size:
+            exact = np.asarray(rows[odd], np.float64)
+            most = np.abs(exact).max(axis=1, keepdims=True, initial=0)
+            out[odd] = exact / np.where((most > 0) & np.isfinite(most), most, 1)
+            squares[odd] = _squares(out[odd])[0]
+    return out, np.sqrt(squares)
+
+
+def _squares(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Squared norms (n,), and the rows where float32 does not hold them well."""
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float32)
+    return squares, np.flatnonzero(~((squares > _SMALLEST) & (squares < _LARGEST)))
+
+
+def lengths(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Lengths of rows: (n,), infinite or NaN exactly where a number is, and 0 exactly where all are."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+        out = np.sqrt(squares)
+        if rows.dtype.itemsize > 4:  # others have no squares that float64 does not hold
+            odd = np.flatnonzero(~((squares > 1e-200) & (squares < np.inf)))
+            most = np.abs(rows[odd]).max(axis=1, initial=0)
+            scaled = rows[odd] / np.where((most > 0) & np.isfinite(most), most, 1)[:, None]
+            length = most * np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+            out[odd] = np.where(np.isfinite(most), np.minimum(length, np.finfo(np.float64).max), most)
+    return out
 
 
 class Features:
@@ -67,10 +105,10 @@ class Features:
 
     def rows(self, selection: slice | NDArray[np.integer]) -> NDArray[np.float32]:
         """Selected rows as a new float32 array, normalised."""
-        rows = np.array(self.array[selection], np.float32)
-        if self.normalise:
-            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32))[:, None]
-            rows /= np.maximum(norms, np.finfo(np.float32).tiny)
+        if not self.normalise:
+            return np.array(self.array[selection], np.float32)
+        rows, norms = within_range(self.array[selection])
+        rows /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
         return rows
 
     def all(self) -> NDArray[np.float32]:
@@ -87,18 +125,29 @@ class Features:
         """What compiled kernels gather from, without a normalised copy: normalised row i is ``array[i] * scale[i]``.
 
         The array is float32, or float16 as its bits (uint16), both (N, d) and possibly memory-mapped; the scale is (N,)
-        float32. float64 features are converted.
+        float32. float64 features are converted, and so are rows too long or too short for a factor of float32.
         """
-        if self.array.dtype.itemsize > 4 or not self.array.flags.c_contiguous or not self.array.dtype.isnative:
+        direct = self.array.dtype.itemsize <= 4 and self.array.flags.c_contiguous and self.array.dtype.isnative
+        if not direct or not self.factors.all():
             return self.all(), np.ones(len(self), np.float32)
-        scale, known = np.ones(len(self), np.float32), len(self.scale)
-        scale[:known] = self.scale
+        return bits(np.asarray(self.array)), self.factors
+
+    @cached_property
+    def factors(self) -> NDArray[np.float32]:
+        """What normalises each row, (N,); 0 for a row of such a length that float32 does not hold it well."""
+        factors, known = np.ones(len(self), np.float32), len(self.scale)
+        factors[:known] = self.scale
         if self.normalise:
             for rows in self.blocks(known):
-                block = np.asarray(self.array[rows], np.float32)
-                norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float32))
-                scale[rows] = 1 / np.maximum(norms, np.finfo(np.float32).tiny)
-        return bits(np.asarray(self.array)), scale
+                with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                    squares, odd = _squares(np.asarray(self.array[rows], np.float32))
+                factors[rows] = 1 / np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny)
+                if odd.size:
+                    length = lengths(self.array[rows][odd])
+                    held = (length > 1e-37) & (length < 1e37)
+                    none = (length == 0) | ~np.isfinite(length)  # no direction to keep
+                    factors[rows][odd] = np.where(held, 1 / np.where(held, length, 1), none)
+        return factors
 
     def blocks(self, first: int = 0) -> Iterator[slice]:
         """Slices of the rows from ``first`` on, of about :data:`BLOCK_BYTES` of float32 each."""
@@ -114,9 +163,8 @@ class Features:
         for rows in self.blocks():
             raw = np.ascontiguousarray(self.array[rows])
             digest.update(raw.view(np.uint8).data)
-            with np.errstate(over="ignore", invalid="ignore"):
-                squares = np.einsum("ij,ij->i", raw, raw, dtype=np.float64)
-            masks = (~np.isfinite(squares), squares < 1e-30, np.abs(squares - 1) > 1e-2)
+            length = lengths(raw)
+            masks = (~np.isfinite(length), length == 0, np.abs(np.minimum(length, 2) ** 2 - 1) > 1e-2)
             for rows_found, mask in zip(found, masks, strict=True):
                 rows_found.append(np.flatnonzero(mask) + rows.start)
         release(self.array)
@@ -185,11 +233,12 @@ def as_features(features: Features | NDArray[np.floating]) -> Features:
 
 @dataclass(frozen=True)
 class Split:
-    """Features and, where known, the identity of every instance."""
+    """Features and, where known, the identity of every instance; ``key`` is the array of an .npz that was named."""
 
     features: Features
     labels: NDArray[np.int64] | None
     name: str
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -202,24 +251,46 @@ def open_split(
     feature_dim: int | None,
     normalise: bool = True,
     name: str = "",
+    key: str | None = None,
+    room: int | None = None,
+    labels_needed: bool = True,
 ) -> Split:
     """Open a split's files; paths without a suffix are looked for with every suffix of their kind.
 
-    A label file that is not there means unlabelled data where ``label_path`` has no suffix, and is an error where the
-    path names one file.
+    Parameters
+    ----------
+    feat_path, label_path : path
+        No labels where the latter is None.
+    feature_dim, key, room
+        As for :func:`~starfc.data.formats.read_features`.
+    normalise : bool
+        As for :class:`Features`.
+    name : str
+        What the split is called; the features' file name otherwise.
+    labels_needed : bool
+        Whether labels that are not there are an error. Where they are not needed, ``label_path`` says where they would
+        be, and is an error only where it names one file.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        A file is missing or not what it should be, or all labels are -1.
     """
     feat_path = find_file(feat_path, FEATURE_SUFFIXES, "features")
-    features = Features(read_features(feat_path, feature_dim), str(feat_path), normalise)
+    features = Features(read_features(feat_path, feature_dim, key, room=room), str(feat_path), normalise)
     labels = None
     if label_path is not None:
         try:
             label_path = find_file(label_path, LABEL_SUFFIXES, "labels")
-        except MissingFileError:
-            if Path(label_path).suffix in LABEL_SUFFIXES:
+        except MissingFileError as error:
+            if labels_needed or Path(label_path).suffix in LABEL_SUFFIXES:
                 raise
+            log.info("%s", error)
         else:
             labels = read_labels(label_path, len(features))
-    return Split(features, labels, name or feat_path.stem)
+            if len(labels) and (labels == UNLABELLED).all():
+                raise InputError(f"{label_path}: every label is -1, which is no identity; leave the labels out")
+    return Split(features, labels, name or feat_path.stem, key)
 
 
 def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
@@ -230,11 +301,10 @@ def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
     """
     path = Path(path)
     folders = [path.parent, path.parent.parent] if path.parent.name in ("features", "labels") else [path.parent]
-    names = [path.name] if path.suffix in suffixes else [path.name + suffix for suffix in suffixes]
+    known = path.suffix in suffixes or path.is_file()
+    names = [path.name] if known else [path.name + suffix for suffix in suffixes]
     for candidate in (folder / name for folder in folders for name in names):
         if candidate.is_file():
             return candidate
-    looked = (
-        f"; looked for {', '.join(names)} in {' and '.join(map(str, folders))}" if path.suffix not in suffixes else ""
-    )
+    looked = "" if path.suffix in suffixes else f"; looked for {', '.join(names)} in {' and '.join(map(str, folders))}"
     raise MissingFileError(f"{path}: no such {what} file{looked}")

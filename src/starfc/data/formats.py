@@ -2,35 +2,52 @@
 
 =========  ====================================================================================
 features   ``.bin`` raw little-endian float32, row-major, no header (needs ``feature_dim``);
-           ``.npy``, ``.npz`` (one array, or the key ``features`` or ``data``) of float16/32/64;
+           ``.npy``, ``.npz`` (one array, or one called ``features``, ``embeddings``, ``X`` or ``data``, or
+           the one that ``key`` names) of float16/32/64 or of integers;
            ``.parquet`` a column of lists; ``.h5``, ``.hdf5`` a dataset; ``.fvecs``
-labels     ``.meta`` / ``.txt`` text, one integer identity per line; ``.npy`` integers;
-           ``.csv``, ``.parquet`` a column of integers or text
+labels     ``.meta`` / ``.txt`` text, one integer identity per line, or a table with a column of them;
+           ``.csv``, ``.parquet`` a column of integers or text; ``.npy`` integers; ``.npz``, where it is named,
+           the array called ``labels``, ``label``, ``identity`` or ``y``
 =========  ====================================================================================
 
-``.bin``, ``.npy``, ``.fvecs`` and a contiguous dataset of HDF5 are memory-mapped; the others are read.
+``.bin``, ``.npy``, ``.fvecs`` and a contiguous dataset of HDF5 are memory-mapped; the others, and integers, are read.
+Everything enters by :mod:`starfc.data.safe`.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import Blocks, blocks_of, npz_blocks, require_features
-from starfc.data.columns import csv_labels, parquet_features, parquet_labels, write_label_column, write_label_lines
+from starfc.data.blocks import Blocks, blocks_of, floats, npz_blocks, npz_key, require_features
+from starfc.data.columns import parquet_features, parquet_labels, text_labels, write_label_column, write_label_lines
 from starfc.data.hdf import HDF5_SUFFIXES, hdf5_features
+from starfc.data.safe import Npz, mapped, open_regular, read_npy
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
 
 FEATURE_SUFFIXES = (".bin", ".npy", ".npz", ".parquet", *HDF5_SUFFIXES, ".fvecs")
 LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")
-NPZ_KEYS = ("features", "data")
+LABEL_NAMES = ("labels", "label", "identity", "y")  # of an .npz, which may hold both
+UNLABELLED = -1  # the label of an instance whose identity is not known
 _CHECKED_ROWS = 1024
+_PICKLED = "is a pickle, which may run code when it is opened, and is not read; where you trust it, convert it: "
+_TEXT = "is text, which is slow to read and seldom exact; convert it: "
+_FOREIGN = {
+    ".pkl": _PICKLED + "numpy.save('features.npy', pickle.load(open('{0}', 'rb')))",
+    ".pt": _PICKLED + "numpy.save('features.npy', torch.load('{0}'))",
+    ".csv": _TEXT + "numpy.save('features.npy', numpy.loadtxt('{0}', 'float32', delimiter=','))",
+    ".txt": _TEXT + "numpy.save('features.npy', numpy.loadtxt('{0}', 'float32'))",
+}
+_FOREIGN |= {".pickle": _FOREIGN[".pkl"], ".pth": _FOREIGN[".pt"]}
 
 
-def read_features(path: str | Path, feature_dim: int | None = None) -> NDArray[np.floating]:
+def read_features(
+    path: str | Path, feature_dim: int | None = None, key: str | None = None, *, room: int | None = None
+) -> NDArray[np.floating]:
     """Open features as an (N, d) array of float16/32/64, memory-mapped where the format allows.
 
     Parameters
@@ -39,84 +56,95 @@ def read_features(path: str | Path, feature_dim: int | None = None) -> NDArray[n
         A file of one of :data:`FEATURE_SUFFIXES`.
     feature_dim : int, optional
         d. Needed for ``.bin``; a different d in another format is an error.
+    key : str, optional
+        Which array of an ``.npz``.
+    room : int, optional
+        Bytes that may be held; memory-mapped features need none.
 
     Raises
     ------
     MissingFileError, InputError
-        The file is missing, of another format, cut short, not whole rows, of another dimension, or not floating point.
+        The file is missing, of another format, cut short or damaged, not whole rows, of another dimension, not numbers,
+        or would have to be held and needs more than ``room``.
     """
-    opened = _open_features(_existing(path, "features"), feature_dim)
-    return opened.array() if isinstance(opened, Blocks) else opened
+    opened = _open_features(_existing(path, "features"), feature_dim, key)
+    return opened.array(room) if isinstance(opened, Blocks) else opened
 
 
-def feature_blocks(path: str | Path, feature_dim: int | None = None) -> Blocks:
+def feature_blocks(path: str | Path, feature_dim: int | None = None, key: str | None = None) -> Blocks:
     """Features to be read once from front to back, without holding them; as :func:`read_features` otherwise."""
-    opened = _open_features(_existing(path, "features"), feature_dim)
-    return opened if isinstance(opened, Blocks) else blocks_of(opened)
+    opened = _open_features(_existing(path, "features"), feature_dim, key)
+    return opened if isinstance(opened, Blocks) else blocks_of(opened, str(path))
 
 
-def _open_features(path: Path, feature_dim: int | None) -> NDArray[np.floating] | Blocks:
+def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDArray[np.floating] | Blocks:
+    if key is not None and path.suffix != ".npz":
+        raise InputError(f"{path}: --key names an array of an .npz; leave it out")
     if path.suffix == ".bin":
         return _read_bin(path, feature_dim)
+    if path.suffix.lower() in _FOREIGN:
+        raise InputError(f"{path}: {path.suffix} {_FOREIGN[path.suffix.lower()].format(path)}")
     if path.suffix not in FEATURE_SUFFIXES:
         raise InputError(
             f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
         )
     if path.suffix == ".npy":
-        opened = _load_npy(path)
+        opened = read_npy(path, "fiubcSUVmM")
         require_features(path, opened.shape, opened.dtype)
     elif path.suffix == ".npz":
-        opened = npz_blocks(path, NPZ_KEYS)
+        opened = npz_blocks(path, key)
     elif path.suffix == ".parquet":
         opened = parquet_features(path)
     elif path.suffix == ".fvecs":
         opened = _read_fvecs(path)
     else:
         opened = hdf5_features(path)
+    if opened.dtype.kind != "f":
+        opened = floats(opened if isinstance(opened, Blocks) else blocks_of(opened, str(path)))
     dim = opened.dim if isinstance(opened, Blocks) else opened.shape[1]
     if feature_dim is not None and dim != feature_dim:
         raise InputError(
-            f"{path}: {dim}-d features where feature_dim is {feature_dim}; set model.kwargs.feature_dim "
-            "to the data's, or use a model trained on such features"
+            f"{path}: {dim}-d features where feature_dim is {feature_dim}; give the data's (--feature-dim, or "
+            "model.kwargs.feature_dim in a config), or use a model trained on such features"
         )
     return opened
 
 
 def _read_bin(path: Path, feature_dim: int | None) -> NDArray[np.float32]:
     if feature_dim is None:
-        raise InputError(f"{path}: a raw .bin file does not say its dimension; give feature_dim (--feature-dim)")
-    size, row = path.stat().st_size, 4 * feature_dim
-    if size % row:
-        raise InputError(
-            f"{path}: {size:,} bytes is not a whole number of {feature_dim}-d float32 rows ({row:,} bytes each); "
-            "check feature_dim in the config (model.kwargs.feature_dim), or whether the file was cut short"
-        )
-    if size == 0:
-        return np.empty((0, feature_dim), "<f4")
-    return np.memmap(path, "<f4", mode="r", shape=(size // row, feature_dim))
+        raise InputError(f"{path}: a raw .bin file does not say its dimension; give --feature-dim (feature_dim)")
+    with open_regular(path, "features file") as file:
+        size, row = os.fstat(file.fileno()).st_size, 4 * feature_dim
+        if size % row:
+            raise InputError(
+                f"{path}: {size:,} bytes is not a whole number of {feature_dim}-d float32 rows ({row:,} bytes each); "
+                "give the data's dimension with --feature-dim (model.kwargs.feature_dim in a config), or was the file "
+                "cut short?"
+            )
+        return mapped(file, path, (size // row, feature_dim), np.dtype("<f4"), 0)
 
 
 def _read_fvecs(path: Path) -> NDArray[np.float32]:
     """Rows of d (int32) and d float32: a view that leaves out the first column."""
-    size = path.stat().st_size
-    if size == 0:
-        raise InputError(f"{path}: an empty .fvecs does not say its dimension")
-    dim = int(np.fromfile(path, "<i4", 1)[0]) if size >= 4 else 0
-    if dim < 1 or size % (4 + 4 * dim):
-        raise InputError(
-            f"{path}: {size:,} bytes is not a whole number of .fvecs rows of d = {dim} (4 + 4 d bytes each); is it of "
-            "that format, or was it cut short?"
-        )
-    count = size // (4 + 4 * dim)
-    with path.open("rb", buffering=0) as file:  # a mapping would read whole pages around each
-        for row in np.unique(np.linspace(0, count - 1, _CHECKED_ROWS).astype(np.int64)):
-            file.seek(int(row) * (4 + 4 * dim))
-            found = int.from_bytes(file.read(4), "little", signed=True)
+    with open_regular(path, "features file") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise InputError(f"{path}: an empty .fvecs does not say its dimension")
+        dim = int.from_bytes(os.pread(file.fileno(), 4, 0), "little", signed=True)
+        if dim < 1 or size % (4 + 4 * dim):
+            raise InputError(
+                f"{path}: {size:,} bytes is not a whole number of .fvecs rows of d = {dim} (4 + 4 d bytes each); is it "
+                "of that format, or was it cut short?"
+            )
+        count = size // (4 + 4 * dim)
+        # a mapping would read whole pages around each
+        for row in np.unique(np.linspace(0, count - 1, _CHECKED_ROWS).astype(np.int64)).tolist():
+            found = int.from_bytes(os.pread(file.fileno(), 4, row * (4 + 4 * dim)), "little", signed=True)
             if found != dim:
                 raise InputError(
                     f"{path}: row {row} (from 0) is of d = {found}, the first of d = {dim}; all must agree"
                 )
-    return np.memmap(path, "<f4", mode="r", shape=(count, dim + 1))[:, 1:]
+        return mapped(file, path, (count, dim + 1), np.dtype("<f4"), 0)[:, 1:]
 
 
 def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[np.int64]:
@@ -129,24 +157,17 @@ def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[n
     """
     path = _existing(path, "labels")
     if path.suffix == ".npy":
-        labels = _load_npy(path)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise InputError(
-                f"{path}: labels are a one-dimensional integer array; found {labels.shape}, {labels.dtype}"
-            )
-        labels = labels.astype(np.int64)
-    elif path.suffix == ".csv":
-        labels = csv_labels(path)
+        labels = whole_numbers(path, read_npy(path, "fiubcSUVmM"))
+    elif path.suffix == ".npz":
+        with Npz(path) as archive:
+            labels = whole_numbers(path, archive.array(npz_key(archive, LABEL_NAMES), "fiubcSUVmM"))
     elif path.suffix == ".parquet":
         labels = parquet_labels(path)
     elif path.suffix in LABEL_SUFFIXES:
-        try:
-            labels = np.array(path.read_text(encoding="utf-8").split(), np.int64)
-        except (ValueError, OverflowError) as error:
-            raise InputError(f"{path}: labels are text with one integer identity per line; {error}") from None
+        labels = text_labels(path, names=path.suffix == ".csv")
     else:
         raise InputError(
-            f"{path}: labels are read from {', '.join(LABEL_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
+            f"{path}: labels are read from {', '.join(LABEL_SUFFIXES)}, .npz; found {path.suffix or 'no suffix'!r}"
         )
     if num_instances is not None and len(labels) != num_instances:
         raise InputError(
@@ -154,6 +175,26 @@ def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[n
             "features, check that both files belong to the same split"
         )
     return labels
+
+
+def whole_numbers(path: str | Path, labels: NDArray) -> NDArray[np.int64]:
+    """Labels of an array as int64; floats that are whole are integers."""
+    if labels.ndim == 2 and 1 in labels.shape:
+        labels = labels.reshape(-1)
+    if labels.ndim != 1 or labels.dtype.kind not in "iuf":
+        raise InputError(f"{path}: labels are a one-dimensional integer array; found {labels.shape}, {labels.dtype}")
+    if labels.dtype.kind == "f":
+        labels = np.asarray(labels, np.float64)
+        with np.errstate(invalid="ignore"):
+            wrong = ~((np.abs(labels) < 2.0**53) & (labels == np.floor(labels)))
+    else:
+        wrong = labels > np.iinfo(np.int64).max if labels.dtype == np.uint64 else np.zeros(0, np.bool_)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(
+            f"{path}: row {row} (from 0) has label {labels[row]}, which is no integer of 64 bits; number the identities"
+        )
+    return labels.astype(np.int64)
 
 
 def write_labels(path: str | Path, labels: NDArray[np.integer]) -> None:
@@ -173,12 +214,3 @@ def _existing(path: str | Path, what: str) -> Path:
     if not path.is_file():
         raise MissingFileError(f"{path}: no such {what} file")
     return path
-
-
-def _load_npy(path: Path) -> NDArray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(
-            f"{path}: not a readable NumPy file ({error}); was it cut short, or does it hold objects?"
-        ) from None

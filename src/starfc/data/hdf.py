@@ -10,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.blocks import Blocks, require_features, rows_of_block
+from starfc.data.safe import damage, mapped, open_regular, require_plausible
 from starfc.errors import InputError
 
 if TYPE_CHECKING:
     import h5py
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
+_KIND = "HDF5 file"
+_OBJECTS, _DEPTH = 10_000, 32  # groups and datasets that are looked at, and groups within groups
 
 
 def hdf5_features(path: Path) -> NDArray[np.floating] | Blocks:
-    """The dataset ``features``, or the only one in the file: (N, d) floats.
+    """The dataset ``features``, or the only one in the file: (N, d) numbers.
 
     A contiguous dataset without filters is a part of the file, and is memory-mapped; a chunked or compressed one has to
     be read.
@@ -27,48 +30,63 @@ def hdf5_features(path: Path) -> NDArray[np.floating] | Blocks:
     Raises
     ------
     InputError
-        Not HDF5, cut short, no such dataset, or not features.
+        Not HDF5, cut short, no such dataset, not features, or data that lie in another file (external links, external
+        storage, virtual datasets).
     """
     import h5py
 
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}); was it cut short?") from None
-    try:
-        dataset = _dataset(path, file)
-        require_features(path, dataset.shape, dataset.dtype)
-        offset = dataset.id.get_offset()
-        if dataset.chunks is None and dataset.external is None and not dataset.is_virtual and offset is not None:
-            place = {"dtype": dataset.dtype, "shape": dataset.shape, "offset": offset}
-            file.close()
-            return np.memmap(path, mode="r", **place)
-    except BaseException:
-        file.close()
-        raise
-    rows, dim = dataset.shape
+    with open_regular(path, _KIND) as raw, damage(path, _KIND), h5py.File(path, "r") as file:
+        name = _dataset_name(path, file)
+        dataset = file[name]
+        if dataset.external is not None or dataset.is_virtual:
+            raise InputError(f"{path}: dataset {name!r} lies in other files, which are not read; copy it into this one")
+        shape, dtype = dataset.shape or (), dataset.dtype
+        require_features(path, shape, dtype)
+        start, filled = dataset.id.get_offset(), dataset.id.get_storage_size() > 0
+        if dataset.chunks is None and start is not None:
+            return mapped(raw, path, shape, dtype, start)
+        if shape[0] and not filled:
+            raise InputError(f"{path}: dataset {name!r}: nothing was ever written to its {shape[0]:,} rows")
+        require_plausible(path, shape[0] * shape[1] * dtype.itemsize, path.stat().st_size)
+        rows, dim = shape
+        step = rows_of_block(dim, dtype.itemsize)
+        step = max(step // dataset.chunks[0], 1) * dataset.chunks[0] if dataset.chunks else step
 
     def parts() -> Iterator[NDArray[np.floating]]:
-        step = rows_of_block(dim, dataset.dtype.itemsize)
-        step = max(step // dataset.chunks[0], 1) * dataset.chunks[0] if dataset.chunks else step
-        with file:
-            try:
-                for start in range(0, rows, step):
-                    yield dataset[start : start + step]
-            except OSError as error:
-                raise InputError(f"{path}: not a readable HDF5 file ({error}); was it damaged?") from None
+        with damage(path, _KIND), h5py.File(path, "r") as file:
+            dataset = file[name]
+            for start in range(0, rows, step):
+                yield dataset[start : start + step]
 
-    return Blocks(rows, dim, dataset.dtype, parts())
+    return Blocks(rows, dim, dtype, parts(), str(path))
 
 
-def _dataset(path: Path, file: h5py.File) -> h5py.Dataset:
+def _dataset_name(path: Path, file: h5py.File) -> str:
+    """``/features``, or the only dataset that hard links lead to; others lead elsewhere, and are not followed."""
     import h5py
 
-    if isinstance(file.get("features"), h5py.Dataset):
-        return file["features"]
-    found: list[h5py.Dataset] = []
-    file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+    found: list[str] = []
+    groups, seen, looked = [("", 0)], set(), 0
+    while groups:
+        place, depth = groups.pop(0)
+        group = file[place or "/"]
+        number = h5py.h5o.get_info(group.id).addr
+        if number in seen:
+            continue
+        seen.add(number)
+        for name in group:
+            looked += 1
+            if looked > _OBJECTS or depth > _DEPTH:
+                raise InputError(f"{path}: more groups than are looked at; call the dataset 'features', at the top")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            kind = group.get(name, getclass=True)
+            if kind is h5py.Group:
+                groups.append((f"{place}/{name}", depth + 1))
+            elif kind is h5py.Dataset:
+                found.append(f"{place}/{name}")
+        if "/features" in found:
+            return "/features"
     if len(found) != 1:
-        names = [item.name for item in found[:8]]
-        raise InputError(f"{path}: a dataset 'features', or one dataset in all, is needed; found {names}")
+        raise InputError(f"{path}: a dataset 'features', or one dataset in all, is needed; found {found[:8]}")
     return found[0]

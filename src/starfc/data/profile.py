@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.blocks import Blocks
+from starfc.data.dataset import lengths
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
 def profile_features(blocks: Blocks) -> dict[str, Any]:
-    """Rows, norms, invalid rows and exact duplicates; memory is 20 bytes a row and one block.
+    """Rows, norms, invalid rows and exact duplicates; memory is 24 bytes a row and one block.
 
     Returns
     -------
@@ -23,13 +24,13 @@ def profile_features(blocks: Blocks) -> dict[str, Any]:
         ``non_finite_rows``, ``zero_rows``; ``duplicates``: ``rows`` that equal an earlier row, ``groups`` of equal rows
         and the size of the ``largest`` (1 where all differ). Equal rows are those with two equal 64-bit hashes.
     """
-    norms, hashes = np.empty(blocks.rows, np.float32), np.empty((2, blocks.rows), np.uint64)
+    norms, hashes = np.empty(blocks.rows), np.empty((2, blocks.rows), np.uint64)
     at = 0
     keys = np.random.default_rng(0).integers(0, 2**63, (2, 2 * blocks.dim), np.uint64) * np.uint64(2) + np.uint64(1)
     for part in blocks.parts:
         rows = slice(at, at + len(part))
         with np.errstate(over="ignore", invalid="ignore"):
-            norms[rows] = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
+            norms[rows] = lengths(part)
             for key, out in zip(keys, hashes, strict=True):
                 out[rows] = _hash(part, key)
         at += len(part)
@@ -41,7 +42,7 @@ def profile_features(blocks: Blocks) -> dict[str, Any]:
         "dtype": blocks.dtype.name,
         "norm": {name: float(value) for name, value in spread.items()} or None,
         "non_finite_rows": int(blocks.rows - finite.size),
-        "zero_rows": int((finite < 1e-15).sum()),
+        "zero_rows": int((finite == 0).sum()),
         "duplicates": _duplicates(hashes),
     }
 

@@ -20,6 +20,7 @@ from scipy.special import expit
 
 from starfc.clustering.confidence import score_edges
 from starfc.data.dataset import Features
+from starfc.evaluation.metrics import labelled
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.structure import Pairs
 from starfc.models.structural import StructuralModel
@@ -41,12 +42,13 @@ def labelled_logits(
     scored: NDArray[np.bool_],
     device: str | torch.device = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """z / T of the candidate edges both of whose ends are ``scored`` (N,), and whether the ends are one identity."""
+    """z / T of the candidate edges of ``scored`` (N,) and labelled ends, and whether these are one identity."""
     found: dict[int, tuple[NDArray, NDArray]] = {}
+    judged = scored & labelled(labels)
 
     def take(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
         rows, ends = pairs.rows, graph.ids[pairs.rows, pairs.slots]
-        ours = scored[rows] & scored[ends]
+        ours = judged[rows] & judged[ends]
         found[at] = logits[ours], labels[rows[ours]] == labels[ends[ours]]
 
     score_edges(model, features, graph, take, device=device)

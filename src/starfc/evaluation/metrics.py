@@ -5,6 +5,7 @@ c_rs counts the instances of true identity r in predicted cluster s; n_r and m_s
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +14,11 @@ import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from starfc.data.formats import UNLABELLED
 from starfc.errors import InputError
 from starfc.graph.neighbours import id_dtype
+
+log = logging.getLogger("starfc")
 
 _SPAN = 4  # labels are counted in a table while their range is at most this many times N; else they are sorted
 
@@ -159,7 +163,7 @@ def fscore_error(truth: NDArray[np.integer], predicted: NDArray[np.integer], sco
     identities, counts = _factorise(truth[scored])
     sizes, around = sizes.astype(np.float64), clusters[scored].astype(np.int64)
     inside = np.bincount(around, minlength=len(sizes))
-    pairs, cells = np.unique(identities * len(sizes) + around, return_counts=True)
+    pairs, cells = np.unique(identities.astype(np.int64) * len(sizes) + around, return_counts=True)
     row, col = pairs // len(sizes), pairs % len(sizes)
     found = np.bincount(row, cells * (cells - 1.0), len(counts))
     predicted_pairs = np.bincount(row, cells * (2 * sizes[col] - inside[col] - 1), len(counts))
@@ -205,8 +209,66 @@ def nmi(table: Contingency) -> float:
 METRICS = ("pairwise", "bcubed", "nmi")
 
 
+def labelled(truth: ArrayLike) -> NDArray[np.bool_]:
+    """Which instances have a known identity: (N,) bool, False where the label is -1."""
+    return np.asarray(truth) != UNLABELLED
+
+
+def say_unlabelled(truth: NDArray[np.integer], where: str) -> None:
+    """Log how many instances of label -1 are left out of something."""
+    count = np.count_nonzero(~labelled(truth))
+    if count:
+        log.warning("%s: %d of %d instances have no label (-1) and are left out", where, count, len(truth))
+
+
+def require_pairs(truth: NDArray[np.integer], name: str, use: str) -> None:
+    """Refuse labels that nothing can be learnt or chosen from.
+
+    Parameters
+    ----------
+    truth : (N,) integers
+        Identities, -1 for unknown ones.
+    name : str
+        The file that they are of.
+    use : str
+        What they are for, such as 'training'.
+
+    Raises
+    ------
+    InputError
+        Fewer than two identities, or none with two instances.
+    """
+    sizes = _factorise(truth[labelled(truth)])[1] if labelled(truth).any() else np.empty(0, np.int64)
+    if len(sizes) < 2 or sizes.max() < 2:
+        raise InputError(
+            f"{name}: {use} needs at least 2 identities, one of them with 2 instances; found {len(sizes):,}, the "
+            f"largest with {sizes.max(initial=0):,} ({np.count_nonzero(~labelled(truth)):,} of {len(truth):,} "
+            "instances have label -1, which is none)"
+        )
+
+
 def evaluate(truth: ArrayLike, predicted: ArrayLike, metrics: tuple[str, ...] = METRICS) -> dict[str, object]:
-    """The named metrics, as nested dictionaries of fractions between 0 and 1 (the form `run.json` holds)."""
+    """The named metrics, as nested dictionaries of fractions between 0 and 1 (the form `run.json` holds).
+
+    Instances whose true label is -1 are of unknown identity: they are left out, and how many is logged.
+
+    Parameters
+    ----------
+    truth, predicted : (N,) integers
+        Identities, and clusters.
+    metrics : tuple of str
+        Of :data:`METRICS`.
+
+    Raises
+    ------
+    InputError
+        Arrays of different lengths, empty ones, or a truth without any label.
+    """
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    known = labelled(truth)
+    if truth.shape == predicted.shape and not known.all():
+        say_unlabelled(truth, "metrics")
+        truth, predicted = truth[known], predicted[known]
     table = contingency(truth, predicted)
     if "pairwise" in metrics and len(table.col_sums) == table.total:
         warnings.warn("pairwise precision: no two instances share a cluster; reported as 0", stacklevel=2)

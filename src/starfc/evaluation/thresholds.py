@@ -27,7 +27,7 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
 from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
 from starfc.data.dataset import Features
-from starfc.evaluation.metrics import bcubed, contingency, fscore_error, pairwise, pairwise_around
+from starfc.evaluation.metrics import bcubed, contingency, fscore_error, labelled, pairwise, pairwise_around
 from starfc.evaluation.surface import Panel, draw, write_csv
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
@@ -95,7 +95,7 @@ def sweep_thresholds(
     edges : EdgeList
         Every scored edge with p > min τ1: symmetric for 'dynamic'.
     labels : (N,) integers
-        Identities.
+        Identities; instances of -1, of unknown identity, are clustered but not scored.
     refinement : {'fixed', 'dynamic'}
     grid : two tuples of float, optional
         Values of τ1 and of τ2; those of :data:`GRIDS` otherwise.
@@ -104,8 +104,11 @@ def sweep_thresholds(
         and the number of clusters are of these instances among themselves.
     """
     points = []
-    scored = np.ones(len(labels), bool) if scored is None else scored
-    for tau1, tau2, _, members in _clusterings(edges, refinement, grid):
+    known = labelled(labels)
+    scored = np.ones(int(known.sum()), bool) if scored is None else scored[known]
+    labels = labels[known]
+    for tau1, tau2, _, clusters in _clusterings(edges, refinement, grid):
+        members = clusters[known]
         table = contingency(labels, members)
         if scored.all():
             score = pairwise(table)
@@ -201,7 +204,7 @@ def choose_and_store(
     graph : KnnGraph
         Their kNN graph, as deep as the model's largest scale.
     labels : (N,) integers
-        Identities that the model was not trained on, or not those of the instances scored.
+        Identities that the model was not trained on, or not those of the instances scored; -1 for unknown ones.
     scored : (N,) bool, optional
         Instances to judge by, as for :func:`sweep_thresholds`; all otherwise.
     th_sim : float
@@ -225,7 +228,7 @@ def choose_and_store(
         Panel(f"{name}: F {p.fscore:.4f} at tau1 {p.tau1:g}, tau2 {p.tau2:g}", points, "fscore", (p.tau1, p.tau2))
         for (name, points), p in zip(surfaces.items(), chosen.values(), strict=True)
     ]
-    count = len(labels) if scored is None else int(scored.sum())
+    count = int((labelled(labels) if scored is None else labelled(labels) & scored).sum())
     draw(folder / "threshold_surface.png", [panels], f"pairwise F, {count:,} instances")
     save_thresholds(folder, {refinement: asdict(point) for refinement, point in chosen.items()}, chosen_on)
     for refinement, point in chosen.items():

@@ -11,15 +11,16 @@ node itself normally first. It has no fingerprint; some of its distances are com
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from starfc.data.blocks import npy_numbers
 from starfc.data.dataset import Features
+from starfc.data.safe import Npz
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.graph.neighbours import KnnGraph, id_dtype, require_lists, tidy
 from starfc.runtime.atomic import replacing, write_json
 
 FORMAT_VERSION = 1
@@ -93,22 +94,45 @@ def write_npz(path: Path, graph: KnnGraph) -> None:
 
 
 def _read_npz(path: Path, features: Features, k: int) -> KnnGraph:
-    if not path.is_file():
-        raise MissingFileError(f"{path}: no such kNN graph")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data = file["data"]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a kNN graph in the published layout, one array 'data' ({error})") from None
-    if data.ndim != 3 or data.shape[1] != 2:
-        raise InputError(f"{path}: 'data' has shape (N, 2, k); found {data.shape}")
-    _require_shape(path, data.shape[0], data.shape[2], features, k)
-    try:
-        graph = tidy(data[:, 0].astype(np.int64), 1.0 - data[:, 1], np.arange(len(data)), len(features))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    ids, sims = np.empty((len(features), k), id_dtype(len(features))), np.empty((len(features), k), np.float32)
+    with Npz(path) as archive:
+        if "data" not in archive.names:
+            raise InputError(
+                f"{path}: not a kNN graph in the published layout, one array 'data'; found {archive.listed()}"
+            )
+        with archive.open("data") as (file, (shape, fortran, dtype)):
+            if len(shape) != 3 or shape[1] != 2 or dtype.kind not in "fiu" or fortran:
+                raise InputError(f"{path}: 'data' is numbers of shape (N, 2, k), in C order; found {shape}, {dtype}")
+            _require_shape(path, shape[0], shape[2], features, k)
+            lists = npy_numbers(file, str(path), (shape[0], 2 * k), False, dtype)
+            at = 0
+            for part in lists.parts:
+                rows = slice(at, at + len(part))
+                ids[rows], sims[rows] = _published(path, part.reshape(-1, 2, k), rows, len(features))
+                at = rows.stop
+            file.read(1)  # at the end of the member its checksum is compared
+    graph = KnnGraph(ids, sims)
     _require_similarities(path, graph, features)
-    return KnnGraph(graph.ids, graph.sims, {"backend": "read", "file": str(path), "params": {}, "recall": None})
+    return KnnGraph(ids, sims, {"backend": "read", "file": str(path), "params": {}, "recall": None})
+
+
+def _published(
+    path: Path, data: NDArray, rows: slice, num_nodes: int
+) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+    """Ids and similarities of some rows of the published layout, checked and under the contract."""
+    numbers, distances = data[:, 0].astype(np.float64), data[:, 1].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        wrong = np.argwhere(~((np.abs(numbers) < 2.0**53) & (numbers == np.floor(numbers))))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise InputError(
+            f"{path}: row {rows.start + row}, column {column} (from 0): id {numbers[row, column]}, which is no whole "
+            "number; was the file damaged?"
+        )
+    ids = numbers.astype(np.int64)
+    require_lists(str(path), ids, distances, rows, num_nodes)
+    graph = tidy(ids, 1.0 - distances, np.arange(rows.start, rows.stop), num_nodes)
+    return graph.ids, graph.sims
 
 
 def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:

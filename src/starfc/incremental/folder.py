@@ -30,17 +30,17 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from starfc.clustering.copies import copies_among
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
 from starfc.clustering.partition import RESOLUTION
+from starfc.data.columns import opened_parquet
 from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
-from starfc.evaluation.metrics import evaluate
+from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph, read_graph
@@ -70,6 +70,7 @@ def assign(
     remove: Sequence[int] | NDArray[np.integer] = (),
     apply_merges: bool = False,
     labels: str | Path | NDArray[np.integer] | None = None,
+    key: str | None = None,
     stages: Stages | None = None,
 ) -> Assigned:
     """Add instances to a finished run, remove some, and bring its folder up to date.
@@ -87,6 +88,8 @@ def assign(
         Do the merges and splits that the edges ask for; they are listed only otherwise.
     labels : path or (N + m,) integers, optional
         Identities of all rows, for the metrics.
+    key : str, optional
+        Which array of an .npz of features.
     stages : Stages, optional
         Takes the times, and checks the memory.
 
@@ -109,7 +112,7 @@ def assign(
         with stages.stage("open"):
             run = Run.open(folder)
             state, logged = _read_state(run) or (_first_state(run), None)
-        new, invalid = _new_rows(run, features)
+        new, invalid = _new_rows(run, features, key)
         truth = _truth(labels, len(state.labels) + len(new))
         with replacing_together(folder) as place:
             with stages.stage("features", needs=new.array.nbytes):
@@ -224,13 +227,15 @@ def _rule(run: Run) -> Rule:
     return make_rule(model, run.tau1, run.tau2, config["th_sim"], refinement, partition, resolution, seed)
 
 
-def _new_rows(run: Run, features: str | Path | NDArray[np.floating] | None) -> tuple[Features, NDArray[np.int64]]:
+def _new_rows(
+    run: Run, features: str | Path | NDArray[np.floating] | None, key: str | None
+) -> tuple[Features, NDArray[np.int64]]:
     """The new instances, checked, and which of all rows they are that have no direction."""
     first, dim = len(run.labels), run.record["feature_dim"]
     if features is None:
         return Features(np.empty((0, dim), np.float32)), np.empty(0, np.int64)
     named = isinstance(features, str | Path)
-    array = read_features(features, dim) if named else np.asarray(features)
+    array = read_features(features, dim, key) if named else np.asarray(features)
     if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind != "f":
         raise InputError(
             f"features: (m, {dim}) of a float type needed, as the run's are; found {array.shape}, {array.dtype}"
@@ -284,7 +289,7 @@ def _record(
     record, there = dict(run.record), state.labels >= 0
     sizes = np.bincount(state.labels[there])
     metrics: dict[str, Any] = {}
-    if truth is not None and there.any():
+    if truth is not None and labelled(truth[there]).any():
         metrics = evaluate(truth[there], state.labels[there], tuple(record["config"]["metrics"]))
     step = {
         "added": len(assigned.labels),
@@ -303,6 +308,7 @@ def _record(
     return record | {
         "metrics": metrics,
         "labelled": truth is not None,
+        "num_unlabelled": 0 if truth is None else int(np.count_nonzero(~labelled(truth[there]))),
         "num_clusters": assigned.num_clusters,
         "num_instances": len(state.labels),
         "num_removed": int(np.count_nonzero(~there)),
@@ -326,7 +332,7 @@ def _write(
         sizes = np.bincount(labels[labels >= 0])
         labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
     lists.codes[~lists.known] = NO_LOGIT
-    parsed, scale = state.clustered, state.features.scaled[1]
+    parsed, scale = state.clustered, state.features.factors
     kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
     step = state.last
     size = sum((folder / STATE / name).stat().st_size for name in logged or [])
@@ -373,10 +379,11 @@ def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
     """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
     path = folder / "clusters.parquet"
     try:
-        table = pq.ParquetFile(path).read(columns=list(COLUMNS))  # read_table would import datasets
+        with opened_parquet(path) as file:
+            table = file.read(columns=list(COLUMNS))  # read_table would import datasets
         if table.num_rows == rows and table.num_columns == len(COLUMNS):
             return table
         log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)
-    except (OSError, pa.ArrowException) as error:
+    except InputError as error:
         log.info("%s: unreadable (%s); all clusters are measured anew", path, error)
     return None

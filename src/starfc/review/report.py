@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -28,8 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.pipeline import ParsedEdges, edge_confidence
+from starfc.data.blocks import npz_key
 from starfc.data.dataset import Features
-from starfc.errors import InputError, MissingFileError
+from starfc.data.safe import Npz, read_lines
+from starfc.errors import InputError
 from starfc.evaluation.diagnostics import size_histogram
 from starfc.review.images import open_pictures, write_sheets
 from starfc.review.measures import Merges, Review, merge_candidates, numbered, review
@@ -55,6 +58,7 @@ def write_report(
     images: str | Path | NDArray | None = None,
     names: str | Path | Sequence[str] | None = None,
     record: dict[str, Any] | None = None,
+    run: Path | None = None,
     surface: Path | None = None,
     title: str = "Clusters",
 ) -> dict[str, Any]:
@@ -79,6 +83,8 @@ def write_report(
         Otherwise the names of image files, if any.
     record : dict, optional
         The run's record, for the overview.
+    run : path, optional
+        The run's folder: a list of images in it names files in it only.
     surface : path, optional
         Threshold surface (CSV) to show.
 
@@ -94,7 +100,7 @@ def write_report(
     """
     folder = _prepared(folder)
     n = len(labels)
-    pictures = None if images is None else open_pictures(images, n)
+    pictures = None if images is None else open_pictures(images, n, run)
     names = _names(names, n) if names is not None or pictures is None else pictures.names
     pairs = Pairs.of(parsed)
     run_labels, labels = labels, numbered(pairs, labels, removed)
@@ -327,9 +333,11 @@ def _names(names: str | Path | Sequence[str] | None, n: int) -> list[str] | None
     where = "names"
     if isinstance(names, (str, Path)):
         where = str(names)
-        if not Path(names).is_file():
-            raise MissingFileError(f"{names}: no such file of names; one name a line is needed")
-        names = Path(names).read_text(encoding="utf-8").splitlines()
+        if Path(names).suffix == ".npz":
+            with Npz(names) as archive:
+                names = archive.array(npz_key(archive, ("names", "paths")), "US", 1).astype(str)
+        else:
+            names = [os.fsencode(line).decode("utf-8", "replace") for line in read_lines(names, "file of names")]
     if len(names) != n:
         raise InputError(f"{where}: {len(names):,} names; one is needed for each of {n:,} instances")
     return [str(name) for name in names]

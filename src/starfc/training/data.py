@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from starfc.config import Config
 from starfc.errors import InputError
+from starfc.evaluation.metrics import labelled, require_pairs, say_unlabelled
 from starfc.graph.knn import check_k, exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.splits import knn_graph, open_test_split, open_train_split
@@ -59,15 +60,19 @@ def read_training_data(config: Config) -> TrainingData:
     Raises
     ------
     InputError
-        Fewer than two identities to train on, or a share to hold back that leaves too few on one side.
+        Fewer than two identities to train on, none with two instances, or a share to hold back that leaves too few on
+        one side.
     """
     split = open_train_split(config)
     valid, invalid = split.features.valid(config.invalid_rows)
     features = valid.all()
     rows = np.delete(np.arange(len(split.labels)), invalid)
+    require_pairs(split.labels[rows], split.features.name, "training")
+    known = labelled(split.labels[rows])
+    if not known.all():
+        say_unlabelled(split.labels[rows], "training")
+        features, rows = features[known], rows[known]
     names, labels = np.unique(split.labels[rows], return_inverse=True)
-    if len(names) < 2:
-        raise InputError(f"{split.features.name}: training needs at least 2 identities; found {len(names)}")
     fingerprint, share = split.features.check.fingerprint, config.validation.holdout_share
     if share == 0:
         return TrainingData(Labelled(features, labels), rows, names, None, fingerprint)
@@ -124,7 +129,7 @@ def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) 
     check_k(config.knn, len(split), split.features.name)
     matrix = split.features.all()
     graph = knn_graph(config, split.features, graph_path, work_dir)
-    return LabelledGraph(matrix, split.labels, graph, np.ones(len(split.labels), bool))
+    return LabelledGraph(matrix, split.labels, graph, labelled(split.labels))
 
 
 def holdout_text(config: Config, held: Labelled) -> str:

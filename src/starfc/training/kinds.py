@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
+from starfc.evaluation.metrics import labelled
 
 Rng = np.random.Generator
 Rows = NDArray[np.float32]
@@ -63,6 +64,7 @@ class Real:
     def __init__(self, features: Features, labels: Ids) -> None:
         self.features = features
         order = np.argsort(labels, kind="stable")
+        order = order[labelled(labels[order])]
         starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[0]] - 1))
         self.members = np.split(order, starts[1:])
 

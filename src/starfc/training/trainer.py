@@ -307,10 +307,12 @@ def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torc
     nodes = project_nodes(model, data.features, data.graph, th_sim, device)
     right = total = 0
     for rows, entries in score_entries(nodes):
-        same = data.labels[rows[entries.local]] == data.labels[entries.cols]
-        right += int(((entries.scores > 0.5) == same).sum())
-        total += len(same)
-    return right / total
+        ends = rows[entries.local], entries.cols
+        known = data.held[ends[0]] & data.held[ends[1]]
+        same = data.labels[ends[0]] == data.labels[ends[1]]
+        right += int(((entries.scores > 0.5) == same)[known].sum())
+        total += int(known.sum())
+    return right / max(total, 1)
 
 
 def _stop(run: Run, position: Position, request: StopRequest) -> None:

@@ -23,7 +23,14 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth
-from starfc.models.contextual import Context, ContextualModel, first_context, sampled_nodes, second_context
+from starfc.models.contextual import (
+    Context,
+    ContextualModel,
+    first_context,
+    neutral_context,
+    sampled_nodes,
+    second_context,
+)
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 
@@ -73,7 +80,9 @@ def score_edges(
     before = context = None
     early, late = model.first, model.second
     if contextual:
-        seen_first = first_context(_sampled(structure.first_round, n), n, features.dim, strangers)
+        neutral = neutral_context(model, n)  # of a sample without an edge
+        sample = _sampled(structure.first_round, n)
+        seen_first = first_context(sample, n, features.dim, strangers) if len(sample) else neutral.first
         early = model.first.of(seen_first)
     if model.rounds == 2:
         before = EdgeLogits(structure)
@@ -86,7 +95,8 @@ def score_edges(
         threads.each(first_round, range(len(blocks)))
         before.sum_degrees(order)
     if contextual:
-        seen_second = second_context(seen_first, _sampled(lambda rows: structure.second_round(rows, before), n))
+        sample = _sampled(lambda rows: structure.second_round(rows, before), n)
+        seen_second = second_context(seen_first, sample) if len(sample) else neutral.second
         late = model.second.of(seen_second)
         context = Context(strangers, n, seen_first, seen_second)
     last, temperature = _on(early if before is None else late, device), float(model.temperature)

@@ -21,6 +21,7 @@ from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.hierarchical import OFFSETS, SCALES
 from starfc.runtime.atomic import write_json
 from starfc.schema import build, option
+from starfc.words import CONFIG, use, word
 
 MODELS = ("gcn", "hierarchical", "gcn_structural", "gcn_structural_any")
 STRUCTURAL = ("gcn_structural", "gcn_structural_any")  # of whole lists, whatever the embedding
@@ -278,40 +279,37 @@ class Config:
     threads: int | None = option(None, "CPU threads; None: one per core", low=1)
     memory_limit: str | None = option(None, "memory a stage may need, such as '16GB'; None: what the machine has free")
 
-    def contradictions(self) -> list[str]:
-        """What the single rules cannot see."""
+    def contradictions(self) -> list[tuple[str, str]]:
+        """What the single rules cannot see: keys, each with what is wrong."""
         s, found = self.sampling, []
         if s.nearest is not None and s.nearest < self.cluster_num:
-            found.append(f"sampling.nearest: at least cluster_num ({self.cluster_num}) needed; found {s.nearest}")
+            needed = f"at least {word('cluster_num')} ({self.cluster_num})"
+            found.append(("sampling.nearest", f"{needed} needed; found {s.nearest}"))
         if s.min_nodes > s.max_nodes:
-            found.append(f"sampling.min_nodes: at most max_nodes ({s.max_nodes}) needed; found {s.min_nodes}")
+            needed = f"at most {word('sampling.max_nodes')} ({s.max_nodes})"
+            found.append(("sampling.min_nodes", f"{needed} needed; found {s.min_nodes}"))
         if self.validation.source == "holdout" and self.validation.holdout_share == 0:
-            found.append("validation.source: 'holdout' needs validation.holdout_share above 0; found 0")
+            found.append(("validation.source", f"'holdout' needs {word('validation.holdout_share')} above 0; found 0"))
         if self.lr_config.policy == "step" and any(e >= self.total_epochs for e in self.lr_config.step):
-            found.append(
-                f"lr_config.step: epochs below total_epochs ({self.total_epochs}) needed; found {self.lr_config.step}"
-            )
-        for name, pair in (("", self), ("dynamic.", self.dynamic)):
-            if (pair.tau1 is None) != (pair.tau2 is None):
-                both = "both numbers, or both None (then thresholds.json beside the weights decides)"
-                found.append(f"{name}tau1, {name}tau2: {both}")
+            needed = f"epochs below {word('total_epochs')} ({self.total_epochs})"
+            found.append(("lr_config.step", f"{needed} needed; found {self.lr_config.step}"))
         if self.model.type == "hierarchical":
             found += self._hierarchical_contradictions()
         if self.model.type in STRUCTURAL and self.th_sim > 0:
-            found.append(f"th_sim: 0 needed by model.type {self.model.type!r}, of whole lists; found {self.th_sim}")
+            found.append(("th_sim", f"0 needed by model.type {self.model.type!r}, of whole lists; found {self.th_sim}"))
         if self.model.type in STRUCTURAL and self.knn - 1 > MOST_NEIGHBOURS:
-            found.append(f"knn: at most {MOST_NEIGHBOURS + 1} for model.type {self.model.type!r}; found {self.knn}")
+            found.append(("knn", f"at most {MOST_NEIGHBOURS + 1} for model.type {self.model.type!r}; found {self.knn}"))
         hooks = [hook.get("type") for hook in self.log_config.hooks]
         found += [
-            f"log_config.hooks: TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}"
+            ("log_config.hooks", f"TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}")
             for hook in hooks
             if hook not in ("TextLoggerHook", "TensorboardLoggerHook")
         ]
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            found.append(f"device: auto, cpu, cuda or cuda:N needed; found {self.device!r}")
+            found.append(("device", f"auto, cpu, cuda or cuda:N needed; found {self.device!r}"))
         allowed = KNN_PARAMS.get(self.knn_method, ())
         found += [
-            f"knn_params.{key}: {self.knn_method!r} takes whole numbers above 0 for {allowed}; found {value!r}"
+            (f"knn_params.{key}", f"{self.knn_method!r} takes whole numbers above 0 for {allowed}; found {value!r}")
             for key, value in self.knn_params.items()
             if key not in allowed or not isinstance(value, int) or value < 1
         ]
@@ -319,29 +317,26 @@ class Config:
             try:
                 self._fill(path)
             except (KeyError, IndexError, ValueError):
-                found.append(f"{name}: names in braces are {', '.join(self._names())}; found {path!r}")
+                found.append((name, f"names in braces are {', '.join(self._names())}; found {path!r}"))
         try:
             self.memory_limit_bytes()
         except ValueError:
-            found.append(
-                f"memory_limit: a number with MB, GB or TB, such as '16GB', needed; found {self.memory_limit!r}"
-            )
+            needed = "a number with MB, GB or TB, such as '16GB'"
+            found.append(("memory_limit", f"{needed}, needed; found {self.memory_limit!r}"))
         return found
 
-    def _hierarchical_contradictions(self) -> list[str]:
+    def _hierarchical_contradictions(self) -> list[tuple[str, str]]:
         h, found = self.hierarchical, []
         if len(set(h.offsets)) < 2 or max(h.offsets) > h.k_mid - 2:
-            found.append(
-                f"hierarchical.offsets: two or more different ones needed, at most k_mid - 2 ({h.k_mid - 2}); "
-                f"found {h.offsets}"
-            )
+            needed = f"two or more different ones needed, at most k_mid - 2 ({h.k_mid - 2})"
+            found.append(("hierarchical.offsets", f"{needed}; found {h.offsets}"))
         if len(h.scales) != 3 or sorted(set(h.scales)) != h.scales:
-            found.append(f"hierarchical.scales: three rising numbers of neighbours needed; found {h.scales}")
+            found.append(("hierarchical.scales", f"three rising numbers of neighbours needed; found {h.scales}"))
         elif h.scales[-1] != self.knn:
-            found.append(f"knn: the largest of hierarchical.scales, {h.scales[-1]}, needed; found {self.knn}")
+            found.append(("knn", f"the largest of hierarchical.scales, {h.scales[-1]}, needed; found {self.knn}"))
         if self.model.kwargs.nhid % 4:
             found.append(
-                f"model.kwargs.nhid: a multiple of the selector's 4 heads needed; found {self.model.kwargs.nhid}"
+                ("model.kwargs.nhid", f"a multiple of the selector's 4 heads needed; found {self.model.kwargs.nhid}")
             )
         return found
 
@@ -402,4 +397,5 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         values.merge_from_dict(dict(overrides or {}))
     except Exception as error:  # whatever a user's own Python module raises is a problem of that module
         raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
-    return build(Config, values._cfg_dict.to_dict(), RETIRED, str(path))
+    with use(CONFIG):
+        return build(Config, values._cfg_dict.to_dict(), RETIRED, str(path))

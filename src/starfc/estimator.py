@@ -20,10 +20,10 @@ from starfc.clustering.pipeline import COMPONENTS, REFINEMENTS, with_singletons,
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.evaluation.diagnostics import doubts
-from starfc.graph.knn import build_knn, check_k, fitting_k
+from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
-from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds, stored_thresholds
+from starfc.models.checkpoint import PRETRAINED, Model, load_model, stored_thresholds
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.review.explain import Explanation, explain_pair
@@ -172,18 +172,15 @@ class StarFC(ClusterMixin, BaseEstimator):
         distinct, representative, wanted = features, None, k
         structural = isinstance(self.model_, StructuralModel)
         collapse = structural and self.copies == "collapse"
-        if structural:
-            if collapse:
-                distinct, representative = collapsed(features)
-            k = fitting_k(k, len(distinct), self.model_.columns, "X")
-        else:
-            check_k(k, len(features), "X")
+        if collapse:
+            distinct, representative = collapsed(features)
+        k = fitting_k(k, len(distinct), "X", self.model_.columns if structural else 0)
         communities = {} if self.refinement == "dynamic" else {"partition": self.partition_, "seed": self.random_state}
         if len(distinct) < 2:
             graph = empty_graph(len(distinct), k)
             result = without_search(len(distinct), keep_edges=True)
         else:
-            graph = build_knn(distinct, k, self.knn_method, every=structural)
+            graph = build_knn(distinct, k, self.knn_method)
             result = REFINEMENTS[self.refinement](
                 distinct,
                 graph,
@@ -301,17 +298,16 @@ class StarFC(ClusterMixin, BaseEstimator):
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
     def _thresholds(self) -> tuple[float | None, float | None]:
-        folder = PRETRAINED if self.model is None else self.model
-        if isinstance(self.model_, ContextualModel):
-            tau1, tau2 = stored_thresholds(None if folder is self.model_ else folder, self.model_, self.refinement)
-            return tau1 if self.tau1 is None else self.tau1, tau2 if self.tau2 is None else self.tau2
-        if (self.tau1 is None) != (self.tau2 is None):
-            raise InputError(f"tau1, tau2: both numbers or both None needed; found {self.tau1!r} and {self.tau2!r}")
         if self.tau1 is not None and self.tau2 is not None:
             return self.tau1, self.tau2
-        if isinstance(self.model, Model):
-            return PUBLISHED[self.refinement]
-        return load_thresholds(folder, self.refinement)
+        if not isinstance(self.model, Model):
+            folder = PRETRAINED if self.model is None else self.model
+            tau1, tau2 = stored_thresholds(folder, self.model_, self.refinement)
+        elif isinstance(self.model, ContextualModel):
+            tau1, tau2 = stored_thresholds(None, self.model_, self.refinement)
+        else:
+            tau1, tau2 = PUBLISHED[self.refinement]
+        return tau1 if self.tau1 is None else self.tau1, tau2 if self.tau2 is None else self.tau2
 
     def _least_intimacy(self) -> float:
         return COMPONENTS[1] if self.partition_ == "components" else 0.0

@@ -23,10 +23,12 @@ from starfc.data.columns import csv_labels, parquet_features, parquet_labels, wr
 from starfc.data.hdf import HDF5_SUFFIXES, hdf5_features
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
+from starfc.words import advice, word
 
 FEATURE_SUFFIXES = (".bin", ".npy", ".npz", ".parquet", *HDF5_SUFFIXES, ".fvecs")
 LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")
 NPZ_KEYS = ("features", "data")
+FEATURE_DIM = "model.kwargs.feature_dim"
 _CHECKED_ROWS = 1024
 
 
@@ -76,20 +78,20 @@ def _open_features(path: Path, feature_dim: int | None) -> NDArray[np.floating] 
     dim = opened.dim if isinstance(opened, Blocks) else opened.shape[1]
     if feature_dim is not None and dim != feature_dim:
         raise InputError(
-            f"{path}: {dim}-d features where feature_dim is {feature_dim}; set model.kwargs.feature_dim "
-            "to the data's, or use a model trained on such features"
+            f"{path}: {dim}-d features where {feature_dim}-d ones are needed"
+            f"{advice('; set {} to ' + str(dim), FEATURE_DIM)}, or use a model trained on such features"
         )
     return opened
 
 
 def _read_bin(path: Path, feature_dim: int | None) -> NDArray[np.float32]:
     if feature_dim is None:
-        raise InputError(f"{path}: a raw .bin file does not say its dimension; give feature_dim (--feature-dim)")
+        raise InputError(f"{path}: a raw .bin file does not say its dimension{advice('; give {}', FEATURE_DIM)}")
     size, row = path.stat().st_size, 4 * feature_dim
     if size % row:
         raise InputError(
             f"{path}: {size:,} bytes is not a whole number of {feature_dim}-d float32 rows ({row:,} bytes each); "
-            "check feature_dim in the config (model.kwargs.feature_dim), or whether the file was cut short"
+            f"check {word(FEATURE_DIM)}, or whether the file was cut short"
         )
     if size == 0:
         return np.empty((0, feature_dim), "<f4")

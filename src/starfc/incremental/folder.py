@@ -213,7 +213,7 @@ def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
         except InputError as error:
             log.info("kNN graph: %s", error)
     log.info("kNN graph: none of this run's is left, searched for anew")
-    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"], every=True)
+    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"])
 
 
 def _rule(run: Run) -> Rule:

@@ -8,10 +8,14 @@ from collections.abc import Callable
 
 from starfc.errors import InputError
 from starfc.runtime.interrupts import Stopped
+from starfc.words import CONFIG, Words, use
 
 
-def run_command(main: Callable[[], object]) -> int:
-    """Run an entry point. A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback."""
+def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
+    """Run an entry point, whose messages speak in ``words``; the codes are those of the command line.
+
+    A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.captureWarnings(True)
@@ -19,7 +23,8 @@ def run_command(main: Callable[[], object]) -> int:
     for logger in loggers:
         logger.addHandler(handler)
     try:
-        main()
+        with use(words):
+            main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+from conftest import ROOT
 
-from starfc import StarFC
+from starfc import InputError, StarFC
+from starfc.config import load_config
 
 
 def _orthogonal(n: int = 300) -> np.ndarray:
@@ -38,3 +43,107 @@ def test_rows_added_to_tied_ones_stay_alone():
     model = StarFC().fit(rows[:280])
     model.partial_fit(rows[280:])
     assert np.unique(model.labels_).size == 300
+
+
+PUBLISHED = """
+import os.path as osp
+
+prefix = {prefix!r}
+train_name = 'part0_train'
+test_name = 'part1_test'
+knn = 80
+knn_method = 'faiss'
+th_sim = 0.
+INPUT_SIZE = [112, 112]
+cluster_num = 200
+mid_feat_path = osp.join(prefix, 'mid_features', 'x.bin')
+train_data = dict(feat_path=osp.join(prefix, 'features', 'part0_train.bin'),
+                  label_path=osp.join(prefix, 'labels', 'part0_train.meta'),
+                  knn_graph_path=osp.join(prefix, 'knns', train_name, 'faiss_k_80.npz'),
+                  list_path='x.list', k=knn, is_norm_feat=True, th_sim=th_sim, conf_metric='s_nbr', eval_interim=False)
+test_data = dict(feat_path=osp.join(prefix, 'features', 'part1_test.bin'),
+                 label_path=osp.join(prefix, 'labels', 'part1_test.meta'),
+                 knn_graph_path=osp.join(prefix, 'mine', 'faiss_k_80.npz'),
+                 list_path='x.list', k=knn, is_norm_feat=True, th_sim=th_sim, conf_metric='s_nbr', eval_interim=False)
+model = dict(type='gcn', kwargs=dict(feature_dim=16, nhid=32, nclass=1, dropout=0.))
+optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-5)
+optimizer_config = {{}}
+total_epochs = 50
+STAGES = [int(total_epochs * 0.5), int(total_epochs * 0.8), int(total_epochs * 0.9)]
+lr_config = dict(policy='step', step=[int(r * total_epochs) for r in [0.5, 0.8, 0.9]])
+batch_size_per_gpu = 1
+use_gcn_feat = True
+eval_interim = False
+metrics = ['pairwise', 'bcubed', 'nmi']
+workers_per_gpu = 1
+checkpoint_config = dict(interval=5000)
+log_level = 'INFO'
+log_config = dict(interval=1, hooks=[dict(type='TextLoggerHook')])
+"""
+HIERARCHICAL = """
+sample_num = 5
+k_num2 = 100
+k_num3 = 100
+"""
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A config of the published code, with the prefix, the number of identities and the kNN graph's path edited."""
+
+    def write(more: str = "") -> Path:
+        path = tmp_path / "cfg.py"
+        path.write_text(PUBLISHED.format(prefix=str(tmp_path / "data")) + more)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("more", ["", HIERARCHICAL], ids=["gcn", "hierarchical"])
+def test_a_published_config_is_read_with_one_warning(published, caplog, more):
+    path = published(more)
+    with caplog.at_level("WARNING", "starfc"):
+        config = load_config(path)
+    (said,) = caplog.messages
+    assert said.startswith(f"{path}: keys of the published configs that have no effect here: INPUT_SIZE, STAGES, ")
+    for key in ("train_data.knn_graph_path", "test_data.k", "model.kwargs.nclass", *(("k_num2",) if more else ())):
+        assert f", {key}" in said
+    assert (config.knn, config.cluster_num, config.optimizer.lr) == (80, 200, 0.1)
+    assert config.test_data.knn_graph_path.endswith("/data/mine/faiss_k_80.npz")
+    assert config.milestones == [25, 40, 45]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("train_data['k'] = 60", "train_data.k: knn decides that"),
+        ("test_data.update(th_sim=0.5)", "test_data.th_sim: th_sim decides that"),
+        ("k_num2 = 60", "k_num2: hierarchical.k_mid decides that"),
+        ("clusternum = 3", "clusternum: unknown key; did you mean cluster_num?"),
+    ],
+)
+def test_contradictions_of_a_published_config_are_errors(published, more, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_config(published(more))
+
+
+def test_an_override_of_knn_is_no_contradiction_to_the_file(published):
+    config = load_config(published(), {"knn": 60, "hierarchical.k_mid": 80})
+    assert (config.knn, config.hierarchical.k_mid) == (60, 80)
+
+
+@pytest.mark.parametrize(("epochs", "milestones"), [(20, [10, 16, 18]), (100, [50, 80, 90]), (1, []), (3, [1, 2, 2])])
+def test_total_epochs_alone_moves_the_schedule(published, epochs, milestones, tmp_path):
+    assert load_config(published(), {"total_epochs": epochs}).milestones == milestones
+    shipped = ROOT / "configs" / "cfg_gcn_ms1m.py"
+    assert load_config(shipped, {"total_epochs": epochs}).milestones == milestones
+    own = tmp_path / "own.py"
+    own.write_text(f"_base_ = {str(shipped)!r}\ntotal_epochs = {epochs}\n")
+    assert load_config(own).milestones == milestones
+
+
+def test_epochs_that_are_never_reached_are_said(tmp_path, caplog):
+    own = tmp_path / "own.py"
+    own.write_text("total_epochs = 20\nlr_config = dict(policy='step', step=[10, 25])\n")
+    assert load_config(own).milestones == [10]
+    assert caplog.messages == [f"{own}: lr_config.step: 25 never reached in 20 epochs"]

@@ -82,7 +82,7 @@ def test_what_cannot_be_clustered(tmp_path):
     with pytest.raises(InputError, match="feature_dim = 16"):
         StarFC(tmp_path, k=10).fit(features)
     published = StarFCModel(16, 32)
-    with pytest.raises(InputError, match="k: at least 2 needed, the instance itself and a neighbour; found 1"):
+    with pytest.raises(InputError, match="k: at least 2 needed; found 1"):
         StarFC(published, k=1).fit(features)
     with pytest.raises(InputError, match="copies: one of 'collapse', 'keep' needed; found 'drop'"):
         StarFC(k=10, copies="drop").fit(features)

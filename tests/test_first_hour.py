@@ -7,10 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from sklearn.base import clone
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from starfc import InputError, StarFC
 from starfc.config import load_config
+from starfc.data.formats import read_labels
+from starfc.models.gcn import StarFCModel
+from starfc.models.hierarchical import HierarchicalModel
 
 
 def _orthogonal(n: int = 300) -> np.ndarray:
@@ -147,3 +156,104 @@ def test_epochs_that_are_never_reached_are_said(tmp_path, caplog):
     own.write_text("total_epochs = 20\nlr_config = dict(policy='step', step=[10, 25])\n")
     assert load_config(own).milestones == [10]
     assert caplog.messages == [f"{own}: lr_config.step: 25 never reached in 20 epochs"]
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """The first rows of the bundled embeddings, and their identities."""
+    features = np.load(ROOT / "data" / "glyph" / "features" / "sample.npy")[:300]
+    return features, read_labels(ROOT / "data" / "glyph" / "labels" / "sample.meta")[:300]
+
+
+def _published_models(dim):
+    generator = torch.Generator().manual_seed(0)
+    yield StarFCModel(dim, 32, init="metric", generator=generator).eval()
+    yield HierarchicalModel(dim, 32, init="metric", scales=(6, 8, 10), generator=generator).eval()
+
+
+@pytest.mark.parametrize("refinement", ["fixed", "dynamic"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 10])
+def test_any_number_of_rows(sample, rows, refinement):
+    few = sample[0][:rows]
+    for model in (None, *_published_models(few.shape[1])):
+        labels = StarFC(model, refinement=refinement).fit_predict(few)
+        assert len(labels) == rows
+        assert sorted(set(labels.tolist())) == list(range(labels.max() + 1))
+
+
+def test_short_lists_are_said_in_words_of_the_estimator(sample, caplog):
+    StarFC().fit(sample[0][:40])
+    assert "X: 40 instance(s), so a list holds 39 neighbours instead of 79; clusters may be less certain" in caplog.text
+    StarFC(k=20).fit(sample[0][:40])
+    assert "k 20: lists of 19 neighbours where the model was trained on 79; clusters may be less cert" in caplog.text
+
+
+@pytest.mark.parametrize("scoring", [None, "adjusted_rand_score", lambda e, X, y: adjusted_rand_score(y, e.fit_predict(X))])
+def test_a_grid_search_over_a_threshold(sample, scoring):
+    search = GridSearchCV(StarFC(), {"tau1": [0.5, 1.0]}, scoring=scoring, cv=2, error_score="raise").fit(*sample)
+    assert search.best_params_ == {"tau1": 0.5}
+    assert search.best_estimator_.tau1_ == 0.5
+
+
+def test_predict_says_where_new_rows_would_go(sample):
+    features, identities = sample
+    model = StarFC().fit(features[:250])
+    before = model.labels_.copy()
+    np.testing.assert_array_equal(model.predict(features[:250]), before)
+    new = model.predict(features[250:])
+    np.testing.assert_array_equal(model.labels_, before)
+    np.testing.assert_array_equal(model.partial_fit(features[250:]).labels_[250:], new)
+    assert 0 < StarFC().fit(features[:250]).score(features[250:], identities[250:].astype(str)) <= 1
+
+
+def test_one_threshold_leaves_the_other_to_the_model(sample):
+    features = sample[0]
+    assert (StarFC(tau1=0.4).fit(features).tau1_, StarFC(tau2=0.4).fit(features).tau2_) == (0.4, 0.4)
+    components = StarFC(partition="components", tau1=0.4).fit(features)
+    assert (components.tau1_, components.tau2_) == (0.4, 0.7)
+    gcn, _ = _published_models(features.shape[1])
+    assert (StarFC(gcn, tau2=0.1).fit(features).tau1_, StarFC(gcn, tau1=0.1).fit(features).tau2_) == (0.7, 0.72)
+
+
+def test_every_kind_of_array_is_the_same(sample):
+    features = sample[0][:100].astype(np.float32)
+    labels = StarFC().fit_predict(features)
+    whole = np.rint(1000 * features)
+    for given, of in [
+        (features.tolist(), labels),
+        (features.astype(np.float64), labels),
+        (np.asfortranarray(features), labels),
+        (np.repeat(features, 2, axis=0)[::2], labels),
+        (torch.from_numpy(features), labels),
+        (whole.astype(np.int64), StarFC().fit_predict(whole)),
+    ]:
+        np.testing.assert_array_equal(StarFC().fit_predict(given), of)
+    piped = make_pipeline(FunctionTransformer(), StarFC()).set_params(starfc__tau1=0.5)
+    assert clone(piped).fit(features)[-1].n_features_in_ == features.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tau1": 3}, "tau1: between 0 and 1 needed; found 3"),
+        ({"tau2": "high"}, "tau2: a number or None needed; found 'high' (str)"),
+        ({"k": 2.5}, "k: a whole number needed; found 2.5 (float)"),
+        ({"k": 300}, "k: at most 254 needed by a structural model; found 300"),
+        ({"knn_method": "hnsw"}, "knn_method: one of 'faiss', 'faiss_gpu', 'ivf' needed; found 'hnsw'"),
+        ({"invalid_rows": "drop"}, "invalid_rows: one of 'error', 'singleton' needed; found 'drop'"),
+        ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
+        ({"th_sim": 0.2}, "th_sim: 0 needed by a structural model, which compares whole lists; found 0.2"),
+        ({"random_state": None}, "random_state: a whole number needed; found None"),
+        ({"partition": "leiden", "refinement": "dynamic"}, "partition: None or 'components' needed with refinement="),
+    ],
+)
+def test_parameters_are_checked_in_words_of_the_estimator(sample, parameters, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        StarFC(**parameters).fit(sample[0][:20])
+
+
+def test_a_row_of_nan_names_the_parameter_that_takes_it(sample):
+    features = sample[0][:20].copy()
+    features[3] = np.nan
+    with pytest.raises(InputError, match=r"X: 1 of 20 rows have NaN .* first rows \[3\]; repair them, or set invalid_"):
+        StarFC().fit(features)

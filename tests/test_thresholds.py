@@ -29,8 +29,8 @@ from starfc.evaluation.thresholds import (
 )
 from starfc.graph.knn import build_knn
 from starfc.models.checkpoint import load_thresholds, save_thresholds
-from starfc.words import CONFIG, use
 from starfc.models.gcn import StarFCModel
+from starfc.words import CONFIG, use
 
 GRID = ((0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.9))
 PARSE = {"fixed": parse_graph, "dynamic": parse_affinity}
@@ -196,7 +196,7 @@ def test_thresholds_that_are_none(tmp_path, content, refinement, message):
 
 
 def test_missing_thresholds_name_the_keys(tmp_path):
-    with pytest.raises(MissingFileError, match="thresholds.json: no such file, .*, or give tau1 and tau2$"):
+    with pytest.raises(MissingFileError, match=r"thresholds.json: no such file, .*, or give tau1 and tau2$"):
         load_thresholds(tmp_path)
     with use(CONFIG), pytest.raises(MissingFileError, match=r", or give dynamic\.tau1 and dynamic\.tau2$"):
         load_thresholds(tmp_path, "dynamic")

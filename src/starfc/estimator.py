@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from starfc.clustering.copies import COPIES, collapsed, sizes_of, with_copies
-from starfc.clustering.partition import PARTITIONS
+from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.pipeline import COMPONENTS, REFINEMENTS, with_singletons, without_search
+from starfc.config import Config
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.evaluation.diagnostics import doubts
+from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
@@ -30,6 +32,7 @@ from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
 from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
+from starfc.schema import build
 
 log = logging.getLogger("starfc")
 
@@ -49,11 +52,12 @@ class StarFC(ClusterMixin, BaseEstimator):
         τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
     k : int or None
         Neighbours per instance, itself counted. None: 80, or the largest scale of a hierarchical model, which takes no
-        fewer. A structural model takes any, and shorter lists where there are fewer instances, but is less certain with
-        shorter ones than it was trained on; the other models need more instances than k.
+        fewer. Lists are shorter where there are fewer instances; a structural model is less certain with shorter ones
+        than it was trained on, and a warning says so.
     tau1, tau2 : float or None
-        Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the refinement's pair stored beside the
-        weights, or the published one (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model.
+        Edges with p > τ1, and of those with node intimacy > τ2, stay. None, of either alone too: what is stored beside
+        the weights, or the published value (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model; with the
+        packaged model τ1 is chosen from the data.
     partition : {'components', 'infomap', 'leiden'}, optional
         How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
     knn_method : {'faiss', 'faiss_gpu', 'ivf'}
@@ -141,30 +145,22 @@ class StarFC(ClusterMixin, BaseEstimator):
         Raises
         ------
         InputError
-            Rows that are not finite or of zero norm, k >= N with another model than a structural one, features of
-            another dimension than the model's, or a refinement that is none.
+            Rows that are not finite or of zero norm, features of another dimension than the model's, or parameters
+            that break a rule, all of them at once.
         """
         if self.refinement not in REFINEMENTS:
             raise InputError(
                 f"refinement: one of {', '.join(map(repr, REFINEMENTS))} needed; found {self.refinement!r}"
             )
-        if self.partition is not None and (
-            self.partition not in PARTITIONS or (self.partition != "components" and self.refinement != "fixed")
-        ):
-            raise InputError(
-                f"partition: None or one of {', '.join(map(repr, PARTITIONS))} needed, with refinement='dynamic' the "
-                f"first; found {self.partition!r} with refinement={self.refinement!r}"
-            )
-        if self.copies not in COPIES:
-            raise InputError(f"copies: one of {', '.join(map(repr, COPIES))} needed; found {self.copies!r}")
         X = validate_data(
             self,
             X,
             dtype=[np.float32, np.float64, np.float16],
-            ensure_all_finite=self.invalid_rows != "singleton",
+            ensure_all_finite=False,
         )
         features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
         self.model_ = self._open_model(X.shape[1])
+        self._check_parameters()
         contextual = isinstance(self.model_, ContextualModel) and self.refinement == "fixed"
         self.partition_ = self.partition or ("infomap" if contextual else "components")
         self.tau1_, self.tau2_ = self._thresholds()
@@ -243,7 +239,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             X,
             reset=False,
             dtype=[np.float32, np.float64, np.float16],
-            ensure_all_finite=self.invalid_rows != "singleton",
+            ensure_all_finite=False,
         )
         invalid = Features(X, "X").valid(self.invalid_rows)[1] + len(self.labels_)
         if self._state is None:
@@ -260,6 +256,22 @@ class StarFC(ClusterMixin, BaseEstimator):
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:
         """Cluster X and return ``labels_``."""
         return self.fit(X).labels_
+
+    @available_if(lambda self: self.refinement == "fixed")
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Clusters (m,) that new instances X (m, d) would be put into by :meth:`partial_fit`, without adding them.
+
+        Those that join no cluster have ids above the largest of ``labels_``, the same where they belong together. Only
+        with fixed refinement; works on a copy of the graph.
+        """
+        check_is_fitted(self)
+        return deepcopy(self).partial_fit(X).labels_[len(self.labels_) :]
+
+    @available_if(lambda self: self.refinement == "fixed")
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Pairwise F-score of the clusters that :meth:`predict` gives X (m, d), against the identities y (m,)."""
+        _, identities = np.unique(y, return_inverse=True)
+        return pairwise(contingency(identities, self.predict(X))).fscore
 
     def explain(self, a: int, b: int) -> Explanation:
         """Why rows a and b of X are in one cluster, or are not: the strongest path of edges between them.
@@ -286,6 +298,31 @@ class StarFC(ClusterMixin, BaseEstimator):
 
     def _rule(self) -> Rule:
         return Rule(self.tau1_, self.tau2_, self.refinement, self.partition_)
+
+    def _check_parameters(self) -> None:
+        """Hold the parameters against the rules that a config has for them."""
+        structural = isinstance(self.model_, StructuralModel)
+        given = {
+            "model": {"type": "gcn_structural_any" if structural else "gcn"},
+            "knn": self.k,
+            "tau1": self.tau1,
+            "tau2": self.tau2,
+            "partition": {} if self.partition is None else {"type": self.partition},
+            "knn_method": self.knn_method,
+            "th_sim": self.th_sim,
+            "invalid_rows": self.invalid_rows,
+            "copies": self.copies,
+            "device": self.device,
+            "seed": self.random_state,
+        }
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
+        if self.k is None:
+            del plain["knn"]
+        build(Config, plain)
+        if self.refinement == "dynamic" and self.partition not in (None, "components"):
+            raise InputError(
+                f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
+            )
 
     def _neighbours(self) -> int:
         if isinstance(self.model_, StructuralModel):

@@ -37,6 +37,7 @@ PYTHON = Words(
         "knn": "k",
         "model.kwargs.feature_dim": "feature_dim",
         "partition.type": "partition",
+        "seed": "random_state",
         **{key: key for key in ("tau1", "tau2", "th_sim", "knn_method", "invalid_rows", "copies", "device", "labels")},
     },
     lambda key: key.rpartition(".")[2],

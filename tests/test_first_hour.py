@@ -14,8 +14,10 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from typer.testing import CliRunner
 
 from starfc import InputError, StarFC
+from starfc.commands import app
 from starfc.config import load_config
 from starfc.data.formats import read_labels
 from starfc.models.gcn import StarFCModel
@@ -188,7 +190,10 @@ def test_short_lists_are_said_in_words_of_the_estimator(sample, caplog):
     assert "k 20: lists of 19 neighbours where the model was trained on 79; clusters may be less cert" in caplog.text
 
 
-@pytest.mark.parametrize("scoring", [None, "adjusted_rand_score", lambda e, X, y: adjusted_rand_score(y, e.fit_predict(X))])
+SCORINGS = [None, "adjusted_rand_score", lambda e, X, y: adjusted_rand_score(y, e.fit_predict(X))]
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
 def test_a_grid_search_over_a_threshold(sample, scoring):
     search = GridSearchCV(StarFC(), {"tau1": [0.5, 1.0]}, scoring=scoring, cv=2, error_score="raise").fit(*sample)
     assert search.best_params_ == {"tau1": 0.5}
@@ -257,3 +262,39 @@ def test_a_row_of_nan_names_the_parameter_that_takes_it(sample):
     features[3] = np.nan
     with pytest.raises(InputError, match=r"X: 1 of 20 rows have NaN .* first rows \[3\]; repair them, or set invalid_"):
         StarFC().fit(features)
+
+
+def _identities(count: int, size: int, dim: int = 64, noise: float = 1.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.standard_normal((count, dim)), size, axis=0)
+    return (rows + noise * rng.standard_normal(rows.shape)).astype(np.float32)
+
+
+def test_six_large_identities_come_out_whole_and_unwarned():
+    model = StarFC().fit(_identities(6, 400, 128))
+    assert np.bincount(model.labels_).tolist() == [400] * 6
+    assert model.doubts_ == []
+
+
+def test_an_identity_that_came_apart_is_warned_of():
+    rows = np.concatenate([_identities(1, 1000, noise=0.7), _identities(200, 4, noise=0.7, seed=1)])
+    model = StarFC().fit(rows)
+    assert model.labels_[:1000].max() > 10
+    assert any("leaves many pairs open" in doubt for doubt in model.doubts_)
+
+
+def test_identities_of_copies_alone_are_no_doubt():
+    model = StarFC().fit(_orthogonal(30)[np.arange(90) % 30])
+    assert np.bincount(model.labels_).tolist() == [3] * 30
+    assert model.doubts_ == []
+
+
+def test_no_giant_is_warned_of_that_could_not_surprise(sample, tmp_path, caplog):
+    np.save(tmp_path / "six.npy", _identities(6, 400, 128))
+    np.save(tmp_path / "few.npy", sample[0][:12])
+    for name in ("six", "few"):
+        assert (
+            CliRunner().invoke(app, ["cluster", str(tmp_path / f"{name}.npy"), "-o", str(tmp_path / name)]).exit_code
+            == 0
+        )
+    assert "all instances" not in caplog.text

@@ -171,6 +171,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         if collapse:
             distinct, representative = collapsed(features)
         k = fitting_k(k, len(distinct), "X", self.model_.columns if structural else 0)
+        copies = None if representative is None else sizes_of(representative)
         communities = {} if self.refinement == "dynamic" else {"partition": self.partition_, "seed": self.random_state}
         if len(distinct) < 2:
             graph = empty_graph(len(distinct), k)
@@ -185,11 +186,11 @@ class StarFC(ClusterMixin, BaseEstimator):
                 tau2=self.tau2_,
                 th_sim=self.th_sim,
                 **communities,
-                sizes=None if representative is None else sizes_of(representative),
+                sizes=copies,
                 keep_edges=True,
                 device=choose_device(self.device),
             )
-        self.doubts_ = doubts(result, max(graph.k - 1, 0))  # k counts the instance itself
+        self.doubts_ = doubts(result, max(graph.k - 1, 0), copies)  # k counts the instance itself
         every = np.arange(len(X))
         rows = np.setdiff1d(every, invalid_rows)
         if representative is not None:

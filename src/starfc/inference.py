@@ -127,6 +127,7 @@ def run_inference(
     if not stored and (distinct is not valid or k < config.knn):
         graph_path = None  # what is named there is the graph of all rows
     searched = replace(config, knn=k)
+    copies = None if representative is None else sizes_of(representative)
     communities = {} if refinement == "dynamic" else {**partition(config), "seed": config.seed}
     if len(distinct) < 2:
         graph = empty_graph(len(distinct), k)
@@ -142,21 +143,21 @@ def run_inference(
             tau2=tau2,
             th_sim=config.th_sim,
             **communities,
-            sizes=None if representative is None else sizes_of(representative),
+            sizes=copies,
             keep_edges=keep_edges,
             device=device,
             stages=stages,
             scratch=out,
         )
     neighbours = max(graph.k - 1, 0)  # k counts the instance itself
-    warnings = doubts(result, neighbours)
+    warnings = doubts(result, neighbours, copies)
     for warning in warnings:
         log.warning("%s", warning)
     if representative is not None:
         result = with_copies(result, representative)
     result = with_singletons(result, invalid_rows)
     diagnostics = diagnose(result, config.giant_share)
-    warn_of_giants(diagnostics)
+    warn_of_giants(diagnostics, neighbours, None if result.estimate is None else result.estimate.precision)
     if result.choice is not None:
         tau1 = result.choice.tau1
     tau1 = COMPONENTS[0] if tau1 is None else tau1  # of fewer than two rows

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from starfc.clustering.pipeline import ParsedEdges, edge_confidence
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
-from starfc.evaluation.diagnostics import size_histogram
+from starfc.evaluation.diagnostics import size_histogram, surprising
 from starfc.review.images import open_pictures, write_sheets
 from starfc.review.measures import Merges, Review, merge_candidates, numbered, review
 from starfc.review.members import Members, each_cluster
@@ -276,12 +276,16 @@ def _merges_by_cluster(merges: Merges, clusters: int) -> list[list[int]]:
 
 
 def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]:
-    share = 0.1 if record is None else record["diagnostics"]["giant_share"]
-    giants = np.flatnonzero((found.sizes > share * n) & (found.sizes > 1))
+    share, columns, precision = 0.1, 0, None
+    if record is not None:
+        share, columns = record["diagnostics"]["giant_share"], record["knn_graph"]["k"] - 1
+        precision = (record.get("estimate") or {}).get("precision")
+    sizes = [{"label": c, "size": found.sizes[c]} for c in np.flatnonzero(found.sizes > share * n)]
+    giants = [giant["label"] for giant in surprising(sizes, columns, precision)]
     lines = [
         f"Cluster {c} holds {found.sizes[c]:,} of {n:,} instances ({found.sizes[c] / n:.1%}). A few wrong edges may "
         "have joined many identities: raise tau1 or tau2."
-        for c in giants.tolist()
+        for c in giants
     ]
     alone = int((found.sizes == 1).sum())
     if alone > 0.3 * n:

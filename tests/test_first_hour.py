@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from starfc import InputError, StarFC
 from starfc.commands import app
 from starfc.config import load_config
 from starfc.data.formats import read_labels
+from starfc.evaluation.metrics import evaluate
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 
@@ -289,12 +291,125 @@ def test_identities_of_copies_alone_are_no_doubt():
     assert model.doubts_ == []
 
 
-def test_no_giant_is_warned_of_that_could_not_surprise(sample, tmp_path, caplog):
+def test_no_giant_is_warned_of_that_could_not_surprise(starfc, sample, tmp_path):
     np.save(tmp_path / "six.npy", _identities(6, 400, 128))
     np.save(tmp_path / "few.npy", sample[0][:12])
     for name in ("six", "few"):
-        assert (
-            CliRunner().invoke(app, ["cluster", str(tmp_path / f"{name}.npy"), "-o", str(tmp_path / name)]).exit_code
-            == 0
-        )
-    assert "all instances" not in caplog.text
+        code, _, err = starfc("cluster", tmp_path / f"{name}.npy", "-o", tmp_path / name)
+        assert code == 0
+        assert "of all instances" not in err
+
+
+@pytest.fixture
+def starfc():
+    """Run the command in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+        return done.exit_code, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def files(sample, tmp_path):
+    """``files(10)`` writes the first 10 rows and their identities; returns both paths."""
+
+    def write(rows: int) -> tuple[Path, Path]:
+        paths = tmp_path / f"x{rows}.npy", tmp_path / f"y{rows}.npy"
+        for path, array in zip(paths, sample, strict=True):
+            np.save(path, array[:rows])
+        return paths
+
+    return write
+
+
+@pytest.mark.filterwarnings("ignore:pairwise")
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_every_command_takes_few_rows(starfc, files, tmp_path, rows):
+    features, labels = files(rows)
+    out = tmp_path / "out"
+    for arguments in (
+        ("knn", features, "-o", tmp_path / "graph"),
+        ("cluster", features, "-o", out, "--labels", labels, "--k", 20),
+        ("cluster", features, "-o", tmp_path / "on", "--knn-graph", tmp_path / "graph", "--copies", "keep"),
+        ("evaluate", labels, out),
+        ("report", out, "-o", tmp_path / "report"),
+        ("info", out),
+        *((("explain", out, 0, 1),) if rows > 1 else ()),
+        ("assign", out, features),
+        ("info", out),
+        ("report", out, "-o", tmp_path / "report"),
+    ):
+        code, _, err = starfc(*arguments)
+        assert (code, "Traceback" in err) == (0, False), err
+    labels = np.load(out / "labels.npy")
+    assert labels[:rows].tolist() == labels[rows:].tolist()  # the same rows again, copies of the first
+
+
+def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
+    features, _ = files(40)
+    assert (
+        "40 instance(s), so a list holds 39 neighbours instead" in starfc("cluster", features, "-o", tmp_path / "o")[2]
+    )
+    err = starfc("cluster", features, "-o", tmp_path / "o", "--k", 20)[2]
+    assert "--k 20: lists of 19 neighbours where the model was trained on 79; clusters may be less certain" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--k", "300"], "--k: at most 254 needed by a structural model; found 300"),
+        (["--tau1", "3"], "--tau1: between 0 and 1 needed; found 3"),
+        (["--refinement", "dynamic", "--tau2", "3"], "--tau2: between 0 and 1 needed; found 3"),
+        (["--memory", "lots"], "--memory: a number with MB, GB or TB, such as '16GB', needed; found 'lots'"),
+        (["--memory", "1MB"], "raise it, lower --k, or take fewer instances"),
+        (["--device", "gpu"], "--device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
+        (["--feature-dim", "7"], "256-d features where 7-d ones are needed; set --feature-dim to 256"),
+    ],
+)
+def test_messages_name_the_options_of_the_command(starfc, files, tmp_path, more, message):
+    code, out, err = starfc("cluster", files(40)[0], "-o", tmp_path / "o", *more)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "knn" not in err.replace("/", " ").split("error: ")[1]
+
+
+def test_the_words_of_a_config_run_are_its_keys(command, workspace):
+    code, _, err = command("test_final.py", "--config", workspace / "config.py", "--cfg-options", "memory_limit=1MB")
+    assert code == 2
+    assert "error: memory_limit: stage 'features' needs about" in err
+    assert "raise it, lower knn, or take fewer instances" in err
+
+
+def test_what_was_added_to_a_run_is_said(starfc, sample, tmp_path):
+    features, identities = sample
+    out, more, labels = tmp_path / "out", tmp_path / "more.npy", tmp_path / "y.npy"
+    np.save(tmp_path / "x.npy", features[:250])
+    np.save(more, features[250:])
+    np.save(labels, identities)
+    assert starfc("cluster", tmp_path / "x.npy", "-o", out)[0] == 0
+    before = json.loads(starfc("info", out, "--json")[1])
+    assert "today" not in before
+    assert before["holds"] == ["labels.npy", "labels.meta", "clusters.parquet", "run.json", "edges", "knn"]
+    assert starfc("assign", out, more, "--remove", "3,5", "--labels", labels)[0] == 0
+    told = json.loads(starfc("info", out, "--json")[1])
+    now = np.load(out / "labels.npy")
+    assert told["holds"][-2:] == ["assign.json", "state"]
+    assert told["today"] | {"sizes": None, "metrics": None} == {
+        "num_rows": 300, "num_removed": 2, "num_instances": 298, "num_clusters": len(set(now[now >= 0].tolist())),
+        "num_singletons": int((np.bincount(now[now >= 0]) == 1).sum()), "sizes": None, "metrics": None,
+    }  # fmt: skip
+    assert sum(row["instances"] for row in told["today"]["sizes"]) == 298
+    assert told["today"]["metrics"] == evaluate(identities[now >= 0], now[now >= 0])
+    text = starfc("info", out)[1]
+    assert "changed since       once, last on " in text
+    assert f"50 added of {more}, 2 removed" in text
+    assert "298 instances (300 rows, 2 removed)" in text
+    assert f"tau1 {before['thresholds']['tau1']:g}, tau2 0 as first clustered" in text
+    assert starfc("report", out, "-o", tmp_path / "report")[0] == 0
+    index = (tmp_path / "report" / "data" / "index.js").read_text()
+    page = json.loads(index[index.index("{") : index.rindex("}") + 1])
+    assert (page["instances"], page["stages"]) == (298, None)
+    assert page["run"]["changed"].endswith(": 50 instances added, 2 removed")
+    assert page["metrics"] == told["today"]["metrics"]

@@ -182,9 +182,14 @@ def diagnostics_table(
             f"{name:<24}{d['edges']:>14,}{d['share']:>8.1%}{d['components']:>13,}"
             f"{d['largest']:>11,}{d['largest_share']:>8.1%}"
         )
-    total = sum(row["instances"] for row in diagnostics["sizes"])
-    lines += ["", f"{'cluster size':<24}{'clusters':>14}{'instances':>21}{'share':>8}"]
-    for row in diagnostics["sizes"]:
+    return "\n".join([*lines, "", sizes_table(diagnostics["sizes"])])
+
+
+def sizes_table(sizes: list[dict[str, int]]) -> str:
+    """Clusters by size (:func:`size_histogram`) as text."""
+    total = sum(row["instances"] for row in sizes)
+    lines = [f"{'cluster size':<24}{'clusters':>14}{'instances':>21}{'share':>8}"]
+    for row in sizes:
         span = f"{row['low']:,} to {row['high']:,}" if row["high"] > 1 else "1"
         lines.append(f"{span:<24}{row['clusters']:>14,}{row['instances']:>21,}{row['instances'] / max(total, 1):>8.1%}")
     return "\n".join(lines)

@@ -35,6 +35,7 @@ from starfc.review.images import open_pictures, write_sheets
 from starfc.review.measures import Merges, Review, merge_candidates, numbered, review
 from starfc.review.members import Members, each_cluster
 from starfc.review.pairs import Pairs, Rule
+from starfc.runs import changed_since
 from starfc.runtime.atomic import prepare_folder, replacing
 from starfc.runtime.progress import progress
 
@@ -279,7 +280,8 @@ def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]
     share, columns, precision = 0.1, 0, None
     if record is not None:
         share, columns = record["diagnostics"]["giant_share"], record["knn_graph"]["k"] - 1
-        precision = (record.get("estimate") or {}).get("precision")
+        if "steps" not in record:  # it is of the first clustering
+            precision = (record.get("estimate") or {}).get("precision")
     sizes = [{"label": c, "size": found.sizes[c]} for c in np.flatnonzero(found.sizes > share * n)]
     giants = [giant["label"] for giant in surprising(sizes, columns, precision)]
     lines = [
@@ -299,14 +301,16 @@ def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]
 def _of_record(record: dict[str, Any] | None) -> dict[str, Any]:
     if record is None:
         return {"metrics": {}, "stages": None, "run": None}
-    diagnostics = record["diagnostics"]
+    diagnostics, steps = record["diagnostics"], record.get("steps", [])
+    stages = {"candidates": diagnostics["candidates"], **{k: diagnostics[k] for k in ("parsed", "refined")}}
     return {
         "metrics": record["metrics"],
-        "stages": {"candidates": diagnostics["candidates"], **{k: diagnostics[k] for k in ("parsed", "refined")}},
+        "stages": None if steps else stages,  # they are of the first clustering; the page counts today's edges
         "run": {
             "features": Path(record["features"]).name,
             "model": Path(record["model"]).name,
             "started": record["started"],
+            "changed": changed_since(record),
             "k": record["knn_graph"]["k"],
             "seconds": round(sum(stage["seconds"] for stage in record["stages"]), 1),
         },

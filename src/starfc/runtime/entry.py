@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 from starfc.errors import InputError
@@ -18,12 +19,11 @@ def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.captureWarnings(True)
-    loggers = [logging.getLogger("starfc"), logging.getLogger("py.warnings")]
-    for logger in loggers:
-        logger.addHandler(handler)
+    logger = logging.getLogger("starfc")
+    logger.addHandler(handler)
     try:
-        with use(words):
+        with use(words), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: logger.warning("%s", message)
             main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -36,7 +36,5 @@ def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        logging.captureWarnings(False)
+        logger.removeHandler(handler)
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, blobs
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
@@ -22,6 +22,7 @@ from starfc.commands import app
 from starfc.config import load_config
 from starfc.data.formats import read_labels
 from starfc.evaluation.metrics import evaluate
+from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 
@@ -413,3 +414,27 @@ def test_what_was_added_to_a_run_is_said(starfc, sample, tmp_path):
     assert (page["instances"], page["stages"]) == (298, None)
     assert page["run"]["changed"].endswith(": 50 instances added, 2 removed")
     assert page["metrics"] == told["today"]["metrics"]
+
+
+def test_a_published_config_runs_as_it_is(published, command, tmp_path):
+    features, identities = blobs()
+    for kind in ("features", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    features.astype("<f4").tofile(tmp_path / "data" / "features" / "part1_test.bin")
+    (tmp_path / "data" / "labels" / "part1_test.meta").write_text("\n".join(map(str, identities)))
+    save_model(StarFCModel(16, 32, init="metric", generator=torch.Generator().manual_seed(0)), tmp_path / "weights")
+    arguments = ("--config", published(), "--model", tmp_path / "weights", "--out", tmp_path / "out")
+    for _ in range(2):  # builds the kNN graph where the config says, then reads it
+        code, _, err = command("test_final.py", *arguments)
+        assert code == 0, err
+        assert err.count("have no effect here") == 1
+        assert (tmp_path / "data" / "mine" / "faiss_k_80.npz").is_file()
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["num_instances"] == 180
+
+
+def test_nothing_to_assign_is_said(starfc, files, tmp_path):
+    assert starfc("cluster", files(10)[0], "-o", tmp_path / "out")[0] == 0
+    code, _, err = starfc("assign", tmp_path / "out")
+    assert (code, "error: FEATURES: new instances needed, or rows to take out (--remove)" in err) == (2, True)
+    assert "--remove: rows from 0 to 9 needed; found [10]" in starfc("assign", tmp_path / "out", "--remove", 10)[2]
+    assert "error: nowhere: no such file or folder" in starfc("info", "nowhere")[2]

@@ -85,7 +85,7 @@ def cluster(
         asked["partition"] = {"type": partition.value}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
-        place, name = stack.enter_context(options.stored_features(features, folder))
+        place, name = stack.enter_context(options.stored_features(features, folder, keep=out != options.STREAM))
         config, split = opened(model, asked, place, name, labels, feature_dim)
         if refinement is Refinement.dynamic and partition is None:
             config = changed(config, {"partition": {"type": "components"}})

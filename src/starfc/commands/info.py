@@ -27,6 +27,8 @@ def info(
     """
     options.set_messages()
     place = Path(path)
+    if path != options.STREAM and not place.exists():
+        raise MissingFileError(f"{path}: no such file or folder")
     if path != options.STREAM and place.is_dir():
         if labels is not None:
             raise InputError(f"--labels: of a file of features; {path} is a folder")

@@ -44,9 +44,7 @@ sampling = dict(
 
 optimizer = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-5)
 total_epochs = 50
-lr_config = dict(
-    policy='step',
-    step=[int(r * total_epochs) for r in [0.5, 0.8, 0.9]])
+lr_config = dict(policy='step', step=[0.5, 0.8, 0.9])  # shares of total_epochs; from 1 on, epochs
 validation = dict(source='test', holdout_share=0.)
 
 # inference

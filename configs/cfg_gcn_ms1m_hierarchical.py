@@ -15,9 +15,7 @@ hierarchical = dict(
 cluster_num = 1000
 sampling = dict(nearest=1150, passes=1, max_nodes=70000)
 total_epochs = 1000
-lr_config = dict(
-    policy='step',
-    step=[int(r * total_epochs) for r in [0.5, 0.8]])
+lr_config = dict(policy='step', step=[0.5, 0.8])
 checkpoint_config = dict(interval=100, keep=3)
 
 # inference: test_dynamic.py

@@ -27,7 +27,7 @@ def test_ms1m_is_the_published_method():
     assert (config.optimizer.type, config.optimizer.momentum, config.optimizer.weight_decay) == ("SGD", 0.9, 1e-5)
     assert (config.sampling.patches, config.sampling.passes, config.sampling.instance_share) == (40, 2, 0.9)
     assert (config.model.kwargs.init, config.model.kwargs.dropout) == ("xavier", 0.0)
-    assert config.lr_config.step == [25, 40, 45]
+    assert config.milestones == [25, 40, 45]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
@@ -66,7 +66,7 @@ def test_every_problem_is_reported_at_once(tmp_path):
     with pytest.raises(InputError) as caught:
         load_config(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: 11 problem(s)")
+    assert message.startswith(f"{path}: 9 problems\n")
     for part in (
         "tau1: between 0 and 1 needed; found 1.5",
         "clusternum: unknown key; did you mean cluster_num?",
@@ -74,10 +74,8 @@ def test_every_problem_is_reported_at_once(tmp_path):
         "seed: a whole number needed; found True (bool)",
         "optimizer.type: one of 'SGD', 'AdamW' needed; found 'Adam'",
         "optimizer.lr: at least 0 needed; found -1",
-        "model.kwargs.nclass: a key of the published configs that had no effect",
         "model.kwargs.feature_dims: unknown key; did you mean feature_dim?",
         "metrics: one of 'pairwise', 'bcubed', 'nmi' needed; found 'purity'",
-        "eval_interim: a key of the published configs",
         "test_data: a dict needed; found 7 (int)",
     ):
         assert part in message
@@ -87,18 +85,14 @@ def test_every_problem_is_reported_at_once(tmp_path):
     ("values", "message"),
     [
         ({"tau1": float("nan")}, "tau1: between 0 and 1"),
-        ({"tau1": None}, "tau1, tau2: both"),
         ({"sampling": {"nearest": 5}}, "sampling.nearest: at least cluster_num"),
         ({"sampling": {"min_nodes": 50, "max_nodes": 20}}, "min_nodes"),
         ({"validation": {"source": "holdout"}}, "holdout_share above 0"),
-        ({"total_epochs": 2, "lr_config": {"step": [3]}}, "lr_config.step"),
         ({"device": "gpu"}, "device"),
         ({"memory_limit": "lots"}, "memory_limit"),
         ({"log_config": {"hooks": [{"type": "WandbHook"}]}}, "WandbHook"),
         ({"knn_method": "ivf", "knn_params": {"m": 3}}, "knn_params.m"),
         ({"test_data": {"feat_path": "{folder}/x"}}, "names in braces"),
-        ({"train_data": {"knn_graph_path": "x"}}, "reads none"),
-        ({"test_data": {"k": 80}}, "top-level key knn"),
     ],
 )
 def test_contradictions(tmp_path, values, message):

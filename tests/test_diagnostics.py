@@ -133,16 +133,19 @@ def test_rows_without_direction_count_as_components():
 
 def test_a_giant_is_warned_of_once(caplog):
     with caplog.at_level(logging.WARNING, "starfc"):
-        warn_of_giants(diagnose(clustering([10, 9, 8]), 0.4))
+        warn_of_giants(diagnose(clustering([10, 9, 8]), 0.4), 9)
         assert not caplog.records
-        warn_of_giants(diagnose(clustering([40, 30, 1]), 0.4))
+        warn_of_giants(diagnose(clustering([40, 30, 1]), 0.4), 39)  # lists hold them whole
+        warn_of_giants(diagnose(clustering([40, 30, 1]), 0.4), 9, precision=0.9)
+        assert not caplog.records
+        warn_of_giants(diagnose(clustering([40, 30, 1]), 0.4), 9, precision=0.5)
     assert len(caplog.records) == 1
     for part in (
         "2 cluster(s) of more than 0.4 of all instances",
         "cluster 0: 40 instances (56.3%), 2.5 edges an instance, mean p 0.900",
         "cluster 1: 30 instances (42.3%)",
         "raise tau1 or tau2",
-        "scripts/choose_thresholds.py",
+        "starfc tune",
     ):
         assert part in caplog.text
 

@@ -30,6 +30,7 @@ from starfc.evaluation.thresholds import (
 from starfc.graph.knn import build_knn
 from starfc.models.checkpoint import load_thresholds, save_thresholds
 from starfc.models.gcn import StarFCModel
+from starfc.words import CONFIG, use
 
 GRID = ((0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.9))
 PARSE = {"fixed": parse_graph, "dynamic": parse_affinity}
@@ -190,14 +191,14 @@ def test_thresholds_are_read_by_refinement(tmp_path):
 )
 def test_thresholds_that_are_none(tmp_path, content, refinement, message):
     (tmp_path / "thresholds.json").write_text(content)
-    with pytest.raises(InputError, match=rf"thresholds.json: .*{message}.*scripts/choose_thresholds.py"):
+    with pytest.raises(InputError, match=rf"thresholds.json: .*{message}.*starfc tune --model"):
         load_thresholds(tmp_path, refinement)
 
 
 def test_missing_thresholds_name_the_keys(tmp_path):
-    with pytest.raises(MissingFileError, match=r"thresholds.json: no such file, and tau1, tau2 are None"):
+    with pytest.raises(MissingFileError, match=r"thresholds.json: no such file, .*, or give tau1 and tau2$"):
         load_thresholds(tmp_path)
-    with pytest.raises(MissingFileError, match=r"dynamic\.tau1, dynamic\.tau2 are None; .*--cfg-options dynamic\.tau1"):
+    with use(CONFIG), pytest.raises(MissingFileError, match=r", or give dynamic\.tau1 and dynamic\.tau2$"):
         load_thresholds(tmp_path, "dynamic")
 
 
@@ -254,7 +255,6 @@ def test_the_command_without_labels_shows_and_does_not_choose(choose, workspace)
     ("arguments", "message"),
     [
         (["--cfg-options", "validation.holdout_share=0"], "held no identities back to choose thresholds on"),
-        (["--cfg-options", "knn=60"], "instances of the held-back identities"),
         (["--labels", "x.meta"], "--labels: goes with --features"),
         (["--features", "nowhere.npy"], "no such features file"),
         (["--model", "nowhere"], "no such checkpoint"),

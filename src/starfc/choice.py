@@ -14,7 +14,7 @@ from starfc.errors import InputError
 from starfc.evaluation.metrics import labelled, require_pairs, say_unlabelled
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
-from starfc.graph.knn import build_knn, check_k, warn_of_short_lists
+from starfc.graph.knn import build_knn, fitting_k
 from starfc.inference import open_model
 from starfc.models.checkpoint import THRESHOLDS
 from starfc.models.structural import StructuralModel
@@ -22,6 +22,7 @@ from starfc.runtime.atomic import prepare_folder
 from starfc.runtime.machine import choose_device, set_threads
 from starfc.splits import open_test_split
 from starfc.training.data import held_back_graph, holdout_text, read_training_data
+from starfc.words import word
 
 
 def run_choice(
@@ -67,8 +68,8 @@ def run_choice(
     if features is None and labels is None:
         if config.validation.holdout_share == 0:
             raise InputError(
-                "validation.holdout_share: 0, so this training held no identities back to choose thresholds on; name "
-                "labelled data that the model was not trained on with --features and --labels"
+                f"{word('validation.holdout_share')}: 0, so this training held no identities back to choose thresholds "
+                "on; name labelled data that the model was not trained on with --features and --labels"
             )
         data = read_training_data(config)
         held = held_back_graph(config, data)
@@ -81,10 +82,9 @@ def run_choice(
         require_pairs(split.labels, split.features.name, "choosing thresholds")
         say_unlabelled(split.labels, "the choice")
     valid, invalid = split.features.valid(config.invalid_rows)
-    check_k(config.knn, len(valid), split.features.name)
-    if isinstance(model, StructuralModel):
-        warn_of_short_lists(config.knn, model.columns, split.features.name)
-    graph = build_knn(valid, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall)
+    columns = model.columns if isinstance(model, StructuralModel) else 0
+    k = fitting_k(config.knn, len(valid), split.features.name, columns)
+    graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall)
     if split.labels is None:
         return outline(out, valid, graph, model, **given)
     identities = np.delete(split.labels, invalid)

@@ -6,6 +6,7 @@ the command line's overrides, so ``--cfg-options test_name=part3_test`` moves ev
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -21,37 +22,39 @@ from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.hierarchical import OFFSETS, SCALES
 from starfc.runtime.atomic import write_json
 from starfc.schema import build, option
+from starfc.words import CONFIG, use, word
+
+log = logging.getLogger("starfc")
 
 MODELS = ("gcn", "hierarchical", "gcn_structural", "gcn_structural_any")
 STRUCTURAL = ("gcn_structural", "gcn_structural_any")  # of whole lists, whatever the embedding
 
-RETIRED = dict.fromkeys(
+_SPLITS = ("train_data", "test_data")
+WITHOUT_EFFECT = frozenset(
     (
         "INPUT_SIZE",
+        "STAGES",
+        "batch_size_per_gpu",
+        "eval_interim",
+        "k_num3",
         "mid_feat_path",
         "mid_feat_path_test",
-        "optimizer_config",
-        "batch_size_per_gpu",
-        "workers_per_gpu",
-        "use_gcn_feat",
-        "eval_interim",
-        "STAGES",
         "model.kwargs.nclass",
-        *(
-            f"{split}.{key}"
-            for split in ("train_data", "test_data")
-            for key in ("list_path", "conf_metric", "eval_interim")
-        ),
-    ),
-    "a key of the published configs that had no effect; remove it",
-) | {
-    f"{split}.{key}": f"set once for both splits, by the top-level key {top}"
-    for split in ("train_data", "test_data")
-    for key, top in (("k", "knn"), ("th_sim", "th_sim"))
+        "optimizer_config",
+        "sample_num",
+        "train_data.knn_graph_path",  # training builds the graph of every subgraph
+        "use_gcn_feat",
+        "workers_per_gpu",
+        *(f"{split}.{key}" for split in _SPLITS for key in ("list_path", "conf_metric", "eval_interim")),
+        *(f"{split}.neighbor_depth" for split in _SPLITS),
+    )
+)  # keys of the published configs that change nothing
+SAID_TWICE = {f"{split}.{key}": top for split in _SPLITS for key, top in (("k", "knn"), ("th_sim", "th_sim"))} | {
+    "k_num2": "hierarchical.k_mid"
+}  # keys of the published configs, and the ones that decide
+RETIRED = dict.fromkeys(WITHOUT_EFFECT, "a key of the published configs that has no effect; remove it") | {
+    key: f"{decides} decides that; set it there, and remove this key" for key, decides in SAID_TWICE.items()
 }
-RETIRED["train_data.knn_graph_path"] = (
-    "training builds the kNN graph of every subgraph itself and reads none; remove it"
-)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,11 @@ class LrConfig:
     policy: str = option(
         "step", "step: a tenth at each epoch of `step`; onecycle: up, then down to 0", choices=("step", "onecycle")
     )
-    step: list[int] = option(factory=list, help="epochs at which the rate falls to a tenth (policy step)", low=0)
+    step: list[float] = option(
+        factory=list,
+        help="epochs at which the rate falls to a tenth (policy step); numbers below 1 are shares of total_epochs",
+        low=0,
+    )
     warmup: float = option(0.3, "share of all steps in which the rate rises (policy onecycle)", low=0, high=1)
 
 
@@ -286,40 +293,34 @@ class Config:
     threads: int | None = option(None, "CPU threads; None: one per core", low=1)
     memory_limit: str | None = option(None, "memory a stage may need, such as '16GB'; None: what the machine has free")
 
-    def contradictions(self) -> list[str]:
-        """What the single rules cannot see."""
+    def contradictions(self) -> list[tuple[str, str]]:
+        """What the single rules cannot see: keys, each with what is wrong."""
         s, found = self.sampling, []
         if s.nearest is not None and s.nearest < self.cluster_num:
-            found.append(f"sampling.nearest: at least cluster_num ({self.cluster_num}) needed; found {s.nearest}")
+            needed = f"at least {word('cluster_num')} ({self.cluster_num})"
+            found.append(("sampling.nearest", f"{needed} needed; found {s.nearest}"))
         if s.min_nodes > s.max_nodes:
-            found.append(f"sampling.min_nodes: at most max_nodes ({s.max_nodes}) needed; found {s.min_nodes}")
+            needed = f"at most {word('sampling.max_nodes')} ({s.max_nodes})"
+            found.append(("sampling.min_nodes", f"{needed} needed; found {s.min_nodes}"))
         if self.validation.source == "holdout" and self.validation.holdout_share == 0:
-            found.append("validation.source: 'holdout' needs validation.holdout_share above 0; found 0")
-        if self.lr_config.policy == "step" and any(e >= self.total_epochs for e in self.lr_config.step):
-            found.append(
-                f"lr_config.step: epochs below total_epochs ({self.total_epochs}) needed; found {self.lr_config.step}"
-            )
-        for name, pair in (("", self), ("dynamic.", self.dynamic)):
-            if (pair.tau1 is None) != (pair.tau2 is None):
-                both = "both numbers, or both None (then thresholds.json beside the weights decides)"
-                found.append(f"{name}tau1, {name}tau2: {both}")
+            found.append(("validation.source", f"'holdout' needs {word('validation.holdout_share')} above 0; found 0"))
         if self.model.type == "hierarchical":
             found += self._hierarchical_contradictions()
         if self.model.type in STRUCTURAL and self.th_sim > 0:
-            found.append(f"th_sim: 0 needed by model.type {self.model.type!r}, of whole lists; found {self.th_sim}")
+            found.append(("th_sim", f"0 needed by a structural model, which compares whole lists; found {self.th_sim}"))
         if self.model.type in STRUCTURAL and self.knn - 1 > MOST_NEIGHBOURS:
-            found.append(f"knn: at most {MOST_NEIGHBOURS + 1} for model.type {self.model.type!r}; found {self.knn}")
+            found.append(("knn", f"at most {MOST_NEIGHBOURS + 1} needed by a structural model; found {self.knn}"))
         hooks = [hook.get("type") for hook in self.log_config.hooks]
         found += [
-            f"log_config.hooks: TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}"
+            ("log_config.hooks", f"TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}")
             for hook in hooks
             if hook not in ("TextLoggerHook", "TensorboardLoggerHook")
         ]
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            found.append(f"device: auto, cpu, cuda or cuda:N needed; found {self.device!r}")
+            found.append(("device", f"auto, cpu, cuda or cuda:N needed; found {self.device!r}"))
         allowed = KNN_PARAMS.get(self.knn_method, ())
         found += [
-            f"knn_params.{key}: {self.knn_method!r} takes whole numbers above 0 for {allowed}; found {value!r}"
+            (f"knn_params.{key}", f"{self.knn_method!r} takes whole numbers above 0 for {allowed}; found {value!r}")
             for key, value in self.knn_params.items()
             if key not in allowed or not isinstance(value, int) or value < 1
         ]
@@ -327,31 +328,35 @@ class Config:
             try:
                 self._fill(path)
             except (KeyError, IndexError, ValueError):
-                found.append(f"{name}: names in braces are {', '.join(self._names())}; found {path!r}")
+                found.append((name, f"names in braces are {', '.join(self._names())}; found {path!r}"))
         try:
             self.memory_limit_bytes()
         except ValueError:
+            needed = "a number with MB, GB or TB, such as '16GB'"
+            found.append(("memory_limit", f"{needed}, needed; found {self.memory_limit!r}"))
+        return found
+
+    def _hierarchical_contradictions(self) -> list[tuple[str, str]]:
+        h, found = self.hierarchical, []
+        if len(set(h.offsets)) < 2 or max(h.offsets) > h.k_mid - 2:
+            needed = f"two or more different ones needed, at most k_mid - 2 ({h.k_mid - 2})"
+            found.append(("hierarchical.offsets", f"{needed}; found {h.offsets}"))
+        if len(h.scales) != 3 or sorted(set(h.scales)) != h.scales:
+            found.append(("hierarchical.scales", f"three rising numbers of neighbours needed; found {h.scales}"))
+        elif h.scales[-1] != self.knn:
+            found.append(("knn", f"the largest of hierarchical.scales, {h.scales[-1]}, needed; found {self.knn}"))
+        if self.model.kwargs.nhid % 4:
             found.append(
-                f"memory_limit: a number with MB, GB or TB, such as '16GB', needed; found {self.memory_limit!r}"
+                ("model.kwargs.nhid", f"a multiple of the selector's 4 heads needed; found {self.model.kwargs.nhid}")
             )
         return found
 
-    def _hierarchical_contradictions(self) -> list[str]:
-        h, found = self.hierarchical, []
-        if len(set(h.offsets)) < 2 or max(h.offsets) > h.k_mid - 2:
-            found.append(
-                f"hierarchical.offsets: two or more different ones needed, at most k_mid - 2 ({h.k_mid - 2}); "
-                f"found {h.offsets}"
-            )
-        if len(h.scales) != 3 or sorted(set(h.scales)) != h.scales:
-            found.append(f"hierarchical.scales: three rising numbers of neighbours needed; found {h.scales}")
-        elif h.scales[-1] != self.knn:
-            found.append(f"knn: the largest of hierarchical.scales, {h.scales[-1]}, needed; found {self.knn}")
-        if self.model.kwargs.nhid % 4:
-            found.append(
-                f"model.kwargs.nhid: a multiple of the selector's 4 heads needed; found {self.model.kwargs.nhid}"
-            )
-        return found
+    @property
+    def milestones(self) -> list[int]:
+        """Epochs after which the learning rate falls to a tenth, those that a run reaches (policy step)."""
+        total = self.total_epochs
+        epochs = [int(step * total + 1e-9) if step < 1 else int(step) for step in self.lr_config.step]
+        return [epoch for epoch in epochs if 0 < epoch < total]
 
     def path(self, template: str | None) -> Path | None:
         """A path of this config with its names in braces filled in."""
@@ -395,6 +400,10 @@ def save_config(config: Config, path: str | Path) -> None:
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, apply overrides (dotted keys), validate.
 
+    A config of the published code is read as it is. Its keys that have no effect are named in one warning, and so are
+    those that say again what another key says; where the two disagree that is an error. Where ``total_epochs`` is
+    overridden alone, the epochs of ``lr_config.step`` move with it.
+
     Raises
     ------
     MissingFileError, InputError
@@ -402,12 +411,67 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """
     from mmengine.config import Config as FileConfig
 
-    path = Path(path)
+    path, overrides = Path(path), dict(overrides or {})
     if not path.is_file():
         raise MissingFileError(f"{path}: no such config file; the shipped ones are in configs/")
     try:
-        values = FileConfig.fromfile(str(path), lazy_import=False)
-        values.merge_from_dict(dict(overrides or {}))
+        given = FileConfig.fromfile(str(path), lazy_import=False)._cfg_dict.to_dict()
+        # of the file alone: an override of knn is no contradiction to the splits' k of the file
+        values, ignored = _with_effect(given)
+        merged = FileConfig(values)
+        merged.merge_from_dict(overrides)
+        values, more = _with_effect(merged._cfg_dict.to_dict())
     except Exception as error:  # whatever a user's own Python module raises is a problem of that module
         raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
-    return build(Config, values._cfg_dict.to_dict(), RETIRED, str(path))
+    if "total_epochs" in overrides and not any(key.startswith("lr_config") for key in overrides):
+        values = _with_shares(values, given.get("total_epochs"))
+    with use(CONFIG):
+        config = build(Config, values, RETIRED, str(path))
+    if ignored | more:
+        log.warning(
+            "%s: keys of the published configs that have no effect here: %s", path, ", ".join(sorted(ignored | more))
+        )
+    late = [step for step in config.lr_config.step if config.lr_config.policy == "step" and step >= config.total_epochs]
+    if late:
+        listed = ", ".join(f"{step:g}" for step in late)
+        log.warning("%s: lr_config.step: %s never reached in %d epochs", path, listed, config.total_epochs)
+    return config
+
+
+def _with_effect(values: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """A config without those keys of the published ones that change nothing, and these; what disagrees stays in it."""
+
+    ignored = {key for key in WITHOUT_EFFECT if _at(values, key) is not _NOWHERE}
+    defaults = asdict(Config())
+    for key, decides in SAID_TWICE.items():
+        if _at(values, key) == _at(values, decides, _at(defaults, decides)):
+            ignored.add(key)
+
+    def kept(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        return {
+            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in mapping.items()
+            if f"{prefix}{key}" not in ignored
+        }
+
+    return kept(values), ignored
+
+
+_NOWHERE = object()
+
+
+def _at(values: Any, dotted: str, default: Any = _NOWHERE) -> Any:
+    for name in dotted.split("."):
+        if not isinstance(values, Mapping) or name not in values:
+            return default
+        values = values[name]
+    return values
+
+
+def _with_shares(values: dict[str, Any], epochs: Any) -> dict[str, Any]:
+    """A config whose epochs of ``lr_config.step`` are shares of the number of epochs that they were written for."""
+    policy = values.get("lr_config")
+    steps = policy.get("step") if isinstance(policy, Mapping) else None
+    if not isinstance(epochs, int) or not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
+        return values
+    return values | {"lr_config": {**policy, "step": [step / epochs for step in steps if step < epochs]}}

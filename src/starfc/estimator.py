@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,24 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from starfc.clustering.adaptation import ADAPT
-from starfc.clustering.copies import COPIES, collapsed, sizes_of, with_copies
-from starfc.clustering.partition import PARTITIONS
+from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.pipeline import COMPONENTS, REFINEMENTS, with_singletons, without_search
+from starfc.config import Config
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.evaluation.diagnostics import doubts
-from starfc.graph.knn import build_knn, check_k, fitting_k
+from starfc.evaluation.metrics import contingency, pairwise
+from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
-from starfc.models.checkpoint import PRETRAINED, Model, load_model, load_thresholds, stored_thresholds
+from starfc.models.checkpoint import PRETRAINED, Model, load_model, stored_thresholds
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
 from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
+from starfc.schema import build
 
 log = logging.getLogger("starfc")
 
@@ -50,11 +52,12 @@ class StarFC(ClusterMixin, BaseEstimator):
         τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
     k : int or None
         Neighbours per instance, itself counted. None: 80, or the largest scale of a hierarchical model, which takes no
-        fewer. A structural model takes any, and shorter lists where there are fewer instances, but is less certain with
-        shorter ones than it was trained on; the other models need more instances than k.
+        fewer. Lists are shorter where there are fewer instances; a structural model is less certain with shorter ones
+        than it was trained on, and a warning says so.
     tau1, tau2 : float or None
-        Edges with p > τ1, and of those with node intimacy > τ2, stay. None: the refinement's pair stored beside the
-        weights, or the published one (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model.
+        Edges with p > τ1, and of those with node intimacy > τ2, stay. None, of either alone too: what is stored beside
+        the weights, or the published value (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model; with the
+        packaged model τ1 is chosen from the data.
     partition : {'components', 'infomap', 'leiden'}, optional
         How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
     knn_method : {'faiss', 'faiss_gpu', 'ivf'}
@@ -147,32 +150,22 @@ class StarFC(ClusterMixin, BaseEstimator):
         Raises
         ------
         InputError
-            Rows that are not finite or of zero norm, k >= N with another model than a structural one, features of
-            another dimension than the model's, or a refinement that is none.
+            Rows that are not finite or of zero norm, features of another dimension than the model's, or parameters
+            that break a rule, all of them at once.
         """
         if self.refinement not in REFINEMENTS:
             raise InputError(
                 f"refinement: one of {', '.join(map(repr, REFINEMENTS))} needed; found {self.refinement!r}"
             )
-        if self.partition is not None and (
-            self.partition not in PARTITIONS or (self.partition != "components" and self.refinement != "fixed")
-        ):
-            raise InputError(
-                f"partition: None or one of {', '.join(map(repr, PARTITIONS))} needed, with refinement='dynamic' the "
-                f"first; found {self.partition!r} with refinement={self.refinement!r}"
-            )
-        if self.copies not in COPIES:
-            raise InputError(f"copies: one of {', '.join(map(repr, COPIES))} needed; found {self.copies!r}")
-        if self.adapt not in ADAPT:
-            raise InputError(f"adapt: one of {', '.join(map(repr, ADAPT))} needed; found {self.adapt!r}")
         X = validate_data(
             self,
             X,
             dtype=[np.float32, np.float64, np.float16],
-            ensure_all_finite=self.invalid_rows != "singleton",
+            ensure_all_finite=False,
         )
         features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
         self.model_ = self._open_model(X.shape[1])
+        self._check_parameters()
         contextual = isinstance(self.model_, ContextualModel) and self.refinement == "fixed"
         self.partition_ = self.partition or ("infomap" if contextual else "components")
         self.tau1_, self.tau2_ = self._thresholds()
@@ -180,12 +173,10 @@ class StarFC(ClusterMixin, BaseEstimator):
         distinct, representative, wanted = features, None, k
         structural = isinstance(self.model_, StructuralModel)
         collapse = structural and self.copies == "collapse"
-        if structural:
-            if collapse:
-                distinct, representative = collapsed(features)
-            k = fitting_k(k, len(distinct), self.model_.columns, "X")
-        else:
-            check_k(k, len(features), "X")
+        if collapse:
+            distinct, representative = collapsed(features)
+        k = fitting_k(k, len(distinct), "X", self.model_.columns if structural else 0)
+        copies = None if representative is None else sizes_of(representative)
         communities = {}
         if self.refinement == "fixed":
             communities = {"partition": self.partition_, "adapt": self.adapt, "seed": self.random_state}
@@ -193,7 +184,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             graph = empty_graph(len(distinct), k)
             result = without_search(len(distinct), keep_edges=True)
         else:
-            graph = build_knn(distinct, k, self.knn_method, every=structural)
+            graph = build_knn(distinct, k, self.knn_method)
             result = REFINEMENTS[self.refinement](
                 distinct,
                 graph,
@@ -202,11 +193,11 @@ class StarFC(ClusterMixin, BaseEstimator):
                 tau2=self.tau2_,
                 th_sim=self.th_sim,
                 **communities,
-                sizes=None if representative is None else sizes_of(representative),
+                sizes=copies,
                 keep_edges=True,
                 device=choose_device(self.device),
             )
-        self.doubts_ = doubts(result, max(graph.k - 1, 0))  # k counts the instance itself
+        self.doubts_ = doubts(result, max(graph.k - 1, 0), copies)  # k counts the instance itself
         every = np.arange(len(X))
         rows = np.setdiff1d(every, invalid_rows)
         if representative is not None:
@@ -256,7 +247,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             X,
             reset=False,
             dtype=[np.float32, np.float64, np.float16],
-            ensure_all_finite=self.invalid_rows != "singleton",
+            ensure_all_finite=False,
         )
         invalid = Features(X, "X").valid(self.invalid_rows)[1] + len(self.labels_)
         if self._state is None:
@@ -273,6 +264,22 @@ class StarFC(ClusterMixin, BaseEstimator):
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:
         """Cluster X and return ``labels_``."""
         return self.fit(X).labels_
+
+    @available_if(lambda self: self.refinement == "fixed")
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Clusters (m,) that new instances X (m, d) would be put into by :meth:`partial_fit`, without adding them.
+
+        Those that join no cluster have ids above the largest of ``labels_``, the same where they belong together. Only
+        with fixed refinement; works on a copy of the graph.
+        """
+        check_is_fitted(self)
+        return deepcopy(self).partial_fit(X).labels_[len(self.labels_) :]
+
+    @available_if(lambda self: self.refinement == "fixed")
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Pairwise F-score of the clusters that :meth:`predict` gives X (m, d), against the identities y (m,)."""
+        _, identities = np.unique(y, return_inverse=True)
+        return pairwise(contingency(identities, self.predict(X))).fscore
 
     def explain(self, a: int, b: int) -> Explanation:
         """Why rows a and b of X are in one cluster, or are not: the strongest path of edges between them.
@@ -300,6 +307,32 @@ class StarFC(ClusterMixin, BaseEstimator):
     def _rule(self) -> Rule:
         return Rule(self.tau1_, self.tau2_, self.refinement, self.partition_)
 
+    def _check_parameters(self) -> None:
+        """Hold the parameters against the rules that a config has for them."""
+        structural = isinstance(self.model_, StructuralModel)
+        given = {
+            "model": {"type": "gcn_structural_any" if structural else "gcn"},
+            "knn": self.k,
+            "tau1": self.tau1,
+            "tau2": self.tau2,
+            "partition": {} if self.partition is None else {"type": self.partition},
+            "knn_method": self.knn_method,
+            "th_sim": self.th_sim,
+            "invalid_rows": self.invalid_rows,
+            "copies": self.copies,
+            "adapt": self.adapt,
+            "device": self.device,
+            "seed": self.random_state,
+        }
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
+        if self.k is None:
+            del plain["knn"]
+        build(Config, plain)
+        if self.refinement == "dynamic" and self.partition not in (None, "components"):
+            raise InputError(
+                f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
+            )
+
     def _neighbours(self) -> int:
         if isinstance(self.model_, StructuralModel):
             return self.model_.columns + 1
@@ -311,17 +344,16 @@ class StarFC(ClusterMixin, BaseEstimator):
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
     def _thresholds(self) -> tuple[float | None, float | None]:
-        folder = PRETRAINED if self.model is None else self.model
-        if isinstance(self.model_, ContextualModel):
-            tau1, tau2 = stored_thresholds(None if folder is self.model_ else folder, self.model_, self.refinement)
-            return tau1 if self.tau1 is None else self.tau1, tau2 if self.tau2 is None else self.tau2
-        if (self.tau1 is None) != (self.tau2 is None):
-            raise InputError(f"tau1, tau2: both numbers or both None needed; found {self.tau1!r} and {self.tau2!r}")
         if self.tau1 is not None and self.tau2 is not None:
             return self.tau1, self.tau2
-        if isinstance(self.model, Model):
-            return PUBLISHED[self.refinement]
-        return load_thresholds(folder, self.refinement)
+        if not isinstance(self.model, Model):
+            folder = PRETRAINED if self.model is None else self.model
+            tau1, tau2 = stored_thresholds(folder, self.model_, self.refinement)
+        elif isinstance(self.model, ContextualModel):
+            tau1, tau2 = stored_thresholds(None, self.model_, self.refinement)
+        else:
+            tau1, tau2 = PUBLISHED[self.refinement]
+        return tau1 if self.tau1 is None else self.tau1, tau2 if self.tau2 is None else self.tau2
 
     def _least_intimacy(self) -> float:
         return COMPONENTS[1] if self.partition_ == "components" else 0.0

@@ -22,12 +22,12 @@ from starfc.clustering.pipeline import (
     without_search,
     without_small,
 )
-from starfc.config import STRUCTURAL, Config
+from starfc.config import Config
 from starfc.data.dataset import Split
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
-from starfc.graph.knn import check_k, fitting_k, search_bytes
+from starfc.graph.knn import fitting_k, search_bytes
 from starfc.graph.neighbours import empty_graph
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model, stored_thresholds
@@ -41,6 +41,7 @@ from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
 from starfc.splits import knn_graph as open_knn_graph
 from starfc.splits import open_test_split
+from starfc.words import advice, word
 
 log = logging.getLogger("starfc")
 
@@ -99,8 +100,8 @@ def run_inference(
     """
     if refinement == "dynamic" and config.partition.type != "components":
         raise InputError(
-            f"partition.type: {config.partition.type!r} has no use for the dynamic thresholds of test_dynamic.py; run "
-            "test_final.py, or set partition.type=components"
+            f"{word('partition.type')}: {config.partition.type!r} has no use for the dynamic thresholds; take the "
+            f"fixed ones{advice(', or set {} to components', 'partition.type')}"
         )
     threads, device = set_threads(config.threads), choose_device(config.device)
     stages, out = Stages(config.memory_limit_bytes()), prepare_folder(out)
@@ -111,26 +112,23 @@ def run_inference(
         graph_path = find_graph(Path(knn_graph))
         if graph_path is None:
             raise MissingFileError(f"{knn_graph}: no kNN graph there; `starfc knn` makes one")
-    if config.model.type not in STRUCTURAL or not len(split):
-        check_k(config.knn, len(split), split.features.name)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
     tau1, tau2 = thresholds(config, model_folder, refinement, model)
 
     with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
-        if not isinstance(model, StructuralModel):
-            check_k(config.knn, len(valid), split.features.name)
-    distinct, representative, k, stored = valid, None, config.knn, False
+    distinct, representative, stored, columns = valid, None, False, 0
     if isinstance(model, StructuralModel):
-        stored = graph_path is not None and find_graph(graph_path) is not None
+        columns, stored = model.columns, graph_path is not None and find_graph(graph_path) is not None
         if config.copies == "collapse":
             with stages.stage("copies", needs=64 * len(valid)):
                 distinct, representative = collapsed(valid, graph_path if stored else None, out)
-        k = fitting_k(config.knn, len(distinct), model.columns, split.features.name)
-        if not stored and (distinct is not valid or k < config.knn):
-            graph_path = None  # what is named there is the graph of all rows
+    k = fitting_k(config.knn, len(distinct), split.features.name, columns)
+    if not stored and (distinct is not valid or k < config.knn):
+        graph_path = None  # what is named there is the graph of all rows
     searched = replace(config, knn=k)
+    copies = None if representative is None else sizes_of(representative)
     communities = {} if refinement == "dynamic" else {**partition(config), "adapt": config.adapt, "seed": config.seed}
     if len(distinct) < 2:
         graph = empty_graph(len(distinct), k)
@@ -146,24 +144,27 @@ def run_inference(
             tau2=tau2,
             th_sim=config.th_sim,
             **communities,
-            sizes=None if representative is None else sizes_of(representative),
+            sizes=copies,
             keep_edges=keep_edges,
             device=device,
             stages=stages,
             scratch=out,
         )
     neighbours = max(graph.k - 1, 0)  # k counts the instance itself
-    warnings = doubts(result, neighbours)
+    warnings = doubts(result, neighbours, copies)
     for warning in warnings:
         log.warning("%s", warning)
     if representative is not None:
         result = with_copies(result, representative)
     result = with_singletons(result, invalid_rows)
     diagnostics = diagnose(result, config.giant_share)
-    warn_of_giants(diagnostics)
+    warn_of_giants(diagnostics, neighbours, None if result.estimate is None else result.estimate.precision)
     if result.choice is not None:
-        tau1, tau2 = result.choice.tau1, 0.0 if config.partition.type != "components" else (tau2 or COMPONENTS[1])
-    tau1, tau2 = COMPONENTS[0] if tau1 is None else tau1, 0.0 if tau2 is None else tau2  # of fewer than two rows
+        tau1 = result.choice.tau1
+    tau1 = COMPONENTS[0] if tau1 is None else tau1  # of fewer than two rows
+    if refinement == "fixed" and config.partition.type != "components":
+        tau2 = 0.0  # plays no part
+    tau2 = COMPONENTS[1] if tau2 is None else tau2
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -255,7 +256,7 @@ def open_model(config: Config, folder: Path) -> Model:
     if found != config.model.type:
         raise InputError(
             f"{folder}: weights of a model of type {found!r} where the config's model.type is {config.model.type!r}; "
-            f"name a config of that type with --config, such as configs/{SHIPPED[found]}, or other weights with --model"
+            f"name a config of that type, such as configs/{SHIPPED[found]}, or other weights"
         )
     return model
 
@@ -266,12 +267,10 @@ def partition(config: Config) -> dict[str, Any]:
     return {"partition": chosen.type, "resolution": chosen.resolution}
 
 
-def thresholds(
-    config: Config, model_folder: Path, refinement: str, model: Model
-) -> tuple[float, float] | tuple[None, None]:
-    """τ1 and τ2 of a refinement: the config's, or where these are None those stored beside the weights.
+def thresholds(config: Config, model_folder: Path, refinement: str, model: Model) -> tuple[float | None, float | None]:
+    """τ1 and τ2 of a refinement: the config's, or of these that are None those stored beside the weights.
 
-    None and None where a contextual model leaves the choice to the data.
+    None where a contextual model leaves the choice to the data.
     """
     pair = config.dynamic if refinement == "dynamic" else config
     if pair.tau1 is not None and pair.tau2 is not None:
@@ -279,7 +278,7 @@ def thresholds(
     tau1, tau2 = stored_thresholds(model_folder, model, refinement)
     if tau1 is not None:
         log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", model_folder, refinement, tau1, tau2)
-    return tau1, tau2
+    return tau1 if pair.tau1 is None else pair.tau1, tau2 if pair.tau2 is None else pair.tau2
 
 
 def report(record: dict[str, Any], out: str | Path) -> str:

@@ -96,12 +96,12 @@ def model_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> 
             raise InputError(f"{run / 'config.json'}: JSON needed; {error}") from None
     if (run / THRESHOLDS).is_file():
         base = merged(base, _CHOSEN)
-    return build(Config, merged(base, {"pretrained": str(folder)} | given), RETIRED, "options")
+    return build(Config, merged(base, {"pretrained": str(folder)} | given), RETIRED)
 
 
 def changed(config: Config, given: Mapping[str, Any]) -> Config:
     """A config with ``given`` (nested mapping) instead of what it says; every problem of the values is said at once."""
-    return build(Config, merged(asdict(config), given), RETIRED, "options")
+    return build(Config, merged(asdict(config), given), RETIRED)
 
 
 def _described(model: Model) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def training_config(
     if base is not None and base.validation.source == "test":
         share = base.validation.holdout_share
         values = merged(values, {"validation": {"source": "holdout" if share else "none"}})
-    return build(Config, merged(values, given), RETIRED, "options")
+    return build(Config, merged(values, given), RETIRED)
 
 
 def _literal(path: str | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ class Run:
         if len(features) != len(self.labels):
             raise InputError(f"{path}: {len(features):,} rows where the run clustered {len(self.labels):,}")
         return features
+
+
+def changed_since(record: Mapping[str, Any]) -> str | None:
+    """What was added and removed since the clustering of a run's record, in words; None where that is nothing."""
+    steps = record.get("steps", [])
+    if not steps:
+        return None
+    added, removed = sum(step["added"] for step in steps), sum(len(step["removed"]) for step in steps)
+    times = "once" if len(steps) == 1 else f"{len(steps):,} times"
+    return f"{times}, last on {steps[-1]['time']}: {added:,} instances added, {removed:,} removed"
 
 
 def stored_features(folder: Path) -> Features:

@@ -13,6 +13,7 @@ from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any
 
 from starfc.errors import InputError
+from starfc.words import word
 
 
 def option(
@@ -31,7 +32,7 @@ def option(
     return field(default=default, metadata=rule)
 
 
-def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None = None, source: str = "config") -> Any:
+def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None = None, source: str = "") -> Any:
     """Make ``cls`` from ``given``.
 
     Parameters
@@ -39,7 +40,7 @@ def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None
     retired : mapping
         Dotted names that are no longer options, with what to do instead.
     source : str
-        File or parameter, for the message.
+        File, for the message.
 
     Raises
     ------
@@ -49,9 +50,11 @@ def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None
     problems: list[str] = []
     value = _build(cls, given, "", problems, retired or {})
     if not problems:
-        problems += getattr(value, "contradictions", list)()
+        problems += [f"{word(key)}: {wrong}" for key, wrong in getattr(value, "contradictions", list)()]
     if problems:
-        raise InputError(f"{source}: {len(problems)} problem(s)\n" + "\n".join(f"  - {p}" for p in problems))
+        where = f"{source}: " if source else ""
+        listed = problems[0] if len(problems) == 1 else f"{len(problems)} problems\n  - " + "\n  - ".join(problems)
+        raise InputError(where + listed)
     return value
 
 
@@ -68,7 +71,9 @@ def _build(cls: type, given: Mapping[str, Any], prefix: str, problems: list[str]
         else:
             values[key] = _checked(value, hints[key], known[key].metadata, dotted, problems)
     missing = [k for k, f in known.items() if k not in given and f.default is MISSING and f.default_factory is MISSING]
-    problems += [f"{prefix}{key}: missing; {known[key].metadata.get('help', 'it has no default')}" for key in missing]
+    problems += [
+        f"{word(prefix + key)}: missing; {known[key].metadata.get('help', 'it has no default')}" for key in missing
+    ]
     if missing or any(k not in values for k in given if k in known) or any(v is MISSING for v in values.values()):
         return None
     return cls(**values)
@@ -76,16 +81,16 @@ def _build(cls: type, given: Mapping[str, Any], prefix: str, problems: list[str]
 
 def _unknown(dotted: str, key: str, known: Mapping[str, Any], retired: Mapping[str, str]) -> str:
     if dotted in retired:
-        return f"{dotted}: {retired[dotted]}"
+        return f"{word(dotted)}: {retired[dotted]}"
     nearest = difflib.get_close_matches(key, known, n=1)
-    return f"{dotted}: unknown key; " + (
+    return f"{word(dotted)}: unknown key; " + (
         f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
     )
 
 
 def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, problems: list[str]) -> Any:
     if not _matches(value, hint):
-        problems.append(f"{dotted}: {_spell(hint)} needed; found {value!r} ({type(value).__name__})")
+        problems.append(f"{word(dotted)}: {_spell(hint)} needed; found {value!r} ({type(value).__name__})")
         return MISSING
     if isinstance(value, int) and not isinstance(value, bool) and float in _members(hint) and int not in _members(hint):
         value = float(value)
@@ -96,7 +101,7 @@ def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, proble
             near = difflib.get_close_matches(str(item), rule["choices"], n=1)
             hint_text = f"; did you mean {near[0]!r}?" if near else ""
             problems.append(
-                f"{dotted}: one of {', '.join(map(repr, rule['choices']))} needed; found {item!r}{hint_text}"
+                f"{word(dotted)}: one of {', '.join(map(repr, rule['choices']))} needed; found {item!r}{hint_text}"
             )
         low, high = rule.get("low"), rule.get("high")
         # written as "not (inside)" so that NaN is outside
@@ -108,7 +113,7 @@ def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, proble
                 if low is not None
                 else f"at most {high}"
             )
-            problems.append(f"{dotted}: {bounds} needed; found {item!r}")
+            problems.append(f"{word(dotted)}: {bounds} needed; found {item!r}")
     return list(value) if isinstance(value, list | tuple) else value
 
 

@@ -13,8 +13,9 @@ from starfc.data.formats import LABEL_SUFFIXES
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.store import find_graph, read_graph, write_graph
+from starfc.graph.store import ANEW, elsewhere, find_graph, read_graph, write_graph
 from starfc.runtime.stages import Stages
+from starfc.words import advice, word
 
 log = logging.getLogger("starfc")
 
@@ -100,19 +101,19 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
         other = {key: used[key] for key, value in config.knn_params.items() if used.get(key, value) != value}
         if other:
             raise InputError(
-                f"{stored}: a kNN graph built with {other} where knn_params asks for {config.knn_params}; delete the "
-                "folder and it is built anew, or point knn_graph_path elsewhere"
+                f"{stored}: a kNN graph built with {other} where {word('knn_params')} asks for {config.knn_params}; "
+                f"{ANEW}{elsewhere()}"
             )
         reached = graph.info.get("recall")
         if config.knn_method == "ivf" and "nprobe" not in config.knn_params and (reached or 1.0) < config.knn_recall:
             raise InputError(
-                f"{stored}: a kNN graph of recall {reached:.4f} where knn_recall asks for {config.knn_recall}; delete "
-                "the folder and it is built anew, or lower knn_recall"
+                f"{stored}: a kNN graph of recall {reached:.4f} where {word('knn_recall')} asks for "
+                f"{config.knn_recall}; {ANEW}{advice(', or lower {}', 'knn_recall')}"
             )
         return graph
     partial = place.with_name(place.name + ".partial")
     graph = build_knn(
-        features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial, every=True
+        features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial
     )
     write_graph(place, graph, features)
     shutil.rmtree(partial, ignore_errors=True)

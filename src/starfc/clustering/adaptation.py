@@ -30,7 +30,6 @@ from starfc.graph.products import slices
 from starfc.models.structural import EdgeScorer
 from starfc.runtime import threads
 
-ADAPT = ("auto", "off")
 ROUNDS, GAIN = 4, 0.005  # at most so many, each of which raises the expected F by so much
 _WEIGHT, _SMOOTHING = 0.8, 0.02  # λ, ε
 _NODES = 8000  # whose edges are learnt from

@@ -23,7 +23,14 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth
-from starfc.models.contextual import Context, ContextualModel, first_context, sampled_nodes, second_context
+from starfc.models.contextual import (
+    Context,
+    ContextualModel,
+    first_context,
+    neutral_context,
+    sampled_nodes,
+    second_context,
+)
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 
@@ -64,7 +71,8 @@ class Scoring:
         self.before = self.context = None
         early, late = model.first, model.second
         if contextual:
-            seen_first = first_context(self._of_some(sampled_nodes(n)), n, features.dim, strangers)
+            neutral, sample = neutral_context(model, n), self._of_some(sampled_nodes(n))  # neutral: there is no edge
+            seen_first = first_context(sample, n, features.dim, strangers) if len(sample) else neutral.first
             early = model.first.of(seen_first)
         if model.rounds == 2:
             before, first = EdgeLogits(self.structure), _on(early, device)
@@ -77,7 +85,8 @@ class Scoring:
             before.sum_degrees(self.order)
             self.before = before
         if contextual:
-            seen_second = second_context(seen_first, self._of_some(sampled_nodes(n)))
+            sample = self._of_some(sampled_nodes(n))
+            seen_second = second_context(seen_first, sample) if len(sample) else neutral.second
             late = model.second.of(seen_second)
             self.context = Context(strangers, n, seen_first, seen_second)
         self.scorer = early if self.before is None else late

@@ -24,8 +24,6 @@ from starfc.graph.neighbours import id_dtype
 
 log = logging.getLogger("starfc")
 
-COPIES = ("collapse", "keep")
-
 
 def collapsed(
     features: Features, stored: Path | None = None, folder: Path | None = None

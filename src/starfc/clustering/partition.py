@@ -25,6 +25,7 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.map_equation import modules_of_pieces, symmetric
 from starfc.errors import InputError
 from starfc.runtime import threads
+from starfc.words import word
 
 PARTITIONS = ("components", "infomap", "leiden")
 RESOLUTION = 0.1  # of Leiden
@@ -132,7 +133,8 @@ def leiden(
         igraph = importlib.import_module("igraph")
     except ImportError as error:
         raise InputError(
-            "partition.type: 'leiden' needs the package igraph; pip install 'starfc[communities]', or use 'infomap'"
+            f"{word('partition.type')}: 'leiden' needs the package igraph; pip install 'starfc[communities]', or use "
+            "'infomap'"
         ) from error
     n = edges.num_nodes
     graph = symmetric(np.arange(n), edges.indptr, edges.cols, edges.scores, np.arange(n))

@@ -51,6 +51,7 @@ from starfc.models.structural import StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.stages import Stages
+from starfc.words import word
 
 _ROWS = 1 << 13
 
@@ -164,7 +165,10 @@ def cluster(
     stages = stages or Stages()
     contextual = isinstance(model, ContextualModel)
     if not contextual and (tau1 is None or tau2 is None):
-        raise InputError("tau1, tau2: numbers needed with a model whose p is not calibrated for every set; found None")
+        raise InputError(
+            f"{word('tau1')}, {word('tau2')}: numbers needed with a model whose p is not calibrated for every set; "
+            "found None"
+        )
     communities = partition != "components"
     if tau2 is None:
         tau2 = 0.0 if communities else COMPONENTS[1]
@@ -367,7 +371,7 @@ def _parsed(
     """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
-            raise InputError(f"{name}: between 0 and 1 needed; found {tau!r}")
+            raise InputError(f"{word(name)}: between 0 and 1 needed; found {tau!r}")
     features = as_features(features)
     if model.feature_dim not in (None, features.dim):
         raise InputError(
@@ -381,7 +385,9 @@ def _parsed(
     inputs = (features.array, graph.ids, graph.sims)
     if isinstance(model, StructuralModel):
         if th_sim > 0:
-            raise InputError(f"th_sim: 0 needed by a structural model, which compares whole lists; found {th_sim!r}")
+            raise InputError(
+                f"{word('th_sim')}: 0 needed by a structural model, which compares whole lists; found {th_sim!r}"
+            )
         # a code an entry, kept edges in either direction while they are put in order
         with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
             scoring = Scoring(model, features, graph, order, device, scratch)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 import starfc
 from starfc.commands.assign import assign
@@ -23,6 +24,7 @@ from starfc.commands.report import report
 from starfc.commands.train import train
 from starfc.commands.tune import tune
 from starfc.runtime.entry import run_command
+from starfc.words import PARAMETERS, Words
 
 ABOUT = """Clusters faces, and any embeddings, by structure-aware clustering on their nearest-neighbour graph (STAR-FC).
 
@@ -45,11 +47,24 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
-        code = run_command(lambda: command(*arguments, **options))
+        code = run_command(lambda: command(*arguments, **options), words_of(command))
         if code:
             raise typer.Exit(code)
 
     return run
+
+
+def words_of(command: Callable[..., None]) -> Words:
+    """What a command calls the parameters that it has options for, read off its signature."""
+    own = {}
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        for about in get_args(hint):
+            if isinstance(about, OptionInfo):
+                long = [text for text in about.param_decls or () if text.startswith("--")]
+                own[name] = long[0] if long else "--" + name.replace("_", "-")
+    named = {name: name for name in own} | PARAMETERS
+    known = {key: own[name] for key, name in named.items() if name in own}
+    return Words(known, "--set {}".format if "setting" in own else str, whole="setting" in own)
 
 
 def _version(asked: bool) -> None:

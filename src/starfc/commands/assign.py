@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from starfc.commands import options
+from starfc.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,8 @@ def assign(
     Cluster ids and row ids stay what they are; new rows follow the earlier ones. Merges and splits of clusters that the
     edges ask for are listed, here and in DIR/assign.json, and done with --apply-merges only.
     """
+    if features is None and remove is None and not apply_merges:
+        raise InputError("FEATURES: new instances needed, or rows to take out (--remove), or --apply-merges")
     options.set_messages(quiet)
     from starfc.evaluation.metrics import metrics_table
     from starfc.incremental.folder import assign as add
@@ -69,7 +72,6 @@ def _rows(remove: str) -> NDArray[np.integer]:
     import numpy as np
 
     from starfc.data.formats import read_labels
-    from starfc.errors import InputError
 
     if Path(remove).is_file():
         return read_labels(remove)

@@ -65,10 +65,9 @@ def cluster(
     if out == options.STREAM and as_json:
         raise InputError("--json: needs a folder for the results, -o DIR; -o - prints labels on stdout instead")
     options.set_messages(quiet)
-    from starfc.clustering.pipeline import COMPONENTS
     from starfc.commands.opening import opened
-    from starfc.inference import report, run_inference, thresholds
-    from starfc.models.checkpoint import PRETRAINED, load_model
+    from starfc.inference import report, run_inference
+    from starfc.models.checkpoint import PRETRAINED
     from starfc.recipes import changed
 
     model = PRETRAINED if model is None else model
@@ -89,7 +88,7 @@ def cluster(
         asked["partition"] = {"type": partition.value}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
-        place, name = stack.enter_context(options.stored_features(features, folder))
+        place, name = stack.enter_context(options.stored_features(features, folder, keep=out != options.STREAM))
         config, split = opened(model, asked, place, name, labels, feature_dim, key)
         if refinement is Refinement.dynamic and partition is None:
             config = changed(config, {"partition": {"type": "components"}})
@@ -97,12 +96,8 @@ def cluster(
         if communities and tau2 is not None:
             options.warn(f"--tau2: {config.partition.type} communities do not use it; add --partition components")
             tau2 = None
-        if tau1 is not None or tau2 is not None:
-            stored = thresholds(config, model, refinement.value, load_model(model)) if None in (tau1, tau2) else ()
-            if None in stored:
-                stored = COMPONENTS[0], 0.0 if communities else COMPONENTS[1]
-            chosen = {"tau1": stored[0] if tau1 is None else tau1, "tau2": stored[1] if tau2 is None else tau2}
-            config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
+        chosen = options.given(tau1=tau1, tau2=tau2)
+        config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
         record = run_inference(
             config,
             refinement=refinement.value,

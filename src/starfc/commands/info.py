@@ -28,6 +28,8 @@ def info(
     """
     options.set_messages()
     place = Path(path)
+    if path != options.STREAM and not place.exists():
+        raise MissingFileError(f"{path}: no such file or folder")
     if path != options.STREAM and place.is_dir():
         if labels is not None:
             raise InputError(f"--labels: of a file of features; {path} is a folder")
@@ -63,16 +65,82 @@ def _file(path: str, labels: Path | None, feature_dim: int | None, key: str | No
 
 def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """A run's record, a kNN graph's manifest, or a model's widths and thresholds."""
-    from starfc.inference import report
-
     if (folder / "manifest.json").is_file():
         manifest = _json(folder / "manifest.json")
         return {"kind": "kNN graph", **manifest}, _lines(manifest)
     run = _json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    if "num_clusters" in run:
-        lines = [f"{'features':<20}{run['features']}", f"{'model':<20}{run['model']}", "", report(run, folder)]
-        return {"kind": "results", **run}, lines
-    return _model(folder, run)
+    return _results(folder, run) if "num_clusters" in run else _model(folder, run)
+
+
+HELD = {  # what a run's folder may hold, and what it is for
+    "labels.npy": "clusters, an integer a row",
+    "labels.meta": "the same as text",
+    "clusters.parquet": "row, label, confidence and what stands out",
+    "run.json": "the record",
+    "features.npy": "features that came from stdin",
+    "edges": "scored edges, for assign, explain and report",
+    "knn": "the kNN graph",
+    "assign.json": "what was added and removed, with merges and splits that are asked for",
+    "state": "features and lists of all rows, for the next assign",
+}
+
+
+def _results(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A run as it is today: as it was clustered, or as it is since instances were added and removed."""
+    from starfc.inference import report
+
+    holds = [name for name in HELD if (folder / name).exists()]
+    lines = [f"{'features':<20}{run['features']}", f"{'model':<20}{run['model']}", f"{'started':<20}{run['started']}"]
+    lines += [f"{'holds' * (not at):<20}{name}: {HELD[name]}" for at, name in enumerate(holds)]
+    if "steps" not in run:
+        return {"kind": "results", "holds": holds, **run}, [*lines, "", report(run, folder)]
+    today, text = _today(folder, run)
+    return {"kind": "results", "holds": holds, "today": today, **run}, [*lines, *text]
+
+
+def _today(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    import numpy as np
+
+    from starfc.data.formats import read_labels
+    from starfc.evaluation.diagnostics import size_histogram, sizes_table
+    from starfc.evaluation.metrics import metrics_table
+    from starfc.runs import changed_since
+
+    labels = read_labels(folder / "labels.npy")
+    sizes = np.bincount(labels[labels >= 0])
+    sizes = sizes[sizes > 0]
+    removed, left_out = run["num_removed"], run["num_left_out"]
+    today = {
+        "num_rows": len(labels),
+        "num_removed": removed,
+        "num_instances": len(labels) - removed,
+        "num_clusters": run["num_clusters"],
+        "num_singletons": run["num_singletons"],
+        "sizes": size_histogram(sizes),
+        "metrics": run["metrics"],
+    }
+    lines = [f"{'changed since':<20}{changed_since(run)}"]
+    for step in run["steps"]:
+        source = "" if step["features"] is None else f" of {step['features']}"
+        done = "done" if step["applied"] else "asked for, not done"
+        lines.append(
+            f"  {step['time']}  {step['added']:,} added{source}, {len(step['removed']):,} removed; "
+            f"{step['joined']:,} joined clusters, {step['created']:,} new clusters; "
+            f"{step['merges']:,} merges and {step['splits']:,} splits {done}"
+        )
+    lines += ["", metrics_table(run["metrics"]) if run["metrics"] else "no labels of today's rows: metrics skipped"]
+    tau1, tau2 = run["thresholds"]["tau1"], run["thresholds"]["tau2"]
+    lines += [
+        "",
+        sizes_table(today["sizes"]),
+        "",
+        f"{today['num_instances']:,} instances ({len(labels):,} rows, {removed:,} removed), {run['num_clusters']:,} "
+        f"clusters ({run['num_singletons']:,} of one instance), tau1 {tau1:g}, tau2 {tau2:g} as first clustered",
+    ]
+    if left_out:
+        size = run["min_cluster_size"]
+        lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")
+    return today, lines
 
 
 def _model(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -39,7 +39,7 @@ def knn(
     from starfc.config import RETIRED, Config
     from starfc.data.dataset import Features
     from starfc.data.formats import read_features
-    from starfc.graph.knn import build_knn, check_k, search_bytes
+    from starfc.graph.knn import build_knn, fitting_k, search_bytes
     from starfc.graph.store import write_graph
     from starfc.runtime.atomic import prepare_folder
     from starfc.runtime.machine import set_threads
@@ -47,7 +47,7 @@ def knn(
     from starfc.schema import build
 
     asked = options.given(knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, seed=seed)
-    config = build(Config, asked | options.search_options(knn, recall), RETIRED, "options")
+    config = build(Config, asked | options.search_options(knn, recall), RETIRED)
     set_threads(config.threads)
     stages = Stages(config.memory_limit_bytes())
     prepare_folder(out.parent)
@@ -59,7 +59,7 @@ def knn(
             valid, invalid = Features(
                 read_features(place, feature_dim, key, room=stages.memory_left()), str(name)
             ).valid(config.invalid_rows)
-            check_k(k, len(valid), str(name))
+            k = fitting_k(k, len(valid), str(name))
         with stages.stage("kNN graph", needs=search_bytes(valid, k, config.knn_method)):
             partial = out.with_name(out.name + ".partial")
             graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial)

@@ -71,7 +71,10 @@ Key = Annotated[
     typer.Option("--key", metavar="NAME", help="Array of an .npz. Default: the only one, or features, embeddings, X."),
 ]
 Neighbours = Annotated[
-    int | None, typer.Option("--k", min=2, help="Neighbours of an instance, itself counted. Default: the model's.")
+    int | None,
+    typer.Option(
+        "--k", min=2, help="Neighbours of an instance, itself counted; fewer cost accuracy. Default: the model's."
+    ),
 ]
 SearchMethod = Annotated[
     Search | None, typer.Option("--knn", help="Search: exact, or approximate. Default: exact, ivf with --recall.")
@@ -146,10 +149,11 @@ def search_options(search: Search | None, recall: float | None) -> dict[str, Any
 
 
 @contextmanager
-def stored_features(path: str, folder: Path) -> Iterator[tuple[Path, Path]]:
+def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tuple[Path, Path]]:
     """Where features can be read while the block runs, and what to call them.
 
-    Those of stdin are kept as ``folder/features.npy``, once the block has ended well.
+    Those of stdin are written to ``folder``, and with ``keep`` stay there as ``features.npy`` once the block has ended
+    well.
     """
     if path != STREAM:
         yield Path(path), Path(path)
@@ -162,7 +166,7 @@ def stored_features(path: str, folder: Path) -> Iterator[tuple[Path, Path]]:
     with replacing(place) as temporary:
         with temporary.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
-        yield temporary, place
+        yield temporary, place if keep else Path("stdin")
 
 
 def warn(message: str) -> None:

@@ -76,7 +76,7 @@ def train(
     )
     for one in setting or []:
         asked = merged(asked, _setting(one))
-    base = None if config is None else load_config(config)
+    base = None if config is None else load_config(config, options.given(total_epochs=epochs))
     whole = training_config(features.absolute(), labels.absolute(), (kind or Kind.structural).value, asked, base)
     again = [word for word in sys.argv[1:] if word != "--resume"]
     record = run_training(whole, out, "auto" if resume else None, shlex.join(["starfc", *again, "--resume"]))

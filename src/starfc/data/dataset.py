@@ -17,6 +17,7 @@ from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, UNLABELLED, re
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
 from starfc.runtime.memory import mapped_bytes, release
+from starfc.words import advice
 
 log = logging.getLogger("starfc")
 
@@ -183,7 +184,7 @@ class Features:
             if rows.size:
                 raise InputError(
                     f"{self.name}: {rows.size:,} of {len(self):,} rows have {what}, first rows {rows[:5].tolist()}; "
-                    "repair them, or set invalid_rows='singleton' to make each its own cluster"
+                    f"repair them{advice(', or set {} to singleton, which makes each its own cluster', 'invalid_rows')}"
                 )
         if not self.normalise and self.check.off_unit.size:
             rows = self.check.off_unit
@@ -278,6 +279,8 @@ def open_split(
     """
     feat_path = find_file(feat_path, FEATURE_SUFFIXES, "features")
     features = Features(read_features(feat_path, feature_dim, key, room=room), str(feat_path), normalise)
+    if not len(features):
+        raise InputError(f"{feat_path}: no rows (shape {features.array.shape}); at least 1 needed")
     labels = None
     if label_path is not None:
         try:

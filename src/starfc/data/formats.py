@@ -28,11 +28,13 @@ from starfc.data.hdf import HDF5_SUFFIXES, hdf5_features
 from starfc.data.safe import Npz, mapped, open_regular, read_npy
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
+from starfc.words import advice, word
 
 FEATURE_SUFFIXES = (".bin", ".npy", ".npz", ".parquet", *HDF5_SUFFIXES, ".fvecs")
 LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")
 LABEL_NAMES = ("labels", "label", "identity", "y")  # of an .npz, which may hold both
 UNLABELLED = -1  # the label of an instance whose identity is not known
+FEATURE_DIM = "model.kwargs.feature_dim"
 _CHECKED_ROWS = 1024
 _PICKLED = "is a pickle, which may run code when it is opened, and is not read; where you trust it, convert it: "
 _TEXT = "is text, which is slow to read and seldom exact; convert it: "
@@ -104,22 +106,21 @@ def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDAr
     dim = opened.dim if isinstance(opened, Blocks) else opened.shape[1]
     if feature_dim is not None and dim != feature_dim:
         raise InputError(
-            f"{path}: {dim}-d features where feature_dim is {feature_dim}; give the data's (--feature-dim, or "
-            "model.kwargs.feature_dim in a config), or use a model trained on such features"
+            f"{path}: {dim}-d features where {feature_dim}-d ones are needed"
+            f"{advice('; set {} to ' + str(dim), FEATURE_DIM)}, or use a model trained on such features"
         )
     return opened
 
 
 def _read_bin(path: Path, feature_dim: int | None) -> NDArray[np.float32]:
     if feature_dim is None:
-        raise InputError(f"{path}: a raw .bin file does not say its dimension; give --feature-dim (feature_dim)")
+        raise InputError(f"{path}: a raw .bin file does not say its dimension{advice('; give {}', FEATURE_DIM)}")
     with open_regular(path, "features file") as file:
         size, row = os.fstat(file.fileno()).st_size, 4 * feature_dim
         if size % row:
             raise InputError(
                 f"{path}: {size:,} bytes is not a whole number of {feature_dim}-d float32 rows ({row:,} bytes each); "
-                "give the data's dimension with --feature-dim (model.kwargs.feature_dim in a config), or was the file "
-                "cut short?"
+                f"check {word(FEATURE_DIM)}, or whether the file was cut short"
             )
         return mapped(file, path, (size // row, feature_dim), np.dtype("<f4"), 0)
 

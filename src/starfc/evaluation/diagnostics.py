@@ -11,9 +11,11 @@ import logging
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starfc.clustering.pipeline import Clustering
 from starfc.clustering.summary import Kept
+from starfc.words import advice, word
 
 log = logging.getLogger("starfc")
 
@@ -80,9 +82,10 @@ def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
 
 OUTSIDE = 0.2  # share of the context's numbers, from which on a set is called unlike the training kinds
 DOUBTFUL_F = 0.6
+SURE = 0.8  # of an estimate: from here on what it is about is believed
 
 
-def doubts(result: Clustering, columns: int) -> list[str]:
+def doubts(result: Clustering, columns: int, copies: NDArray[np.integer] | None = None) -> list[str]:
     """What a user should know before the clusters are believed, a sentence each; empty where nothing is doubtful.
 
     Parameters
@@ -91,9 +94,11 @@ def doubts(result: Clustering, columns: int) -> list[str]:
         Of the distinct instances: copies fill no list.
     columns : int
         Neighbours that a list of the kNN graph holds.
+    copies : (N,) integers, optional
+        How many instances each of the distinct ones stands for, where that is not one.
     """
-    found, sizes = [], np.bincount(result.labels)
-    n = len(result.labels)
+    found, sizes = [], np.bincount(result.labels, copies)
+    n = int(sizes.sum())
     if result.outside is not None and result.outside > OUTSIDE:
         found.append(
             f"the set is unlike the data that the model was trained on ({result.outside:.0%} of the numbers that "
@@ -101,16 +106,24 @@ def doubts(result: Clustering, columns: int) -> list[str]:
             "check clusters with starfc report, or choose thresholds on labelled data with starfc tune"
         )
     alone = int(np.count_nonzero(sizes == 1))
-    if n >= 20 and alone > n / 2:
+    if n > 1 and result.summary.candidates == 0:
+        if alone:
+            found.append(
+                f"{alone:,} of {n:,} instances are clusters of one: no two are more similar than any two others are, "
+                "so that nothing tells which belong together"
+            )
+    elif n >= 20 and alone > n / 2:
         found.append(
             f"{alone:,} of {n:,} instances are clusters of one: either most identities have one instance, or the "
             "embedding does not tell which belong together"
         )
-    large = int(sizes[sizes > 2 * columns].sum())
-    if n >= 20 and columns > 0 and large > n / 2:
+    large = int(sizes[np.bincount(result.labels) > 2 * columns].sum())
+    unsure = result.estimate is None or result.estimate.fscore < SURE
+    if n >= 20 and columns > 0 and large > n / 2 and unsure:
         found.append(
             f"{large:,} of {n:,} instances are in clusters of more than twice the {columns} neighbours that a list "
-            "holds: an identity larger than the lists may have come apart; look for clusters that should be one"
+            "holds, which leaves many pairs open: an identity larger than the lists may have come apart; look for "
+            "clusters that should be one"
         )
     if result.estimate is not None and result.estimate.fscore < DOUBTFUL_F:
         found.append(
@@ -119,9 +132,20 @@ def doubts(result: Clustering, columns: int) -> list[str]:
     return found
 
 
-def warn_of_giants(diagnostics: dict[str, Any]) -> None:
-    """Log one warning that names the giant clusters, if any, and says what to do."""
-    giants = diagnostics["giants"]
+def surprising(giants: list[dict[str, Any]], columns: int, precision: float | None) -> list[dict[str, Any]]:
+    """Those giant clusters that wrong edges may have made.
+
+    Not one that lists of ``columns`` neighbours hold whole, and none where the pairs inside clusters are expected to be
+    right (``precision``, None where that is not known).
+    """
+    if precision is not None and precision >= SURE:
+        return []
+    return [giant for giant in giants if giant["size"] > columns + 1]
+
+
+def warn_of_giants(diagnostics: dict[str, Any], columns: int, precision: float | None = None) -> None:
+    """Log one warning that names the :func:`surprising` clusters, if any, and says what to do."""
+    giants = surprising(diagnostics["giants"], columns, precision)
     if not giants:
         return
     listed = "; ".join(
@@ -130,13 +154,15 @@ def warn_of_giants(diagnostics: dict[str, Any]) -> None:
         for g in giants
     )
     log.warning(
-        "thresholds: %d cluster(s) of more than %g of all instances (giant_share): %s. Unless so large an identity is "
-        "expected, wrong edges have joined many: raise tau1 or tau2, or choose thresholds on data like these with "
-        "starfc tune or scripts/choose_thresholds.py --features FILE --labels FILE (without --labels it shows what "
-        "each pair keeps)",
+        "thresholds: %d cluster(s) of more than %g of all instances%s: %s. Unless so large an identity is expected, "
+        "wrong edges have joined many: raise %s or %s, or choose thresholds on labelled data like these with starfc "
+        "tune",
         len(giants),
         diagnostics["giant_share"],
+        advice(" ({})", "giant_share"),
         listed,
+        word("tau1"),
+        word("tau2"),
     )
 
 
@@ -156,9 +182,14 @@ def diagnostics_table(
             f"{name:<24}{d['edges']:>14,}{d['share']:>8.1%}{d['components']:>13,}"
             f"{d['largest']:>11,}{d['largest_share']:>8.1%}"
         )
-    total = sum(row["instances"] for row in diagnostics["sizes"])
-    lines += ["", f"{'cluster size':<24}{'clusters':>14}{'instances':>21}{'share':>8}"]
-    for row in diagnostics["sizes"]:
+    return "\n".join([*lines, "", sizes_table(diagnostics["sizes"])])
+
+
+def sizes_table(sizes: list[dict[str, int]]) -> str:
+    """Clusters by size (:func:`size_histogram`) as text."""
+    total = sum(row["instances"] for row in sizes)
+    lines = [f"{'cluster size':<24}{'clusters':>14}{'instances':>21}{'share':>8}"]
+    for row in sizes:
         span = f"{row['low']:,} to {row['high']:,}" if row["high"] > 1 else "1"
         lines.append(f"{span:<24}{row['clusters']:>14,}{row['instances']:>21,}{row['instances'] / max(total, 1):>8.1%}")
     return "\n".join(lines)

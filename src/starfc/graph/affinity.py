@@ -33,6 +33,7 @@ from starfc.graph.affinity_kernels import (
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.products import slices
 from starfc.runtime import threads
+from starfc.words import word
 
 _BLOCK = 1 << 12
 
@@ -191,8 +192,8 @@ def scale_widths(graph: KnnGraph, scales: Sequence[int] | None) -> NDArray[np.in
     needed = min(max(scales), graph.num_nodes - 1)
     if graph.k < needed:
         raise InputError(
-            f"knn: scales of {tuple(scales)} neighbours need a kNN graph of at least {needed}; found one of {graph.k}; "
-            f"set knn to {max(scales)}, and search again"
+            f"{word('knn')}: at least {max(scales)} needed by a model of scales of {tuple(scales)} neighbours; found a "
+            f"kNN graph of {graph.k}"
         )
     return np.minimum(np.array(scales, np.int64) - 1, graph.k)
 

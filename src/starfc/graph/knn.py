@@ -29,10 +29,11 @@ from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.cells import Cells, make_cells, nearest_cells, search_cells
 from starfc.graph.exact import exact_search, search_rows
-from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
+from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.partial import PartialGraph
 from starfc.graph.products import slices
 from starfc.runtime.progress import progress
+from starfc.words import word
 
 log = logging.getLogger("starfc")
 
@@ -46,34 +47,40 @@ _CHUNKS = (1 << 13, 1 << 16)  # rows that one thread searches at a time: 2^16 x 
 _QUERY_BLOCK = 1 << 13
 
 
-def check_k(k: int, num_nodes: int, where: str = "features") -> None:
-    """Raise :class:`InputError` unless 2 <= k < N."""
-    if num_nodes < 2:
-        raise InputError(f"{where}: {num_nodes} instance(s), n_samples = {num_nodes}; clustering needs at least 2")
-    if not 2 <= k < num_nodes:
-        raise InputError(
-            f"knn: between 2 and N - 1 = {num_nodes - 1} neighbours (the node itself counted) for the {num_nodes} "
-            f"instances of {where}; found {k}; lower knn"
-        )
+def fitting_k(k: int, num_nodes: int, where: str = "features", columns: int = 0) -> int:
+    """Entries of a list, the node itself counted: k, or N where there are fewer nodes.
 
+    Logs a warning where N is what cuts the lists, or where k makes them shorter than the ``columns`` neighbours of the
+    lists that a model was trained on.
 
-def fitting_k(k: int, num_nodes: int, columns: int, where: str = "features") -> int:
-    """k of the lists that a structural model compares: N where there are fewer instances than k.
+    Parameters
+    ----------
+    k : int
+        What was asked for, at least 2.
+    num_nodes : int
+        N.
+    where : str
+        File or parameter of the nodes, for messages.
 
-    Logs a warning where the lists are shorter than those that the model was trained on, of ``columns`` neighbours.
+    Raises
+    ------
+    InputError
+        k below 2.
     """
-    if num_nodes:
-        k = min(k, num_nodes)
-        warn_of_short_lists(k, columns, where)
-    return k
-
-
-def warn_of_short_lists(k: int, columns: int, where: str = "features") -> None:
-    """Log a warning where lists of k entries are shorter than those that a structural model was trained on."""
-    if k - 1 < columns:
+    if k < 2:
+        raise InputError(f"{word('knn')}: at least 2 needed, the instance itself and a neighbour; found {k}")
+    wanted = max(k - 1, columns)
+    if 0 < num_nodes < k:
         log.warning(
-            "%s: lists of %d neighbours instead of %d; clusters may be less certain", where, max(k - 1, 0), columns
-        )
+            "%s: %d instance(s), so a list holds %d neighbours instead of %d; clusters may be less certain",
+            where, num_nodes, num_nodes - 1, wanted,
+        )  # fmt: skip
+    elif k <= columns:
+        log.warning(
+            "%s %d: lists of %d neighbours where the model was trained on %d; clusters may be less certain",
+            word("knn"), k, k - 1, columns,
+        )  # fmt: skip
+    return min(k, num_nodes)
 
 
 def build_knn(
@@ -84,7 +91,6 @@ def build_knn(
     seed: int = 0,
     recall: float = RECALL,
     folder: Path | None = None,
-    every: bool = False,
 ) -> KnnGraph:
     """kNN graph of features.
 
@@ -92,7 +98,7 @@ def build_knn(
     ----------
     features : Features, or (N, d) float32 L2-normalised
     k : int
-        Entries per node, the node itself counted, 2 <= k < N.
+        Entries per node, the node itself counted, 1 <= k <= N; of N, every list holds all other nodes.
     method : {'faiss', 'faiss_gpu', 'ivf'}
     params : mapping, optional
         Parameters of an approximate method (:data:`KNN_PARAMS`).
@@ -102,8 +108,6 @@ def build_knn(
         Target of an approximate method whose ``nprobe`` is not given: share of the exact neighbours found.
     folder : path, optional
         Where an approximate search keeps what it has, to go on from there after a kill; a temporary folder otherwise.
-    every : bool
-        k may be N too: every list then holds all other nodes.
 
     Returns
     -------
@@ -112,8 +116,12 @@ def build_knn(
         exact methods, by construction).
     """
     features, params = as_features(features), dict(params or {})
-    if not (every and k == len(features) > 0):
-        check_k(k, len(features))
+    if not len(features):
+        raise InputError(f"{features.name}: no rows to search among; at least 1 needed")
+    if not 1 <= k <= len(features):
+        raise InputError(f"{word('knn')}: between 1 and N = {len(features)} needed; found {k}")
+    if len(features) == 1:
+        return empty_graph(1, k)
     _check_method(features, method, params)
     if method == "ivf":
         if folder is not None:
@@ -239,7 +247,7 @@ def _probes_for(recall: float, features: Features, cells: Cells, sample: Sample)
 
 def _check_method(features: Features, method: str, params: dict[str, int]) -> None:
     if method not in KNN_METHODS:
-        raise InputError(f"knn_method: one of {KNN_METHODS} needed; found {method!r}")
+        raise InputError(f"{word('knn_method')}: one of {', '.join(KNN_METHODS)} needed; found {method!r}")
     allowed = KNN_PARAMS.get(method, ())
     if not set(params) <= set(allowed):
         raise InputError(f"knn_params: {method!r} takes {allowed}; found {sorted(params)}")
@@ -253,8 +261,8 @@ def _gpu_search(features: Features, k: int) -> KnnGraph:
 
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         raise InputError(
-            "knn_method: 'faiss_gpu' needs a GPU build of faiss and a GPU; found neither or only one of them; "
-            "use 'faiss' (exact, CPU), or install faiss-gpu"
+            f"{word('knn_method')}: 'faiss_gpu' needs a GPU build of faiss and a GPU; found neither or only one of "
+            "them; use 'faiss' (exact, CPU), or install faiss-gpu"
         )
     n = len(features)
     index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(features.dim))

@@ -22,6 +22,7 @@ from starfc.data.safe import Npz
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.neighbours import KnnGraph, id_dtype, require_lists, tidy
 from starfc.runtime.atomic import replacing, write_json
+from starfc.words import advice, word
 
 FORMAT_VERSION = 1
 _CHECKED_ROWS = 256
@@ -145,7 +146,7 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
         sims = np.load(path / "sims.npy", mmap_mode="c", allow_pickle=False)
         found = (manifest["num_nodes"], manifest["k"], manifest["fingerprint"], manifest["format"])
     except (ValueError, OSError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: unreadable kNN graph ({error}); delete the folder and it is built anew") from None
+        raise InputError(f"{path}: unreadable kNN graph ({error}); {ANEW}") from None
     num_nodes, stored_k, fingerprint, version = found
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: graph format {FORMAT_VERSION} is read here; found {version}; delete the folder")
@@ -157,22 +158,30 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
     if fingerprint != features.check.fingerprint:
         raise InputError(
             f"{path}: stale kNN graph: it was built from other features (fingerprint {fingerprint}) than "
-            f"{features.name} ({features.check.fingerprint}); delete the folder and it is built anew, or point "
-            "knn_graph_path elsewhere"
+            f"{features.name} ({features.check.fingerprint}); {ANEW}{elsewhere()}"
         )
     info = {key: manifest[key] for key in ("backend", "params", "recall", "recall_rows") if key in manifest}
     return KnnGraph(ids, sims, info)
+
+
+ANEW = "delete it and it is built anew"
+
+
+def elsewhere() -> str:
+    """Advice to name another kNN graph, where that can be named."""
+    return advice(", or point {} elsewhere", "knn_graph_path")
 
 
 def _require_shape(path: Path, num_nodes: int, k: int, features: Features, wanted_k: int) -> None:
     if num_nodes != len(features):
         raise InputError(
             f"{path}: a kNN graph of {num_nodes:,} nodes for the {len(features):,} instances of {features.name}; "
-            "it belongs to another split: delete it, or point knn_graph_path elsewhere"
+            f"it belongs to another split: {ANEW}{elsewhere()}"
         )
     if k != wanted_k:
         raise InputError(
-            f"{path}: a kNN graph of k = {k} where knn is {wanted_k}; set knn={k}, or point knn_graph_path elsewhere"
+            f"{path}: a kNN graph of k = {k} where {word('knn')} is {wanted_k}; {ANEW}"
+            f"{advice(', set {} to ' + str(k), 'knn')}{elsewhere()}"
         )
 
 
@@ -187,7 +196,7 @@ def _require_similarities(path: Path, graph: KnnGraph, features: Features) -> No
     if not worst <= _TOLERANCE:
         raise InputError(
             f"{path}: stale kNN graph: its similarities differ from those of {features.name} by up to {worst:.3f}; it "
-            "was built from other features: delete it and it is built anew, or point knn_graph_path elsewhere"
+            f"was built from other features: {ANEW}{elsewhere()}"
         )
 
 

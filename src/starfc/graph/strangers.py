@@ -16,6 +16,10 @@ z_i|j and z_j|i are the two halves of adaptive s-norm, a standard of speaker ver
     s' = (s - median) / (1 - median)
 
 This is what centring the features does to similarities where all rows lie in one narrow cone, without moving any row.
+
+Where strangers are all equally similar (orthogonal rows, corners of a simplex, sparse rows that share nothing), who of
+them fills a list is chance, though lists that are filled by the same rule look alike. Neighbours that are no more
+similar than that are none (:meth:`Strangers.rescaled`).
 """
 
 from __future__ import annotations
@@ -109,12 +113,25 @@ class Strangers:
         """The similarity that is 0 on the common scale: the median, but never below 0."""
         return max(self.median, 0.0)
 
+    @property
+    def tied(self) -> bool:
+        """Whether strangers are all equally similar, so that a neighbour like them says nothing."""
+        return self.spread <= _LEAST_SPREAD
+
     def rescaled(self, graph: KnnGraph) -> KnnGraph:
-        """The kNN graph with its similarities on the common scale, clipped to [0, 1]: a copy of (N, k) float32."""
+        """The kNN graph with its similarities on the common scale, clipped to [0, 1]: a copy of (N, k) float32.
+
+        Where strangers are :attr:`tied`, a copy of the ids too, without those that are no more similar than strangers.
+        """
         centre, sims = np.float32(self.centre), np.empty(graph.sims.shape, np.float32)
+        ids = np.empty_like(graph.ids) if self.tied else graph.ids
 
         def work(rows: slice) -> None:
             np.clip((graph.sims[rows] - centre) / (1 - centre), 0, 1, out=sims[rows])
+            if self.tied:
+                like_strangers = graph.sims[rows] <= centre + np.float32(self.spread)
+                ids[rows] = np.where(like_strangers, -1, graph.ids[rows])
+                sims[rows][like_strangers] = 0
 
         threads.each(work, slices(graph.num_nodes, _BLOCK))
-        return KnnGraph(graph.ids, sims, graph.info)
+        return KnnGraph(ids, sims, graph.info)

@@ -55,6 +55,7 @@ from starfc.runs import STATE, Run, stored_features
 from starfc.runtime.atomic import replacing, save_array, write_json
 from starfc.runtime.commit import replacing_together, writing
 from starfc.runtime.stages import Stages
+from starfc.words import word
 
 log = logging.getLogger("starfc")
 
@@ -216,7 +217,7 @@ def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
         except InputError as error:
             log.info("kNN graph: %s", error)
     log.info("kNN graph: none of this run's is left, searched for anew")
-    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"], every=True)
+    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"])
 
 
 def _rule(run: Run) -> Rule:
@@ -274,7 +275,9 @@ def _truth(labels: str | Path | NDArray[np.integer] | None, rows: int) -> NDArra
         return None
     truth = read_labels(labels) if isinstance(labels, str | Path) else np.asarray(labels)
     if truth.shape != (rows,):
-        raise InputError(f"labels: those of all {rows:,} rows needed, earlier and new ones; found {truth.shape}")
+        raise InputError(
+            f"{word('labels')}: those of all {rows:,} rows needed, earlier and new ones; found {truth.shape}"
+        )
     return truth
 
 

@@ -31,6 +31,7 @@ from starfc.models.contextual import Context, ContextualModel, neutral_context
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.stages import Stages
+from starfc.words import word
 
 log = logging.getLogger("starfc")
 
@@ -338,10 +339,12 @@ class State:
         rows = np.unique(np.asarray(rows, np.int64))
         wrong = rows[(rows < 0) | (rows >= len(self.labels))]
         if wrong.size:
-            raise InputError(f"remove: rows from 0 to {len(self.labels) - 1} needed; found {wrong[:5].tolist()}")
+            raise InputError(
+                f"{word('remove')}: rows from 0 to {len(self.labels) - 1} needed; found {wrong[:5].tolist()}"
+            )
         gone = rows[self.labels[rows] < 0]
         if gone.size:
-            raise InputError(f"remove: rows {gone[:5].tolist()} were removed before; leave them out")
+            raise InputError(f"{word('remove')}: rows {gone[:5].tolist()} were removed before; leave them out")
         return rows
 
 

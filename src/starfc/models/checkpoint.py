@@ -17,6 +17,7 @@ from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import replacing, write_json
+from starfc.words import advice
 
 FILES = {"backbone": "Backbone.pth", "head": "Head.pth"}
 HIERARCHICAL_FILES = {
@@ -128,8 +129,8 @@ def _structural(
         raise InputError(f"{path}: no shape of {numbers} numbers in it, so no weights of a {cls.__name__}")
     if nhid not in (None, shape[0].item()):
         raise InputError(
-            f"{path}: nhid = {shape[0]} where {nhid} is needed; use weights trained for that, or set "
-            f"model.kwargs.nhid={shape[0]}"
+            f"{path}: nhid = {shape[0]} where {nhid} is needed; use weights trained for that"
+            f"{advice(', or set {}=' + str(shape[0]), 'model.kwargs.nhid')}"
         )
     model = cls.of_shape(shape)
     _load_part(model, state, path)
@@ -207,8 +208,8 @@ def _checked_widths(weight: Tensor | None, path: Path, feature_dim: int | None, 
     if found != wanted:
         raise InputError(
             f"{path}: conv1.weight is {tuple(weight.shape)}, so d = {found[0]}, h = {found[1]}, "
-            f"where feature_dim = {wanted[0]}, nhid = {wanted[1]} is needed; use weights trained for that, or set "
-            f"model.kwargs.feature_dim={found[0]} model.kwargs.nhid={found[1]}"
+            f"where feature_dim = {wanted[0]}, nhid = {wanted[1]} is needed; use weights trained for that"
+            f"{advice(f', or set {{}}={found[0]} {{}}={found[1]}', 'model.kwargs.feature_dim', 'model.kwargs.nhid')}"
         )
     return found
 
@@ -235,11 +236,11 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     folder = folder.parent.parent if folder.is_file() else folder  # DIR/checkpoints/NAME.pt
     path = folder / THRESHOLDS
     remedy = (
-        f"choose them with starfc tune or scripts/choose_thresholds.py --model {folder}, or set both, such as "
-        f"--cfg-options {prefix}tau1=0.7 {prefix}tau2=0.72"
+        f"choose them on labelled data with starfc tune --model {folder}"
+        f"{advice(', or give {} and {}', prefix + 'tau1', prefix + 'tau2')}"
     )
     if not path.is_file():
-        raise MissingFileError(f"{path}: no such file, and {prefix}tau1, {prefix}tau2 are None; {remedy}")
+        raise MissingFileError(f"{path}: no such file, so the weights have no thresholds of their own; {remedy}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -33,11 +33,12 @@ from starfc.data.blocks import npz_key
 from starfc.data.dataset import Features
 from starfc.data.safe import Npz, read_lines
 from starfc.errors import InputError
-from starfc.evaluation.diagnostics import size_histogram
+from starfc.evaluation.diagnostics import size_histogram, surprising
 from starfc.review.images import open_pictures, write_sheets
 from starfc.review.measures import Merges, Review, merge_candidates, numbered, review
 from starfc.review.members import Members, each_cluster
 from starfc.review.pairs import Pairs, Rule
+from starfc.runs import changed_since
 from starfc.runtime.atomic import prepare_folder, replacing
 from starfc.runtime.progress import progress
 
@@ -282,12 +283,17 @@ def _merges_by_cluster(merges: Merges, clusters: int) -> list[list[int]]:
 
 
 def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]:
-    share = 0.1 if record is None else record["diagnostics"]["giant_share"]
-    giants = np.flatnonzero((found.sizes > share * n) & (found.sizes > 1))
+    share, columns, precision = 0.1, 0, None
+    if record is not None:
+        share, columns = record["diagnostics"]["giant_share"], record["knn_graph"]["k"] - 1
+        if "steps" not in record:  # it is of the first clustering
+            precision = (record.get("estimate") or {}).get("precision")
+    sizes = [{"label": c, "size": found.sizes[c]} for c in np.flatnonzero(found.sizes > share * n)]
+    giants = [giant["label"] for giant in surprising(sizes, columns, precision)]
     lines = [
         f"Cluster {c} holds {found.sizes[c]:,} of {n:,} instances ({found.sizes[c] / n:.1%}). A few wrong edges may "
         "have joined many identities: raise tau1 or tau2."
-        for c in giants.tolist()
+        for c in giants
     ]
     alone = int((found.sizes == 1).sum())
     if alone > 0.3 * n:
@@ -301,14 +307,16 @@ def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]
 def _of_record(record: dict[str, Any] | None) -> dict[str, Any]:
     if record is None:
         return {"metrics": {}, "stages": None, "run": None}
-    diagnostics = record["diagnostics"]
+    diagnostics, steps = record["diagnostics"], record.get("steps", [])
+    stages = {"candidates": diagnostics["candidates"], **{k: diagnostics[k] for k in ("parsed", "refined")}}
     return {
         "metrics": record["metrics"],
-        "stages": {"candidates": diagnostics["candidates"], **{k: diagnostics[k] for k in ("parsed", "refined")}},
+        "stages": None if steps else stages,  # they are of the first clustering; the page counts today's edges
         "run": {
             "features": Path(record["features"]).name,
             "model": Path(record["model"]).name,
             "started": record["started"],
+            "changed": changed_since(record),
             "k": record["knn_graph"]["k"],
             "seconds": round(sum(stage["seconds"] for stage in record["stages"]), 1),
         },

@@ -5,24 +5,29 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 from starfc.errors import InputError
 from starfc.runtime.interrupts import Stopped
+from starfc.words import CONFIG, Words, use
 
 
-def run_command(main: Callable[[], object]) -> int:
-    """Run an entry point. A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback."""
+def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
+    """Run an entry point, whose messages speak in ``words``; the codes are those of the command line.
+
+    A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.captureWarnings(True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
-    loggers = [logging.getLogger("starfc"), logging.getLogger("py.warnings")]
-    for logger in loggers:
-        logger.addHandler(handler)
+    logger = logging.getLogger("starfc")
+    logger.addHandler(handler)
     try:
-        main()
+        with use(words), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: logger.warning("%s", message)
+            main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -34,7 +39,5 @@ def run_command(main: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        logging.captureWarnings(False)
+        logger.removeHandler(handler)
     return 0

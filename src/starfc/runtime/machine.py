@@ -14,6 +14,7 @@ import numba
 import torch
 
 from starfc.errors import InputError
+from starfc.words import word
 
 _PACKAGES = (
     "starfc",
@@ -46,7 +47,9 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     if device == "auto" or (device == "cuda" and torch.cuda.is_available()):
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device: {device!r} needs a GPU that torch can use; none found; set device='cpu' or 'auto'")
+        raise InputError(
+            f"{word('device')}: {device!r} needs a GPU that torch can use; none found; name 'cpu' or 'auto'"
+        )
     return torch.device(device)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from starfc.errors import InputError
+from starfc.words import advice, word
 
 log = logging.getLogger("starfc")
 
@@ -57,8 +58,9 @@ class Stages:
         held = resident_bytes()
         if self.memory_limit is not None and held + needs > self.memory_limit:
             raise InputError(
-                f"memory_limit: stage '{name}' needs about {megabytes(needs)} on top of {megabytes(held)} held, above "
-                f"the limit of {megabytes(self.memory_limit)}; raise it, lower knn, or cluster fewer instances"
+                f"{word('memory_limit')}: stage '{name}' needs about {megabytes(needs)} on top of {megabytes(held)} "
+                f"held, above the limit of {megabytes(self.memory_limit)}; raise it{advice(', lower {}', 'knn')}, or "
+                "take fewer instances"
             )
         free = available_bytes()
         if free is not None and needs > free:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from starfc.config import Config
 from starfc.errors import InputError
 from starfc.evaluation.metrics import labelled, require_pairs, say_unlabelled
-from starfc.graph.knn import check_k, exact_knn
+from starfc.graph.knn import exact_knn, fitting_k
 from starfc.graph.neighbours import KnnGraph
 from starfc.splits import knn_graph, open_test_split, open_train_split
 from starfc.training.holdout import hold_back
 from starfc.training.sampling import identity_centres
 from starfc.training.streams import holdout_stream
+from starfc.words import word
 
 log = logging.getLogger("starfc")
 
@@ -79,7 +80,9 @@ def read_training_data(config: Config) -> TrainingData:
     centres = identity_centres(features, labels)
     held = hold_back(centres, share, config.validation.holdout_group, holdout_stream(config.seed))
     if not held.size or len(names) - len(held) < 2:
-        raise InputError(f"validation.holdout_share: {share} of {len(names)} identities leaves too few on one side")
+        raise InputError(
+            f"{word('validation.holdout_share')}: {share} of {len(names)} identities leaves too few on one side"
+        )
     is_held = np.isin(labels, held)
     kept, kept_labels = np.unique(labels[~is_held], return_inverse=True)
     return TrainingData(
@@ -100,9 +103,9 @@ def held_back_graph(config: Config, data: TrainingData) -> LabelledGraph | None:
         return None
     if config.model.type == "gcn_structural":
         return whole_graph(config, data)
-    check_k(config.knn, len(data.held.labels), "the held-back identities")
     features, labels = data.held.features, data.held.labels
-    return LabelledGraph(features, labels, exact_knn(features, config.knn), np.ones(len(labels), bool))
+    k = fitting_k(config.knn, len(labels), "the held-back identities")
+    return LabelledGraph(features, labels, exact_knn(features, k), np.ones(len(labels), bool))
 
 
 def whole_graph(config: Config, data: TrainingData) -> LabelledGraph:
@@ -112,9 +115,9 @@ def whole_graph(config: Config, data: TrainingData) -> LabelledGraph:
         num_held = len(data.held.labels)
         features = np.concatenate([features, data.held.features])
         labels = np.concatenate([labels, len(data.identities) + data.held.labels])
-    check_k(config.knn, len(labels), config.train_name)
+    k = fitting_k(config.knn, len(labels), config.train_name)
     held = np.arange(len(labels)) >= len(labels) - num_held
-    return LabelledGraph(features, labels, exact_knn(features, config.knn), held)
+    return LabelledGraph(features, labels, exact_knn(features, k), held)
 
 
 def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) -> LabelledGraph | None:
@@ -126,9 +129,9 @@ def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) 
         log.warning("validation: the test split %s has no labels; skipped", split.name)
         return None
     split.features.require_valid()
-    check_k(config.knn, len(split), split.features.name)
+    k = fitting_k(config.knn, len(split), split.features.name)
     matrix = split.features.all()
-    graph = knn_graph(config, split.features, graph_path, work_dir)
+    graph = knn_graph(replace(config, knn=k), split.features, graph_path, work_dir)
     return LabelledGraph(matrix, split.labels, graph, labelled(split.labels))
 
 

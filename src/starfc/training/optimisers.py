@@ -29,7 +29,7 @@ class Schedule:
         policy = config.lr_config
         self._by_epoch = policy.policy == "step"
         if self._by_epoch:
-            self._schedule: LRScheduler = MultiStepLR(optimizer, policy.step, gamma=0.1)
+            self._schedule: LRScheduler = MultiStepLR(optimizer, config.milestones, gamma=0.1)
         else:  # one more than it takes: torch counts the step of its own construction
             self._schedule = OneCycleLR(optimizer, config.optimizer.lr, total_steps=rounds + 1, pct_start=policy.warmup)
 

@@ -66,7 +66,7 @@ const overview = {
 
   run({ run, rule }) {
     if (!run) return null;
-    const rows = [["features", run.features], ["model", run.model], ["neighbours", run.k], ["thresholds", `tau1 ${rule.tau1}, tau2 ${rule.tau2}`], ["clusters by", rule.communities ? rule.partition : `${rule.refinement} refinement`], ["started", run.started], ["took", `${run.seconds} s`]];
+    const rows = [["features", run.features], ["model", run.model], ["neighbours", run.k], ["thresholds", `tau1 ${rule.tau1}, tau2 ${rule.tau2}`], ["clusters by", rule.communities ? rule.partition : `${rule.refinement} refinement`], ["started", run.started], ["took", `${run.seconds} s`], ...(run.changed ? [["changed since", run.changed]] : [])];
     return this.card("Run", h("dl", {}, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])));
   },
 

@@ -23,6 +23,7 @@ from starfc.clustering.pipeline import (
 )
 from starfc.config import STRUCTURAL, Config
 from starfc.data.dataset import Split
+from starfc.data.fingerprint import fingerprint
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
 from starfc.evaluation.metrics import evaluate, metrics_table
@@ -106,6 +107,7 @@ def run_inference(
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
     split, graph_path = open_test_split(config, features, labels)
+    recognised = fingerprint(split.features.array)
     if knn_graph is not None:
         graph_path = find_graph(Path(knn_graph))
         if graph_path is None:
@@ -196,6 +198,7 @@ def run_inference(
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
         "config": config.as_dict(),
         "features": str(Path(split.features.name).absolute()),
+        "features_fingerprint": recognised,
         "feature_dim": split.features.dim,
         "normalise": split.features.normalise,
         "model": str(model_folder),

@@ -6,11 +6,13 @@ wrong with a file ends as an :class:`InputError` of one line that names it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
+import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import numpy as np
 import xxhash
@@ -68,14 +70,31 @@ def read_npy(
     """
     path = Path(path)
     with open_regular(path, what, follow=follow) as file:
-        try:
-            version = np.lib.format.read_magic(file)  # (3, 0) is for names of fields alone, which no array here has
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, fortran, dtype = read_header[version](file)
-        except Exception as error:  # the header is a literal of Python: any error of its parsers
-            raise InputError(f"{path}: not a readable {what} ({str(error).splitlines()[0][:160]})") from None
+        shape, fortran, dtype = _npy_header(file, path, what)
         start, size = file.tell(), os.fstat(file.fileno()).st_size
     return _mapped(path, what, shape, fortran, dtype, start, size, kinds, ndim)
+
+
+def read_raw(path: str | Path, dtype: np.dtype, shape: tuple[int, ...], *, follow: bool = True) -> NDArray:
+    """Memory-map an array without a header, row-major; the file may be longer, but not shorter."""
+    path = Path(path)
+    with open_regular(path, "file of numbers", follow=follow) as file:
+        size = os.fstat(file.fileno()).st_size
+    return _mapped(path, "file of numbers", shape, False, dtype, 0, size, dtype.kind, len(shape))
+
+
+def _npy_header(file: IO[bytes], path: Path, what: str) -> tuple[Any, bool, np.dtype]:
+    try:
+        version = np.lib.format.read_magic(file)  # (3, 0) is for names of fields alone, which no array here has
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        return read_header[version](file)
+    except Exception as error:  # the header is a literal of Python: any error of its parsers
+        raise InputError(f"{path}: not a readable {what} ({first_line(error)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a parser says, short and on one line."""
+    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__
 
 
 def _mapped(
@@ -123,3 +142,38 @@ def digest(path: str | Path, *, follow: bool = False) -> str:
         while block := file.read(_BLOCK):
             state.update(block)
     return f"xxh3:{state.hexdigest()}"
+
+
+def read_own_npz(path: str | Path, *, follow: bool = False) -> dict[str, NDArray]:
+    """The arrays of a ``.npz`` as this product writes them: not compressed, each as large as its header says.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        No such file; not such an archive; a member that is damaged or of objects.
+    """
+    path, arrays = Path(path), {}
+    with open_regular(path, "archive of arrays", follow=follow) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for member in archive.infolist():
+                    if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+                        raise InputError(f"{path}: compressed, which this product does not write; make it anew")
+                    content = io.BytesIO(archive.read(member))
+                    shape, fortran, dtype = _npy_header(content, path, "array")
+                    arrays[member.filename.removesuffix(".npy")] = _within(content, shape, fortran, dtype)
+        except InputError:
+            raise
+        except Exception as error:  # whatever the parsers of archives raise
+            raise InputError(f"{path}: damaged ({first_line(error)}); make it anew") from None
+    return arrays
+
+
+def _within(content: io.BytesIO, shape: tuple[int, ...], fortran: bool, dtype: np.dtype) -> NDArray:
+    count = 1
+    for length in shape:
+        count *= int(length)
+    data = content.getbuffer()[content.tell() :]
+    if dtype.hasobject or any(length < 0 for length in shape) or count * dtype.itemsize != data.nbytes:
+        raise ValueError(f"shape {shape} of {dtype} for {data.nbytes:,} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C") if count else np.empty(shape, dtype)

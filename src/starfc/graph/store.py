@@ -10,7 +10,6 @@ node itself normally first. It has no fingerprint; some of its distances are com
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -19,8 +18,11 @@ from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
+from starfc.graph.checks import require_lists
 from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.records import GraphManifest
 from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.opened import current, opened
 
 FORMAT_VERSION = 1
 _CHECKED_ROWS = 256
@@ -32,7 +34,7 @@ def find_graph(path: Path) -> Path | None:
     if path.suffix == ".npz":
         return path if path.is_file() else None
     published = path.with_name(path.name + ".npz")
-    if (path / "manifest.json").is_file():
+    if current(path, "manifest.json").is_file():
         return path
     return published if published.is_file() else None
 
@@ -112,32 +114,32 @@ def _read_npz(path: Path, features: Features, k: int) -> KnnGraph:
 
 
 def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
-    manifest_path = path / "manifest.json"
-    if not manifest_path.is_file():
+    folder = opened(path)
+    if not folder.has("manifest.json"):
         raise MissingFileError(f"{path}: no kNN graph there (no manifest.json)")
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        ids = np.load(path / "ids.npy", mmap_mode="c", allow_pickle=False)
-        sims = np.load(path / "sims.npy", mmap_mode="c", allow_pickle=False)
-        found = (manifest["num_nodes"], manifest["k"], manifest["fingerprint"], manifest["format"])
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: unreadable kNN graph ({error}); delete the folder and it is built anew") from None
-    num_nodes, stored_k, fingerprint, version = found
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: graph format {FORMAT_VERSION} is read here; found {version}; delete the folder")
-    if ids.shape != (num_nodes, stored_k) or sims.shape != ids.shape:
+    manifest = folder.json("manifest.json", GraphManifest)
+    if manifest.format != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: graph format {FORMAT_VERSION} is read here; found {manifest.format}; delete the folder"
+        )
+    ids, sims = folder.npy("ids.npy", 2, np.int32, np.int64), folder.npy("sims.npy", 2, np.float32)
+    if ids.shape != (manifest.num_nodes, manifest.k) or sims.shape != ids.shape:
         raise InputError(
             f"{path}: arrays {ids.shape} and {sims.shape} are not what its manifest says; delete the folder"
         )
-    _require_shape(path, num_nodes, stored_k, features, k)
-    if fingerprint != features.check.fingerprint:
+    _require_shape(path, manifest.num_nodes, manifest.k, features, k)
+    if manifest.fingerprint != features.check.fingerprint:
         raise InputError(
-            f"{path}: stale kNN graph: it was built from other features (fingerprint {fingerprint}) than "
+            f"{path}: stale kNN graph: it was built from other features (fingerprint {manifest.fingerprint}) than "
             f"{features.name} ({features.check.fingerprint}); delete the folder and it is built anew, or point "
             "knn_graph_path elsewhere"
         )
-    info = {key: manifest[key] for key in ("backend", "params", "recall", "recall_rows") if key in manifest}
-    return KnnGraph(ids, sims, info)
+    try:
+        require_lists(ids, sims, np.arange(len(ids)), len(ids))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged kNN graph: {error}; delete the folder and it is built anew") from None
+    kept = manifest.as_dict()
+    return KnnGraph(ids, sims, {key: kept[key] for key in ("backend", "params", "recall", "recall_rows") if key in kept})
 
 
 def _require_shape(path: Path, num_nodes: int, k: int, features: Features, wanted_k: int) -> None:

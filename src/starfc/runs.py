@@ -60,7 +60,7 @@ class Run:
                 f"{folder}: {n:,} labels and edges of {parsed.edges.num_nodes:,} instances; the files are of "
                 "different runs, run starfc cluster again"
             )
-        most = n * (len(record.steps) + 1)  # ids are not used again, and a step makes at most one for each row
+        most = most_labels(n, len(record.steps))
         try:
             require_ids("labels", labels, -1, most)
             require_ids("removed", np.array([row for step in record.steps for row in step.removed], np.int64), 0, n)
@@ -104,6 +104,11 @@ class Run:
                 "since; put those back, or run starfc cluster again"
             )
         return features
+
+
+def most_labels(rows: int, steps: int) -> int:
+    """More clusters than there can have been: their ids are not used again, and a step makes few for each row."""
+    return 4 * rows * (steps + 1)
 
 
 def stored_features(folder: str | Path | OpenedFolder) -> Features:

@@ -11,16 +11,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from starfc.clustering.partition import PARTITIONS, RESOLUTION
+from starfc.data.safe import read_json
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.hierarchical import OFFSETS, SCALES
+from starfc.records import Anything
 from starfc.runtime.atomic import write_json
-from starfc.schema import build, option
+from starfc.runtime.opened import OpenedFolder, opened
+from starfc.schema import build, merged, nested, option
 
 MODELS = ("gcn", "hierarchical", "gcn_structural", "gcn_structural_any")
 STRUCTURAL = ("gcn_structural", "gcn_structural_any")  # of whole lists, whatever the embedding
@@ -49,6 +53,7 @@ RETIRED = dict.fromkeys(
     for split in ("train_data", "test_data")
     for key, top in (("k", "knn"), ("th_sim", "th_sim"))
 }
+RETIRED["_base_"] = "only a .py config inherits from another; a .json config is data, and stands alone"
 RETIRED["train_data.knn_graph_path"] = (
     "training builds the kNN graph of every subgraph itself and reads none; remove it"
 )
@@ -371,7 +376,12 @@ class Config:
         return {key: getattr(self, key) for key in ("prefix", "train_name", "test_name", "knn_method", "knn")}
 
     def _fill(self, template: str) -> str:
-        return os.path.normpath(template.format(**self._names()))
+        names, filled = self._names(), ""
+        for text, name, form, conversion in Formatter().parse(template):
+            if form or conversion:
+                raise ValueError(template)  # names are filled in as they are
+            filled += text + ("" if name is None else str(names[name]))
+        return os.path.normpath(filled)
 
     def _templates(self) -> dict[str, str]:
         splits = {"train_data": self.train_data, "test_data": self.test_data}
@@ -387,19 +397,37 @@ def save_config(config: Config, path: str | Path) -> None:
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, apply overrides (dotted keys), validate.
 
+    A ``.py`` is executed, with what it inherits from: it is its user's own program. A ``.json`` is data.
+
     Raises
     ------
     MissingFileError, InputError
         No such file; not a config; or every problem that the values have, at once.
     """
-    from mmengine.config import Config as FileConfig
-
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"{path}: no such config file; the shipped ones are in configs/")
+    if path.suffix == ".json":
+        return _config_of(read_json(path, Anything, follow=True), path, overrides)
+    if path.suffix != ".py":
+        raise InputError(
+            f"{path}: a config is a .py, or the .json of a training run; found {path.suffix or 'no suffix'!r}"
+        )
+    from mmengine.config import Config as FileConfig
+
     try:
         values = FileConfig.fromfile(str(path), lazy_import=False)
         values.merge_from_dict(dict(overrides or {}))
     except Exception as error:  # whatever a user's own Python module raises is a problem of that module
         raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
     return build(Config, values._cfg_dict.to_dict(), RETIRED, str(path))
+
+
+def stored_config(folder: str | Path | OpenedFolder, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The ``config.json`` of a run's folder, which is data, with overrides (dotted keys); as :func:`load_config`."""
+    folder = opened(folder)
+    return _config_of(folder.json("config.json", Anything), folder.path("config.json"), overrides)
+
+
+def _config_of(content: Anything, path: Path, overrides: Mapping[str, Any] | None) -> Config:
+    return build(Config, merged(content.root, nested(overrides or {})), RETIRED, str(path))

@@ -254,6 +254,14 @@ class StateManifest(Record):
     fingerprint: Text | None = None
 
 
+class ModelKind(Record):
+    """What a training checkpoint says of its model (:func:`starfc.models.checkpoint.describe`)."""
+
+    structural: bool = False
+    scales: Annotated[list[Neighbours], Field(min_length=3, max_length=3)] | None = None
+    offsets: list[Neighbours] = []
+
+
 class SearchProgress(Record):
     """``done.json`` of a kNN search that is under way."""
 

@@ -36,9 +36,12 @@ def evaluate(
     from starfc.data.formats import read_labels
     from starfc.evaluation.metrics import evaluate as scores
     from starfc.evaluation.metrics import metrics_table
+    from starfc.runtime.opened import opened
 
     identities = read_labels(truth)
-    clusters = read_labels(predicted / "labels.npy" if predicted.is_dir() else predicted, len(identities))
+    if predicted.is_dir():
+        predicted = opened(predicted).verified("labels.npy")
+    clusters = read_labels(predicted, len(identities))
     outside = np.flatnonzero(clusters == -1)
     clusters[outside] = clusters.max(initial=-1) + 1 + np.arange(len(outside))
     chosen = tuple(metric.value for metric in metrics or Metric)

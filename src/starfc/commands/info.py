@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from starfc.commands import options
 from starfc.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from starfc.runtime.opened import OpenedFolder
 
 
 def info(
@@ -63,43 +66,38 @@ def _file(path: str, labels: Path | None, feature_dim: int | None) -> tuple[dict
 def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """A run's record, a kNN graph's manifest, or a model's widths and thresholds."""
     from starfc.inference import report
+    from starfc.records import Anything, GraphManifest, RunRecord
+    from starfc.runtime.opened import opened
 
-    if (folder / "manifest.json").is_file():
-        manifest = _json(folder / "manifest.json")
+    at = opened(folder)
+    if at.has("manifest.json"):
+        manifest = at.json("manifest.json", GraphManifest).as_dict()
         return {"kind": "kNN graph", **manifest}, _lines(manifest)
-    run = _json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    run = at.json("run.json", Anything).root if at.has("run.json") else {}
     if "num_clusters" in run:
+        run = at.json("run.json", RunRecord).as_dict()
         lines = [f"{'features':<20}{run['features']}", f"{'model':<20}{run['model']}", "", report(run, folder)]
         return {"kind": "results", **run}, lines
-    return _model(folder, run)
+    return _model(at, run)
 
 
-def _model(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _model(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     from starfc.models.checkpoint import THRESHOLDS, describe, load_model
+    from starfc.records import StoredThresholds
 
     try:
-        model = load_model(folder)
+        model = load_model(at.folder)
     except MissingFileError:
         raise InputError(
-            f"{folder}: no folder of a run (run.json), of a kNN graph (manifest.json) or of a model (weights)"
+            f"{at.folder}: no folder of a run (run.json), of a kNN graph (manifest.json) or of a model (weights)"
         ) from None
     content = {"type": type(model).__name__, **describe(model)}
     content["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    if (folder / THRESHOLDS).is_file():
-        content["thresholds"] = _json(folder / THRESHOLDS)
+    if at.has(THRESHOLDS):
+        content["thresholds"] = at.json(THRESHOLDS, StoredThresholds).as_dict()
     if run:
         content |= {"started": run.get("started"), "stages": run.get("stages")}
     return {"kind": "training run" if run else "model", **content}, _lines(content)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: JSON needed; {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a JSON object needed; found {type(content).__name__}")
-    return content
 
 
 def _lines(content: dict[str, Any]) -> list[str]:

@@ -109,7 +109,9 @@ def require_numbers(name: str, values: NDArray[np.floating], low: float = -np.in
             place = np.argwhere(wrong)[0]
             found = block[tuple(place)]
             place[0] += part.start
-            raise ValueError(f"{name}: finite numbers from {low:g} to {high:g} needed; found {found} at {place.tolist()}")
+            raise ValueError(
+                f"{name}: finite numbers from {low:g} to {high:g} needed; found {found} at {place.tolist()}"
+            )
 
     threads.each(work, slices(len(values), max(1, _ENTRIES // max(1, int(np.prod(values.shape[1:]))))))
 

@@ -139,7 +139,9 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
     except ValueError as error:
         raise InputError(f"{path}: damaged kNN graph: {error}; delete the folder and it is built anew") from None
     kept = manifest.as_dict()
-    return KnnGraph(ids, sims, {key: kept[key] for key in ("backend", "params", "recall", "recall_rows") if key in kept})
+    return KnnGraph(
+        ids, sims, {key: kept[key] for key in ("backend", "params", "recall", "recall_rows") if key in kept}
+    )
 
 
 def _require_shape(path: Path, num_nodes: int, k: int, features: Features, wanted_k: int) -> None:

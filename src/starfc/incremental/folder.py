@@ -155,9 +155,7 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
         return None
     representative = known_by_edges(run.parsed, lists.alive)
     parsed = left_out(run.parsed, representative)
-    state = State(
-        rule, features, lists, parsed, np.array(labels), most, suspects, representative, _collapse(run, rule)
-    )
+    state = State(rule, features, lists, parsed, np.array(labels), most, suspects, representative, _collapse(run, rule))
     return state, manifest.steps
 
 
@@ -410,12 +408,12 @@ def _write(
 
 def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
     """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
-    path = opened(folder).verified("clusters.parquet")
+    path = folder / "clusters.parquet"
     try:
-        table = pq.ParquetFile(path).read(columns=list(COLUMNS))  # read_table would import datasets
+        table = pq.ParquetFile(opened(folder).verified(path.name)).read(columns=list(COLUMNS))  # read_table is slower
         if table.num_rows == rows and table.num_columns == len(COLUMNS):
             return table
         log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, InputError, pa.ArrowException) as error:
         log.info("%s: unreadable (%s); all clusters are measured anew", path, error)
     return None

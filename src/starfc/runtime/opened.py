@@ -127,7 +127,9 @@ class OpenedFolder:
         made = f"starfc {self._files.command}" if self._files.command.isidentifier() else "the command that wrote it"
         remedy = f"run {made} again, or where you changed it yourself, delete {self.folder / FILES}"
         if listed is None:
-            raise InputError(f"{path}: not among the files that {self.folder / FILES} lists, so of another run; {remedy}")
+            raise InputError(
+                f"{path}: not among the files that {self.folder / FILES} lists, so of another run; {remedy}"
+            )
         size = path.stat().st_size
         if size < listed.bytes or (listed.digest is not None and size != listed.bytes):
             raise InputError(

@@ -117,10 +117,10 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     stored = ("tau1", "tau2", "dynamic.tau1", "dynamic.tau2") if run.has(THRESHOLDS) else ()
     config = stored_config(run, dict.fromkeys(stored) | arguments.cfg_options)
     graph = config.path(config.test_data.knn_graph_path)
-    if graph is not None and not any(key.startswith("test_data") for key in arguments.cfg_options):
+    named = any(key.startswith("test_data") for key in arguments.cfg_options)
+    if graph is not None and not named and find_graph(graph) is None:
         # a run may be somebody else's: what it names is read, and never written
-        if find_graph(graph) is None:
-            config = changed(config, {"test_data": {"knn_graph_path": None}})
+        config = changed(config, {"test_data": {"knn_graph_path": None}})
     return Source(_heard(config), run.folder, run.folder)
 
 

@@ -204,10 +204,11 @@ def _first_state(run: Run) -> State:
     features, rule = run.features(), _rule(run)
     if run.parsed.logits is not None:
         columns, _ = columns_of(rule.model, run.record["config"]["knn"])
-        if run.parsed.logits.shape[1] > columns:
+        found = run.parsed.logits.shape[1]
+        if found > columns:
             raise InputError(
-                f"{run.folder / 'edges' / 'logits.npy'}: logits of {run.parsed.logits.shape[1]} neighbours where at most "
-                f"{columns} are needed; run starfc cluster again"
+                f"{run.folder / 'edges' / 'logits.npy'}: logits of at most {columns} neighbours needed; found {found}; "
+                "run starfc cluster again"
             )
     alive = np.ones(len(features), np.bool_)
     alive[features.invalid_rows] = False

@@ -197,7 +197,9 @@ def test_the_config_of_a_folder_executes_nothing(tmp_path, made, command, monkey
     code, said = starfc("cluster", made / "features.npy", "--model", hostile, "-o", tmp_path / "o")
     assert code == 2
     assert "_base_: only a .py config inherits" in said
-    code, out, err = command("test_final.py", "--run", hostile, "--features", made / "features.npy", "--out", tmp_path / "o")
+    code, out, err = command(
+        "test_final.py", "--run", hostile, "--features", made / "features.npy", "--out", tmp_path / "o"
+    )
     assert code == 2
     assert "_base_: only a .py config inherits" in err
     assert SECRET not in said + out + err
@@ -241,7 +243,11 @@ def test_features_that_were_replaced_are_refused(run, made, tmp_path):
     (run / "run.json").write_text(json.dumps(record | {"features": str(mine)}))
     assert starfc("explain", run, 1, 2)[0] == 0
     np.save(mine, np.random.default_rng(0).permutation(features))
-    for arguments in (("explain", run, 1, 2), ("report", run, "-o", tmp_path / "p"), ("assign", run, made / "more.npy")):
+    for arguments in (
+        ("explain", run, 1, 2),
+        ("report", run, "-o", tmp_path / "p"),
+        ("assign", run, made / "more.npy"),
+    ):
         code, said = starfc(*arguments)
         assert code == 2
         assert "not the features that the run" in said
@@ -329,7 +335,7 @@ def test_bits_that_flip_in_a_knn_graph_are_noticed(run, made, tmp_path):
 
 def test_a_flipped_id_of_a_listed_knn_graph_is_noticed(run, made, tmp_path):
     (graph,) = (run / "knn").iterdir()
-    files = {n: {"bytes": (graph / n).stat().st_size, "digest": digest(graph / n)} for n in os.listdir(graph)}
+    files = {p.name: {"bytes": p.stat().st_size, "digest": digest(p)} for p in graph.iterdir()}
     (graph / "files.json").write_text(json.dumps({"format": 1, "id": "1", "command": "knn", "files": files}))
     arguments = ("cluster", made / "features.npy", "--k", 80, "--knn-graph", graph, "-o", tmp_path / "o")
     assert starfc(*arguments)[0] == 0

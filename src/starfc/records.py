@@ -44,8 +44,8 @@ class Objects(RootModel[list[dict[str, Any]]]):
     """A list of objects, such as ``assign.json``."""
 
 
-class CommitList(RootModel[list[Text]]):
-    """``.next/commit.json``: names of files that are to take their places."""
+class NameList(RootModel[list[Text]]):
+    """``.next/commit.json`` and ``remove.json``: names of files that are to take their places, or to go."""
 
 
 class ListedFile(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from starfc.graph.checks import require_ids
 from starfc.records import RunRecord, StateManifest
 from starfc.review.pairs import Rule
 from starfc.runtime.opened import OpenedFolder, opened
+
+log = logging.getLogger("starfc")
 
 STATE = "state"  # what instances are added to (:mod:`starfc.incremental.folder`)
 
@@ -61,12 +64,17 @@ class Run:
                 "different runs, run starfc cluster again"
             )
         most = most_labels(n, len(record.steps))
-        try:
-            require_ids("labels", labels, -1, most)
-            require_ids("removed", np.array([row for step in record.steps for row in step.removed], np.int64), 0, n)
-            require_ids("next_label", np.array([step.next_label for step in record.steps], np.int64), 0, most + 1)
-        except ValueError as error:
-            raise InputError(f"{folder}: {error}; the files are damaged, run starfc cluster again") from None
+        removed = np.array([row for step in record.steps for row in step.removed], np.int64)
+        numbered = np.array([step.next_label for step in record.steps], np.int64)
+        for name, what, values, low, high in (
+            ("labels.npy", "clusters", labels, -1, most),
+            ("run.json", "steps, removed", removed, 0, n),
+            ("run.json", "steps, next_label", numbered, 0, most + 1),
+        ):
+            try:
+                require_ids(what, values, low, high)
+            except ValueError as error:
+                raise InputError(f"{folder / name}: {error}; it is damaged, run starfc cluster again") from None
         return cls(folder, record.as_dict(), labels, parsed)
 
     @property
@@ -125,6 +133,10 @@ def stored_features(folder: str | Path | OpenedFolder) -> Features:
     array = read_raw(path, np.dtype(manifest.dtype), shape, follow=False)
     if manifest.fingerprint is not None and fingerprint(array) != manifest.fingerprint:
         raise InputError(f"{path}: damaged, or of another run; cluster everything again")
-    scale = at.npy(f"{STATE}/scale.npy", 1, np.float32) if at.has(f"{STATE}/scale.npy") else np.empty(0, np.float32)
-    whole = len(scale) == len(array) and bool(np.isfinite(scale).all())  # it is computed otherwise
-    return Features(array, str(path), manifest.normalise, scale if whole else None)
+    try:
+        scale = at.npy(f"{STATE}/scale.npy", 1, np.float32)
+        whole = len(scale) == len(array) and bool(np.isfinite(scale).all())
+    except InputError as error:
+        log.info("%s", error)
+        whole = False
+    return Features(array, str(path), manifest.normalise, scale if whole else None)  # it is computed otherwise

@@ -49,7 +49,7 @@ def save_model(model: Model, folder: str | Path) -> None:
     for part, name in _files(model).items():
         state = {key: value.detach().cpu().clone() for key, value in model.get_submodule(part).state_dict().items()}
         with replacing(Path(folder) / name) as temporary:
-            _save(state, temporary)
+            torch.save(state, temporary)
 
 
 def load_model(
@@ -106,11 +106,6 @@ def load_model(
     for part, state in states.items():
         _load_part(model.get_submodule(part), state, places[part])
     return model.eval()
-
-
-def _save(content: object, path: Path) -> None:
-    with path.open("wb") as file:  # a file has no name for torch to store: equal weights are equal bytes
-        torch.save(content, file)
 
 
 def describe(model: Model) -> dict[str, object]:
@@ -191,7 +186,7 @@ def write_checkpoint(path: Path, model: Model, training: dict[str, object]) -> N
         "training": training,
     }
     with replacing(path) as temporary:
-        _save(content, temporary)
+        torch.save(content, temporary)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 Names below the folder are names: relative, without ``..``, over no symbolic link, of regular files. Where a process was
 killed after it had committed (``.next/commit.json``, :mod:`starfc.runtime.commit`), the files that still wait in
-``.next/`` are the folder's files, and are read from there.
+``.next/`` are the folder's files, and are read from there; those that it was to remove (``remove.json``) are gone.
 
 ``files.json`` lists size and digest of every file that a command wrote (:class:`starfc.records.FileList`). A file is
 compared with it before it is used, so that damage and mixtures of two runs are seen; a digest is one pass over the
@@ -23,9 +23,9 @@ from pydantic import BaseModel
 
 from starfc.data.safe import digest, read_json, read_npy, require_name
 from starfc.errors import InputError
-from starfc.records import CommitList, FileList, ListedFile
+from starfc.records import FileList, ListedFile, NameList
 
-FILES, NEXT, COMMIT = "files.json", ".next", "commit.json"
+FILES, NEXT, COMMIT, REMOVE = "files.json", ".next", "commit.json", "remove.json"
 _Content = TypeVar("_Content", bound=BaseModel)
 
 
@@ -54,9 +54,9 @@ class OpenedFolder:
         InputError
             The name leads out of the folder, or over a symbolic link; the list of what waits is not one of names.
         """
-        if name in self.pending:
+        if name in self.waiting or name in self._gone:
             waiting = self._within(f"{NEXT}/{name}")
-            if waiting.exists():
+            if name in self._gone or waiting.exists():
                 return waiting
         return self._within(name)
 
@@ -92,14 +92,22 @@ class OpenedFolder:
         return array
 
     @cached_property
-    def pending(self) -> frozenset[str]:
-        """Names of files that a process had committed when it was killed."""
-        place = self._within(f"{NEXT}/{COMMIT}")
+    def waiting(self) -> frozenset[str]:
+        """Files that a process had committed when it was killed."""
+        return self._names(COMMIT)
+
+    @cached_property
+    def _gone(self) -> frozenset[str]:
+        """Files that it would have removed."""
+        return self._names(REMOVE) - self.waiting if self.waiting else frozenset()
+
+    def _names(self, listed: str) -> frozenset[str]:
+        place = self._within(f"{NEXT}/{listed}")
         if not place.exists():
             return frozenset()
-        names = read_json(place, CommitList).root
+        names = read_json(place, NameList).root
         for name in names:
-            self._within(require_name(name, self.folder))
+            self._within(name)
             self._within(f"{NEXT}/{name}")
         return frozenset(names)
 

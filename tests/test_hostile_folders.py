@@ -218,11 +218,13 @@ def test_a_graph_that_a_strangers_config_names_is_not_written(tmp_path, made, co
     (hostile / "files.json").unlink()
     victim = tmp_path / "victim"
     content = {
-        "model": {"type": "gcn_structural", "kwargs": {"feature_dim": 16}},
+        "model": {"type": "gcn_structural", "kwargs": {"feature_dim": 16, "nhid": 64}},
         "test_data": {
-            "feat_path": str(made / "features.npy"), "label_path": str(tmp_path / "none"), "knn_graph_path": str(victim),
+            "feat_path": str(made / "features.npy"),
+            "label_path": str(tmp_path / "none"),
+            "knn_graph_path": str(victim),
         },
-    }  # fmt: skip
+    }
     (hostile / "config.json").write_text(json.dumps(content))
     code, _, err = command("test_final.py", "--run", hostile, "--out", tmp_path / "o")
     assert code == 0, err
@@ -279,7 +281,7 @@ def test_a_truth_value_of_seven_is_no_truth_value(run):
     content = bytearray(path.read_bytes())
     content[-1] = 7
     path.write_bytes(content)
-    with pytest.raises(InputError, match="kept: whole numbers from 0 to 1 needed; found [01] to 7"):
+    with pytest.raises(InputError, match=r"kept: whole numbers from 0 to 1 needed; found [01] to 7"):
         Run.open(run)
 
 

@@ -23,8 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-from starfc.errors import InputError
-
 WORDS = [
     b"-1",
     b"1e400",
@@ -154,10 +152,8 @@ def run(inputs: int, seed: int, first: int = 0) -> Counter:
             clock, said = time.perf_counter(), io.StringIO()
             try:
                 with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                    app([str(word) for word in commands(folder, work)[command]], standalone_mode=False)
-                end = "taken"
-            except InputError as error:
-                end = "refused" if "\n" not in str(error) or "problem(s)" in str(error) else "long message"
+                    code = app([str(word) for word in commands(folder, work)[command]], standalone_mode=False)
+                end = "refused" if code == 2 else "taken"
             except BaseException:
                 end = "fault"
                 print(f"--- {number}: {name}, {command}\n{traceback.format_exc(limit=-4)}", file=sys.stderr, flush=True)

@@ -298,7 +298,7 @@ def test_a_flipped_bit_in_a_listed_file_is_noticed(run):
     with pytest.raises(InputError, match=r"scores\.npy: its digest is not that in files\.json; damaged, or of another"):
         Run.open(run)
     (run / "files.json").unlink()
-    with pytest.raises(InputError, match="scores of an edge differ between its directions"):
+    with pytest.raises(InputError, match="edges that are not the same in both directions"):
         Run.open(run)
 
 

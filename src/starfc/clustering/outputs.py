@@ -25,7 +25,7 @@ from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.formats import write_labels
 from starfc.data.safe import read_own_npz
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.checks import require_ids, require_numbers, require_rows, require_same_both_ways
+from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
 from starfc.models.contextual import Context
 from starfc.records import EdgesManifest
 from starfc.runtime.atomic import replacing, save_array, write_json
@@ -96,8 +96,7 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
         require_numbers("intimacy", intimacy, 0, 1)
         require_ids("kept", kept.view(np.uint8), 0, 2)
         if manifest.symmetric:
-            for name, values in (("scores", scores), ("intimacy", intimacy), ("kept", kept)):
-                require_same_both_ways(indptr, cols, values, name)
+            require_both_ways(indptr, cols, scores, intimacy, kept)
     except ValueError as error:
         raise InputError(f"{place}: damaged edges ({error}); run starfc cluster again") from None
     context = _read_context(folder, n) if folder.has("edges/context.npz") else None

@@ -6,6 +6,8 @@ One pass over each array, in blocks and on all threads; nothing is copied.
 
 from __future__ import annotations
 
+import secrets
+
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +65,7 @@ def require_rows(indptr: NDArray[np.int64], cols: NDArray[np.integer], ordered: 
     indptr : (N + 1,) int64
     cols : (E,) integers
     ordered : bool
-        Whether the ends of a row must rise, and every edge be there in both directions.
+        Whether the ends of a row must rise.
 
     Raises
     ------
@@ -83,14 +85,35 @@ def require_rows(indptr: NDArray[np.int64], cols: NDArray[np.integer], ordered: 
             raise ValueError(f"row {row:,} has other ends than {needed} of other nodes, from 0 to {len(indptr) - 2:,}")
 
     threads.each(work, slices(len(indptr) - 1, _ROWS))
-    if ordered and not _both_ways(indptr, cols, indptr[:-1].copy()):
-        raise ValueError("an edge is there in one direction only")
 
 
-def require_same_both_ways(indptr: NDArray[np.int64], cols: NDArray[np.integer], values: NDArray, name: str) -> None:
-    """Make sure that what is known of edges in both directions is the same in both; after :func:`require_rows`."""
-    if not _equal_both_ways(indptr, cols, values, indptr[:-1].copy()):
-        raise ValueError(f"{name} of an edge differ between its directions")
+def require_both_ways(
+    indptr: NDArray[np.int64],
+    cols: NDArray[np.integer],
+    scores: NDArray[np.float32],
+    intimacy: NDArray[np.float32],
+    kept: NDArray[np.bool_],
+) -> None:
+    """Make sure that every edge is there in both directions, with the same numbers; after :func:`require_rows`.
+
+    The edges of either direction are summed as hashes under a key that is drawn anew: sums that are equal are those of
+    equal edges, and no entry is looked up.
+
+    Raises
+    ------
+    ValueError
+        They differ.
+    """
+    bits = (scores.view(np.uint32), intimacy.view(np.uint32), kept.view(np.uint8))
+    key, sums = np.uint64(secrets.randbits(64)), []
+
+    def work(part: slice) -> None:
+        sums.append(_direction_sums(indptr, cols, *bits, part.start, part.stop, key))
+
+    threads.each(work, slices(len(indptr) - 1, _ROWS))
+    up, down = (sum(int(pair[side]) for pair in sums) % 2**64 for side in (0, 1))
+    if up != down:
+        raise ValueError("edges that are not the same in both directions")
 
 
 def require_numbers(name: str, values: NDArray[np.floating], low: float = -np.inf, high: float = np.inf) -> None:
@@ -182,23 +205,25 @@ def _row_fault(indptr, cols, first, last, ordered):
 
 
 @nb.njit(cache=True, nogil=True)
-def _both_ways(indptr, cols, cursor):
-    """Rows are met in rising order, and so stand in the lists of others: the next in j's list must be i."""
-    for i in range(indptr.size - 1):
+def _direction_sums(indptr, cols, scores, intimacy, kept, first, last, key):
+    """Sums of the hashes of the edges to higher ids, and of those to lower ids, of some rows."""
+    up, down = np.uint64(0), np.uint64(0)
+    for i in range(first, last):
         for e in range(indptr[i], indptr[i + 1]):
-            j = cols[e]
-            if cursor[j] >= indptr[j + 1] or cols[cursor[j]] != i:
-                return False
-            cursor[j] += 1
-    return True
+            j = np.int64(cols[e])
+            numbers = (np.uint64(scores[e]) << np.uint64(32)) | np.uint64(intimacy[e])
+            hashed = _mixed(_mixed(key + np.uint64(min(i, j))) + np.uint64(max(i, j)))
+            hashed = _mixed(_mixed(hashed ^ numbers) + np.uint64(kept[e]))
+            if i < j:
+                up += hashed
+            else:
+                down += hashed
+    return up, down
 
 
-@nb.njit(cache=True, nogil=True)
-def _equal_both_ways(indptr, cols, values, cursor):
-    for i in range(indptr.size - 1):
-        for e in range(indptr[i], indptr[i + 1]):
-            j = cols[e]
-            if values[cursor[j]] != values[e]:
-                return False
-            cursor[j] += 1
-    return True
+@nb.njit(cache=True, nogil=True, inline="always")
+def _mixed(x):
+    """The finaliser of splitmix64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

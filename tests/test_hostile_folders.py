@@ -158,6 +158,16 @@ def test_adding_writes_through_no_link(grown, made, tmp_path, name):
     assert (contents(outside) if outside.is_dir() else outside.read_bytes()) == before
 
 
+def test_a_kept_knn_graph_is_written_through_no_link(tmp_path, made):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "knn").symlink_to(tmp_path / "victim")
+    code, said = starfc("cluster", made / "features.npy", "-o", tmp_path / "out")
+    assert code == 2
+    assert "knn: a symbolic link" in said
+    assert not list((tmp_path / "victim").iterdir())
+
+
 def test_a_pipe_in_a_run_is_refused_and_does_not_block(run):
     (run / "run.json").unlink()
     os.mkfifo(run / "run.json")
@@ -366,6 +376,16 @@ def test_a_record_is_what_it_says_or_named(run, name, keys, value):
     assert Path(name).name in str(error.value)
     assert "\n" not in str(error.value)
     assert keys[0] in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["model", "started"])
+def test_a_record_does_not_control_a_terminal(run, key):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {key: "\x1b]52;c;cm0=\x07"}))
+    code, said = starfc("info", run)
+    assert code == 2
+    assert said.isprintable() or "\x1b" not in said
+    assert f"{key}: Value error, text without control characters needed" in said
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"a": NaN}', "\xff", "{" + '"a":' * 3])

@@ -286,7 +286,7 @@ def report(record: dict[str, Any], out: str | Path) -> str:
         f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
         f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}",
     ]
-    if record["num_copies"]:
+    if record.get("num_copies", 0):
         lines.append(f"{record['num_copies']:,} instances are copies of others, and lie where these do")
     if record.get("estimate"):
         e = {name: 100 * value for name, value in record["estimate"].items()}
@@ -295,7 +295,7 @@ def report(record: dict[str, Any], out: str | Path) -> str:
             f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}"
         )
         lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
-    if record["min_cluster_size"] > 1:
+    if record.get("min_cluster_size", 1) > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
         lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")
     return "\n".join([*lines, f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json"])

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, RootModel
 
 
 def _text(value: Any) -> str:
-    # pydantic's own text refuses names of files that are not UTF-8
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError("text needed")
+    # pydantic's own text refuses names of files that are not UTF-8; what controls a terminal is no name
+    if not isinstance(value, str) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in value):
+        raise ValueError("text without control characters needed")
     return value
 
 
@@ -184,7 +184,7 @@ class GraphInfo(Record):
 class RunRecord(Record):
     """``run.json`` of a clustering."""
 
-    metrics: dict[str, Score | float]
+    metrics: dict[Text, Score | float]
     labelled: bool
     num_clusters: Count
     num_instances: Count
@@ -195,7 +195,8 @@ class RunRecord(Record):
     refinement: Literal["fixed", "dynamic"]
     partition: Literal["components", "infomap", "leiden"]
     thresholds: Thresholds
-    choices: dict[str, Choice] = {}
+    choices: dict[Text, Choice] = {}
+    doubts: list[Text] = []
     estimate: Estimate | None = None
     diagnostics: Diagnostics
     knn_graph: GraphInfo

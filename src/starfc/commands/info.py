@@ -75,7 +75,7 @@ def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return {"kind": "kNN graph", **manifest}, _lines(manifest)
     run = at.json("run.json", Anything).root if at.has("run.json") else {}
     if "num_clusters" in run:
-        run = at.json("run.json", RunRecord).as_dict()
+        at.json("run.json", RunRecord)  # checks it
         lines = [f"{'features':<20}{run['features']}", f"{'model':<20}{run['model']}", "", report(run, folder)]
         return {"kind": "results", **run}, lines
     return _model(at, run)
@@ -83,7 +83,7 @@ def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _model(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     from starfc.models.checkpoint import THRESHOLDS, describe, load_model
-    from starfc.records import StoredThresholds
+    from starfc.records import StoredThresholds, TrainingRecord
 
     try:
         model = load_model(at.folder)
@@ -96,9 +96,15 @@ def _model(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[
     if at.has(THRESHOLDS):
         content["thresholds"] = at.json(THRESHOLDS, StoredThresholds).as_dict()
     if run:
+        at.json("run.json", TrainingRecord)  # checks it
         content |= {"started": run.get("started"), "stages": run.get("stages")}
     return {"kind": "training run" if run else "model", **content}, _lines(content)
 
 
 def _lines(content: dict[str, Any]) -> list[str]:
-    return [f"{name:<20}{value if isinstance(value, str) else json.dumps(value)}" for name, value in content.items()]
+    return [f"{_shown(name):<20}{_shown(value)}" for name, value in content.items()]
+
+
+def _shown(value: object) -> str:
+    """Text as it is, unless it could control a terminal."""
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

@@ -123,8 +123,13 @@ def read_json(path: str | Path, content: type[_Content], *, follow: bool = False
         return content.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = str(error) if first is None else f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
-        raise InputError(f"{path}: not what such a file holds ({reason})") from None
+        reason = first_line(error)
+        if first is not None:
+            where = ".".join(map(str, first["loc"]))[:160] or "content"
+            reason = f"{where if where.isprintable() else ascii(where)}: {first['msg']}"
+        raise InputError(
+            f"{path}: not what such a file holds ({reason}); it is damaged, or not of this package"
+        ) from None
 
 
 def require_name(name: Any, folder: Path) -> str:

@@ -442,7 +442,7 @@ def test_weights_of_odd_shapes_are_refused_before_memory_is_taken(tmp_path, faul
 def test_a_head_of_another_width_is_refused_before_memory_is_taken(tmp_path):
     torch.save({"conv1.weight": torch.zeros(2, 200_000), "conv1.bias": torch.zeros(200_000)}, tmp_path / "Backbone.pth")
     torch.save({"classifier.0.weight": torch.zeros(1, 1)}, tmp_path / "Head.pth")
-    with pytest.raises(InputError, match=r"classifier.0.weight \(200000, 400000\) needed, found \(1, 1\)"):
+    with pytest.raises(InputError, match=r"classifier\.0\.weight \(200000, 400000\) needed, found \(1, 1\)"):
         load_model(tmp_path)
 
 

@@ -16,7 +16,7 @@ from starfc.data.safe import first_line, open_regular
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.contextual import ContextualModel
-from starfc.models.gcn import StarFCModel
+from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.records import Anything, ModelKind, ScalesOf
@@ -96,7 +96,7 @@ def load_model(
     heads = [part for part in states if part == "head" or part.startswith("heads.")]
     widths = _checked_widths(states["backbone"].get("conv1.weight"), places["backbone"], feature_dim, nhid)
     for head in heads:
-        _require_head(states[head].get("classifier.0.weight"), widths[1], places[head])
+        _require_head(states[head], widths[1], places[head])
     if hierarchical:
         stored = states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS))
         offsets = _offsets(stored, places.get("offset_learner", path))
@@ -166,8 +166,9 @@ def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scal
     if kind.structural:
         return _structural(state, path, nhid)
     widths = _checked_widths(state.get("backbone.conv1.weight"), path, feature_dim, nhid)
-    head = "head" if kind.scales is None else "heads.fused"
-    _require_head(state.get(f"{head}.classifier.0.weight"), widths[1], path)
+    head = "head." if kind.scales is None else "heads.fused."
+    stored = {key.removeprefix(head): value for key, value in state.items() if key.startswith(head)}
+    _require_head(stored, widths[1], path)
     if kind.scales is None:
         model: Model = StarFCModel(*widths)
     else:
@@ -238,14 +239,11 @@ def _checked_widths(weight: Tensor | None, path: Path, feature_dim: int | None, 
     return found
 
 
-def _require_head(weight: Tensor | None, nhid: int, path: Path) -> None:
+def _require_head(state: Mapping[str, Tensor], nhid: int, path: Path) -> None:
     """A head as wide as the backbone, in the file itself: nothing is made by what another file says alone."""
-    found = None if weight is None else tuple(weight.shape)
-    if found != (nhid, 2 * nhid):
-        raise InputError(
-            f"{path}: tensors do not fit: classifier.0.weight {(nhid, 2 * nhid)} needed, found {found or 'none'}; use "
-            "weights of this network and these widths"
-        )
+    with torch.device("meta"):  # shapes without memory
+        outline = EdgeHead(nhid)
+    _require_shapes(outline, state, path)
 
 
 def _offsets(stored: Tensor, path: Path) -> tuple[int, ...]:
@@ -364,11 +362,11 @@ def _require_state(state: object, path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _load_part(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def _require_shapes(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     problems = [
-        f"{key} {wanted.get(key, 'not known')} needed, found {found.get(key, 'none')}"
+        f"{key[:80]} {wanted.get(key, 'not known')} needed, found {found.get(key, 'none')}"
         for key in sorted(wanted | found)
         if wanted.get(key) != found.get(key)
     ]
@@ -376,6 +374,10 @@ def _load_part(module: torch.nn.Module, state: dict[str, Tensor], path: Path) ->
         raise InputError(
             f"{path}: tensors do not fit: {'; '.join(problems[:8])}; use weights of this network and these widths"
         )
+
+
+def _load_part(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    _require_shapes(module, state, path)
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise InputError(f"{path}: weights that are NaN or infinite; use an earlier checkpoint")
     module.load_state_dict(state)

@@ -132,7 +132,7 @@ class Checkpoints:
         try:
             content = read_checkpoint(path)
             training = content["training"]
-            position = TypeAdapter(Position).validate_python(training["position"], strict=True)
+            position = TypeAdapter(Position).validate_python(training["position"])
             self._compare(path, training["about"])
             method.model.load_state_dict(content["model"])
             for name, optimizer in method.optimizers.items():

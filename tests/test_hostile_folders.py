@@ -471,3 +471,9 @@ def test_the_packaged_weights_are_listed_with_their_digests():
             for path in sorted(folder.iterdir())
             if path.name != "files.json"
         }
+
+
+def test_mutated_folders_are_read_or_refused():
+    from fuzz.folders import run
+
+    assert set(run(40, seed=2)) <= {"taken", "refused"}

@@ -38,7 +38,7 @@ from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
 from starfc.data.fingerprint import fingerprint
 from starfc.data.formats import read_features, read_labels
-from starfc.data.safe import read_own_npz
+from starfc.data.safe import first_line, read_own_npz
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.checks import require_ids, require_lists, require_numbers
@@ -411,10 +411,11 @@ def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
     """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
     path = folder / "clusters.parquet"
     try:
-        table = pq.ParquetFile(opened(folder).verified(path.name)).read(columns=list(COLUMNS))  # read_table is slower
-        if table.num_rows == rows and table.num_columns == len(COLUMNS):
-            return table
+        with pq.ParquetFile(opened(folder).verified(path.name)) as file:
+            found = [file.schema_arrow.field(name).type for name in COLUMNS]
+            if file.metadata.num_rows == rows and found == list(COLUMNS.values()):
+                return file.read(columns=list(COLUMNS))
         log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)
-    except (OSError, InputError, pa.ArrowException) as error:
-        log.info("%s: unreadable (%s); all clusters are measured anew", path, error)
+    except Exception as error:  # whatever the parser of a damaged table raises
+        log.info("%s: unreadable (%s); all clusters are measured anew", path, first_line(error))
     return None

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from starfc.config import Config, load_config
+from starfc.config import Config, load_config, stored_config
 from starfc.errors import MissingFileError
+from starfc.graph.store import find_graph
 from starfc.models.checkpoint import CONTEXTUAL_FILES, FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
+from starfc.recipes import changed
 from starfc.runtime.entry import run_command as run_command
+from starfc.runtime.opened import opened
 
 
 class _Options(DictAction):
@@ -57,7 +60,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def read_config(arguments: argparse.Namespace) -> Config:
     """Load the config of the parsed arguments, and set the log level it asks for."""
-    return _load(arguments.config, arguments.cfg_options)
+    return _heard(load_config(arguments.config, arguments.cfg_options))
 
 
 def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> None:
@@ -103,16 +106,22 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         return Source(read_config(arguments), model, None)
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
-    run = Path(arguments.run)
+    run = opened(arguments.run)
     weights = [FILES["backbone"], HIERARCHICAL_FILES["backbone"], STRUCTURAL_FILES[""], CONTEXTUAL_FILES[""]]
     for needed in (["config.json"], weights):
-        if not any((run / name).is_file() for name in needed):
+        if not any(run.has(name) for name in needed):
             raise MissingFileError(
-                f"{run}: not a training run's folder, or training has not finished; {' or '.join(needed)} needed in "
-                "it; name the --work-dir of a finished train.py, or weights by --config and --model"
+                f"{run.folder}: not a training run's folder, or training has not finished; {' or '.join(needed)} "
+                "needed in it; name the --work-dir of a finished train.py, or weights by --config and --model"
             )
-    stored = ("tau1", "tau2", "dynamic.tau1", "dynamic.tau2") if (run / THRESHOLDS).is_file() else ()
-    return Source(_load(run / "config.json", dict.fromkeys(stored) | arguments.cfg_options), run, run)
+    stored = ("tau1", "tau2", "dynamic.tau1", "dynamic.tau2") if run.has(THRESHOLDS) else ()
+    config = stored_config(run, dict.fromkeys(stored) | arguments.cfg_options)
+    graph = config.path(config.test_data.knn_graph_path)
+    named = any(key.startswith("test_data") for key in arguments.cfg_options)
+    if graph is not None and not named and find_graph(graph) is None:
+        # a run may be somebody else's: what it names is read, and never written
+        config = changed(config, {"test_data": {"knn_graph_path": None}})
+    return Source(_heard(config), run.folder, run.folder)
 
 
 def results_folder(arguments: argparse.Namespace, source: Source, refinement: str, outputs: Path) -> Path:
@@ -125,7 +134,7 @@ def results_folder(arguments: argparse.Namespace, source: Source, refinement: st
     return outputs / (Path(arguments.config).stem + ("" if refinement == "fixed" else f"-{refinement}"))
 
 
-def _load(path: str | Path, overrides: dict) -> Config:
-    config = load_config(path, overrides)
+def _heard(config: Config) -> Config:
+    """A config, after the log level that it asks for is set."""
     logging.getLogger("starfc").setLevel(config.log_level)
     return config

@@ -12,19 +12,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from starfc.clustering.partition import PARTITIONS, RESOLUTION
+from starfc.data.safe import read_json
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.hierarchical import OFFSETS, SCALES
+from starfc.records import Anything
 from starfc.runtime.atomic import write_json
-from starfc.schema import build, option
+from starfc.runtime.opened import OpenedFolder, opened
+from starfc.schema import build, merged, nested, option
 from starfc.words import CONFIG, use, word
 
 log = logging.getLogger("starfc")
+
 
 MODELS = ("gcn", "hierarchical", "gcn_structural", "gcn_structural_any")
 STRUCTURAL = ("gcn_structural", "gcn_structural_any")  # of whole lists, whatever the embedding
@@ -55,6 +60,7 @@ SAID_TWICE = {f"{split}.{key}": top for split in _SPLITS for key, top in (("k", 
 RETIRED = dict.fromkeys(WITHOUT_EFFECT, "a key of the published configs that has no effect; remove it") | {
     key: f"{decides} decides that; set it there, and remove this key" for key, decides in SAID_TWICE.items()
 }
+RETIRED["_base_"] = "only a .py config inherits from another; a .json config is data, and stands alone"
 
 
 @dataclass(frozen=True)
@@ -384,7 +390,12 @@ class Config:
         return {key: getattr(self, key) for key in ("prefix", "train_name", "test_name", "knn_method", "knn")}
 
     def _fill(self, template: str) -> str:
-        return os.path.normpath(template.format(**self._names()))
+        names, filled = self._names(), ""
+        for text, name, form, conversion in Formatter().parse(template):
+            if form or conversion:
+                raise ValueError(template)  # names are filled in as they are
+            filled += text + ("" if name is None else str(names[name]))
+        return os.path.normpath(filled)
 
     def _templates(self) -> dict[str, str]:
         splits = {"train_data": self.train_data, "test_data": self.test_data}
@@ -404,23 +415,31 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     those that say again what another key says; where the two disagree that is an error. Where ``total_epochs`` is
     overridden alone, the epochs of ``lr_config.step`` move with it.
 
+    A ``.py`` is executed, with what it inherits from: it is its user's own program. A ``.json`` is data.
+
     Raises
     ------
     MissingFileError, InputError
         No such file; not a config; or every problem that the values have, at once.
     """
-    from mmengine.config import Config as FileConfig
-
     path, overrides = Path(path), dict(overrides or {})
     if not path.is_file():
         raise MissingFileError(f"{path}: no such config file; the shipped ones are in configs/")
+    if path.suffix == ".json":
+        return _config_of(read_json(path, Anything, follow=True), path, overrides)
+    if path.suffix != ".py":
+        raise InputError(
+            f"{path}: a config is a .py, or the .json of a training run; found {path.suffix or 'no suffix'!r}"
+        )
+    from mmengine.config import Config as FileConfig
+
     try:
         given = FileConfig.fromfile(str(path), lazy_import=False)._cfg_dict.to_dict()
         # of the file alone: an override of knn is no contradiction to the splits' k of the file
         values, ignored = _with_effect(given)
-        merged = FileConfig(values)
-        merged.merge_from_dict(overrides)
-        values, more = _with_effect(merged._cfg_dict.to_dict())
+        both = FileConfig(values)
+        both.merge_from_dict(overrides)
+        values, more = _with_effect(both._cfg_dict.to_dict())
     except Exception as error:  # whatever a user's own Python module raises is a problem of that module
         raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
     if "total_epochs" in overrides and not any(key.startswith("lr_config") for key in overrides):
@@ -475,3 +494,13 @@ def _with_shares(values: dict[str, Any], epochs: Any) -> dict[str, Any]:
     if not isinstance(epochs, int) or not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
         return values
     return values | {"lr_config": {**policy, "step": [step / epochs for step in steps if step < epochs]}}
+
+
+def stored_config(folder: str | Path | OpenedFolder, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The ``config.json`` of a run's folder, which is data, with overrides (dotted keys); as :func:`load_config`."""
+    folder = opened(folder)
+    return _config_of(folder.json("config.json", Anything), folder.path("config.json"), overrides)
+
+
+def _config_of(content: Anything, path: Path, overrides: Mapping[str, Any] | None) -> Config:
+    return build(Config, merged(content.root, nested(overrides or {})), RETIRED, str(path))

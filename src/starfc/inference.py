@@ -24,6 +24,7 @@ from starfc.clustering.pipeline import (
 )
 from starfc.config import Config
 from starfc.data.dataset import Split
+from starfc.data.fingerprint import fingerprint
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
@@ -108,6 +109,7 @@ def run_inference(
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
     split, graph_path = open_test_split(config, features, labels)
+    recognised = fingerprint(split.features.array)
     if knn_graph is not None:
         graph_path = find_graph(Path(knn_graph))
         if graph_path is None:
@@ -200,6 +202,7 @@ def run_inference(
         "config": config.as_dict(),
         "features": str(Path(split.features.name).absolute()),
         "key": split.key,
+        "features_fingerprint": recognised,
         "feature_dim": split.features.dim,
         "normalise": split.features.normalise,
         "model": str(model_folder),
@@ -300,7 +303,7 @@ def report(record: dict[str, Any], out: str | Path) -> str:
         f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
         f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}",
     ]
-    if record["num_copies"]:
+    if record.get("num_copies", 0):
         lines.append(f"{record['num_copies']:,} instances are copies of others, and lie where these do")
     if record.get("estimate"):
         e = {name: 100 * value for name, value in record["estimate"].items()}
@@ -309,9 +312,10 @@ def report(record: dict[str, Any], out: str | Path) -> str:
             f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}"
         )
         lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
-        adapted = record["choices"]["adapt"]
-        lines.append(f"adapted in {adapted['value']} rounds: {adapted['reason']}")
-    if record["min_cluster_size"] > 1:
+        adapted = record["choices"].get("adapt")
+        if adapted is not None:
+            lines.append(f"adapted in {adapted['value']} rounds: {adapted['reason']}")
+    if record.get("min_cluster_size", 1) > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
         lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")
     return "\n".join([*lines, f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json"])

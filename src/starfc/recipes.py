@@ -6,19 +6,19 @@ here again, and the tests compare the two.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from starfc.config import RETIRED, Config
-from starfc.errors import InputError
 from starfc.models.checkpoint import THRESHOLDS, Model, load_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
-from starfc.schema import build
+from starfc.records import Anything
+from starfc.runtime.opened import opened
+from starfc.schema import build, merged
 
 TYPES = {"any": "gcn_structural_any", "structural": "gcn_structural", "gcn": "gcn", "hierarchical": "hierarchical"}
 
@@ -66,15 +66,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings, ``given`` before ``base``."""
-    both = dict(base)
-    for key, value in given.items():
-        old = both.get(key)
-        both[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return both
-
-
 def model_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> Config:
     """The config of a trained model's folder or checkpoint, with ``given`` (nested mapping) before what it says.
 
@@ -87,14 +78,11 @@ def model_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> 
         No such model, or every problem of the values, at once.
     """
     folder, given = Path(folder), dict(given or {})
-    run = folder.parent.parent if folder.is_file() else folder
+    run = opened(folder.parent.parent if folder.is_file() else folder)
     base = _described(load_model(folder))
-    if (run / "config.json").is_file():
-        try:
-            base = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{run / 'config.json'}: JSON needed; {error}") from None
-    if (run / THRESHOLDS).is_file():
+    if run.has("config.json"):
+        base = run.json("config.json", Anything).root  # data: nothing in it is executed
+    if run.has(THRESHOLDS):
         base = merged(base, _CHOSEN)
     return build(Config, merged(base, {"pretrained": str(folder)} | given), RETIRED)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,16 @@ from numpy.typing import NDArray
 from starfc.clustering.outputs import read_edges
 from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features, read_labels
+from starfc.data.fingerprint import fingerprint
+from starfc.data.formats import read_features
+from starfc.data.safe import read_raw
 from starfc.errors import InputError, MissingFileError
+from starfc.graph.checks import require_ids
+from starfc.records import RunRecord, StateManifest
 from starfc.review.pairs import Rule
-from starfc.runtime.commit import settle
+from starfc.runtime.opened import OpenedFolder, opened
+
+log = logging.getLogger("starfc")
 
 STATE = "state"  # what instances are added to (:mod:`starfc.incremental.folder`)
 
@@ -36,7 +42,7 @@ class Run:
     parsed: ParsedEdges
 
     @classmethod
-    def open(cls, folder: str | Path) -> Run:
+    def open(cls, folder: str | Path | OpenedFolder) -> Run:
         """Open a run's folder.
 
         Raises
@@ -44,24 +50,33 @@ class Run:
         MissingFileError, InputError
             No finished run there, one without edges, or files that do not belong together.
         """
-        folder = Path(folder)
-        path = folder / "run.json"
-        if not path.is_file():
+        at = opened(folder)
+        folder = at.folder
+        if not at.has("run.json"):
             raise MissingFileError(
                 f"{folder}: no finished run there (no run.json); name the -o folder of starfc cluster"
             )
-        settle(folder)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not a run's record ({error})") from None
-        labels, parsed = read_labels(folder / "labels.npy"), read_edges(folder)
-        if len(labels) != parsed.edges.num_nodes:
+        record = at.json("run.json", RunRecord)
+        labels, parsed = at.npy("labels.npy", 1, np.int64), read_edges(at)
+        n = len(labels)
+        if n != parsed.edges.num_nodes:
             raise InputError(
-                f"{folder}: {len(labels):,} labels and edges of {parsed.edges.num_nodes:,} instances; the files are of "
+                f"{folder}: {n:,} labels and edges of {parsed.edges.num_nodes:,} instances; the files are of "
                 "different runs, run starfc cluster again"
             )
-        return cls(folder, record, labels, parsed)
+        most = most_labels(n, len(record.steps))
+        removed = np.array([row for step in record.steps for row in step.removed], np.int64)
+        numbered = np.array([step.next_label for step in record.steps], np.int64)
+        for name, what, values, low, high in (
+            ("labels.npy", "clusters", labels, -1, most),
+            ("run.json", "steps, removed", removed, 0, n),
+            ("run.json", "steps, next_label", numbered, 0, most + 1),
+        ):
+            try:
+                require_ids(what, values, low, high)
+            except ValueError as error:
+                raise InputError(f"{folder / name}: {error}; it is damaged, run starfc cluster again") from None
+        return cls(folder, record.as_dict(), labels, parsed)
 
     @property
     def tau1(self) -> float:
@@ -92,6 +107,12 @@ class Run:
         features = Features(read_features(path, dim, self.record.get("key")), str(path), self.record["normalise"])
         if len(features) != len(self.labels):
             raise InputError(f"{path}: {len(features):,} rows where the run clustered {len(self.labels):,}")
+        was = self.record.get("features_fingerprint")
+        if was is not None and fingerprint(features.array) != was:
+            raise InputError(
+                f"{path}: not the features that the run {self.folder} clustered, which have been replaced or changed "
+                "since; put those back, or run starfc cluster again"
+            )
         return features
 
 
@@ -105,7 +126,12 @@ def changed_since(record: Mapping[str, Any]) -> str | None:
     return f"{times}, last on {steps[-1]['time']}: {added:,} instances added, {removed:,} removed"
 
 
-def stored_features(folder: Path) -> Features:
+def most_labels(rows: int, steps: int) -> int:
+    """More clusters than there can have been: their ids are not used again, and a step makes few for each row."""
+    return 4 * rows * (steps + 1)
+
+
+def stored_features(folder: str | Path | OpenedFolder) -> Features:
     """The features that a run's folder keeps once rows were added to it.
 
     Raises
@@ -113,18 +139,16 @@ def stored_features(folder: Path) -> Features:
     InputError
         They are not there, or not whole.
     """
-    place = folder / STATE
+    at = opened(folder)
+    manifest = at.json(f"{STATE}/manifest.json", StateManifest)
+    path, shape = at.verified(f"{STATE}/features.bin"), (manifest.num_rows, manifest.feature_dim)
+    array = read_raw(path, np.dtype(manifest.dtype), shape, follow=False)
+    if manifest.fingerprint is not None and fingerprint(array) != manifest.fingerprint:
+        raise InputError(f"{path}: damaged, or of another run; cluster everything again")
     try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        shape, dtype = (manifest["num_rows"], manifest["feature_dim"]), np.dtype(manifest["dtype"])
-        array = np.memmap(place / "features.bin", dtype, "r", shape=shape)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{place}: the features that the run keeps there are not whole ({error}); cluster everything again"
-        ) from None
-    try:
-        scale = np.load(place / "scale.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        scale = np.empty(0, np.float32)
-    whole = scale.shape == (len(array),)  # it is computed otherwise
-    return Features(array, str(place / "features.bin"), manifest["normalise"], scale if whole else None)
+        scale = at.npy(f"{STATE}/scale.npy", 1, np.float32)
+        whole = len(scale) == len(array) and bool(np.isfinite(scale).all())
+    except InputError as error:
+        log.info("%s", error)
+        whole = False
+    return Features(array, str(path), manifest.normalise, scale if whole else None)  # it is computed otherwise

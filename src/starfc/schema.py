@@ -58,6 +58,25 @@ def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None
     return value
 
 
+def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, ``given`` before ``base``."""
+    both = dict(base)
+    for key, value in given.items():
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of dotted keys as nested mappings."""
+    whole: dict[str, Any] = {}
+    for key, value in dotted.items():
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        whole = merged(whole, value)
+    return whole
+
+
 def _build(cls: type, given: Mapping[str, Any], prefix: str, problems: list[str], retired: Mapping[str, str]) -> Any:
     known = {f.name: f for f in fields(cls)}
     hints = typing.get_type_hints(cls)

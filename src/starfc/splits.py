@@ -14,6 +14,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import ANEW, elsewhere, find_graph, read_graph, write_graph
+from starfc.runtime.opened import opened
 from starfc.runtime.stages import Stages
 from starfc.words import advice, word
 
@@ -92,7 +93,8 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
     folder named after the features' fingerprint. What a killed search had found is kept beside it, and used.
     """
     name = f"{features.check.fingerprint[:12]}_{config.knn_method}_k_{config.knn}"
-    place = path if path is not None and (find_graph(path) or _writable(path)) else out / "knn" / name
+    named = path is not None and (find_graph(path) or _writable(path))
+    place = path if named else opened(out).path(f"knn/{name}")
     stored = find_graph(place)
     if stored is not None:
         log.info("kNN graph: read from %s", stored)
@@ -111,7 +113,7 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
                 f"{config.knn_recall}; {ANEW}{advice(', or lower {}', 'knn_recall')}"
             )
         return graph
-    partial = place.with_name(place.name + ".partial")
+    partial = place.with_name(place.name + ".partial") if named else opened(out).path(f"knn/{name}.partial")
     graph = build_knn(
         features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial
     )

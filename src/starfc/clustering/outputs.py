@@ -11,11 +11,9 @@ and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +23,13 @@ from numpy.typing import NDArray
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.formats import write_labels
+from starfc.data.safe import read_own_npz
 from starfc.errors import InputError, MissingFileError
+from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
 from starfc.models.contextual import Context
+from starfc.records import EdgesManifest
 from starfc.runtime.atomic import replacing, save_array, write_json
+from starfc.runtime.opened import OpenedFolder, opened
 
 
 def write_clustering(
@@ -65,39 +67,53 @@ def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
     )
 
 
-def read_edges(folder: Path) -> ParsedEdges:
-    """The parsed edges of a run's folder, memory-mapped.
+def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
+    """The parsed edges of a run's folder, memory-mapped, and checked as far as what uses them relies on.
 
     Raises
     ------
     MissingFileError, InputError
-        The run kept no edges; they are not whole.
+        The run kept no edges; they are damaged, or of several runs.
     """
-    place = folder / "edges"
-    if not (place / "manifest.json").is_file():
+    folder = opened(folder)
+    place = folder.folder / "edges"
+    if not folder.has("edges/manifest.json"):
         raise MissingFileError(
-            f"{folder}: the run kept no edges ({place.name}/manifest.json); run starfc cluster again"
+            f"{folder.folder}: the run kept no edges (edges/manifest.json); run starfc cluster again"
         )
-    try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        names = ("indptr", "cols", "scores", "intimacy", "kept")
-        arrays = [np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
-        coded = (place / "logits.npy").is_file()
-        logits = np.load(place / "logits.npy", mmap_mode="r", allow_pickle=False) if coded else None
-        context = None
-        if (place / "context.npz").is_file():
-            with np.load(place / "context.npz", allow_pickle=False) as stored:
-                context = Context.from_arrays(stored)
-        whole = (manifest["num_nodes"] + 1,), *[(manifest["num_entries"],)] * 4
-        symmetric = bool(manifest["symmetric"])
-        if context is not None and len(context.strangers.node_median) != manifest["num_nodes"]:
-            raise ValueError(f"context.npz: of {len(context.strangers.node_median)} rows")
-    except (ValueError, OSError, EOFError, KeyError, BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{place}: unreadable edges ({error}); run starfc cluster again") from None
-    if tuple(array.shape for array in arrays) != whole or (coded and len(logits) != len(arrays[0]) - 1):
+    manifest = folder.json("edges/manifest.json", EdgesManifest)
+    floats, n = np.float32, manifest.num_nodes
+    kinds = {"indptr": (np.int64,), "cols": (np.int32, np.int64), "scores": (floats,), "intimacy": (floats,)}
+    kinds |= {"kept": (np.bool_,)}
+    arrays = [folder.npy(f"edges/{name}.npy", 1, *types) for name, types in kinds.items()]
+    logits = folder.npy("edges/logits.npy", 2, np.int8) if folder.has("edges/logits.npy") else None
+    if tuple(map(len, arrays)) != (n + 1, *[manifest.num_entries] * 4) or (logits is not None and len(logits) != n):
         raise InputError(f"{place}: arrays that are not what the manifest says; run starfc cluster again")
     indptr, cols, scores, intimacy, kept = arrays
-    return ParsedEdges(EdgeList(indptr, cols, scores, symmetric), intimacy, kept, logits, context)
+    try:
+        require_rows(indptr, cols, manifest.symmetric)
+        require_numbers("scores", scores, 0, 1)
+        require_numbers("intimacy", intimacy, 0, 1)
+        require_ids("kept", kept.view(np.uint8), 0, 2)
+        if manifest.symmetric:
+            require_both_ways(indptr, cols, scores, intimacy, kept)
+    except ValueError as error:
+        raise InputError(f"{place}: damaged edges ({error}); run starfc cluster again") from None
+    context = _read_context(folder, n) if folder.has("edges/context.npz") else None
+    return ParsedEdges(EdgeList(indptr, cols, scores, manifest.symmetric), intimacy, kept, logits, context)
+
+
+def _read_context(folder: OpenedFolder, n: int) -> Context:
+    path = folder.verified("edges/context.npz")
+    try:
+        context = Context.from_arrays(read_own_npz(path))
+        if len(context.strangers.node_median) != n:
+            raise ValueError(f"of {len(context.strangers.node_median):,} rows where the edges are of {n:,}")
+    except (ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: damaged context ({error}); run starfc cluster again") from None
+    return context
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:

@@ -50,15 +50,16 @@ def assign(
     options.set_messages(quiet)
     from starfc.evaluation.metrics import metrics_table
     from starfc.incremental.folder import assign as add
-    from starfc.runs import Run
+    from starfc.records import RunRecord
     from starfc.runtime.machine import set_threads
+    from starfc.runtime.opened import opened
     from starfc.runtime.stages import Stages
 
     set_threads(threads)
     stages = Stages()
     rows = () if remove is None else _rows(remove)
     assigned = add(folder, features, remove=rows, apply_merges=apply_merges, labels=labels, key=key, stages=stages)
-    metrics = Run.open(folder).record["metrics"]
+    metrics = opened(folder).json("run.json", RunRecord).as_dict()["metrics"]
     if as_json:
         print(json.dumps({**assigned.record(), "metrics": metrics, "folder": str(folder)}))
     elif not quiet:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from starfc.commands import options
 from starfc.errors import InputError
+
+if TYPE_CHECKING:
+    from starfc.runtime.opened import OpenedFolder
 
 
 class Metric(str, Enum):
@@ -38,10 +41,12 @@ def evaluate(
     from starfc.data.formats import read_labels
     from starfc.evaluation.metrics import evaluate as scores
     from starfc.evaluation.metrics import labelled, metrics_table
+    from starfc.runtime.opened import opened
 
     identities = read_labels(truth)
     if predicted.is_dir():
-        clusters, removed = read_labels(predicted / "labels.npy"), _removed(predicted)
+        folder = opened(predicted)
+        clusters, removed = read_labels(folder.verified("labels.npy")), _removed(folder)
         if len(clusters) != len(identities):
             raise InputError(
                 f"{predicted}: clusters of {len(clusters):,} instances, and {truth} has {len(identities):,} labels; "
@@ -73,17 +78,10 @@ def evaluate(
     options.show({"metrics": found, **counts}, text, as_json=as_json)
 
 
-def _removed(folder: Path) -> list[int]:
+def _removed(folder: OpenedFolder) -> list[int]:
     """Rows that were taken out of a run since."""
-    from pydantic import BaseModel
+    from starfc.records import RunRecord
 
-    from starfc.data.safe import read_json
-
-    class Step(BaseModel):
-        removed: list[int] = []
-
-    class Record(BaseModel):
-        steps: list[Step] = []
-
-    path = folder / "run.json"
-    return [row for step in read_json(path, Record).steps for row in step.removed] if path.is_file() else []
+    if not folder.has("run.json"):
+        return []
+    return [row for step in folder.json("run.json", RunRecord).steps for row in step.removed]

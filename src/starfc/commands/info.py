@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from starfc.commands import options
 from starfc.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from starfc.runtime.opened import OpenedFolder
 
 
 def info(
@@ -65,11 +68,18 @@ def _file(path: str, labels: Path | None, feature_dim: int | None, key: str | No
 
 def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """A run's record, a kNN graph's manifest, or a model's widths and thresholds."""
-    if (folder / "manifest.json").is_file():
-        manifest = _json(folder / "manifest.json")
+    from starfc.records import Anything, GraphManifest, RunRecord
+    from starfc.runtime.opened import opened
+
+    at = opened(folder)
+    if at.has("manifest.json"):
+        manifest = at.json("manifest.json", GraphManifest).as_dict()
         return {"kind": "kNN graph", **manifest}, _lines(manifest)
-    run = _json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    return _results(folder, run) if "num_clusters" in run else _model(folder, run)
+    run = at.json("run.json", Anything).root if at.has("run.json") else {}
+    if "num_clusters" in run:
+        at.json("run.json", RunRecord)  # checks it
+        return _results(at, run)
+    return _model(at, run)
 
 
 HELD = {  # what a run's folder may hold, and what it is for
@@ -85,20 +95,20 @@ HELD = {  # what a run's folder may hold, and what it is for
 }
 
 
-def _results(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _results(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A run as it is today: as it was clustered, or as it is since instances were added and removed."""
     from starfc.inference import report
 
-    holds = [name for name in HELD if (folder / name).exists()]
-    lines = [f"{'features':<20}{run['features']}", f"{'model':<20}{run['model']}", f"{'started':<20}{run['started']}"]
+    holds = [name for name in HELD if at.has(name) or (at.folder / name).is_dir()]
+    lines = _lines({name: run[name] for name in ("features", "model", "started")})
     lines += [f"{'holds' * (not at):<20}{name}: {HELD[name]}" for at, name in enumerate(holds)]
     if "steps" not in run:
-        return {"kind": "results", "holds": holds, **run}, [*lines, "", report(run, folder)]
-    today, text = _today(folder, run)
+        return {"kind": "results", "holds": holds, **run}, [*lines, "", report(run, at.folder)]
+    today, text = _today(at, run)
     return {"kind": "results", "holds": holds, "today": today, **run}, [*lines, *text]
 
 
-def _today(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _today(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     import numpy as np
 
     from starfc.data.formats import read_labels
@@ -106,7 +116,7 @@ def _today(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]
     from starfc.evaluation.metrics import metrics_table
     from starfc.runs import changed_since
 
-    labels = read_labels(folder / "labels.npy")
+    labels = read_labels(at.verified("labels.npy"))
     sizes = np.bincount(labels[labels >= 0])
     sizes = sizes[sizes > 0]
     removed, left_out = run["num_removed"], run["num_left_out"]
@@ -143,33 +153,30 @@ def _today(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]
     return today, lines
 
 
-def _model(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _model(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     from starfc.models.checkpoint import THRESHOLDS, describe, load_model
+    from starfc.records import StoredThresholds, TrainingRecord
 
     try:
-        model = load_model(folder)
+        model = load_model(at.folder)
     except MissingFileError:
         raise InputError(
-            f"{folder}: no folder of a run (run.json), of a kNN graph (manifest.json) or of a model (weights)"
+            f"{at.folder}: no folder of a run (run.json), of a kNN graph (manifest.json) or of a model (weights)"
         ) from None
     content = {"type": type(model).__name__, **describe(model)}
     content["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    if (folder / THRESHOLDS).is_file():
-        content["thresholds"] = _json(folder / THRESHOLDS)
+    if at.has(THRESHOLDS):
+        content["thresholds"] = at.json(THRESHOLDS, StoredThresholds).as_dict()
     if run:
+        at.json("run.json", TrainingRecord)  # checks it
         content |= {"started": run.get("started"), "stages": run.get("stages")}
     return {"kind": "training run" if run else "model", **content}, _lines(content)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: JSON needed; {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a JSON object needed; found {type(content).__name__}")
-    return content
-
-
 def _lines(content: dict[str, Any]) -> list[str]:
-    return [f"{name:<20}{value if isinstance(value, str) else json.dumps(value)}" for name, value in content.items()]
+    return [f"{_shown(name):<20}{_shown(value)}" for name, value in content.items()]
+
+
+def _shown(value: object) -> str:
+    """Text as it is, unless it could control a terminal."""
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

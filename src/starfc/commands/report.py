@@ -34,6 +34,7 @@ def report(
     from starfc.errors import MissingFileError
     from starfc.review.report import SURFACE, write_report
     from starfc.runs import Run
+    from starfc.runtime.opened import opened
 
     run = Run.open(folder)
     try:
@@ -41,7 +42,7 @@ def report(
     except MissingFileError as error:
         typer.echo(f"{error}; going on without projections", err=True)
         features = None
-    surfaces = [place / SURFACE for place in (folder, Path(run.record["model"]))]
+    surfaces = [opened(place).verified(SURFACE) for place in (folder, run.record["model"])]
     found = write_report(
         out,
         run.labels,

@@ -65,7 +65,8 @@ def open_regular(path: str | Path, what: str = "file", *, follow: bool = True) -
     return os.fdopen(descriptor, "rb")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of a parser says, short and on one line."""
     lines = str(error).splitlines()
     return lines[0][:160] if lines else type(error).__name__
 
@@ -94,9 +95,7 @@ def damage(name: str | Path, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{name}: not a readable {kind} ({_first_line(error)}); was it cut short or damaged?"
-        ) from None
+        raise InputError(f"{name}: not a readable {kind} ({first_line(error)}); was it cut short or damaged?") from None
 
 
 def require_plausible(name: str | Path, num_bytes: int, size: int) -> None:
@@ -200,6 +199,14 @@ def read_npy(
         shape, fortran, dtype = npy_header(file, path, what)
         require_array(path, shape, dtype, kinds, ndim)
         return mapped(file, path, shape, dtype, file.tell(), fortran)
+
+
+def read_raw(path: str | Path, dtype: np.dtype, shape: tuple[int, ...], *, follow: bool = True) -> NDArray:
+    """Memory-map an array without a header, row-major; the file may be longer, but not shorter."""
+    if any(length < 0 for length in shape):
+        raise InputError(f"{path}: a shape of {shape} is none")
+    with open_regular(path, "file of numbers", follow=follow) as file:
+        return mapped(file, path, shape, dtype, 0)
 
 
 class Npz:
@@ -339,8 +346,13 @@ def read_json(path: str | Path, content: type[_Content], *, follow: bool = False
         return content.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = str(error) if first is None else f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
-        raise InputError(f"{path}: not what such a file holds ({reason})") from None
+        reason = first_line(error)
+        if first is not None:
+            where = ".".join(map(str, first["loc"]))[:160] or "content"
+            reason = f"{where if where.isprintable() else ascii(where)}: {first['msg']}"
+        raise InputError(
+            f"{path}: not what such a file holds ({reason}); it is damaged, or not of this package"
+        ) from None
 
 
 def require_name(name: Any, folder: Path) -> str:
@@ -358,3 +370,15 @@ def digest(path: str | Path, *, follow: bool = False) -> str:
         while block := file.read(_BLOCK):
             state.update(block)
     return f"xxh3:{state.hexdigest()}"
+
+
+def read_own_npz(path: str | Path) -> dict[str, NDArray]:
+    """All arrays of an ``.npz`` that this product wrote, over no symbolic link.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        No such file; not such an archive; a member that is damaged or of objects.
+    """
+    with Npz(path, follow=False) as file:
+        return {name: file.array(name) for name in file.names}

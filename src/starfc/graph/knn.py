@@ -195,7 +195,7 @@ def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: 
             "chunk": chunk,
         },
     )  # fmt: skip
-    cells = partial.cells(lambda: make_cells(features, count, seed))
+    cells = partial.cells(lambda: make_cells(features, count, seed), n)
     measured = draw_sample(features, k, rng)
     if "nprobe" in params:
         probes = params["nprobe"]

@@ -84,7 +84,9 @@ def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], rows: NDArray[np.
     return KnnGraph(out_ids, out_sims)
 
 
-def require_lists(name: str, ids: NDArray[np.integer], sims: NDArray[np.floating], rows: slice, num_nodes: int) -> None:
+def require_neighbours(
+    name: str, ids: NDArray[np.integer], sims: NDArray[np.floating], rows: slice, num_nodes: int
+) -> None:
     """Refuse lists of neighbours that compiled kernels must not see.
 
     Parameters

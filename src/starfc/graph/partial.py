@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
+from starfc.data.safe import read_own_npz, read_raw
+from starfc.errors import InputError, MissingFileError
 from starfc.graph.cells import Cells
+from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.records import Anything, SearchProgress
 from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.opened import OpenedFolder
+
+log = logging.getLogger("starfc")
+
+_Content = TypeVar("_Content", bound=BaseModel)
 
 
 class PartialGraph:
@@ -31,34 +44,39 @@ class PartialGraph:
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
-        self.folder, self._lock = folder, threading.Lock()
-        if not self._holds("search.json", key):
+        self.folder, self._lock, self._at = folder, threading.Lock(), OpenedFolder(folder)
+        if self._read("search.json", Anything) != Anything(json.loads(json.dumps(key))):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(folder / "search.json", key)
 
-    def cells(self, make: Callable[[], Cells]) -> Cells:
-        """The stored cells, or new ones, which are then stored."""
+    def cells(self, make: Callable[[], Cells], n: int) -> Cells:
+        """The stored cells of n rows, or new ones, which are then stored."""
         path = self.folder / "cells.npz"
-        if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                return Cells(torch.from_numpy(file["centroids"]), file["order"], file["starts"])
+        try:
+            return _whole_cells(read_own_npz(self._at.path(path.name)), n)
+        except MissingFileError:
+            pass
+        except (ValueError, KeyError) as error:
+            log.info("%s: damaged (%s); the search begins anew", path, error)
+            (self.folder / "done.json").unlink(missing_ok=True)  # chunks are in the order of the cells
         cells = make()
         with replacing(path) as temporary:
             np.savez(temporary, centroids=cells.centroids.numpy(), order=cells.order, starts=cells.starts)
         return cells
 
     def start(self, probes: int, n: int, k: int, chunks: list[slice]) -> None:
-        """Begin a search with that many probes, or go on with it."""
+        """Begin a search with that many probes, or go on with it from the chunks that are stored whole."""
         self._chunks, self._shape, self._probes = chunks, (n, k), probes
-        state = self._read("done.json")
-        if state is None or state["probes"] != probes:
-            state = {"probes": probes, "done": []}
-            for name, width in self._parts():
-                with (self.folder / name).open("wb") as file:
-                    file.truncate(n * k * width)
-            write_json(self.folder / "done.json", state)
-        self._done = set(state["done"])
+        state = self._read("done.json", SearchProgress)
+        if state is not None and state.probes == probes and self._parts_there():
+            self._done = {c.start: state.done[str(c.start)] for c in chunks if self._whole(c, state.done)}
+        else:
+            self._done = {}
+            for name, dtype in self._parts():
+                with self._at.path(name).open("wb") as file:
+                    file.truncate(n * k * dtype.itemsize)
+        write_json(self.folder / "done.json", {"probes": probes, "done": self._done})
 
     @property
     def rows_done(self) -> int:
@@ -71,37 +89,70 @@ class PartialGraph:
 
     def write(self, chunk: slice, ids: NDArray[np.integer], sims: NDArray[np.float32]) -> None:
         """Store a finished chunk, then note that it is there; from any thread."""
-        for (name, width), array in zip(self._parts(), (ids, sims), strict=True):
-            with (self.folder / name).open("rb+") as file:
-                file.seek(chunk.start * self._shape[1] * width)
+        for (name, dtype), array in zip(self._parts(), (ids, sims), strict=True):
+            with self._at.path(name).open("rb+") as file:
+                file.seek(chunk.start * self._shape[1] * dtype.itemsize)
                 file.write(np.ascontiguousarray(array))
                 file.flush()
                 os.fdatasync(file.fileno())
         with self._lock:
-            self._done.add(chunk.start)
-            write_json(self.folder / "done.json", {"probes": self._probes, "done": sorted(self._done)})
+            self._done[chunk.start] = _digest(ids, sims)
+            write_json(self.folder / "done.json", {"probes": self._probes, "done": self._done})
 
     def finish(self, order: NDArray[np.integer]) -> KnnGraph:
         """The whole graph, rows back in their own order."""
-        found = []
-        for (name, width), dtype in zip(self._parts(), (id_dtype(self._shape[0]), np.float32), strict=True):
-            array = np.empty(self._shape, dtype)
-            with (self.folder / name).open("rb") as file:
-                for chunk in self._chunks:
-                    file.seek(chunk.start * self._shape[1] * width)
-                    count = (chunk.stop - chunk.start) * self._shape[1]
-                    array[order[chunk]] = np.fromfile(file, dtype, count).reshape(-1, self._shape[1])
-            found.append(array)
+        found = [np.empty(self._shape, dtype) for _, dtype in self._parts()]
+        for chunk in self._chunks:
+            for array, part in zip(found, self._stored(chunk), strict=True):
+                array[order[chunk]] = part
         return KnnGraph(*found)
 
-    def _parts(self) -> list[tuple[str, int]]:
-        return [("ids.part", np.dtype(id_dtype(self._shape[0])).itemsize), ("sims.part", 4)]
+    def _parts(self) -> list[tuple[str, np.dtype]]:
+        return [("ids.part", np.dtype(id_dtype(self._shape[0]))), ("sims.part", np.dtype(np.float32))]
 
-    def _read(self, name: str) -> Any:
+    def _parts_there(self) -> bool:
+        paths = [(self._at.path(name), dtype.itemsize) for name, dtype in self._parts()]
+        return all(p.is_file() and p.stat().st_size == math.prod(self._shape) * width for p, width in paths)
+
+    def _stored(self, chunk: slice) -> list[NDArray]:
+        return [read_raw(self._at.path(name), dtype, self._shape, follow=False)[chunk] for name, dtype in self._parts()]
+
+    def _whole(self, chunk: slice, done: dict[str, str]) -> bool:
+        if str(chunk.start) not in done:
+            return False
+        ids, sims = self._stored(chunk)
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            require_lists(ids, sims, np.full(len(ids), -1), self._shape[0])
+        except ValueError as error:
+            log.info("%s: rows %d and on are damaged (%s); searched for anew", self.folder, chunk.start, error)
+            return False
+        return _digest(ids, sims) == done[str(chunk.start)]
+
+    def _read(self, name: str, content: type[_Content]) -> _Content | None:
+        try:
+            return self._at.json(name, content)
+        except MissingFileError:
+            return None
+        except InputError as error:
+            log.info("kNN graph: %s; the search begins anew", error)
             return None
 
-    def _holds(self, name: str, content: Any) -> bool:
-        return self._read(name) == json.loads(json.dumps(content))
+
+def _digest(ids: NDArray[np.integer], sims: NDArray[np.float32]) -> str:
+    state = xxhash.xxh3_64(np.ascontiguousarray(ids).view(np.uint8).data)
+    state.update(np.ascontiguousarray(sims).view(np.uint8).data)
+    return state.hexdigest()
+
+
+def _whole_cells(stored: dict[str, NDArray], n: int) -> Cells:
+    """Cells of n rows; ValueError or KeyError where the arrays are none."""
+    centroids, order, starts = (stored[name] for name in ("centroids", "order", "starts"))
+    if centroids.ndim != 2 or centroids.dtype != np.float32 or order.dtype.kind != "i" or starts.dtype != np.int64:
+        raise ValueError("arrays of other types")
+    if order.shape != (n,) or starts.shape != (len(centroids) + 1,) or starts[0] != 0 or starts[-1] != n:
+        raise ValueError(f"not of {n:,} rows")
+    require_ids("order", order, 0, n)
+    require_numbers("centroids", centroids)
+    if (np.diff(starts) < 0).any() or (np.bincount(order, minlength=n) != 1).any():
+        raise ValueError("rows that are in no cell, or in two")
+    return Cells(torch.from_numpy(centroids.copy()), order, starts)

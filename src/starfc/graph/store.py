@@ -10,7 +10,6 @@ node itself normally first. It has no fingerprint; some of its distances are com
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,11 @@ from starfc.data.blocks import npy_numbers
 from starfc.data.dataset import Features
 from starfc.data.safe import Npz
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.neighbours import KnnGraph, id_dtype, require_lists, tidy
+from starfc.graph.checks import require_lists
+from starfc.graph.neighbours import KnnGraph, id_dtype, require_neighbours, tidy
+from starfc.records import GraphManifest
 from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.opened import current, opened
 from starfc.words import advice, word
 
 FORMAT_VERSION = 1
@@ -34,7 +36,7 @@ def find_graph(path: Path) -> Path | None:
     if path.suffix == ".npz":
         return path if path.is_file() else None
     published = path.with_name(path.name + ".npz")
-    if (path / "manifest.json").is_file():
+    if current(path, "manifest.json").is_file():
         return path
     return published if published.is_file() else None
 
@@ -131,37 +133,39 @@ def _published(
             "number; was the file damaged?"
         )
     ids = numbers.astype(np.int64)
-    require_lists(str(path), ids, distances, rows, num_nodes)
+    require_neighbours(str(path), ids, distances, rows, num_nodes)
     graph = tidy(ids, 1.0 - distances, np.arange(rows.start, rows.stop), num_nodes)
     return graph.ids, graph.sims
 
 
 def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
-    manifest_path = path / "manifest.json"
-    if not manifest_path.is_file():
+    folder = opened(path)
+    if not folder.has("manifest.json"):
         raise MissingFileError(f"{path}: no kNN graph there (no manifest.json)")
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        ids = np.load(path / "ids.npy", mmap_mode="c", allow_pickle=False)
-        sims = np.load(path / "sims.npy", mmap_mode="c", allow_pickle=False)
-        found = (manifest["num_nodes"], manifest["k"], manifest["fingerprint"], manifest["format"])
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: unreadable kNN graph ({error}); {ANEW}") from None
-    num_nodes, stored_k, fingerprint, version = found
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: graph format {FORMAT_VERSION} is read here; found {version}; delete the folder")
-    if ids.shape != (num_nodes, stored_k) or sims.shape != ids.shape:
+    manifest = folder.json("manifest.json", GraphManifest)
+    if manifest.format != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: graph format {FORMAT_VERSION} is read here; found {manifest.format}; delete the folder"
+        )
+    ids, sims = folder.npy("ids.npy", 2, np.int32, np.int64), folder.npy("sims.npy", 2, np.float32)
+    if ids.shape != (manifest.num_nodes, manifest.k) or sims.shape != ids.shape:
         raise InputError(
             f"{path}: arrays {ids.shape} and {sims.shape} are not what its manifest says; delete the folder"
         )
-    _require_shape(path, num_nodes, stored_k, features, k)
-    if fingerprint != features.check.fingerprint:
+    _require_shape(path, manifest.num_nodes, manifest.k, features, k)
+    if manifest.fingerprint != features.check.fingerprint:
         raise InputError(
-            f"{path}: stale kNN graph: it was built from other features (fingerprint {fingerprint}) than "
+            f"{path}: stale kNN graph: it was built from other features (fingerprint {manifest.fingerprint}) than "
             f"{features.name} ({features.check.fingerprint}); {ANEW}{elsewhere()}"
         )
-    info = {key: manifest[key] for key in ("backend", "params", "recall", "recall_rows") if key in manifest}
-    return KnnGraph(ids, sims, info)
+    try:
+        require_lists(ids, sims, np.arange(len(ids)), len(ids))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged kNN graph: {error}; {ANEW}") from None
+    kept = manifest.as_dict()
+    return KnnGraph(
+        ids, sims, {key: kept[key] for key in ("backend", "params", "recall", "recall_rows") if key in kept}
+    )
 
 
 ANEW = "delete it and it is built anew"

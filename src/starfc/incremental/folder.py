@@ -18,7 +18,6 @@ place: what stands behind the manifest's rows is of a step that did not end, and
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -26,7 +25,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -38,9 +36,12 @@ from starfc.clustering.partition import RESOLUTION
 from starfc.data.columns import opened_parquet
 from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
+from starfc.data.fingerprint import fingerprint
 from starfc.data.formats import read_features, read_labels
+from starfc.data.safe import first_line, read_own_npz
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
+from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph, read_graph
@@ -50,10 +51,12 @@ from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
 from starfc.models.structural import StructuralModel
+from starfc.records import Objects, StateManifest
 from starfc.review.measures import COLUMNS, instance_columns
-from starfc.runs import STATE, Run, stored_features
+from starfc.runs import STATE, Run, most_labels, stored_features
 from starfc.runtime.atomic import replacing, save_array, write_json
 from starfc.runtime.commit import replacing_together, writing
+from starfc.runtime.opened import OpenedFolder, opened
 from starfc.runtime.stages import Stages
 from starfc.words import word
 
@@ -132,51 +135,85 @@ def assign(
 
 
 def _read_state(run: Run) -> tuple[State, list[str]] | None:
-    """The state that an earlier step left, and the steps since its lists were written; None if there is none."""
-    place = run.folder / STATE
-    if "steps" not in run.record or not (place / "manifest.json").is_file():
+    """The state that an earlier step left, and the steps since its lists were written.
+
+    None if there is none, or if it is damaged: it is made anew then.
+    """
+    at, rule = opened(run.folder), _rule(run)
+    if "steps" not in run.record or not at.has(f"{STATE}/manifest.json"):
         return None
+    features = stored_features(at)  # these cannot be made anew
     try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] > FORMAT_VERSION or manifest["run"] != run.record["started"]:
+        manifest = at.json(f"{STATE}/manifest.json", StateManifest)
+        if manifest.format > FORMAT_VERSION or manifest.run != run.record["started"]:
             return None
-        ids, sims, alive, labels = (
-            np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ("ids", "sims", "alive", "clusters")
-        )
-        logged = manifest["steps"] if manifest["format"] > 1 else []
-        steps = [_read_step(place / name) for name in logged]
-        features, rule = stored_features(run.folder), _rule(run)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        log.info("%s: unreadable (%s); made anew", place, error)
+        lists, labels = _stored_lists(at, manifest, run, rule)
+        n, most = len(labels), manifest.next_label
+        if len(features) != n or most > most_labels(n, len(run.record["steps"])):
+            raise InputError(f"{len(features):,} features, {n:,} rows, {most:,} clusters")
+        require_ids("clusters", labels, -1, most)
+        suspects = np.array(manifest.suspects, np.int64)
+        require_ids("suspects", suspects, 0, most)
+    except ValueError as error:
+        log.info("%s: unreadable (%s); made anew", run.folder / STATE, error)
         return None
-    whole = len(ids) == len(sims) <= len(alive) == len(labels) == len(run.labels) == len(features)
-    if not whole or (len(ids) < len(alive) and not steps):
-        log.info("%s: not of this run's %d rows; made anew", place, len(run.labels))
-        return None
-    columns, candidates = columns_of(rule.model, ids.shape[1])
-    codes = np.full((len(alive), columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
-    lists = StoredLists(ids, sims, steps, alive, codes, candidates)
-    suspects = np.array(manifest["suspects"], np.int64)
-    representative = known_by_edges(run.parsed, alive)
+    representative = known_by_edges(run.parsed, lists.alive)
     parsed = left_out(run.parsed, representative)
-    state = State(
-        rule, features, lists, parsed, np.array(labels), manifest["next_label"], suspects, representative,
-        _collapse(run, rule),
-    )  # fmt: skip
-    return state, logged
+    state = State(rule, features, lists, parsed, np.array(labels), most, suspects, representative, _collapse(run, rule))
+    return state, manifest.steps
 
 
-def _read_step(path: Path) -> Step:
-    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        return Step(**file)
+def _stored_lists(
+    at: OpenedFolder, manifest: StateManifest, run: Run, rule: Rule
+) -> tuple[StoredLists, NDArray[np.int64]]:
+    """The lists of a state, and the cluster of every row; ValueError where they are damaged."""
+    ids, sims = at.npy(f"{STATE}/ids.npy", 2, np.int32, np.int64), at.npy(f"{STATE}/sims.npy", 2, np.float32)
+    alive, labels = at.npy(f"{STATE}/alive.npy", 1, np.bool_), at.npy(f"{STATE}/clusters.npy", 1, np.int64)
+    n = len(run.labels)
+    if not len(ids) <= len(alive) == len(labels) == n or (len(ids) < n and not manifest.steps):
+        raise InputError(f"lists of {len(ids):,} rows, {len(labels):,} clusters, and a run of {n:,} rows")
+    require_lists(ids, sims, np.arange(len(ids)), len(ids))
+    require_ids("alive", alive.view(np.uint8), 0, 2)
+    steps = [_read_step(at.verified(f"{STATE}/{name}"), n, ids.shape[1]) for name in manifest.steps]
+    columns, candidates = columns_of(rule.model, ids.shape[1])
+    codes = np.full((n, columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
+    if codes.shape[1] != columns:
+        raise InputError(f"logits of {codes.shape[1]} neighbours where {columns} are needed")
+    return StoredLists(ids, sims, steps, alive, codes, candidates), labels
+
+
+def _read_step(path: Path, n: int, k: int) -> Step:
+    """A step; ValueError where it is damaged or not of n rows and k columns."""
+    arrays = read_own_npz(path)
+    kinds = {"removed": ("q", 1), "queries": ("q", 1), "ids": ("iq", 2), "sims": ("f", 2)}
+    kinds |= {"rows": ("iq", 1), "cols": ("iq", 1), "values": ("f", 1)}
+    if {name: array.ndim for name, array in arrays.items()} != {name: ndim for name, (_, ndim) in kinds.items()}:
+        raise InputError(f"{path}: not the arrays of a step")
+    step = Step(**arrays)
+    if any(array.dtype not in [np.dtype(code) for code in kinds[name][0]] for name, array in arrays.items()):
+        raise InputError(f"{path}: arrays of other types than a step's")
+    if step.ids.shape[1] != k or not len(step.rows) == len(step.cols) == len(step.values):
+        raise InputError(f"{path}: lists of {step.ids.shape[1]} neighbours where {k} are needed, or entries not whole")
+    for name in ("removed", "queries", "rows", "cols"):
+        require_ids(name, arrays[name], 0, n)
+    require_lists(step.ids, step.sims, step.queries, n)
+    require_numbers("values", step.values)
+    if (np.diff(step.rows) < 0).any() or (step.rows == step.cols).any():
+        raise InputError(f"{path}: entries that are not in order")
+    return step
 
 
 def _first_state(run: Run) -> State:
     """The state of a run as `starfc cluster` left it, or of one whose state was lost."""
     features, rule = run.features(), _rule(run)
+    if run.parsed.logits is not None:
+        columns, _ = columns_of(rule.model, run.record["config"]["knn"])
+        found = run.parsed.logits.shape[1]
+        if found > columns:
+            raise InputError(
+                f"{run.folder / 'edges' / 'logits.npy'}: logits of at most {columns} neighbours needed; found {found}; "
+                "run starfc cluster again"
+            )
     alive = np.ones(len(features), np.bool_)
     alive[features.invalid_rows] = False
     if "steps" in run.record:  # -1 is what was removed; clusters left out for their size get ids again
@@ -250,7 +287,7 @@ def _append(folder: Path, place: Path, before: Features, new: Features, is_first
     """All rows in features.bin: of a first step a new file, which is committed; else the old one, appended to."""
     dtype = before.array.dtype.newbyteorder("=")
     row = dtype.itemsize * before.dim
-    path = (place if is_first else folder) / STATE / "features.bin"
+    path = opened(place if is_first else folder).path(f"{STATE}/features.bin")
     path.parent.mkdir(parents=True, exist_ok=True)
     (place / STATE).mkdir(exist_ok=True)
     with path.open("wb" if is_first else "r+b") as file:
@@ -365,13 +402,14 @@ def _write(
             "feature_dim": state.features.dim,
             "dtype": array.dtype.str,
             "normalise": state.features.normalise,
+            "fingerprint": fingerprint(array),
             "next_label": state.next_label,
             "suspects": state.suspects.tolist(),
             "steps": logged,
         },
     )
-    history = folder / "assign.json"
-    earlier = json.loads(history.read_text(encoding="utf-8")) if len(record["steps"]) > 1 and history.is_file() else []
+    at = opened(folder)
+    earlier = at.json("assign.json", Objects).root if len(record["steps"]) > 1 and at.has("assign.json") else []
     step = {key: value for key, value in assigned.record().items() if key != "labels"}
     write_json(place / "assign.json", [*earlier, step | {"metrics": record["metrics"]}])
     write_run(place, record)
@@ -382,11 +420,11 @@ def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
     """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
     path = folder / "clusters.parquet"
     try:
-        with opened_parquet(path) as file:
-            table = file.read(columns=list(COLUMNS))  # read_table would import datasets
-        if table.num_rows == rows and table.num_columns == len(COLUMNS):
-            return table
+        with opened_parquet(opened(folder).verified(path.name)) as file:
+            found = [file.schema_arrow.field(name).type for name in COLUMNS]
+            if file.metadata.num_rows == rows and found == list(COLUMNS.values()):
+                return file.read(columns=list(COLUMNS))
         log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)
-    except InputError as error:
-        log.info("%s: unreadable (%s); all clusters are measured anew", path, error)
+    except Exception as error:  # whatever the parser of a damaged table raises
+        log.info("%s: unreadable (%s); all clusters are measured anew", path, first_line(error))
     return None

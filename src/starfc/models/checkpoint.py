@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from starfc.data.safe import first_line, open_regular
 from starfc.errors import InputError, MissingFileError
+from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.contextual import ContextualModel
-from starfc.models.gcn import StarFCModel
+from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
+from starfc.records import Anything, ModelKind, ScalesOf
 from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.opened import OpenedFolder, opened
 from starfc.words import advice
 
 FILES = {"backbone": "Backbone.pth", "head": "Head.pth"}
@@ -77,21 +82,26 @@ def load_model(
     path = Path(path)
     if path.is_file():
         return _from_checkpoint(path, feature_dim, nhid, scales)
-    structural = path / STRUCTURAL_FILES[""]
-    contextual = path / CONTEXTUAL_FILES[""]
-    if contextual.is_file():
-        return _structural(_read_state(contextual), contextual, nhid, ContextualModel, 4)
-    if structural.is_file() and not (path / FILES["backbone"]).is_file():
-        return _structural(_read_state(structural), structural, nhid)
-    hierarchical = _newest(path, HIERARCHICAL_FILES["backbone"]).is_file() and not (path / FILES["backbone"]).is_file()
-    names = HIERARCHICAL_FILES if hierarchical else FILES
-    places = {part: _newest(path, name) for part, name in names.items()}
-    places = {part: place for part, place in places.items() if place.is_file() or part not in _TRAINING_ONLY}
-    states = {part: _read_state(place) for part, place in places.items()}
+    folder = opened(path)
+    contextual, structural, basic = CONTEXTUAL_FILES[""], STRUCTURAL_FILES[""], folder.has(FILES["backbone"])
+    if folder.has(contextual):
+        return _structural(*_stored(folder, contextual), nhid, ContextualModel, 4)
+    if folder.has(structural) and not basic:
+        return _structural(*_stored(folder, structural), nhid)
+    hierarchical = not basic and folder.has(_newest(folder, HIERARCHICAL_FILES["backbone"]))
+    names = {part: _newest(folder, name) for part, name in (HIERARCHICAL_FILES if hierarchical else FILES).items()}
+    names = {part: name for part, name in names.items() if folder.has(name) or part not in _TRAINING_ONLY}
+    states, places = {}, {}
+    for part, name in names.items():
+        states[part], places[part] = _stored(folder, name)
+    heads = [part for part in states if part == "head" or part.startswith("heads.")]
     widths = _checked_widths(states["backbone"].get("conv1.weight"), places["backbone"], feature_dim, nhid)
+    for head in heads:
+        _require_head(states[head], widths[1], places[head])
     if hierarchical:
-        offsets = tuple(states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS)).tolist())
-        model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or _stored_scales(path))
+        stored = states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS))
+        offsets = _offsets(stored, places.get("offset_learner", path))
+        model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or _stored_scales(folder))
     else:
         model = StarFCModel(*widths)
     for part, state in states.items():
@@ -125,12 +135,22 @@ def _structural(
     numbers: int = 5,
 ) -> StructuralModel:
     shape = state.get("shape")
-    if shape is None or shape.shape != (numbers,):
+    if shape is None or shape.shape != (numbers,) or shape.dtype != torch.int64:
         raise InputError(f"{path}: no shape of {numbers} numbers in it, so no weights of a {cls.__name__}")
-    if nhid not in (None, shape[0].item()):
+    units, columns, candidates, smoothing, *rounds = shape.tolist()
+    if nhid not in (None, units):
         raise InputError(
-            f"{path}: nhid = {shape[0]} where {nhid} is needed; use weights trained for that"
-            f"{advice(', or set {}=' + str(shape[0]), 'model.kwargs.nhid')}"
+            f"{path}: nhid = {units} where {nhid} is needed; use weights trained for that"
+            f"{advice('; or set {} to ' + str(units), 'model.kwargs.nhid')}"
+        )
+    # the weights that all others follow from, before any are made
+    hidden = state.get("first.layers.1.weight")
+    within = 0 < candidates <= columns <= MOST_NEIGHBOURS and 0 <= smoothing <= columns and rounds in ([], [1], [2])
+    if hidden is None or units < 1 or hidden.shape != (units, units) or not within:
+        found = None if hidden is None else tuple(hidden.shape)
+        raise InputError(
+            f"{path}: a shape of {shape.tolist()} beside a first.layers.1.weight of {found} is that of no "
+            f"{cls.__name__}; copy the file again"
         )
     model = cls.of_shape(shape)
     _load_part(model, state, path)
@@ -139,18 +159,23 @@ def _structural(
 
 def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scales: tuple[int, ...] | None) -> Model:
     content = read_checkpoint(path)
-    kind = dict(content["kind"])
-    if kind.get("structural"):
-        return _structural(content["model"], path, nhid)
-    _checked_widths(content["model"].get("backbone.conv1.weight"), path, feature_dim, nhid)
-    if "scales" in kind:
-        chosen = scales or tuple(kind["scales"])
-        model: Model = HierarchicalModel(
-            kind["feature_dim"], kind["nhid"], offsets=tuple(kind["offsets"]), scales=chosen
-        )
+    state = _require_state(content["model"], path)
+    try:
+        kind = ModelKind.model_validate(content["kind"])
+    except ValidationError as error:
+        raise InputError(f"{path}: kind: not that of a model ({first_line(error)})") from None
+    if kind.structural:
+        return _structural(state, path, nhid)
+    widths = _checked_widths(state.get("backbone.conv1.weight"), path, feature_dim, nhid)
+    head = "head." if kind.scales is None else "heads.fused."
+    stored = {key.removeprefix(head): value for key, value in state.items() if key.startswith(head)}
+    _require_head(stored, widths[1], path)
+    if kind.scales is None:
+        model: Model = StarFCModel(*widths)
     else:
-        model = StarFCModel(kind["feature_dim"], kind["nhid"])
-    _load_part(model, content["model"], path)
+        offsets = _offsets(torch.tensor(kind.offsets), path)
+        model = HierarchicalModel(*widths, offsets=offsets, scales=scales or tuple(kind.scales))
+    _load_part(model, state, path)
     return model.eval()
 
 
@@ -178,30 +203,31 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: not a training checkpoint of this package ({FORMAT}); found {found}")
+    if not all(isinstance(content.get(name), dict) for name in ("kind", "model", "training")):
+        raise InputError(f"{path}: a training checkpoint without kind, model and training; use an earlier one")
     return content
 
 
-def _stored_scales(folder: Path) -> tuple[int, ...]:
+def _stored_scales(folder: OpenedFolder) -> tuple[int, ...]:
     """The scales that a training run's folder names, else the published ones."""
-    config = folder / "config.json"
-    if not config.is_file():
+    if not folder.has("config.json"):
         return SCALES
-    return tuple(json.loads(config.read_text(encoding="utf-8"))["hierarchical"]["scales"])
+    return tuple(folder.json("config.json", ScalesOf).hierarchical.scales)
 
 
-def _newest(folder: Path, name: str) -> Path:
-    """``folder / name``, or where there is no such file, the last ``NAME_Epoch_E_batch_B.pth`` in it."""
+def _newest(folder: OpenedFolder, name: str) -> str:
+    """``name``, or where there is no such file, the last ``NAME_Epoch_E_batch_B.pth`` in the folder."""
     stem, suffix = name.split(".")
     numbered = [
-        (int(match[1]), int(match[2]), file)
-        for file in folder.glob(f"{stem}_Epoch_*_batch_*.{suffix}")
-        if (match := re.fullmatch(rf"{stem}_Epoch_(\d+)_batch_(\d+)\.{suffix}", file.name))
+        (int(match[1]), int(match[2]), file.name)
+        for file in folder.folder.glob(f"{stem}_Epoch_*_batch_*.{suffix}")
+        if (match := re.fullmatch(rf"{stem}_Epoch_(\d{{1,18}})_batch_(\d{{1,18}})\.{suffix}", file.name))
     ]
-    return folder / name if (folder / name).is_file() or not numbered else max(numbered)[2]
+    return name if folder.has(name) or not numbered else max(numbered)[2]
 
 
 def _checked_widths(weight: Tensor | None, path: Path, feature_dim: int | None, nhid: int | None) -> tuple[int, int]:
-    if weight is None or weight.ndim != 2:
+    if weight is None or weight.ndim != 2 or 0 in weight.shape or weight.shape[0] % 2:
         raise InputError(f"{path}: no conv1.weight of shape (2d, h) in it")
     found = (weight.shape[0] // 2, weight.shape[1])
     wanted = (found[0] if feature_dim is None else feature_dim, found[1] if nhid is None else nhid)
@@ -212,6 +238,21 @@ def _checked_widths(weight: Tensor | None, path: Path, feature_dim: int | None, 
             f"{advice(f', or set {{}}={found[0]} {{}}={found[1]}', 'model.kwargs.feature_dim', 'model.kwargs.nhid')}"
         )
     return found
+
+
+def _require_head(state: Mapping[str, Tensor], nhid: int, path: Path) -> None:
+    """A head as wide as the backbone, in the file itself: nothing is made by what another file says alone."""
+    with torch.device("meta"):  # shapes without memory
+        outline = EdgeHead(nhid)
+    _require_shapes(outline, state, path)
+
+
+def _offsets(stored: Tensor, path: Path) -> tuple[int, ...]:
+    """The offsets of a hierarchical model: two or more different numbers of neighbours."""
+    offsets = tuple(stored.tolist()) if stored.ndim == 1 else ()
+    if len(set(offsets)) < 2 or not all(isinstance(offset, int) and 0 < offset < 2**20 for offset in offsets):
+        raise InputError(f"{path}: offsets: two or more different numbers of neighbours needed; found {offsets[:5]}")
+    return offsets
 
 
 def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]], chosen_on: str) -> None:
@@ -239,16 +280,17 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
         f"choose them on labelled data with starfc tune --model {folder}"
         f"{advice(', or give {} and {}', prefix + 'tau1', prefix + 'tau2')}"
     )
-    if not path.is_file():
+    at = opened(folder)
+    if not at.has(THRESHOLDS):
         raise MissingFileError(f"{path}: no such file, so the weights have no thresholds of their own; {remedy}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: JSON needed; {error}; {remedy}") from None
-    pair = content.get(refinement) if isinstance(content, dict) else None
+        content = at.json(THRESHOLDS, Anything).root
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    pair = content.get(refinement)
     values = [pair.get(name) for name in ("tau1", "tau2")] if isinstance(pair, dict) else []
     if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in values):
-        found = pair if pair is not None or not isinstance(content, dict) else f"only {', '.join(content) or 'nothing'}"
+        found = f"only {', '.join(content) or 'nothing'}" if pair is None else pair
         raise InputError(
             f"{path}: an object {refinement!r} with numbers tau1 and tau2 between 0 and 1 needed; found {found}; "
             f"{remedy}"
@@ -264,7 +306,7 @@ def stored_thresholds(
     That is None and None for fixed refinement, where the data decide, and for dynamic refinement edges that are rather
     right than wrong, with the published ceiling. ``folder`` None: the model is of no folder.
     """
-    alone = folder is None or not (Path(folder) / THRESHOLDS).is_file()
+    alone = folder is None or not opened(folder).has(THRESHOLDS)
     if isinstance(model, ContextualModel) and alone:
         return (None, None) if refinement == "fixed" else (0.5, 0.78)
     return load_thresholds(folder, refinement)
@@ -277,33 +319,66 @@ def _read(path: Path) -> object:
             "model Backbone1.pth, Head4.pth and Attention.pth"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        with open_regular(path, "checkpoint") as file:
+            _require_whole(file)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except MissingFileError:
+        raise
+    except Exception as error:  # whatever the parsers of archives and weights raise
         raise InputError(
-            f"{path}: not a readable checkpoint, truncated or of another kind ({reason}); copy it again"
+            f"{path}: not a readable checkpoint, truncated or of another kind ({first_line(error)}); copy it again"
         ) from None
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _require_whole(file: BinaryIO) -> None:
+    """Compare the members of torch's archive with their checksums; they are stored as they are, so none can swell."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(member.compress_size != member.file_size for member in archive.infolist()):
+                raise ValueError("its members are compressed, which torch does not write")
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is not what its checksum says")
+    file.seek(0)
+
+
+def _stored(folder: OpenedFolder, name: str) -> tuple[dict[str, Tensor], Path]:
+    """The state dict of a folder's file, and where that lies."""
+    path = folder.verified(name)
     state = _read(path)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    return _require_state(state, path), path
+
+
+def _require_state(state: object, path: Path) -> dict[str, Tensor]:
+    """A plain state dict of tensors that lie in the file as large as they say; DataParallel's prefix goes."""
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path}: a plain state dict (name -> tensor) needed; found {type(state).__name__}")
-    return {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix
+    for key, value in state.items():
+        plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+        if not plain or value.is_complex() or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(
+                f"{path}: {key[:80]!r}: a dense tensor of real numbers, all of them in the file, needed; found "
+                f"{tuple(value.shape)}, {value.dtype}; copy the file again"
+            )
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _load_part(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def _require_shapes(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     problems = [
-        f"{key} {wanted.get(key, 'not known')} needed, found {found.get(key, 'none')}"
+        f"{key[:80]} {wanted.get(key, 'not known')} needed, found {found.get(key, 'none')}"
         for key in sorted(wanted | found)
         if wanted.get(key) != found.get(key)
     ]
     if problems:
         raise InputError(
-            f"{path}: tensors do not fit: {'; '.join(problems)}; use weights of this network and these widths"
+            f"{path}: tensors do not fit: {'; '.join(problems[:8])}; use weights of this network and these widths"
         )
+
+
+def _load_part(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    _require_shapes(module, state, path)
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise InputError(f"{path}: weights that are NaN or infinite; use an earlier checkpoint")
     module.load_state_dict(state)

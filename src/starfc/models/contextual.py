@@ -133,12 +133,13 @@ class Context:
         for name, shape in shapes.items():
             if given[name].shape != shape or given[name].dtype.kind not in "fi":
                 raise ValueError(f"{name}: numbers of shape {shape} needed; found {given[name].shape}")
-        finite = [name for name in ("pairs", "first", "second", "adapted") if name in given]
-        if len(rows) != 1 or not all(np.isfinite(given[name]).all() for name in finite):
+        if len(rows) != 1 or not all(np.isfinite(given[name]).all() for name in shapes):
             raise ValueError("context: finite numbers, and one median for each row, needed")
         cohort, (median, spread), num_nodes = given["cohort"], given["pairs"].tolist(), int(given["num_nodes"])
-        if cohort.ndim != 1 or cohort.dtype.kind != "i" or not cohort.size or not spread > 0 or num_nodes < 1:
-            raise ValueError("context: a cohort of rows, a spread above 0 and at least 1 node needed")
+        if cohort.ndim != 1 or cohort.dtype.kind != "i" or not cohort.size or num_nodes < 1:
+            raise ValueError("context: a cohort of rows and at least 1 node needed")
+        if not (spread > 0 and (given["node_spread"] > 0).all() and -1 <= median < 1):
+            raise ValueError("context: spreads above 0 and a median from -1 to 1 needed")
         if cohort.min() < 0 or cohort.max() >= rows[0]:
             raise ValueError(f"cohort: rows from 0 to {rows[0] - 1} needed; found up to {cohort.max()}")
         known = Strangers(median, spread, given["node_median"], given["node_spread"], cohort)

@@ -104,7 +104,13 @@ def numbered(
     return whole
 
 
-COLUMNS = ("cohesion", "suspicion", "weakest_bridge_a", "weakest_bridge_b", "weakest_bridge_score")
+COLUMNS = {
+    "cohesion": pa.float32(),
+    "suspicion": pa.float32(),
+    "weakest_bridge_a": pa.int64(),
+    "weakest_bridge_b": pa.int64(),
+    "weakest_bridge_score": pa.float32(),
+}
 
 
 def instance_columns(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from starfc.clustering.pipeline import ParsedEdges, edge_confidence
 from starfc.data.blocks import npz_key
 from starfc.data.dataset import Features
-from starfc.data.safe import Npz, read_lines
+from starfc.data.safe import Npz, first_line, open_regular, read_lines
 from starfc.errors import InputError
 from starfc.evaluation.diagnostics import size_histogram, surprising
 from starfc.review.images import open_pictures, write_sheets
@@ -325,7 +326,14 @@ def _of_record(record: dict[str, Any] | None) -> dict[str, Any]:
 
 def _surface(path: Path, refinement: str) -> dict[str, Any] | None:
     """The surface of a refinement: its values of τ1 and τ2, and of each pair the best-informed value there is."""
-    with path.open(newline="", encoding="utf-8") as file:
+    try:
+        return _values(path, refinement)
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"{path}: not a threshold surface ({first_line(error)}); delete it, or make it anew") from None
+
+
+def _values(path: Path, refinement: str) -> dict[str, Any] | None:
+    with open_regular(path, "threshold surface") as raw, io.TextIOWrapper(raw, "utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line.get("refinement") == refinement]
     value = next((name for name in ("fscore", "largest_share", "num_clusters") if lines and name in lines[0]), None)
     if value is None:

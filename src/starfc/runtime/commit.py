@@ -11,7 +11,6 @@ One process writes at a time: it holds the lock file ``.lock``, which the system
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from starfc.errors import InputError
 from starfc.runtime.atomic import write_json
+from starfc.runtime.opened import OpenedFolder
 
 NEXT, LIST, LOCK = ".next", "commit.json", ".lock"
 
@@ -72,7 +72,7 @@ def _roll_forward(folder: Path) -> None:
     place = folder / NEXT
     if not (place / LIST).is_file():
         return
-    for name in json.loads((place / LIST).read_text(encoding="utf-8")):
+    for name in sorted(OpenedFolder(folder).waiting):
         if (place / name).is_file():  # renamed before otherwise
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(place / name, folder / name)

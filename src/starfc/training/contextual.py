@@ -28,7 +28,6 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -39,6 +38,7 @@ from torch.nn import functional
 from starfc.clustering.confidence import ROW_BLOCK
 from starfc.config import Config, Kinds, save_config
 from starfc.data.dataset import Features
+from starfc.data.safe import first_line, read_own_npz
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.products import slices
@@ -47,18 +47,22 @@ from starfc.graph.structure import EdgeLogits, Structure, encode, smooth
 from starfc.models.checkpoint import load_model, save_model
 from starfc.models.contextual import (
     COLUMNS_FIRST,
+    COLUMNS_SECOND,
     CONTEXT_FIRST,
     CONTEXT_NOISE,
+    CONTEXT_SECOND,
     ContextScorer,
     ContextualModel,
     first_context,
     sampled_nodes,
     second_context,
 )
+from starfc.records import Anything
 from starfc.runtime import threads
 from starfc.runtime.atomic import prepare_folder, replacing, write_json
 from starfc.runtime.interrupts import Stopped, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
+from starfc.runtime.opened import opened
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
 from starfc.splits import open_train_split
@@ -71,6 +75,8 @@ _HELD_BACK = 12  # one kind of so many
 _EDGES_OF_A_KIND = 64  # in a step
 _STANDARD = 400  # edges of a kind that means and standard deviations are taken from
 _DROPPED = 0.1  # share of the context's hidden units that are dropped in a step
+
+_WIDTHS = {"first": (COLUMNS_FIRST, CONTEXT_FIRST), "second": (COLUMNS_SECOND, CONTEXT_SECOND)}
 
 Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]  # of a kind, and its family
 
@@ -155,14 +161,11 @@ def _require_same_settings(config: Config, real: tuple[str, str] | None, folder:
     ours = {name: value for name, value in asdict(config.kinds).items() if name != "second"}
     ours |= {"seed": config.seed, "knn": config.knn, "nhid": config.model.kwargs.nhid, **asdict(config.structural)}
     ours |= {"real": real}
-    note, ours = folder / "settings.json", json.loads(json.dumps(ours))
-    if not note.is_file():
-        write_json(note, ours)
+    at, ours = opened(folder), json.loads(json.dumps(ours))
+    if not at.has("settings.json"):
+        write_json(folder / "settings.json", ours)
         return
-    try:
-        theirs = json.loads(note.read_text(encoding="utf-8"))
-    except ValueError:
-        theirs = {}
+    theirs = at.json("settings.json", Anything).root
     other = {name: theirs.get(name) for name, value in ours.items() if theirs.get(name) != value}
     if other:
         now = {name: ours[name] for name in other}
@@ -288,13 +291,18 @@ def _file(folder: Path, chunk: tuple[str, int, int]) -> Path:
 
 
 def _read_chunk(path: Path) -> Iterator[tuple[str, Sample]]:
+    remedy = "delete it and start the same training again"
     try:
-        with np.load(path, allow_pickle=False) as content:
-            for name in dict.fromkeys(key.rpartition(".")[0] for key in content.files):
-                x, y, c, f = (content[f"{name}.{part}"] for part in "xycf")
-                yield name.partition(".")[2], (x, y, c, str(f))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"{path}: not whole ({error}); delete it and start the same training again") from None
+        content = read_own_npz(path)
+        for name in dict.fromkeys(key.rpartition(".")[0] for key in content):
+            of_round = name.partition(".")[2]
+            x, y, c, f = (content[f"{name}.{part}"] for part in "xycf")
+            columns, context = _WIDTHS[of_round]
+            if x.shape != (len(y), columns) or y.ndim != 1 or c.shape != (context,):
+                raise ValueError(f"{name}: {x.shape} columns, {y.shape} answers, a context of {c.shape}")
+            yield of_round, (x, y, c, str(f))
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: not whole ({first_line(error)}); {remedy}") from None
 
 
 def fit(

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from starfc.config import Config
+from starfc.data.safe import first_line
 from starfc.errors import InputError
 from starfc.models.checkpoint import read_checkpoint, write_checkpoint
 from starfc.training.optimisers import Schedule
@@ -54,6 +56,10 @@ class Position:
     def next_epoch(self) -> None:
         """An epoch is over."""
         self.epoch, self.rounds = self.epoch + 1, 0
+
+
+class OtherRunError(InputError):
+    """A checkpoint that is whole, but of another run."""
 
 
 class Checkpoints:
@@ -126,16 +132,21 @@ class Checkpoints:
         try:
             content = read_checkpoint(path)
             training = content["training"]
-            about, position = training["about"], Position(**training["position"])
-        except (InputError, KeyError, TypeError) as error:
-            reason = str(error) if isinstance(error, InputError) else f"{path}: no training state in it"
-            raise InputError(f"{reason}{self._alternative(path)}") from None
-        self._compare(path, about)
-        method.model.load_state_dict(content["model"])
-        for name, optimizer in method.optimizers.items():
-            optimizer.load_state_dict(training["optimizers"][name])
-        schedule.load_state_dict(training["schedule"])
-        method.restore(training["carried"])
+            position = TypeAdapter(Position).validate_python(training["position"])
+            self._compare(path, training["about"])
+            method.model.load_state_dict(content["model"])
+            for name, optimizer in method.optimizers.items():
+                optimizer.load_state_dict(training["optimizers"][name])
+            schedule.load_state_dict(training["schedule"])
+            method.restore(training["carried"])
+        except OtherRunError:
+            raise
+        except InputError as error:
+            raise InputError(f"{error}{self._alternative(path)}") from None
+        except Exception as error:  # whatever torch and the optimisers raise of states that are not theirs
+            raise InputError(
+                f"{path}: no training state of this run in it ({first_line(error)}){self._alternative(path)}"
+            ) from None
         return position
 
     def _alternative(self, path: Path) -> str:
@@ -144,16 +155,18 @@ class Checkpoints:
 
     def _compare(self, path: Path, about: dict[str, Any]) -> None:
         if about["processes"] != self._about["processes"]:
-            raise InputError(
+            raise OtherRunError(
                 f"{path}: a run of {about['processes']} process(es) where this one has {self._about['processes']}; set "
                 f"NPROC={about['processes']}"
             )
         if about["data"] != self._about["data"]:
-            raise InputError(f"{path}: the training features are not those of the checkpoint; point train_data to them")
+            raise OtherRunError(
+                f"{path}: the training features are not those of the checkpoint; point train_data to them"
+            )
         was, now = _flat(about["config"]), _flat(self._about["config"])
         other = [f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in now if was.get(key) != now[key]]
         if other:
-            raise InputError(
+            raise OtherRunError(
                 f"{path}: of another config: {'; '.join(other)}; take the run's own, config.json in its folder, or "
                 "start a new run in another --work-dir"
             )

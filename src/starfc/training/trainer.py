@@ -11,7 +11,6 @@ one trains. With several processes each takes a subgraph of its own; a *round* i
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shlex
@@ -37,10 +36,12 @@ from starfc.models.checkpoint import Model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
+from starfc.records import TrainingRecord
 from starfc.runtime.atomic import prepare_folder, write_json
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
+from starfc.runtime.opened import opened
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stage, Stages
 from starfc.training.basic import BasicTraining
@@ -384,9 +385,9 @@ def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray
 def _record(work_dir: Path, config: Config, start: Path | None, where: dict[str, Any]) -> dict[str, Any]:
     """The run's record: a new one, or that of the run that goes on."""
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    place = work_dir / "run.json"
-    if start is None or not place.is_file():
+    at = opened(work_dir)
+    if start is None or not at.has("run.json"):
         return {"config": config.as_dict(), "seed": config.seed, "started": now, **where}
-    record = json.loads(place.read_text(encoding="utf-8"))
+    record = at.json("run.json", TrainingRecord).as_dict()
     record.setdefault("resumed", []).append({"from": start.name, "at": now, **where})
     return record

@@ -16,7 +16,6 @@ from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.review.pairs import Rule
-from starfc.runtime.commit import settle
 
 STATE = "state"  # what instances are added to (:mod:`starfc.incremental.folder`)
 
@@ -49,7 +48,6 @@ class Run:
             raise MissingFileError(
                 f"{folder}: no finished run there (no run.json); name the -o folder of starfc cluster"
             )
-        settle(folder)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +46,7 @@ def cluster(
     ] = True,
     invalid_rows: options.Invalid = None,
     copies: options.CopiesOption = None,
+    overwrite: options.Overwrite = False,
     feature_dim: options.FeatureDim = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
@@ -68,6 +68,7 @@ def cluster(
     from starfc.inference import report, run_inference, thresholds
     from starfc.models.checkpoint import PRETRAINED, load_model
     from starfc.recipes import changed
+    from starfc.runtime.atomic import temporary_folder
 
     model = PRETRAINED if model is None else model
     asked: dict[str, Any] = {
@@ -85,7 +86,7 @@ def cluster(
     if partition is not None:
         asked["partition"] = {"type": partition.value}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
+        folder = Path(stack.enter_context(temporary_folder()) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder))
         config, split = opened(model, asked, place, name, labels, feature_dim)
         if refinement is Refinement.dynamic and partition is None:
@@ -109,6 +110,9 @@ def cluster(
             min_cluster_size=min_cluster_size,
             out=folder,
             keep_edges=edges and out != options.STREAM,
+            stdin=place if features == options.STREAM else None,
+            inputs=(None if features == options.STREAM else features, labels),
+            overwrite=overwrite,
         )
         if out == options.STREAM:
             sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))

@@ -243,7 +243,7 @@ def _parquet(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write
     import pyarrow.parquet as pq
 
     schema = pa.schema([("features", pa.list_(pa.from_numpy_dtype(dtype), dim))])
-    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
 
         def write(part: NDArray[np.floating]) -> None:
             column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), dim)

@@ -200,7 +200,8 @@ def write_label_lines(path: Path, labels: NDArray[np.integer]) -> None:
     """Write labels as text, one a line."""
     from pyarrow import csv, table
 
-    csv.write_csv(table({"label": labels}), path, csv.WriteOptions(include_header=False))
+    with path.open("wb") as file:  # pyarrow takes no names that are not UTF-8
+        csv.write_csv(table({"label": labels}), file, csv.WriteOptions(include_header=False))
 
 
 def write_label_column(path: Path, labels: NDArray[np.integer]) -> None:
@@ -210,10 +211,11 @@ def write_label_column(path: Path, labels: NDArray[np.integer]) -> None:
     from pyarrow import csv
 
     table = pa.table({"label": np.asarray(labels, np.int64)})
-    if path.suffix == ".parquet":
-        pq.write_table(table, path)
-    else:
-        csv.write_csv(table, path, csv.WriteOptions(quoting_style="none"))
+    with path.open("wb") as file:
+        if path.suffix == ".parquet":
+            pq.write_table(table, file)
+        else:
+            csv.write_csv(table, file, csv.WriteOptions(quoting_style="none"))
 
 
 def _columns(schema: pa.Schema) -> str:

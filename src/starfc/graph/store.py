@@ -1,8 +1,8 @@
 """kNN graphs on disk: this project's folder, and the published ``faiss_k_80.npz``.
 
 A graph folder holds ``ids.npy``, ``sims.npy`` and ``manifest.json`` (N, d, k, metric, backend, its parameters, recall,
-fingerprint of the features, version). The manifest is written last: a folder without one is no graph. A graph whose
-fingerprint is not that of the features is refused.
+fingerprint of the features, version), all of one change. A graph whose fingerprint is not that of the features is
+refused.
 
 The published file has one array ``data`` of shape (N, 2, k): ``[:, 0]`` ids, ``[:, 1]`` distances 1 - s, float64, the
 node itself normally first. It has no fingerprint; some of its distances are compared with the features instead.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.neighbours import KnnGraph, tidy
-from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.atomic import replacing, save_array, write_json
+from starfc.runtime.commit import changing
+from starfc.runtime.kinds import KNN
 
 FORMAT_VERSION = 1
 _CHECKED_ROWS = 256
@@ -50,19 +54,61 @@ def read_graph(path: Path, features: Features, k: int) -> KnnGraph:
     return _read_npz(path, features, k) if path.suffix == ".npz" else _read_folder(path, features, k)
 
 
+@contextmanager
+def building(
+    path: Path, *, inputs: Iterable[str | Path] = (), overwrite: bool = False
+) -> Iterator[Callable[[KnnGraph, Features], None]]:
+    """Hold the place of a graph while it is built: yields what writes it, once the block has ended well.
+
+    Parameters
+    ----------
+    path : path
+        A folder, or a ``.npz`` for the published layout.
+    inputs : paths, optional
+        Files that are read meanwhile, which are not written over.
+    overwrite : bool
+        Whether files that are no kNN graph may be replaced.
+
+    Raises
+    ------
+    InputError
+        Something there is not to be replaced; another process is at it; it cannot be written.
+    """
+    if path.suffix == ".npz":
+        _require_replaceable(path, inputs, overwrite)
+        yield lambda graph, features: write_npz(path, graph)
+        return
+    with changing(path, KNN, inputs=inputs, overwrite=overwrite) as change:
+        yield lambda graph, features: _write_folder(change.place, graph, features)
+
+
 def write_graph(path: Path, graph: KnnGraph, features: Features) -> None:
     """Write a graph as a folder, or as the published .npz where the path says so."""
-    if path.suffix == ".npz":
-        write_npz(path, graph)
+    with building(path) as write:
+        write(graph, features)
+
+
+def _require_replaceable(path: Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
+    if not path.exists():
         return
-    path.mkdir(parents=True, exist_ok=True)
-    manifest = path / "manifest.json"
-    manifest.unlink(missing_ok=True)
-    for name, array in (("ids", graph.ids), ("sims", graph.sims)):
-        with replacing(path / f"{name}.npy") as temporary:
-            np.save(temporary, array)
+    if any(Path(source).exists() and path.samefile(source) for source in inputs):
+        raise InputError(f"{path}: is read by this command, which would write a file of that name; name another")
+    if overwrite:
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            ours = file.namelist() == ["data.npy"]
+    except (OSError, zipfile.BadZipFile):
+        ours = False
+    if not ours:
+        raise InputError(f"{path}: no kNN graph; name another file, or add --overwrite to replace it")
+
+
+def _write_folder(path: Path, graph: KnnGraph, features: Features) -> None:
+    save_array(path / "ids.npy", graph.ids)
+    save_array(path / "sims.npy", graph.sims)
     write_json(
-        manifest,
+        path / "manifest.json",
         {
             "format": FORMAT_VERSION,
             "num_nodes": graph.num_nodes,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 
 from starfc.errors import InputError
+from starfc.runtime.atomic import unwritable
 from starfc.runtime.interrupts import Stopped
+
+_OF_THE_SYSTEM = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
+    errno.EISDIR, errno.ENOTDIR,
+)  # fmt: skip
 
 
 def run_command(main: Callable[[], object]) -> int:
@@ -15,6 +24,8 @@ def run_command(main: Callable[[], object]) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.captureWarnings(True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     loggers = [logging.getLogger("starfc"), logging.getLogger("py.warnings")]
     for logger in loggers:
         logger.addHandler(handler)
@@ -22,6 +33,11 @@ def run_command(main: Callable[[], object]) -> int:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _OF_THE_SYSTEM:
+            raise
+        print(f"error: {unwritable(_named(error), error)}", file=sys.stderr)
         return 2
     except Stopped as stop:
         if str(stop):
@@ -35,3 +51,7 @@ def run_command(main: Callable[[], object]) -> int:
             logger.removeHandler(handler)
         logging.captureWarnings(False)
     return 0
+
+
+def _named(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"

@@ -96,11 +96,6 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def clear(self) -> None:
-        """Remove what a killed process left of a checkpoint that it was writing."""
-        for part in self.folder.glob(".*.tmp.pt"):
-            part.unlink()
-
     def all(self) -> list[Path]:
         """The numbered checkpoints, oldest first."""
         found = []
@@ -154,8 +149,8 @@ class Checkpoints:
         other = [f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in now if was.get(key) != now[key]]
         if other:
             raise InputError(
-                f"{path}: of another config: {'; '.join(other)}; take the run's own, config.json in its folder, or "
-                "start a new run in another --work-dir"
+                f"{path}: of another config: {'; '.join(other)}; take the run's own, config.json beside the checkpoint "
+                "until the run has ended, then in its folder, or start a new run in another --work-dir"
             )
 
 

@@ -108,7 +108,7 @@ class Change:
             )
         if known.by not in self.kind.over:
             raise InputError(f"{path}: a file of starfc {known.by}; {remedy}")
-        if known.digest is not None and known.bytes != size:
+        if known.digest is not None and known.bytes != size and not self.kind.reads:
             raise InputError(
                 f"{path}: changed since starfc {known.by} wrote it ({known.bytes:,} bytes then, {size:,} now); {remedy}"
             )

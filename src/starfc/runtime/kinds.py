@@ -32,12 +32,15 @@ class Kind:
         Commands whose files it may replace.
     drops : tuple of str
         Commands whose files go where it does not write them anew; none where it adds to what is there.
+    reads : bool
+        It reads the files that it replaces, and judges of their state itself.
     """
 
     command: str
     names: tuple[str, ...]
     over: tuple[str, ...]
     drops: tuple[str, ...]
+    reads: bool = False
 
 
 class File(BaseModel):
@@ -78,7 +81,7 @@ _DATA = ("index", "clusters", "merges", "rows", "names", "members-[0-9]*")
 _PAGE = ("index.html", "page/*", *(f"data/{name}.js" for name in _DATA), "thumbs/[0-9]*.webp")
 
 CLUSTER = Kind("cluster", _RESULTS, over=("cluster",), drops=("cluster", "assign"))
-ASSIGN = Kind("assign", (*_RESULTS, *_ADDED), over=("cluster", "assign"), drops=())
+ASSIGN = Kind("assign", (*_RESULTS, *_ADDED), over=("cluster", "assign"), drops=(), reads=True)
 TRAIN = Kind("train", _TRAINED, over=("train", "tune"), drops=("train", "tune"))
 TUNE = Kind("tune", (*_THRESHOLDS, *_OUTLINES), over=("tune", "train"), drops=())
 KNN = Kind("knn", _GRAPH, over=("knn",), drops=("knn",))

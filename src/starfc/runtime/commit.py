@@ -66,6 +66,10 @@ class Change:
         (self.place / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, self.place / name)
 
+    def wrote(self, name: str) -> None:
+        """Note that a file was written ahead, straight into the folder: it is this command's to replace."""
+        self.owned[name] = File(bytes=(self.folder / name).stat().st_size, digest=None, by=self.kind.command)
+
     def append(self, name: str) -> None:
         """Note that a file is appended to where it stands: what it holds beyond the old files' part does not count."""
         _require_inside(self.folder, name)

@@ -149,8 +149,8 @@ class Checkpoints:
         other = [f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in now if was.get(key) != now[key]]
         if other:
             raise InputError(
-                f"{path}: of another config: {'; '.join(other)}; take the run's own, config.json beside the checkpoint "
-                "until the run has ended, then in its folder, or start a new run in another --work-dir"
+                f"{path}: of another config: {'; '.join(other)}; take the run's own, config.json in its folder, or "
+                "start a new run in another --work-dir"
             )
 
 

@@ -39,7 +39,7 @@ from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import prepare_folder, write_json
-from starfc.runtime.commit import Change, changing
+from starfc.runtime.commit import FILES, Change, changing
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
 from starfc.runtime.kinds import TRAIN
@@ -80,10 +80,10 @@ def run_training(
 ) -> dict[str, Any] | None:
     """Train on the configured split and leave a complete record in ``work_dir``.
 
-    While it trains it writes ``checkpoints/``, the config and the record that they are of beside them,
-    ``metrics.jsonl``, and TensorBoard events where asked for. At the end, all at once: ``config.json``, the weights in
-    the published files (``Backbone.pth`` and ``Head.pth``, or those of the hierarchical model), ``run.json``, and,
-    where identities are held back, the thresholds chosen on them with the whole surface.
+    Writes ``config.json``, ``run.json``, ``checkpoints/``, ``metrics.jsonl``, and TensorBoard events where asked for.
+    At the end, all at once: the weights in the published files (``Backbone.pth`` and ``Head.pth``, or those of the
+    hierarchical model), where identities are held back the thresholds chosen on them with the whole surface, and the
+    config and the record again.
 
     Parameters
     ----------
@@ -146,8 +146,11 @@ def _run(
         log.info("%s: %s", work_dir, "a new run" if start is None else f"going on from {start.name}")
         if start is None:
             _require_own_journal(work_dir, change)
-        save_config(config, checkpoints.folder / "config.json")
-        write_json(checkpoints.folder / "run.json", record)
+        if not (work_dir / FILES).is_file():  # those of a finished run stay until this one has ended
+            save_config(config, work_dir / "config.json")
+            write_json(work_dir / "run.json", record)
+            change.wrote("config.json")
+            change.wrote("run.json")
     opened = Journal(work_dir, config.log_config, position.journal_bytes, position.done) if world.writes else None
     run = Run(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened, go_on)
     with stages.stage("training"), opened or nullcontext(), torch.random.fork_rng(), stop_requests() as request:
@@ -168,7 +171,6 @@ def _run(
     record["stages"] = [vars(stage) for stage in stages.finished]
     save_config(config, change.place / "config.json")
     write_json(change.place / "run.json", record)
-    change.removed += ["checkpoints/config.json", "checkpoints/run.json"]
     return record
 
 
@@ -176,8 +178,7 @@ def _require_own_journal(work_dir: Path, change: Change) -> None:
     """Refuse to begin a log over a file that no training wrote."""
     path = work_dir / "metrics.jsonl"
     trained = any(file.by == "train" for file in change.owned.values())
-    begun = (work_dir / "checkpoints" / "run.json").is_file()
-    if path.exists() and path.stat().st_size and not (trained or begun or change.overwrite):
+    if path.exists() and path.stat().st_size and not (trained or change.overwrite):
         raise InputError(f"{path}: no earlier training wrote this file; name another folder, or add --overwrite")
 
 
@@ -351,7 +352,7 @@ def _stop(run: Run, position: Position, request: StopRequest) -> None:
         raise Stopped("", number)
     path = run.save(position)
     start = "python" if run.world.size == 1 else f"torchrun --standalone --nproc-per-node {run.world.size}"
-    places = [sys.argv[0], "--config", run.checkpoints.folder / "config.json", "--work-dir", run.work_dir]
+    places = [sys.argv[0], "--config", run.work_dir / "config.json", "--work-dir", run.work_dir]
     command = run.go_on or " ".join([start, *(shlex.quote(str(p)) for p in places), "--resume auto"])
     raise Stopped(
         f"{number.name}: stopped after step {position.steps} of the round that follows subgraph {position.done}; "
@@ -413,9 +414,8 @@ def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray
 def _record(work_dir: Path, config: Config, start: Path | None, where: dict[str, Any]) -> dict[str, Any]:
     """The run's record: a new one, or that of the run that goes on."""
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    places = (work_dir / "checkpoints" / "run.json", work_dir / "run.json")  # of one that has not ended, or has
-    place = next((place for place in places if place.is_file()), None)
-    if start is None or place is None:
+    place = work_dir / "run.json"
+    if start is None or not place.is_file():
         return {"config": config.as_dict(), "seed": config.seed, "started": now, **where}
     record = json.loads(place.read_text(encoding="utf-8"))
     record.setdefault("resumed", []).append({"from": start.name, "at": now, **where})

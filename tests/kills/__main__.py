@@ -11,17 +11,13 @@ the new one, with nothing of the user's changed; the same command again must giv
 
 from __future__ import annotations
 
-import os
-
-for _threads in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_threads] = "1"  # so that children can be forked from a process that has computed
-
 import argparse
 import builtins
 import contextlib
 import io
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -31,11 +27,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
+os.environ.update(dict.fromkeys(THREADS, "1"))  # so that children can be forked from a process that has computed
 
-from starfc.data.safe import digest
+import numpy as np  # noqa: E402
+
+from starfc.data.safe import digest  # noqa: E402
 
 LEVELS = 8
+SEEN = ("kills", "old", "new", "mixed", "lost", "left")
 CHANGING = ("run.json", "assign.json", "files.json")  # hold times and ids
 APART = ("knn", "checkpoints", "metrics.jsonl")  # caches and logs, which are written as the work goes on
 
@@ -51,7 +51,9 @@ class Command:
     before: Callable[[Path], list[str]] | None = None  # what the old result is made from, in place
     again: Callable[[Path], list[str]] | None = None  # what is given after a kill, the same again otherwise
     calls: int = 0
-    seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("kills", "old", "new", "mixed", "lost", "left"), 0))
+    seen: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("kills", "old", "new", "mixed", "lost", "left"), 0)
+    )
 
 
 def commands(data: Path) -> list[Command]:
@@ -65,13 +67,15 @@ def commands(data: Path) -> list[Command]:
                 lambda o: ["cluster", x, "-o", o, "--tau1", "0.6", "--copies", "keep", quiet]),
         Command("cluster --no-edges", lambda o: ["cluster", x, "-o", o, "--tau1", "0.95", quiet],
                 lambda o: ["cluster", x, "-o", o, "--no-edges", quiet]),
-        Command("knn", lambda o: ["knn", x, "-o", o, "--k", "20", quiet], lambda o: ["knn", z, "-o", o, "--k", "30", quiet]),
+        Command("knn", lambda o: ["knn", x, "-o", o, "--k", "20", quiet],
+                lambda o: ["knn", z, "-o", o, "--k", "30", quiet]),
         Command("report", lambda o: ["report", run, "-o", o, "--json"],
                 lambda o: ["report", str(data / "other"), "-o", o, "--json"]),
         Command("assign", lambda o: ["assign", o, more, quiet], lambda o: ["assign", o, "--remove", "3,5", quiet],
                 before=lambda o: ["cluster", x, "-o", o, quiet]),
         Command("convert", lambda o: ["convert", x, o, quiet], lambda o: ["convert", z, o, quiet], single=True),
-        Command("tune", lambda o: ["tune", x, y, "-o", o, "--k", "20", quiet], lambda o: ["tune", x, y, "-o", o, "--k", "30", quiet]),
+        Command("tune", lambda o: ["tune", x, y, "-o", o, "--k", "20", quiet],
+                lambda o: ["tune", x, y, "-o", o, "--k", "30", quiet]),
         Command("train", None, lambda o: ["train", x, y, "-o", o, *tiny, quiet],
                 again=lambda o: ["train", x, y, "-o", o, *tiny, quiet, "--resume"]),
     ]  # fmt: skip
@@ -105,7 +109,7 @@ def child(arguments: list[str], hook: Callable[[], None] | None = None, log: Pat
             main()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
-        except BaseException:  # noqa: BLE001: the child ends here
+        except BaseException:
             import traceback
 
             traceback.print_exc()
@@ -215,7 +219,8 @@ class Trial:
         command.calls = (work / "calls").stat().st_size
         (work / "calls").unlink()
         self.new = signature(self.place)
-        assert self.old != self.new and whole(self.place), command.name
+        if self.old == self.new or not whole(self.place):
+            raise SystemExit(f"{command.name}: the old and the new result are not two whole ones")
 
     def run(self, arguments: list[str], hook: Callable[[], None] | None = None) -> None:
         log = self.place.parent.with_suffix(".log")
@@ -269,7 +274,7 @@ class Trial:
         with disk(self) as (place, fill):
             self.copy(self.store, place)
             need = sum(file.stat().st_size for file in held(self.place).values())
-            limit = fill(level * need // LEVELS)
+            limit = fill(level * need // LEVELS, level)
             log = self.place.parent.with_suffix(".log")
             code = child(self.command.new(place), limit, log)
             errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
@@ -283,10 +288,12 @@ class Trial:
 def disk(trial: Trial):
     """A place on a disk of its own where this user may mount one, else one where files are limited in size."""
     mounted = Path(tempfile.mkdtemp(dir=trial.place.parent))
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", mounted], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", mounted], capture_output=True, check=False
+    )
     place = mounted / trial.place.name
 
-    def fill(room: int) -> Callable[[], None] | None:
+    def fill(room: int, level: int) -> Callable[[], None] | None:
         if done.returncode == 0:
             free = shutil.disk_usage(mounted).free
             with (mounted / "filler").open("wb") as file:
@@ -297,7 +304,7 @@ def disk(trial: Trial):
             import resource
 
             largest = max(file.stat().st_size for file in held(trial.place).values())
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room * largest // max(room, largest * LEVELS),) * 2)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room and largest * level // LEVELS,) * 2)
 
         return limit
 
@@ -338,7 +345,10 @@ def main() -> int:
             for n in range(share):
                 trial.kill((2 * n + 1) * command.calls // (2 * share), torn=n % 3 == 2)
             seen = command.seen
-            print(f"{command.name:<20}{command.calls:>6} calls  " + "  ".join(f"{k} {v}" for k, v in seen.items()), flush=True)
+            print(
+                f"{command.name:<20}{command.calls:>6} calls  " + "  ".join(f"{k} {v}" for k, v in seen.items()),
+                flush=True,
+            )
             wrong += seen["mixed"] + seen["lost"] + seen["left"]
             for level in range(LEVELS) if arguments.full else ():
                 found = trial.full(level)

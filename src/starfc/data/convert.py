@@ -23,6 +23,7 @@ from starfc.data.columns import features_column, open_parquet
 from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_labels, write_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
+from starfc.runtime.commit import is_ours
 
 STREAM = "-"
 FEATURES, LABELS = "features", "labels"
@@ -131,6 +132,8 @@ def convert(
         raise InputError(f"{source}: holds {' and '.join(found)}; {asked}")
     if source != STREAM and target != STREAM and Path(target).exists() and Path(source).samefile(target):
         raise InputError(f"{target}: the file that is read; name another to write")
+    if target != STREAM and (by := is_ours(Path(target))) is not None:
+        raise InputError(f"{target}: a file of the results of starfc {by}; name another to write")
     chosen = kind or (possible[0] if len(possible) == 1 or source != STREAM else None)
     opened = open_either(source, feature_dim, chosen)
     if isinstance(opened, Blocks):

@@ -45,8 +45,12 @@ def unwritable(path: str | Path, error: OSError) -> InputError:
     number = error.errno
     if number is None:  # numpy's and HDF5's own
         found = re.search(r"errno = (\d+)", str(error))
-        number = int(found[1]) if found else errno.EIO
-        reason = os.strerror(number) if found else "not all of it was written: the disk is full, or a limit reached"
+        number = int(found[1]) if found else errno.ENOSPC
+        reason = (
+            os.strerror(number)
+            if found
+            else "not all of it was written: the disk is full, or a limit of file sizes reached"
+        )
     return InputError(f"{path}: cannot be written ({reason}); {_REMEDIES.get(number, 'name another place')}")
 
 

@@ -175,7 +175,7 @@ def changing(
         written to. All old files are as they were.
     """
     folder = Path(folder)
-    there = folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     prepare_folder(folder)
     try:
         with _lock(folder, kind.command):
@@ -197,8 +197,8 @@ def changing(
             with writes(folder, folder):
                 _roll_forward(folder)
     finally:
-        if not there:
-            _remove_empty(folder)
+        for place in made:  # where nothing came of it
+            _remove_empty(place)
 
 
 def read_files(folder: Path) -> Files | None:

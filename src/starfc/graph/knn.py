@@ -31,7 +31,7 @@ from starfc.graph.exact import exact_search, search_rows
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.partial import PartialGraph
 from starfc.graph.products import slices
-from starfc.runtime.atomic import temporary_folder
+from starfc.runtime.atomic import temporary_folder, writes
 from starfc.runtime.progress import progress
 
 log = logging.getLogger("starfc")
@@ -117,7 +117,8 @@ def build_knn(
     _check_method(features, method, params)
     if method == "ivf":
         if folder is not None:
-            return _ivf(features, k, params, seed, recall, folder)
+            with writes(folder, folder.parent):
+                return _ivf(features, k, params, seed, recall, folder)
         with temporary_folder() as temporary:
             return _ivf(features, k, params, seed, recall, temporary)
     return _exact(features, k) if method == "faiss" else _gpu_search(features, k)

@@ -41,16 +41,15 @@ _REMEDIES = {
 
 def unwritable(path: str | Path, error: OSError) -> InputError:
     """An error of the system in writing a path, as one message that names it."""
-    reason = error.strerror or str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-    number = error.errno
-    if number is None:  # numpy's and HDF5's own
-        found = re.search(r"errno = (\d+)", str(error))
-        number = int(found[1]) if found else errno.ENOSPC
-        reason = (
-            os.strerror(number)
-            if found
-            else "not all of it was written: the disk is full, or a limit of file sizes reached"
-        )
+    text = str(error)
+    number, found = error.errno, re.search(r"errno = (\d+)", text)
+    if number is None:  # HDF5 has it in the text, numpy says how much it wrote
+        number = int(found[1]) if found else errno.ENOSPC if "requested and" in text else errno.EIO
+    reason = error.strerror or (
+        os.strerror(number) if found else text.splitlines()[0][:160] if text else "no reason given"
+    )
+    if "requested and" in text:
+        reason = "not all of it was written: the disk is full, or a limit of file sizes reached"
     return InputError(f"{path}: cannot be written ({reason}); {_REMEDIES.get(number, 'name another place')}")
 
 

@@ -6,17 +6,15 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from starfc.errors import InputError
-from starfc.runtime.atomic import unwritable
 from starfc.runtime.interrupts import Stopped
 
-_OF_THE_SYSTEM = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
-    errno.EISDIR, errno.ENOTDIR,
-)  # fmt: skip
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OF_NAMES = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR)
 
 
 def run_command(main: Callable[[], object]) -> int:
@@ -31,13 +29,19 @@ def run_command(main: Callable[[], object]) -> int:
         logger.addHandler(handler)
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads the output has seen enough
+        with open(os.devnull, "w") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in _OF_THE_SYSTEM:
+        if error.errno not in (*_OF_WRITING, *_OF_NAMES):
             raise
-        print(f"error: {unwritable(_named(error), error)}", file=sys.stderr)
+        how = "written" if error.errno in _OF_WRITING else "opened"
+        print(f"error: {_named(error)}: cannot be {how} ({error.strerror}); name another place", file=sys.stderr)
         return 2
     except Stopped as stop:
         if str(stop):

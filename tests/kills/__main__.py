@@ -120,6 +120,14 @@ def child(arguments: list[str], hook: Callable[[], None] | None = None, log: Pat
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def warm_up(arguments: list[str]) -> None:
+    """Run a command in this process: what it loads and compiles, all children have then."""
+    from starfc.commands import app
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        app([*map(str, arguments)], standalone_mode=False)
+
+
 def dying(at: int | None, told: Path, torn: bool = False) -> Callable[[], None]:
     """What makes this process die before its ``at``-th call; None: count them, into a file."""
 
@@ -334,10 +342,14 @@ def main() -> int:
         tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
         inputs(data, arguments.rows)
         chosen = [c for c in commands(data) if arguments.only is None or c.name.split()[0] in arguments.only]
-        for name, more in (("run", []), ("other", ["--tau1", "0.9"])):
-            from starfc.commands import app  # compiles and loads what all children use
-
-            app(["cluster", str(data / "x.npy"), "-o", str(data / name), "-q", *more], standalone_mode=False)
+        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "run"), "-q"])
+        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "other"), "-q", "--tau1", "0.9"])
+        for command in chosen:
+            place = work / ("warm.npy" if command.single else "warm")
+            for step in (command.before, command.old, command.new):
+                if step is not None:
+                    warm_up(step(place))
+            place.unlink() if command.single else shutil.rmtree(place)
         wrong = 0
         for index, command in enumerate(chosen):
             trial = Trial(command, work, temporary, data)

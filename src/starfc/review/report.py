@@ -104,7 +104,9 @@ def write_report(
         others = {path.name for path in folder.iterdir()} - {LOCK, NEXT}
         if others and not overwrite and all(file.by != "report" for file in change.owned.values()):
             raise InputError(f"{folder}: not empty, and no report; name a new folder")
-        return _write(change.place, labels, parsed, rule, removed, features, images, names, record, surface, title)
+        found = _write(change.place, labels, parsed, rule, removed, features, images, names, record, surface, title)
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    return {**found, "files": len(written), "bytes": sum(path.stat().st_size for path in written)}
 
 
 def _write(
@@ -159,12 +161,7 @@ def _write(
     }
     writer.put("index", content)
     writer.page()
-    written = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        **{key: content[key] for key in ("instances", "clusters", "doubtful", "merges")},
-        "files": len(written),
-        "bytes": sum(path.stat().st_size for path in written),
-    }
+    return {key: content[key] for key in ("instances", "clusters", "doubtful", "merges")}
 
 
 class _Shown:

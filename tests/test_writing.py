@@ -107,6 +107,12 @@ class TestAChange:
         assert names(tmp_path) == {"run.json", "labels.npy", "thresholds.json", "edges/mine.txt", FILES}
         assert set(files(tmp_path)) == {"run.json", "labels.npy", "thresholds.json"}
 
+    def test_takes_no_file_away_that_was_changed_or_is_read(self, tmp_path):
+        write(tmp_path, names=("run.json", "features.npy", "other.npy"))
+        (tmp_path / "features.npy").write_text("edited by hand")
+        write(tmp_path, names=("run.json",), inputs=[tmp_path / "other.npy"])
+        assert names(tmp_path) == {"run.json", "features.npy", "other.npy", FILES}
+
     def test_that_fails_changes_nothing_and_leaves_nothing(self, tmp_path):
         folder = tmp_path / "new"
         with pytest.raises(ZeroDivisionError):

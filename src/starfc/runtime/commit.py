@@ -117,6 +117,14 @@ class Change:
                 f"{path}: changed since starfc {known.by} wrote it ({known.bytes:,} bytes then, {size:,} now); {remedy}"
             )
 
+    def _may_go(self, name: str) -> bool:
+        """Whether an old file is still as the command left it, and not read by this one."""
+        path, known = self.folder / name, self.owned.get(name)
+        edited = (
+            known is not None and known.digest is not None and path.is_file() and path.stat().st_size != known.bytes
+        )
+        return not edited and not self._is_input(path)
+
     def _is_input(self, path: Path) -> bool:
         return any(source.exists() and path.exists() and source.samefile(path) for source in self.inputs)
 
@@ -128,7 +136,7 @@ class Change:
             return
         self.require_free(names)
         gone = {*self.removed, *(name for name, file in self.owned.items() if file.by in self.kind.drops)}
-        gone = {name for name in gone - {*names, *self.appended} if not self._is_input(self.folder / name)}
+        gone = {name for name in gone - {*names, *self.appended} if self._may_go(name)}
         listed = {name: file for name, file in self.owned.items() if name not in gone}
         for name, path in zip(names, paths, strict=True):
             listed[name] = File(bytes=path.stat().st_size, digest=digest(path), by=self.kind.command)

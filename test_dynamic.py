@@ -24,6 +24,7 @@ def main() -> None:
         features=arguments.features,
         labels=arguments.labels,
         out=out,
+        overwrite=arguments.overwrite,
     )
     print(report(record, out))
 

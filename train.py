@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from starfc.cli import config_arguments, read_config, run_command
+from starfc.cli import config_arguments, overwrite_argument, read_config, run_command
 from starfc.training.trainer import report, run_training
 
 ROOT = Path(__file__).resolve().parent
@@ -17,10 +17,11 @@ def main() -> None:
     parser.add_argument(
         "--resume", metavar="auto|FILE", help="go on from the newest checkpoint in the run's folder, or from this one"
     )
+    overwrite_argument(parser)
     arguments = parser.parse_args()
     config = read_config(arguments)
     work_dir = Path(arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem)
-    record = run_training(config, work_dir, arguments.resume)
+    record = run_training(config, work_dir, arguments.resume, overwrite=arguments.overwrite)
     if record is not None:
         print(report(record, work_dir))
 

@@ -198,7 +198,7 @@ def test_bad_input_is_one_message(cluster, workspace, case):
     (workspace / "out" / "labels.npy").write_text("from an earlier run")
     if damage:
         damage(workspace)
-    code, out, err = cluster(*arguments)
+    code, out, err = cluster("--overwrite", *arguments)
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2
     assert len(errors) == 1

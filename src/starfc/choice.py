@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from starfc.config import Config
 from starfc.data.dataset import Split
@@ -16,9 +18,10 @@ from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
 from starfc.graph.knn import build_knn, fitting_k
 from starfc.inference import open_model
-from starfc.models.checkpoint import THRESHOLDS
+from starfc.models.checkpoint import THRESHOLDS, Model
 from starfc.models.structural import StructuralModel
-from starfc.runtime.atomic import prepare_folder
+from starfc.runtime.commit import changing
+from starfc.runtime.kinds import TUNE
 from starfc.runtime.machine import choose_device, set_threads
 from starfc.splits import open_test_split
 from starfc.training.data import held_back_graph, holdout_text, read_training_data
@@ -32,6 +35,8 @@ def run_choice(
     features: str | Path | Split | None = None,
     labels: str | Path | None = None,
     out: str | Path | None = None,
+    inputs: Iterable[str | Path | None] = (),
+    overwrite: bool = False,
 ) -> dict[str, Point] | dict[str, list[Outline]]:
     """Choose a pair of thresholds for either refinement, and store it.
 
@@ -47,6 +52,10 @@ def run_choice(
         A file of the user's own, and the identities of its rows; or both as a split that is open.
     out : path, optional
         Folder for what is written; that of the weights otherwise, where inference finds the thresholds.
+    inputs : paths, optional
+        Files that were read already, which nothing is to be written over; ``features`` and ``labels`` never are.
+    overwrite : bool
+        Whether files may be replaced that neither a training nor an earlier choice wrote.
 
     Returns
     -------
@@ -63,7 +72,19 @@ def run_choice(
     device = choose_device(config.device)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
-    out = prepare_folder(model_folder if out is None else out)
+    read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
+    with changing(model_folder if out is None else out, TUNE, inputs=read, overwrite=overwrite) as change:
+        return _run(config, model, features, labels, change.place, device)
+
+
+def _run(
+    config: Config,
+    model: Model,
+    features: str | Path | Split | None,
+    labels: str | Path | None,
+    out: Path,
+    device: torch.device,
+) -> dict[str, Point] | dict[str, list[Outline]]:
     given: dict[str, Any] = {"th_sim": config.th_sim, "device": device}
     if features is None and labels is None:
         if config.validation.holdout_share == 0:

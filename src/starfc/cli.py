@@ -80,6 +80,14 @@ def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> 
     parser.add_argument("--features", metavar="FILE", help="take this file instead of the config's split")
     parser.add_argument("--labels", metavar="FILE", help="identities of --features")
     parser.add_argument("--out", metavar="DIR", help=f"folder for the results (default: {out})")
+    overwrite_argument(parser)
+
+
+def overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in the output folder that no earlier run of this wrote"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.review.measures import instance_columns
-from starfc.runtime.atomic import prepare_folder
+from starfc.runtime.commit import Change, changing
+from starfc.runtime.kinds import CLUSTER
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
 from starfc.splits import knn_graph as open_knn_graph
@@ -65,6 +67,9 @@ def run_inference(
     min_cluster_size: int = 1,
     out: str | Path = "outputs",
     keep_edges: bool = False,
+    stdin: Path | None = None,
+    inputs: Iterable[str | Path | None] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Cluster the configured split, or a file of the user's own, and write the results.
 
@@ -88,6 +93,12 @@ def run_inference(
         Folder for the results.
     keep_edges : bool
         Write the parsed edges too; those of an earlier run in ``out`` go otherwise.
+    stdin : path, optional
+        Where the features lie that were read from stdin; they are kept as ``out/features.npy`` with the results.
+    inputs : paths, optional
+        Files that were read already, which results are not to be written over; ``features`` and ``labels`` never are.
+    overwrite : bool
+        Whether files in ``out`` may be replaced that are not of an earlier run, and a run that was added to.
 
     Returns
     -------
@@ -104,11 +115,32 @@ def run_inference(
             f"{word('partition.type')}: {config.partition.type!r} has no use for the dynamic thresholds; take the "
             f"fixed ones{advice(', or set {} to components', 'partition.type')}"
         )
+    read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
+    also = () if stdin is None else ("features.npy",)
+    with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
+        if stdin is not None:
+            change.take(stdin, "features.npy")
+        return _run(config, change, refinement, model_folder, features, labels, knn_graph, min_cluster_size, keep_edges)
+
+
+def _run(
+    config: Config,
+    change: Change,
+    refinement: str,
+    model_folder: str | Path | None,
+    features: str | Path | Split | None,
+    labels: str | Path | None,
+    knn_graph: str | Path | None,
+    min_cluster_size: int,
+    keep_edges: bool,
+) -> dict[str, Any]:
     threads, device = set_threads(config.threads), choose_device(config.device)
-    stages, out = Stages(config.memory_limit_bytes()), prepare_folder(out)
+    stages, out = Stages(config.memory_limit_bytes()), change.folder
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
     split, graph_path = open_test_split(config, features, labels)
+    if features is None:
+        change.inputs.append(Path(split.features.name))
     recognised = fingerprint(split.features.array)
     if knn_graph is not None:
         graph_path = find_graph(Path(knn_graph))
@@ -176,8 +208,9 @@ def run_inference(
     with stages.stage("write"):
         measures = {} if result.parsed is None else instance_columns(result.parsed, result.labels)
         result = without_small(result, min_cluster_size)
-        write_clustering(out, result.labels, result.confidence, measures)
-        write_edges(out, result.parsed)
+        write_clustering(change.place, result.labels, result.confidence, measures)
+        if result.parsed is not None:
+            write_edges(change.place, result.parsed)
     record = {
         "metrics": metrics,
         "labelled": split.labels is not None,
@@ -210,7 +243,7 @@ def run_inference(
         "started": started,
         **environment(threads, device),
     }
-    write_run(out, record)
+    write_run(change.place, record)
     return record
 
 

@@ -49,10 +49,14 @@ class NameList(RootModel[list[Text]]):
 
 
 class ListedFile(Record):
-    """A file as a command left it: its size, and its digest; without one the size is the least that it has."""
+    """A file as a command left it: its size, and its digest; without one the size is the least that it has.
+
+    ``by`` is that command, where others wrote into the folder, too.
+    """
 
     bytes: Count
     digest: Text | None
+    by: Text = ""
 
 
 class FileList(Record):

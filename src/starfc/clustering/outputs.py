@@ -1,8 +1,8 @@
-"""What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, each written atomically.
+"""What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, all of one change.
 
 Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
 ``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, ``logits.npy`` int8 (N, k) of a structural model, ``context.npz``
-of a contextual one (:class:`starfc.models.contextual.Context`), and ``manifest.json``, which is written last.
+of a contextual one (:class:`starfc.models.contextual.Context`), and ``manifest.json``.
 
 ``clusters.parquet`` has a row for every instance: ``row``, ``label`` int64, ``confidence`` float32. Where edges were
 kept, also what is doubtful about its cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``, ``weakest_bridge_b``
@@ -11,7 +11,6 @@ and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +42,9 @@ def write_clustering(
         pq.write_table(pa.table(columns | measures), file)  # Arrow takes no name that is not UTF-8
 
 
-def write_edges(folder: Path, parsed: ParsedEdges | None) -> None:
-    """The parsed edges, as ``folder/edges``; None where the run kept none: then no older ones stay there either."""
-    place = folder / "edges"
-    (place / "manifest.json").unlink(missing_ok=True)
-    if parsed is None:
-        shutil.rmtree(place, ignore_errors=True)
-        return
-    edges = parsed.edges
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("logits.npy", "context.npz"):
-        (place / name).unlink(missing_ok=True)
+def write_edges(folder: Path, parsed: ParsedEdges) -> None:
+    """The parsed edges, as ``folder/edges``."""
+    place, edges = folder / "edges", parsed.edges
     arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
     arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}
     for name, array in (arrays if parsed.logits is None else arrays | {"logits": parsed.logits}).items():

@@ -74,14 +74,17 @@ def _rows(remove: str) -> NDArray[np.integer]:
 
     from starfc.data.formats import read_labels
 
-    if Path(remove).is_file():
-        return read_labels(remove)
     try:
         return np.array([int(row) for row in remove.split(",") if row.strip()], np.int64)
-    except ValueError:
-        raise InputError(
-            f"--remove: row ids such as 3,17,20, or a file of them, needed; found {remove!r}, which is neither"
-        ) from None
+    except (ValueError, OverflowError):
+        pass  # then the name of a file
+    try:
+        if Path(remove).is_file():
+            return read_labels(remove)
+    except (OSError, ValueError):
+        pass  # no name
+    shown = remove if len(remove) <= 60 else f"{remove[:57]}..."
+    raise InputError(f"--remove: row ids such as 3,17,20, or a file of them, needed; found {shown!r}, which is neither")
 
 
 def _text(assigned: Assigned, folder: Path) -> str:

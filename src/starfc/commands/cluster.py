@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +47,7 @@ def cluster(
     invalid_rows: options.Invalid = None,
     copies: options.CopiesOption = None,
     adapt: options.AdaptOption = None,
+    overwrite: options.Overwrite = False,
     feature_dim: options.FeatureDim = None,
     key: options.Key = None,
     memory: options.Memory = None,
@@ -69,6 +69,7 @@ def cluster(
     from starfc.inference import report, run_inference
     from starfc.models.checkpoint import PRETRAINED
     from starfc.recipes import changed
+    from starfc.runtime.atomic import temporary_folder
 
     model = PRETRAINED if model is None else model
     asked: dict[str, Any] = {
@@ -87,7 +88,7 @@ def cluster(
     if partition is not None:
         asked["partition"] = {"type": partition.value}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="starfc-")) if out == options.STREAM else out)
+        folder = Path(stack.enter_context(temporary_folder()) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder, keep=out != options.STREAM))
         config, split = opened(model, asked, place, name, labels, feature_dim, key)
         if refinement is Refinement.dynamic and partition is None:
@@ -107,6 +108,9 @@ def cluster(
             min_cluster_size=min_cluster_size,
             out=folder,
             keep_edges=edges and out != options.STREAM,
+            stdin=place if features == options.STREAM else None,
+            inputs=(None if features == options.STREAM else features, labels),
+            overwrite=overwrite,
         )
         if out == options.STREAM:
             sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))

@@ -24,6 +24,7 @@ def knn(
     memory: options.Memory = None,
     threads: options.Threads = None,
     seed: options.Seed = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -34,14 +35,13 @@ def knn(
     """
     options.set_messages(quiet)
     import shutil
-    from tempfile import TemporaryDirectory
 
     from starfc.config import RETIRED, Config
     from starfc.data.dataset import Features
     from starfc.data.formats import read_features
     from starfc.graph.knn import build_knn, fitting_k, search_bytes
-    from starfc.graph.store import write_graph
-    from starfc.runtime.atomic import prepare_folder
+    from starfc.graph.store import building
+    from starfc.runtime.atomic import prepare_folder, temporary_folder
     from starfc.runtime.machine import set_threads
     from starfc.runtime.stages import Stages
     from starfc.schema import build
@@ -52,8 +52,9 @@ def knn(
     stages = Stages(config.memory_limit_bytes())
     prepare_folder(out.parent)
     with (
-        TemporaryDirectory(prefix="starfc-") as temporary,
-        options.stored_features(features, Path(temporary)) as (place, name),
+        temporary_folder() as temporary,
+        options.stored_features(features, temporary) as (place, name),
+        building(out, inputs=(place,), overwrite=overwrite) as write,
     ):
         with stages.stage("features"):
             valid, invalid = Features(
@@ -63,8 +64,8 @@ def knn(
         with stages.stage("kNN graph", needs=search_bytes(valid, k, config.knn_method)):
             partial = out.with_name(out.name + ".partial")
             graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial)
-            write_graph(out, graph, valid)
-            shutil.rmtree(partial, ignore_errors=True)
+            write(graph, valid)
+    shutil.rmtree(partial, ignore_errors=True)
     search = stages.finished[-1]
     record = {
         "out": str(out),

@@ -105,6 +105,10 @@ Memory = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random. Default: 0.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files in the output folder that no earlier run of this command wrote."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings, errors and --json.")]
 
@@ -152,19 +156,19 @@ def search_options(search: Search | None, recall: float | None) -> dict[str, Any
 def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tuple[Path, Path]]:
     """Where features can be read while the block runs, and what to call them.
 
-    Those of stdin are written to ``folder``, and with ``keep`` stay there as ``features.npy`` once the block has ended
-    well.
+    Those of stdin lie in a temporary file in ``folder``; with ``keep`` they are called ``folder/features.npy``, where
+    they may be moved to.
     """
     if path != STREAM:
         yield Path(path), Path(path)
         return
     import shutil
 
-    from starfc.runtime.atomic import prepare_folder, replacing
+    from starfc.runtime.atomic import prepare_folder, temporary_file, writes
 
     place = prepare_folder(folder) / "features.npy"
-    with replacing(place) as temporary:
-        with temporary.open("wb") as file:
+    with temporary_file(place) as temporary:
+        with writes(place, folder), temporary.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
         yield temporary, place if keep else Path("stdin")
 

@@ -25,6 +25,7 @@ def report(
     names: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Names of the instances, one a line. Default: those of images.")
     ] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a folder to review clusters with in any browser; it needs no server and loads nothing from elsewhere.
@@ -56,6 +57,7 @@ def report(
         run=folder,
         surface=next((path for path in surfaces if path.is_file()), None),
         title=Path(run.record["features"]).stem,
+        overwrite=overwrite,
     )
     found = {**found, "page": str(out / "index.html")}
     if as_json:

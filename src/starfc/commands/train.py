@@ -45,6 +45,7 @@ def train(
     threads: options.Threads = None,
     device: options.Device = None,
     seed: options.Seed = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -79,7 +80,14 @@ def train(
     base = None if config is None else load_config(config, options.given(total_epochs=epochs))
     whole = training_config(features.absolute(), labels.absolute(), (kind or Kind.structural).value, asked, base)
     again = [word for word in sys.argv[1:] if word != "--resume"]
-    record = run_training(whole, out, "auto" if resume else None, shlex.join(["starfc", *again, "--resume"]))
+    record = run_training(
+        whole,
+        out,
+        "auto" if resume else None,
+        shlex.join(["starfc", *again, "--resume"]),
+        inputs=(features, labels),
+        overwrite=overwrite,
+    )
     if record is not None:
         options.show({"out": str(out), **record}, report(record, out), as_json=as_json, quiet=quiet)
 

@@ -30,6 +30,7 @@ def tune(
     threads: options.Threads = None,
     device: options.Device = None,
     seed: options.Seed = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -43,11 +44,10 @@ def tune(
     if model is None and out is None:
         raise InputError("--out: a folder to write to is needed where the model is the packaged one; or name a --model")
     options.set_messages(quiet)
-    from tempfile import TemporaryDirectory
-
     from starfc.choice import report, run_choice
     from starfc.commands.opening import opened
     from starfc.models.checkpoint import PRETRAINED
+    from starfc.runtime.atomic import temporary_folder
 
     asked = {
         **options.given(
@@ -58,10 +58,12 @@ def tune(
     model = PRETRAINED if model is None else model
     out = model if out is None else out
     with (
-        TemporaryDirectory(prefix="starfc-") as temporary,
-        options.stored_features(features, Path(temporary)) as (place, name),
+        temporary_folder() as temporary,
+        options.stored_features(features, temporary) as (place, name),
     ):
         config, split = opened(model, asked, place, name, labels, feature_dim, key)
-        chosen = run_choice(config, model_folder=model, features=split, out=out)
+        chosen = run_choice(
+            config, model_folder=model, features=split, out=out, inputs=(place, labels), overwrite=overwrite
+        )
     record = {"out": str(out), "thresholds": {refinement: vars(point) for refinement, point in chosen.items()}}
     options.show(record, report(chosen, out), as_json=as_json, quiet=quiet)

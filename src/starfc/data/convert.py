@@ -31,6 +31,7 @@ from starfc.data.formats import (
 from starfc.data.safe import npy_header, open_regular
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
+from starfc.runtime.commit import is_ours
 
 STREAM = "-"
 FEATURES, LABELS = "features", "labels"
@@ -151,6 +152,8 @@ def convert(
         raise InputError(f"{source}: holds {' and '.join(found)}; {asked}")
     if source != STREAM and target != STREAM and Path(target).exists() and Path(source).samefile(target):
         raise InputError(f"{target}: the file that is read; name another to write")
+    if target != STREAM and (by := is_ours(Path(target))) is not None:
+        raise InputError(f"{target}: a file of the results of starfc {by}; name another to write")
     chosen = kind or (possible[0] if len(possible) == 1 or source != STREAM else None)
     opened = open_either(source, feature_dim, chosen, key)
     if isinstance(opened, Blocks):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, UNLABELLED, re
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
 from starfc.runtime.memory import mapped_bytes, release
+from starfc.runtime.scratch import scratch_array
 from starfc.words import advice
 
 log = logging.getLogger("starfc")
@@ -218,8 +218,7 @@ class Features:
         """
         if folder is None or not mapped_bytes(self.array) or not len(rows):
             return Features(np.array(self.array[rows]), self.name, self.normalise)
-        with tempfile.TemporaryFile(prefix=".scratch-", dir=folder) as file:
-            array = np.memmap(file, self.array.dtype, "w+", shape=(len(rows), self.dim))
+        array = scratch_array((len(rows), self.dim), self.array.dtype, folder)
         out = Features(array, self.name, self.normalise)
         for part in out.blocks():
             array[part] = self.array[rows[part]]

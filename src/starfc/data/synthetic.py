@@ -40,6 +40,7 @@ from starfc.data.synthetic_kernels import SIZE, make_rows, uniforms
 from starfc.errors import InputError
 from starfc.runtime.atomic import prepare_folder, write_json
 from starfc.runtime.progress import progress
+from starfc.runtime.scratch import create_npy
 from starfc.runtime.stages import megabytes
 
 log = logging.getLogger("starfc")
@@ -221,7 +222,7 @@ def generate(
     if done == 0:
         write_json(record_path, record | {"rows_done": done})
         for part, shape, dtype in zip(parts, ((num_nodes, dim), (num_nodes,)), (np.float16, np.int64), strict=True):
-            np.lib.format.open_memmap(part, "w+", dtype, shape)
+            create_npy(part, shape, dtype)
     with progress("synthetic data", total=num_nodes, unit="row") as bar:
         bar.update(done)
         for start in range(done, num_nodes, BLOCK_ROWS):

@@ -19,7 +19,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from starfc.graph.exact import exact_search, search_rows
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.partial import PartialGraph
 from starfc.graph.products import slices
+from starfc.runtime.atomic import temporary_folder, writes
 from starfc.runtime.progress import progress
 from starfc.words import word
 
@@ -125,9 +125,10 @@ def build_knn(
     _check_method(features, method, params)
     if method == "ivf":
         if folder is not None:
-            return _ivf(features, k, params, seed, recall, folder)
-        with TemporaryDirectory(prefix="starfc-") as temporary:
-            return _ivf(features, k, params, seed, recall, Path(temporary))
+            with writes(folder, folder.parent):
+                return _ivf(features, k, params, seed, recall, folder)
+        with temporary_folder() as temporary:
+            return _ivf(features, k, params, seed, recall, temporary)
     return _exact(features, k) if method == "faiss" else _gpu_search(features, k)
 
 

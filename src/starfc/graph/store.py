@@ -1,8 +1,8 @@
 """kNN graphs on disk: this project's folder, and the published ``faiss_k_80.npz``.
 
 A graph folder holds ``ids.npy``, ``sims.npy`` and ``manifest.json`` (N, d, k, metric, backend, its parameters, recall,
-fingerprint of the features, version). The manifest is written last: a folder without one is no graph. A graph whose
-fingerprint is not that of the features is refused.
+fingerprint of the features, version), all of one change. A graph whose fingerprint is not that of the features is
+refused.
 
 The published file has one array ``data`` of shape (N, 2, k): ``[:, 0]`` ids, ``[:, 1]`` distances 1 - s, float64, the
 node itself normally first. It has no fingerprint; some of its distances are compared with the features instead.
@@ -10,6 +10,8 @@ node itself normally first. It has no fingerprint; some of its distances are com
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,9 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_lists
 from starfc.graph.neighbours import KnnGraph, id_dtype, require_neighbours, tidy
 from starfc.records import GraphManifest
-from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.atomic import replacing, save_array, write_json
+from starfc.runtime.commit import changing
+from starfc.runtime.kinds import KNN
 from starfc.runtime.opened import current, opened
 from starfc.words import advice, word
 
@@ -54,19 +58,61 @@ def read_graph(path: Path, features: Features, k: int) -> KnnGraph:
     return _read_npz(path, features, k) if path.suffix == ".npz" else _read_folder(path, features, k)
 
 
+@contextmanager
+def building(
+    path: Path, *, inputs: Iterable[str | Path] = (), overwrite: bool = False
+) -> Iterator[Callable[[KnnGraph, Features], None]]:
+    """Hold the place of a graph while it is built: yields what writes it, once the block has ended well.
+
+    Parameters
+    ----------
+    path : path
+        A folder, or a ``.npz`` for the published layout.
+    inputs : paths, optional
+        Files that are read meanwhile, which are not written over.
+    overwrite : bool
+        Whether files that are no kNN graph may be replaced.
+
+    Raises
+    ------
+    InputError
+        Something there is not to be replaced; another process is at it; it cannot be written.
+    """
+    if path.suffix == ".npz":
+        _require_replaceable(path, inputs, overwrite)
+        yield lambda graph, features: write_npz(path, graph)
+        return
+    with changing(path, KNN, inputs=inputs, overwrite=overwrite) as change:
+        yield lambda graph, features: _write_folder(change.place, graph, features)
+
+
 def write_graph(path: Path, graph: KnnGraph, features: Features) -> None:
     """Write a graph as a folder, or as the published .npz where the path says so."""
-    if path.suffix == ".npz":
-        write_npz(path, graph)
+    with building(path) as write:
+        write(graph, features)
+
+
+def _require_replaceable(path: Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
+    if not path.exists():
         return
-    path.mkdir(parents=True, exist_ok=True)
-    manifest = path / "manifest.json"
-    manifest.unlink(missing_ok=True)
-    for name, array in (("ids", graph.ids), ("sims", graph.sims)):
-        with replacing(path / f"{name}.npy") as temporary:
-            np.save(temporary, array)
+    if any(Path(source).exists() and path.samefile(source) for source in inputs):
+        raise InputError(f"{path}: is read by this command, which would write a file of that name; name another")
+    if overwrite:
+        return
+    try:
+        with Npz(path) as file:
+            ours = file.names == ["data"]
+    except InputError:
+        ours = False
+    if not ours:
+        raise InputError(f"{path}: no kNN graph; name another file, or add --overwrite to replace it")
+
+
+def _write_folder(path: Path, graph: KnnGraph, features: Features) -> None:
+    save_array(path / "ids.npy", graph.ids)
+    save_array(path / "sims.npy", graph.sims)
     write_json(
-        manifest,
+        path / "manifest.json",
         {
             "format": FORMAT_VERSION,
             "num_nodes": graph.num_nodes,

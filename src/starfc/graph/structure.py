@@ -48,7 +48,6 @@ the columns above (the numbers are those without strangers):
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +75,7 @@ from starfc.graph.structure_kernels import (
 )
 from starfc.runtime import threads
 from starfc.runtime.half import bits
+from starfc.runtime.scratch import scratch_array
 
 PREFIXES = (5, 10, 20, 40)
 _BLOCK = 1 << 10  # nodes at a time: 1 MiB of float32 at 256-d
@@ -118,9 +118,7 @@ def smooth(
     features = as_features(features)
     order = np.arange(graph.num_nodes) if order is None else order
     affinity = smoothing_affinity(graph, neighbours, order)
-    with tempfile.TemporaryFile(prefix=".scratch-", dir=scratch) as file:
-        out = np.memmap(file, np.float16, "w+", shape=(graph.num_nodes, features.dim))
-
+    out = scratch_array((graph.num_nodes, features.dim), np.float16, scratch)
     smooth_rows(affinity, features, order, order, out)
     return out
 

@@ -54,8 +54,9 @@ from starfc.models.structural import StructuralModel
 from starfc.records import Objects, StateManifest
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import STATE, Run, most_labels, stored_features
-from starfc.runtime.atomic import replacing, save_array, write_json
-from starfc.runtime.commit import replacing_together, writing
+from starfc.runtime.atomic import replacing, save_array, write_json, writes
+from starfc.runtime.commit import changing
+from starfc.runtime.kinds import ASSIGN
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.runtime.stages import Stages
 from starfc.words import word
@@ -111,25 +112,25 @@ def assign(
     folder, stages = Path(folder), stages or Stages()
     if not folder.is_dir():
         Run.open(folder)  # says so
-    with writing(folder):
-        started = time.perf_counter()
+    read = [path for path in (features, labels) if isinstance(path, str | Path)]
+    with changing(folder, ASSIGN, inputs=read) as change:
+        started, place = time.perf_counter(), change.place
         with stages.stage("open"):
             run = Run.open(folder)
             state, logged = _read_state(run) or (_first_state(run), None)
         new, invalid = _new_rows(run, features, key)
         truth = _truth(labels, len(state.labels) + len(new))
-        with replacing_together(folder) as place:
-            with stages.stage("features", needs=new.array.nbytes):
-                every = _append(folder, place, state.features, new, is_first=logged is None)
-            assigned = state.step(
-                every, invalid=invalid, remove=remove, apply_merges=apply_merges, stages=stages, scratch=folder
-            )
-            record = _record(run, state, assigned, features, truth)
-            with stages.stage("write"):
-                logged = _write(folder, place, state, record, assigned, logged)
-        for path in (folder / STATE).glob("step-*.npz"):
-            if path.name not in logged:
-                path.unlink()
+        change.append(f"{STATE}/features.bin")
+        with stages.stage("features", needs=new.array.nbytes):
+            every = _append(folder, place, state.features, new, is_first=logged is None)
+        assigned = state.step(
+            every, invalid=invalid, remove=remove, apply_merges=apply_merges, stages=stages, scratch=folder
+        )
+        record = _record(run, state, assigned, features, truth)
+        with stages.stage("write"):
+            logged = _write(folder, place, state, record, assigned, logged)
+        steps = (path.name for path in (folder / STATE).glob("step-*.npz"))
+        change.removed += [f"{STATE}/{name}" for name in steps if name not in logged]
     assigned.seconds = time.perf_counter() - started
     return assigned
 
@@ -290,7 +291,7 @@ def _append(folder: Path, place: Path, before: Features, new: Features, is_first
     path = opened(place if is_first else folder).path(f"{STATE}/features.bin")
     path.parent.mkdir(parents=True, exist_ok=True)
     (place / STATE).mkdir(exist_ok=True)
-    with path.open("wb" if is_first else "r+b") as file:
+    with writes(path, folder), path.open("wb" if is_first else "r+b") as file:
         if is_first:
             for rows in before.blocks():
                 file.write(np.ascontiguousarray(before.array[rows], dtype).data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.records import Anything, ModelKind, ScalesOf
-from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.atomic import write_bytes, write_json
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.words import advice
 
@@ -49,8 +50,7 @@ def save_model(model: Model, folder: str | Path) -> None:
     """Write the state dict of every part into ``folder``, under the published names, each atomically."""
     for part, name in _files(model).items():
         state = {key: value.detach().cpu().clone() for key, value in model.get_submodule(part).state_dict().items()}
-        with replacing(Path(folder) / name) as temporary:
-            torch.save(state, temporary)
+        _save(Path(folder) / name, state)
 
 
 def load_model(
@@ -187,8 +187,14 @@ def write_checkpoint(path: Path, model: Model, training: dict[str, object]) -> N
         "model": {key: value.detach().cpu() for key, value in model.state_dict().items()},
         "training": training,
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    _save(path, content)
+
+
+def _save(path: Path, content: object) -> None:
+    """Write atomically; equal content makes equal bytes, for torch would put the temporary file's name into it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, object]:

@@ -40,7 +40,9 @@ from starfc.review.measures import Merges, Review, merge_candidates, numbered, r
 from starfc.review.members import Members, each_cluster
 from starfc.review.pairs import Pairs, Rule
 from starfc.runs import changed_since
-from starfc.runtime.atomic import prepare_folder, replacing
+from starfc.runtime.atomic import write_bytes
+from starfc.runtime.commit import LOCK, NEXT, changing
+from starfc.runtime.kinds import REPORT
 from starfc.runtime.progress import progress
 
 CHUNK = 4096  # members of a file, at least, but for the last
@@ -63,6 +65,7 @@ def write_report(
     run: Path | None = None,
     surface: Path | None = None,
     title: str = "Clusters",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a report.
 
@@ -89,6 +92,8 @@ def write_report(
         The run's folder: a list of images in it names files in it only.
     surface : path, optional
         Threshold surface (CSV) to show.
+    overwrite : bool
+        Whether to write into a folder that holds something else, and over files there.
 
     Returns
     -------
@@ -98,9 +103,36 @@ def write_report(
     Raises
     ------
     InputError
-        Images or names that are not one for each instance; a folder that holds something else.
+        Images or names that are not one for each instance; a folder that holds something else. An earlier report is
+        as it was then.
     """
-    folder = _prepared(folder)
+    inputs = [path for path in (images, names, surface) if isinstance(path, str | Path)]
+    folder = Path(folder)
+    with changing(folder, REPORT, inputs=inputs, overwrite=overwrite) as change:
+        others = {path.name for path in folder.iterdir()} - {LOCK, NEXT}
+        if others and not overwrite and all(file.by != "report" for file in change.owned.values()):
+            raise InputError(f"{folder}: not empty, and no report; name a new folder")
+        found = _write(
+            change.place, labels, parsed, rule, removed, features, images, names, record, run, surface, title
+        )
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    return {**found, "files": len(written), "bytes": sum(path.stat().st_size for path in written)}
+
+
+def _write(
+    folder: Path,
+    labels: NDArray[np.int64],
+    parsed: ParsedEdges,
+    rule: Rule,
+    removed: NDArray[np.integer] | Sequence[int],
+    features: Features | None,
+    images: str | Path | NDArray | None,
+    names: str | Path | Sequence[str] | None,
+    record: dict[str, Any] | None,
+    run: Path | None,
+    surface: Path | None,
+    title: str,
+) -> dict[str, Any]:
     n = len(labels)
     pictures = None if images is None else open_pictures(images, n, run)
     names = _names(names, n) if names is not None or pictures is None else pictures.names
@@ -140,12 +172,7 @@ def write_report(
     }
     writer.put("index", content)
     writer.page()
-    written = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        **{key: content[key] for key in ("instances", "clusters", "doubtful", "merges")},
-        "files": len(written),
-        "bytes": sum(path.stat().st_size for path in written),
-    }
+    return {key: content[key] for key in ("instances", "clusters", "doubtful", "merges")}
 
 
 class _Shown:
@@ -367,23 +394,6 @@ def _short(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _prepared(folder: str | Path) -> Path:
-    """The folder, without the data of an earlier report.
-
-    Raises
-    ------
-    InputError
-        It holds something else.
-    """
-    folder = prepare_folder(folder)
-    before = (folder / "data" / "index.js").is_file()
-    if not before and any(folder.iterdir()):
-        raise InputError(f"{folder}: not empty, and no report; name a new folder")
-    for path in [*folder.glob("data/*.js"), *folder.glob("thumbs/*.webp")]:
-        path.unlink()
-    return folder
-
-
 class _Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -401,5 +411,4 @@ class _Writer:
             self._write(where, source.read_text(encoding="utf-8"))
 
     def _write(self, name: str, text: str) -> None:
-        with replacing(self.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_bytes(self.folder / name, text.encode())

@@ -1,101 +1,339 @@
-"""Replacing several files of a folder at once: a kill at any moment leaves all the old ones or all the new ones.
+"""Changing a folder as a whole: a kill at any moment leaves all the old files or all the new ones.
 
 New files are written to ``.next/`` in the folder. When all of them are on the disk, ``.next/commit.json`` is, which
-lists them; from then on the new ones count. They are renamed over the old ones, the list goes, and the folder with it.
-A kill before the list leaves the old files, and what lies in ``.next/`` is thrown away by the next writer; one after it
-leaves renames to be done, and whoever opens the folder next does them (:func:`settle`).
+lists them (and ``.next/remove.json``, which lists old ones that go); from then on the new ones count. They are renamed
+over the old ones, the list goes, and ``.next/`` with it. A kill before the list leaves the old files, and what lies in
+``.next/`` is thrown away by the next command that writes there; one after it leaves renames to be done, and that
+command does them first. Commands that only look read the new files where they lie.
 
-One process writes at a time: it holds the lock file ``.lock``, which the system gives back when the process ends.
+``files.json`` comes with the files: which they are, the command that wrote each, their sizes and digests, and an id of
+its own for every change. It tells what may be replaced: a file that no earlier run of the command wrote is refused.
+
+One process writes at a time: it holds the lock file ``.lock``, which says who it is, and which the system gives back
+when the process ends.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+import stat
+import time
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from starfc.errors import InputError
-from starfc.runtime.atomic import write_json
-from starfc.runtime.opened import OpenedFolder
+from starfc.data.safe import digest, read_json, require_name
+from starfc.errors import InputError, MissingFileError
+from starfc.records import FileList, ListedFile, NameList
+from starfc.runtime.atomic import prepare_folder, sweep, write_json, writes
+from starfc.runtime.kinds import Kind, earlier, matching
 
-NEXT, LIST, LOCK = ".next", "commit.json", ".lock"
+log = logging.getLogger("starfc")
+
+NEXT, LIST, REMOVE, LOCK, FILES = ".next", "commit.json", "remove.json", ".lock", "files.json"
+
+
+@dataclass
+class Change:
+    """A folder while a command changes it: files written to ``place`` take the places of those of their names."""
+
+    folder: Path
+    kind: Kind
+    owned: dict[str, ListedFile]
+    inputs: list[Path]
+    overwrite: bool
+    appended: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> Path:
+        return self.folder / NEXT
+
+    def take(self, path: Path, name: str) -> None:
+        """Have a file that lies on the same disk take its place with the others."""
+        (self.place / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, self.place / name)
+
+    def wrote(self, name: str) -> None:
+        """Note that a file was written ahead, straight into the folder: it is this command's to replace."""
+        self.owned[name] = ListedFile(bytes=(self.folder / name).stat().st_size, digest=None, by=self.kind.command)
+
+    def append(self, name: str) -> None:
+        """Note that a file is appended to where it stands: what it holds beyond the old files' part does not count."""
+        _require_inside(self.folder, name)
+        self.appended.append(name)
+
+    def require_free(self, names: Iterable[str]) -> None:
+        """Refuse to replace what is not this command's.
+
+        Raises
+        ------
+        InputError
+            Of one of the names there is an input of the command, a folder, a file that no earlier run of the command
+            wrote, or one that was changed since.
+        """
+        for name in names:
+            path = self.folder / name
+            try:
+                found = path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                raise InputError(f"{path}: a folder stands where a file is to be written; name another folder for it")
+            if self._is_input(path):
+                raise InputError(
+                    f"{path}: is read by this command, which would write a file of that name; name another folder for "
+                    "the results"
+                )
+            if not self.overwrite:
+                self._require_own(name, found.st_size)
+
+    def _require_own(self, name: str, size: int) -> None:
+        path, known = self.folder / name, self.owned.get(name)
+        remedy = "name another folder, or add --overwrite to replace it"
+        if known is None:
+            raise InputError(f"{path}: no earlier run of starfc {self.kind.command} wrote this file; {remedy}")
+        if known.by not in self.kind.over and known.by == "assign":
+            raise InputError(
+                f"{self.folder}: instances were added to this run or removed since, and clustering anew would lose its "
+                "stable ids; name another folder, or add --overwrite to replace it"
+            )
+        if known.by not in self.kind.over:
+            raise InputError(f"{path}: a file of starfc {known.by}; {remedy}")
+        if known.digest is not None and known.bytes != size and not self.kind.reads:
+            raise InputError(
+                f"{path}: changed since starfc {known.by} wrote it ({known.bytes:,} bytes then, {size:,} now); {remedy}"
+            )
+
+    def _may_go(self, name: str) -> bool:
+        """Whether an old file is still as the command left it, and not read by this one."""
+        path, known = self.folder / name, self.owned.get(name)
+        edited = (
+            known is not None and known.digest is not None and path.is_file() and path.stat().st_size != known.bytes
+        )
+        return not edited and not self._is_input(path)
+
+    def _is_input(self, path: Path) -> bool:
+        return any(source.exists() and path.exists() and source.samefile(path) for source in self.inputs)
+
+    def commit(self) -> None:
+        """Have what lies in ``place`` on the disk and count."""
+        paths = sorted(path for path in self.place.rglob("*") if path.is_file())
+        names = [path.relative_to(self.place).as_posix() for path in paths]
+        if not names:
+            return
+        self.require_free(names)
+        gone = {*self.removed, *(name for name, file in self.owned.items() if file.by in self.kind.drops)}
+        gone = {name for name in gone - {*names, *self.appended} if self._may_go(name)}
+        listed = {name: file for name, file in self.owned.items() if name not in gone}
+        for name, path in zip(names, paths, strict=True):
+            listed[name] = ListedFile(bytes=path.stat().st_size, digest=digest(path), by=self.kind.command)
+        for name in self.appended:
+            path = self.place / name if name in names else self.folder / name
+            listed[name] = ListedFile(bytes=path.stat().st_size, digest=None, by=self.kind.command)
+        files = FileList(format=1, id=uuid.uuid4().hex, command=self.kind.command, files=listed)
+        write_json(self.place / FILES, files.model_dump())
+        write_json(self.place / REMOVE, sorted(gone))
+        for path in paths:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        for folder in {path.parent for path in paths} | {self.place}:
+            _sync(folder)
+        write_json(self.place / LIST, [*names, FILES])
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Be the one process that changes a folder while the block runs; what an earlier one left is settled first.
+def changing(
+    folder: str | Path,
+    kind: Kind,
+    *,
+    also: Iterable[str] = (),
+    inputs: Iterable[str | Path | None] = (),
+    overwrite: bool = False,
+) -> Iterator[Change]:
+    """Be the one process that changes a folder while the block runs, and commit what it wrote when it ends well.
+
+    What a process that was killed had committed there is finished first, and the rest that it left is removed.
+
+    Parameters
+    ----------
+    also : names, optional
+        Of files that this run writes besides those of its kind.
+    inputs : paths, optional
+        Files that the command reads: it refuses to write over them.
+    overwrite : bool
+        Whether files that are not of an earlier run may be replaced; inputs never are.
 
     Raises
     ------
     InputError
-        Another process is at it.
+        Another process is at it; something there is not this command's to replace; the folder cannot be made or
+        written to. All old files are as they were.
     """
-    with _lock(folder, wait=False):
-        _roll_forward(folder)
-        shutil.rmtree(folder / NEXT, ignore_errors=True)
-        yield
-
-
-@contextmanager
-def replacing_together(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder; when the block ends well, its files take the places of those of the same names.
-
-    Only within :func:`writing`.
-    """
-    place = folder / NEXT
-    place.mkdir()
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    prepare_folder(folder)
     try:
-        yield place
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    files = sorted(path for path in place.rglob("*") if path.is_file())
-    for path in files:
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    write_json(place / LIST, [str(path.relative_to(place)) for path in files])
-    _sync(place)
-    _roll_forward(folder)
+        with _lock(folder, kind.command):
+            with writes(folder, folder):
+                _roll_forward(folder)
+                _clear(folder)
+                read = [Path(path) for path in inputs if path is not None]
+                change = Change(folder, kind, _owned(folder), read, overwrite)
+                change.require_free(name for pattern in (*kind.names, *also) for name in matching(folder, pattern))
+                change.place.mkdir()
+            try:
+                yield change
+                with writes(folder, folder):
+                    change.commit()
+            except BaseException:
+                if not (change.place / LIST).exists():
+                    _clear(folder)
+                raise
+            with writes(folder, folder):
+                _roll_forward(folder)
+    finally:
+        for place in made:  # where nothing came of it
+            _remove_empty(place)
 
 
-def settle(folder: Path) -> None:
-    """Before a folder is read: finish what a process that was killed had committed."""
-    if (folder / NEXT / LIST).is_file():
-        with _lock(folder, wait=True):
-            _roll_forward(folder)
+def read_files(folder: Path) -> FileList | None:
+    """``files.json`` of a folder, None where there is none."""
+    try:
+        found = read_json(folder / FILES, FileList)
+    except MissingFileError:
+        return None
+    for name in found.files:
+        require_name(name, folder)
+    return found
+
+
+def is_ours(path: Path) -> str | None:
+    """The command that wrote a file as one of a folder's, None where none did."""
+    try:
+        found = read_files(path.parent)
+    except InputError:
+        return None
+    return found.files[path.name].by if found is not None and path.name in found.files else None
+
+
+def _owned(folder: Path) -> dict[str, ListedFile]:
+    """The files of a folder that commands wrote."""
+    found = read_files(folder)
+    return earlier(folder) if found is None else found.files
 
 
 def _roll_forward(folder: Path) -> None:
+    """Finish what was committed."""
     place = folder / NEXT
-    if not (place / LIST).is_file():
+    if place.is_symlink() or not (place / LIST).exists():
         return
-    for name in sorted(OpenedFolder(folder).waiting):
-        if (place / name).is_file():  # renamed before otherwise
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(place / name, folder / name)
-    _sync(folder)
+    names = [require_name(name, folder) for name in read_json(place / LIST, NameList).root]
+    gone = []
+    if (place / REMOVE).exists():
+        gone = [require_name(name, folder) for name in read_json(place / REMOVE, NameList).root]
+    for name in [*names, *gone]:
+        _require_inside(folder, name)
+        _require_inside(place, name)
+    for name in names:
+        if not (place / name).exists():
+            continue  # renamed before
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(place / name, folder / name)
+    for name in gone:
+        (folder / name).unlink(missing_ok=True)
+    for parent in {(folder / name).parent for name in gone} - {folder}:
+        _remove_empty(parent)
+    for parent in {(folder / name).parent for name in names} | {folder}:
+        _sync(parent)
     (place / LIST).unlink()
     shutil.rmtree(place, ignore_errors=True)
 
 
-@contextmanager
-def _lock(folder: Path, wait: bool) -> Iterator[None]:
-    with (folder / LOCK).open("a") as file:
+def _require_inside(folder: Path, name: str) -> None:
+    """Refuse names that a link leads elsewhere, and what is no regular file: such a folder is none of ours."""
+    path = folder
+    parts = Path(name).parts
+    for part in parts:
+        path = path / part
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not (stat.S_ISREG(mode) if path == folder / name else stat.S_ISDIR(mode)):
+            raise InputError(f"{path}: a file or folder of its own needed; found a link or the like; remove it")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a process left that did not come to its end."""
+    place = folder / NEXT
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    sweep(folder)
+
+
+@contextmanager
+def _lock(folder: Path, command: str) -> Iterator[None]:
+    path, flags = folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    while True:
+        with writes(folder, folder):
+            descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            holder = os.read(descriptor, 4096)
+            os.close(descriptor)
             raise InputError(
-                f"{folder}: another process is changing it (it holds {LOCK}); wait until that has ended"
+                f"{folder}: {_said(holder)} is writing there; wait until it has ended, or end it"
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                os.close(descriptor)
+                raise
+            log.warning("%s: the file system has no locks; see to it that one command at a time writes there", folder)
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.lstat()):
+            break
+        os.close(descriptor)  # that of a process that has just ended, and removed it
+    try:
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        holder = {"pid": os.getpid(), "started": started, "command": f"starfc {command}", "host": socket.gethostname()}
+        with writes(folder, folder):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(holder).encode())
         yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _said(holder: bytes) -> str:
+    """Who holds a lock, in words."""
+    try:
+        h = json.loads(holder)
+        return f"process {int(h['pid'])} ({h['command']}, since {h['started']}, on {h['host']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        pass  # not empty, or not there
 
 
 def _sync(folder: Path) -> None:
     """Have the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

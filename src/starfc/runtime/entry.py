@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,6 +14,9 @@ from collections.abc import Callable
 from starfc.errors import InputError
 from starfc.runtime.interrupts import Stopped
 from starfc.words import CONFIG, Words, use
+
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OF_NAMES = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR)
 
 
 def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
@@ -28,8 +34,19 @@ def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
         with use(words), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: logger.warning("%s", message)
             main()
+            sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # who reads the output has seen enough
+        with open(os.devnull, "w") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (*_OF_WRITING, *_OF_NAMES):
+            raise
+        how = "written" if error.errno in _OF_WRITING else "opened"
+        print(f"error: {_named(error)}: cannot be {how} ({error.strerror}); name another place", file=sys.stderr)
         return 2
     except Stopped as stop:
         if str(stop):
@@ -41,3 +58,7 @@ def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
     finally:
         logger.removeHandler(handler)
     return 0
+
+
+def _named(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"

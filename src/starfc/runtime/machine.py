@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import subprocess
@@ -15,6 +16,8 @@ import torch
 
 from starfc.errors import InputError
 from starfc.words import word
+
+log = logging.getLogger("starfc")
 
 _PACKAGES = (
     "starfc",
@@ -31,9 +34,15 @@ _PACKAGES = (
 
 
 def set_threads(threads: int | None, processes: int = 1) -> int:
-    """Give torch and numba the same number of threads (None: this process's share of the cores); returns it."""
+    """Give torch and numba the same number of threads (None: this process's share of the cores); returns it.
+
+    More than there are cores are not taken, with a warning.
+    """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = threads or max(1, available // processes)
+    if count > available:
+        log.warning("threads: %d asked for, and there are %d cores; %d threads are used", count, available, available)
+        count = available
     torch.set_num_threads(count)
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     return count

@@ -23,7 +23,7 @@ import multiprocessing
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -60,7 +60,9 @@ from starfc.models.contextual import (
 from starfc.records import Anything
 from starfc.runtime import threads
 from starfc.runtime.atomic import prepare_folder, replacing, write_json
+from starfc.runtime.commit import Change, changing
 from starfc.runtime.interrupts import Stopped, stop_requests
+from starfc.runtime.kinds import TRAIN
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.opened import opened
 from starfc.runtime.progress import progress
@@ -81,21 +83,30 @@ _WIDTHS = {"first": (COLUMNS_FIRST, CONTEXT_FIRST), "second": (COLUMNS_SECOND, C
 Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]  # of a kind, and its family
 
 
-def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
+def run_kinds_training(
+    config: Config, work_dir: str | Path, inputs: Iterable[str | Path | None] = (), overwrite: bool = False
+) -> dict[str, Any]:
     """Train on kinds of data and leave a complete record in ``work_dir``.
 
-    Writes ``config.json``, ``Contextual.pth`` and ``run.json``.
+    Writes ``config.json``, ``Contextual.pth`` and ``run.json``. Parameters as for
+    :func:`starfc.training.trainer.run_training`.
 
     Returns
     -------
     dict
         The record that is also in ``run.json``.
     """
-    work_dir, settings = prepare_folder(work_dir), config.kinds
+    with changing(work_dir, TRAIN, inputs=inputs, overwrite=overwrite) as change:
+        record = _train(config, change)
+    shutil.rmtree(change.folder / "kinds", ignore_errors=True)
+    return record
+
+
+def _train(config: Config, change: Change) -> dict[str, Any]:
+    work_dir, settings = change.folder, config.kinds
     count, device = set_threads(config.threads), choose_device(config.device)
     stages = Stages(config.memory_limit_bytes())
     torch.set_flush_denormal(True)
-    save_config(config, work_dir / "config.json")
     generator = torch.Generator().manual_seed(config.seed)
     shape = {"columns": config.knn - 1, "candidates": config.structural.candidates}
     model = ContextualModel(
@@ -108,18 +119,17 @@ def run_kinds_training(config: Config, work_dir: str | Path) -> dict[str, Any]:
         early = _samples(config, real, work_dir, "early", 0, settings.first, count)["first"]
     with stages.stage("fit, early"):
         record["early"] = fit(model.first.to(device), early, settings, generator, "early first round")
-    save_model(model, work_dir)
+    save_model(model, work_dir / "kinds")
     with stages.stage("kinds, both rounds"):
         later = _samples(config, real, work_dir, "both", settings.first, settings.first + settings.second, count)
     with stages.stage("fit, both rounds"):
         record["second"] = fit(model.second.to(device), later["second"], settings, generator, "second round")
         model.first = ContextScorer(COLUMNS_FIRST, CONTEXT_FIRST, model.nhid, generator).to(device)
         record["first"] = fit(model.first, early + later["first"], settings, generator, "first round")
-    save_model(model, work_dir)
-    model.eval()
     record["stages"] = [vars(stage) for stage in stages.finished]
-    write_json(work_dir / "run.json", record)
-    shutil.rmtree(work_dir / "kinds", ignore_errors=True)
+    save_model(model, change.place)
+    save_config(config, change.place / "config.json")
+    write_json(change.place / "run.json", record)
     return record
 
 
@@ -131,7 +141,7 @@ def _samples(
     chunks = [(name, first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
     todo = [chunk for chunk in chunks if not _file(folder, chunk).is_file()]
     todo.sort(key=lambda chunk: -(chunk[1] % 60))  # kinds that are huge come early
-    given = (asdict(config.kinds), config.seed, real, work_dir, config.structural.candidates)
+    given = (asdict(config.kinds), config.seed, real, config.structural.candidates)
     shape = (config.knn, config.structural.smoothing)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _alone)
@@ -202,7 +212,6 @@ def _make_chunk(
     settings: dict[str, Any],
     seed: int,
     real_paths: tuple[str, str] | None,
-    work_dir: Path,
     candidates: int,
     knn: int,
     smoothing: int,
@@ -215,7 +224,7 @@ def _make_chunk(
     if real_paths is not None and _real is None:
         split = open_split(*real_paths, feature_dim=None)
         _real = Real(split.features, split.labels)
-    before = load_model(work_dir) if name == "both" else None
+    before = load_model(folder) if name == "both" else None
     content: dict[str, NDArray] = {}
     for number in range(start, stop):
         kind = make_kind(seed, number, _real)

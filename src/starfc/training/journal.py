@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from starfc.config import LogConfig
+from starfc.runtime.atomic import writes
 
 log = logging.getLogger("starfc")
 
@@ -35,7 +36,7 @@ class Journal:
 
             self._events = SummaryWriter(str(work_dir / "tensorboard"), purge_step=step + 1 if start else None)
         work_dir.mkdir(parents=True, exist_ok=True)
-        path = work_dir / "metrics.jsonl"
+        self._path = path = work_dir / "metrics.jsonl"
         path.touch()
         os.truncate(path, min(start, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8", buffering=1)
@@ -47,7 +48,8 @@ class Journal:
 
     def write(self, kind: str, step: int, entry: dict[str, float]) -> None:
         """Log one entry: ``kind`` is train or validation, ``step`` the number of subgraphs so far."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **entry}) + "\n")
+        with writes(self._path, self._path.parent):
+            self._file.write(json.dumps({"kind": kind, "step": step, **entry}) + "\n")
         if self._text:
             log.info(
                 "%s %s",

@@ -102,11 +102,6 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def clear(self) -> None:
-        """Remove what a killed process left of a checkpoint that it was writing."""
-        for part in self.folder.glob(".*.tmp.pt"):
-            part.unlink()
-
     def all(self) -> list[Path]:
         """The numbered checkpoints, oldest first."""
         found = []

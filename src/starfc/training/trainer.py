@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,10 @@ from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.records import TrainingRecord
 from starfc.runtime.atomic import prepare_folder, write_json
+from starfc.runtime.commit import FILES, Change, changing
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
+from starfc.runtime.kinds import TRAIN
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.opened import opened
 from starfc.runtime.progress import progress
@@ -69,13 +72,19 @@ Method = BasicTraining | HierarchicalTraining | StructuralTraining
 
 
 def run_training(
-    config: Config, work_dir: str | Path, resume: str | None = None, go_on: str | None = None
+    config: Config,
+    work_dir: str | Path,
+    resume: str | None = None,
+    go_on: str | None = None,
+    inputs: Iterable[str | Path | None] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any] | None:
     """Train on the configured split and leave a complete record in ``work_dir``.
 
-    Writes ``config.json``, the weights in the published files (``Backbone.pth`` and ``Head.pth``, or those of the
-    hierarchical model), ``checkpoints/``, ``metrics.jsonl``, TensorBoard events where asked for, ``run.json``, and,
-    where identities are held back, the thresholds chosen on them with the whole surface.
+    Writes ``config.json``, ``run.json``, ``checkpoints/``, ``metrics.jsonl``, and TensorBoard events where asked for.
+    At the end, all at once: the weights in the published files (``Backbone.pth`` and ``Head.pth``, or those of the
+    hierarchical model), where identities are held back the thresholds chosen on them with the whole surface, and the
+    config and the record again.
 
     Parameters
     ----------
@@ -83,6 +92,10 @@ def run_training(
         A checkpoint to go on from, or 'auto' for the newest one in ``work_dir``, if there is one.
     go_on : str, optional
         The command that goes on where this one is stopped, for the message; that of train.py otherwise.
+    inputs : paths, optional
+        Files that are read, which nothing is to be written over.
+    overwrite : bool
+        Whether files in ``work_dir`` may be replaced that are not of an earlier training.
 
     Returns
     -------
@@ -100,12 +113,18 @@ def run_training(
     if config.model.type == "gcn_structural_any":
         from starfc.training.contextual import run_kinds_training
 
-        return run_kinds_training(config, work_dir)
+        return run_kinds_training(config, work_dir, inputs, overwrite)
     with processes(config.device) as world:
-        return _run(config, prepare_folder(work_dir), resume, go_on, world)
+        work_dir = prepare_folder(work_dir)
+        if not world.writes:
+            return _run(config, work_dir, resume, go_on, world, None)
+        with changing(work_dir, TRAIN, inputs=inputs, overwrite=overwrite) as change:
+            return _run(config, work_dir, resume, go_on, world, change)
 
 
-def _run(config: Config, work_dir: Path, resume: str | None, go_on: str | None, world: World) -> dict[str, Any] | None:
+def _run(
+    config: Config, work_dir: Path, resume: str | None, go_on: str | None, world: World, change: Change | None
+) -> dict[str, Any] | None:
     threads = set_threads(config.threads, world.local_size)
     device = choose_device(config.device, world.local_rank)
     stages = Stages(config.memory_limit_bytes())
@@ -126,9 +145,13 @@ def _run(config: Config, work_dir: Path, resume: str | None, go_on: str | None, 
     record = _record(work_dir, config, start, environment(threads, device) | {"processes": world.size})
     if world.writes:
         log.info("%s: %s", work_dir, "a new run" if start is None else f"going on from {start.name}")
-        checkpoints.clear()
-        save_config(config, work_dir / "config.json")
-        write_json(work_dir / "run.json", record)
+        if start is None:
+            _require_own_journal(work_dir, change)
+        if not (work_dir / FILES).is_file():  # those of a finished run stay until this one has ended
+            save_config(config, work_dir / "config.json")
+            write_json(work_dir / "run.json", record)
+            change.wrote("config.json")
+            change.wrote("run.json")
     opened = Journal(work_dir, config.log_config, position.journal_bytes, position.done) if world.writes else None
     run = Run(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened, go_on)
     with stages.stage("training"), opened or nullcontext(), torch.random.fork_rng(), stop_requests() as request:
@@ -137,18 +160,27 @@ def _run(config: Config, work_dir: Path, resume: str | None, go_on: str | None, 
         return None
     if held is not None and isinstance(method.model, StructuralModel):
         with stages.stage("calibration"):
-            record["calibration"] = calibrate(method.model, held, work_dir, device)
-    save_model(method.model, work_dir)
+            record["calibration"] = calibrate(method.model, held, change.place, device)
+    save_model(method.model, change.place)
     if held is not None:
         with stages.stage("thresholds"):
             chosen = choose_and_store(
-                work_dir, held.features, held.graph, held.labels, method.model, scored=held.held,
+                change.place, held.features, held.graph, held.labels, method.model, scored=held.held,
                 th_sim=config.th_sim, device=device, chosen_on=holdout_text(config, data.held),
             )  # fmt: skip
             record["thresholds"] = {refinement: vars(point) for refinement, point in chosen.items()}
     record["stages"] = [vars(stage) for stage in stages.finished]
-    write_json(work_dir / "run.json", record)
+    save_config(config, change.place / "config.json")
+    write_json(change.place / "run.json", record)
     return record
+
+
+def _require_own_journal(work_dir: Path, change: Change) -> None:
+    """Refuse to begin a log over a file that no training wrote."""
+    path = work_dir / "metrics.jsonl"
+    trained = any(file.by == "train" for file in change.owned.values())
+    if path.exists() and path.stat().st_size and not (trained or change.overwrite):
+        raise InputError(f"{path}: no earlier training wrote this file; name another folder, or add --overwrite")
 
 
 def report(record: dict[str, Any], work_dir: str | Path) -> str:

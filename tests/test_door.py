@@ -398,6 +398,9 @@ def test_lines_and_arrays_of_archives(tmp_path):
         assert archive.array("c", "U") == "x"
         with pytest.raises(InputError, match="of a type among f"):
             archive.array("c", "f")
+    for read in (read_features, read_labels, lambda path: open_split(path, None, feature_dim=None)):
+        with pytest.raises(MissingFileError, match="no such"):
+            read(tmp_path / f"{'x' * 300}.npy")
     os.mkfifo(tmp_path / "fifo.npy")
     with pytest.raises(InputError, match="no such features file"):
         read_features(tmp_path / "fifo.npy")

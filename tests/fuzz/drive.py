@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import random
@@ -96,6 +97,7 @@ def _in_child(name: str, seed: int, first: int, last: int, folder: Path, shared:
     if pid:
         return os.waitpid(pid, 0)[1]
     try:
+        faulthandler.disable()  # a signal is a finding, and is reported by the parent
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         path, seeds = folder / f"input{READERS[name].suffix}", list(READERS[name].seeds())
         for content in seeds:  # what is loaded and compiled once is not an input's

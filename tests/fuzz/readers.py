@@ -93,7 +93,7 @@ def _npz() -> list[bytes]:
 def _zipped(method: int) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
-        archive.writestr("features.npy", saved(np.save, rows()))
+        archive.writestr(zipfile.ZipInfo("features.npy"), saved(np.save, rows()), method)
     return out.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def open_either(
 def kinds_of(path: Path) -> list[str]:
     """What a file can be read as, by its suffix, and by its content where the suffix says both; features first."""
     kinds = _kinds_of_suffix(path, path.suffix)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such file")
     if len(kinds) == 2 and path.suffix == ".npy":
         with open_regular(path) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -303,10 +304,10 @@ def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
     """
     path = Path(path)
     folders = [path.parent, path.parent.parent] if path.parent.name in ("features", "labels") else [path.parent]
-    known = path.suffix in suffixes or path.is_file()
+    known = path.suffix in suffixes or os.path.isfile(path)
     names = [path.name] if known else [path.name + suffix for suffix in suffixes]
     for candidate in (folder / name for folder in folders for name in names):
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     looked = "" if path.suffix in suffixes else f"; looked for {', '.join(names)} in {' and '.join(map(str, folders))}"
     raise MissingFileError(f"{path}: no such {what} file{looked}")

@@ -212,6 +212,6 @@ def write_labels(path: str | Path, labels: NDArray[np.integer]) -> None:
 
 def _existing(path: str | Path, what: str) -> Path:
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such {what} file")
     return path

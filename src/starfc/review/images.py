@@ -75,9 +75,9 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
     if isinstance(source, np.ndarray):
         return _of_array(source, "images", num_instances)
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _of_files(_in_folder(path, num_instances))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such images; an array, a list of files or a folder is needed")
     if path.suffix == ".npy":
         return _of_array(read_npy(path, "fiubcSUVmM"), str(path), num_instances)
@@ -91,11 +91,16 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
     if len(lines) != num_instances:
         raise InputError(f"{path}: {len(lines):,} lines; one path is needed for each of {num_instances:,} instances")
     files = [path.parent / line.strip() if line.strip() else None for line in lines]
-    if run is not None and path.resolve().is_relative_to(run.resolve()):
+    if run is not None and _lies_in(path, run):
         for file in files:
-            if file is not None and not file.resolve().is_relative_to(run.resolve()):
+            if file is not None and not _lies_in(file, run):
                 raise InputError(f"{path}: lies in {run} and names {file}, which does not; copy the list elsewhere")
     return _of_files(files)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path leads to a place in a folder, by way of no link."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _require_pictures(name: str, shape: tuple[int, ...], dtype: np.dtype, num_instances: int) -> None:
@@ -140,7 +145,7 @@ def _in_folder(folder: Path, num_instances: int) -> list[Path | None]:
 
 
 def _of_files(files: list[Path | None]) -> Pictures:
-    if not any(path is not None and path.exists() for path in files[:1000]):
+    if not any(path is not None and os.path.lexists(path) for path in files[:1000]):
         raise MissingFileError(
             f"{files[0] if files else 'images'}: no such image, nor the next ones; paths of a list are relative to it"
         )

@@ -350,9 +350,7 @@ def test_every_command_takes_few_rows(starfc, files, tmp_path, rows):
 
 def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
     features, _ = files(40)
-    assert (
-        "40 instance(s), so a list holds 39 neighbours instead" in starfc("cluster", features, "-o", tmp_path / "o")[2]
-    )
+    assert "lists of 39 neighbours instead of 79" in starfc("cluster", features, "-o", tmp_path / "o")[2]
     err = starfc("cluster", features, "-o", tmp_path / "o", "--k", 20)[2]
     assert "--k 20: lists of 19 neighbours instead of 79; clusters may be less certain" in err
 

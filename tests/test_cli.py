@@ -184,15 +184,15 @@ def test_features_of_stdin_are_kept(starfc, data, tmp_path):
 
 def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
     cases = [
-        (("--tau1", 2), "tau1: between 0 and 1 needed; found 2.0"),
+        (("--tau1", 2), "--tau1: between 0 and 1 needed; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
-        (("--memory", "lots"), "memory_limit: a number with MB, GB or TB"),
-        (("--memory", "1MB"), "memory_limit: stage 'features' needs about"),
+        (("--memory", "lots"), "--memory: a number with MB, GB or TB"),
+        (("--memory", "1MB"), "--memory: stage 'features' needs about"),
         (("--knn-graph", tmp_path), "no kNN graph there"),
         (("--model", tmp_path / "none"), "no such checkpoint"),
         (("--labels", tmp_path / "none.npy"), "no such labels file"),
-        (("--feature-dim", 7), "16-d features where feature_dim is 7"),
-        (("--refinement", "dynamic", "--partition", "infomap"), "partition.type: 'infomap' has no use"),
+        (("--feature-dim", 7), "16-d features where 7-d ones are needed; set --feature-dim to 16"),
+        (("--refinement", "dynamic", "--partition", "infomap"), "--partition: 'infomap' has no use"),
     ]
     for options, message in cases:
         code, out, err = clustered(*options)

@@ -285,7 +285,7 @@ def test_a_lower_k_is_taken_and_warned_of(caplog):
     with caplog.at_level(logging.WARNING, "starfc"):
         StarFC(k=20).fit(rows)
     assert [r.getMessage() for r in caplog.records if "lists of" in r.getMessage()] == [
-        "X: lists of 19 neighbours instead of 79; clusters may be less certain"
+        "k 20: lists of 19 neighbours instead of 79; clusters may be less certain"
     ]
 
 

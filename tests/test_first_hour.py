@@ -188,9 +188,9 @@ def test_any_number_of_rows(sample, rows, refinement):
 
 def test_short_lists_are_said_in_words_of_the_estimator(sample, caplog):
     StarFC().fit(sample[0][:40])
-    assert "X: 40 instance(s), so a list holds 39 neighbours instead of 79; clusters may be less certain" in caplog.text
+    assert "X: lists of 39 neighbours instead of 79; clusters may be less certain" in caplog.text
     StarFC(k=20).fit(sample[0][:40])
-    assert "k 20: lists of 19 neighbours where the model was trained on 79; clusters may be less cert" in caplog.text
+    assert "k 20: lists of 19 neighbours instead of 79; clusters may be less cert" in caplog.text
 
 
 SCORINGS = [None, "adjusted_rand_score", lambda e, X, y: adjusted_rand_score(y, e.fit_predict(X))]
@@ -350,11 +350,9 @@ def test_every_command_takes_few_rows(starfc, files, tmp_path, rows):
 
 def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
     features, _ = files(40)
-    assert (
-        "40 instance(s), so a list holds 39 neighbours instead" in starfc("cluster", features, "-o", tmp_path / "o")[2]
-    )
+    assert "lists of 39 neighbours instead of 79" in starfc("cluster", features, "-o", tmp_path / "o")[2]
     err = starfc("cluster", features, "-o", tmp_path / "o", "--k", 20)[2]
-    assert "--k 20: lists of 19 neighbours where the model was trained on 79; clusters may be less certain" in err
+    assert "--k 20: lists of 19 neighbours instead of 79; clusters may be less certain" in err
 
 
 @pytest.mark.parametrize(

@@ -69,18 +69,13 @@ def fitting_k(k: int, num_nodes: int, where: str = "features", columns: int = 0)
     """
     if k < 2:
         raise InputError(f"{word('knn')}: at least 2 needed, the instance itself and a neighbour; found {k}")
-    wanted = max(k - 1, columns)
-    if 0 < num_nodes < k:
+    wanted, fitting = max(k - 1, columns), min(k, num_nodes)
+    if num_nodes and fitting <= wanted:
+        short = where if num_nodes < k else f"{word('knn')} {k}"
         log.warning(
-            "%s: %d instance(s), so a list holds %d neighbours instead of %d; clusters may be less certain",
-            where, num_nodes, num_nodes - 1, wanted,
-        )  # fmt: skip
-    elif k <= columns:
-        log.warning(
-            "%s %d: lists of %d neighbours where the model was trained on %d; clusters may be less certain",
-            word("knn"), k, k - 1, columns,
-        )  # fmt: skip
-    return min(k, num_nodes)
+            "%s: lists of %d neighbours instead of %d; clusters may be less certain", short, fitting - 1, wanted
+        )
+    return fitting
 
 
 def build_knn(

@@ -358,7 +358,7 @@ def test_models_of_every_type_need_no_config(starfc, data, workspace):
 def test_an_end_before_the_end_has_its_code(starfc, data, tmp_path, monkeypatch, raised, code, said):
     commands = []
 
-    def run(config, out, resume, go_on):
+    def run(config, out, resume, go_on, **_):
         commands.append(go_on)
         raise raised
 

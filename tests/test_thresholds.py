@@ -245,7 +245,8 @@ def test_the_command_without_labels_shows_and_does_not_choose(choose, workspace)
     code, out, _ = choose("--features", workspace / "mine.npy", "--out", workspace / "o")
     assert code == 0
     assert "no labels: nothing is chosen" in out
-    assert {p.name for p in (workspace / "o").iterdir()} == {"threshold_outline.csv", "threshold_outline.png"}
+    written = {"threshold_outline.csv", "threshold_outline.png", "files.json"}
+    assert {p.name for p in (workspace / "o").iterdir()} == written
     for part in ("edges kept", "clusters", "share of the largest", "singletons"):
         assert f"fixed refinement, {part}" in out
         assert f"dynamic refinement, {part}" in out

@@ -144,7 +144,7 @@ def _structural(
         )
     # the weights that all others follow from, before any are made
     hidden = state.get("first.layers.1.weight")
-    lists = 1 <= min(columns, candidates) and 0 <= smoothing and max(columns, candidates, smoothing) <= MOST_NEIGHBOURS
+    lists = min(columns, candidates) >= 1 and smoothing >= 0 and max(columns, candidates, smoothing) <= MOST_NEIGHBOURS
     within = lists and rounds in ([], [1], [2])
     if hidden is None or units < 1 or hidden.shape != (units, units) or not within:
         found = None if hidden is None else tuple(hidden.shape)

@@ -19,7 +19,7 @@ from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
-from starfc.records import Anything, ModelKind, ScalesOf
+from starfc.records import ModelKind, ScalesOf, Whatever
 from starfc.runtime.atomic import replacing, write_json
 from starfc.runtime.opened import OpenedFolder, opened
 
@@ -284,13 +284,13 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     if not at.has(THRESHOLDS):
         raise MissingFileError(f"{path}: no such file, and {prefix}tau1, {prefix}tau2 are None; {remedy}")
     try:
-        content = at.json(THRESHOLDS, Anything).root
+        content = at.json(THRESHOLDS, Whatever).root
     except InputError as error:
         raise InputError(f"{error}; {remedy}") from None
-    pair = content.get(refinement)
+    pair = content.get(refinement) if isinstance(content, dict) else None
     values = [pair.get(name) for name in ("tau1", "tau2")] if isinstance(pair, dict) else []
     if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in values):
-        found = f"only {', '.join(content) or 'nothing'}" if pair is None else pair
+        found = f"only {', '.join(content) or 'nothing'}" if pair is None and isinstance(content, dict) else pair
         raise InputError(
             f"{path}: an object {refinement!r} with numbers tau1 and tau2 between 0 and 1 needed; found {found}; "
             f"{remedy}"

@@ -418,7 +418,7 @@ WEIGHTS = {
     "negative": (shaped(0, -1), "is that of no StructuralModel"),
     "none": (shaped(0, 0), "is that of no StructuralModel"),
     "columns": (shaped(1, 10**6), "is that of no StructuralModel"),
-    "candidates": (shaped(2, 80), "is that of no StructuralModel"),
+    "candidates": (shaped(2, 0), "is that of no StructuralModel"),
     "rounds": (shaped(4, 3), "is that of no StructuralModel"),
     "key": (lambda state: {1: torch.zeros(2)}, "a plain state dict"),
     "list": (lambda state: [torch.zeros(2)], "a plain state dict"),

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 def test_a_kill_leaves_the_old_result_or_the_new_one():
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", "--kills", "24", "--rows", "120", "--only", "cluster", "knn", "report",
+        [sys.executable, "-m", "tests.kills", "--kills", "24", "--rows", "240", "--only", "cluster", "knn", "report",
          "assign", "convert", "tune"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip

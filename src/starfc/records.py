@@ -40,6 +40,10 @@ class Anything(RootModel[dict[str, Any]]):
     """Any object."""
 
 
+class Whatever(RootModel[Any]):
+    """Any value."""
+
+
 class Objects(RootModel[list[dict[str, Any]]]):
     """A list of objects, such as ``assign.json``."""
 

@@ -346,7 +346,7 @@ def read_json(path: str | Path, content: type[_Content], *, follow: bool = False
         return content.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = first_line(error)
+        reason = f"JSON needed; {first_line(error)}"
         if first is not None:
             where = ".".join(map(str, first["loc"]))[:160] or "content"
             reason = f"{where if where.isprintable() else ascii(where)}: {first['msg']}"

@@ -20,8 +20,13 @@ from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
+<<<<<<< HEAD
 from starfc.records import Anything, ModelKind, ScalesOf
 from starfc.runtime.atomic import write_bytes, write_json
+=======
+from starfc.records import ModelKind, ScalesOf, Whatever
+from starfc.runtime.atomic import replacing, write_json
+>>>>>>> open
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.words import advice
 
@@ -145,7 +150,8 @@ def _structural(
         )
     # the weights that all others follow from, before any are made
     hidden = state.get("first.layers.1.weight")
-    within = 0 < candidates <= columns <= MOST_NEIGHBOURS and 0 <= smoothing <= columns and rounds in ([], [1], [2])
+    lists = min(columns, candidates) >= 1 and smoothing >= 0 and max(columns, candidates, smoothing) <= MOST_NEIGHBOURS
+    within = lists and rounds in ([], [1], [2])
     if hidden is None or units < 1 or hidden.shape != (units, units) or not within:
         found = None if hidden is None else tuple(hidden.shape)
         raise InputError(
@@ -290,13 +296,13 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     if not at.has(THRESHOLDS):
         raise MissingFileError(f"{path}: no such file, so the weights have no thresholds of their own; {remedy}")
     try:
-        content = at.json(THRESHOLDS, Anything).root
+        content = at.json(THRESHOLDS, Whatever).root
     except InputError as error:
         raise InputError(f"{error}; {remedy}") from None
-    pair = content.get(refinement)
+    pair = content.get(refinement) if isinstance(content, dict) else None
     values = [pair.get(name) for name in ("tau1", "tau2")] if isinstance(pair, dict) else []
     if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in values):
-        found = f"only {', '.join(content) or 'nothing'}" if pair is None else pair
+        found = f"only {', '.join(content) or 'nothing'}" if pair is None and isinstance(content, dict) else pair
         raise InputError(
             f"{path}: an object {refinement!r} with numbers tau1 and tau2 between 0 and 1 needed; found {found}; "
             f"{remedy}"

@@ -20,13 +20,8 @@ from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
 from starfc.models.structural import StructuralModel
-<<<<<<< HEAD
-from starfc.records import Anything, ModelKind, ScalesOf
-from starfc.runtime.atomic import write_bytes, write_json
-=======
 from starfc.records import ModelKind, ScalesOf, Whatever
-from starfc.runtime.atomic import replacing, write_json
->>>>>>> open
+from starfc.runtime.atomic import write_bytes, write_json
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.words import advice
 

@@ -69,17 +69,17 @@ def test_scorers_are_those_of_a_plain_loop(scoring, monkeypatch):
         target = (0.8 * (0.96 * same + 0.02) + 0.2 * p)[within]
         scorer = EdgeScorer(x.shape[1], 64)
         scorer.load_state_dict(scoring.scorer.state_dict())
-        optimizer, generator = torch.optim.Adam(scorer.parameters(), 1e-3), torch.Generator().manual_seed(4)
+        optimizer, generator = torch.optim.Adam(scorer.parameters(), 1.5e-3), torch.Generator().manual_seed(4)
         for step in range(20):
-            optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / 20)
-            batch = torch.randint(len(within), (2048,), generator=generator)
+            optimizer.param_groups[0]["lr"] = 1.5e-3 * (1 - step / 20)
+            batch = torch.randint(len(within), (1024,), generator=generator)
             q = torch.sigmoid(scorer(x[within][batch]))
             loss = -(target[batch] * q.log() + (1 - target[batch]) * (1 - q).log()).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         for ours, theirs in zip(found.scorers[h].parameters(), scorer.parameters(), strict=True):
-            np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), atol=2e-3)
+            np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), atol=3e-3)
 
 
 def test_a_half_with_too_few_edges_ends_it(scoring):

@@ -20,7 +20,7 @@ from starfc.data.formats import feature_blocks, read_features, read_labels
 from starfc.data.profile import profile_features
 from starfc.data.safe import Npz, read_lines, read_npy, require_plausible
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.neighbours import require_lists
+from starfc.graph.neighbours import require_neighbours
 from starfc.graph.store import read_graph
 
 
@@ -372,7 +372,7 @@ def test_published_graphs_are_checked_before_kernels(tmp_path, rows):
     np.savez_compressed(tmp_path / "good.npz", data=good)
     graph = read_graph(tmp_path / "good.npz", Features(rows), 6)
     np.testing.assert_array_equal(graph.ids[:, 0], good[:, 0, 1])
-    require_lists("g", graph.ids, graph.sims, slice(0, 40), 40)
+    require_neighbours("g", graph.ids, graph.sims, slice(0, 40), 40)
 
 
 def test_names_that_are_not_utf8(tmp_path, rows):

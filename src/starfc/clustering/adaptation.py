@@ -34,7 +34,7 @@ ROUNDS, GAIN = 4, 0.005  # at most so many, each of which raises the expected F 
 _WEIGHT, _SMOOTHING = 0.8, 0.02  # λ, ε
 _NODES = 8000  # whose edges are learnt from
 _LEAST = 200  # edges within a half; it learns nothing from fewer
-_STEPS, _BATCH, _RATE = 400, 2048, 1e-3
+_STEPS, _BATCH, _RATE = 300, 1024, 1.5e-3
 
 
 @dataclass(frozen=True)

@@ -389,6 +389,7 @@ def test_a_run_with_rows_without_direction_is_added_to(tmp_path):
     before = Run.open(tmp_path / "run").labels
     shutil.copytree(tmp_path / "run", tmp_path / "other")
     (tmp_path / "other" / "edges" / "logits.npy").unlink()  # of a run that kept none: they are computed where needed
+    (tmp_path / "other" / "files.json").unlink()
     for folder in ("run", "other"):
         assign(tmp_path / folder, 1e6 * features[200:])  # above what float16 holds; its direction is kept
         after = Run.open(tmp_path / folder)
@@ -458,6 +459,7 @@ def test_a_state_of_format_1_is_read(run, caplog):
     manifest = json.loads((old / "state" / "manifest.json").read_text())
     assert manifest.pop("steps") == []
     (old / "state" / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    (old / "files.json").unlink()  # there was none then
     for folder in (run, old):
         assign(folder, new[8:])
     assert "anew" not in caplog.text
@@ -513,6 +515,9 @@ def test_a_step_that_fails_anywhere_leaves_the_run_as_it_was(run, monkeypatch):
     assert not (run / NEXT).exists()
     assert "steps" not in Run.open(run).record
     (run / "edges" / "manifest.json").unlink()
+    with pytest.raises(MissingFileError, match=r"not there, and files\.json lists it"):
+        assign(run, new)
+    (run / "files.json").unlink()
     with pytest.raises(MissingFileError, match="kept no edges"):
         assign(run, new)
 
@@ -585,7 +590,7 @@ assert stale == 0, stale
 """
 
 
-@pytest.mark.parametrize("share", ["0", "inf"])
+@pytest.mark.parametrize("share", ["0", pytest.param("inf", marks=pytest.mark.slow)])
 def test_a_kill_at_any_write_leaves_the_old_run_or_the_new_one(run, share):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
@@ -607,6 +612,7 @@ def test_small_clusters_left_out_have_ids_all_the_same(run):
     assert small.any()
     np.save(run / "labels.npy", np.where(small, -1, labels))
     (run / "run.json").write_text(json.dumps({**record, "min_cluster_size": 20}))
+    (run / "files.json").unlink()
     assign(run, np.load(run.parent / "new.npy"))
     after, clusters = Run.open(run), np.load(run / "state" / "clusters.npy")
     assert (clusters >= 0).all()

@@ -348,6 +348,7 @@ def test_small_communities_left_out_have_ids_all_the_same(run):
     assert 0 < small.sum() < len(labels)
     np.save(run / "labels.npy", np.where(small, -1, labels))
     (run / "run.json").write_text(json.dumps({**record, "min_cluster_size": 12}))
+    (run / "files.json").unlink()
     assign(run, np.load(run.parent / "new.npy"))
     after, clusters = Run.open(run), np.load(run / "state" / "clusters.npy")
     assert same_partition(clusters[:200], labels)

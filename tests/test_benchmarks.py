@@ -53,6 +53,7 @@ def test_inference_against_the_twin(data):
     assert result["whole"]["fscore"] == pytest.approx(result["fscore"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_extended_method_against_the_basic_one(data):
     hierarchical = HierarchicalModel(32, 16, scales=(10, 15, 20), generator=torch.Generator().manual_seed(0))
     save_model(hierarchical, data / "hierarchical")
@@ -64,6 +65,7 @@ def test_the_extended_method_against_the_basic_one(data):
         assert set(result["stages"]["basic"]) == set(result["stages"]["extended"])
 
 
+@pytest.mark.slow
 def test_knn_graphs_against_flat_search(data):
     where = ("--features", data / "features.npy", "--json", data / "out.json", "--knn", 20)
     run("knn.py", *where, "--methods", "exact", "cells", "faiss-ivf-flat", "faiss-hnsw")
@@ -75,6 +77,7 @@ def test_knn_graphs_against_flat_search(data):
     assert methods["IndexFlatIP"]["params"] == {"rows_searched": 100}
 
 
+@pytest.mark.slow
 def test_scale_keeps_what_is_done(data):
     arguments = ("--nodes", 1500, 3000, "--folder", data / "scale", "--model", model(data / "model", 256), "--knn", 20)
     run("scale.py", *arguments, "--json", data / "first.json")
@@ -138,6 +141,7 @@ def test_compare_says_what_could_not_run(monkeypatch, tmp_path):
     assert "no_such_package" in (tmp_path / "compare.csv").read_text()
 
 
+@pytest.mark.slow
 def test_parts_of_the_structural_model(data):
     features, labels = blobs(identities=40, size=12, dim=16, noise=0.4, seed=1)
     for part in ("train", "test"):

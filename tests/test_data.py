@@ -53,7 +53,7 @@ def test_bad_files_say_what_is_wrong(tmp_path):
         (lambda: read_features(tmp_path / "cut.npy", 4), "not a readable NumPy file"),
         (lambda: read_features(tmp_path / "objects.npy", 4), "holds? objects"),
         (lambda: read_features(tmp_path / "ints.npy", 4), "two-dimensional"),
-        (lambda: read_features(tmp_path / "wide.npy", 4), "5-d features where feature_dim is 4"),
+        (lambda: read_features(tmp_path / "wide.npy", 4), "5-d features where 4-d ones are needed"),
         (lambda: read_features(tmp_path / "l.meta", 4), "read from .bin"),
         (lambda: read_labels(tmp_path / "l.meta"), "one integer identity per line"),
         (lambda: read_labels(tmp_path / "wide.npy"), "one-dimensional integer"),

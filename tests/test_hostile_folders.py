@@ -42,6 +42,9 @@ def made(tmp_path_factory):
     from starfc.incremental.folder import assign
 
     assign(place / "grown", place / "more.npy")
+    for name in ("run", "grown"):  # who makes a hostile folder can leave it out, or make one that fits
+        for path in [*(place / name).rglob("files.json")]:
+            path.unlink()
     return place
 
 
@@ -218,7 +221,7 @@ def test_names_in_braces_are_names_only(tmp_path, template):
     (hostile / "files.json").unlink()
     content = {"model": {"type": "gcn_structural"}, "test_data": {"feat_path": template}}
     (hostile / "config.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"test_data\.feat_path: names in braces"):
+    with pytest.raises(InputError, match="feat_path: names in braces"):
         model_config(hostile)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from pydantic import BaseModel
 
 from starfc.data.safe import digest, read_json, read_npy, require_name
-from starfc.errors import InputError
+from starfc.errors import InputError, MissingFileError
 from starfc.records import FileList, ListedFile, NameList
 
 FILES, NEXT, COMMIT, REMOVE = "files.json", ".next", "commit.json", "remove.json"
@@ -73,9 +73,14 @@ class OpenedFolder:
             It is not as the command that wrote the folder left it.
         """
         path = self.path(name)
-        if self._files is not None and name not in self._verified and path.exists():
-            self._compare(path, name, self._files.files.get(name))
+        if self._files is None or name in self._verified:
+            return path
+        listed = self._files.files.get(name)
+        if path.exists():
+            self._compare(path, name, listed)
             self._verified.add(name)
+        elif listed is not None:
+            raise MissingFileError(f"{path}: not there, and {FILES} lists it; {self._remedy}")
         return path
 
     def json(self, name: str, content: type[_Content]) -> _Content:
@@ -131,9 +136,13 @@ class OpenedFolder:
                 )
         return self.folder / name
 
-    def _compare(self, path: Path, name: str, listed: ListedFile | None) -> None:
+    @property
+    def _remedy(self) -> str:
         made = f"starfc {self._files.command}" if self._files.command.isidentifier() else "the command that wrote it"
-        remedy = f"run {made} again, or where you changed it yourself, delete {self.folder / FILES}"
+        return f"run {made} again, or where you changed it yourself, delete {self.folder / FILES}"
+
+    def _compare(self, path: Path, name: str, listed: ListedFile | None) -> None:
+        remedy = self._remedy
         if listed is None:
             raise InputError(
                 f"{path}: not among the files that {self.folder / FILES} lists, so of another run; {remedy}"

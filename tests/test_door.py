@@ -176,7 +176,7 @@ def test_what_is_no_features_says_how_to_convert(tmp_path):
         with pytest.raises(InputError, match=message):
             read_features(tmp_path / f"f{suffix}")
     (tmp_path / "f.bin").write_bytes(bytes(4 * 8 * 3))
-    with pytest.raises(InputError, match="give the data's dimension with --feature-dim"):
+    with pytest.raises(InputError, match="check feature_dim, or whether the file was cut short"):
         read_features(tmp_path / "f.bin", 7)
 
 

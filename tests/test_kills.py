@@ -6,13 +6,20 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 
-def test_a_kill_leaves_the_old_result_or_the_new_one():
+@pytest.mark.parametrize(
+    ("kills", "only"),
+    [
+        ("8", ["knn", "convert"]),
+        pytest.param("48", ["cluster", "report", "assign", "tune", "train"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_kill_leaves_the_old_result_or_the_new_one(kills, only):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", "--kills", "24", "--rows", "240", "--only", "cluster", "knn", "report",
-         "assign", "convert", "tune"],
+        [sys.executable, "-m", "tests.kills", "--kills", kills, "--rows", "240", "--only", *only],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

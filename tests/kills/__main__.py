@@ -63,16 +63,16 @@ def commands(data: Path) -> list[Command]:
             "sampling.subgraphs_per_epoch=2", "--set", "sampling.min_nodes=10", "--set", "model.kwargs.nhid=8",
             "--set", "checkpoint_config.interval=1", "--set", "structural.candidates=4"]  # fmt: skip
     return [
-        Command("cluster", lambda o: ["cluster", x, "-o", o, "--tau1", "0.95", quiet],
-                lambda o: ["cluster", x, "-o", o, "--tau1", "0.6", "--copies", "keep", quiet]),
-        Command("cluster --no-edges", lambda o: ["cluster", x, "-o", o, "--tau1", "0.95", quiet],
-                lambda o: ["cluster", x, "-o", o, "--no-edges", quiet]),
+        Command("cluster", lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.95", quiet],
+                lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.6", "--copies", "keep", quiet]),
+        Command("cluster --no-edges", lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.95", quiet],
+                lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--no-edges", quiet]),
         Command("knn", lambda o: ["knn", x, "-o", o, "--k", "20", quiet],
                 lambda o: ["knn", z, "-o", o, "--k", "30", quiet]),
         Command("report", lambda o: ["report", run, "-o", o, "--json"],
                 lambda o: ["report", str(data / "other"), "-o", o, "--json"]),
         Command("assign", lambda o: ["assign", o, more, quiet], lambda o: ["assign", o, "--remove", "3,5", quiet],
-                before=lambda o: ["cluster", x, "-o", o, quiet]),
+                before=lambda o: ["cluster", x, "-o", o, "--adapt", "off", quiet]),
         Command("convert", lambda o: ["convert", x, o, quiet], lambda o: ["convert", z, o, quiet], single=True),
         Command("tune", lambda o: ["tune", x, y, "-o", o, "--k", "20", quiet],
                 lambda o: ["tune", x, y, "-o", o, "--k", "30", quiet]),
@@ -342,8 +342,8 @@ def main() -> int:
         tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
         inputs(data, arguments.rows)
         chosen = [c for c in commands(data) if arguments.only is None or c.name.split()[0] in arguments.only]
-        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "run"), "-q"])
-        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "other"), "-q", "--tau1", "0.9"])
+        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "run"), "--adapt", "off", "-q"])
+        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "other"), "--adapt", "off", "-q", "--tau1", "0.9"])
         for command in chosen:
             place = work / ("warm.npy" if command.single else "warm")
             for step in (command.before, command.old, command.new):

@@ -102,7 +102,7 @@ def test_rounds_stay_that_raise_the_expected_f(threads):
     stayed = auto.rounds[:-1] if auto.rounds[-1] < auto.rounds[-2] + GAIN else auto.rounds
     assert len(stayed) > 1, "this set is made so that a round stays"
     assert all(after >= former + GAIN for former, after in pairwise(stayed))
-    assert auto.estimate.fscore == stayed[-1]
+    assert auto.estimate.fscore < stayed[-1]  # told by p before adaptation
     context = auto.parsed.context
     assert context.adapted.shape[0] == 2
     assert len(context.late(model)) == 2

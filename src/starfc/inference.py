@@ -276,7 +276,7 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
         return {"value": 0, "reason": "set by hand" if by_hand else "only communities by infomap are learnt from"}
     expected = result.rounds
     if len(expected) < 2:
-        return {"value": 0, "reason": "too few clusters or edges to learn from"}
+        return {"value": 0, "reason": "too few clusters or edges to learn from, or too doubtful ones"}
     last = expected[-1] >= expected[-2] + GAIN
     listed = ", ".join(f"{100 * value:.2f}" for value in expected)
     reason = f"each round that stays raises the expected F by {100 * GAIN:g} at least (before and after: {listed})"

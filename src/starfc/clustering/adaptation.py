@@ -11,7 +11,9 @@ are in one cluster, the target is
 and clusters are made again from the new p. Where the embedding is weak this joins what was split for lack of
 confidence; elsewhere it has little to add. Whether it helps is judged without labels: a round stays if the F-score to
 be expected (:mod:`starfc.clustering.choice`) is higher after it by half a point at least, and the first round that does
-not raise it so far ends the adaptation. Halves are drawn anew in every round.
+not raise it so far ends the adaptation. Halves are drawn anew in every round. Clusters of an expected F below a half
+teach nothing. What is to be expected of the final clusters is told from the p before adaptation, which does not know
+them.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from starfc.models.structural import EdgeScorer
 from starfc.runtime import threads
 
 ROUNDS, GAIN = 4, 0.005  # at most so many, each of which raises the expected F by so much
+LEAST_EXPECTED = 0.5  # F of the clusters that are learnt from
 _WEIGHT, _SMOOTHING = 0.8, 0.02  # λ, ε
 _NODES = 8000  # whose edges are learnt from
 _LEAST = 200  # edges within a half; it learns nothing from fewer

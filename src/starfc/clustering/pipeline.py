@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.adaptation import GAIN, ROUNDS, Adapted, Lessons
+from starfc.clustering.adaptation import GAIN, LEAST_EXPECTED, ROUNDS, Adapted, Lessons
 from starfc.clustering.choice import LOWEST, THRESHOLDS, Choice, Estimate, choose, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.confidence import Scoring
@@ -212,8 +212,8 @@ def cluster(
     result = _clustering(refined, members, candidates, before, stages, edges)
     if not contextual:
         return result
-    with stages.stage("estimate", needs=40 * len(chosen.edges)):
-        expected = estimate(chosen.edges, members)
+    with stages.stage("estimate", needs=40 * len(start.edges)):
+        expected = estimate(start.edges, members)  # p that was adapted to the clusters would praise them
     context = start.scoring.context
     outside = max(model.first.outside(context.first), model.second.outside(context.second))
     return replace(result, estimate=expected, choice=chosen.choice, outside=outside, rounds=chosen.rounds)
@@ -246,8 +246,10 @@ def _chosen(edges: EdgeList, mass: float, tau1: float | None, partition: str, se
 
 def _adapted(scoring: Scoring, first: Chosen, lowest: float, tau1: float | None, partition: str, seed: int) -> Chosen:
     """Rounds of adaptation (:mod:`starfc.clustering.adaptation`), until one hardly raises the F to be expected."""
-    lessons, best = Lessons(scoring), first
     expected = (estimate(first.edges, first.members).fscore,)
+    if expected[0] < LEAST_EXPECTED:
+        return replace(first, rounds=expected)
+    lessons, best = Lessons(scoring), first
     for number in range(ROUNDS):
         scorers = lessons.adapted(scoring, best.adapted, best.members, seed + number)
         if scorers is None:

@@ -36,6 +36,7 @@ ROUNDS, GAIN = 4, 0.005  # at most so many, each of which raises the expected F 
 LEAST_EXPECTED = 0.5  # F of the clusters that are learnt from
 _WEIGHT, _SMOOTHING = 0.8, 0.02  # λ, ε
 _NODES = 8000  # whose edges are learnt from
+_BLOCK = 1 << 14
 _LEAST = 200  # edges within a half; it learns nothing from fewer
 _STEPS, _BATCH, _RATE = 300, 1024, 1.5e-3
 
@@ -92,11 +93,17 @@ class Lessons:
         scorer, temperature = scoring.scorer, float(scoring.temperature)
         half = np.random.default_rng(seed).integers(0, 2, len(members)).astype(np.int8)[members]
         same = torch.from_numpy((members[self.rows] == members[self.cols]).astype(np.float32))
-        if before is None:
+        believed = torch.empty(len(self.rows))
+
+        def believe(part: slice) -> None:  # block by block with one thread each, so that sums are always the same
             with torch.inference_mode():
-                believed = scorer(torch.from_numpy(self.features))
-        else:
-            believed = torch.from_numpy(before.logits(self.features, self.rows, self.cols))
+                if before is None:
+                    believed[part] = scorer(torch.from_numpy(self.features[part]))
+                else:
+                    known = before.logits(self.features[part], self.rows[part], self.cols[part])
+                    believed[part] = torch.from_numpy(known)
+
+        threads.each(believe, slices(len(believed), _BLOCK))
         believed = torch.sigmoid(believed / temperature)
         targets = _WEIGHT * ((1 - 2 * _SMOOTHING) * same + _SMOOTHING) + (1 - _WEIGHT) * believed
         within = [np.flatnonzero((half[self.rows] == h) & (half[self.cols] == h)) for h in (0, 1)]

@@ -402,7 +402,7 @@ def test_a_run_without_its_context_is_refused_and_one_with_a_damaged_one(tmp_pat
     with pytest.raises(InputError, match=r"context.npz: .* bytes where files.json says"):
         assign(tmp_path / "out", rows[:3])
     (tmp_path / "out" / "files.json").unlink()
-    with pytest.raises(InputError, match="unreadable edges"):
+    with pytest.raises(InputError, match="damaged context"):
         assign(tmp_path / "out", rows[:3])
     (edges / "context.npz").unlink()
     (edges / "logits.npy").unlink()

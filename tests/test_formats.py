@@ -213,7 +213,7 @@ def test_broken_files_say_what_is_wrong(tmp_path, features):
         "two.h5": "one dataset in all, is needed; found",
         "ints.h5": r"two-dimensional array \(N, d\) of float16, float32 or float64",
         "mixed.fvecs": "row 1099 .* is of d = 6, the first of d = 5",
-        "whole.fvecs": "5-d features where feature_dim is 4",
+        "whole.fvecs": "5-d features where 4-d ones are needed",
     }
     for name, message in of_features.items():
         with pytest.raises(InputError, match=message):

@@ -294,7 +294,7 @@ class Config:
     giant_share: float = option(
         0.1, "a component that holds more of the instances than this is warned of", low=0, high=1
     )
-    seed: int = option(0, "fixes the loss curve (same machine, same threads)", low=0)
+    seed: int = option(0, "fixes the loss curve (same machine, same threads)", low=0, high=2**62)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = option(None, "CPU threads; None: one per core", low=1)
     memory_limit: str | None = option(None, "memory a stage may need, such as '16GB'; None: what the machine has free")

@@ -186,7 +186,7 @@ class RunConfig(Record):
 class GraphInfo(Record):
     """The kNN graph that a run used."""
 
-    k: Neighbours
+    k: Annotated[int, Field(ge=0, lt=2**20)]  # 0 where there was nothing to search
 
 
 class RunRecord(Record):
@@ -285,3 +285,15 @@ class ScalesOf(Record):
         scales: Annotated[list[Neighbours], Field(min_length=3, max_length=3)]
 
     hierarchical: _Scales
+
+
+class Taken(Record):
+    """Rows that a step took out."""
+
+    removed: list[Count] = []
+
+
+class Removals(Record):
+    """What of ``run.json`` says which rows were taken out since."""
+
+    steps: list[Taken] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from starfc.config import Config
@@ -13,6 +12,7 @@ from starfc.data.formats import LABEL_SUFFIXES
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
+from starfc.graph.partial import remove_search
 from starfc.graph.store import ANEW, building, elsewhere, find_graph, read_graph
 from starfc.runtime.opened import opened
 from starfc.runtime.stages import Stages
@@ -120,7 +120,7 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
         )
         write(graph, features)
         del graph
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_search(partial)
     log.info("kNN graph: written to %s", place)
     return read_graph(place, features, config.knn)
 

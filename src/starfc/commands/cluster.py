@@ -32,7 +32,8 @@ def cluster(
         Path | None, typer.Option(metavar="DIR", help="A kNN graph that `starfc knn` made of these features.")
     ] = None,
     min_cluster_size: Annotated[
-        int, typer.Option(min=1, help="Instances of smaller clusters get label -1; metrics are of before that.")
+        int,
+        typer.Option(min=1, max=2**62, help="Instances of smaller clusters get label -1; metrics are of before that."),
     ] = 1,
     partition: Annotated[
         Partition | None,

@@ -80,8 +80,8 @@ def evaluate(
 
 def _removed(folder: OpenedFolder) -> list[int]:
     """Rows that were taken out of a run since."""
-    from starfc.records import RunRecord
+    from starfc.records import Removals
 
     if not folder.has("run.json"):
         return []
-    return [row for step in folder.json("run.json", RunRecord).steps for row in step.removed]
+    return [row for step in folder.json("run.json", Removals).steps for row in step.removed]

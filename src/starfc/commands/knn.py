@@ -34,12 +34,11 @@ def knn(
     recall on sampled rows. A killed approximate search goes on where it stopped.
     """
     options.set_messages(quiet)
-    import shutil
-
     from starfc.config import RETIRED, Config
     from starfc.data.dataset import Features
     from starfc.data.formats import read_features
     from starfc.graph.knn import build_knn, fitting_k, search_bytes
+    from starfc.graph.partial import remove_search
     from starfc.graph.store import building
     from starfc.runtime.atomic import prepare_folder, temporary_folder
     from starfc.runtime.machine import set_threads
@@ -65,7 +64,7 @@ def knn(
             partial = out.with_name(out.name + ".partial")
             graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial)
             write(graph, valid)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_search(partial)
     search = stages.finished[-1]
     record = {
         "out": str(out),

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +23,29 @@ from starfc.graph.cells import Cells
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.records import Anything, SearchProgress
-from starfc.runtime.atomic import replacing, write_json
+from starfc.runtime.atomic import replacing, sweep, write_json
 from starfc.runtime.opened import OpenedFolder
 
 log = logging.getLogger("starfc")
 
 _Content = TypeVar("_Content", bound=BaseModel)
+
+
+_FILES = ("search.json", "cells.npz", "ids.part", "sims.part", "done.json")
+
+
+def remove_search(folder: Path) -> None:
+    """Remove what a search left in a folder, and the folder with it where it holds nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for name in _FILES:
+        if not (folder / name).is_dir():
+            (folder / name).unlink(missing_ok=True)
+    sweep(folder)
+    try:
+        folder.rmdir()
+    except OSError:
+        pass  # somebody's files are in it
 
 
 class PartialGraph:
@@ -46,8 +62,14 @@ class PartialGraph:
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         self.folder, self._lock, self._at = folder, threading.Lock(), OpenedFolder(folder)
         if self._read("search.json", Anything) != Anything(json.loads(json.dumps(key))):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            remove_search(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            others = sorted(path.name for path in folder.iterdir())
+            if others:
+                raise InputError(
+                    f"{folder}: searches are kept there until they have ended, and it holds {others[0]!r}, which is of "
+                    "none; move that, or name another place for the graph"
+                )
             write_json(folder / "search.json", key)
 
     def cells(self, make: Callable[[], Cells], n: int) -> Cells:

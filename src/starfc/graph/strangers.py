@@ -100,6 +100,8 @@ class Strangers:
 
         threads.each(work, slices(n - first, _BLOCK))
         np.maximum(spread[first:], np.float32(_LEAST_SHARE * self.spread), out=spread[first:])
+        nowhere = first + np.flatnonzero(~np.isfinite(median[first:]))  # rows without direction have no edges
+        median[nowhere], spread[nowhere] = 0, 1
         return Strangers(self.median, self.spread, median, spread, self.cohort)
 
     def placed(self, rows: NDArray[np.integer], num_nodes: int) -> Strangers:

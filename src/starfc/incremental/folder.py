@@ -45,7 +45,7 @@ from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph, read_graph
-from starfc.graph.structure import NO_LOGIT
+from starfc.graph.structure import MOST_NEIGHBOURS, NO_LOGIT
 from starfc.incremental.copies import known_by_edges, left_out
 from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
@@ -224,7 +224,11 @@ def _first_state(run: Run) -> State:
         representative = find_copies(features, rows)
         rows = rows[~copies_among(representative)[rows]]
     searched = features if len(rows) == len(features) else features.subset(rows, run.folder)
-    k, lowest = run.record["config"]["knn"], run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
+    k = run.record["config"]["knn"]
+    if k > max(4096, len(features)) or (isinstance(rule.model, StructuralModel) and k > MOST_NEIGHBOURS + 1):
+        path = run.folder / "run.json"
+        raise InputError(f"{path}: config.knn: {k:,} neighbours; it is damaged, run starfc cluster again")
+    lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
     fitting = min(k, len(rows)) if isinstance(rule.model, StructuralModel) else k
     graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))
     state = State.of(

@@ -39,6 +39,7 @@ from starfc.models.structural import EdgeScorer, StructuralModel, scorer_layers
 SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
 CONTEXT_NOISE = 0.1  # standard deviations added to every number of a context in training
 _CONTEXT_UNITS = 24
+_LEAST_SPREAD = 1e-9  # of strangers, in what is read
 _CONTEXT_RANGE = 4.0  # standard deviations: farther away a number counts as this far
 _LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles are seen
@@ -133,18 +134,20 @@ class Context:
         for name, shape in shapes.items():
             if given[name].shape != shape or given[name].dtype.kind not in "fi":
                 raise ValueError(f"{name}: numbers of shape {shape} needed; found {given[name].shape}")
+            if name != "num_nodes":
+                with np.errstate(over="ignore"):
+                    given[name] = given[name].astype(np.float64 if name == "pairs" else np.float32)
         if len(rows) != 1 or not all(np.isfinite(given[name]).all() for name in shapes):
             raise ValueError("context: finite numbers, and one median for each row, needed")
         cohort, (median, spread), num_nodes = given["cohort"], given["pairs"].tolist(), int(given["num_nodes"])
-        if cohort.ndim != 1 or cohort.dtype.kind != "i" or not cohort.size or num_nodes < 1:
+        if cohort.ndim != 1 or cohort.dtype.kind != "i" or not cohort.size or not 1 <= num_nodes < 1 << 48:
             raise ValueError("context: a cohort of rows and at least 1 node needed")
-        if not (spread > 0 and (given["node_spread"] > 0).all() and -1 <= median < 1):
+        if not (spread > _LEAST_SPREAD and (given["node_spread"] > _LEAST_SPREAD).all() and -1 <= median < 1):
             raise ValueError("context: spreads above 0 and a median from -1 to 1 needed")
         if cohort.min() < 0 or cohort.max() >= rows[0]:
             raise ValueError(f"cohort: rows from 0 to {rows[0] - 1} needed; found up to {cohort.max()}")
         known = Strangers(median, spread, given["node_median"], given["node_spread"], cohort)
-        adapted = given["adapted"].astype(np.float32) if "adapted" in given else None
-        return cls(known, num_nodes, *(given[name].astype(np.float32) for name in ("first", "second")), adapted)
+        return cls(known, num_nodes, given["first"], given["second"], given.get("adapted"))
 
     def late(self, model: ContextualModel) -> list[EdgeScorer]:
         """The second round's scorers of the set: the mean of their logits is an edge's.

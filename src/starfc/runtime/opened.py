@@ -26,6 +26,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.records import FileList, ListedFile, NameList
 
 FILES, NEXT, COMMIT, REMOVE = "files.json", ".next", "commit.json", "remove.json"
+_ADDING = ("tune",)  # commands that add to a folder, whose other files somebody else may have made
 _Content = TypeVar("_Content", bound=BaseModel)
 
 
@@ -143,6 +144,8 @@ class OpenedFolder:
 
     def _compare(self, path: Path, name: str, listed: ListedFile | None) -> None:
         remedy = self._remedy
+        if listed is None and self._files.command in _ADDING:
+            return
         if listed is None:
             raise InputError(
                 f"{path}: not among the files that {self.folder / FILES} lists, so of another run; {remedy}"

@@ -127,8 +127,9 @@ def test_a_run_keeps_what_adaptation_learnt(tmp_path):
     )
     adapted = record["choices"]["adapt"]
     assert adapted["value"] >= 1
-    assert "raises the expected F" in adapted["reason"]
-    assert f"adapted in {adapted['value']} rounds" in report(record, tmp_path / "run")
+    assert adapted["reason"].startswith("expected F, as the adapted model sees it, ")
+    times = "once" if adapted["value"] == 1 else f"{adapted['value']} times"
+    assert f"adapted {times}: expected F" in report(record, tmp_path / "run")
     context = Run.open(tmp_path / "run").parsed.context
     assert context.adapted.shape[0] == 2
     step = assign(tmp_path / "run", rows[-20:])

@@ -277,10 +277,12 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     expected = result.rounds
     if len(expected) < 2:
         return {"value": 0, "reason": "too few clusters or edges to learn from, or too doubtful ones"}
-    last = expected[-1] >= expected[-2] + GAIN
-    listed = ", ".join(f"{100 * value:.2f}" for value in expected)
-    reason = f"each round that stays raises the expected F by {100 * GAIN:g} at least (before and after: {listed})"
-    return {"value": len(expected) - 1 - (not last), "reason": reason}
+    kept = expected if expected[-1] >= expected[-2] + GAIN else expected[:-1]
+    rise = " -> ".join(f"{100 * value:.2f}" for value in kept)
+    reason = f"expected F, as the adapted model sees it, {rise}" if len(kept) > 1 else f"expected F {rise}"
+    if len(kept) < len(expected):
+        reason += f"; a round more, {100 * expected[-1]:.2f}, gained less than {100 * GAIN:g} and was taken back"
+    return {"value": len(kept) - 1, "reason": reason}
 
 
 def open_model(config: Config, folder: Path) -> Model:
@@ -345,9 +347,9 @@ def report(record: dict[str, Any], out: str | Path) -> str:
             f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}"
         )
         lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
-        adapted = record["choices"].get("adapt")
-        if adapted is not None:
-            lines.append(f"adapted in {adapted['value']} rounds: {adapted['reason']}")
+        if adapted := record["choices"].get("adapt"):
+            times = {0: "not adapted", 1: "adapted once"}.get(adapted["value"], f"adapted {adapted['value']} times")
+            lines.append(f"{times}: {adapted['reason']}")
     if record.get("min_cluster_size", 1) > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
         lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")

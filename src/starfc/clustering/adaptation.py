@@ -37,7 +37,7 @@ LEAST_EXPECTED = 0.5  # F of the clusters that are learnt from
 _WEIGHT, _SMOOTHING = 0.8, 0.02  # λ, ε
 _NODES = 8000  # whose edges are learnt from
 _BLOCK = 1 << 14
-_LEAST = 200  # edges within a half; it learns nothing from fewer
+_LEAST = 2000  # edges within a half; it learns nothing from fewer
 _STEPS, _BATCH, _RATE = 300, 1024, 1.5e-3
 
 

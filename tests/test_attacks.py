@@ -1,0 +1,86 @@
+"""What attempts to break it found: each with the right value."""
+
+import json
+
+import numpy as np
+import pytest
+from test_contextual import some_rows
+
+from starfc import StarFC
+from starfc.data.dataset import Features
+from starfc.errors import InputError
+from starfc.graph.partial import PartialGraph, remove_search
+from starfc.graph.strangers import Strangers
+from starfc.incremental.folder import assign
+from starfc.inference import run_inference
+from starfc.models.checkpoint import PRETRAINED
+from starfc.models.contextual import Context
+from starfc.recipes import model_config
+from starfc.runs import Run
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return some_rows(identities=20, size=12, dim=32, noise=0.4)[0]
+
+
+def clustered(tmp_path, rows):
+    np.save(tmp_path / "rows.npy", rows)
+    given = {"adapt": "off", "invalid_rows": "singleton", "model": {"kwargs": {"feature_dim": 32}}}
+    run_inference(
+        model_config(PRETRAINED, given), features=tmp_path / "rows.npy", out=tmp_path / "run", keep_edges=True
+    )
+    return tmp_path / "run"
+
+
+def test_a_folder_of_the_users_is_not_taken_for_a_search(tmp_path):
+    folder = tmp_path / "g.partial"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"g.partial: .* holds 'thesis.txt', which is of none"):
+        PartialGraph(folder, {"k": 3})
+    (folder / "search.json").write_text("{}")
+    remove_search(folder)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_rows_without_direction_may_be_added(tmp_path, rows):
+    run, new = clustered(tmp_path, rows[:-5]), rows[-5:].copy()
+    new[2] = np.nan
+    assign(run, new)
+    context = Run.open(run).parsed.context
+    assert np.isfinite(context.strangers.node_median).all()
+    assert assign(run, rows[:3]).joined == 3
+
+
+def test_strangers_of_a_row_without_direction_are_none(rows):
+    first = Strangers.of(Features(rows))
+    grown = first.grown(Features(np.concatenate([rows, np.full((1, 32), np.nan, np.float32)])))
+    assert (grown.node_median[-1], grown.node_spread[-1]) == (0, 1)
+
+
+def test_a_run_of_impossible_lists_is_refused(tmp_path, rows):
+    run = clustered(tmp_path, rows)
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["knn"] = 1_048_575
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "files.json").unlink()
+    with pytest.raises(InputError, match=r"config\.knn: 1,048,575 neighbours"):
+        assign(run, rows[:3])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("node_spread", 1e-300), ("pairs", [0.5, 1e-320]), ("num_nodes", 1e300), ("first", 1e200), ("adapted", 1e200)],
+)
+def test_numbers_of_a_context_are_checked_as_they_are_used(rows, name, value):
+    found = StarFC(adapt="off").fit(rows).edge_scores_.context.arrays() | {"adapted": np.zeros((2, 5), np.float32)}
+    shape = np.shape(found[name])
+    damaged = found | {name: np.broadcast_to(np.asarray(value, np.float64), shape).copy()}
+    with pytest.raises(ValueError, match="context"):
+        Context.from_arrays(damaged)
+
+
+def test_seeds_have_a_bound(rows):
+    with pytest.raises(InputError, match="random_state"):
+        StarFC(random_state=2**64).fit(rows)

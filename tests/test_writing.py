@@ -386,19 +386,24 @@ class TestWhatCannotBeWritten:
         assert (tmp_path / "filled").read_bytes() == bytes(10_000)
 
     @pytest.mark.parametrize("command", ["cluster", "knn", "convert", "report", "tune"])
-    def test_a_limit_of_file_sizes_on_the_command_line(self, clustered, tmp_path, command):
-        x, out = clustered / "x.npy", tmp_path / ("out.npy" if command == "convert" else "out")
-        arguments = {
-            "cluster": ["cluster", x, "-o", out],
-            "knn": ["knn", x, "-o", out],
-            "convert": ["convert", x, out],
-            "report": ["report", clustered / "run", "-o", out],
-            "tune": ["tune", x, clustered / "y.npy", "-o", out],
-        }[command]
+    def test_a_limit_of_file_sizes_on_the_command_line(self, clustered, tmp_path, tmp_path_factory, command):
+        x, name = clustered / "x.npy", "out.npy" if command == "convert" else "out"
+
+        def arguments(out):
+            return {
+                "cluster": ["cluster", x, "-o", out],
+                "knn": ["knn", x, "-o", out],
+                "convert": ["convert", x, out],
+                "report": ["report", clustered / "run", "-o", out],
+                "tune": ["tune", x, clustered / "y.npy", "-o", out],
+            }[command]
+
+        warm = arguments(tmp_path_factory.mktemp("compiled") / name)  # compiled code is kept in files, too
+        assert CliRunner().invoke(app, [*map(str, warm)]).exit_code == 0
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
-            message = refused(*arguments)
+            message = refused(*arguments(tmp_path / name))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert "cannot be written (" in message

@@ -97,7 +97,11 @@ def run_kinds_training(
         The record that is also in ``run.json``.
     """
     with changing(work_dir, TRAIN, inputs=inputs, overwrite=overwrite) as change:
-        record = _train(config, change)
+        torch.set_flush_denormal(True)  # weights that decay to nothing would be slow to multiply
+        try:
+            record = _train(config, change)
+        finally:
+            torch.set_flush_denormal(False)  # features of the same process may be as small
     shutil.rmtree(change.folder / "kinds", ignore_errors=True)
     return record
 
@@ -106,7 +110,6 @@ def _train(config: Config, change: Change) -> dict[str, Any]:
     work_dir, settings = change.folder, config.kinds
     count, device = set_threads(config.threads), choose_device(config.device)
     stages = Stages(config.memory_limit_bytes())
-    torch.set_flush_denormal(True)
     generator = torch.Generator().manual_seed(config.seed)
     shape = {"columns": config.knn - 1, "candidates": config.structural.candidates}
     model = ContextualModel(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import EpsImagePlugin, Image
 from test_contextual import some_rows
 
 from starfc import StarFC
@@ -16,6 +17,7 @@ from starfc.inference import run_inference
 from starfc.models.checkpoint import PRETRAINED
 from starfc.models.contextual import Context
 from starfc.recipes import model_config
+from starfc.review.images import open_pictures, read_picture
 from starfc.runs import Run
 
 
@@ -79,6 +81,31 @@ def test_numbers_of_a_context_are_checked_as_they_are_used(rows, name, value):
     damaged = found | {name: np.broadcast_to(np.asarray(value, np.float64), shape).copy()}
     with pytest.raises(ValueError, match="context"):
         Context.from_arrays(damaged)
+
+
+def test_a_picture_is_what_its_name_may_say(tmp_path, monkeypatch):
+    """Text that Pillow would give to another program to draw is no picture."""
+    asked = []
+    monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "_open", lambda image: asked.append(image))
+    (tmp_path / "0.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+    assert read_picture(tmp_path / "0.jpg") is None
+    assert not asked
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "1.png")
+    assert read_picture(tmp_path / "1.png").size == (8, 8)
+    (tmp_path / "1.png").rename(tmp_path / f"{17:030d}.png")
+    with pytest.raises(InputError, match="named after a row, of which there are 20"):
+        open_pictures(tmp_path, 20)
+
+
+def test_of_two_rows_nothing_is_expected(rows):
+    model = StarFC().fit(rows[:2])
+    assert model.estimate_ is None
+    assert any("nothing tells which belong together" in doubt for doubt in model.doubts_)
+
+
+def test_a_model_is_a_folder_or_loaded(rows):
+    with pytest.raises(InputError, match="model: a folder, a loaded model or None needed; found 3"):
+        StarFC(model=3).fit(rows)
 
 
 def test_seeds_have_a_bound(rows):

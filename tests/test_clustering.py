@@ -14,8 +14,8 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 
 from starfc.clustering import scoring
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import cluster, edge_confidence
+from starfc.clustering.edges import EdgeList, edge_confidence
+from starfc.clustering.pipeline import cluster
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,

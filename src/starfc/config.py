@@ -22,6 +22,7 @@ from starfc.evaluation.metrics import METRICS
 from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.hierarchical import OFFSETS, SCALES
+from starfc.published import RETIRED, with_effect, with_shares
 from starfc.records import Anything
 from starfc.runtime.atomic import write_json
 from starfc.runtime.opened import OpenedFolder, opened
@@ -33,34 +34,6 @@ log = logging.getLogger("starfc")
 
 MODELS = ("gcn", "hierarchical", "gcn_structural", "gcn_structural_any")
 STRUCTURAL = ("gcn_structural", "gcn_structural_any")  # of whole lists, whatever the embedding
-
-_SPLITS = ("train_data", "test_data")
-WITHOUT_EFFECT = frozenset(
-    (
-        "INPUT_SIZE",
-        "STAGES",
-        "batch_size_per_gpu",
-        "eval_interim",
-        "k_num3",
-        "mid_feat_path",
-        "mid_feat_path_test",
-        "model.kwargs.nclass",
-        "optimizer_config",
-        "sample_num",
-        "train_data.knn_graph_path",  # training builds the graph of every subgraph
-        "use_gcn_feat",
-        "workers_per_gpu",
-        *(f"{split}.{key}" for split in _SPLITS for key in ("list_path", "conf_metric", "eval_interim")),
-        *(f"{split}.neighbor_depth" for split in _SPLITS),
-    )
-)  # keys of the published configs that change nothing
-SAID_TWICE = {f"{split}.{key}": top for split in _SPLITS for key, top in (("k", "knn"), ("th_sim", "th_sim"))} | {
-    "k_num2": "hierarchical.k_mid"
-}  # keys of the published configs, and the ones that decide
-RETIRED = dict.fromkeys(WITHOUT_EFFECT, "a key of the published configs that has no effect; remove it") | {
-    key: f"{decides} decides that; set it there, and remove this key" for key, decides in SAID_TWICE.items()
-}
-RETIRED["_base_"] = "only a .py config inherits from another; a .json config is data, and stands alone"
 
 
 @dataclass(frozen=True)
@@ -436,14 +409,14 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     try:
         given = FileConfig.fromfile(str(path), lazy_import=False)._cfg_dict.to_dict()
         # of the file alone: an override of knn is no contradiction to the splits' k of the file
-        values, ignored = _with_effect(given)
+        values, ignored = with_effect(given, asdict(Config()))
         both = FileConfig(values)
         both.merge_from_dict(overrides)
-        values, more = _with_effect(both._cfg_dict.to_dict())
+        values, more = with_effect(both._cfg_dict.to_dict(), asdict(Config()))
     except Exception as error:  # whatever a user's own Python module raises is a problem of that module
         raise InputError(f"{path}: not a readable config ({type(error).__name__}: {error})") from error
     if "total_epochs" in overrides and not any(key.startswith("lr_config") for key in overrides):
-        values = _with_shares(values, given.get("total_epochs"))
+        values = with_shares(values, given.get("total_epochs"))
     with use(CONFIG):
         config = build(Config, values, RETIRED, str(path))
     if ignored | more:
@@ -455,45 +428,6 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         listed = ", ".join(f"{step:g}" for step in late)
         log.warning("%s: lr_config.step: %s never reached in %d epochs", path, listed, config.total_epochs)
     return config
-
-
-def _with_effect(values: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """A config without those keys of the published ones that change nothing, and these; what disagrees stays in it."""
-
-    ignored = {key for key in WITHOUT_EFFECT if _at(values, key) is not _NOWHERE}
-    defaults = asdict(Config())
-    for key, decides in SAID_TWICE.items():
-        if _at(values, key) == _at(values, decides, _at(defaults, decides)):
-            ignored.add(key)
-
-    def kept(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        return {
-            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-            for key, value in mapping.items()
-            if f"{prefix}{key}" not in ignored
-        }
-
-    return kept(values), ignored
-
-
-_NOWHERE = object()
-
-
-def _at(values: Any, dotted: str, default: Any = _NOWHERE) -> Any:
-    for name in dotted.split("."):
-        if not isinstance(values, Mapping) or name not in values:
-            return default
-        values = values[name]
-    return values
-
-
-def _with_shares(values: dict[str, Any], epochs: Any) -> dict[str, Any]:
-    """A config whose epochs of ``lr_config.step`` are shares of the number of epochs that they were written for."""
-    policy = values.get("lr_config")
-    steps = policy.get("step") if isinstance(policy, Mapping) else None
-    if not isinstance(epochs, int) or not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
-        return values
-    return values | {"lr_config": {**policy, "step": [step / epochs for step in steps if step < epochs]}}
 
 
 def stored_config(folder: str | Path | OpenedFolder, overrides: Mapping[str, Any] | None = None) -> Config:

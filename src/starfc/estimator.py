@@ -341,6 +341,8 @@ class StarFC(ClusterMixin, BaseEstimator):
     def _open_model(self, feature_dim: int) -> Model:
         if isinstance(self.model, Model):
             return self.model
+        if not isinstance(self.model, str | Path | None):
+            raise InputError(f"model: a folder, a loaded model or None needed; found {self.model!r}")
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
     def _thresholds(self) -> tuple[float | None, float | None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from starfc.clustering.adaptation import GAIN
+from starfc.clustering.adaptation import GAIN, stayed
 from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
 from starfc.clustering.pipeline import (
@@ -277,7 +277,7 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     expected = result.rounds
     if len(expected) < 2:
         return {"value": 0, "reason": "too few clusters or edges to learn from, or too doubtful ones"}
-    kept = expected if expected[-1] >= expected[-2] + GAIN else expected[:-1]
+    kept = stayed(expected)
     rise = " -> ".join(f"{100 * value:.2f}" for value in kept)
     reason = f"expected F, as the adapted model sees it, {rise}" if len(kept) > 1 else f"expected F {rise}"
     if len(kept) < len(expected):

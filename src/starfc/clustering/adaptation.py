@@ -19,7 +19,7 @@ them.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,13 +27,17 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
+from starfc.clustering.choice import THRESHOLDS, Choice, choose, estimate
 from starfc.clustering.confidence import ROW_BLOCK, Scoring
+from starfc.clustering.edges import EdgeList
 from starfc.graph.products import slices
 from starfc.models.structural import EdgeScorer
 from starfc.runtime import threads
 
-ROUNDS, GAIN = 4, 0.005  # at most so many, each of which raises the expected F by so much
-LEAST_EXPECTED = 0.5  # F of the clusters that are learnt from
+COMPONENTS = (0.5, 0.7)  # τ1 and τ2 of components with a contextual model
+GAIN = 0.005  # of the expected F, by a round that stays
+_ROUNDS = 4  # at most
+_LEAST_EXPECTED = 0.5  # F of the clusters that are learnt from
 _WEIGHT, _SMOOTHING = 0.8, 0.02  # λ, ε
 _NODES = 8000  # whose edges are learnt from
 _BLOCK = 1 << 14
@@ -64,6 +68,66 @@ class Adapted:
             return torch.stack([parameters_to_vector(scorer.parameters()) for scorer in self.scorers]).numpy()
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """τ1 and why, all ``edges`` that it was chosen among and, where communities were made for it, these.
+
+    ``rounds`` are the F-scores to be expected before adaptation and after each of its rounds, the last of which may not
+    have stayed (:func:`stayed`); ``adapted`` is what scored the edges then.
+    """
+
+    choice: Choice
+    edges: EdgeList
+    members: NDArray[np.integer] | None = None
+    adapted: Adapted | None = None
+    rounds: tuple[float, ...] = ()
+
+
+def choose_threshold(edges: EdgeList, mass: float, tau1: float | None, partition: str, seed: int) -> Chosen:
+    """τ1 of a partition, given or not; with 'infomap' by what is to be expected of the communities."""
+    if partition == "infomap":
+        choice, members = choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed)
+        return Chosen(choice, edges, members)
+    if tau1 is None:
+        reason = f"edges that are rather right than wrong, for partition {partition!r}"
+        return Chosen(Choice(COMPONENTS[0], reason, {}), edges)
+    return Chosen(Choice(tau1, "set by hand", {}), edges)
+
+
+def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | None, seed: int) -> Chosen:
+    """Rounds of adaptation, from communities by 'infomap', until one hardly raises the F to be expected.
+
+    Parameters
+    ----------
+    first : Chosen
+        What the model makes of the set as it is.
+    lowest : float
+        Edges of a lower p are not looked at.
+    tau1 : float, optional
+        Set by hand.
+    """
+    expected = (estimate(first.edges, first.members).fscore,)
+    if expected[0] < _LEAST_EXPECTED:
+        return replace(first, rounds=expected)
+    lessons, best = Lessons(scoring), first
+    for number in range(_ROUNDS):
+        scorers = lessons.adapted(scoring, best.adapted, best.members, seed + number)
+        if scorers is None:
+            break
+        edges, _, mass = scoring.parse(lowest, scorers)
+        found = choose_threshold(edges, mass, tau1, "infomap", seed)
+        expected = (*expected, estimate(edges, found.members).fscore)
+        if len(stayed(expected)) < len(expected):
+            break
+        best = replace(found, adapted=scorers)
+    return replace(best, rounds=expected)
+
+
+def stayed(rounds: tuple[float, ...]) -> tuple[float, ...]:
+    """The expected F before adaptation and after each round that stays: the last one does where it gains enough."""
+    return rounds if len(rounds) < 2 or rounds[-1] >= rounds[-2] + GAIN else rounds[:-1]
+
+
 class Lessons:
     """The edges that are learnt from: those of up to 8,000 nodes, evenly spaced, with their columns.
 
@@ -88,9 +152,10 @@ class Lessons:
     ) -> Adapted | None:
         """Scorers trained on clusters ``members`` (N,); None where a half has too few edges to learn from.
 
-        Both begin as the model's scorer for this set; ``before`` says what was believed in the last round.
+        Both begin as the model's scorer for this set, and stay on the CPU. ``before`` says what was believed in the
+        last round.
         """
-        scorer, temperature = scoring.scorer, float(scoring.temperature)
+        scorer, temperature = copy.deepcopy(scoring.scorer).cpu(), float(scoring.temperature)
         half = np.random.default_rng(seed).integers(0, 2, len(members)).astype(np.int8)[members]
         same = torch.from_numpy((members[self.rows] == members[self.cols]).astype(np.float32))
         believed = torch.empty(len(self.rows))

@@ -1,4 +1,4 @@
-"""The edge list that every stage after scoring takes and returns."""
+"""The edge list that every stage after scoring takes and returns, and what the edges at each node say together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numba as nb
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from starfc.graph.products import slices
+from starfc.runtime import threads
+
+_ROWS = 1 << 13
 
 Block = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]]
 
@@ -90,3 +95,45 @@ def _place_rows(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
             all_scores[e] = scores[at]
             at += 1
         free[rows[r]] += counts[r]
+
+
+def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Mean score of the edges at every node, either direction: (N,) float32, 0 for a node without an edge.
+
+    ``kept`` (E,): those of the edges that count; of a symmetric list, both directions or none.
+    """
+    if edges.symmetric:  # what leads to a node leaves it, too
+        total, count = sums_of_rows(edges.indptr, edges.scores, kept)
+    else:
+        total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
+        _add_ends(edges.indptr, edges.cols, edges.scores, kept, total, count)
+    return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+def sums_of_rows(
+    indptr: NDArray[np.int64], scores: NDArray[np.float32], kept: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Sum and number of the scores that each row lists, of those that are kept: (N,) each."""
+    n = len(indptr) - 1
+    total, count = np.zeros(n, np.float64), np.zeros(n, np.int32)
+    threads.each(lambda rows: _add_leaving(indptr, scores, kept, rows.start, rows.stop, total, count), slices(n, _ROWS))
+    return total, count
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_leaving(indptr, scores, kept, start, stop, total, count):
+    for i in range(start, stop):
+        for e in range(indptr[i], indptr[i + 1]):
+            if kept is None or kept[e]:
+                total[i] += scores[e]
+                count[i] += 1
+
+
+@nb.njit(cache=True)
+def _add_ends(indptr, cols, scores, kept, total, count):
+    for i in range(total.size):
+        for e in range(indptr[i], indptr[i + 1]):
+            if kept is None or kept[e]:
+                for end in (i, np.int64(cols[e])):
+                    total[end] += scores[e]
+                    count[end] += 1

@@ -11,16 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numba as nb
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.adaptation import GAIN, LEAST_EXPECTED, ROUNDS, Adapted, Lessons
-from starfc.clustering.choice import LOWEST, THRESHOLDS, Choice, Estimate, choose, estimate
+from starfc.clustering.adaptation import COMPONENTS, Adapted, adapt_to_set, choose_threshold
+from starfc.clustering.choice import LOWEST, Choice, Estimate, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.confidence import Scoring
-from starfc.clustering.edges import EdgeList, row_pointers
+from starfc.clustering.edges import EdgeList, edge_confidence, row_pointers
 from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
 from starfc.clustering.refinement import (
     dynamic_thresholds,
@@ -43,17 +42,13 @@ from starfc.errors import InputError
 from starfc.graph.affinity import scale_widths
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
-from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
 from starfc.models.contextual import Context, ContextualModel
 from starfc.models.structural import StructuralModel
-from starfc.runtime import threads
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.stages import Stages
 from starfc.words import word
-
-_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -181,11 +176,11 @@ def cluster(
     chosen, members = None, None
     if contextual:
         with stages.stage("choice", needs=80 * len(parsed)):
-            chosen = _chosen(parsed, start.mass, tau1, partition, seed)
+            chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
             # columns of the edges that are learnt from, and the edges as they are before and after
             with stages.stage("adaptation", needs=(256 << 20) + 200 * len(parsed)):
-                chosen = _adapted(start.scoring, chosen, lowest, tau1, partition, seed)
+                chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)
         tau1, members = chosen.choice.tau1, chosen.members
         parsed = chosen.edges.select(chosen.edges.scores > tau1)
     if communities:
@@ -213,54 +208,11 @@ def cluster(
     if not contextual:
         return result
     with stages.stage("estimate", needs=40 * len(start.edges)):
-        expected = estimate(start.edges, members)  # p that was adapted to the clusters would praise them
+        # p that was adapted to the clusters would praise them; where nothing is a candidate, nothing is known
+        expected = estimate(start.edges, members) if candidates else None
     context = start.scoring.context
     outside = max(model.first.outside(context.first), model.second.outside(context.second))
     return replace(result, estimate=expected, choice=chosen.choice, outside=outside, rounds=chosen.rounds)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """τ1 and why, all ``edges`` that it was chosen among and, where communities were made for it, these.
-
-    ``rounds`` are the F-scores to be expected before adaptation and after each of its rounds, the last of which may not
-    have stayed; ``adapted`` is what scored the edges then.
-    """
-
-    choice: Choice
-    edges: EdgeList
-    members: NDArray[np.integer] | None = None
-    adapted: Adapted | None = None
-    rounds: tuple[float, ...] = ()
-
-
-def _chosen(edges: EdgeList, mass: float, tau1: float | None, partition: str, seed: int) -> Chosen:
-    if partition == "infomap":
-        choice, members = choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed)
-        return Chosen(choice, edges, members)
-    if tau1 is None:
-        reason = f"edges that are rather right than wrong, for partition {partition!r}"
-        return Chosen(Choice(COMPONENTS[0], reason, {}), edges)
-    return Chosen(Choice(tau1, "set by hand", {}), edges)
-
-
-def _adapted(scoring: Scoring, first: Chosen, lowest: float, tau1: float | None, partition: str, seed: int) -> Chosen:
-    """Rounds of adaptation (:mod:`starfc.clustering.adaptation`), until one hardly raises the F to be expected."""
-    expected = (estimate(first.edges, first.members).fscore,)
-    if expected[0] < LEAST_EXPECTED:
-        return replace(first, rounds=expected)
-    lessons, best = Lessons(scoring), first
-    for number in range(ROUNDS):
-        scorers = lessons.adapted(scoring, best.adapted, best.members, seed + number)
-        if scorers is None:
-            break
-        edges, _, mass = scoring.parse(lowest, scorers)
-        found = _chosen(edges, mass, tau1, partition, seed)
-        expected = (*expected, estimate(edges, found.members).fscore)
-        if expected[-1] < expected[-2] + GAIN:
-            break
-        best = replace(found, adapted=scorers)
-    return replace(best, rounds=expected)
 
 
 def _leiden(resolution: float) -> Callable[[EdgeList, int, NDArray[np.integer]], NDArray[np.integer]]:
@@ -325,7 +277,6 @@ def without_search(n: int, keep_edges: bool = False) -> Clustering:
     return Clustering(np.zeros(n, np.int64), np.zeros(n, np.float32), summary, parsed)
 
 
-COMPONENTS = (0.5, 0.7)  # τ1 and τ2 of components with a contextual model
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
 
 
@@ -424,48 +375,6 @@ def _clustering(
         labels = largest_first(members)
         summary = summarise(candidates, parsed, refined, labels)
         return Clustering(labels, edge_confidence(refined), summary, edges)
-
-
-def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Mean score of the edges at every node, either direction: (N,) float32, 0 for a node without an edge.
-
-    ``kept`` (E,): those of the edges that count; of a symmetric list, both directions or none.
-    """
-    if edges.symmetric:  # what leads to a node leaves it, too
-        total, count = sums_of_rows(edges.indptr, edges.scores, kept)
-    else:
-        total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
-        _add_ends(edges.indptr, edges.cols, edges.scores, kept, total, count)
-    return (total / np.maximum(count, 1)).astype(np.float32)
-
-
-def sums_of_rows(
-    indptr: NDArray[np.int64], scores: NDArray[np.float32], kept: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Sum and number of the scores that each row lists, of those that are kept: (N,) each."""
-    n = len(indptr) - 1
-    total, count = np.zeros(n, np.float64), np.zeros(n, np.int32)
-    threads.each(lambda rows: _add_leaving(indptr, scores, kept, rows.start, rows.stop, total, count), slices(n, _ROWS))
-    return total, count
-
-
-@nb.njit(cache=True, nogil=True)
-def _add_leaving(indptr, scores, kept, start, stop, total, count):
-    for i in range(start, stop):
-        for e in range(indptr[i], indptr[i + 1]):
-            if kept is None or kept[e]:
-                total[i] += scores[e]
-                count[i] += 1
-
-
-@nb.njit(cache=True)
-def _add_ends(indptr, cols, scores, kept, total, count):
-    for i in range(total.size):
-        for e in range(indptr[i], indptr[i + 1]):
-            if kept is None or kept[e]:
-                for end in (i, np.int64(cols[e])):
-                    total[end] += scores[e]
-                    count[end] += 1
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:

@@ -271,7 +271,9 @@ def identities(column: pa.Array, name: str) -> NDArray[np.int64]:
         missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True))
     missing = missing.to_numpy(zero_copy_only=False)
     if missing.any():
-        raise InputError(f"{name}: row {int(missing.argmax())} (from 0) has no label; every row needs one")
+        raise InputError(
+            f"{name}: row {int(missing.argmax())} (from 0) has no label; every row needs one, -1 where it is unknown"
+        )
     values = _integers(column)
     if values is not None:
         return values.to_numpy(zero_copy_only=False).astype(np.int64)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components
 from starfc.clustering.copies import copied_confidence, copies_among, join_copies
+from starfc.clustering.edges import edge_confidence
 from starfc.clustering.partition import PARTITIONS, RESOLUTION
-from starfc.clustering.pipeline import ParsedEdges, edge_confidence
+from starfc.clustering.pipeline import ParsedEdges
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph, id_dtype

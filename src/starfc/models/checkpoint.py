@@ -322,8 +322,8 @@ def stored_thresholds(
 def _read(path: Path) -> object:
     if not path.is_file():
         raise MissingFileError(
-            f"{path}: no such checkpoint; a model folder holds {' and '.join(FILES.values())}, or of the hierarchical "
-            "model Backbone1.pth, Head4.pth and Attention.pth"
+            f"{path}: no such checkpoint; a model folder holds Contextual.pth, Structural.pth, "
+            f"{' and '.join(FILES.values())}, or of the hierarchical model Backbone1.pth, Head4.pth and Attention.pth"
         )
     try:
         with open_regular(path, "checkpoint") as file:

@@ -41,6 +41,7 @@ log = logging.getLogger("starfc")
 TILE = 64  # pixels of a thumbnail's longer side, at most
 COLUMNS = 16  # thumbnails a line and a column: a sheet of 1024 x 1024 pixels is 4 MiB where it is shown
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # whatever a file's name says
 _GREY = 128
 _MOST_PIXELS = 90_000_000  # of a picture that is decoded
 
@@ -129,7 +130,7 @@ def _in_folder(folder: Path, num_instances: int) -> list[Path | None]:
     if found and all(path.stem.isdecimal() for path in found):
         files: list[Path | None] = [None] * num_instances
         for path in found:
-            row = int(path.stem[:20])
+            row = int(path.stem) if len(path.stem) <= 20 else num_instances
             if row >= num_instances:
                 raise InputError(f"{path}: named after a row, of which there are {num_instances:,}, counted from 0")
             if files[row] is not None:
@@ -162,7 +163,7 @@ def read_picture(path: Path) -> Image | None:
     from PIL import Image, ImageOps
 
     try:
-        with open_regular(path, "picture") as file, Image.open(file) as image:
+        with open_regular(path, "picture") as file, Image.open(file, formats=_FORMATS) as image:
             image.draft("RGB", (TILE, TILE))  # a JPEG is decoded at the size that is needed
             if image.width * image.height > _MOST_PIXELS:
                 return None

@@ -16,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges, sums_of_rows
+from starfc.clustering.edges import EdgeList, sums_of_rows
+from starfc.clustering.pipeline import ParsedEdges
 from starfc.review.cuts import Cuts, best_cuts
 from starfc.review.pairs import Pairs, Rule
 

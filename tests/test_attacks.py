@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 from test_contextual import some_rows
+from typer.testing import CliRunner
 
 from starfc import StarFC
+from starfc.commands import app
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.partial import PartialGraph, remove_search
 from starfc.graph.strangers import Strangers
 from starfc.incremental.folder import assign
 from starfc.inference import run_inference
-from starfc.models.checkpoint import PRETRAINED
+from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.contextual import Context
 from starfc.recipes import model_config
 from starfc.review.images import open_pictures, read_picture
@@ -24,6 +26,17 @@ from starfc.runs import Run
 @pytest.fixture(scope="module")
 def rows():
     return some_rows(identities=20, size=12, dim=32, noise=0.4)[0]
+
+
+@pytest.fixture
+def starfc():
+    """Run the command in this process; returns exit code and stderr."""
+
+    def run(*arguments):
+        done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+        return done.exit_code, done.stderr
+
+    return run
 
 
 def clustered(tmp_path, rows):
@@ -44,6 +57,25 @@ def test_a_folder_of_the_users_is_not_taken_for_a_search(tmp_path):
     (folder / "search.json").write_text("{}")
     remove_search(folder)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("recall", [(), ("--recall", 0.9)])
+def test_what_a_graph_is_written_beside_stays(starfc, tmp_path, rows, recall):
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "g.partial").mkdir()
+    (tmp_path / "g.partial" / "thesis.txt").write_text("mine")
+    assert starfc("knn", tmp_path / "rows.npy", "-o", tmp_path / "g", *recall)[0] == 0
+    assert (tmp_path / "g.partial" / "thesis.txt").read_text() == "mine"
+
+
+def test_rows_without_direction_may_be_fitted_later(rows):
+    new = rows[-5:].copy()
+    new[2] = np.nan
+    model = StarFC(adapt="off", invalid_rows="singleton").fit(rows[:-5]).partial_fit(new)
+    assert (model.labels_ == model.labels_[len(rows) - 3]).sum() == 1
+    assert np.isfinite(model.edge_scores_.context.strangers.node_median).all()
+    before = model.labels_.copy()
+    np.testing.assert_array_equal(model.partial_fit(rows[:3]).labels_[-3:], before[:3])
 
 
 def test_rows_without_direction_may_be_added(tmp_path, rows):
@@ -109,5 +141,22 @@ def test_a_model_is_a_folder_or_loaded(rows):
 
 
 def test_seeds_have_a_bound(rows):
-    with pytest.raises(InputError, match="random_state"):
+    with pytest.raises(InputError, match=r"random_state: between 0 and 4611686018427387904 needed"):
         StarFC(random_state=2**64).fit(rows)
+
+
+@pytest.mark.parametrize("command", ["cluster", "knn"])
+def test_seeds_have_a_bound_on_the_command_line(starfc, tmp_path, rows, command):
+    np.save(tmp_path / "rows.npy", rows)
+    code, said = starfc(command, tmp_path / "rows.npy", "-o", tmp_path / "out", "--seed", 2**63)
+    assert (code, said.strip().count("\n")) == (2, 0)
+    assert "--seed: between 0 and 4611686018427387904 needed; found 9223372036854775808" in said
+
+
+def test_weights_stay_readable_where_thresholds_are_chosen_for_them(starfc, tmp_path, rows):
+    save_model(load_model(PRETRAINED), tmp_path / "weights")  # a folder without files.json
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "labels.npy", np.repeat(np.arange(20), 12))
+    weights = tmp_path / "weights"
+    assert starfc("tune", tmp_path / "rows.npy", tmp_path / "labels.npy", "--model", weights)[0] == 0
+    assert starfc("cluster", tmp_path / "rows.npy", "-o", tmp_path / "out", "--model", weights)[0] == 0

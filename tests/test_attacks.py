@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
+from conftest import same_partition
 from test_contextual import some_rows
 from typer.testing import CliRunner
 
@@ -85,6 +86,46 @@ def test_rows_without_direction_may_be_added(tmp_path, rows):
     context = Run.open(run).parsed.context
     assert np.isfinite(context.strangers.node_median).all()
     assert assign(run, rows[:3]).joined == 3
+
+
+@pytest.mark.parametrize("cone", [0.0, 2.0])
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_follows_rows_that_nothing_could_be_learnt_from_is_as_clustered_at_once(caplog, cone, first):
+    rows, _ = some_rows(identities=20, size=12, dim=32, noise=0.6, cone=cone)
+    nowhere = np.zeros((4, 32), np.float32)
+    nowhere[1:] = np.nan
+    model = StarFC(adapt="off", invalid_rows="singleton").fit(np.concatenate([nowhere, rows[:first]]))
+    model.partial_fit(rows[first:])
+    assert len(set(model.labels_[:4])) == 4
+    assert not np.isin(model.labels_[4:], model.labels_[:4]).any()
+    whole = StarFC(adapt="off").fit(rows)
+    assert same_partition(model.labels_[4:], whole.labels_)
+    found, wanted = model.edge_scores_.context, whole.edge_scores_.context
+    assert (found.num_nodes, found.strangers.median) == (240, pytest.approx(wanted.strangers.median, abs=1e-6))
+    np.testing.assert_allclose(found.first, wanted.first, atol=1e-5)
+    assert model.assigned_.doubts == [
+        f"240 rows by now, where {first} were clustered: the threshold was found for so few, and clusters may be "
+        "wrong; cluster all rows anew"
+    ]
+    assert caplog.text.count("rows by now") == 1
+    assert not model.partial_fit(rows[:30]).assigned_.doubts
+
+
+def test_what_outgrew_a_handful_of_rows_is_said_once(starfc, tmp_path, rows):
+    for name, some in (("two", rows[:2]), ("few", rows[2:20]), ("many", rows[20:])):
+        np.save(tmp_path / f"{name}.npy", some)
+    run = tmp_path / "run"
+    assert starfc("cluster", tmp_path / "two.npy", "-o", run)[0] == 0
+    said = "rows by now, where 2 were clustered"
+    assert said not in starfc("assign", run, tmp_path / "few.npy")[1]
+    assert "240 " + said in starfc("assign", run, tmp_path / "many.npy")[1]
+    assert said not in starfc("assign", run, tmp_path / "few.npy")[1]
+    assert [len(step["doubts"]) for step in json.loads((run / "assign.json").read_text())] == [0, 1, 0]
+    assert said in json.loads((run / "run.json").read_text())["doubts"][-1]
+
+
+def test_a_run_that_grows_as_it_should_is_not_doubted(rows):
+    assert StarFC(adapt="off").fit(rows[:30]).partial_fit(rows[30:]).assigned_.doubts == []
 
 
 def test_strangers_of_a_row_without_direction_are_none(rows):

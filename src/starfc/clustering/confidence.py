@@ -27,7 +27,6 @@ from starfc.models.contextual import (
     Context,
     ContextualModel,
     first_context,
-    neutral_context,
     sampled_nodes,
     second_context,
 )
@@ -71,8 +70,8 @@ class Scoring:
         self.before = self.context = None
         early, late = model.first, model.second
         if contextual:
-            neutral, sample = neutral_context(model, n), self._of_some(sampled_nodes(n))  # neutral: there is no edge
-            seen_first = first_context(sample, n, features.dim, strangers) if len(sample) else neutral.first
+            sample = self._of_some(sampled_nodes(n))
+            seen_first = first_context(sample, n, features.dim, strangers) if len(sample) else model.first.neutral
             early = model.first.of(seen_first)
         if model.rounds == 2:
             before, first = EdgeLogits(self.structure), _on(early, device)
@@ -86,7 +85,7 @@ class Scoring:
             self.before = before
         if contextual:
             sample = self._of_some(sampled_nodes(n))
-            seen_second = second_context(seen_first, sample) if len(sample) else neutral.second
+            seen_second = second_context(seen_first, sample) if len(sample) else model.second.neutral
             late = model.second.of(seen_second)
             self.context = Context(strangers, n, seen_first, seen_second)
         self.scorer = early if self.before is None else late

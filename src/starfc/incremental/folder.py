@@ -360,6 +360,7 @@ def _record(
         "num_copies": int(np.count_nonzero(copies_among(state.representative))),
         "num_singletons": int(np.count_nonzero(sizes == 1)),
         "num_left_out": int(sizes[sizes < small].sum()),
+        "doubts": [*record.get("doubts", []), *assigned.doubts],
         "steps": [*record.get("steps", []), step],
     }
 

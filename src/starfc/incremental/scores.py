@@ -7,6 +7,7 @@ where they are not known yet, and kept: a row's other logits stay as they were w
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from starfc.clustering.confidence import ROW_BLOCK
+from starfc.clustering.confidence import ROW_BLOCK, Scoring
 from starfc.clustering.scoring import NodeProjections, edge_probabilities
 from starfc.clustering.scoring_kernels import Scorer
 from starfc.data.dataset import Features
 from starfc.graph.affinity import Affinity
-from starfc.graph.neighbours import id_dtype
+from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
 from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, encode, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
-from starfc.models.contextual import Context
+from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
@@ -68,6 +69,16 @@ def score_new(
     return rows[order], cols[order], scores[order]
 
 
+def read_context(model: ContextualModel, features: Features, lists: Lists, scratch: Path | None = None) -> Context:
+    """The context of the rows that have lists, two or more, as clustering them reads it off."""
+    rows, n = np.flatnonzero(lists.alive), len(lists)
+    place = np.full(n + 1, -1, lists.ids.dtype)  # the last is what -1 points to
+    place[rows] = np.arange(len(rows))
+    graph = KnnGraph(place[lists.ids[rows]], lists.sims[rows])
+    context = Scoring(model, features.subset(rows, scratch), graph, scratch=scratch).context
+    return replace(context, strangers=context.strangers.placed(rows, n))
+
+
 def _published(
     model: StarFCModel,
     features: Features,
@@ -105,8 +116,8 @@ def _structural(
     context: Context | None,
 ) -> Scored:
     new = np.flatnonzero(lists.alive[first:]) + first
-    if not new.size:
-        return new, new, np.empty(0, np.float32)
+    if not new.size or np.count_nonzero(lists.alive) < 2:
+        return new[:0], new[:0], np.empty(0, np.float32)
     askers = touched[(lists.ids[touched, : model.candidates] >= first).any(axis=1)]
     order = locality_order(lists.graph)
 

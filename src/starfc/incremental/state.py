@@ -26,15 +26,17 @@ from starfc.incremental.clusters import Merge, Split, regroup
 from starfc.incremental.communities import within_communities
 from starfc.incremental.edges import changed, without
 from starfc.incremental.lists import Lists, Step, StoredLists
-from starfc.incremental.scores import score_new
+from starfc.incremental.scores import read_context, score_new
 from starfc.models.checkpoint import Model
-from starfc.models.contextual import Context, ContextualModel, neutral_context
+from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.stages import Stages
 from starfc.words import word
 
 log = logging.getLogger("starfc")
+
+_GROWTH = 10  # times the rows that a context was read off: beyond, it says little of the others
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Assigned:
     """What a step did. Ids of clusters are stable; rows of new instances follow the earlier ones.
 
     ``labels`` (m,) int64 are the clusters of the new instances; ``joined`` how many went to clusters that were there,
-    ``created`` the ids of new ones; ``merges`` and ``splits`` what the edges ask for, done where ``applied``.
+    ``created`` the ids of new ones; ``merges`` and ``splits`` what the edges ask for, done where ``applied``;
+    ``doubts`` what has become doubtful about the clustering by this step, each of which was also logged as a warning.
     """
 
     labels: NDArray[np.int64]
@@ -106,6 +109,7 @@ class Assigned:
     applied: bool
     removed: list[int]
     num_clusters: int
+    doubts: list[str] = field(default_factory=list)
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
 
@@ -123,7 +127,8 @@ class State:
     ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters; with
     communities the kept ones are those within a cluster, and none is across.
     ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
-    ``context`` is what a contextual model judges edges by.
+    ``context`` is what a contextual model judges edges by; None where fewer than two rows could be compared, so that
+    it is read off the rows of the step after which there are more.
     ``representative`` (N,) int64 is the row that stands for each: the row itself, or of a copy (a row of the same
     direction) the one whose cluster it is in. Copies have no lists, and ``parsed`` no edges to them. ``collapse``: new
     rows may be copies.
@@ -147,14 +152,10 @@ class State:
 
     def __post_init__(self) -> None:
         self.context = self.parsed.context
-        if not isinstance(self.rule.model, ContextualModel) or self.context is not None:
-            return
-        if np.count_nonzero(self.lists.alive) < 2:
-            self.context = neutral_context(self.rule.model, len(self.labels))  # of one distinct row nothing was scored
-        else:
+        if self._contextual and self.context is None and np.count_nonzero(self.lists.alive) > 1:
             raise InputError(
-                "assign: the run did not keep what its model judged the edges by (edges/context.npz); run starfc "
-                "cluster again"
+                "assign: the run did not keep what its model judged the edges by (edges/context.npz); cluster "
+                "everything again"
             )
 
     @classmethod
@@ -221,6 +222,10 @@ class State:
             next_label = int(labels.max()) + 1
         none = np.empty(0, np.int64)
         return cls(rule, features, lists, parsed, labels, next_label, none, representative, collapse)
+
+    @property
+    def _contextual(self) -> bool:
+        return isinstance(self.rule.model, ContextualModel)
 
     @property
     def confidence(self) -> NDArray[np.float32]:
@@ -298,6 +303,9 @@ class State:
             rule, touched, context = self.rule, last.touched(first), self.context
             if context is not None:
                 context = replace(context, strangers=context.strangers.grown(features))
+            elif self._contextual and np.count_nonzero(lists.alive) > 1:
+                context = read_context(rule.model, features, lists, scratch)
+            doubts = self._outgrown(lists)
             added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch, context)
         with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
             parsed, ends = without(parsed, remove) if remove.size else (parsed, remove)
@@ -332,9 +340,24 @@ class State:
         self.next_label, self.touched = grouping.next_label, touched[:-1]
         return Assigned(
             grouping.labels[first:], first, grouping.joined, grouping.created.tolist(), grouping.merges,
-            grouping.splits, apply_merges, remove.tolist(), self.num_clusters, time.perf_counter() - started,
+            grouping.splits, apply_merges, remove.tolist(), self.num_clusters, doubts, time.perf_counter() - started,
             {stage.name: stage.seconds for stage in stages.finished[before:]},
         )  # fmt: skip
+
+    def _outgrown(self, lists: Lists) -> list[str]:
+        """That rows are many more by now than those that the threshold was found for, by the step that brings that."""
+        if not self._contextual:
+            return []
+        before, now = int(np.count_nonzero(self.lists.alive)), int(np.count_nonzero(lists.alive))
+        judged = before if self.context is None else self.context.num_nodes
+        if not before <= _GROWTH * max(judged, 1) < now:
+            return []
+        doubt = (
+            f"{now:,} rows by now, where {judged:,} were clustered: the threshold was found for so few, and clusters "
+            "may be wrong; cluster all rows anew"
+        )
+        log.warning("%s", doubt)
+        return [doubt]
 
     def _removable(self, rows: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
         rows = np.unique(np.asarray(rows, np.int64))

@@ -209,6 +209,11 @@ class ContextScorer(nn.Module):
         hidden = torch.tanh(self.context[0](seen if noise is None else seen + noise))
         return self.context[1](hidden if kept is None else hidden * kept)
 
+    @property
+    def neutral(self) -> NDArray[np.float32]:
+        """The context (c,) of rows of which no two can be compared: the mean of those that it was trained on."""
+        return self.context_mean.cpu().numpy()
+
     def forward(self, features: Tensor, modulation: Tensor) -> Tensor:
         """Logits (m,) of edges (m, f), each with the modulation (m, 4 h + 2) of its set."""
         h = self.nhid
@@ -275,11 +280,3 @@ class ContextualModel(StructuralModel):
         """A model as another's ``shape`` says, which its state dict holds."""
         nhid, columns, candidates, smoothing = shape.tolist()
         return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing)
-
-
-def neutral_context(model: ContextualModel, num_nodes: int) -> Context:
-    """The context of rows among which nothing can be compared: the mean of the kinds that the model was trained on."""
-    nodes = np.zeros(num_nodes, np.float32), np.full(num_nodes, 0.1, np.float32)
-    strangers = Strangers(0.0, 0.1, *nodes, np.zeros(min(num_nodes, 1), np.int64))
-    first, second = (scorer.context_mean.cpu().numpy() for scorer in (model.first, model.second))
-    return Context(strangers, max(num_nodes, 2), first, second)

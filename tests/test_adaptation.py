@@ -144,7 +144,7 @@ def test_set_by_hand(tmp_path):
     np.save(tmp_path / "rows.npy", rows)
     config = model_config(PRETRAINED, WIDTH | {"adapt": "off"})
     record = run_inference(config, features=tmp_path / "rows.npy", out=tmp_path / "run")
-    assert record["choices"]["adapt"] == {"value": 0, "reason": "set by hand"}
+    assert record["choices"]["adapt"] == {"value": 0, "reason": "adapt is off"}
     found = StarFC(adapt="off").fit(rows)
     np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), found.labels_)
     with pytest.raises(InputError, match="adapt: one of 'auto', 'off' needed; found 'on'"):

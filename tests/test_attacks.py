@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image
 from conftest import same_partition
+from PIL import EpsImagePlugin, Image
 from test_contextual import some_rows
 from typer.testing import CliRunner
 

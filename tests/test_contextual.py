@@ -238,7 +238,7 @@ def test_the_threshold_of_the_highest_edge_f_is_chosen():
     assert choice.tried == pytest.approx({0.2: 2 * 16.2 / (28 + 16.2), 0.7: 2 * 11.4 / (12 + 16.2)})
     assert f"{100 * choice.tried[0.7]:.2f} at 0.7" in choice.reason
     by_hand, _ = choose(edges, mass, (0.3,))
-    assert (by_hand.tau1, by_hand.reason) == (0.3, "set by hand")
+    assert (by_hand.tau1, by_hand.reason) == (0.3, "given, not chosen from the data")
 
 
 def test_communities_are_joined_only_by_many_good_edges():

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from starfc.clustering.copies import collapsed, with_copies
+from starfc.clustering.pipeline import cluster
 from starfc.config import Config
-from starfc.data.dataset import Split
+from starfc.data.dataset import Features, Split
 from starfc.errors import InputError
-from starfc.evaluation.metrics import labelled, require_pairs, say_unlabelled
+from starfc.evaluation.metrics import evaluate, labelled, require_pairs, say_unlabelled
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
 from starfc.graph.knn import build_knn, fitting_k
-from starfc.inference import open_model
-from starfc.models.checkpoint import THRESHOLDS, Model
+from starfc.graph.neighbours import KnnGraph
+from starfc.inference import open_model, partition
+from starfc.models.checkpoint import THRESHOLDS, Model, copied_files
+from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.commit import changing
 from starfc.runtime.kinds import TUNE
@@ -57,11 +63,13 @@ def run_choice(
     overwrite : bool
         Whether files may be replaced that neither a training nor an earlier choice wrote.
 
+    Where the model's own way is another, communities at a τ1 that the data decide, it is scored on the same labels.
+
     Returns
     -------
     dict
-        The chosen point of 'fixed' and of 'dynamic', or without labels all outlines of either; :func:`report` makes
-        text of it.
+        The chosen point of 'fixed' and of 'dynamic', and that of the model's own way as 'default'; or without labels
+        all outlines of either. :func:`report` makes text of it.
 
     Raises
     ------
@@ -73,8 +81,15 @@ def run_choice(
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
     read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
-    with changing(model_folder if out is None else out, TUNE, inputs=read, overwrite=overwrite) as change:
-        return _run(config, model, features, labels, change.place, device)
+    out = model_folder if out is None else Path(out)
+    elsewhere = not (out.exists() and out.samefile(model_folder))
+    files = copied_files(model_folder) if elsewhere else {}  # thresholds are found beside weights
+    with changing(out, TUNE, also=files, inputs=read, overwrite=overwrite) as change:
+        found = _run(config, model, features, labels, change.place, device)
+        if isinstance(found["fixed"], Point):
+            for name, path in files.items():
+                shutil.copyfile(path, change.place / name)
+        return found
 
 
 def _run(
@@ -111,7 +126,33 @@ def _run(
     identities = np.delete(split.labels, invalid)
     known = identities[labelled(identities)]
     where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
-    return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where)
+    default = {}
+    if isinstance(model, ContextualModel) and config.partition.type != "components":
+        default = {"default": _default(config, valid, graph, identities, model, device)}
+    return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where, beside=default)
+
+
+def _default(
+    config: Config,
+    features: Features,
+    graph: KnnGraph,
+    identities: NDArray[np.int64],
+    model: ContextualModel,
+    device: torch.device,
+) -> Point:
+    """The scores of what the model does where no threshold is given."""
+    distinct, representative = collapsed(features) if config.copies == "collapse" else (features, None)
+    if representative is not None:
+        k = min(config.knn, len(distinct))
+        graph = build_knn(distinct, k, config.knn_method, config.knn_params, config.seed, config.knn_recall)
+    asked = {**partition(config), "adapt": config.adapt, "seed": config.seed, "device": device}
+    found = cluster(distinct, graph, model, tau1=None, tau2=None, **asked)
+    if representative is not None:
+        found = with_copies(found, representative)
+    scores = evaluate(identities, found.labels, ("pairwise", "bcubed"))
+    pairs = scores["pairwise"]
+    values = pairs["precision"], pairs["recall"], pairs["fscore"], scores["bcubed"]["fscore"]
+    return Point(found.choice.tau1, 0.0, *values, found.num_clusters)
 
 
 def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:
@@ -123,7 +164,22 @@ def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) 
     for refinement, p in found.items():
         scores = f"{100 * p.precision:>11.2f}{100 * p.recall:>9.2f}{100 * p.fscore:>8.2f}{100 * p.bcubed:>10.2f}"
         lines.append(f"{refinement:<12}{p.tau1:>8g}{p.tau2:>8g}{scores}{p.num_clusters:>10,}")
+    if "default" in found:
+        lines.append(_verdict(found))
     return "\n".join([*lines, f"written to {out}: {THRESHOLDS}, threshold_surface.csv, threshold_surface.png"])
+
+
+def _verdict(found: dict[str, Point]) -> str:
+    """Whether the chosen thresholds are better than the model's own way, which uses none of them."""
+    best = max(("fixed", "dynamic"), key=lambda refinement: found[refinement].fscore)
+    gain = 100 * (found[best].fscore - found["default"].fscore)
+    if gain > 0:
+        how = {"fixed": "partition components", "dynamic": "refinement dynamic"}[best]
+        return f"better than the default by {gain:.2f} points of F: {best}; it is used with {how} only"
+    return (
+        "better, or as good: the default, communities at a tau1 that the data decide; cluster without thresholds "
+        "(these are used with partition components or refinement dynamic only)"
+    )
 
 
 def _outlines(outlines: dict[str, list[Outline]], out: str | Path) -> str:

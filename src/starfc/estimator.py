@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
-from starfc.models.checkpoint import PRETRAINED, Model, load_model, stored_thresholds
+from starfc.models.checkpoint import PRETRAINED, Model, Thresholds, load_model, thresholds_for
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.review.explain import Explanation, explain_pair
@@ -35,8 +36,6 @@ from starfc.runtime.machine import choose_device
 from starfc.schema import build
 
 log = logging.getLogger("starfc")
-
-PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
 
 class StarFC(ClusterMixin, BaseEstimator):
@@ -56,8 +55,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         than it was trained on, and a warning says so.
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None, of either alone too: what is stored beside
-        the weights, or the published value (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for a loaded model; with the
-        packaged model τ1 is chosen from the data.
+        the weights, which was chosen for components, or the published value (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for
+        a loaded model; with the packaged model τ1 of communities is chosen from the data.
     partition : {'components', 'infomap', 'leiden'}, optional
         How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
     knn_method : {'faiss', 'faiss_gpu', 'ivf'}
@@ -89,7 +88,7 @@ class StarFC(ClusterMixin, BaseEstimator):
     partition_ : str
         Partition that was used: with the packaged weights 'infomap' unless another was asked for.
     choice_ : Choice or None
-        τ1 and why, where it was chosen from the data.
+        τ1 and why, with the packaged model and the fixed refinement.
     estimate_ : dict or None
         Pairwise ``precision``, ``recall`` and ``fscore`` and the ``bcubed`` F-score that are to be expected, fractions,
         estimated without labels (:mod:`starfc.clustering.choice`).
@@ -168,7 +167,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         self._check_parameters()
         contextual = isinstance(self.model_, ContextualModel) and self.refinement == "fixed"
         self.partition_ = self.partition or ("infomap" if contextual else "components")
-        self.tau1_, self.tau2_ = self._thresholds()
+        decided = self._thresholds()
+        self.tau1_, self.tau2_ = decided.tau1, decided.tau2
         k = self._neighbours() if self.k is None else self.k
         distinct, representative, wanted = features, None, k
         structural = isinstance(self.model_, StructuralModel)
@@ -206,11 +206,12 @@ class StarFC(ClusterMixin, BaseEstimator):
             rows = np.unique(every[rows])
         result = with_singletons(result, invalid_rows)
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
+        self.choice_ = result.choice
         if result.choice is not None:
             self.tau1_ = result.choice.tau1
+            self.choice_ = replace(result.choice, reason=decided.reason or result.choice.reason)
         self.tau1_ = COMPONENTS[0] if self.tau1_ is None else self.tau1_  # of fewer than two rows
         self.tau2_ = self._least_intimacy() if self.tau2_ is None else self.tau2_
-        self.choice_ = result.choice
         self.estimate_ = None if result.estimate is None else vars(result.estimate)
         for doubt in self.doubts_:
             log.warning("%s", doubt)
@@ -345,17 +346,9 @@ class StarFC(ClusterMixin, BaseEstimator):
             raise InputError(f"model: a folder, a loaded model or None needed; found {self.model!r}")
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
-    def _thresholds(self) -> tuple[float | None, float | None]:
-        if self.tau1 is not None and self.tau2 is not None:
-            return self.tau1, self.tau2
-        if not isinstance(self.model, Model):
-            folder = PRETRAINED if self.model is None else self.model
-            tau1, tau2 = stored_thresholds(folder, self.model_, self.refinement)
-        elif isinstance(self.model, ContextualModel):
-            tau1, tau2 = stored_thresholds(None, self.model_, self.refinement)
-        else:
-            tau1, tau2 = PUBLISHED[self.refinement]
-        return tau1 if self.tau1 is None else self.tau1, tau2 if self.tau2 is None else self.tau2
+    def _thresholds(self) -> Thresholds:
+        folder = None if isinstance(self.model, Model) else PRETRAINED if self.model is None else self.model
+        return thresholds_for(self.model_, folder, self.refinement, self.partition_, self.tau1, self.tau2)
 
     def _least_intimacy(self) -> float:
         return COMPONENTS[1] if self.partition_ == "components" else 0.0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from starfc.clustering.adaptation import GAIN, stayed
+from starfc.clustering.choice import GIVEN
 from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
 from starfc.clustering.pipeline import (
@@ -32,7 +33,7 @@ from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.knn import fitting_k, search_bytes
 from starfc.graph.neighbours import empty_graph
 from starfc.graph.store import find_graph
-from starfc.models.checkpoint import Model, load_model, stored_thresholds
+from starfc.models.checkpoint import Model, Thresholds, load_model, thresholds_for
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
@@ -148,7 +149,8 @@ def _run(
             raise MissingFileError(f"{knn_graph}: no kNN graph there; `starfc knn` makes one")
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
-    tau1, tau2 = thresholds(config, model_folder, refinement, model)
+    decided = thresholds(config, model_folder, refinement, model)
+    tau1, tau2 = decided.tau1, decided.tau2
 
     with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
@@ -225,7 +227,7 @@ def _run(
         "refinement": refinement,
         "partition": config.partition.type,
         "thresholds": {"tau1": tau1, "tau2": tau2},
-        "choices": choices(result, config, graph.k, stored, len(valid) - len(distinct)),
+        "choices": choices(result, config, decided, graph.k, stored, len(valid) - len(distinct)),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": warnings,
         "diagnostics": diagnostics,
@@ -247,24 +249,28 @@ def _run(
     return record
 
 
-def choices(result: Clustering, config: Config, k: int, stored: bool, num_copies: int) -> dict[str, dict[str, Any]]:
-    """What was chosen for this set, or by hand, each with its reason in one line.
+def choices(
+    result: Clustering, config: Config, decided: Thresholds, k: int, stored: bool, num_copies: int
+) -> dict[str, dict[str, Any]]:
+    """What was chosen for this set, or given, each with its reason in one line.
 
-    ``stored``: the kNN graph was there before, and is of all rows.
+    ``decided`` are the thresholds before the data decided about those that are None. ``stored``: the kNN graph was
+    there before, and is of all rows.
     """
     reason = "as the config says; the packaged model was trained on 80"
     copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
     if config.copies == "keep":
-        copies = {"value": "keep", "reason": "set by hand"}
+        copies = {"value": "keep", "reason": GIVEN}
     elif stored and not num_copies:
         copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
+    default = config.partition.type == ("infomap" if config.model.type == "gcn_structural_any" else "components")
     found: dict[str, dict[str, Any]] = {
         "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
-        "partition": {"value": config.partition.type, "reason": "the default of the model, or set by hand"},
+        "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
         "copies": copies,
     }
     if result.choice is not None:
-        found["tau1"] = {"value": result.choice.tau1, "reason": result.choice.reason}
+        found["tau1"] = {"value": result.choice.tau1, "reason": decided.reason or result.choice.reason}
         found["adapt"] = _adaptation(result, config)
     return found
 
@@ -272,8 +278,9 @@ def choices(result: Clustering, config: Config, k: int, stored: bool, num_copies
 def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     """How many rounds of adaptation stayed, and why."""
     if config.adapt == "off" or config.partition.type != "infomap":
-        by_hand = config.adapt == "off"
-        return {"value": 0, "reason": "set by hand" if by_hand else "only communities by infomap are learnt from"}
+        off = config.adapt == "off"
+        reason = f"{word('adapt')} is off" if off else "only communities by infomap are learnt from"
+        return {"value": 0, "reason": reason}
     expected = result.rounds
     if len(expected) < 2:
         return {"value": 0, "reason": "too few clusters or edges to learn from, or too doubtful ones"}
@@ -305,18 +312,10 @@ def partition(config: Config) -> dict[str, Any]:
     return {"partition": chosen.type, "resolution": chosen.resolution}
 
 
-def thresholds(config: Config, model_folder: Path, refinement: str, model: Model) -> tuple[float | None, float | None]:
-    """τ1 and τ2 of a refinement: the config's, or of these that are None those stored beside the weights.
-
-    None where a contextual model leaves the choice to the data.
-    """
+def thresholds(config: Config, model_folder: Path, refinement: str, model: Model) -> Thresholds:
+    """The thresholds of a refinement: the config's, or of these that are None those that belong to the weights."""
     pair = config.dynamic if refinement == "dynamic" else config
-    if pair.tau1 is not None and pair.tau2 is not None:
-        return pair.tau1, pair.tau2
-    tau1, tau2 = stored_thresholds(model_folder, model, refinement)
-    if tau1 is not None:
-        log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", model_folder, refinement, tau1, tau2)
-    return tau1 if pair.tau1 is None else pair.tau1, tau2 if pair.tau2 is None else pair.tau2
+    return thresholds_for(model, model_folder, refinement, config.partition.type, pair.tau1, pair.tau2)
 
 
 def report(record: dict[str, Any], out: str | Path) -> str:

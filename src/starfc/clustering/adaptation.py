@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
-from starfc.clustering.choice import THRESHOLDS, Choice, choose, estimate
+from starfc.clustering.choice import GIVEN, THRESHOLDS, Choice, choose, estimate
 from starfc.clustering.confidence import ROW_BLOCK, Scoring
 from starfc.clustering.edges import EdgeList
 from starfc.graph.products import slices
@@ -91,7 +91,7 @@ def choose_threshold(edges: EdgeList, mass: float, tau1: float | None, partition
     if tau1 is None:
         reason = f"edges that are rather right than wrong, for partition {partition!r}"
         return Chosen(Choice(COMPONENTS[0], reason, {}), edges)
-    return Chosen(Choice(tau1, "set by hand", {}), edges)
+    return Chosen(Choice(tau1, GIVEN, {}), edges)
 
 
 def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | None, seed: int) -> Chosen:
@@ -104,7 +104,7 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
     lowest : float
         Edges of a lower p are not looked at.
     tau1 : float, optional
-        Set by hand.
+        Given.
     """
     expected = (estimate(first.edges, first.members).fscore,)
     if expected[0] < _LEAST_EXPECTED:

@@ -36,6 +36,7 @@ from starfc.clustering.partition import infomap
 LOWEST = 0.1  # edges of a lower p are not looked at
 TOLERANCE = 0.0005
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # τ1 to choose from
+GIVEN = "given, not chosen from the data"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def choose(
     tau1 = max(tau for tau, value in tried.items() if value >= lowest)
     members = join_communities(edges, found[tau1], tau1)
     if len(tried) == 1:
-        return Choice(tau1, "set by hand", tried), members
+        return Choice(tau1, GIVEN, tried), members
     listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
     reason = f"the highest whose expected F of candidate edges is the best, or near it in a large set ({listed})"
     return Choice(tau1, reason, tried), members

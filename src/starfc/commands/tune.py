@@ -38,8 +38,10 @@ def tune(
 
     These should be like those to cluster, and of identities that the model was not trained on. Clusters at every
     pair of a grid and takes the best pairwise F, averaged over neighbours on the grid; of a structural model the lowest
-    tau1 within a standard error of it (docs/tuning.md). Writes thresholds.json,
-    which `starfc cluster --model DIR` finds in the model's folder, threshold_surface.csv and .png.
+    tau1 within a standard error of it (docs/tuning.md). They are thresholds of components; where the model makes
+    communities by default, these are scored on the same labels, and which is better is said. Writes thresholds.json,
+    threshold_surface.csv and .png, and into another folder than the model's its weights, so that `starfc cluster
+    --model DIR` takes it.
     """
     if model is None and out is None:
         raise InputError("--out: a folder to write to is needed where the model is the packaged one; or name a --model")

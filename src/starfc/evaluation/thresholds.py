@@ -13,7 +13,7 @@ on and that are like those to cluster; where there are none, :func:`outline` say
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -190,6 +190,7 @@ def choose_and_store(
     th_sim: float = 0.0,
     device: str | torch.device = "cpu",
     chosen_on: str,
+    beside: Mapping[str, Point] | None = None,
 ) -> dict[str, Point]:
     """Choose a pair of thresholds for either refinement on a labelled kNN graph, and store all in a folder.
 
@@ -211,6 +212,8 @@ def choose_and_store(
         kNN entries below this similarity do not enter the affinity graph.
     chosen_on : str
         What these instances are, for the record.
+    beside : mapping, optional
+        Other ways to cluster them, which are stored and returned with those that are chosen.
 
     Returns
     -------
@@ -230,9 +233,10 @@ def choose_and_store(
     ]
     count = int((labelled(labels) if scored is None else labelled(labels) & scored).sum())
     draw(folder / "threshold_surface.png", [panels], f"pairwise F, {count:,} instances")
-    save_thresholds(folder, {refinement: asdict(point) for refinement, point in chosen.items()}, chosen_on)
     for refinement, point in chosen.items():
         log.info("thresholds, %s: tau1 %g, tau2 %g, pairwise F %.4f", refinement, point.tau1, point.tau2, point.fscore)
+    chosen |= beside or {}
+    save_thresholds(folder, {name: asdict(point) for name, point in chosen.items()}, chosen_on)
     return chosen
 
 

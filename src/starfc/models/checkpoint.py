@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +27,8 @@ from starfc.runtime.atomic import write_bytes, write_json
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.words import advice
 
+log = logging.getLogger("starfc")
+
 FILES = {"backbone": "Backbone.pth", "head": "Head.pth"}
 HIERARCHICAL_FILES = {
     "backbone": "Backbone1.pth",
@@ -37,6 +41,7 @@ HIERARCHICAL_FILES = {
 }
 _TRAINING_ONLY = ("heads.small", "heads.mid", "heads.large", "offset_learner")
 THRESHOLDS = "thresholds.json"
+PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # comes with the package
 FORMAT = "starfc checkpoint 1"
 
@@ -83,14 +88,11 @@ def load_model(
     if path.is_file():
         return _from_checkpoint(path, feature_dim, nhid, scales)
     folder = opened(path)
-    contextual, structural, basic = CONTEXTUAL_FILES[""], STRUCTURAL_FILES[""], folder.has(FILES["backbone"])
-    if folder.has(contextual):
-        return _structural(*_stored(folder, contextual), nhid, ContextualModel, 4)
-    if folder.has(structural) and not basic:
-        return _structural(*_stored(folder, structural), nhid)
-    hierarchical = not basic and folder.has(_newest(folder, HIERARCHICAL_FILES["backbone"]))
-    names = {part: _newest(folder, name) for part, name in (HIERARCHICAL_FILES if hierarchical else FILES).items()}
-    names = {part: name for part, name in names.items() if folder.has(name) or part not in _TRAINING_ONLY}
+    kind, names = _stored_names(folder)
+    if kind is CONTEXTUAL_FILES:
+        return _structural(*_stored(folder, names[""]), nhid, ContextualModel, 4)
+    if kind is STRUCTURAL_FILES:
+        return _structural(*_stored(folder, names[""]), nhid)
     states, places = {}, {}
     for part, name in names.items():
         states[part], places[part] = _stored(folder, name)
@@ -98,7 +100,7 @@ def load_model(
     widths = _checked_widths(states["backbone"].get("conv1.weight"), places["backbone"], feature_dim, nhid)
     for head in heads:
         _require_head(states[head], widths[1], places[head])
-    if hierarchical:
+    if kind is HIERARCHICAL_FILES:
         stored = states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS))
         offsets = _offsets(stored, places.get("offset_learner", path))
         model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or _stored_scales(folder))
@@ -107,6 +109,31 @@ def load_model(
     for part, state in states.items():
         _load_part(model.get_submodule(part), state, places[part])
     return model.eval()
+
+
+def _stored_names(folder: OpenedFolder) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of the files of weights in a folder, by the part of the model: as published, and as they are there."""
+    basic = folder.has(FILES["backbone"])
+    if folder.has(CONTEXTUAL_FILES[""]):
+        kind = CONTEXTUAL_FILES
+    elif folder.has(STRUCTURAL_FILES[""]) and not basic:
+        kind = STRUCTURAL_FILES
+    else:
+        hierarchical = not basic and folder.has(_newest(folder, HIERARCHICAL_FILES["backbone"]))
+        kind = HIERARCHICAL_FILES if hierarchical else FILES
+    names = {part: _newest(folder, name) for part, name in kind.items()}
+    return kind, {part: name for part, name in names.items() if folder.has(name) or part not in _TRAINING_ONLY}
+
+
+def copied_files(path: str | Path) -> dict[str, Path]:
+    """What makes a model of a folder besides its thresholds, weights and config: new names, and where they lie now."""
+    path = Path(path)
+    if path.is_file():
+        return {}
+    folder = opened(path)
+    kind, names = _stored_names(folder)
+    files = {kind[part]: folder.verified(name) for part, name in names.items()}
+    return files | ({"config.json": folder.verified("config.json")} if folder.has("config.json") else {})
 
 
 def describe(model: Model) -> dict[str, object]:
@@ -265,7 +292,8 @@ def _offsets(stored: Tensor, path: Path) -> tuple[int, ...]:
 def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]], chosen_on: str) -> None:
     """Write ``thresholds.json``: a pair for either refinement, and what they were chosen on.
 
-    ``pairs`` has an entry 'fixed' and one 'dynamic', each with tau1, tau2 and whatever else is known of the pair.
+    ``pairs`` has an entry 'fixed' and one 'dynamic', each with tau1, tau2 and whatever else is known of the pair. Both
+    are of components, and used for these alone where the model has another way.
     """
     write_json(Path(folder) / THRESHOLDS, {**pairs, "chosen_on": chosen_on})
 
@@ -305,25 +333,59 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     return float(values[0]), float(values[1])
 
 
-def stored_thresholds(
-    folder: str | Path | None, model: Model, refinement: str = "fixed"
-) -> tuple[float, float] | tuple[None, None]:
-    """:func:`load_thresholds`, or of a contextual model without ``thresholds.json`` what its calibration allows.
+@dataclass(frozen=True)
+class Thresholds:
+    """τ1 and τ2 of a clustering, None where the data decide; ``reason`` says where a τ1 is from that was not given."""
 
-    That is None and None for fixed refinement, where the data decide, and for dynamic refinement edges that are rather
-    right than wrong, with the published ceiling. ``folder`` None: the model is of no folder.
+    tau1: float | None
+    tau2: float | None
+    reason: str | None = None
+
+
+def thresholds_for(
+    model: Model,
+    folder: str | Path | None,
+    refinement: str,
+    partition: str,
+    tau1: float | None = None,
+    tau2: float | None = None,
+) -> Thresholds:
+    """The thresholds of a clustering: those given, and of these that are None what belongs to the weights.
+
+    That is what is stored beside them, which was chosen for components, or the published pair of weights that are of no
+    folder. With a contextual model it is None for communities, where the data decide, and where nothing is stored;
+    there the dynamic refinement takes edges that are rather right than wrong, and the published ceiling.
+
+    Parameters
+    ----------
+    folder : path or None
+        Of the weights.
+    refinement : {'fixed', 'dynamic'}
+    partition : {'components', 'infomap', 'leiden'}
+    tau1, tau2 : float, optional
+        Those given.
     """
-    alone = folder is None or not opened(folder).has(THRESHOLDS)
-    if isinstance(model, ContextualModel) and alone:
-        return (None, None) if refinement == "fixed" else (0.5, 0.78)
-    return load_thresholds(folder, refinement)
+    pair, stored = (tau1, tau2), None
+    if tau1 is None or tau2 is None:
+        found = folder is not None and (not isinstance(model, ContextualModel) or opened(folder).has(THRESHOLDS))
+        if isinstance(model, ContextualModel) and (partition != "components" or not found):
+            pair = (None, None) if refinement == "fixed" else (0.5, PUBLISHED["dynamic"][1])
+        elif folder is None:
+            pair, stored = PUBLISHED[refinement], "the published value"
+        else:
+            pair, stored = load_thresholds(folder, refinement), f"stored in {folder}, chosen on labels for components"
+            log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", folder, refinement, *pair)
+    first, second = (own if given is None else given for own, given in zip(pair, (tau1, tau2), strict=True))
+    return Thresholds(first, second, stored if tau1 is None else None)
 
 
 def _read(path: Path) -> object:
     if not path.is_file():
+        alone = f"; beside its {THRESHOLDS} put the weights that it was chosen for"
         raise MissingFileError(
             f"{path}: no such checkpoint; a model folder holds Contextual.pth, Structural.pth, "
             f"{' and '.join(FILES.values())}, or of the hierarchical model Backbone1.pth, Head4.pth and Attention.pth"
+            f"{alone if path.with_name(THRESHOLDS).is_file() else ''}"
         )
     try:
         with open_regular(path, "checkpoint") as file:

@@ -13,7 +13,10 @@ from starfc import StarFC
 from starfc.commands import app
 from starfc.data.dataset import Features
 from starfc.errors import InputError
+from starfc.graph import store
+from starfc.graph.knn import exact_knn
 from starfc.graph.partial import PartialGraph, remove_search
+from starfc.graph.store import building
 from starfc.graph.strangers import Strangers
 from starfc.incremental.folder import assign
 from starfc.inference import run_inference
@@ -22,6 +25,8 @@ from starfc.models.contextual import Context
 from starfc.recipes import model_config
 from starfc.review.images import open_pictures, read_picture
 from starfc.runs import Run
+from starfc.runtime.commit import changing
+from starfc.runtime.kinds import KNN
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,49 @@ def test_a_folder_of_the_users_is_not_taken_for_a_search(tmp_path):
     (folder / "search.json").write_text("{}")
     remove_search(folder)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_search_leaves_goes_while_its_place_is_held(monkeypatch, tmp_path, rows):
+    held = []
+
+    def remove(partial):
+        with pytest.raises(InputError, match="is writing there"), changing(tmp_path / "g", KNN):
+            pass
+        held.append((partial.name, (tmp_path / "g" / "manifest.json").is_file()))
+
+    monkeypatch.setattr(store, "remove_search", remove)
+    with building(tmp_path / "g", tmp_path / "g.partial") as write:
+        write(exact_knn(rows, 5), Features(rows))
+    assert held == [("g.partial", True)]
+
+
+def test_a_recall_without_effect_is_said_once(starfc, tmp_path, rows):
+    np.save(tmp_path / "rows.npy", rows)
+    _, said = starfc("knn", tmp_path / "rows.npy", "-o", tmp_path / "g", "--recall", 0.9)
+    assert said.count("exact search is as fast for these 240 rows, and is made") == 1
+    assert "--recall 0.9 or not" in said
+    assert "exact search" not in starfc("knn", tmp_path / "rows.npy", "-o", tmp_path / "g")[1]
+
+
+def test_json_has_a_limit(tmp_path, rows):
+    run = clustered(tmp_path, rows)
+    (run / "files.json").unlink()
+    with (run / "run.json").open("r+b") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(InputError, match=r"run\.json: a JSON file of at most 67,108,864 bytes is read; found 67,"):
+        Run.open(run)
+
+
+def test_a_torn_list_of_steps_is_no_list(tmp_path, rows):
+    run = clustered(tmp_path, rows[:-9])
+    for at in (-9, -6):
+        assign(run, rows[at : at + 3])
+    (run / "files.json").unlink()
+    whole = (run / "assign.json").read_text()
+    assert [step["first_row"] for step in json.loads(whole)] == [231, 234]
+    (run / "assign.json").write_text(whole[:-3])
+    with pytest.raises(InputError, match=r"assign\.json: not what such a file holds"):
+        assign(run, rows[-3:])
 
 
 @pytest.mark.parametrize("recall", [(), ("--recall", 0.9)])

@@ -44,10 +44,6 @@ class Whatever(RootModel[Any]):
     """Any value."""
 
 
-class Objects(RootModel[list[dict[str, Any]]]):
-    """A list of objects, such as ``assign.json``."""
-
-
 class NameList(RootModel[list[Text]]):
     """``.next/commit.json`` and ``remove.json``: names of files that are to take their places, or to go."""
 

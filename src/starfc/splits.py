@@ -12,7 +12,6 @@ from starfc.data.formats import LABEL_SUFFIXES
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.partial import remove_search
 from starfc.graph.store import ANEW, building, elsewhere, find_graph, read_graph
 from starfc.runtime.opened import opened
 from starfc.runtime.stages import Stages
@@ -114,13 +113,12 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
             )
         return graph
     partial = place.with_name(place.name + ".partial") if named else opened(out).path(f"knn/{name}.partial")
-    with building(place) as write:
+    with building(place, partial) as write:
         graph = build_knn(
             features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial
         )
         write(graph, features)
         del graph
-    remove_search(partial)
     log.info("kNN graph: written to %s", place)
     return read_graph(place, features, config.knn)
 

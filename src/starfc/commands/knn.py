@@ -38,7 +38,6 @@ def knn(
     from starfc.data.dataset import Features
     from starfc.data.formats import read_features
     from starfc.graph.knn import build_knn, fitting_k, search_bytes
-    from starfc.graph.partial import remove_search
     from starfc.graph.store import building
     from starfc.runtime.atomic import prepare_folder, temporary_folder
     from starfc.runtime.machine import set_threads
@@ -50,10 +49,11 @@ def knn(
     set_threads(config.threads)
     stages = Stages(config.memory_limit_bytes())
     prepare_folder(out.parent)
+    partial = out.with_name(out.name + ".partial")
     with (
         temporary_folder() as temporary,
         options.stored_features(features, temporary) as (place, name),
-        building(out, inputs=(place,), overwrite=overwrite) as write,
+        building(out, partial, inputs=(place,), overwrite=overwrite) as write,
     ):
         with stages.stage("features"):
             valid, invalid = Features(
@@ -61,10 +61,8 @@ def knn(
             ).valid(config.invalid_rows)
             k = fitting_k(k, len(valid), str(name))
         with stages.stage("kNN graph", needs=search_bytes(valid, k, config.knn_method)):
-            partial = out.with_name(out.name + ".partial")
             graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial)
             write(graph, valid)
-    remove_search(partial)
     search = stages.finished[-1]
     record = {
         "out": str(out),

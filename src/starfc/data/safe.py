@@ -31,6 +31,7 @@ _PIECE = 16 << 20  # bytes that are read of a stream at once
 _HEADER = 1 << 16  # bytes of a .npy's header, at most
 _RATIO, _LEAST = 4096, 256 << 20  # what is compressed may be so many times the file, or so many bytes
 _NPZ = "NumPy file"
+_JSON = 64 << 20  # bytes of JSON that are read, at most: what it makes in memory is up to 50 times that
 _Content = TypeVar("_Content", bound=BaseModel)
 
 
@@ -338,10 +339,22 @@ def read_lines(path: str | Path, what: str = "text file", *, follow: bool = True
 
 
 def read_json(path: str | Path, content: type[_Content], *, follow: bool = False) -> _Content:
-    """Read JSON as data, validated: a model of pydantic says which keys and types there must be."""
+    """Read JSON as data, validated: a model of pydantic says which keys and types there must be.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        It is not there, larger than 64 MiB, no JSON, or not of that model.
+    """
     path = Path(path)
     with open_regular(path, "JSON file", follow=follow) as file:
-        text = file.read()
+        size = os.fstat(file.fileno()).st_size
+        if size > _JSON:
+            raise InputError(
+                f"{path}: a JSON file of at most {_JSON:,} bytes is read; found {size:,}; it is damaged, or not of "
+                "this package"
+            )
+        text = file.read(size)
     try:
         return content.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:

@@ -178,10 +178,20 @@ def _exact(features: Features, k: int) -> KnnGraph:
     return KnnGraph(graph.ids, graph.sims, {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0})
 
 
+def _exact_instead(features: Features, k: int, recall: float) -> KnnGraph:
+    log.info(
+        "kNN graph: exact search is as fast for these %s rows, and is made: it finds all neighbours, %s %g or not",
+        f"{len(features):,}",
+        word("knn_recall"),
+        recall,
+    )
+    return _exact(features, k)
+
+
 def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path) -> KnnGraph:
     n, rng = len(features), np.random.default_rng(seed)
     if "nprobe" not in params and n / 2 < _CELL_ROW:
-        return _exact(features, k)
+        return _exact_instead(features, k, recall)
     count = params.get("nlist", max(1, min(round(3 * math.sqrt(n)), n // 39)))
     chunk = min(max(n // 16, _CHUNKS[0]), _CHUNKS[1])
     partial = PartialGraph(
@@ -198,8 +208,7 @@ def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: 
     else:
         probes = _probes_for(recall, features, cells, measured)
         if _CELL_PRODUCT * probes / count * n + _CELL_ROW > n / 2:
-            log.info("kNN graph: recall %g needs %d of %d cells; exact search is as fast", recall, probes, count)
-            return _exact(features, k)
+            return _exact_instead(features, k, recall)
         probes = max(probes, _probes_for(recall, features, cells, draw_sample(features, k, rng)))
     while True:
         probes = min(probes, count)

@@ -22,8 +22,6 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.errors import InputError
-
 
 @dataclass(frozen=True)
 class KnnGraph:
@@ -67,79 +65,17 @@ def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], rows: NDArray[np.
     rows : (n,) integers
         Whose results they are.
     num_nodes : int
-        Nodes of the whole graph; ids at or above it are refused.
+        Nodes of the whole graph, which all ids are of.
 
     Returns
     -------
     KnnGraph
         Of n rows: self and missing entries removed, similarities clipped to [0, 1], rows sorted.
     """
-    if ids.size and int(ids.max()) >= num_nodes:
-        raise InputError(
-            f"kNN graph: neighbour id {int(ids.max())} in a graph of {num_nodes} nodes; is it another split's?"
-        )
     out_ids = np.full(ids.shape, -1, id_dtype(num_nodes))
     out_sims = np.zeros(ids.shape, np.float32)
     _tidy_rows(np.ascontiguousarray(ids), np.ascontiguousarray(sims), rows, out_ids, out_sims)
     return KnnGraph(out_ids, out_sims)
-
-
-def require_neighbours(
-    name: str, ids: NDArray[np.integer], sims: NDArray[np.floating], rows: slice, num_nodes: int
-) -> None:
-    """Refuse lists of neighbours that compiled kernels must not see.
-
-    Parameters
-    ----------
-    name : str
-        The graph's, for the message.
-    ids, sims : (n, k) arrays
-        Neighbours, negative where there is none, and similarities or distances.
-    rows : slice
-        The nodes whose lists they are.
-    num_nodes : int
-        Nodes of the whole graph.
-
-    Raises
-    ------
-    InputError
-        An id of no node, a neighbour twice in a list (the node itself fills slots without one), or a number that is
-        not finite beside a neighbour.
-    """
-    row, column, fault = _first_fault(np.ascontiguousarray(ids), np.ascontiguousarray(sims), rows.start, num_nodes)
-    if fault:
-        value = sims[row, column] if fault == 3 else ids[row, column]
-        what = ("an id of no node", "a neighbour twice in a list", "a number that is not finite")[fault - 1]
-        raise InputError(
-            f"{name}: {what}: row {rows.start + row}, column {column} (from 0): {value}, in a graph of {num_nodes:,} "
-            "nodes; is it another split's, or damaged?"
-        )
-
-
-@nb.njit(cache=True)
-def _first_fault(ids, sims, first, num_nodes):
-    """Row, column and kind of the first fault: 1 id, 2 twice, 3 not finite; kind 0 where there is none."""
-    size = 4
-    while size < 4 * ids.shape[1]:
-        size *= 2
-    names, owners = np.empty(size, np.int64), np.full(size, -1, np.int64)  # a hash table of row i's neighbours
-    for i in range(ids.shape[0]):
-        for c in range(ids.shape[1]):
-            j = ids[i, c]
-            if j < 0:
-                continue
-            if j >= num_nodes:
-                return i, c, 1
-            if not np.isfinite(sims[i, c]):
-                return i, c, 3
-            if j != first + i:
-                slot = (np.int64(j) * 2654435761) & (size - 1)
-                while owners[slot] == i:
-                    if names[slot] == j:
-                        return i, c, 2
-                    slot = (slot + 1) & (size - 1)
-                names[slot], owners[slot] = j, i
-    return 0, 0, 0
 
 
 @nb.njit(cache=True)

@@ -21,8 +21,9 @@ from starfc.data.blocks import npy_numbers
 from starfc.data.dataset import Features
 from starfc.data.safe import Npz
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.checks import require_lists
-from starfc.graph.neighbours import KnnGraph, id_dtype, require_neighbours, tidy
+from starfc.graph.checks import require_ids, require_lists, require_numbers
+from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
+from starfc.graph.partial import remove_search
 from starfc.records import GraphManifest
 from starfc.runtime.atomic import replacing, save_array, write_json
 from starfc.runtime.commit import changing
@@ -60,7 +61,7 @@ def read_graph(path: Path, features: Features, k: int) -> KnnGraph:
 
 @contextmanager
 def building(
-    path: Path, *, inputs: Iterable[str | Path] = (), overwrite: bool = False
+    path: Path, partial: Path | None = None, *, inputs: Iterable[str | Path] = (), overwrite: bool = False
 ) -> Iterator[Callable[[KnnGraph, Features], None]]:
     """Hold the place of a graph while it is built: yields what writes it, once the block has ended well.
 
@@ -68,6 +69,8 @@ def building(
     ----------
     path : path
         A folder, or a ``.npz`` for the published layout.
+    partial : path, optional
+        Where the search keeps what it has found: it goes when the graph is there.
     inputs : paths, optional
         Files that are read meanwhile, which are not written over.
     overwrite : bool
@@ -81,8 +84,12 @@ def building(
     if path.suffix == ".npz":
         _require_replaceable(path, inputs, overwrite)
         yield lambda graph, features: write_npz(path, graph)
+        if partial is not None:
+            remove_search(partial)
         return
     with changing(path, KNN, inputs=inputs, overwrite=overwrite) as change:
+        if partial is not None:
+            change.afterwards.append(lambda: remove_search(partial))
         yield lambda graph, features: _write_folder(change.place, graph, features)
 
 
@@ -179,8 +186,16 @@ def _published(
             "number; was the file damaged?"
         )
     ids = numbers.astype(np.int64)
-    require_neighbours(str(path), ids, distances, rows, num_nodes)
-    graph = tidy(ids, 1.0 - distances, np.arange(rows.start, rows.stop), num_nodes)
+    owners = np.arange(rows.start, rows.stop)
+    try:
+        require_ids("ids", np.maximum(ids, 0), 0, num_nodes)  # below 0 there is none
+        require_numbers("distances", np.where(ids < 0, 0, distances))
+        graph = tidy(ids, 1.0 - distances, owners, num_nodes)
+        require_lists(graph.ids, graph.sims, owners, num_nodes)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: damaged kNN graph, or another split's: rows {rows.start:,} and on: {error}; {ANEW}{elsewhere()}"
+        ) from None
     return graph.ids, graph.sims
 
 

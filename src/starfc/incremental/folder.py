@@ -18,6 +18,7 @@ place: what stands behind the manifest's rows is of a step that did not end, and
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -38,7 +39,7 @@ from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
 from starfc.data.fingerprint import fingerprint
 from starfc.data.formats import read_features, read_labels
-from starfc.data.safe import first_line, read_own_npz
+from starfc.data.safe import first_line, open_regular, read_own_npz
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.checks import require_ids, require_lists, require_numbers
@@ -51,10 +52,10 @@ from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
 from starfc.models.structural import StructuralModel
-from starfc.records import Objects, StateManifest
+from starfc.records import StateManifest
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import STATE, Run, most_labels, stored_features
-from starfc.runtime.atomic import replacing, save_array, write_json, writes
+from starfc.runtime.atomic import replacing, save_array, write_bytes, write_json, writes
 from starfc.runtime.commit import changing
 from starfc.runtime.kinds import ASSIGN
 from starfc.runtime.opened import OpenedFolder, opened
@@ -415,11 +416,23 @@ def _write(
         },
     )
     at = opened(folder)
-    earlier = at.json("assign.json", Objects).root if len(record["steps"]) > 1 and at.has("assign.json") else []
+    earlier = at.verified("assign.json") if len(record["steps"]) > 1 and at.has("assign.json") else None
     step = {key: value for key, value in assigned.record().items() if key != "labels"}
-    write_json(place / "assign.json", [*earlier, step | {"metrics": record["metrics"]}])
+    write_bytes(place / "assign.json", _with_step(earlier, step | {"metrics": record["metrics"]}))
     write_run(place, record)
     return logged
+
+
+def _with_step(earlier: Path | None, step: dict[str, Any]) -> bytes:
+    """A list of steps as JSON with one more at its end; it may be long, so that it is put together as text."""
+    last = json.dumps([step], indent=1).encode() + b"\n"
+    if earlier is None:
+        return last
+    with open_regular(earlier, "JSON file", follow=False) as file:
+        text = file.read().strip()
+    if len(text) < 3 or text[:1] + text[-1:] != b"[]":
+        raise InputError(f"{earlier}: not what such a file holds (a list of steps needed); move it elsewhere")
+    return text[:-1].rstrip() + b"," + last[1:]
 
 
 def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:

@@ -25,7 +25,7 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ class Change:
     overwrite: bool
     appended: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    afterwards: list[Callable[[], object]] = field(default_factory=list)  # once the new files count, under the lock
 
     @property
     def place(self) -> Path:
@@ -200,6 +201,8 @@ def changing(
                 raise
             with writes(folder, folder):
                 _roll_forward(folder)
+            for call in change.afterwards:
+                call()
     finally:
         for place in made:  # where nothing came of it
             _remove_empty(place)

@@ -20,12 +20,14 @@ from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import Clustering, with_singletons
 from starfc.clustering.scoring import num_entries, num_pairs, project_nodes
 from starfc.clustering.summary import Kept, Summary, kept, summarise
-from starfc.evaluation.diagnostics import diagnose, diagnostics_table, size_histogram, warn_of_giants
+from starfc.commands import cluster, train, words_of
+from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, size_histogram, warn_of_giants
 from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
+from starfc.words import CONFIG, PYTHON, use
 
 
 def edge_list(pairs, n, scores=None) -> EdgeList:
@@ -145,9 +147,27 @@ def test_a_giant_is_warned_of_once(caplog):
         "cluster 0: 40 instances (56.3%), 2.5 edges an instance, mean p 0.900",
         "cluster 1: 30 instances (42.3%)",
         "raise tau1 or tau2",
-        "starfc tune",
+        "or choose thresholds on labelled data like these\n",
     ):
         assert part in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "report", "tune"),
+    [
+        (PYTHON, " with StarFC.report", ""),
+        (words_of(cluster), " with starfc report", " with starfc tune"),
+        (words_of(train), " with starfc report", " with starfc tune"),
+        (CONFIG, " with starfc report", " with starfc tune"),
+    ],
+    ids=["python", "cluster", "train", "config"],
+)
+def test_warnings_name_what_the_interface_has(caplog, words, report, tune):
+    with use(words), caplog.at_level(logging.WARNING, "starfc"):
+        warn_of_giants(diagnose(clustering([40, 30, 1]), 0.4), 9)
+        found = doubts(replace(clustering([10, 9, 8]), outside=0.9), 9)
+    assert caplog.text.endswith(f"labelled data like these{tune}\n")
+    assert found[0].endswith(f"check clusters{report}, or choose thresholds on labelled data{tune}")
 
 
 def test_the_table_by_hand():

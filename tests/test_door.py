@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import blobs
 
-from starfc.data.convert import convert
+from starfc.commands import cluster, words_of
+from starfc.data.convert import convert, open_either
 from starfc.data.dataset import Features, lengths, open_split
 from starfc.data.formats import feature_blocks, read_features, read_labels
 from starfc.data.profile import profile_features
 from starfc.data.safe import Npz, read_lines, read_npy, require_plausible
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.store import read_graph
+from starfc.words import use
 
 
 @pytest.fixture
@@ -128,12 +130,12 @@ def test_which_array_of_an_archive(tmp_path, rows):
     assert open_split(tmp_path / "f.npz", tmp_path / "f.npz", feature_dim=8).labels.tolist() == labels.tolist()
     np.savez(tmp_path / "two.npz", a=rows, b=2 * rows)
     np.testing.assert_array_equal(read_features(tmp_path / "two.npz", key="b"), 2 * rows)
-    with pytest.raises(InputError, match=r"found 'a', 'b'; name the one to take with --key"):
+    with pytest.raises(InputError, match=r"found 'a', 'b'; name the one to take with key"):
         read_features(tmp_path / "two.npz")
-    with pytest.raises(InputError, match=r"no array 'c' in it \(--key\); found 'a', 'b'"):
+    with pytest.raises(InputError, match=r"no array 'c' in it \(key\); found 'a', 'b'"):
         read_features(tmp_path / "two.npz", key="c")
     np.save(tmp_path / "f.npy", rows)
-    with pytest.raises(InputError, match=r"--key names an array of an \.npz"):
+    with pytest.raises(InputError, match=r"key names an array of an \.npz"):
         read_features(tmp_path / "f.npy", key="a")
 
 
@@ -201,15 +203,80 @@ def test_hdf5_stays_in_its_file(tmp_path, rows):
         file["x"] = rows
     (tmp_path / "heap.h5").write_bytes((tmp_path / "heap.h5").read_bytes().replace(b"HEAP", b"HEAQ"))
     for name, message in {
-        "external": "a dataset 'features', or one dataset in all",
+        "external": "one dataset, or one called features or .* needed; found no dataset",
         "storage": "lies in other files",
         "virtual": "lies in other files",
-        "loop": r"found \['/a/features', '/a/b/c'\]|found \['/a/b/c', '/a/features'\]",
+        "loop": r"found 'a/features', 'a/b/c'; name the one to take with key",
         "empty": "nothing was ever written to its 10,000,000,000 rows",
         "heap": "not a readable HDF5 file",
     }.items():
         with pytest.raises(InputError, match=message):
             read_features(tmp_path / f"{name}.h5")
+
+
+def test_which_dataset_of_hdf5(tmp_path, rows):
+    path, memory = tmp_path / "f.h5", {"chunks": (8, 8)}
+    for name in ("features", "embeddings", "X", "Data"):
+        with h5py.File(path, "w") as file:
+            file["labels"] = np.arange(40)
+            file.create_dataset(name, data=rows, **memory)
+        np.testing.assert_array_equal(read_features(path), rows)
+    with h5py.File(path, "w") as file:
+        file["train/features"], file["test/features"] = rows, 2 * rows
+    for key in ("test/features", "/test/features"):
+        np.testing.assert_array_equal(read_features(path, key=key), 2 * rows)
+    split = open_split(path, None, feature_dim=8, key="train/features")
+    np.testing.assert_array_equal(split.features.array, rows)
+    listed = "found 'test/features', 'train/features'"
+    with pytest.raises(InputError, match=f"{listed}; name the one to take with key"):
+        read_features(path)
+    with pytest.raises(InputError, match=rf"no dataset 'test' in it \(key\); {listed}"):
+        read_features(path, key="test")
+    with use(words_of(cluster)), pytest.raises(InputError, match=f"{listed}; name the one to take with --key"):
+        read_features(path)
+
+
+def test_labels_of_an_archive_are_not_chosen_by_the_key_of_features(tmp_path):
+    np.savez(tmp_path / "two.npz", a=np.arange(3), b=np.arange(3))
+    with use(words_of(cluster)), pytest.raises(InputError, match=r"called labels or .* found 'a', 'b'$"):
+        read_labels(tmp_path / "two.npz")
+
+
+def test_labels_of_an_archive_are_converted(tmp_path, rows):
+    labels = np.arange(40) // 4
+    archive, target = tmp_path / "f.npz", tmp_path / "l.meta"
+    cases = [
+        ({"labels": labels}, {}, "labels"),
+        ({"ids": labels}, {}, "labels"),
+        ({"embeddings": rows, "labels": labels}, {}, "labels"),
+        ({"embeddings": rows, "person": labels}, {"key": "person"}, "labels"),
+        ({"X": rows, "y": labels}, {"kind": "features"}, "features"),
+        ({"X": rows, "y": labels}, {}, "features"),
+        ({"a": rows, "y": labels}, {"kind": "labels"}, "labels"),
+    ]
+    for arrays, more, kind in cases:
+        np.savez(archive, **arrays)
+        out = target if kind == "labels" else tmp_path / "f.npy"
+        assert convert(str(archive), str(out), **more)["kind"] == kind
+        if kind == "labels":
+            np.testing.assert_array_equal(read_labels(out), labels)
+        else:
+            np.testing.assert_array_equal(read_features(out), rows)
+    np.savez(archive, labels=labels)
+    np.testing.assert_array_equal(open_either(str(archive)), labels)
+
+
+@pytest.mark.parametrize("command", [open_either, lambda path: convert(path, path + ".npy")], ids=["info", "convert"])
+def test_features_of_other_kinds_are_helped_with_by_every_command(tmp_path, rows, command):
+    np.savetxt(tmp_path / "f.csv", rows, delimiter=",")
+    np.savetxt(tmp_path / "f.txt", rows)
+    for suffix in (".pkl", ".pt"):
+        (tmp_path / f"f{suffix}").write_bytes(b"?")
+    remedies = {".csv": "numpy.loadtxt", ".txt": "numpy.loadtxt", ".pkl": "pickle.load", ".pt": "torch.load"}
+    for suffix, remedy in remedies.items():
+        path = str(tmp_path / f"f{suffix}")
+        with pytest.raises(InputError, match=rf"f{suffix}: .*convert it: numpy.save\('features.npy', {remedy}"):
+            command(path)
 
 
 def test_parquet_names_the_row(tmp_path, rows):
@@ -240,7 +307,7 @@ def test_what_has_to_be_held_fits_into_memory(tmp_path, rows):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file.create_dataset("features", data=rows, chunks=(8, 8))
     for name in ("f.npz", "f.parquet", "f.h5"):
-        with pytest.raises(InputError, match=r"have to be held.*--memory.*starfc convert"):
+        with pytest.raises(InputError, match=r"held.*of memory_limit are left; raise it, or write them as .npy, which"):
             read_features(tmp_path / name, room=rows.nbytes - 1)
         np.testing.assert_array_equal(read_features(tmp_path / name, room=rows.nbytes), rows)
     np.testing.assert_array_equal(read_features(tmp_path / "f.npy", room=0), rows)  # memory-mapped

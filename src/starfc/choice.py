@@ -105,7 +105,7 @@ def _run(
         if config.validation.holdout_share == 0:
             raise InputError(
                 f"{word('validation.holdout_share')}: 0, so this training held no identities back to choose thresholds "
-                "on; name labelled data that the model was not trained on with --features and --labels"
+                f"on; name labelled data that the model was not trained on with {word('features')} and {word('labels')}"
             )
         data = read_training_data(config)
         held = held_back_graph(config, data)

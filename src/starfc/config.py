@@ -41,7 +41,9 @@ class TrainData:
     """Where the labelled training split lies."""
 
     feat_path: str = option("{prefix}/features/{train_name}", "features; without a suffix every known one is tried")
-    key: str | None = option(None, "array of an .npz of features; None: the only one, or the one of an obvious name")
+    key: str | None = option(
+        None, "array of an .npz or dataset of an .h5; None: the only one, or the one of an obvious name"
+    )
     label_path: str = option("{prefix}/labels/{train_name}", "labels; without a suffix every known one is tried")
     is_norm_feat: bool = option(True, "L2-normalise the features on read")
 
@@ -51,7 +53,9 @@ class TestData:
     """Where the split to cluster lies; labels are optional."""
 
     feat_path: str = option("{prefix}/features/{test_name}", "features; without a suffix every known one is tried")
-    key: str | None = option(None, "array of an .npz of features; None: the only one, or the one of an obvious name")
+    key: str | None = option(
+        None, "array of an .npz or dataset of an .h5; None: the only one, or the one of an obvious name"
+    )
     label_path: str | None = option("{prefix}/labels/{test_name}", "labels, None where there are none")
     knn_graph_path: str | None = option(
         "{prefix}/knns/{test_name}/{knn_method}_k_{knn}",

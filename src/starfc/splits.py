@@ -63,7 +63,9 @@ def open_test_split(
             features, labels, feature_dim=dim, normalise=data.is_norm_feat, key=data.key, room=_room(config)
         ), None
     if labels is not None:
-        raise InputError("--labels: goes with --features; the configured split's labels are test_data.label_path")
+        raise InputError(
+            f"{word('labels')}: goes with {word('features')}; the configured split's labels are test_data.label_path"
+        )
     try:
         split = open_split(
             config.path(data.feat_path),

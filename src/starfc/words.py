@@ -1,7 +1,8 @@
 """What parameters are called in the interface that is used: ``--k`` on the command line, ``k`` in Python, ``knn`` in a
 config.
 
-Inside the package a parameter has one name, its dotted config key. A message that names one asks :func:`word` for what
+Inside the package a parameter has one name, its dotted config key, and a command its own ("starfc report"), for which
+Python may have a method. A message that names one asks :func:`word` for what
 its reader calls it, and :func:`advice` gives advice only where the reader has the parameter to follow it.
 """
 
@@ -31,17 +32,29 @@ class Words:
         return self.known.get(key) or self.other(key)
 
 
-CONFIG = Words(whole=True)
+CONFIG = Words({name: f"--{name}" for name in ("features", "labels", "overwrite")}, whole=True)  # scripts' arguments
+_SAME = [
+    "tau1",
+    "tau2",
+    "th_sim",
+    "knn_method",
+    "invalid_rows",
+    "copies",
+    "adapt",
+    "device",
+    "features",
+    "labels",
+    "key",
+]
 PYTHON = Words(
     {
+        **{name: name for name in (*_SAME, "key")},
         "knn": "k",
+        "overwrite": "overwrite=True",
+        "starfc report": "StarFC.report",
         "model.kwargs.feature_dim": "feature_dim",
         "partition.type": "partition",
         "seed": "random_state",
-        **{
-            key: key
-            for key in ("tau1", "tau2", "th_sim", "knn_method", "invalid_rows", "copies", "adapt", "device", "labels")
-        },
     },
     lambda key: key.rpartition(".")[2],
 )

@@ -64,6 +64,7 @@ def words_of(command: Callable[..., None]) -> Words:
                 own[name] = long[0] if long else "--" + name.replace("_", "-")
     named = {name: name for name in own} | PARAMETERS
     known = {key: own[name] for key, name in named.items() if name in own}
+    known |= {f"starfc {other.__name__}": f"starfc {other.__name__}" for other in COMMANDS}
     return Words(known, "--set {}".format if "setting" in own else str, whole="setting" in own)
 
 

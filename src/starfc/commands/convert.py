@@ -33,7 +33,7 @@ def convert(
     """Convert features or labels.
 
     A block at a time, so that files may be larger than memory. Features: .npy, .npz, .bin, .parquet, .h5, .hdf5,
-    .fvecs. Labels: .meta, .txt, .npy, .csv, .parquet; text is numbered by first appearance.
+    .fvecs. Labels: .meta, .txt, .npy, .csv, .parquet, and from an .npz; text is numbered by first appearance.
     """
     if target == options.STREAM and as_json:
         raise InputError("--json: needs a file to write to; - puts that on stdout instead")

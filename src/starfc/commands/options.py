@@ -68,7 +68,11 @@ LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", h
 FeatureDim = Annotated[int | None, typer.Option(min=1, help="Dimension d of a raw .bin file; other formats say it.")]
 Key = Annotated[
     str | None,
-    typer.Option("--key", metavar="NAME", help="Array of an .npz. Default: the only one, or features, embeddings, X."),
+    typer.Option(
+        "--key",
+        metavar="NAME",
+        help="Array of an .npz or dataset of an .h5. Default: the only, or features, embeddings, X.",
+    ),
 ]
 Neighbours = Annotated[
     int | None,

@@ -12,10 +12,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.safe import Header, Npz, npy_header, take
+from starfc.data.safe import Header, Npz, listed, npy_header, take
 from starfc.errors import InputError
 from starfc.runtime.memory import release
 from starfc.runtime.stages import megabytes
+from starfc.words import advice, word
 
 BLOCK_BYTES = 16 << 20
 
@@ -48,8 +49,9 @@ class Blocks:
         needs = self.rows * self.dim * self.dtype.itemsize
         if room is not None and needs > room:
             raise InputError(
-                f"{self.name}: its features have to be held, {megabytes(needs)} where {megabytes(room)} of --memory "
-                f"(memory_limit) are left; raise it, or write them as .npy (starfc convert), which is read as needed"
+                f"{self.name}: its features have to be held, {megabytes(needs)} where {megabytes(room)} of "
+                f"{word('memory_limit')} are left; raise it, or write them as .npy"
+                f"{advice(' ({})', 'starfc convert')}, which is read as needed"
             )
         out, at = np.empty((self.rows, self.dim), self.dtype), 0
         for part in self.parts:
@@ -123,7 +125,7 @@ NAMES = ("features", "embeddings", "X", "data")  # what an array of features is 
 def npz_blocks(path: Path, key: str | None = None) -> Blocks:
     """The features of an .npz: the array ``key``, or the only one, or the first of :data:`NAMES` that it has."""
     with Npz(path) as archive:
-        chosen = npz_key(archive, NAMES, key)
+        chosen = npz_key(archive, NAMES, key, keyed=True)
         with archive.open(chosen) as (_, (shape, _, dtype)):
             require_features(f"{path}, array {chosen!r}", shape, dtype)
 
@@ -135,24 +137,37 @@ def npz_blocks(path: Path, key: str | None = None) -> Blocks:
     return Blocks(*shape, dtype, parts(), str(path))
 
 
-def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None) -> str:
-    """The name of an array of an .npz: ``key``, or that of the only one, or the first that is obvious.
+def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None, keyed: bool = False) -> str:
+    """The name of an array of an .npz (:func:`chosen_name`)."""
+    return chosen_name(archive.path, "array", archive.names, obvious, key, keyed)
+
+
+def chosen_name(
+    path: str | Path, what: str, names: list[str], obvious: tuple[str, ...], key: str | None, keyed: bool
+) -> str:
+    """Which of the arrays or datasets of a file is taken: ``key``, or the only one, or the first that is obvious.
+
+    Parameters
+    ----------
+    what : str
+        'array' or 'dataset', for messages.
+    keyed : bool
+        Whether messages may advise to give ``key``.
 
     Raises
     ------
     InputError
         None of the name ``key``, or several, of which none has an obvious name.
     """
-    if key is not None and key not in archive.names:
-        raise InputError(f"{archive.path}: no array {key!r} in it (--key); found {archive.listed()}")
-    called = {name.lower(): name for name in reversed(archive.names)}
+    there = listed(names) or f"no {what}"
+    if key is not None and key not in names:
+        raise InputError(f"{path}: no {what} {key!r} in it ({word('key')}); found {there}")
+    called = {name.lower(): name for name in reversed(names)}
     found = [key] if key is not None else [called[name.lower()] for name in obvious if name.lower() in called]
-    found = found or (archive.names if len(archive.names) == 1 else [])
+    found = found or (names if len(names) == 1 else [])
     if not found:
-        raise InputError(
-            f"{archive.path}: an .npz with one array, or one called {' or '.join(obvious)}; found {archive.listed()}; "
-            "name the one to take with --key"
-        )
+        remedy = advice("; name the one to take with {}", "key") if keyed else ""
+        raise InputError(f"{path}: one {what}, or one called {' or '.join(obvious)}, needed; found {there}{remedy}")
     return found[0]
 
 

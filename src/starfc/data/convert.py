@@ -23,13 +23,15 @@ from starfc.data.blocks import (
 from starfc.data.columns import LABEL_COLUMNS, features_column, opened_parquet
 from starfc.data.formats import (
     FEATURE_SUFFIXES,
+    LABEL_NAMES,
     LABEL_SUFFIXES,
     feature_blocks,
+    foreign_features,
     read_labels,
     whole_numbers,
     write_labels,
 )
-from starfc.data.safe import npy_header, open_regular
+from starfc.data.safe import Npz, npy_header, open_regular
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
 from starfc.runtime.commit import is_ours
@@ -52,7 +54,7 @@ def open_either(
     kind : {'features', 'labels'}, optional
         Which of both, where a file has both; features otherwise.
     key : str, optional
-        Which array of an .npz of features.
+        Which array of an .npz, or dataset of an .h5 or .hdf5.
 
     Raises
     ------
@@ -61,17 +63,28 @@ def open_either(
     """
     if path == STREAM:
         return _of_stdin(kind)
-    kinds = kinds_of(Path(path))
+    kinds = kinds_of(Path(path), key)
     if kind is not None and kind not in kinds:
         raise InputError(f"{path}: holds {' and '.join(kinds)}; {kind} are needed")
-    return feature_blocks(path, feature_dim, key) if (kind or kinds[0]) == FEATURES else read_labels(path)
+    if (kind or kinds[0]) == FEATURES:
+        return feature_blocks(path, feature_dim, key)
+    try:
+        return read_labels(path, key=key)
+    except InputError as error:
+        foreign = foreign_features(Path(path))
+        raise InputError(f"{error}; where these are features: {foreign}") if foreign is not None else error from None
 
 
-def kinds_of(path: Path) -> list[str]:
+def kinds_of(path: Path, key: str | None = None) -> list[str]:
     """What a file can be read as, by its suffix, and by its content where the suffix says both; features first."""
-    kinds = _kinds_of_suffix(path, path.suffix)
     if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such file")
+    foreign = foreign_features(path)
+    if foreign is not None and path.suffix not in LABEL_SUFFIXES:
+        raise InputError(f"{path}: {foreign}")
+    kinds = _kinds_of_suffix(path, path.suffix)
+    if path.suffix == ".npz":
+        return _kinds_of_archive(path, key)
     if len(kinds) == 2 and path.suffix == ".npy":
         with open_regular(path) as file:
             shape, _, _ = npy_header(file, str(path))
@@ -84,6 +97,17 @@ def kinds_of(path: Path) -> list[str]:
             return [LABELS]
         return kinds if set(LABEL_COLUMNS) & set(names) else [FEATURES]
     return kinds
+
+
+def _kinds_of_archive(path: Path, key: str | None) -> list[str]:
+    """What the array of an .npz is that is taken, or what its arrays are by their names."""
+    with Npz(path) as archive:
+        taken = key if key is not None else archive.names[0] if len(archive.names) == 1 else None
+        if taken in archive.names:
+            with archive.open(taken) as (_, (shape, _, _)):
+                return [LABELS] if len(shape) == 1 else [FEATURES]
+        of_labels = {name for name in archive.names if name.lower() in LABEL_NAMES}
+        return [FEATURES] * (len(of_labels) < len(archive.names) or not of_labels) + [LABELS] * bool(of_labels)
 
 
 def _kinds_of_suffix(path: str | Path, suffix: str) -> list[str]:
@@ -131,7 +155,7 @@ def convert(
     kind : {'features', 'labels'}, optional
         Which of both, where a file has both; features otherwise.
     key : str, optional
-        Which array of an .npz of features.
+        Which array of an .npz, or dataset of an .h5 or .hdf5.
 
     Returns
     -------
@@ -143,7 +167,7 @@ def convert(
     MissingFileError, InputError
         The source cannot be read as what the target's format holds; nothing is written then.
     """
-    found = [FEATURES, LABELS] if source == STREAM else kinds_of(Path(source))
+    found = [FEATURES, LABELS] if source == STREAM else kinds_of(Path(source), key)
     fits = [FEATURES, LABELS] if target == STREAM else _kinds_of_suffix(target, Path(target).suffix)
     possible = [one for one in found if one in fits and kind in (None, one)]
     if not possible:

@@ -4,7 +4,7 @@
 features   ``.bin`` raw little-endian float32, row-major, no header (needs ``feature_dim``);
            ``.npy``, ``.npz`` (one array, or one called ``features``, ``embeddings``, ``X`` or ``data``, or
            the one that ``key`` names) of float16/32/64 or of integers;
-           ``.parquet`` a column of lists; ``.h5``, ``.hdf5`` a dataset; ``.fvecs``
+           ``.parquet`` a column of lists; ``.h5``, ``.hdf5`` a dataset, named as an array of an .npz is; ``.fvecs``
 labels     ``.meta`` / ``.txt`` text, one integer identity per line, or a table with a column of them;
            ``.csv``, ``.parquet`` a column of integers or text; ``.npy`` integers; ``.npz``, where it is named,
            the array called ``labels``, ``label``, ``identity`` or ``y``
@@ -59,7 +59,7 @@ def read_features(
     feature_dim : int, optional
         d. Needed for ``.bin``; a different d in another format is an error.
     key : str, optional
-        Which array of an ``.npz``.
+        Which array of an ``.npz``, or dataset of an ``.h5`` or ``.hdf5``.
     room : int, optional
         Bytes that may be held; memory-mapped features need none.
 
@@ -80,12 +80,14 @@ def feature_blocks(path: str | Path, feature_dim: int | None = None, key: str | 
 
 
 def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDArray[np.floating] | Blocks:
-    if key is not None and path.suffix != ".npz":
-        raise InputError(f"{path}: --key names an array of an .npz; leave it out")
+    if key is not None and path.suffix not in (".npz", *HDF5_SUFFIXES):
+        raise InputError(
+            f"{path}: {word('key')} names an array of an .npz, or a dataset of an .h5 or .hdf5; leave it out"
+        )
     if path.suffix == ".bin":
         return _read_bin(path, feature_dim)
-    if path.suffix.lower() in _FOREIGN:
-        raise InputError(f"{path}: {path.suffix} {_FOREIGN[path.suffix.lower()].format(path)}")
+    if (foreign := foreign_features(path)) is not None:
+        raise InputError(f"{path}: {foreign}")
     if path.suffix not in FEATURE_SUFFIXES:
         raise InputError(
             f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
@@ -100,7 +102,7 @@ def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDAr
     elif path.suffix == ".fvecs":
         opened = _read_fvecs(path)
     else:
-        opened = hdf5_features(path)
+        opened = hdf5_features(path, key)
     if opened.dtype.kind != "f":
         opened = floats(opened if isinstance(opened, Blocks) else blocks_of(opened, str(path)))
     dim = opened.dim if isinstance(opened, Blocks) else opened.shape[1]
@@ -148,8 +150,16 @@ def _read_fvecs(path: Path) -> NDArray[np.float32]:
         return mapped(file, path, (count, dim + 1), np.dtype("<f4"), 0)[:, 1:]
 
 
-def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[np.int64]:
+def foreign_features(path: Path) -> str | None:
+    """What a file is that may hold features and is not read, and how to convert it; None for any other."""
+    known = _FOREIGN.get(path.suffix.lower())
+    return None if known is None else f"{path.suffix} {known.format(path)}"
+
+
+def read_labels(path: str | Path, num_instances: int | None = None, key: str | None = None) -> NDArray[np.int64]:
     """Identities, one per instance: (N,) int64. Text in a ``.csv`` or ``.parquet`` is numbered by first appearance.
+
+    ``key`` says which array of an ``.npz``.
 
     Raises
     ------
@@ -157,11 +167,13 @@ def read_labels(path: str | Path, num_instances: int | None = None) -> NDArray[n
         The file is missing, holds something else than identities, or not ``num_instances`` of them.
     """
     path = _existing(path, "labels")
+    if key is not None and path.suffix != ".npz":
+        raise InputError(f"{path}: {word('key')} names an array of an .npz, where labels are read; leave it out")
     if path.suffix == ".npy":
         labels = whole_numbers(path, read_npy(path, "fiubcSUVmM"))
     elif path.suffix == ".npz":
         with Npz(path) as archive:
-            labels = whole_numbers(path, archive.array(npz_key(archive, LABEL_NAMES), "fiubcSUVmM"))
+            labels = whole_numbers(path, archive.array(npz_key(archive, LABEL_NAMES, key), "fiubcSUVmM"))
     elif path.suffix == ".parquet":
         labels = parquet_labels(path)
     elif path.suffix in LABEL_SUFFIXES:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import Blocks, require_features, rows_of_block
+from starfc.data.blocks import NAMES, Blocks, chosen_name, require_features, rows_of_block
 from starfc.data.safe import damage, mapped, open_regular, require_plausible
 from starfc.errors import InputError
 
@@ -21,8 +21,9 @@ _KIND = "HDF5 file"
 _OBJECTS, _DEPTH = 10_000, 32  # groups and datasets that are looked at, and groups within groups
 
 
-def hdf5_features(path: Path) -> NDArray[np.floating] | Blocks:
-    """The dataset ``features``, or the only one in the file: (N, d) numbers.
+def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | Blocks:
+    """The dataset ``key``, or the only one in the file, or the first of :data:`~starfc.data.blocks.NAMES` at its top:
+    (N, d) numbers.
 
     A contiguous dataset without filters is a part of the file, and is memory-mapped; a chunked or compressed one has to
     be read.
@@ -36,7 +37,7 @@ def hdf5_features(path: Path) -> NDArray[np.floating] | Blocks:
     import h5py
 
     with open_regular(path, _KIND) as raw, damage(path, _KIND), h5py.File(path, "r") as file:
-        name = _dataset_name(path, file)
+        name = _dataset_name(path, file, key)
         dataset = file[name]
         if dataset.external is not None or dataset.is_virtual:
             raise InputError(f"{path}: dataset {name!r} lies in other files, which are not read; copy it into this one")
@@ -61,15 +62,17 @@ def hdf5_features(path: Path) -> NDArray[np.floating] | Blocks:
     return Blocks(rows, dim, dtype, parts(), str(path))
 
 
-def _dataset_name(path: Path, file: h5py.File) -> str:
-    """``/features``, or the only dataset that hard links lead to; others lead elsewhere, and are not followed."""
+def _dataset_name(path: Path, file: h5py.File, key: str | None) -> str:
+    """The dataset to take, of those that hard links lead to; others lead elsewhere, and are not followed."""
     import h5py
 
+    wanted = "features" if key is None else key.strip("/")
+
     found: list[str] = []
-    groups, seen, looked = [("", 0)], set(), 0
+    groups, seen, looked = [("/", 0)], set(), 0
     while groups:
         place, depth = groups.pop(0)
-        group = file[place or "/"]
+        group = file[place]
         number = h5py.h5o.get_info(group.id).addr
         if number in seen:
             continue
@@ -77,16 +80,14 @@ def _dataset_name(path: Path, file: h5py.File) -> str:
         for name in group:
             looked += 1
             if looked > _OBJECTS or depth > _DEPTH:
-                raise InputError(f"{path}: more groups than are looked at; call the dataset 'features', at the top")
+                raise InputError(f"{path}: more groups than are looked at; put the dataset at the top")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 continue
             kind = group.get(name, getclass=True)
             if kind is h5py.Group:
-                groups.append((f"{place}/{name}", depth + 1))
+                groups.append((f"{place}{name}/", depth + 1))
             elif kind is h5py.Dataset:
-                found.append(f"{place}/{name}")
-        if "/features" in found:
-            return "/features"
-    if len(found) != 1:
-        raise InputError(f"{path}: a dataset 'features', or one dataset in all, is needed; found {found[:8]}")
-    return found[0]
+                found.append(f"{place}{name}"[1:])
+        if wanted in found:
+            return wanted
+    return chosen_name(path, "dataset", found, NAMES, key and wanted, keyed=True)

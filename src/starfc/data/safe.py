@@ -292,7 +292,12 @@ class Npz:
 
     def listed(self) -> str:
         """Names, for messages."""
-        return ", ".join(map(repr, self.names[:12])) + (", ..." if len(self.names) > 12 else "") or "no array"
+        return listed(self.names) or "no array"
+
+
+def listed(names: list[str]) -> str:
+    """Some names, for messages."""
+    return ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
 
 
 def take(file: IO[bytes], count: int) -> bytearray:

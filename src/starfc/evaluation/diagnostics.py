@@ -103,7 +103,8 @@ def doubts(result: Clustering, columns: int, copies: NDArray[np.integer] | None 
         found.append(
             f"the set is unlike the data that the model was trained on ({result.outside:.0%} of the numbers that "
             "describe it are more than three standard deviations away): probabilities may be too high or too low; "
-            "check clusters with starfc report, or choose thresholds on labelled data with starfc tune"
+            f"check clusters{advice(' with {}', 'starfc report')}, or choose thresholds on labelled data"
+            f"{advice(' with {}', 'starfc tune')}"
         )
     alone = int(np.count_nonzero(sizes == 1))
     if n > 1 and result.summary.candidates == 0:
@@ -155,14 +156,14 @@ def warn_of_giants(diagnostics: dict[str, Any], columns: int, precision: float |
     )
     log.warning(
         "thresholds: %d cluster(s) of more than %g of all instances%s: %s. Unless so large an identity is expected, "
-        "wrong edges have joined many: raise %s or %s, or choose thresholds on labelled data like these with starfc "
-        "tune",
+        "wrong edges have joined many: raise %s or %s, or choose thresholds on labelled data like these%s",
         len(giants),
         diagnostics["giant_share"],
         advice(" ({})", "giant_share"),
         listed,
         word("tau1"),
         word("tau2"),
+        advice(" with {}", "starfc tune"),
     )
 
 

@@ -112,7 +112,8 @@ def _require_replaceable(path: Path, inputs: Iterable[str | Path], overwrite: bo
     except InputError:
         ours = False
     if not ours:
-        raise InputError(f"{path}: no kNN graph; name another file, or add --overwrite to replace it")
+        remedy = advice(", or add {} to replace it", "overwrite")
+        raise InputError(f"{path}: no kNN graph; name another file{remedy}")
 
 
 def _write_folder(path: Path, graph: KnnGraph, features: Features) -> None:

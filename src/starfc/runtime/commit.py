@@ -35,6 +35,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.records import FileList, ListedFile, NameList
 from starfc.runtime.atomic import prepare_folder, sweep, write_json, writes
 from starfc.runtime.kinds import Kind, earlier, matching
+from starfc.words import advice
 
 log = logging.getLogger("starfc")
 
@@ -99,13 +100,13 @@ class Change:
 
     def _require_own(self, name: str, size: int) -> None:
         path, known = self.folder / name, self.owned.get(name)
-        remedy = "name another folder, or add --overwrite to replace it"
+        remedy = f"name another folder{advice(', or add {} to replace it', 'overwrite')}"
         if known is None:
             raise InputError(f"{path}: no earlier run of starfc {self.kind.command} wrote this file; {remedy}")
         if known.by not in self.kind.over and known.by == "assign":
             raise InputError(
                 f"{self.folder}: instances were added to this run or removed since, and clustering anew would lose its "
-                "stable ids; name another folder, or add --overwrite to replace it"
+                f"stable ids; {remedy}"
             )
         if known.by not in self.kind.over:
             raise InputError(f"{path}: a file of starfc {known.by}; {remedy}")

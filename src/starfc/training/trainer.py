@@ -65,6 +65,7 @@ from starfc.training.sampling import SubgraphSampler
 from starfc.training.state import Checkpoints, Position, find_checkpoint
 from starfc.training.streams import epoch_stream, step_generator, subgraph_stream
 from starfc.training.structural import StructuralTraining
+from starfc.words import advice
 
 log = logging.getLogger("starfc")
 
@@ -180,7 +181,8 @@ def _require_own_journal(work_dir: Path, change: Change) -> None:
     path = work_dir / "metrics.jsonl"
     trained = any(file.by == "train" for file in change.owned.values())
     if path.exists() and path.stat().st_size and not (trained or change.overwrite):
-        raise InputError(f"{path}: no earlier training wrote this file; name another folder, or add --overwrite")
+        remedy = advice(", or add {}", "overwrite")
+        raise InputError(f"{path}: no earlier training wrote this file; name another folder{remedy}")
 
 
 def report(record: dict[str, Any], work_dir: str | Path) -> str:

@@ -214,7 +214,9 @@ def test_a_picture_is_what_its_name_may_say(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "1.png")
     assert read_picture(tmp_path / "1.png").size == (8, 8)
     (tmp_path / "1.png").rename(tmp_path / f"{17:030d}.png")
-    with pytest.raises(InputError, match="named after a row, of which there are 20"):
+    assert open_pictures(tmp_path, 20).open(17).size == (8, 8)
+    (tmp_path / f"{17:030d}.png").rename(tmp_path / f"{10**30}.png")
+    with pytest.raises(InputError, match=r"0{30}.png: named after a row, of which there are 20"):
         open_pictures(tmp_path, 20)
 
 

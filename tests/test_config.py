@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 import pytest
 from conftest import ROOT
 
 from starfc.config import Config, load_config, save_config
 from starfc.errors import InputError, MissingFileError
+from starfc.schema import build
 
 SHIPPED = sorted((ROOT / "configs").glob("*.py"))
 
@@ -79,6 +81,17 @@ def test_every_problem_is_reported_at_once(tmp_path):
         "test_data: a dict needed; found 7 (int)",
     ):
         assert part in message
+
+
+def test_known_keys_are_listed_once():
+    with pytest.raises(InputError) as caught:
+        build(Config, {"zzz": 1, "qqq": 2, "tua1": 0.5, "partition": {"xxx": 1}})
+    assert str(caught.value).split("\n  - ") == [
+        "3 problems",
+        "tua1: unknown key; did you mean tau1?",
+        f"zzz, qqq: unknown keys; known here: {', '.join(f.name for f in fields(Config))}",
+        "xxx: unknown key; known here: type, resolution",
+    ]
 
 
 @pytest.mark.parametrize(

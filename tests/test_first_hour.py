@@ -248,7 +248,7 @@ def test_every_kind_of_array_is_the_same(sample):
         ({"tau1": 3}, "tau1: between 0 and 1 needed; found 3"),
         ({"tau2": "high"}, "tau2: a number or None needed; found 'high' (str)"),
         ({"k": 2.5}, "k: a whole number needed; found 2.5 (float)"),
-        ({"k": 300}, "k: at most 254 needed by a structural model; found 300"),
+        ({"k": 300}, "k: at most 254 needed by the packaged model and other structural ones; found 300"),
         ({"knn_method": "hnsw"}, "knn_method: one of 'faiss', 'faiss_gpu', 'ivf' needed; found 'hnsw'"),
         ({"invalid_rows": "drop"}, "invalid_rows: one of 'error', 'singleton' needed; found 'drop'"),
         ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
@@ -360,7 +360,7 @@ def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--k", "300"], "--k: at most 254 needed by a structural model; found 300"),
+        (["--k", "300"], "--k: at most 254 needed by the packaged model and other structural ones; found 300"),
         (["--tau1", "3"], "--tau1: between 0 and 1 needed; found 3"),
         (["--refinement", "dynamic", "--tau2", "3"], "--tau2: between 0 and 1 needed; found 3"),
         (["--memory", "lots"], "--memory: a number with MB, GB or TB, such as '16GB', needed; found 'lots'"),

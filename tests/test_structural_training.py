@@ -204,7 +204,7 @@ def test_configs_that_cannot_be_are_refused(config):
     ):
         config(th_sim=0.2)
     config(knn=254)
-    with pytest.raises(InputError, match=r"knn: at most 254 needed by a structural model; found 255"):
+    with pytest.raises(InputError, match=r"knn: at most 254 needed by the packaged model and other .* ones; found 255"):
         config(knn=255)
     with pytest.raises(InputError, match=r"structural\.rounds"):
         config(**{"structural.rounds": 3})

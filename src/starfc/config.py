@@ -292,7 +292,8 @@ class Config:
         if self.model.type in STRUCTURAL and self.th_sim > 0:
             found.append(("th_sim", f"0 needed by a structural model, which compares whole lists; found {self.th_sim}"))
         if self.model.type in STRUCTURAL and self.knn - 1 > MOST_NEIGHBOURS:
-            found.append(("knn", f"at most {MOST_NEIGHBOURS + 1} needed by a structural model; found {self.knn}"))
+            most = f"at most {MOST_NEIGHBOURS + 1} needed by the packaged model and other structural ones"
+            found.append(("knn", f"{most}; found {self.knn}"))
         hooks = [hook.get("type") for hook in self.log_config.hooks]
         found += [
             ("log_config.hooks", f"TextLoggerHook or TensorboardLoggerHook needed; found {hook!r}")

@@ -51,8 +51,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
     k : int or None
         Neighbours per instance, itself counted. None: 80, or the largest scale of a hierarchical model, which takes no
-        fewer. Lists are shorter where there are fewer instances; a structural model is less certain with shorter ones
-        than it was trained on, and a warning says so.
+        fewer; at most 254 with the packaged model and other structural ones. Lists are shorter where there are fewer
+        instances; a structural model is less certain with shorter ones than it was trained on, and a warning says so.
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None, of either alone too: what is stored beside
         the weights, which was chosen for components, or the published value (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for

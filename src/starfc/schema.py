@@ -81,11 +81,12 @@ def _build(cls: type, given: Mapping[str, Any], prefix: str, problems: list[str]
     known = {f.name: f for f in fields(cls)}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
+    problems += _unknown([key for key in given if key not in known], prefix, known, retired)
     for key, value in given.items():
         dotted = f"{prefix}{key}"
         if key not in known:
-            problems.append(_unknown(dotted, key, known, retired))
-        elif is_dataclass(hints[key]) and isinstance(value, Mapping):
+            continue
+        if is_dataclass(hints[key]) and isinstance(value, Mapping):
             values[key] = _build(hints[key], value, f"{dotted}.", problems, retired)
         else:
             values[key] = _checked(value, hints[key], known[key].metadata, dotted, problems)
@@ -98,13 +99,21 @@ def _build(cls: type, given: Mapping[str, Any], prefix: str, problems: list[str]
     return cls(**values)
 
 
-def _unknown(dotted: str, key: str, known: Mapping[str, Any], retired: Mapping[str, str]) -> str:
-    if dotted in retired:
-        return f"{word(dotted)}: {retired[dotted]}"
-    nearest = difflib.get_close_matches(key, known, n=1)
-    return f"{word(dotted)}: unknown key; " + (
-        f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
-    )
+def _unknown(keys: list[str], prefix: str, known: Mapping[str, Any], retired: Mapping[str, str]) -> list[str]:
+    """What is wrong with keys that are not known; those that are known are listed once."""
+    found, strange = [], []
+    for key in keys:
+        dotted, nearest = f"{prefix}{key}", difflib.get_close_matches(key, known, n=1)
+        if dotted in retired:
+            found.append(f"{word(dotted)}: {retired[dotted]}")
+        elif nearest:
+            found.append(f"{word(dotted)}: unknown key; did you mean {nearest[0]}?")
+        else:
+            strange.append(word(dotted))
+    if strange:
+        what = "unknown key" if len(strange) == 1 else "unknown keys"
+        found.append(f"{', '.join(strange)}: {what}; known here: {', '.join(known)}")
+    return found
 
 
 def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, problems: list[str]) -> Any:

@@ -130,7 +130,7 @@ def _in_folder(folder: Path, num_instances: int) -> list[Path | None]:
     if found and all(path.stem.isdecimal() for path in found):
         files: list[Path | None] = [None] * num_instances
         for path in found:
-            row = int(path.stem) if len(path.stem) <= 20 else num_instances
+            row = int(path.stem)
             if row >= num_instances:
                 raise InputError(f"{path}: named after a row, of which there are {num_instances:,}, counted from 0")
             if files[row] is not None:

@@ -107,6 +107,19 @@ def test_a_tuned_folder_is_a_model_and_says_what_is_better(files, tmp_path):
     assert default["thresholds"]["tau1"] == 0.8
 
 
+def test_thresholds_are_chosen_for_rows_as_they_are_clustered(files, tmp_path):
+    rows, labels = np.load(files / "x.npy"), np.load(files / "y.npy")
+    np.save(tmp_path / "x.npy", np.concatenate([rows, rows[:60]]))  # copies would fill one another's lists
+    np.save(tmp_path / "y.npy", np.concatenate([labels, labels[:60]]))
+    found = {}
+    for name, folder in (("once", files), ("twice", tmp_path)):
+        starfc("tune", folder / "x.npy", folder / "y.npy", "-o", tmp_path / name)
+        found[name] = json.loads((tmp_path / name / "thresholds.json").read_text())
+    for way in ("fixed", "dynamic", "default"):
+        assert found["twice"][way] == found["once"][way]
+    assert found["twice"]["chosen_on"].endswith("20 identities (240 instances)")
+
+
 def test_the_better_way_is_named():
     def point(fscore):
         return Point(0.5, 0.5, 1.0, fscore, fscore, fscore, 10)

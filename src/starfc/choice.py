@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.copies import collapsed, with_copies
+from starfc.clustering.copies import collapsed, copies_among
 from starfc.clustering.pipeline import cluster
 from starfc.config import Config
 from starfc.data.dataset import Features, Split
@@ -115,15 +115,22 @@ def _run(
         )
     split, _ = open_test_split(config, features, labels)
     if split.labels is not None:
-        require_pairs(split.labels, split.features.name, "choosing thresholds")
         say_unlabelled(split.labels, "the choice")
     valid, invalid = split.features.valid(config.invalid_rows)
-    columns = model.columns if isinstance(model, StructuralModel) else 0
+    identities = None if split.labels is None else np.delete(split.labels, invalid)
+    columns = 0
+    if isinstance(model, StructuralModel):
+        columns = model.columns
+        if config.copies == "collapse":  # as rows are clustered
+            valid, representative = collapsed(valid)
+            if representative is not None and identities is not None:
+                identities = identities[~copies_among(representative)]
+    if identities is not None:
+        require_pairs(identities, split.features.name, "choosing thresholds")
     k = fitting_k(config.knn, len(valid), split.features.name, columns)
     graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall)
-    if split.labels is None:
+    if identities is None:
         return outline(out, valid, graph, model, **given)
-    identities = np.delete(split.labels, invalid)
     known = identities[labelled(identities)]
     where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
     default = {}
@@ -141,18 +148,12 @@ def _default(
     device: torch.device,
 ) -> Point:
     """The scores of what the model does where no threshold is given."""
-    distinct, representative = collapsed(features) if config.copies == "collapse" else (features, None)
-    if representative is not None:
-        k = min(config.knn, len(distinct))
-        graph = build_knn(distinct, k, config.knn_method, config.knn_params, config.seed, config.knn_recall)
     asked = {**partition(config), "adapt": config.adapt, "seed": config.seed, "device": device}
-    found = cluster(distinct, graph, model, tau1=None, tau2=None, **asked)
-    if representative is not None:
-        found = with_copies(found, representative)
-    scores = evaluate(identities, found.labels, ("pairwise", "bcubed"))
+    found = cluster(features, graph, model, tau1=None, tau2=None, **asked)
+    scores, clusters = evaluate(identities, found.labels, ("pairwise", "bcubed")), found.labels[labelled(identities)]
     pairs = scores["pairwise"]
     values = pairs["precision"], pairs["recall"], pairs["fscore"], scores["bcubed"]["fscore"]
-    return Point(found.choice.tau1, 0.0, *values, found.num_clusters)
+    return Point(found.choice.tau1, 0.0, *values, len(np.unique(clusters)))
 
 
 def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:

@@ -26,7 +26,8 @@ from starfc.errors import InputError
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, tidy
-from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.checkpoint import load_model
+from starfc.models.thresholds import load_thresholds
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 

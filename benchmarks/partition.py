@@ -50,8 +50,9 @@ from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import exact_knn
 from starfc.graph.order import locality_order
 from starfc.inference import open_model
-from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.checkpoint import load_model
 from starfc.models.structural import StructuralModel
+from starfc.models.thresholds import load_thresholds
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 from starfc.splits import knn_graph, open_test_split

@@ -32,7 +32,8 @@ from starfc.data.synthetic import generate
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn, search_bytes
 from starfc.graph.store import read_graph, write_graph
-from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.checkpoint import load_model
+from starfc.models.thresholds import load_thresholds
 from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages

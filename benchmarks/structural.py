@@ -38,7 +38,8 @@ from starfc.graph.knn import build_knn, exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph, read_graph, write_graph
 from starfc.graph.structure import Structure, smooth
-from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.checkpoint import load_model
+from starfc.models.thresholds import load_thresholds
 from starfc.runtime.atomic import prepare_folder, replacing
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages

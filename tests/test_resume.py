@@ -20,7 +20,8 @@ from conftest import ROOT
 
 from starfc.config import load_config
 from starfc.errors import InputError
-from starfc.models.checkpoint import load_model, load_thresholds
+from starfc.models.checkpoint import load_model
+from starfc.models.thresholds import load_thresholds
 from starfc.runtime.atomic import mark
 from starfc.runtime.interrupts import Stopped
 from starfc.training.basic import BasicTraining

@@ -28,8 +28,8 @@ from starfc.evaluation.thresholds import (
     sweep_thresholds,
 )
 from starfc.graph.knn import build_knn
-from starfc.models.checkpoint import load_thresholds, save_thresholds
 from starfc.models.gcn import StarFCModel
+from starfc.models.thresholds import load_thresholds, save_thresholds
 from starfc.words import CONFIG, use
 
 GRID = ((0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.9))

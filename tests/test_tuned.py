@@ -11,8 +11,9 @@ from starfc import StarFC
 from starfc.choice import report
 from starfc.commands import app
 from starfc.evaluation.thresholds import Point
-from starfc.models.checkpoint import PRETRAINED, load_model, save_model, save_thresholds, thresholds_for
+from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.gcn import StarFCModel
+from starfc.models.thresholds import save_thresholds, thresholds_for
 
 GIVEN = "given, not chosen from the data"
 PAIR = {"tau1": 0.95, "tau2": 0.4}

@@ -26,9 +26,10 @@ from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
-from starfc.models.checkpoint import PRETRAINED, Model, Thresholds, load_model, thresholds_for
+from starfc.models.checkpoint import PRETRAINED, Model, load_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
+from starfc.models.thresholds import Thresholds, thresholds_for
 from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
 from starfc.review.report import write_report

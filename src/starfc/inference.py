@@ -33,11 +33,12 @@ from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.knn import fitting_k, search_bytes
 from starfc.graph.neighbours import empty_graph
 from starfc.graph.store import find_graph
-from starfc.models.checkpoint import Model, Thresholds, load_model, thresholds_for
+from starfc.models.checkpoint import Model, load_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
+from starfc.models.thresholds import Thresholds, thresholds_for
 from starfc.review.measures import instance_columns
 from starfc.runtime.commit import Change, changing
 from starfc.runtime.kinds import CLUSTER

@@ -31,8 +31,9 @@ from starfc.evaluation.metrics import bcubed, contingency, fscore_error, labelle
 from starfc.evaluation.surface import Panel, draw, write_csv
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
-from starfc.models.checkpoint import Model, save_thresholds
+from starfc.models.checkpoint import Model
 from starfc.models.structural import StructuralModel
+from starfc.models.thresholds import save_thresholds
 from starfc.runtime.progress import progress
 
 log = logging.getLogger("starfc")

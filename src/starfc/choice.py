@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,8 @@ def _default(
     device: torch.device,
 ) -> Point:
     """The scores of what the model does where no threshold is given."""
-    asked = {**partition(config), "adapt": config.adapt, "seed": config.seed, "device": device}
-    found = cluster(features, graph, model, tau1=None, tau2=None, **asked)
+    asked = partition(replace(config, knn=graph.k))
+    found = cluster(features, graph, model, tau1=None, tau2=None, **asked, device=device)
     scores, clusters = evaluate(identities, found.labels, ("pairwise", "bcubed")), found.labels[labelled(identities)]
     pairs = scores["pairwise"]
     values = pairs["precision"], pairs["recall"], pairs["fscore"], scores["bcubed"]["fscore"]

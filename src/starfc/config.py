@@ -246,6 +246,11 @@ class Config:
         "of the set while that raises the F-score to be expected, or not at all",
         choices=("auto", "off"),
     )
+    reach: str = option(
+        "auto",
+        "with model.type 'gcn_structural_any': look at clusters larger than lists again in a third of the rows, or not",
+        choices=("auto", "off"),
+    )
     model: Model = option(factory=Model)
     hierarchical: Hierarchical = option(factory=Hierarchical)
     structural: Structural = option(factory=Structural)

@@ -72,6 +72,9 @@ class StarFC(ClusterMixin, BaseEstimator):
     adapt : {'auto', 'off'}
         With the packaged model and 'infomap': train its scorer further on the clusters of X, as long as that raises the
         F-score to be expected, or not at all.
+    reach : {'auto', 'off'}
+        With the packaged model and communities: look at clusters that are larger than the lists again in a third of the
+        rows, where lists reach three times as far, and join those that are one there (docs/own-data.md); or do not.
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int
@@ -116,6 +119,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         invalid_rows: str = "error",
         copies: str = "collapse",
         adapt: str = "auto",
+        reach: str = "auto",
         device: str = "auto",
         random_state: int = 0,
     ) -> None:
@@ -130,6 +134,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.invalid_rows = invalid_rows
         self.copies = copies
         self.adapt = adapt
+        self.reach = reach
         self.device = device
         self.random_state = random_state
 
@@ -181,6 +186,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         communities = {}
         if self.refinement == "fixed":
             communities = {"partition": self.partition_, "adapt": self.adapt, "seed": self.random_state}
+            if self.reach == "auto":
+                communities["search"] = lambda rows: build_knn(rows, k, self.knn_method)
         if len(distinct) < 2:
             graph = empty_graph(len(distinct), k)
             result = without_search(len(distinct), keep_edges=True)
@@ -323,6 +330,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             "invalid_rows": self.invalid_rows,
             "copies": self.copies,
             "adapt": self.adapt,
+            "reach": self.reach,
             "device": self.device,
             "seed": self.random_state,
         }

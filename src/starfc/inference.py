@@ -24,14 +24,15 @@ from starfc.clustering.pipeline import (
     without_search,
     without_small,
 )
+from starfc.clustering.reach import TIMES
 from starfc.config import Config
-from starfc.data.dataset import Split
+from starfc.data.dataset import Features, Split
 from starfc.data.fingerprint import fingerprint
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
-from starfc.graph.knn import fitting_k, search_bytes
-from starfc.graph.neighbours import empty_graph
+from starfc.graph.knn import build_knn, fitting_k, search_bytes
+from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
 from starfc.models.contextual import ContextualModel
@@ -166,7 +167,7 @@ def _run(
         graph_path = None  # what is named there is the graph of all rows
     searched = replace(config, knn=k)
     copies = None if representative is None else sizes_of(representative)
-    communities = {} if refinement == "dynamic" else {**partition(config), "adapt": config.adapt, "seed": config.seed}
+    parting = {} if refinement == "dynamic" else partition(searched)
     if len(distinct) < 2:
         graph = empty_graph(len(distinct), k)
         result = without_search(len(distinct), keep_edges)
@@ -180,7 +181,7 @@ def _run(
             tau1=tau1,
             tau2=tau2,
             th_sim=config.th_sim,
-            **communities,
+            **parting,
             sizes=copies,
             keep_edges=keep_edges,
             device=device,
@@ -273,7 +274,24 @@ def choices(
     if result.choice is not None:
         found["tau1"] = {"value": result.choice.tau1, "reason": decided.reason or result.choice.reason}
         found["adapt"] = _adaptation(result, config)
+        found["reach"] = _reach(result, config, max(k - 1, 0))
     return found
+
+
+def _reach(result: Clustering, config: Config, columns: int) -> dict[str, Any]:
+    """How many times as far as the lists what was looked at reaches, and why."""
+    if config.reach == "off" or config.partition.type == "components":
+        off = config.reach == "off"
+        return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are looked at again"}
+    if result.reached is None:
+        return {
+            "value": 1,
+            "reason": f"not two clusters of more than the {columns} rows of a list, or few rows",
+        }
+    joined, into = result.reached
+    found = f"{joined} of them became {into}" if joined else "none was joined to another"
+    reason = f"clusters of more than {columns} rows were looked at again in a third of the rows: {found}"
+    return {"value": TIMES, "reason": reason}
 
 
 def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
@@ -308,9 +326,19 @@ def open_model(config: Config, folder: Path) -> Model:
 
 
 def partition(config: Config) -> dict[str, Any]:
-    """The config's ``partition`` as :func:`~starfc.clustering.pipeline.cluster` takes it."""
-    chosen = config.partition
-    return {"partition": chosen.type, "resolution": chosen.resolution}
+    """How clusters come of edges, as :func:`~starfc.clustering.pipeline.cluster` takes it.
+
+    Samples are searched as the config says, with lists of ``config.knn``.
+    """
+    chosen, search = config.partition, None
+    if config.reach == "auto":
+        asked = (config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall)
+
+        def search(rows: Features) -> KnnGraph:
+            return build_knn(rows, *asked)
+
+    given = {"partition": chosen.type, "resolution": chosen.resolution, "adapt": config.adapt}
+    return given | {"search": search, "seed": config.seed}
 
 
 def thresholds(config: Config, model_folder: Path, refinement: str, model: Model) -> Thresholds:
@@ -350,6 +378,8 @@ def report(record: dict[str, Any], out: str | Path) -> str:
         if adapted := record["choices"].get("adapt"):
             times = {0: "not adapted", 1: "adapted once"}.get(adapted["value"], f"adapted {adapted['value']} times")
             lines.append(f"{times}: {adapted['reason']}")
+        if (reached := record["choices"].get("reach")) and reached["value"] > 1:
+            lines.append(reached["reason"])
     if record.get("min_cluster_size", 1) > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
         lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")

@@ -41,6 +41,7 @@ _SAME = [
     "invalid_rows",
     "copies",
     "adapt",
+    "reach",
     "device",
     "features",
     "labels",

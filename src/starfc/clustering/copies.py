@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.components import largest_first
-from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.pipeline import Clustering, ParsedEdges, spread
 from starfc.clustering.summary import Summary, kept
 from starfc.data.copies import find_copies
@@ -125,30 +124,14 @@ def join_copies(parsed: ParsedEdges, representative: NDArray[np.integer]) -> Par
     dtype, targets = id_dtype(n), representative[copies]
     rows = np.concatenate([copies, targets]) if edges.symmetric else copies
     cols = np.concatenate([targets, copies]) if edges.symmetric else targets
-    order = np.lexsort((cols, rows))
-    rows, cols = rows[order], cols[order]
-    # a row's new entries go among its others where columns are sorted, else behind them
-    if edges.symmetric:
-        at = np.searchsorted(_keys(edges.rows, edges.cols, n), _keys(rows, cols, n))
-    else:
-        at = edges.indptr[rows + 1]
-    counts = np.diff(edges.indptr) + np.bincount(rows, minlength=n)
-    merged = EdgeList(
-        row_pointers(counts),
-        np.insert(edges.cols.astype(dtype, copy=False), at, cols),
-        np.insert(edges.scores, at, np.float32(1)),
-        edges.symmetric,
-    )
+    edges = replace(edges, cols=edges.cols.astype(dtype, copy=False))
+    merged, at = edges.with_edges(rows, cols, np.ones(len(rows), np.float32))
     return replace(
         parsed,
         edges=merged,
         intimacy=np.insert(parsed.intimacy, at, np.float32(1)),
         kept=np.insert(parsed.kept, at, True),
     )
-
-
-def _keys(rows: NDArray[np.integer], cols: NDArray[np.integer], n: int) -> NDArray[np.int64]:
-    return rows.astype(np.int64) * n + cols
 
 
 def _summary(

@@ -77,6 +77,36 @@ class EdgeList:
         np.cumsum(mask, out=before[1:])
         return EdgeList(before[self.indptr], self.cols[mask], self.scores[mask], self.symmetric)
 
+    def with_edges(
+        self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]
+    ) -> tuple[EdgeList, NDArray[np.int64]]:
+        """The edges and others, in any order; of those that are there already the score stays.
+
+        Returns
+        -------
+        EdgeList
+            In a symmetric list the new ones are among the others of their row, in order of columns; else behind them.
+        (m,) int64
+            Where each one that was added went, for ``numpy.insert`` of other arrays of the edges.
+        """
+        order = np.lexsort((cols, rows))
+        rows, cols, scores = rows[order], cols[order], scores[order]
+        if self.symmetric:
+            own, new = self.rows.astype(np.int64) * self.num_nodes + self.cols, rows * np.int64(self.num_nodes) + cols
+            at = np.searchsorted(own, new)
+            known = own[np.minimum(at, len(own) - 1)] == new if len(own) else np.zeros(len(new), np.bool_)
+            rows, cols, scores, at = rows[~known], cols[~known], scores[~known], at[~known]
+        else:
+            at = self.indptr[rows + 1]
+        counts = np.diff(self.indptr) + np.bincount(rows, minlength=self.num_nodes)
+        added = EdgeList(
+            row_pointers(counts),
+            np.insert(self.cols, at, cols.astype(self.cols.dtype)),
+            np.insert(self.scores, at, scores.astype(np.float32)),
+            self.symmetric,
+        )
+        return added, at
+
 
 def row_pointers(counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """Counts per row (N,) -> where each row starts, and the end: (N + 1,) int64."""

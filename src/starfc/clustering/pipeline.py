@@ -21,6 +21,7 @@ from starfc.clustering.components import components, largest_first
 from starfc.clustering.confidence import Scoring
 from starfc.clustering.edges import EdgeList, edge_confidence, row_pointers
 from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
+from starfc.clustering.reach import Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
@@ -74,8 +75,9 @@ class Clustering:
 
     ``parsed`` holds the edges themselves where they were asked for. Of a contextual model, whose p are calibrated for
     the set, ``estimate`` is what is to be expected of the clusters, ``choice`` the threshold and why, ``outside`` the
-    share of the context's numbers that are unlike those of the kinds that the model was trained on, and ``rounds`` the
-    F-scores to be expected before and after each round of adaptation, none where there was none.
+    share of the context's numbers that are unlike those of the kinds that the model was trained on, ``rounds`` the
+    F-scores to be expected before and after each round of adaptation, none where there was none, and ``reached`` how
+    many clusters larger than the lists a sample joined, and into how many; None where there was nothing to look at.
     """
 
     labels: NDArray[np.int64]
@@ -86,6 +88,7 @@ class Clustering:
     choice: Choice | None = None
     outside: float | None = None
     rounds: tuple[float, ...] = ()
+    reached: tuple[int, int] | None = None
 
     @property
     def edges_parsed(self) -> int:
@@ -111,6 +114,7 @@ def cluster(
     partition: str = "components",
     resolution: float = RESOLUTION,
     adapt: str = "auto",
+    search: Search | None = None,
     seed: int = 0,
     sizes: NDArray[np.integer] | None = None,
     keep_edges: bool = False,
@@ -143,6 +147,9 @@ def cluster(
     adapt : {'auto', 'off'}
         With a contextual model and 'infomap': train its scorer further on the clusters of the set, as long as that
         raises the F-score to be expected (:mod:`starfc.clustering.adaptation`).
+    search : function of Features, optional
+        With a contextual model and communities: makes the kNN graph of a sample of the rows, in which clusters that are
+        larger than the lists are looked at again (:mod:`starfc.clustering.reach`). None: that is not done.
     seed : int
         Of the communities, and of adaptation.
     sizes : (N,) integers, optional
@@ -167,7 +174,7 @@ def cluster(
     communities = partition != "components"
     if tau2 is None:
         tau2 = 0.0 if communities else COMPONENTS[1]
-    lowest = tau1
+    lowest, fixed, reached = tau1, tau1, None
     if contextual:
         lowest = LOWEST if tau1 is None else min(LOWEST, tau1)
     given = (features, graph, model, lowest, tau2, th_sim, device, stages, scratch)
@@ -188,8 +195,21 @@ def cluster(
             pieces = components(parsed)
             before = kept(pieces, parsed.num_edges, sizes)
             if members is None:
-                search = infomap if partition == "infomap" else _leiden(resolution)
-                members = search(parsed, seed, pieces)
+                find = infomap if partition == "infomap" else _leiden(resolution)
+                members = find(parsed, seed, pieces)
+        if contextual and search is not None:
+            again = {"tau1": fixed, "tau2": None, "partition": partition, "resolution": resolution, "adapt": "off"}
+            again |= {"search": search, "seed": seed, "device": device, "scratch": scratch, "keep_edges": True}
+
+            def sampled(rows: Features, inner: Stages) -> tuple[NDArray[np.int64], EdgeList]:
+                with inner.stage("kNN graph"):
+                    lists = search(rows)
+                found = cluster(rows, lists, model, **again, stages=inner)
+                return found.labels, found.parsed.edges.select(found.parsed.kept)
+
+            reached = reach(members, parsed, graph.k - 1, as_features(features), sampled, seed, stages, scratch)
+            parsed, members = reached.edges, reached.members
+        with stages.stage("edges of clusters", needs=64 * len(parsed)):
             refined = edges_within(parsed, members)
             edges = None
             if keep_edges:
@@ -212,7 +232,8 @@ def cluster(
         expected = estimate(start.edges, members) if candidates else None
     context = start.scoring.context
     outside = max(model.first.outside(context.first), model.second.outside(context.second))
-    return replace(result, estimate=expected, choice=chosen.choice, outside=outside, rounds=chosen.rounds)
+    found = {"choice": chosen.choice, "rounds": chosen.rounds, "reached": reached and reached.counts}
+    return replace(result, estimate=expected, outside=outside, **found)
 
 
 def _leiden(resolution: float) -> Callable[[EdgeList, int, NDArray[np.integer]], NDArray[np.integer]]:

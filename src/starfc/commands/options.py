@@ -55,6 +55,13 @@ class Copies(str, Enum):
     keep = "keep"
 
 
+class Reach(str, Enum):
+    """Whether clusters larger than the lists are looked at again in a sample of the rows."""
+
+    auto = "auto"
+    off = "off"
+
+
 class Adapt(str, Enum):
     """Whether the model is trained further on the clusters of the data."""
 
@@ -102,6 +109,10 @@ CopiesOption = Annotated[
 AdaptOption = Annotated[
     Adapt | None,
     typer.Option("--adapt", help="Train the model further on the clusters found, where that promises more (default)."),
+]
+ReachOption = Annotated[
+    Reach | None,
+    typer.Option("--reach", help="Look at clusters larger than the lists again in a third of the rows (default)."),
 ]
 Memory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Memory that may be held, such as 8GB; a stage above it is refused.")

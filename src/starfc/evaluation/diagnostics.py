@@ -120,7 +120,7 @@ def doubts(result: Clustering, columns: int, copies: NDArray[np.integer] | None 
         )
     large = int(sizes[np.bincount(result.labels) > 2 * columns].sum())
     unsure = result.estimate is None or result.estimate.fscore < SURE
-    if n >= 20 and columns > 0 and large > n / 2 and unsure:
+    if n >= 20 and columns > 0 and large > n / 2 and unsure and result.reached is None:
         found.append(
             f"{large:,} of {n:,} instances are in clusters of more than twice the {columns} neighbours that a list "
             "holds, which leaves many pairs open: an identity larger than the lists may have come apart; look for "

@@ -8,9 +8,9 @@ pretrained = '{{ fileDirname }}/../src/starfc/pretrained/any'
 
 model = dict(type='gcn_structural_any', kwargs=dict(nhid=64))
 kinds = dict(
-    first=500,  # kinds that the early first round learns from
-    second=450,  # other ones, which the second round learns from; the first round learns from all
+    first=800,  # kinds that the early first round learns from
+    second=700,  # other ones, which the second round learns from; the first round learns from all
     edges=6000,  # of each kind
-    steps=3500)  # of each round, 4,096 edges each
+    steps=4500)  # of each round, 4,096 edges each
 partition = dict(type='infomap')
 validation = dict(_delete_=True, source='none')

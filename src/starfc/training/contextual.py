@@ -68,11 +68,12 @@ from starfc.runtime.opened import opened
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
 from starfc.splits import open_train_split
-from starfc.training.kinds import Kind, Real, make_kind
+from starfc.training.kinds import FAMILIES, Kind, Real, make_kind
 
 log = logging.getLogger("starfc")
 
 _CHUNK = 10  # kinds of a file
+_FAMILY_NAMES = tuple(FAMILIES)  # files have the number of a family
 _HELD_BACK = 12  # one kind of so many
 _EDGES_OF_A_KIND = 64  # in a step
 _STANDARD = 400  # edges of a kind that means and standard deviations are taken from
@@ -236,7 +237,7 @@ def _make_chunk(
         rng = np.random.default_rng([seed, number, 1])
         samples = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)
         for of_round, (features, same, context) in samples.items():
-            for key, value in (("x", features), ("y", same), ("c", context), ("f", np.array(kind.family))):
+            for key, value in (("x", features), ("y", same), ("c", context), ("f", np.array(_FAMILY_NAMES.index(kind.family)))):
                 content[f"{number}.{of_round}.{key}"] = value
     with replacing(_file(folder, chunk)) as temporary, temporary.open("wb") as file:
         np.savez(file, **content)
@@ -312,8 +313,8 @@ def _read_chunk(path: Path) -> Iterator[tuple[str, Sample]]:
             columns, context = _WIDTHS[of_round]
             if x.shape != (len(y), columns) or y.ndim != 1 or c.shape != (context,):
                 raise ValueError(f"{name}: {x.shape} columns, {y.shape} answers, a context of {c.shape}")
-            yield of_round, (x, y, c, str(f))
-    except (ValueError, KeyError) as error:
+            yield of_round, (x, y, c, _FAMILY_NAMES[int(f)])
+    except (ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: not whole ({first_line(error)}); {remedy}") from None
 
 

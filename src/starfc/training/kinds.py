@@ -42,9 +42,9 @@ Rng = np.random.Generator
 Rows = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-FAMILIES = {"latent": 0.25, "axes": 0.1, "real": 0.2, "network": 0.25, "drawn": 0.2}  # shares
-_SMALL, _LARGE, _HUGE = (200, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
-_LARGE_SHARE = 0.05
+FAMILIES = {"latent": 0.28, "axes": 0.13, "real": 0.24, "network": 0.28, "drawn": 0.07}  # shares
+_TINY, _SMALL, _LARGE, _HUGE = (200, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
+_TINY_SHARE, _LARGE_SHARE = 0.12, 0.05
 _HUGE_EVERY = 60  # one kind of so many is huge
 _DIMENSIONS = (32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
 _LEAST_ACCURACY = 0.5  # of the nearest neighbour; kinds below it are hopeless and seldom kept
@@ -93,7 +93,9 @@ def make_kind(seed: int, number: int, real: Real | None = None) -> Kind | None:
     names = [name for name in FAMILIES if real is not None or name != "real"]
     shares = np.array([FAMILIES[name] for name in names])
     family = str(rng.choice(names, p=shares / shares.sum()))
-    rows = int(_log_uniform(rng, *(_LARGE if rng.random() < _LARGE_SHARE else _SMALL)))
+    size = rng.random()
+    within = _TINY if size < _TINY_SHARE else _LARGE if size > 1 - _LARGE_SHARE else _SMALL
+    rows = int(_log_uniform(rng, *within))
     if number % _HUGE_EVERY == _HUGE_EVERY - 1:
         family = ("latent", "axes", "real" if real is not None else "network", "network")[number // _HUGE_EVERY % 4]
         rows = int(_log_uniform(rng, *_HUGE))
@@ -121,7 +123,7 @@ def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
 def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
     """Sizes of identities that add up to about ``rows``: (C,), in random order."""
     mean, sigma = _log_uniform(rng, 2, 300), rng.uniform(0.2, 1.5)
-    if rng.random() < 0.03:  # hardly anything belongs together
+    if rng.random() < 0.015:  # hardly anything belongs together
         return np.concatenate([np.full(int(rng.integers(0, max(1, rows // 50))), 2), np.ones(rows, np.int64)])
     profile, count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]), int(rows / mean) + 64
     if profile == 0:
@@ -375,10 +377,10 @@ def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
     modes, weight = int(rng.integers(1, 6)), np.float32(rng.uniform(0, 0.8))
     if weight > 0.2:
         way = rng.random()
-        if way < 0.6:  # modes of each identity
+        if way < 0.86:  # modes of each identity
             places = rng.normal(size=(count * modes, dim)).astype(np.float32)
             drawn = places[ids * modes + rng.integers(0, modes, n)]
-        elif way < 0.8:  # modes that all identities have, as poses are
+        elif way < 0.93:  # modes that all identities have, as poses are
             places = rng.normal(size=(3 * modes, dim)).astype(np.float32)
             drawn = places[rng.integers(0, 3 * modes, n)]
         else:

@@ -6,11 +6,12 @@ _base_ = './cfg_gcn_structural_glyph.py'
 # The weights that come with the package.
 pretrained = '{{ fileDirname }}/../src/starfc/pretrained/any'
 
-model = dict(type='gcn_structural_any', kwargs=dict(nhid=64))
+model = dict(type='gcn_structural_any', kwargs=dict(nhid=48))
 kinds = dict(
-    first=500,  # kinds that the early first round learns from
-    second=450,  # other ones, which the second round learns from; the first round learns from all
+    first=900,  # kinds that the early first round learns from
+    second=900,  # other ones, which the second round learns from; the first round learns from all
     edges=6000,  # of each kind
-    steps=3500)  # of each round, 4,096 edges each
+    members=2,  # scorers of each round, trained apart: their mean logit counts
+    steps=6000)  # of each scorer, 4,096 edges each
 partition = dict(type='infomap')
 validation = dict(_delete_=True, source='none')

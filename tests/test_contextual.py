@@ -34,6 +34,7 @@ from starfc.models.contextual import (
 from starfc.recipes import model_config
 from starfc.runtime.atomic import write_json
 from starfc.schema import build
+from starfc.training import contextual
 from starfc.training.contextual import fit, run_kinds_training, sample_edges
 from starfc.training.kinds import Real, draw_sizes, make_kind
 
@@ -337,6 +338,18 @@ def test_a_scorer_learns_from_kinds():
     record = fit(scorer, samples, Kinds(steps=150, batch=512), generator)
     assert record["loss"] < 0.45
     assert record["kinds"] + 1 == len(samples)
+
+
+def test_what_is_made_of_kinds_is_read_again(tmp_path):
+    contextual._make_chunk(tmp_path, ("early", 0, 3), {"edges": 50}, 0, None, 20, 40, 10)
+    read = list(contextual._read_chunk(contextual._file(tmp_path, ("early", 0, 3))))
+    kinds = [kind for number in range(3) if (kind := make_kind(0, number)) is not None]
+    assert len(read) == len(kinds) > 0
+    for (of_round, (features, same, context, family)), kind in zip(read, kinds, strict=True):
+        assert of_round == "first"
+        assert features.shape == (len(same), COLUMNS_FIRST)
+        assert context.shape == (CONTEXT_FIRST,)
+        assert family == kind.family
 
 
 def test_a_stopped_training_is_not_gone_on_with_by_other_settings(tmp_path):

@@ -115,10 +115,11 @@ class Structural:
 class Kinds:
     """Training over kinds of data (model.type 'gcn_structural_any')."""
 
-    first: int = option(500, "kinds that the early first round learns from", low=12)
-    second: int = option(450, "kinds, other ones, that the second round learns from", low=12)
+    first: int = option(900, "kinds that the early first round learns from", low=12)
+    second: int = option(900, "kinds, other ones, that the second round learns from", low=12)
     edges: int = option(6000, "edges of a kind to learn from", low=64)
-    steps: int = option(3500, "optimiser steps of each round", low=10)
+    members: int = option(2, "scorers of each round, trained apart: their mean logit counts", low=1, high=16)
+    steps: int = option(6000, "optimiser steps of each scorer", low=10)
     batch: int = option(4096, "edges of a step, 64 of each of some kinds", low=64)
     lr: float = option(3e-3, "highest learning rate of the one-cycle schedule", low=0)
     weight_decay: float = option(1e-3, "weight decay of AdamW", low=0)

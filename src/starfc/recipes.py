@@ -36,9 +36,9 @@ _GCN = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "any": {
-        "model": {"type": "gcn_structural_any", "kwargs": {"nhid": 64}},
+        "model": {"type": "gcn_structural_any", "kwargs": {"nhid": 48}},
         "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},
-        "kinds": {"first": 500, "second": 450, "edges": 6000, "steps": 3500},
+        "kinds": {"first": 900, "second": 900, "edges": 6000, "members": 2, "steps": 6000},
         "partition": {"type": "infomap"},
         "validation": {"source": "none"},
         **_CHOSEN,

@@ -42,6 +42,7 @@ FORMAT = "starfc checkpoint 1"
 
 STRUCTURAL_FILES = {"": "Structural.pth"}
 CONTEXTUAL_FILES = {"": "Contextual.pth"}
+_MOST_MEMBERS = 16  # scorers of a round
 
 Model = StarFCModel | HierarchicalModel | StructuralModel
 
@@ -85,7 +86,7 @@ def load_model(
     folder = opened(path)
     kind, names = _stored_names(folder)
     if kind is CONTEXTUAL_FILES:
-        return _structural(*_stored(folder, names[""]), nhid, ContextualModel, 4)
+        return _contextual(*_stored(folder, names[""]), nhid)
     if kind is STRUCTURAL_FILES:
         return _structural(*_stored(folder, names[""]), nhid)
     states, places = {}, {}
@@ -149,30 +150,39 @@ def _files(model: Model) -> dict[str, str]:
     return HIERARCHICAL_FILES if isinstance(model, HierarchicalModel) else FILES
 
 
+def _contextual(state: dict[str, Tensor], path: Path, nhid: int | None) -> ContextualModel:
+    shape = state.get("shape")
+    if shape is not None and shape.shape == (4,) and shape.dtype == torch.int64:
+        state = ContextualModel.of_one_scorer(state)
+    return _structural(state, path, nhid, ContextualModel, "first.members.0.layers.1.weight", _MOST_MEMBERS)
+
+
 def _structural(
     state: dict[str, Tensor],
     path: Path,
     nhid: int | None,
     cls: type[StructuralModel] = StructuralModel,
-    numbers: int = 5,
+    inner: str = "first.layers.1.weight",
+    most: int = 2,
 ) -> StructuralModel:
+    """A model of the shape that its weights tell; the last number, its rounds or members, is from 1 to ``most``."""
     shape = state.get("shape")
-    if shape is None or shape.shape != (numbers,) or shape.dtype != torch.int64:
-        raise InputError(f"{path}: no shape of {numbers} numbers in it, so no weights of a {cls.__name__}")
-    units, columns, candidates, smoothing, *rounds = shape.tolist()
+    if shape is None or shape.shape != (5,) or shape.dtype != torch.int64:
+        raise InputError(f"{path}: no shape of 5 numbers in it, so no weights of a {cls.__name__}")
+    units, columns, candidates, smoothing, parts = shape.tolist()
     if nhid not in (None, units):
         raise InputError(
             f"{path}: nhid = {units} where {nhid} is needed; use weights trained for that"
             f"{advice('; or set {} to ' + str(units), 'model.kwargs.nhid')}"
         )
     # the weights that all others follow from, before any are made
-    hidden = state.get("first.layers.1.weight")
+    hidden = state.get(inner)
     lists = min(columns, candidates) >= 1 and smoothing >= 0 and max(columns, candidates, smoothing) <= MOST_NEIGHBOURS
-    within = lists and rounds in ([], [1], [2])
+    within = lists and 1 <= parts <= most
     if hidden is None or units < 1 or hidden.shape != (units, units) or not within:
         found = None if hidden is None else tuple(hidden.shape)
         raise InputError(
-            f"{path}: a shape of {shape.tolist()} beside a first.layers.1.weight of {found} is that of no "
+            f"{path}: a shape of {shape.tolist()} beside a {inner} of {found} is that of no "
             f"{cls.__name__}; copy the file again"
         )
     model = cls.of_shape(shape)

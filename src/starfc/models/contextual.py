@@ -14,7 +14,9 @@ costs what it costs with the plain :class:`~starfc.models.structural.EdgeScorer`
 
 Trained over many kinds of data (:mod:`starfc.training.kinds`), the scorer calibrates itself to a set that it has never
 seen. The second round is trained on kinds that the first round was not trained on, so that it learns from first-round
-probabilities that are as good, and as bad, as those of new data.
+probabilities that are as good, and as bad, as those of new data. What a scorer makes of a set that is unlike all of its
+training differs from one training to the next; so each round has a few, trained apart, and their mean logit counts
+(:class:`MeanScorer`).
 """
 
 from __future__ import annotations
@@ -246,15 +248,61 @@ class ContextScorer(nn.Module):
         return float((seen.abs() > 3).float().mean())
 
 
+class MeanScorer(nn.Module):
+    """The mean logit of a few :class:`ContextScorer` (its ``members``), which were trained apart."""
+
+    def __init__(
+        self, features: int, context: int, nhid: int, members: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([ContextScorer(features, context, nhid, generator) for _ in range(members)])
+
+    @torch.no_grad()
+    def of(self, context: NDArray[np.float32]) -> EdgeScorer:
+        """The scorer of one set, of context (c,): those of the members side by side, as one of M h hidden units."""
+        scorers = [member.of(context) for member in self.members]
+        count, h = len(scorers), self.members[0].nhid
+        whole = EdgeScorer(scorers[0].layers[0].in_features, count * h).to(scorers[0].shift.device)
+        whole.shift.copy_(scorers[0].shift)
+        whole.scale.copy_(scorers[0].scale)
+        first, second, last = whole.layers
+        second.weight.zero_()
+        last.bias.zero_()
+        for at, scorer in enumerate(scorers):
+            units, (its_first, its_second, its_last) = slice(at * h, (at + 1) * h), scorer.layers
+            # standardised as the first one's columns are
+            factor = scorer.scale / whole.scale
+            first.weight[units] = its_first.weight * factor
+            first.bias[units] = its_first.bias + (its_first.weight * scorer.scale) @ (whole.shift - scorer.shift)
+            second.weight[units, units] = its_second.weight
+            second.bias[units] = its_second.bias
+            last.weight[:, units] = its_last.weight / count
+            last.bias += its_last.bias / count
+        return whole.eval()
+
+    def outside(self, context: NDArray[np.float32]) -> float:
+        """As :meth:`ContextScorer.outside`; all members were trained on the same kinds."""
+        return self.members[0].outside(context)
+
+    @property
+    def neutral(self) -> NDArray[np.float32]:
+        """As :attr:`ContextScorer.neutral`."""
+        return self.members[0].neutral
+
+
 class ContextualModel(StructuralModel):
     """Edge confidence from structure, in the context of the set.
 
-    It has two rounds. ``first`` and ``second`` are :class:`ContextScorer` instances; what scores the edges of a set are
+    It has two rounds. ``first`` and ``second`` are :class:`MeanScorer` instances; what scores the edges of a set are
     ``first.of(context)`` and ``second.of(context)``.
 
     Parameters
     ----------
-    nhid, columns, candidates, smoothing, generator
+    nhid : int
+        Hidden units of each member.
+    members : int
+        Scorers of each round.
+    columns, candidates, smoothing, generator
         As for :class:`~starfc.models.structural.StructuralModel`.
     """
 
@@ -265,18 +313,29 @@ class ContextualModel(StructuralModel):
         columns: int = 79,
         candidates: int = 40,
         smoothing: int = 10,
+        members: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.nhid = nhid
         self.columns, self.candidates, self.smoothing, self.rounds = columns, candidates, smoothing, 2
-        self.first = ContextScorer(COLUMNS_FIRST, CONTEXT_FIRST, nhid, generator)
-        self.second = ContextScorer(COLUMNS_SECOND, CONTEXT_SECOND, nhid, generator)
+        self.first = MeanScorer(COLUMNS_FIRST, CONTEXT_FIRST, nhid, members, generator)
+        self.second = MeanScorer(COLUMNS_SECOND, CONTEXT_SECOND, nhid, members, generator)
         self.register_buffer("temperature", torch.ones(()))
-        self.register_buffer("shape", torch.tensor([nhid, columns, candidates, smoothing]))
+        self.register_buffer("shape", torch.tensor([nhid, columns, candidates, smoothing, members]))
 
     @classmethod
     def of_shape(cls, shape: Tensor) -> ContextualModel:
         """A model as another's ``shape`` says, which its state dict holds."""
-        nhid, columns, candidates, smoothing = shape.tolist()
-        return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing)
+        nhid, columns, candidates, smoothing, members = shape.tolist()
+        return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing, members=members)
+
+    @staticmethod
+    def of_one_scorer(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a model of one member, from that of an earlier format, which had no members."""
+        members = {
+            f"{name}.members.0.{rest}" if name in ("first", "second") else key: value
+            for key, value in state.items()
+            for name, _, rest in [key.partition(".")]
+        }
+        return members | {"shape": torch.cat([state["shape"], torch.ones(1, dtype=torch.int64)])}

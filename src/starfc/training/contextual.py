@@ -53,6 +53,7 @@ from starfc.models.contextual import (
     CONTEXT_SECOND,
     ContextScorer,
     ContextualModel,
+    MeanScorer,
     first_context,
     sampled_nodes,
     second_context,
@@ -68,11 +69,12 @@ from starfc.runtime.opened import opened
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
 from starfc.splits import open_train_split
-from starfc.training.kinds import Kind, Real, make_kind
+from starfc.training.kinds import FAMILIES, Kind, Real, make_kind
 
 log = logging.getLogger("starfc")
 
 _CHUNK = 10  # kinds of a file
+_FAMILY_NAMES = tuple(FAMILIES)  # files have the number of a family
 _HELD_BACK = 12  # one kind of so many
 _EDGES_OF_A_KIND = 64  # in a step
 _STANDARD = 400  # edges of a kind that means and standard deviations are taken from
@@ -113,7 +115,11 @@ def _train(config: Config, change: Change) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(config.seed)
     shape = {"columns": config.knn - 1, "candidates": config.structural.candidates}
     model = ContextualModel(
-        config.model.kwargs.nhid, **shape, smoothing=config.structural.smoothing, generator=generator
+        config.model.kwargs.nhid,
+        **shape,
+        smoothing=config.structural.smoothing,
+        members=settings.members,
+        generator=generator,
     )
     record: dict[str, Any] = {"config": config.as_dict(), **environment(count, device)}
     real = _real_paths(config)
@@ -121,14 +127,14 @@ def _train(config: Config, change: Change) -> dict[str, Any]:
     with stages.stage("kinds, early"):
         early = _samples(config, real, work_dir, "early", 0, settings.first, count)["first"]
     with stages.stage("fit, early"):
-        record["early"] = fit(model.first.to(device), early, settings, generator, "early first round")
+        record["early"] = _fit_members(model.first.to(device), early, settings, generator, "early first round")
     save_model(model, work_dir / "kinds")
     with stages.stage("kinds, both rounds"):
         later = _samples(config, real, work_dir, "both", settings.first, settings.first + settings.second, count)
     with stages.stage("fit, both rounds"):
-        record["second"] = fit(model.second.to(device), later["second"], settings, generator, "second round")
-        model.first = ContextScorer(COLUMNS_FIRST, CONTEXT_FIRST, model.nhid, generator).to(device)
-        record["first"] = fit(model.first, early + later["first"], settings, generator, "first round")
+        record["second"] = _fit_members(model.second.to(device), later["second"], settings, generator, "second round")
+        model.first = MeanScorer(COLUMNS_FIRST, CONTEXT_FIRST, model.nhid, settings.members, generator).to(device)
+        record["first"] = _fit_members(model.first, early + later["first"], settings, generator, "first round")
     record["stages"] = [vars(stage) for stage in stages.finished]
     save_model(model, change.place)
     save_config(config, change.place / "config.json")
@@ -236,7 +242,12 @@ def _make_chunk(
         rng = np.random.default_rng([seed, number, 1])
         samples = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)
         for of_round, (features, same, context) in samples.items():
-            for key, value in (("x", features), ("y", same), ("c", context), ("f", np.array(kind.family))):
+            for key, value in (
+                ("x", features),
+                ("y", same),
+                ("c", context),
+                ("f", np.array(_FAMILY_NAMES.index(kind.family))),
+            ):
                 content[f"{number}.{of_round}.{key}"] = value
     with replacing(_file(folder, chunk)) as temporary, temporary.open("wb") as file:
         np.savez(file, **content)
@@ -312,9 +323,16 @@ def _read_chunk(path: Path) -> Iterator[tuple[str, Sample]]:
             columns, context = _WIDTHS[of_round]
             if x.shape != (len(y), columns) or y.ndim != 1 or c.shape != (context,):
                 raise ValueError(f"{name}: {x.shape} columns, {y.shape} answers, a context of {c.shape}")
-            yield of_round, (x, y, c, str(f))
-    except (ValueError, KeyError) as error:
+            yield of_round, (x, y, c, _FAMILY_NAMES[int(f)])
+    except (ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: not whole ({first_line(error)}); {remedy}") from None
+
+
+def _fit_members(
+    scorer: MeanScorer, samples: list[Sample], settings: Kinds, generator: torch.Generator, name: str
+) -> list[dict[str, Any]]:
+    of = [f"{name}, scorer {number} of {len(scorer.members)}" for number in range(1, len(scorer.members) + 1)]
+    return [fit(member, samples, settings, generator, of[at]) for at, member in enumerate(scorer.members)]
 
 
 def fit(

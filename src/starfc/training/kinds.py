@@ -2,8 +2,9 @@
 
 A kind is a function of a seed and its number. What differs from kind to kind: the number of rows and dimensions, the
 sizes of identities (log-normal, Zipf, equal, geometric; many singletons; a few giants), how identities resemble each
-other, how instances of one differ, poor photos, the shape of the space (a narrow cone, stretched axes), near copies,
-and wrong labels. There are four families:
+other, how instances of one differ (at random, in modes of their own or of all identities, along tracks as in videos),
+poor photos, the shape of the space (a narrow cone, stretched axes), near copies, and wrong labels. There are five
+families:
 
 =========== =======================================================================================================
 ``latent``  identities and what varies within them are points of low dimension, mapped to the embedding by random
@@ -12,6 +13,8 @@ and wrong labels. There are four families:
 ``real``    labelled features that are given: some identities, cut to other sizes, projected, squashed, made noisy
 ``network`` what a small network makes of either: trained by softmax or margin for a short or long time on *other*
             identities, as embedding networks are
+``drawn``   pictures of figures (:mod:`starfc.training.drawn`): their pixels, main directions of these, or what a random
+            or a trained small network makes of them
 =========== =======================================================================================================
 
 No family looks at the data that a model is to be used on.
@@ -33,14 +36,15 @@ from torch.nn import functional
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
 from starfc.evaluation.metrics import labelled
+from starfc.training.drawn import draw_pictures
 
 Rng = np.random.Generator
 Rows = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-FAMILIES = {"latent": 0.3, "axes": 0.15, "real": 0.25, "network": 0.3}  # shares
-_SMALL, _LARGE, _HUGE = (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
-_LARGE_SHARE = 0.05
+FAMILIES = {"latent": 0.28, "axes": 0.13, "real": 0.24, "network": 0.28, "drawn": 0.07}  # shares
+_TINY, _SMALL, _LARGE, _HUGE = (200, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
+_TINY_SHARE, _LARGE_SHARE = 0.12, 0.05
 _HUGE_EVERY = 60  # one kind of so many is huge
 _DIMENSIONS = (32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
 _LEAST_ACCURACY = 0.5  # of the nearest neighbour; kinds below it are hopeless and seldom kept
@@ -89,9 +93,11 @@ def make_kind(seed: int, number: int, real: Real | None = None) -> Kind | None:
     names = [name for name in FAMILIES if real is not None or name != "real"]
     shares = np.array([FAMILIES[name] for name in names])
     family = str(rng.choice(names, p=shares / shares.sum()))
-    rows = int(_log_uniform(rng, *(_LARGE if rng.random() < _LARGE_SHARE else _SMALL)))
+    size = rng.random()
+    within = _TINY if size < _TINY_SHARE else _LARGE if size > 1 - _LARGE_SHARE else _SMALL
+    rows = int(_log_uniform(rng, *within))
     if number % _HUGE_EVERY == _HUGE_EVERY - 1:
-        family = ("latent", "axes", names[-2], names[-2])[number // _HUGE_EVERY % 4]
+        family = ("latent", "axes", "real" if real is not None else "network", "network")[number // _HUGE_EVERY % 4]
         rows = int(_log_uniform(rng, *_HUGE))
     features, labels = _MAKE[family](rng, rows, real)
     features, labels = _disturbed(rng, features / _root_mean_square(features), labels)
@@ -117,6 +123,8 @@ def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
 def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
     """Sizes of identities that add up to about ``rows``: (C,), in random order."""
     mean, sigma = _log_uniform(rng, 2, 300), rng.uniform(0.2, 1.5)
+    if rng.random() < 0.015:  # hardly anything belongs together
+        return np.concatenate([np.full(int(rng.integers(0, max(1, rows // 50))), 2), np.ones(rows, np.int64)])
     profile, count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]), int(rows / mean) + 64
     if profile == 0:
         drawn = mean * np.exp(rng.normal(-(sigma**2) / 2, sigma, count))
@@ -268,6 +276,27 @@ def _network(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     return _embedded(rng, learnt, learnt_ids, features), ids
 
 
+def _drawn(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
+    sizes = draw_sizes(rng, rows)
+    count, way = len(sizes), rng.integers(0, 4)
+    others, of_each = int(_log_uniform(rng, 50, 300)), int(rng.integers(8, 24))
+    sizes = np.concatenate([sizes, np.full(others if way == 3 else 0, of_each)])
+    ids = np.repeat(np.arange(len(sizes)), sizes)
+    pixels = draw_pictures(rng, ids, int(rng.integers(8, 21)), _log_uniform(rng, 0.15, 1.6))
+    test = ids < count
+    features = pixels[test]
+    if way == 1:  # main directions
+        centred = features - features.mean(axis=0)
+        dim = min(int(rng.choice(_DIMENSIONS)), centred.shape[1])
+        _, directions = np.linalg.eigh(centred.T @ centred)
+        features = centred @ directions[:, -dim:]
+    elif way == 2:
+        features = _random_network(rng, (pixels.shape[1], 256, int(rng.choice(_DIMENSIONS))))(features)
+    elif way == 3:
+        features = _embedded(rng, pixels[~test], ids[~test] - count, features)
+    return features, ids[test]
+
+
 def _embedded(rng: Rng, learnt: Rows, learnt_ids: Ids, features: Rows) -> Rows:
     """Embeddings of ``features`` by a network that was trained to tell the ``learnt`` identities apart."""
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
@@ -303,6 +332,7 @@ _MAKE: dict[str, Callable[[Rng, int, Real | None], tuple[Rows, Ids]]] = {
     "axes": _axes,
     "real": _real,
     "network": _network,
+    "drawn": _drawn,
 }
 
 
@@ -346,12 +376,32 @@ def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
     points = rng.normal(size=(n, dim)).astype(np.float32)
     modes, weight = int(rng.integers(1, 6)), np.float32(rng.uniform(0, 0.8))
     if weight > 0.2:
-        places = rng.normal(size=(count * modes, dim)).astype(np.float32)
-        points = np.sqrt(1 - weight) * points + np.sqrt(weight) * places[ids * modes + rng.integers(0, modes, n)]
+        way = rng.random()
+        if way < 0.86:  # modes of each identity
+            places = rng.normal(size=(count * modes, dim)).astype(np.float32)
+            drawn = places[ids * modes + rng.integers(0, modes, n)]
+        elif way < 0.93:  # modes that all identities have, as poses are
+            places = rng.normal(size=(3 * modes, dim)).astype(np.float32)
+            drawn = places[rng.integers(0, 3 * modes, n)]
+        else:
+            drawn = _tracks(rng, ids, dim)
+        points = np.sqrt(1 - weight) * points + np.sqrt(weight) * drawn
     points *= (np.arange(1, dim + 1) ** -rng.uniform(0, 0.7)).astype(np.float32)
     tail, of_identity = rng.uniform(0, 0.7), rng.uniform(0, 0.4)
     lengths = np.exp(rng.normal(-(tail**2) / 2, tail, (n, 1))) * np.exp(of_identity * rng.normal(size=(count, 1)))[ids]
     return points / _root_mean_square(points) * lengths.astype(np.float32)
+
+
+def _tracks(rng: Rng, ids: Ids, dim: int) -> Rows:
+    """Points (n, dim) of paths through space: the next row of an identity lies near the row before it."""
+    step = _log_uniform(rng, 0.05, 0.7)
+    points = rng.normal(size=(len(ids), dim)).astype(np.float32)
+    begins = np.diff(ids, prepend=-1) != 0
+    begins |= rng.random(len(ids)) < rng.uniform(0, 0.1)  # another track of the same identity
+    stay, move = np.float32(np.sqrt(1 - step**2)), np.float32(step)
+    for at in np.flatnonzero(~begins):
+        points[at] = stay * points[at - 1] + move * points[at]
+    return points
 
 
 def _random_network(rng: Rng, widths: tuple[int, ...], kinds: int = 3) -> Callable[[Rows], Rows]:

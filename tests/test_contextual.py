@@ -359,6 +359,15 @@ def test_a_stopped_training_is_not_gone_on_with_by_other_settings(tmp_path):
         run_kinds_training(config, tmp_path)
 
 
+def test_where_nothing_is_expected_the_highest_threshold_stays():
+    weights = {(0, 1): 0.35, (2, 3): 0.34} | {(i, j): 0.15 for i in range(4, 12) for j in range(i + 1, 12)}
+    choice, members = choose(pairs(12, weights), sum(weights.values()), (0.3, 0.8))
+    assert max(choice.tried.values()) < 0.5
+    assert choice.tau1 == 0.8
+    assert choice.reason.startswith("the highest: the expected F of candidate edges is low at any")
+    np.testing.assert_array_equal(members, np.arange(12))
+
+
 def test_a_set_of_equal_lists_has_the_choices_that_were_made(tmp_path):
     rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.4)
     np.save(tmp_path / "rows.npy", rows)

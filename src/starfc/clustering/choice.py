@@ -6,7 +6,7 @@ set, with sums over edges inside a cluster (in) and over all of them (all),
     edge precision = Σ_in p / |in|,    edge recall = Σ_in p / Σ_all p,    edge F = 2 Σ_in p / (|in| + Σ_all p)
 
 are what is to be expected of a clustering. Communities are made at several τ1, and that of the highest edge F stays
-(:func:`choose`).
+(:func:`choose`); where even that is below 1/2, most of what could be joined would be wrong, and the highest τ1 stays.
 
 Precision and recall of *pairs* weigh a cluster by its pairs. With n the size of the cluster of instance i, m the edge
 precision inside that cluster, w_i and x_i the sums of p from i into its cluster and out of it, the expected numbers of
@@ -35,6 +35,7 @@ from starfc.clustering.partition import infomap
 
 LOWEST = 0.1  # edges of a lower p are not looked at
 TOLERANCE = 0.0005
+HOPELESS = 0.5  # expected edge F below which only edges of the highest p are believed
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # τ1 to choose from
 GIVEN = "given, not chosen from the data"
 
@@ -120,13 +121,16 @@ def choose(
         above = edges.select(edges.scores > tau1)
         found[tau1] = infomap(above, seed, components(above))
         tried[tau1] = edge_fscore(edges, found[tau1], mass)
+    hopeless = max(tried.values()) < HOPELESS
     lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
-    tau1 = max(tau for tau, value in tried.items() if value >= lowest)
+    tau1 = max(tau for tau, value in tried.items() if hopeless or value >= lowest)
     members = join_communities(edges, found[tau1], tau1)
     if len(tried) == 1:
         return Choice(tau1, GIVEN, tried), members
     listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
     reason = f"the highest whose expected F of candidate edges is the best, or near it in a large set ({listed})"
+    if hopeless:
+        reason = f"the highest: the expected F of candidate edges is low at any ({listed})"
     return Choice(tau1, reason, tried), members
 
 

@@ -360,6 +360,12 @@ def test_label_text_that_is_none(tmp_path):
     assert read_labels(tmp_path / "names.csv").tolist() == [0, 1, -1, 2, 1, -1]  # any other header is a name, too
 
 
+def test_label_text_with_a_control_character(tmp_path):
+    (tmp_path / "y.meta").write_bytes("\ufeff^_0\n1\x1f2\n7\n".encode())
+    with pytest.raises(InputError, match=r"y\.meta: labels are text; found the control character U\+001F"):
+        read_labels(tmp_path / "y.meta")
+
+
 def test_labels_of_64_bits(tmp_path):
     np.save(tmp_path / "u.npy", np.array([1, 2**63 + 5], np.uint64))
     pq.write_table(pa.table({"label": pa.array([1, 2**63 + 5], pa.uint64())}), tmp_path / "u.parquet")

@@ -166,6 +166,8 @@ def text_labels(path: Path, *, names: bool) -> NDArray[np.int64]:
     from pyarrow import csv as arrow
 
     text = read_text(path, "labels file")
+    if _UNUSED in text:
+        raise InputError(f"{path}: labels are text; found the control character U+001F in it; write the file again")
     lines = [line for line in text[: 1 << 20].splitlines()[:_SAMPLE] if line.strip()]
     if not lines:
         return np.empty(0, np.int64)

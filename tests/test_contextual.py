@@ -325,7 +325,7 @@ def test_a_kind_is_a_function_of_seed_and_number():
 
 
 def test_a_scorer_learns_from_kinds():
-    kinds = [kind for number in range(8) if (kind := make_kind(0, number)) is not None]
+    kinds = [make_kind(0, number) for number in (2, 10, 11, 19, 21, 22, 23, 29)]
     samples = []
     for number, kind in enumerate(kinds):
         found = sample_edges(kind, np.random.default_rng(number), 500, None, knn=40, candidates=20)
@@ -341,10 +341,10 @@ def test_a_scorer_learns_from_kinds():
 
 
 def test_what_is_made_of_kinds_is_read_again(tmp_path):
-    contextual._make_chunk(tmp_path, ("early", 0, 3), {"edges": 50}, 0, None, 20, 40, 10)
-    read = list(contextual._read_chunk(contextual._file(tmp_path, ("early", 0, 3))))
-    kinds = [kind for number in range(3) if (kind := make_kind(0, number)) is not None]
-    assert len(read) == len(kinds) > 0
+    contextual._make_chunk(tmp_path, ("early", 21, 25), {"edges": 50}, 0, None, 20, 40, 10)
+    read = list(contextual._read_chunk(contextual._file(tmp_path, ("early", 21, 25))))
+    kinds = [kind for number in range(21, 25) if (kind := make_kind(0, number)) is not None]
+    assert len(read) == len(kinds) == 3  # one of them is hopeless
     for (of_round, (features, same, context, family)), kind in zip(read, kinds, strict=True):
         assert of_round == "first"
         assert features.shape == (len(same), COLUMNS_FIRST)

@@ -340,6 +340,18 @@ def test_a_scorer_learns_from_kinds():
     assert record["kinds"] + 1 == len(samples)
 
 
+def test_a_context_far_from_all_kinds_says_nothing():
+    model = load_model(PRETRAINED)
+    near = model.first.neutral
+    spread = model.first.members[0].context_std.numpy()
+    slightly, far = near + 2 * spread, near + np.where(np.arange(CONTEXT_FIRST) < 50, 9, 0) * spread
+    edges = torch.from_numpy(np.random.default_rng(0).normal(size=(30, COLUMNS_FIRST)).astype(np.float32))
+    neutral, other, outside = (model.first.of(context.astype(np.float32))(edges) for context in (near, slightly, far))
+    torch.testing.assert_close(outside, neutral)
+    assert (other - neutral).abs().max() > 0.1
+    assert model.first.outside(far) > 0.4
+
+
 def test_what_is_made_of_kinds_is_read_again(tmp_path):
     contextual._make_chunk(tmp_path, ("early", 21, 25), {"edges": 50}, 0, None, 20, 40, 10)
     read = list(contextual._read_chunk(contextual._file(tmp_path, ("early", 21, 25))))

@@ -43,6 +43,7 @@ CONTEXT_NOISE = 0.1  # standard deviations added to every number of a context in
 _CONTEXT_UNITS = 24
 _LEAST_SPREAD = 1e-9  # of strangers, in what is read
 _CONTEXT_RANGE = 4.0  # standard deviations: farther away a number counts as this far
+FAR = 0.3  # share of a context's numbers outside of what was trained on, above which it says nothing
 _LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles are seen
 _ROUND_COLUMNS = FEATURES - FIRST_FEATURES
@@ -259,7 +260,13 @@ class MeanScorer(nn.Module):
 
     @torch.no_grad()
     def of(self, context: NDArray[np.float32]) -> EdgeScorer:
-        """The scorer of one set, of context (c,): those of the members side by side, as one of M h hidden units."""
+        """The scorer of one set, of context (c,): those of the members side by side, as one of M h hidden units.
+
+        A context of which more than :data:`FAR` is outside of what was trained on is replaced by :attr:`neutral`: the
+        columns of edges carry over to such sets, what the context does to them does not.
+        """
+        if self.outside(context) > FAR:
+            context = self.neutral
         scorers = [member.of(context) for member in self.members]
         count, h = len(scorers), self.members[0].nhid
         whole = EdgeScorer(scorers[0].layers[0].in_features, count * h).to(scorers[0].shift.device)

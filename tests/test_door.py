@@ -360,6 +360,21 @@ def test_label_text_that_is_none(tmp_path):
     assert read_labels(tmp_path / "names.csv").tolist() == [0, 1, -1, 2, 1, -1]  # any other header is a name, too
 
 
+def test_an_index_of_hdf5_chunks_that_leads_nowhere(tmp_path, rows):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("features", data=rows, chunks=(8, 8), compression="gzip")
+        places = [dataset.id.get_chunk_info(at).byte_offset for at in range(2)]
+    np.testing.assert_array_equal(read_features(path), rows)
+    content = path.read_bytes()
+    second = places[1].to_bytes(8, "little")
+    assert content.count(second) == 1
+    for other in (bytes(8), (len(content) - 1).to_bytes(8, "little")):
+        path.write_bytes(content.replace(second, other))
+        with pytest.raises(InputError, match=r"x\.h5: dataset 'features': damaged \(its chunks do not lie"):
+            read_features(path)
+
+
 def test_label_text_with_a_control_character(tmp_path):
     (tmp_path / "y.meta").write_bytes("\ufeff^_0\n1\x1f2\n7\n".encode())
     with pytest.raises(InputError, match=r"y\.meta: labels are text; found the control character U\+001F"):

@@ -49,6 +49,8 @@ def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | 
         if shape[0] and not filled:
             raise InputError(f"{path}: dataset {name!r}: nothing was ever written to its {shape[0]:,} rows")
         require_plausible(path, shape[0] * shape[1] * dtype.itemsize, path.stat().st_size)
+        if dataset.chunks:
+            _require_chunks(path, name, dataset)
         rows, dim = shape
         step = rows_of_block(dim, dtype.itemsize)
         step = max(step // dataset.chunks[0], 1) * dataset.chunks[0] if dataset.chunks else step
@@ -60,6 +62,23 @@ def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | 
                 yield dataset[start : start + step]
 
     return Blocks(rows, dim, dtype, parts(), str(path))
+
+
+def _require_chunks(path: Path, name: str, dataset: h5py.Dataset) -> None:
+    """Refuse an index of chunks that leads out of the file or names a place twice: the HDF5 library follows it."""
+    size, seen = path.stat().st_size, set()
+
+    def check(chunk: h5py.h5d.StoreInfo) -> bool | None:
+        start, grid = chunk.chunk_offset, zip(chunk.chunk_offset, dataset.shape, dataset.chunks, strict=True)
+        aligned = all(0 <= at < length and at % step == 0 for at, length, step in grid)
+        whole = chunk.byte_offset is not None and 0 < chunk.byte_offset <= size - chunk.size and chunk.size > 0
+        if start in seen or not aligned or not whole:
+            return True  # chunk_iter ends, and returns it
+        seen.add(start)
+        return None
+
+    if dataset.id.chunk_iter(check):
+        raise InputError(f"{path}: dataset {name!r}: damaged (its chunks do not lie where a file can hold them)")
 
 
 def _dataset_name(path: Path, file: h5py.File, key: str | None) -> str:

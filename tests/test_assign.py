@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges, cluster
+from starfc.clustering.parsing import ParsedEdges
+from starfc.clustering.pipeline import cluster
 from starfc.clustering.refinement import node_intimacy, undirected
 from starfc.commands import app
 from starfc.config import load_config

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from starfc.clustering import map_equation
 from starfc.clustering.edges import EdgeList
+from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.partition import infomap
-from starfc.clustering.pipeline import ParsedEdges, cluster
+from starfc.clustering.pipeline import cluster
 from starfc.clustering.refinement import node_intimacy, undirected
 from starfc.commands import app
 from starfc.config import load_config

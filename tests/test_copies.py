@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from starfc.clustering.components import components
 from starfc.clustering.copies import join_copies, with_copies
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges, cluster
+from starfc.clustering.parsing import ParsedEdges
+from starfc.clustering.pipeline import cluster
 from starfc.clustering.refinement import node_intimacy
 from starfc.clustering.summary import kept
 from starfc.commands import app

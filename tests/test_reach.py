@@ -1,4 +1,4 @@
-"""Clusters that are larger than the lists, looked at again in a sample of the rows."""
+"""Clusters that samples of the rows hold together."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from starfc import StarFC
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.reach import join_large, reach
+from starfc.clustering.reach import join, reach, sample
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
 from starfc.evaluation.metrics import evaluate
@@ -26,53 +26,76 @@ def edges_of(pairs, n, p=0.9):
     return EdgeList(edges.indptr, edges.cols, edges.scores, symmetric=True)
 
 
-def chains(members):
+def chains(members, p=0.95):
     """Edges from every row to the next of its cluster."""
     order = np.argsort(members, kind="stable")
     same = members[order[1:]] == members[order[:-1]]
-    return edges_of(np.stack([order[:-1][same], order[1:][same]], axis=1), len(members))
+    return edges_of(np.stack([order[:-1][same], order[1:][same]], axis=1), len(members), p)
 
 
-def slow_joined(members, columns, drawn, labels, theirs):
-    """The rule of the module, cluster by cluster; the sets of rows that belong together."""
-    goes_to = {}
-    for name in np.unique(members):
-        rows = np.flatnonzero(members == name)
-        there = labels[np.isin(drawn, rows)]
-        if len(rows) > columns and len(there):
-            values, counts = np.unique(there, return_counts=True)
-            if counts.max() >= 5 and counts.max() >= 0.9 * len(there):
-                goes_to[name] = values[counts.argmax()]
+def slow_joined(members, columns, tau1, samples):
+    """The rule of the module, pair of clusters by pair; each row's cluster by its smallest member."""
     name = members.copy()
-    changed = True
-    while changed:
-        changed = False
-        for a, b in zip(drawn[theirs.rows], drawn[theirs.cols], strict=True):
-            ours, others = members[a], members[b]
-            if ours in goes_to and goes_to.get(ours) == goes_to.get(others) and name[a] != name[b]:
-                name[np.isin(name, [name[a], name[b]])] = min(name[a], name[b])
-                changed = True
+    names = np.unique(members)
+    for a in names:
+        for b in names[names > a]:
+            smaller = min((members == a).sum(), (members == b).sum())
+            shares, together, pairs, scores = [], 0, 0, []
+            for drawn in samples:
+                ours, theirs = (np.flatnonzero(members[drawn.rows] == c) for c in (a, b))
+                same = (drawn.labels[ours][:, None] == drawn.labels[theirs]).sum()
+                shares.append(same / max(len(ours) * len(theirs), 1))
+                together, pairs = together + same, pairs + len(ours) * len(theirs)
+                leads = (members[drawn.links.rows] == a) & (members[drawn.links.cols] == b)
+                scores += drawn.links.scores[leads].tolist()
+            if not scores or max(scores) <= tau1:
+                continue
+            if smaller > columns:
+                one = max(shares) >= 0.9
+            else:
+                one = smaller >= 10 and together >= 0.9 * pairs and np.mean(scores) >= 0.9
+            if one:
+                ends = name[a], name[b]
+                name[np.isin(name, ends)] = min(ends)
     return name
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_clusters_are_joined_as_the_rule_says(seed):
     rng = np.random.default_rng(seed)
     of = rng.integers(0, 12, 400) ** 2 // 12
     members = np.array([np.flatnonzero(of == value)[0] for value in of])
-    drawn = np.sort(rng.permutation(400)[:200])
-    labels = of[drawn] // 3
-    wrong = rng.random(200) < 0.05
-    labels[wrong] = rng.integers(0, 4, wrong.sum())
-    theirs = chains(labels)
-    found = join_large(members, chains(members), 20, drawn, labels, theirs)
-    np.testing.assert_array_equal(found.members, slow_joined(members, 20, drawn, labels, theirs))
-    # the clusters hang together by the edges that are returned
-    inside = found.members[found.edges.rows] == found.members[found.edges.cols]
-    pieces = components(found.edges.select(inside))
-    assert len(np.unique(pieces)) == len(np.unique(found.members))
+    samples = []
+    for part in np.array_split(rng.permutation(400), 3):
+        rows = np.sort(part)
+        labels = of[rows] // (3 if seed % 2 else rng.integers(2, 4))
+        wrong = rng.random(len(rows)) < 0.04
+        labels[wrong] = rng.integers(0, 4, wrong.sum())
+        edges = chains(labels)
+        p = rng.choice([0.4, 0.85, 0.99], 12)[np.minimum(of[rows][edges.rows], of[rows][edges.cols])]
+        edges = EdgeList(edges.indptr, edges.cols, p.astype(np.float32), symmetric=True)
+        samples.append(sample(members, rows, labels, edges))
+    columns, tau1 = 40, 0.9 if seed % 3 else 0.5
+    found = join(members, columns, tau1, samples)
+    np.testing.assert_array_equal(found.members, slow_joined(members, columns, tau1, samples))
+    assert (found.links.scores > tau1).all()
+    # the clusters hang together by their own edges and those that are returned
+    whole = found.links.added_to(chains(members))
+    pieces = components(whole.select(found.members[whole.rows] == found.members[whole.cols]))
+    np.testing.assert_array_equal(pieces, found.members)
     joined, into = found.counts
     assert len(np.unique(members)) - len(np.unique(found.members)) == joined - into
+
+
+def test_the_rule_has_cases_of_every_kind():
+    """Of the sets above some are joined and some are not, large clusters and small ones."""
+    members = np.repeat([0, 60, 120, 135], [60, 60, 15, 15])
+    rows = np.arange(150)
+    labels = np.repeat([0, 1], [120, 30])
+    weak, sure = chains(labels, 0.8), chains(labels)
+    for edges, columns, expected in ((weak, 40, [0, 120, 135]), (sure, 40, [0, 120]), (weak, 80, [0, 60, 120, 135])):
+        found = join(members, columns, 0.5, [sample(members, rows, labels, edges)])
+        assert np.unique(found.members).tolist() == expected
 
 
 def test_edges_are_added_once_and_in_order():
@@ -84,16 +107,43 @@ def test_edges_are_added_once_and_in_order():
     assert at.tolist() == [1, 4]
 
 
-def test_nothing_is_drawn_where_lists_are_larger_than_clusters():
+class Steps:
+    """Clusters samples as they are told, and counts them."""
+
+    seed, scratch = 0, None
+
+    def __init__(self, of):
+        self.of, self.times = of, 0
+
+    def __call__(self, rows, stages):
+        self.times += 1
+        labels = self.of[rows.array[:, 1].astype(np.int64)]
+        return labels, chains(labels)
+
+
+def numbered(n):
+    """Features that say which row they are."""
+    return Features(np.stack([np.ones(n), np.arange(n)], axis=1).astype(np.float32), "X")
+
+
+@pytest.mark.parametrize(("size", "n", "times"), [(5, 4000, 0), (20, 900, 0), (20, 4000, 1)])
+def test_samples_are_clustered_only_where_they_can_say_something(size, n, times):
+    members = np.repeat(np.arange(0, n, size), size)
+    steps = Steps(members)
+    found = reach(members, 79, 0.5, numbered(n), steps, Stages())
+    assert steps.times == times
+    np.testing.assert_array_equal(found.members, members)
+    assert found.counts == ((0, 0) if times else None)
+
+
+def test_all_three_samples_are_clustered_where_the_first_joins_something():
     members = np.repeat(np.arange(0, 4000, 20), 20)
-
-    def clustered(rows, stages):
-        raise AssertionError("there is nothing to look at")
-
-    features = Features(np.ones((4000, 2), np.float32), "X")
-    found = reach(members, chains(members), 79, features, clustered, 0, Stages())
-    assert found.counts is None
-    assert found.members is members
+    steps, stages = Steps(members // 40), Stages()
+    found = reach(members, 79, 0.5, numbered(4000), steps, stages)
+    assert steps.times == 3
+    np.testing.assert_array_equal(found.members, np.repeat(np.arange(0, 4000, 40), 40))
+    assert found.counts == (200, 100)
+    assert [stage.name for stage in stages.finished] == ["samples"]
 
 
 def test_identities_larger_than_the_lists_become_one(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from test_review import clique, labels_of, parsed
 
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.refinement import undirected
 from starfc.config import load_config
 from starfc.data.dataset import Features

@@ -12,7 +12,7 @@ import pytest
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.outputs import write_clustering
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.refinement import undirected
 from starfc.review.cuts import best_cuts
 from starfc.review.measures import COLUMNS, instance_columns, merge_candidates, numbered, review

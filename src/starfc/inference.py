@@ -24,7 +24,7 @@ from starfc.clustering.pipeline import (
     without_search,
     without_small,
 )
-from starfc.clustering.reach import TIMES
+from starfc.clustering.reach import LEAST, TIMES
 from starfc.config import Config
 from starfc.data.dataset import Features, Split
 from starfc.data.fingerprint import fingerprint
@@ -274,24 +274,20 @@ def choices(
     if result.choice is not None:
         found["tau1"] = {"value": result.choice.tau1, "reason": decided.reason or result.choice.reason}
         found["adapt"] = _adaptation(result, config)
-        found["reach"] = _reach(result, config, max(k - 1, 0))
+        found["reach"] = _reach(result, config)
     return found
 
 
-def _reach(result: Clustering, config: Config, columns: int) -> dict[str, Any]:
+def _reach(result: Clustering, config: Config) -> dict[str, Any]:
     """How many times as far as the lists what was looked at reaches, and why."""
     if config.reach == "off" or config.partition.type == "components":
         off = config.reach == "off"
         return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are looked at again"}
     if result.reached is None:
-        return {
-            "value": 1,
-            "reason": f"not two clusters of more than the {columns} rows of a list, or few rows",
-        }
+        return {"value": 1, "reason": f"not two clusters of {LEAST} rows or more, or few rows"}
     joined, into = result.reached
-    found = f"{joined} of them became {into}" if joined else "none was joined to another"
-    reason = f"clusters of more than {columns} rows were looked at again in a third of the rows: {found}"
-    return {"value": TIMES, "reason": reason}
+    found = f"{joined} clusters became {into}" if joined else "no clusters were joined"
+    return {"value": TIMES, "reason": f"in samples of a third of the rows, where lists reach farther, {found}"}
 
 
 def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:

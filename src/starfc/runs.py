@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.outputs import read_edges
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.data.dataset import Features
 from starfc.data.fingerprint import fingerprint
 from starfc.data.formats import read_features

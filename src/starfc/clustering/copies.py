@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.components import largest_first
-from starfc.clustering.pipeline import Clustering, ParsedEdges, spread
+from starfc.clustering.parsing import ParsedEdges
+from starfc.clustering.pipeline import Clustering, spread
 from starfc.clustering.summary import Summary, kept
 from starfc.data.copies import find_copies
 from starfc.data.dataset import Features

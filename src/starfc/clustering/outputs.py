@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.data.formats import write_labels
 from starfc.data.safe import read_own_npz
 from starfc.errors import InputError, MissingFileError

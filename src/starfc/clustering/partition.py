@@ -92,6 +92,15 @@ def infomap(
     return members
 
 
+def communities(
+    edges: EdgeList, partition: str, resolution: float, seed: int, pieces: NDArray[np.integer] | None = None
+) -> NDArray[np.integer]:
+    """Communities by 'infomap' or 'leiden', as :func:`infomap` and :func:`leiden` give them."""
+    if partition == "infomap":
+        return infomap(edges, seed, pieces)
+    return leiden(edges, "cpm", resolution, seed)
+
+
 def leiden(
     edges: EdgeList,
     objective: Objective = "cpm",

@@ -7,7 +7,6 @@ kNN graph -> propagation, GCN and node projections -> edge scores and graph pars
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,58 +14,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.adaptation import COMPONENTS, Adapted, adapt_to_set, choose_threshold
+from starfc.clustering.adaptation import COMPONENTS, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.confidence import Scoring
 from starfc.clustering.edges import EdgeList, edge_confidence, row_pointers
-from starfc.clustering.partition import RESOLUTION, edges_within, infomap, leiden
-from starfc.clustering.reach import Search, reach
+from starfc.clustering.parsing import ParsedEdges, parse
+from starfc.clustering.partition import RESOLUTION, communities, edges_within
+from starfc.clustering.reach import SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
     node_intimacy_undirected,
     refine,
 )
-from starfc.clustering.scoring import (
-    TARGET_BYTES,
-    NodeProjections,
-    num_entries,
-    num_pairs,
-    parse_affinity,
-    parse_graph,
-    project_nodes,
-)
+from starfc.clustering.scoring import num_entries, num_pairs, parse_affinity, parse_graph
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
-from starfc.graph.affinity import scale_widths
 from starfc.graph.neighbours import KnnGraph, id_dtype
-from starfc.graph.order import locality_order
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
-from starfc.models.contextual import Context, ContextualModel
-from starfc.models.structural import StructuralModel
-from starfc.runtime.memory import mapped_bytes, release
+from starfc.models.contextual import ContextualModel
 from starfc.runtime.stages import Stages
 from starfc.words import word
-
-
-@dataclass(frozen=True)
-class ParsedEdges:
-    """The edges that graph parsing kept, (E,) entries, with what decided about each.
-
-    ``intimacy`` (E,) float32 is node intimacy, and ``kept`` (E,) bool says which edges are of the clustering: those
-    that refinement kept, or with communities those within one. ``logits`` (N, k) int8, of a structural model of two
-    rounds, are the first round's, beside the kNN graph (:class:`starfc.graph.structure.EdgeLogits`); ``context`` is
-    what a contextual model judged the edges by.
-    """
-
-    edges: EdgeList
-    intimacy: NDArray[np.float32]
-    kept: NDArray[np.bool_]
-    logits: NDArray[np.int8] | None = None
-    context: Context | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +47,7 @@ class Clustering:
     the set, ``estimate`` is what is to be expected of the clusters, ``choice`` the threshold and why, ``outside`` the
     share of the context's numbers that are unlike those of the kinds that the model was trained on, ``rounds`` the
     F-scores to be expected before and after each round of adaptation, none where there was none, and ``reached`` how
-    many clusters larger than the lists a sample joined, and into how many; None where there was nothing to look at.
+    many clusters samples of the rows joined, and into how many; None where no sample was looked at.
     """
 
     labels: NDArray[np.int64]
@@ -148,8 +118,8 @@ def cluster(
         With a contextual model and 'infomap': train its scorer further on the clusters of the set, as long as that
         raises the F-score to be expected (:mod:`starfc.clustering.adaptation`).
     search : function of Features, optional
-        With a contextual model and communities: makes the kNN graph of a sample of the rows, in which clusters that are
-        larger than the lists are looked at again (:mod:`starfc.clustering.reach`). None: that is not done.
+        With a contextual model and communities: makes the kNN graph of a sample of the rows, where lists reach farther
+        and clusters may turn out to be one (:mod:`starfc.clustering.reach`). None: that is not done.
     seed : int
         Of the communities, and of adaptation.
     sizes : (N,) integers, optional
@@ -171,16 +141,16 @@ def cluster(
             f"{word('tau1')}, {word('tau2')}: numbers needed with a model whose p is not calibrated for every set; "
             "found None"
         )
-    communities = partition != "components"
+    by_component = partition == "components"
     if tau2 is None:
-        tau2 = 0.0 if communities else COMPONENTS[1]
-    lowest, fixed, reached = tau1, tau1, None
+        tau2 = COMPONENTS[1] if by_component else 0.0
+    lowest = tau1
     if contextual:
         lowest = LOWEST if tau1 is None else min(LOWEST, tau1)
     given = (features, graph, model, lowest, tau2, th_sim, device, stages, scratch)
-    start = _parsed(parse_graph, num_entries, 9, *given)
+    start = parse(parse_graph, num_entries, 9, *given)
     parsed, order, candidates = start.edges, start.order, start.candidates
-    chosen, members = None, None
+    chosen, members, counts = None, None, None
     if contextual:
         with stages.stage("choice", needs=80 * len(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
@@ -188,27 +158,22 @@ def cluster(
             # columns of the edges that are learnt from, and the edges as they are before and after
             with stages.stage("adaptation", needs=(256 << 20) + 200 * len(parsed)):
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)
-        tau1, members = chosen.choice.tau1, chosen.members
-        parsed = chosen.edges.select(chosen.edges.scores > tau1)
-    if communities:
+        members = chosen.members
+        parsed = chosen.edges.select(chosen.edges.scores > chosen.choice.tau1)
+    if not by_component:
         with stages.stage("communities", needs=64 * len(parsed)):
             pieces = components(parsed)
-            before = kept(pieces, parsed.num_edges, sizes)
             if members is None:
-                find = infomap if partition == "infomap" else _leiden(resolution)
-                members = find(parsed, seed, pieces)
+                members = communities(parsed, partition, resolution, seed, pieces)
         if contextual and search is not None:
-            again = {"tau1": fixed, "tau2": None, "partition": partition, "resolution": resolution, "adapt": "off"}
-            again |= {"search": search, "seed": seed, "device": device, "scratch": scratch, "keep_edges": True}
-
-            def sampled(rows: Features, inner: Stages) -> tuple[NDArray[np.int64], EdgeList]:
-                with inner.stage("kNN graph"):
-                    lists = search(rows)
-                found = cluster(rows, lists, model, **again, stages=inner)
-                return found.labels, found.parsed.edges.select(found.parsed.kept)
-
-            reached = reach(members, parsed, graph.k - 1, as_features(features), sampled, seed, stages, scratch)
-            parsed, members = reached.edges, reached.members
+            steps = SampleSteps(model, search, lowest, tau1, partition, resolution, seed, device, scratch)
+            reached = reach(members, graph.k - 1, chosen.choice.tau1, as_features(features), steps, stages)
+            members, counts = reached.members, reached.counts
+            if reached.links is not None:
+                alone, parsed = parsed, reached.links.added_to(parsed)
+                candidates += parsed.num_edges - alone.num_edges
+                pieces = components(parsed)
+        before = kept(pieces, parsed.num_edges, sizes)
         with stages.stage("edges of clusters", needs=64 * len(parsed)):
             refined = edges_within(parsed, members)
             edges = None
@@ -232,12 +197,8 @@ def cluster(
         expected = estimate(start.edges, members) if candidates else None
     context = start.scoring.context
     outside = max(model.first.outside(context.first), model.second.outside(context.second))
-    found = {"choice": chosen.choice, "rounds": chosen.rounds, "reached": reached and reached.counts}
+    found = {"choice": chosen.choice, "rounds": chosen.rounds, "reached": counts}
     return replace(result, estimate=expected, outside=outside, **found)
-
-
-def _leiden(resolution: float) -> Callable[[EdgeList, int, NDArray[np.integer]], NDArray[np.integer]]:
-    return lambda edges, seed, pieces: leiden(edges, "cpm", resolution, seed)
 
 
 def cluster_dynamic(
@@ -276,7 +237,7 @@ def cluster_dynamic(
     """
     stages = stages or Stages()
     given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    start = _parsed(parse_affinity, num_pairs, 22, *given)
+    start = parse(parse_affinity, num_pairs, 22, *given)
     parsed, order = start.edges, start.order
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)
@@ -299,88 +260,6 @@ def without_search(n: int, keep_edges: bool = False) -> Clustering:
 
 
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """The edges that parsing keeps, the order of the nodes, the number of candidates, and of a structural model Σ p of
-    all candidates and what scored them.
-    """
-
-    edges: EdgeList
-    order: NDArray[np.integer]
-    candidates: int
-    mass: float = 0.0
-    scoring: Scoring | None = None
-
-    def kept(
-        self, edges: EdgeList, intimacy: NDArray[np.float32], stay: NDArray[np.bool_], adapted: Adapted | None = None
-    ) -> ParsedEdges:
-        """Those of the edges that are left, with what is kept of the scoring."""
-        codes, context = (None, None) if self.scoring is None else (self.scoring.codes, self.scoring.context)
-        if adapted is not None:
-            context = replace(context, adapted=adapted.parameters())
-        return ParsedEdges(edges, intimacy, stay, codes, context)
-
-
-def _parsed(
-    parse: Callable[[NodeProjections, float, int], EdgeList],
-    count: Callable[[NodeProjections], int],
-    entry_bytes: int,
-    features: Features | NDArray[np.float32],
-    graph: KnnGraph,
-    model: Model,
-    tau1: float,
-    tau2: float,
-    th_sim: float,
-    device: str | torch.device,
-    stages: Stages,
-    scratch: Path | None,
-) -> Parsed:
-    """What both methods begin with.
-
-    A structural model has candidates of its own, undirected ones, whatever the method.
-
-    ``entry_bytes`` is the memory that ``parse`` takes for each kNN entry, where half of the candidates are kept.
-    """
-    for name, tau in (("tau1", tau1), ("tau2", tau2)):
-        if not 0 <= tau <= 1:
-            raise InputError(f"{word(name)}: between 0 and 1 needed; found {tau!r}")
-    features = as_features(features)
-    if model.feature_dim not in (None, features.dim):
-        raise InputError(
-            f"features: {features.dim}-d where the model takes {model.feature_dim}-d; "
-            "use a model trained on such features"
-        )
-    widths = scale_widths(graph, model.scales)
-    n, scales, entries = graph.num_nodes, len(widths), graph.num_nodes * int(widths[-1])
-    with stages.stage("node order", needs=10 * n):
-        order = locality_order(graph)
-    inputs = (features.array, graph.ids, graph.sims)
-    if isinstance(model, StructuralModel):
-        if th_sim > 0:
-            raise InputError(
-                f"{word('th_sim')}: 0 needed by a structural model, which compares whole lists; found {th_sim!r}"
-            )
-        # a code an entry, kept edges in either direction while they are put in order
-        with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
-            scoring = Scoring(model, features, graph, order, device, scratch)
-            parsed, candidates, mass = scoring.parse(tau1)
-        return Parsed(parsed, order, candidates, mass, scoring)
-    # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
-    needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
-    with stages.stage("node projections", needs=needs):
-        nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
-    for array in inputs:
-        release(array)
-    left = stages.memory_left()
-    room = TARGET_BYTES if left is None else max(left // 4, 1 << 20)
-    target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
-    # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
-    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + entry_bytes * entries):
-        candidates = count(nodes)
-        parsed = parse(nodes, tau1, target_bytes)
-    return Parsed(parsed, order, candidates)
 
 
 def _clustering(

@@ -1,129 +1,217 @@
-"""Identities larger than the lists: a sample of the rows sees farther.
+"""Identities that fall into several clusters: samples of the rows see farther than the lists of all rows.
 
-The k neighbours of a row in a large identity are the nearest of very many: they lie in one mode of it, and no list
-holds an edge to the next mode. Among a third of all rows, drawn at random, the same k neighbours reach three times as
-far. So where two clusters or more have more rows than a list holds, a third of the rows is clustered on its own, by the
-same steps (this one included: a third of these again, as long as clusters are larger than the lists), and clusters of
-the whole set become one where
+The k neighbours of a row in a large or dense identity are the nearest of very many: they lie in one mode of it, and few
+lists hold an edge to the next mode. Among a third of all rows, drawn at random, the same k neighbours reach three times
+as far. So the rows are divided into three samples, each sample is clustered on its own by the same steps, this one
+included, and two clusters of the whole set become one where samples put them together: where at least 0.9 of the pairs
+(a, b) of the sample, one row of each cluster, are in one cluster there, and an edge of p > 0.5 leads from one to the
+other.
 
-* each has more rows than a list holds,
-* at least 5 of its rows were drawn, and at least 0.9 of these are in one cluster of the sample, the same one.
+* Both clusters are larger than a list, so that lists cannot hold the identity whole: one of the samples has to say so.
+* Otherwise, of 10 rows or more: the pairs of all three samples are counted, and the mean p of the edges that lead from
+  one to the other must be at least 0.9. Samples put look-alikes together as well, by edges that are less sure.
 
-What holds them together are the edges of the sample that lead from one to the other: they become edges of the result.
+The edges that join, as far as they are above τ1, become edges of the result. The second and the third sample are only
+clustered where the first one alone would join something, so that a set with nothing to join takes about half as long
+again: a third, a ninth, and so on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
+from starfc.clustering.adaptation import choose_threshold
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
+from starfc.clustering.parsing import parse
+from starfc.clustering.partition import communities
+from starfc.clustering.scoring import num_entries, parse_graph
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph
+from starfc.models.checkpoint import Model
 from starfc.runtime.stages import Stages
 
-TIMES = 3  # one row of so many is drawn
-LEAST_DRAWN, AGREEING = 5, 0.9
+TIMES = 3  # samples, and how many times as far lists reach in one
+LEAST = 10  # rows of a cluster
+TOGETHER, SURE, LIKELY = 0.9, 0.9, 0.5
 LEAST_LISTS = 4  # rows of a sample, in lists: among fewer, lists hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
 
 
 @dataclass(frozen=True)
+class Links:
+    """Edges that join clusters, in both directions: ends (m,) int64 and p (m,) float32."""
+
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def select(self, keep: NDArray[np.bool_]) -> Links:
+        return Links(self.rows[keep], self.cols[keep], self.scores[keep])
+
+    def added_to(self, edges: EdgeList) -> EdgeList:
+        return edges.with_edges(self.rows, self.cols, self.scores)[0]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows (m,) of the set, rising, their clusters (m,) in the sample, and the likely edges inside these that lead from
+    one cluster of the set to another, as rows of the set.
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.integer]
+    links: Links
+
+
+@dataclass(frozen=True)
 class Reached:
-    """Clusters (N,), each named by its smallest member, and the edges, with those that join clusters.
+    """Clusters (N,), each named by its smallest member, and the edges that join them.
 
     ``counts``: how many clusters were joined, and into how many; None where no sample was looked at.
     """
 
     members: NDArray[np.integer]
-    edges: EdgeList
+    links: Links | None = None
     counts: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class SampleSteps:
+    """How a sample of the rows is clustered: as :func:`starfc.clustering.pipeline.cluster` does, without adaptation.
+
+    ``search`` makes the kNN graph; edges of p up to ``lowest`` are not looked at; ``tau1`` is None where the sample is
+    to choose it. The other fields are the parameters of that function, ``seed`` is that of the samples, too.
+    """
+
+    model: Model
+    search: Search
+    lowest: float
+    tau1: float | None
+    partition: str
+    resolution: float
+    seed: int
+    device: str | torch.device = "cpu"
+    scratch: Path | None = None
+
+    def __call__(self, rows: Features, stages: Stages) -> tuple[NDArray[np.integer], EdgeList]:
+        """Clusters (m,) of m rows, each named by its smallest member, and the edges, symmetric."""
+        with stages.stage("kNN graph"):
+            graph = self.search(rows)
+        given = (rows, graph, self.model, self.lowest, 0.0, 0.0, self.device, stages, self.scratch)
+        start = parse(parse_graph, num_entries, 9, *given)
+        with stages.stage("communities", needs=144 * len(start.edges)):
+            chosen = choose_threshold(start.edges, start.mass, self.tau1, self.partition, self.seed)
+            tau1, members = chosen.choice.tau1, chosen.members
+            if members is None:
+                likely = start.edges.select(start.edges.scores > tau1)
+                members = communities(likely, self.partition, self.resolution, self.seed)
+        reached = reach(members, graph.k - 1, tau1, rows, self, stages)
+        return reached.members, start.edges if reached.links is None else reached.links.added_to(start.edges)
 
 
 def reach(
     members: NDArray[np.integer],
-    edges: EdgeList,
     columns: int,
+    tau1: float,
     features: Features,
-    clustered: Callable[[Features, Stages], tuple[NDArray[np.int64], EdgeList]],
-    seed: int,
+    steps: SampleSteps,
     stages: Stages,
-    scratch: Path | None = None,
 ) -> Reached:
-    """Join clusters that are larger than the lists, where a sample of the rows holds them together.
+    """Join the clusters that samples of the rows hold together.
 
     Parameters
     ----------
     members : (N,) integers in [0, N)
         The smallest member of each row's cluster.
-    edges : EdgeList
-        The edges above τ1, symmetric.
     columns : int
         Neighbours that a list holds.
-    clustered : function
-        Clusters rows: labels, and the edges within clusters.
-    seed : int
-        Of the sample.
-    """
-    count = len(members) // TIMES
-    if count < LEAST_LISTS * columns or np.count_nonzero(np.bincount(members) > columns) < 2:
-        return Reached(members, edges)
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(members))[:count])
-    labels, theirs = clustered(features.subset(drawn, scratch), stages.of("reach"))
-    with stages.stage("reach", needs=64 * len(edges)):
-        return join_large(members, edges, columns, drawn, labels, theirs)
-
-
-def join_large(
-    members: NDArray[np.integer],
-    edges: EdgeList,
-    columns: int,
-    drawn: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    theirs: EdgeList,
-) -> Reached:
-    """Clusters that the sample holds together, joined.
-
-    Parameters
-    ----------
-    members, edges, columns
-        As for :func:`reach`.
-    drawn : (m,) integers
-        Rows of the sample, rising; ``labels`` (m,) are their clusters there, and ``theirs`` the edges within these.
+    tau1 : float
+        Edges that join clusters have p > τ1.
+    features : Features
+        Of the N rows.
+    steps : SampleSteps
+        Clusters a sample.
     """
     n = len(members)
-    of_pair, count = np.unique(members[drawn].astype(np.int64) * n + labels, return_counts=True)
-    cluster, where = of_pair // n, of_pair % n
-    in_sample = np.bincount(members[drawn], minlength=n)[cluster]
-    sizes = np.bincount(members, minlength=n)[cluster]
-    agree = (sizes > columns) & (count >= LEAST_DRAWN) & (count >= AGREEING * in_sample)
-    goes_to = np.full(n, -1, np.int64)
-    goes_to[cluster[agree]] = where[agree]
-
-    rows, cols = drawn[theirs.rows], drawn[theirs.cols]
-    ours, others = members[rows], members[cols]
-    across = (ours != others) & (goes_to[ours] >= 0) & (goes_to[ours] == goes_to[others])
-    if not across.any():
-        return Reached(members, edges, (0, 0))
-    whole = edges.with_edges(rows[across], cols[across], theirs.scores[across])[0]
-    links = EdgeList.from_rows(*_between(ours[across], others[across]), n)
-    root = components(links)  # among clusters; what the sample holds together has edges there
-    joined = root[members]
-    first = np.full(n, n, np.int64)
-    np.minimum.at(first, joined, members)
-    involved = np.unique(np.concatenate([ours[across], others[across]]))
-    return Reached(first[joined].astype(members.dtype), whole, (len(involved), len(np.unique(root[involved]))))
+    if n < TIMES * LEAST_LISTS * columns or np.count_nonzero(np.bincount(members) >= LEAST) < 2:
+        return Reached(members)
+    samples: list[Sample] = []
+    with stages.together("samples") as inner:
+        for part in np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES):
+            rows = np.sort(part)
+            samples.append(sample(members, rows, *steps(features.subset(rows, steps.scratch), inner)))
+            if len(samples) == 1 and not len(one_identity(members, columns, samples)[0]):
+                break
+    return join(members, columns, tau1, samples)
 
 
-def _between(
-    a: NDArray[np.integer], b: NDArray[np.integer]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Each pair of clusters once, sorted by the first, as rows, columns and scores of an edge list."""
-    pairs = np.unique(np.stack([a, b], axis=1), axis=0)
-    return pairs[:, 0], pairs[:, 1], np.ones(len(pairs), np.float32)
+def sample(
+    members: NDArray[np.integer], rows: NDArray[np.int64], labels: NDArray[np.integer], edges: EdgeList
+) -> Sample:
+    """What is kept of a sample: ``edges`` between its ``rows``, of which those that could join clusters stay."""
+    heads = np.repeat(np.arange(len(rows)), np.diff(edges.indptr))
+    keep = (labels[heads] == labels[edges.cols]) & (edges.scores > LIKELY)
+    ours, others = rows[heads[keep]], rows[edges.cols[keep]]
+    links = Links(ours, others, edges.scores[keep])
+    return Sample(rows, labels, links.select(members[ours] != members[others]))
+
+
+def one_identity(
+    members: NDArray[np.integer], columns: int, samples: Sequence[Sample]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of clusters, each by the names of both, the lower one first, that the samples say to be one."""
+    n = len(members)
+    ours = np.concatenate([members[drawn.links.rows] for drawn in samples]).astype(np.int64)
+    others = np.concatenate([members[drawn.links.cols] for drawn in samples]).astype(np.int64)
+    scores = np.concatenate([drawn.links.scores for drawn in samples])
+    once = ours < others
+    pairs, of = np.unique(ours[once] * n + others[once], return_inverse=True)
+    a, b = pairs // n, pairs % n
+    mean = np.bincount(of, scores[once], len(pairs)) / np.maximum(np.bincount(of, minlength=len(pairs)), 1)
+    sizes = np.bincount(members, minlength=n)
+    smaller = np.minimum(sizes[a], sizes[b])
+    fit = (smaller >= LEAST) & ((smaller > columns) | (mean >= SURE))
+    a, b = a[fit], b[fit]
+    together, possible, best = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
+    for drawn in samples:
+        entries = (np.ones(len(drawn.rows)), (members[drawn.rows], drawn.labels))
+        rows_in = sparse.csr_matrix(entries, (n, int(drawn.labels.max(initial=0)) + 1))  # by cluster of set and sample
+        in_one = np.asarray(rows_in[a].multiply(rows_in[b]).sum(axis=1)).ravel()
+        drawn_of = np.bincount(members[drawn.rows], minlength=n)
+        pairs_of = drawn_of[a] * drawn_of[b]
+        together, possible = together + in_one, possible + pairs_of
+        best = np.maximum(best, in_one / np.maximum(pairs_of, 1))
+    large = np.minimum(sizes[a], sizes[b]) > columns
+    fit = np.where(large, best, together / np.maximum(possible, 1)) >= TOGETHER
+    return a[fit], b[fit]
+
+
+def join(members: NDArray[np.integer], columns: int, tau1: float, samples: Sequence[Sample]) -> Reached:
+    """Clusters that the samples say to be one, joined by the edges above τ1 that lead from one to the other."""
+    n = len(members)
+    a, b = one_identity(members, columns, samples)
+    wanted = np.sort(a * n + b)
+    rows = np.concatenate([drawn.links.rows for drawn in samples])
+    cols = np.concatenate([drawn.links.cols for drawn in samples])
+    links = Links(rows, cols, np.concatenate([drawn.links.scores for drawn in samples]))
+    ours, others = members[rows].astype(np.int64), members[cols].astype(np.int64)
+    pair = np.minimum(ours, others) * n + np.maximum(ours, others)
+    at = np.minimum(np.searchsorted(wanted, pair), max(len(wanted) - 1, 0))
+    joins = (wanted[at] == pair) & (links.scores > tau1) if len(wanted) else np.zeros(len(pair), np.bool_)
+    links, ours, others = links.select(joins), ours[joins], others[joins]
+    between = np.unique(np.stack([ours, others], axis=1), axis=0)
+    graph = EdgeList.from_rows(between[:, 0], between[:, 1], np.ones(len(between), np.float32), n)
+    root = components(graph)  # among the names of clusters
+    involved = np.unique(between[:, 0])
+    counts = len(involved), len(np.unique(root[involved]))
+    # a cluster is named by its smallest member, and a component by its smallest node
+    return Reached(root[members].astype(members.dtype), links, counts)

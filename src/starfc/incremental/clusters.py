@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.products import slices
 from starfc.incremental.edges import Changed, entries_of

@@ -19,8 +19,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from starfc.clustering.edges import EdgeList, sums_of_rows
+from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.partition import infomap, leiden
-from starfc.clustering.pipeline import ParsedEdges
 from starfc.incremental.clusters import between
 
 

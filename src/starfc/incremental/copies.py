@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.copies import copies_among
 from starfc.clustering.edges import EdgeList, row_pointers
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.data.copies import DISTANCE, find_copies
 from starfc.data.dataset import Features
 from starfc.graph.structure import NO_LOGIT

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from starfc.clustering.edges import EdgeList, row_pointers
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.products import slices
 from starfc.runtime import threads

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList, sums_of_rows
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.review.cuts import Cuts, best_cuts
 from starfc.review.pairs import Pairs, Rule
 

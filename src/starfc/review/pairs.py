@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.refinement import dynamic_thresholds, undirected
 
 

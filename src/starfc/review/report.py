@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.edges import edge_confidence
-from starfc.clustering.pipeline import ParsedEdges
+from starfc.clustering.parsing import ParsedEdges
 from starfc.data.blocks import npz_key
 from starfc.data.dataset import Features
 from starfc.data.safe import Npz, first_line, open_regular, read_lines

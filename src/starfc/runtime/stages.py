@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starfc.errors import InputError
@@ -36,22 +36,22 @@ class Stages:
         Bytes this process may hold. A stage that is predicted to need more does not start.
     finished : list of Stage
         Those that have ended.
-    within : str
-        What the names of stages begin with.
     """
 
     memory_limit: int | None = None
     finished: list[Stage] = field(default_factory=list)
-    within: str = ""
 
-    def of(self, name: str) -> Stages:
-        """Stages that are part of another one, of this name; they count among these."""
-        return replace(self, within=f"{self.within}{name}, ")
+    @contextmanager
+    def together(self, name: str) -> Iterator[Stages]:
+        """Stages that end as one of this name, with the time of all and the highest of their peaks."""
+        inner, started = Stages(self.memory_limit), time.perf_counter()
+        yield inner
+        peak = max((stage.peak_rss_mb for stage in inner.finished), default=peak_rss_mb())
+        self.finished.append(Stage(name, time.perf_counter() - started, peak))
 
     @contextmanager
     def stage(self, name: str, needs: int = 0) -> Iterator[None]:
         """Run one stage; ``needs`` is the memory in bytes that it will add, predicted from shapes."""
-        name = self.within + name
         self._check(name, needs)
         _reset_peak()
         started = time.perf_counter()

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Set up with the dev extras, check style, run the test suite. Arguments go to pytest.
+# Set up with the extras dev and docs, check style, run the test suite. Arguments go to pytest.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-STARFC_EXTRAS='[dev]'
+STARFC_EXTRAS='[dev,docs]'
 . "$ROOT/scripts/environment.sh"
 cd "$ROOT"
 "$PYTHON" -m ruff check .

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from starfc.errors import InputError, MissingFileError
+from starfc.version import __version__
 
 if TYPE_CHECKING:
     from starfc.estimator import StarFC
 
-__all__ = ["InputError", "MissingFileError", "StarFC"]
-__version__ = version("starfc")
+__all__ = ["InputError", "MissingFileError", "StarFC", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,12 +15,12 @@ import numba
 import torch
 
 from starfc.errors import InputError
+from starfc.version import __version__
 from starfc.words import word
 
 log = logging.getLogger("starfc")
 
 _PACKAGES = (
-    "starfc",
     "torch",
     "numpy",
     "scipy",
@@ -65,7 +65,8 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
 def environment(threads: int, device: torch.device) -> dict[str, Any]:
     """Versions, git commit and machine, for a run's record."""
     return {
-        "versions": {"python": platform.python_version()} | {p: v for p in _PACKAGES if (v := _version(p))},
+        "versions": {"python": platform.python_version(), "starfc": __version__}
+        | {p: v for p in _PACKAGES if (v := _version(p))},
         "git": git_state(),
         "machine": {
             "platform": platform.platform(),

@@ -243,13 +243,12 @@ class Config:
     )
     adapt: str = option(
         "auto",
-        "with model.type 'gcn_structural_any' and partition.type 'infomap': train the scorer further on the clusters "
-        "of the set while that raises the F-score to be expected, or not at all",
+        "with model.type 'gcn_structural_any' and 'infomap': train the scorer further on the clusters found, or not",
         choices=("auto", "off"),
     )
     reach: str = option(
         "auto",
-        "with model.type 'gcn_structural_any': look at clusters larger than lists again in a third of the rows, or not",
+        "with model.type 'gcn_structural_any': join clusters that samples of the rows hold together, or not",
         choices=("auto", "off"),
     )
     model: Model = option(factory=Model)

@@ -73,8 +73,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         With the packaged model and 'infomap': train its scorer further on the clusters of X, as long as that raises the
         F-score to be expected, or not at all.
     reach : {'auto', 'off'}
-        With the packaged model and communities: look at clusters that are larger than the lists again in a third of the
-        rows, where lists reach three times as far, and join those that are one there (docs/own-data.md); or do not.
+        With the packaged model and communities: join clusters that are one in samples of a third of the rows, where
+        lists reach three times as far (:mod:`starfc.clustering.reach`), or do not.
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int

@@ -112,7 +112,7 @@ AdaptOption = Annotated[
 ]
 ReachOption = Annotated[
     Reach | None,
-    typer.Option("--reach", help="Look at clusters larger than the lists again in a third of the rows (default)."),
+    typer.Option("--reach", help="Join clusters that samples of a third of the rows hold together (default)."),
 ]
 Memory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Memory that may be held, such as 8GB; a stage above it is refused.")

@@ -365,10 +365,11 @@ def report(record: dict[str, Any], out: str | Path) -> str:
     if record.get("num_copies", 0):
         lines.append(f"{record['num_copies']:,} instances are copies of others, and lie where these do")
     if record.get("estimate"):
-        e = {name: 100 * value for name, value in record["estimate"].items()}
+        e = {name: 100 * value for name, value in record["estimate"].items() if value is not None}
+        agreed = f"; a third of the rows, clustered alone, agrees to F {e['agreement']:.1f}" if "agreement" in e else ""
         lines.append(
             f"expected without labels: pairwise precision {e['precision']:.1f}, recall {e['recall']:.1f}, F "
-            f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}"
+            f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}{agreed}"
         )
         lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
         if adapted := record["choices"].get("adapt"):

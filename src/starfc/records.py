@@ -112,6 +112,7 @@ class Estimate(Record):
     recall: float
     fscore: float
     bcubed: float
+    agreement: float | None = None
 
 
 class Choice(Record):

@@ -18,6 +18,10 @@ true partners of i are
 
     precision = Σ found_i / Σ (n - 1),    recall = Σ found_i / Σ all_i
     BCubed precision = mean (1 + found_i) / n,    BCubed recall = mean (1 + found_i) / (1 + all_i)
+
+Where p is too sure of itself, so is this. Samples of the rows that were clustered on their own
+(:mod:`starfc.clustering.reach`) are a second opinion: clusters that a sample does not find again are not to be trusted
+more than it agrees with them (:func:`agreement`, :func:`doubted`).
 """
 
 from __future__ import annotations
@@ -42,12 +46,16 @@ GIVEN = "given, not chosen from the data"
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be expected of a clustering, fractions between 0 and 1: of pairs, and the BCubed F-score."""
+    """What is to be expected of a clustering, fractions between 0 and 1: of pairs, and the BCubed F-score.
+
+    ``agreement`` is the pairwise F-score between the clusters and those of samples, None where no sample was clustered.
+    """
 
     precision: float
     recall: float
     fscore: float
     bcubed: float
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,34 @@ def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
     recall = _share(found.sum(), every.sum())
     of_cluster, of_identity = ((1 + found) / sizes).mean(), ((1 + found) / (1 + every)).mean()
     return Estimate(precision, recall, _harmonic(precision, recall), _harmonic(float(of_cluster), float(of_identity)))
+
+
+def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Pairwise F-score and BCubed F-score (2,) between two clusterings (m,) of the same rows."""
+    ones, others = np.unique(one, return_inverse=True)[1], np.unique(other, return_inverse=True)[1]
+    cells, both = np.unique(ones.astype(np.int64) * len(others) + others, return_counts=True)
+    of_one, of_other = np.bincount(ones), np.bincount(others)
+    pairs = [float((size.astype(np.float64) * (size - 1)).sum()) for size in (both, of_one, of_other)]
+    weight = both.astype(np.float64) ** 2 / len(one)
+    in_one, in_other = (weight / of_one[cells // len(others)]).sum(), (weight / of_other[cells % len(others)]).sum()
+    pairwise = _harmonic(_share(pairs[0], pairs[1]), _share(pairs[0], pairs[2]))
+    return np.array([pairwise, _harmonic(float(in_one), float(in_other))])
+
+
+def doubted(expected: Estimate, agreed: NDArray[np.float64]) -> Estimate:
+    """The estimate, lowered to the agreement (2,) with samples (:func:`agreement`) where that is the lower one.
+
+    Precision and recall are lowered by the same factor, which gives F this value.
+    """
+    pairwise, bcubed = map(float, agreed)
+    factor = min(1.0, pairwise / expected.fscore) if expected.fscore > 0 else 1.0
+    return Estimate(
+        expected.precision * factor,
+        expected.recall * factor,
+        expected.fscore * factor,
+        min(expected.bcubed, bcubed),
+        pairwise,
+    )
 
 
 def choose(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.adaptation import COMPONENTS, adapt_to_set, choose_threshold
-from starfc.clustering.choice import LOWEST, Choice, Estimate, estimate
+from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList, edge_confidence, row_pointers
 from starfc.clustering.parsing import ParsedEdges, parse
@@ -150,7 +150,7 @@ def cluster(
     given = (features, graph, model, lowest, tau2, th_sim, device, stages, scratch)
     start = parse(parse_graph, num_entries, 9, *given)
     parsed, order, candidates = start.edges, start.order, start.candidates
-    chosen, members, counts = None, None, None
+    chosen, members, reached = None, None, None
     if contextual:
         with stages.stage("choice", needs=80 * len(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
@@ -168,7 +168,7 @@ def cluster(
         if contextual and search is not None:
             steps = SampleSteps(model, search, lowest, tau1, partition, resolution, seed, device, scratch)
             reached = reach(members, graph.k - 1, chosen.choice.tau1, as_features(features), steps, stages)
-            members, counts = reached.members, reached.counts
+            members = reached.members
             if reached.links is not None:
                 alone, parsed = parsed, reached.links.added_to(parsed)
                 candidates += parsed.num_edges - alone.num_edges
@@ -195,9 +195,11 @@ def cluster(
     with stages.stage("estimate", needs=40 * len(start.edges)):
         # p that was adapted to the clusters would praise them; where nothing is a candidate, nothing is known
         expected = estimate(start.edges, members) if candidates else None
+        if expected is not None and reached is not None and reached.agreed is not None:
+            expected = doubted(expected, reached.agreed)
     context = start.scoring.context
     outside = max(model.first.outside(context.first), model.second.outside(context.second))
-    found = {"choice": chosen.choice, "rounds": chosen.rounds, "reached": counts}
+    found = {"choice": chosen.choice, "rounds": chosen.rounds, "reached": reached and reached.counts}
     return replace(result, estimate=expected, outside=outside, **found)
 
 

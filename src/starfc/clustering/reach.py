@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from starfc.clustering.adaptation import choose_threshold
+from starfc.clustering.choice import agreement
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.parsing import parse
@@ -76,12 +77,15 @@ class Sample:
 class Reached:
     """Clusters (N,), each named by its smallest member, and the edges that join them.
 
-    ``counts``: how many clusters were joined, and into how many; None where no sample was looked at.
+    ``counts``: how many clusters were joined, and into how many. ``agreed`` (2,) float64 is the mean agreement of the
+    clusters with those of the samples (:func:`starfc.clustering.choice.agreement`). All are None where no sample was
+    clustered.
     """
 
     members: NDArray[np.integer]
     links: Links | None = None
     counts: tuple[int, int] | None = None
+    agreed: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -214,4 +218,6 @@ def join(members: NDArray[np.integer], columns: int, tau1: float, samples: Seque
     involved = np.unique(between[:, 0])
     counts = len(involved), len(np.unique(root[involved]))
     # a cluster is named by its smallest member, and a component by its smallest node
-    return Reached(root[members].astype(members.dtype), links, counts)
+    joined = root[members].astype(members.dtype)
+    agreed = np.mean([agreement(joined[drawn.rows], drawn.labels) for drawn in samples], axis=0)
+    return Reached(joined, links, counts, agreed)

@@ -8,7 +8,7 @@ import pytest
 from starfc import StarFC
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.reach import join, reach, sample
+from starfc.clustering.reach import join, mean_inside, reach, sample
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
 from starfc.evaluation.metrics import evaluate
@@ -33,7 +33,7 @@ def chains(members, p=0.95):
     return edges_of(np.stack([order[:-1][same], order[1:][same]], axis=1), len(members), p)
 
 
-def slow_joined(members, columns, tau1, samples):
+def slow_joined(members, inside, columns, tau1, samples):
     """The rule of the module, pair of clusters by pair; each row's cluster by its smallest member."""
     name = members.copy()
     names = np.unique(members)
@@ -53,7 +53,9 @@ def slow_joined(members, columns, tau1, samples):
             if smaller > columns:
                 one = max(shares) >= 0.9
             else:
-                one = smaller >= 10 and together >= 0.9 * pairs and np.mean(scores) >= 0.9
+                one = (
+                    smaller >= 10 and together >= 0.9 * pairs and np.mean(scores) >= max(0.9, min(inside[a], inside[b]))
+                )
             if one:
                 ends = name[a], name[b]
                 name[np.isin(name, ends)] = min(ends)
@@ -76,8 +78,9 @@ def test_clusters_are_joined_as_the_rule_says(seed):
         edges = EdgeList(edges.indptr, edges.cols, p.astype(np.float32), symmetric=True)
         samples.append(sample(members, rows, labels, edges))
     columns, tau1 = 40, 0.9 if seed % 3 else 0.5
-    found = join(members, columns, tau1, samples)
-    np.testing.assert_array_equal(found.members, slow_joined(members, columns, tau1, samples))
+    inside = rng.choice([0.8, 0.92, 0.999], 400)
+    found = join(members, inside, columns, tau1, samples)
+    np.testing.assert_array_equal(found.members, slow_joined(members, inside, columns, tau1, samples))
     assert (found.links.scores > tau1).all()
     # the clusters hang together by their own edges and those that are returned
     whole = found.links.added_to(chains(members))
@@ -93,9 +96,25 @@ def test_the_rule_has_cases_of_every_kind():
     rows = np.arange(150)
     labels = np.repeat([0, 1], [120, 30])
     weak, sure = chains(labels, 0.8), chains(labels)
-    for edges, columns, expected in ((weak, 40, [0, 120, 135]), (sure, 40, [0, 120]), (weak, 80, [0, 60, 120, 135])):
-        found = join(members, columns, 0.5, [sample(members, rows, labels, edges)])
+    apart, large, both = [0, 60, 120, 135], [0, 120, 135], [0, 120]
+    for edges, inside, columns, expected in (
+        (weak, 0.9, 40, large),
+        (sure, 0.9, 40, both),
+        (sure, 0.99, 40, large),
+        (weak, 0.7, 80, apart),
+        (sure, 0.7, 80, both),
+    ):
+        found = join(members, np.full(150, inside), columns, 0.5, [sample(members, rows, labels, edges)])
         assert np.unique(found.members).tolist() == expected
+
+
+def test_the_mean_inside_is_that_of_likely_edges():
+    edges = edges_of([(0, 1), (1, 2), (3, 4), (2, 3)], 6)
+    p = np.where((edges.rows + edges.cols) == 3, 0.6, 0.9)  # (1, 2); the others 0.9
+    p[(edges.rows + edges.cols) == 7] = 0.4  # (3, 4): not likely
+    edges = EdgeList(edges.indptr, edges.cols, p.astype(np.float32), symmetric=True)
+    found = mean_inside(np.array([0, 0, 0, 3, 3, 5]), edges)
+    np.testing.assert_allclose(found, [0.75, 0, 0, 0, 0, 0], atol=1e-6)
 
 
 def test_edges_are_added_once_and_in_order():
@@ -130,7 +149,7 @@ def numbered(n):
 def test_samples_are_clustered_only_where_they_can_say_something(size, n, times):
     members = np.repeat(np.arange(0, n, size), size)
     steps = Steps(members)
-    found = reach(members, 79, 0.5, numbered(n), steps, Stages())
+    found = reach(members, chains(members, 0.9), 79, 0.5, numbered(n), steps, Stages())
     assert steps.times == times
     np.testing.assert_array_equal(found.members, members)
     assert found.counts == ((0, 0) if times else None)
@@ -139,7 +158,7 @@ def test_samples_are_clustered_only_where_they_can_say_something(size, n, times)
 def test_all_three_samples_are_clustered_where_the_first_joins_something():
     members = np.repeat(np.arange(0, 4000, 20), 20)
     steps, stages = Steps(members // 40), Stages()
-    found = reach(members, 79, 0.5, numbered(4000), steps, stages)
+    found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, stages)
     assert steps.times == 3
     np.testing.assert_array_equal(found.members, np.repeat(np.arange(0, 4000, 40), 40))
     assert found.counts == (200, 100)

@@ -167,7 +167,8 @@ def cluster(
                 members = communities(parsed, partition, resolution, seed, pieces)
         if contextual and search is not None:
             steps = SampleSteps(model, search, lowest, tau1, partition, resolution, seed, device, scratch)
-            reached = reach(members, graph.k - 1, chosen.choice.tau1, as_features(features), steps, stages)
+            tau, rows = chosen.choice.tau1, as_features(features)
+            reached = reach(members, start.edges, graph.k - 1, tau, rows, steps, stages)
             members = reached.members
             if reached.links is not None:
                 alone, parsed = parsed, reached.links.added_to(parsed)

@@ -8,8 +8,9 @@ included, and two clusters of the whole set become one where samples put them to
 other.
 
 * Both clusters are larger than a list, so that lists cannot hold the identity whole: one of the samples has to say so.
-* Otherwise, of 10 rows or more: the pairs of all three samples are counted, and the mean p of the edges that lead from
-  one to the other must be at least 0.9. Samples put look-alikes together as well, by edges that are less sure.
+* Otherwise, of 10 rows or more: the pairs of all three samples are counted, and the edges that lead from one to the
+  other must be sure: their mean p is at least 0.9, and at least that of the edges inside one of the two clusters in the
+  whole set. Samples put look-alikes together as well, by edges that are less sure.
 
 The edges that join, as far as they are above τ1, become edges of the result. The second and the third sample are only
 clustered where the first one alone would join something, so that a set with nothing to join takes about half as long
@@ -118,12 +119,13 @@ class SampleSteps:
             if members is None:
                 likely = start.edges.select(start.edges.scores > tau1)
                 members = communities(likely, self.partition, self.resolution, self.seed)
-        reached = reach(members, graph.k - 1, tau1, rows, self, stages)
+        reached = reach(members, start.edges, graph.k - 1, tau1, rows, self, stages)
         return reached.members, start.edges if reached.links is None else reached.links.added_to(start.edges)
 
 
 def reach(
     members: NDArray[np.integer],
+    edges: EdgeList,
     columns: int,
     tau1: float,
     features: Features,
@@ -136,6 +138,8 @@ def reach(
     ----------
     members : (N,) integers in [0, N)
         The smallest member of each row's cluster.
+    edges : EdgeList
+        Scored edges of the set, symmetric.
     columns : int
         Neighbours that a list holds.
     tau1 : float
@@ -150,12 +154,22 @@ def reach(
         return Reached(members)
     samples: list[Sample] = []
     with stages.together("samples") as inner:
+        inside = mean_inside(members, edges)
         for part in np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES):
             rows = np.sort(part)
             samples.append(sample(members, rows, *steps(features.subset(rows, steps.scratch), inner)))
-            if len(samples) == 1 and not len(one_identity(members, columns, samples)[0]):
+            if len(samples) == 1 and not len(one_identity(members, inside, columns, samples)[0]):
                 break
-    return join(members, columns, tau1, samples)
+    return join(members, inside, columns, tau1, samples)
+
+
+def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.float64]:
+    """Mean p of the likely edges inside each cluster, by the cluster's name (N,); 0 where it has none."""
+    rows = np.repeat(np.arange(len(members)), np.diff(edges.indptr))
+    keep = (members[rows] == members[edges.cols]) & (edges.scores > LIKELY)
+    of = members[rows[keep]]
+    total = np.bincount(of, edges.scores[keep], len(members))
+    return total / np.maximum(np.bincount(of, minlength=len(members)), 1)
 
 
 def sample(
@@ -170,7 +184,7 @@ def sample(
 
 
 def one_identity(
-    members: NDArray[np.integer], columns: int, samples: Sequence[Sample]
+    members: NDArray[np.integer], inside: NDArray[np.float64], columns: int, samples: Sequence[Sample]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of clusters, each by the names of both, the lower one first, that the samples say to be one."""
     n = len(members)
@@ -183,7 +197,8 @@ def one_identity(
     mean = np.bincount(of, scores[once], len(pairs)) / np.maximum(np.bincount(of, minlength=len(pairs)), 1)
     sizes = np.bincount(members, minlength=n)
     smaller = np.minimum(sizes[a], sizes[b])
-    fit = (smaller >= LEAST) & ((smaller > columns) | (mean >= SURE))
+    sure = (mean >= SURE) & (mean >= np.minimum(inside[a], inside[b]))
+    fit = (smaller >= LEAST) & ((smaller > columns) | sure)
     a, b = a[fit], b[fit]
     together, possible, best = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
     for drawn in samples:
@@ -199,10 +214,12 @@ def one_identity(
     return a[fit], b[fit]
 
 
-def join(members: NDArray[np.integer], columns: int, tau1: float, samples: Sequence[Sample]) -> Reached:
+def join(
+    members: NDArray[np.integer], inside: NDArray[np.float64], columns: int, tau1: float, samples: Sequence[Sample]
+) -> Reached:
     """Clusters that the samples say to be one, joined by the edges above τ1 that lead from one to the other."""
     n = len(members)
-    a, b = one_identity(members, columns, samples)
+    a, b = one_identity(members, inside, columns, samples)
     wanted = np.sort(a * n + b)
     rows = np.concatenate([drawn.links.rows for drawn in samples])
     cols = np.concatenate([drawn.links.cols for drawn in samples])

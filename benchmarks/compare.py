@@ -196,7 +196,7 @@ def test(parser: argparse.ArgumentParser, arguments: argparse.Namespace, method:
 def test_run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, name: str) -> None:
     """A trained run on the test split, by inference as test_final.py makes it."""
     run, split = dict(named_run(text) for text in arguments.run)[name], open_data(arguments, "test")
-    options = {"threads": arguments.threads, "knn_method": "faiss", "metrics": ["pairwise", "bcubed", "nmi"]}
+    options = {"threads": arguments.threads, "knn_method": "exact", "metrics": ["pairwise", "bcubed", "nmi"]}
     source = read_source(parser, argparse.Namespace(run=run, model=None, cfg_options=options))
     knn = source.config.knn
     options |= {

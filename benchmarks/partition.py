@@ -118,7 +118,7 @@ def fill_thresholds(arguments: argparse.Namespace) -> None:
 
 def make_edges(arguments: argparse.Namespace) -> None:
     """Scores of the exact kNN graph's edges, those above LOWEST."""
-    features = np.asarray(read_features(arguments.features), np.float32)
+    features = np.array(read_features(arguments.features), np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     graph = exact_knn(features, arguments.knn)
     nodes = project_nodes(load_model(arguments.model), features, graph, order=locality_order(graph))

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from starfc.cli import model_arguments, read_source, results_folder, run_command
-from starfc.inference import report, run_inference
 
 ROOT = Path(__file__).resolve().parent
 OUT = "outputs/<config name>; of a run, DIR/results/<test split>-fixed"
@@ -15,6 +14,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cluster embeddings with a trained STAR-FC model, fixed thresholds.")
     model_arguments(parser, default=str(ROOT / "configs" / "cfg_gcn_structural_ms1m.py"), out=OUT)
     arguments = parser.parse_args()
+    from starfc.inference import report, run_inference
+
     source = read_source(parser, arguments)
     out = results_folder(arguments, source, "fixed", ROOT / "outputs")
     record = run_inference(

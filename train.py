@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from starfc.cli import config_arguments, overwrite_argument, read_config, run_command
-from starfc.training.trainer import report, run_training
 
 ROOT = Path(__file__).resolve().parent
 
@@ -19,6 +18,8 @@ def main() -> None:
     )
     overwrite_argument(parser)
     arguments = parser.parse_args()
+    from starfc.training.trainer import report, run_training
+
     config = read_config(arguments)
     work_dir = Path(arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem)
     record = run_training(config, work_dir, arguments.resume, overwrite=arguments.overwrite)

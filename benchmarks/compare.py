@@ -8,7 +8,8 @@
 pairwise F on the training split among its grid; with these it runs on the test split once, in a process of its own:
 seconds are the method's after the kNN graph, with imports done and compiled code loaded, and memory is the process's
 peak of resident memory, the graph's file and about 400 MB of interpreter and libraries included. Mini-batch k-means is
-told the true number of clusters of each split. ``--run`` adds a folder of train.py as it stands, with its own
+told the true number of clusters of each split. Infomap and FC-ES start the package infomap in a process of its own: its
+start counts in the seconds, and its memory is not seen. ``--run`` adds a folder of train.py as it stands, with its own
 thresholds (test_final.py --run FOLDER).
 
 Writes compare.md, compare.csv, compare.json (with every point of every grid) and compare.png to DIR. What is done is
@@ -196,7 +197,7 @@ def test(parser: argparse.ArgumentParser, arguments: argparse.Namespace, method:
 def test_run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, name: str) -> None:
     """A trained run on the test split, by inference as test_final.py makes it."""
     run, split = dict(named_run(text) for text in arguments.run)[name], open_data(arguments, "test")
-    options = {"threads": arguments.threads, "knn_method": "faiss", "metrics": ["pairwise", "bcubed", "nmi"]}
+    options = {"threads": arguments.threads, "knn_method": "exact", "metrics": ["pairwise", "bcubed", "nmi"]}
     source = read_source(parser, argparse.Namespace(run=run, model=None, cfg_options=options))
     knn = source.config.knn
     options |= {

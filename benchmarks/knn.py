@@ -2,7 +2,7 @@
 
     python benchmarks/knn.py --features F [--methods exact cells faiss-hnsw ...] [--recall 0.99] [--json OUT]
 
-``exact`` and ``cells`` are this repository's knn_method='faiss' and 'ivf'. The others are asked for the same recall:
+``exact`` and ``cells`` are this repository's knn_method='exact' and 'ivf'. The others are asked for the same recall:
 their search parameter is doubled until 1,000 sampled rows reach it, and then only building the index and searching all
 rows is timed (ours is timed with its tuning and the measurement of its recall). ``--flat-queries M`` times IndexFlatIP
 on M rows and scales to all, for sizes at which the whole search takes too long.
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace, features: Features) -> None:
         build_knn(few, 10), build_knn(few, 10, "ivf", {"nlist": 4, "nprobe": 2})
         features.check  # noqa: B018 read and checked
         with stages.stage("kNN graph"):
-            graph = build_knn(features, k, "faiss" if method == "exact" else "ivf", recall=arguments.recall)
+            graph = build_knn(features, k, "exact" if method == "exact" else "ivf", recall=arguments.recall)
         params = graph.info
     elif method == FLAT:
         import faiss

@@ -29,6 +29,7 @@ import importlib.util
 import json
 import os
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -53,6 +54,7 @@ from starfc.inference import open_model
 from starfc.models.checkpoint import load_model
 from starfc.models.structural import StructuralModel
 from starfc.models.thresholds import load_thresholds
+from starfc.runtime.infomap import modules_here
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 from starfc.splits import knn_graph, open_test_split
@@ -116,7 +118,7 @@ def fill_thresholds(arguments: argparse.Namespace) -> None:
 
 def make_edges(arguments: argparse.Namespace) -> None:
     """Scores of the exact kNN graph's edges, those above LOWEST."""
-    features = np.asarray(read_features(arguments.features), np.float32)
+    features = np.array(read_features(arguments.features), np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     graph = exact_knn(features, arguments.knn)
     nodes = project_nodes(load_model(arguments.model), features, graph, order=locality_order(graph))
@@ -254,15 +256,15 @@ def our_infomap_whole(edges: EdgeList, parameter: float, threads: int) -> np.nda
 
 
 def package_infomap(edges: EdgeList, parameter: float, threads: int, directed: bool = False) -> np.ndarray:
-    """One run of the package on the whole graph."""
-    from infomap import Infomap
+    """One run of the package on the whole graph, in this process, which is a side's own and never imports faiss."""
+    return by_package(edges, modules_here, directed)
 
-    network = Infomap(silent=True, two_level=True, directed=directed, seed=1, num_trials=1)
-    network.add_links(np.column_stack([edges.rows, edges.cols, edges.scores]).astype(np.float64))
-    modules = network.run().modules()
-    found = np.arange(edges.num_nodes)
-    found[list(modules)] = edges.num_nodes + np.array(list(modules.values()))
-    return found
+
+def by_package(edges: EdgeList, run: Callable[..., np.ndarray], directed: bool = False) -> np.ndarray:
+    """The communities of ``run``: ``modules`` or ``modules_here`` of :mod:`starfc.runtime.infomap`."""
+    links = np.column_stack([edges.rows, edges.cols, edges.scores]).astype(np.float64)
+    found = run([links], edges.num_nodes, directed=directed, seed=1)
+    return np.where(found < 0, np.arange(edges.num_nodes), edges.num_nodes + found)
 
 
 def split_infomap(edges: EdgeList, parameter: float, threads: int) -> np.ndarray:

@@ -12,7 +12,8 @@ made from seeds. On each run, in processes of their own:
 - every baseline with the parameters that are best on part0_train of glyph (part0_parameters.json), on the exact 80-NN
   graph of raw cosine.
 - every baseline tuned on the set's own answers: the best pairwise F among grids that fit any embedding
-  (suite_grids.py). k-means is told the true number of clusters.
+  (suite_grids.py). k-means is told the true number of clusters. Infomap and FC-ES start the package infomap in a
+  process of its own, whose start counts in the seconds, and whose memory is not seen.
 
 **Regret** is the best tuned baseline minus ours, in points: for F the baseline of the highest F, for BCubed F that of
 the highest BCubed F, each at its point of the best F (``highest_bcubed`` is the highest of all its points). All scores

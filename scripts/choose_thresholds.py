@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from starfc.choice import report, run_choice
 from starfc.cli import model_arguments, read_source, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +20,8 @@ def main() -> None:
         parser, default=str(ROOT / "configs" / "cfg_gcn_structural_ms1m.py"), out="the folder of the weights"
     )
     arguments = parser.parse_args()
+    from starfc.choice import report, run_choice
+
     source = read_source(parser, arguments)
     weights = source.config.pretrained if source.model_folder is None else source.model_folder
     out = Path(os.path.normpath(weights) if arguments.out is None else arguments.out)

@@ -2,7 +2,8 @@
 #   STARFC_PYTHON=/path/to/python   use that interpreter, and install what it lacks into it
 #   an active virtual environment   the same
 #   otherwise                       .venv, made here if there is none
-# STARFC_EXTRAS: extras to install, such as [dev]. What was installed is noted in the environment; a second run installs nothing.
+# STARFC_EXTRAS: extras to install, such as [dev]; without it what clustering needs, and no more. Versions are held to those
+# of requirements.txt. What was installed is noted in the environment; a second run installs nothing.
 
 if [ -n "${STARFC_PYTHON:-}" ]; then
     PYTHON=$STARFC_PYTHON
@@ -30,7 +31,6 @@ stamp=$prefix/.starfc-installed$extras
 wanted=$(printf '%s\n' "$ROOT"; cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml")
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing into $prefix (minutes, once)" >&2
-    "$PYTHON" -m pip install --quiet --requirement "$ROOT/requirements.txt"
-    "$PYTHON" -m pip install --quiet --editable "$ROOT$extras"
+    "$PYTHON" -m pip install --quiet --constraint "$ROOT/requirements.txt" --editable "$ROOT$extras"
     printf '%s\n' "$wanted" >"$stamp" || echo "$stamp: cannot be written; the next run installs again" >&2
 fi

@@ -2,6 +2,7 @@
 # Train on MS1M, from any working directory, with one process per GPU (NPROC=N overrides). Arguments go to train.py.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
+STARFC_EXTRAS='[plots,tensorboard]'
 . "$ROOT/scripts/environment.sh"
 CONFIG=$ROOT/configs/cfg_gcn_ms1m.py
 . "$ROOT/scripts/launch.sh"

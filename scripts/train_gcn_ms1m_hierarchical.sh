@@ -35,6 +35,7 @@ for argument in "$@"; do
 done
 case ${1:-} in '' | -*) ;; *) echo "error: K_MID: a whole number needed; found '$1'" >&2; usage >&2; exit 2 ;; esac
 
+STARFC_EXTRAS='[plots,tensorboard]'
 . "$ROOT/scripts/environment.sh"
 if [ -n "$k_mid" ]; then
     set -- "$@" --cfg-options "hierarchical.k_mid=$k_mid"

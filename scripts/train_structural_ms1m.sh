@@ -3,6 +3,7 @@
 # overrides). Arguments go to train.py.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
+STARFC_EXTRAS='[plots,tensorboard]'
 . "$ROOT/scripts/environment.sh"
 CONFIG=$ROOT/configs/cfg_gcn_structural_ms1m.py
 . "$ROOT/scripts/launch.sh"

@@ -622,6 +622,18 @@ def test_small_clusters_left_out_have_ids_all_the_same(run):
     np.testing.assert_array_equal(after.labels[:200][~small], labels[~small])
 
 
+def test_a_run_that_calls_exact_search_faiss_is_added_to(run, caplog):
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["knn_method"] = "faiss"
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "files.json").unlink()
+    (graph,) = (run / "knn").glob("*_exact_k_*")
+    graph.rename(graph.with_name(graph.name.replace("exact", "faiss")))
+    assign(run, np.load(run.parent / "new.npy"))
+    assert "searched for anew" not in caplog.text
+    assert json.loads((run / "run.json").read_text())["config"]["knn_method"] == "exact"
+
+
 def test_a_published_model_is_added_to_as_well(tmp_path):
     features, _, model, _, _ = clustering("gcn")
     save_model(model, tmp_path / "model")

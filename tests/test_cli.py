@@ -14,7 +14,6 @@ import pytest
 from conftest import ROOT, blobs
 from typer.testing import CliRunner
 
-from starfc.clustering.partition import PARTITIONS
 from starfc.clustering.pipeline import REFINEMENTS
 from starfc.commands import COMMANDS, app
 from starfc.commands.evaluate import Metric
@@ -22,8 +21,8 @@ from starfc.commands.options import Partition, Refinement
 from starfc.commands.train import Kind
 from starfc.config import MODELS, load_config
 from starfc.data.formats import read_features, read_labels
+from starfc.defaults import METRICS, PARTITIONS
 from starfc.errors import InputError
-from starfc.evaluation.metrics import METRICS
 from starfc.evaluation.metrics import evaluate as scores
 from starfc.models.checkpoint import save_model
 from starfc.models.hierarchical import HierarchicalModel
@@ -98,7 +97,7 @@ def loaded_by(*arguments: str) -> tuple[str, list[str]]:
         "from starfc.commands import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "print(*sorted({'torch', 'numba', 'numpy', 'h5py', 'pyarrow'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'numba', 'numpy', 'scipy', 'sklearn', 'h5py', 'pyarrow'} & set(sys.modules)))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
@@ -110,6 +109,29 @@ def test_help_is_quick_and_says_exit_codes():
     text, libraries = loaded_by("--help")
     assert libraries == []
     assert "Exit codes: 0 done; 2" in text
+    for command in COMMANDS:
+        assert loaded_by(command.__name__, "--help")[1] == []
+
+
+@pytest.mark.parametrize("module", ["starfc", "starfc.config", "starfc.cli"])
+def test_options_are_read_without_large_libraries(module):
+    script = f"import sys, {module}; print(*{{'torch', 'numba', 'scipy', 'sklearn', 'pyarrow'}} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("script", ["train.py", "test_final.py", "test_dynamic.py", "scripts/choose_thresholds.py"])
+def test_help_of_the_scripts_is_quick(script):
+    code = (
+        f"import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('large', *{'torch', 'numba', 'scipy', 'sklearn', 'pyarrow'} & set(sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "large"
 
 
 def test_commands_without_a_model_do_not_load_torch(tmp_path):

@@ -69,6 +69,25 @@ def test_the_stored_graph_is_used_again(cluster, workspace):
     np.testing.assert_array_equal(np.load(workspace / "out" / "labels.npy"), first)
 
 
+def test_exact_search_under_its_earlier_name(cluster, workspace):
+    """Configs, graphs and runs that say ``faiss``, as published, are what they were."""
+    cluster()
+    first, knns = np.load(workspace / "out" / "labels.npy"), workspace / "data" / "knns" / "part1_test"
+    record = json.loads((workspace / "out" / "run.json").read_text())
+    assert record["config"]["knn_method"] == "exact"
+    (knns / "exact_k_10").rename(knns / "faiss_k_10")
+    manifest = json.loads((knns / "faiss_k_10" / "manifest.json").read_text())
+    (knns / "faiss_k_10" / "manifest.json").write_text(json.dumps(manifest | {"backend": "faiss"}))
+    (knns / "faiss_k_10" / "files.json").unlink()
+    for options in ((), ("--cfg-options", "knn_method=faiss")):
+        _, _, err = cluster(*options)
+        assert f"kNN graph: read from {knns / 'faiss_k_10'}" in err
+        np.testing.assert_array_equal(np.load(workspace / "out" / "labels.npy"), first)
+    record = json.loads((workspace / "out" / "run.json").read_text())
+    assert (record["config"]["knn_method"], record["knn_graph"]["backend"]) == ("exact", "faiss")
+    assert not (knns / "exact_k_10").exists()
+
+
 @pytest.mark.parametrize("suffix", [".bin", ".npy"])
 def test_a_users_own_file(cluster, workspace, suffix):
     features, labels = blobs(seed=5)

@@ -47,7 +47,7 @@ def test_overrides_move_every_path_of_the_split(tmp_path):
     path = tmp_path / "c.py"
     path.write_text("prefix = '/faces'\n")
     config = load_config(path, {"test_name": "part3_test", "knn": 40, "model.kwargs.nhid": 64})
-    assert str(config.path(config.test_data.knn_graph_path)) == "/faces/knns/part3_test/faiss_k_40"
+    assert str(config.path(config.test_data.knn_graph_path)) == "/faces/knns/part3_test/exact_k_40"
     assert config.as_dict()["test_data"]["label_path"] == "/faces/labels/part3_test"
     assert config.model.kwargs.nhid == 64
 

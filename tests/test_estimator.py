@@ -51,6 +51,13 @@ def test_from_pretrained_uses_weights_and_thresholds(tmp_path):
     assert not np.array_equal(dynamic.labels_, predicted)
 
 
+def test_exact_search_under_its_earlier_name():
+    features = blobs()[0]
+    np.testing.assert_array_equal(StarFC(knn_method="faiss").fit(features).labels_, StarFC().fit(features).labels_)
+    with pytest.raises(InputError, match="knn_method: one of 'exact', 'faiss_gpu', 'ivf' needed; found 'annoy'"):
+        StarFC(knn_method="annoy").fit(features)
+
+
 @pytest.mark.parametrize("refinement", ["fixed", "dynamic"])
 def test_a_hierarchical_model_asks_for_its_largest_scale(tmp_path, refinement, caplog):
     features, labels = blobs()

@@ -249,7 +249,7 @@ def test_every_kind_of_array_is_the_same(sample):
         ({"tau2": "high"}, "tau2: a number or None needed; found 'high' (str)"),
         ({"k": 2.5}, "k: a whole number needed; found 2.5 (float)"),
         ({"k": 300}, "k: at most 254 needed by the packaged model and other structural ones; found 300"),
-        ({"knn_method": "hnsw"}, "knn_method: one of 'faiss', 'faiss_gpu', 'ivf' needed; found 'hnsw'"),
+        ({"knn_method": "hnsw"}, "knn_method: one of 'exact', 'faiss_gpu', 'ivf' needed; found 'hnsw'"),
         ({"invalid_rows": "drop"}, "invalid_rows: one of 'error', 'singleton' needed; found 'drop'"),
         ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
         ({"th_sim": 0.2}, "th_sim: 0 needed by a structural model, which compares whole lists; found 0.2"),

@@ -283,7 +283,8 @@ def test_scipy_agrees_on_the_matrix():
     ("method", "params", "message"),
     [
         ("annoy", {}, "one of"),
-        ("faiss", {"nlist": 3}, "'faiss' takes"),
+        ("exact", {"nlist": 3}, "'exact' takes"),
+        ("faiss", {"nlist": 3}, "'exact' takes"),
         ("ivf", {"nlist": 51}, "at most the 50 instances"),
     ],
 )

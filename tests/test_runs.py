@@ -22,7 +22,7 @@ STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
 @pytest.fixture(scope="module")
 def clustered():
     features = unit(blobs(noise=0.8)[0])
-    graph = build_knn(Features(features, normalise=False), 80, "faiss")
+    graph = build_knn(Features(features, normalise=False), 80, "exact")
     return {
         name: refine(features, graph, load_model(STRUCTURAL), tau1=0.6, tau2=0.5, keep_edges=True)
         for name, refine in REFINEMENTS.items()

@@ -61,7 +61,7 @@ def test_nothing_is_shown_for_what_is_over_at_once(capsys):
 
 def test_the_record_names_versions_and_machine():
     record = environment(2, torch.device("cpu"))
-    assert {"python", "torch", "numpy", "faiss-cpu", "numba"} <= set(record["versions"])
+    assert {"python", "torch", "numpy", "scipy", "numba"} <= set(record["versions"])
     assert record["versions"]["starfc"] == starfc.__version__
     assert record["machine"]["threads"] == 2
     assert record["machine"]["memory_mb"] > 0

@@ -218,7 +218,7 @@ def test_validation_on_the_test_split_and_tensorboard(workspace):
     run_training(load_config(workspace / "config.py", {"log_config": {"hooks": hooks}}), workspace / "run")
     assert list((workspace / "run" / "tensorboard").glob("events*"))
     assert '"kind": "validation"' in (workspace / "run" / "metrics.jsonl").read_text()
-    assert (workspace / "data" / "knns" / "part1_test" / "faiss_k_10" / "manifest.json").is_file()
+    assert (workspace / "data" / "knns" / "part1_test" / "exact_k_10" / "manifest.json").is_file()
 
 
 def test_thresholds_come_from_the_held_back_part_whatever_validates(workspace):

@@ -21,6 +21,7 @@ from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, require_pairs, say_unlabelled
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
+from starfc.extras import require
 from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import KnnGraph
 from starfc.inference import open_model, partition
@@ -77,6 +78,7 @@ def run_choice(
     InputError
         Anything a user can mend; nothing is written then.
     """
+    require("matplotlib", "the picture of the thresholds")
     set_threads(config.threads)
     device = choose_device(config.device)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))

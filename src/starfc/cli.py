@@ -1,4 +1,7 @@
-"""What the scripts share: their arguments, and how they run (:mod:`starfc.runtime.entry`)."""
+"""What the scripts share: their arguments, and how they run (:mod:`starfc.runtime.entry`).
+
+Nothing here imports torch or numba before the arguments are read, so that help and mistakes in them are quick.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,6 @@ from mmengine.config import DictAction
 
 from starfc.config import Config, load_config, stored_config
 from starfc.errors import MissingFileError
-from starfc.graph.store import find_graph
-from starfc.models.checkpoint import CONTEXTUAL_FILES, FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
-from starfc.recipes import changed
 from starfc.runtime.entry import run_command as run_command
 from starfc.runtime.opened import opened
 
@@ -114,6 +114,10 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         return Source(read_config(arguments), model, None)
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
+    from starfc.graph.store import find_graph
+    from starfc.models.checkpoint import CONTEXTUAL_FILES, FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
+    from starfc.recipes import changed
+
     run = opened(arguments.run)
     weights = [FILES["backbone"], HIERARCHICAL_FILES["backbone"], STRUCTURAL_FILES[""], CONTEXTUAL_FILES[""]]
     for needed in (["config.json"], weights):

@@ -15,13 +15,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from starfc.clustering.partition import PARTITIONS, RESOLUTION
+from starfc import defaults
 from starfc.data.safe import read_json
 from starfc.errors import InputError, MissingFileError
-from starfc.evaluation.metrics import METRICS
-from starfc.graph.knn import KNN_METHODS, KNN_PARAMS, RECALL
-from starfc.graph.structure import MOST_NEIGHBOURS
-from starfc.models.hierarchical import OFFSETS, SCALES
 from starfc.published import RETIRED, with_effect, with_shares
 from starfc.records import Anything
 from starfc.runtime.atomic import write_json
@@ -92,14 +88,14 @@ class Hierarchical:
     """Graphs of several scales (model.type 'hierarchical'); neighbours are counted as by `knn`."""
 
     k_mid: int = option(100, "neighbours of the middle graph in training", low=3)
-    offsets: list[int] = option(factory=lambda: list(OFFSETS), help="offsets of the other graphs to learn from", low=1)
+    offsets: list[int] = option(factory=lambda: list(defaults.OFFSETS), help="offsets to learn from", low=1)
     balance: float = option(1.0, "weight λ of the term that keeps all three scales in use", low=0)
     patch_edges: int = option(120_000, "edges of a patch; each patch is one optimiser step", low=1)
     offset_lr: float = option(0.001, "learning rate of the offset learner, one step a subgraph", low=0)
     selector_precision: str = option(
         "float32", "products of the scale selector in training", choices=("float32", "bfloat16")
     )
-    scales: list[int] = option(factory=lambda: list(SCALES), help="neighbours of the three graphs at inference", low=2)
+    scales: list[int] = option(factory=lambda: list(defaults.SCALES), help="neighbours at inference", low=2)
 
 
 @dataclass(frozen=True)
@@ -132,9 +128,9 @@ class Partition:
     type: str = option(
         "components",
         "components: of the edges that node intimacy keeps, as published; infomap, leiden: communities of all of them",
-        choices=PARTITIONS,
+        choices=defaults.PARTITIONS,
     )
-    resolution: float = option(RESOLUTION, "Leiden's resolution (CPM): higher gives more clusters", low=0)
+    resolution: float = option(defaults.RESOLUTION, "Leiden's resolution (CPM): higher gives more clusters", low=0)
 
 
 @dataclass(frozen=True)
@@ -228,9 +224,11 @@ class Config:
     train_name: str = option("part0_train", "training split")
     test_name: str = option("part1_test", "split to cluster")
     knn: int = option(80, "neighbours per node k, the node itself counted (as in the published files)", low=2)
-    knn_method: str = option("faiss", "kNN search: faiss is exact", choices=KNN_METHODS)
+    knn_method: str = option(
+        "exact", "kNN search; ivf is approximate", choices=defaults.KNN_METHODS, former=defaults.KNN_FORMER
+    )
     knn_params: dict = option(factory=dict, help="ivf: nlist, nprobe; chosen by default")
-    knn_recall: float = option(RECALL, "share of the true neighbours that an approximate graph holds", low=0, high=1)
+    knn_recall: float = option(defaults.RECALL, "share of the true neighbours in an approximate graph", low=0, high=1)
     th_sim: float = option(0.0, "kNN entries below this similarity do not enter the affinity graph", low=0, high=1)
     cluster_num: int = option(1300, "identities drawn into a training subgraph", low=1)
     train_data: TrainData = option(factory=TrainData)
@@ -260,7 +258,7 @@ class Config:
     lr_config: LrConfig = option(factory=LrConfig)
     sampling: Sampling = option(factory=Sampling)
     validation: Validation = option(factory=Validation)
-    metrics: list[str] = option(factory=lambda: list(METRICS), help="metrics to report", choices=METRICS)
+    metrics: list[str] = option(factory=lambda: list(defaults.METRICS), help="metrics", choices=defaults.METRICS)
     checkpoint_config: CheckpointConfig = option(factory=CheckpointConfig)
     log_level: str = option("INFO", "log level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     log_config: LogConfig = option(factory=LogConfig)
@@ -296,8 +294,8 @@ class Config:
             found += self._hierarchical_contradictions()
         if self.model.type in STRUCTURAL and self.th_sim > 0:
             found.append(("th_sim", f"0 needed by a structural model, which compares whole lists; found {self.th_sim}"))
-        if self.model.type in STRUCTURAL and self.knn - 1 > MOST_NEIGHBOURS:
-            most = f"at most {MOST_NEIGHBOURS + 1} needed by the packaged model and other structural ones"
+        if self.model.type in STRUCTURAL and self.knn - 1 > defaults.MOST_NEIGHBOURS:
+            most = f"at most {defaults.MOST_NEIGHBOURS + 1} needed by the packaged model and other structural ones"
             found.append(("knn", f"{most}; found {self.knn}"))
         hooks = [hook.get("type") for hook in self.log_config.hooks]
         found += [
@@ -307,7 +305,7 @@ class Config:
         ]
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             found.append(("device", f"auto, cpu, cuda or cuda:N needed; found {self.device!r}"))
-        allowed = KNN_PARAMS.get(self.knn_method, ())
+        allowed = defaults.KNN_PARAMS.get(self.knn_method, ())
         found += [
             (f"knn_params.{key}", f"{self.knn_method!r} takes whole numbers above 0 for {allowed}; found {value!r}")
             for key, value in self.knn_params.items()

@@ -60,7 +60,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         a loaded model; with the packaged model τ1 of communities is chosen from the data.
     partition : {'components', 'infomap', 'leiden'}, optional
         How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
-    knn_method : {'faiss', 'faiss_gpu', 'ivf'}
+    knn_method : {'exact', 'faiss_gpu', 'ivf'}
         Exact search, the same on a GPU, or approximate search with recall 0.99.
     th_sim : float
         kNN entries below this similarity do not enter the affinity graph.
@@ -114,7 +114,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         tau1: float | None = None,
         tau2: float | None = None,
         partition: str | None = None,
-        knn_method: str = "faiss",
+        knn_method: str = "exact",
         th_sim: float = 0.0,
         invalid_rows: str = "error",
         copies: str = "collapse",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, RootModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, RootModel
+
+from starfc.defaults import KNN_FORMER
 
 
 def _text(value: Any) -> str:
@@ -16,6 +18,10 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in value):
         raise ValueError("text without control characters needed")
     return value
+
+
+def _search(value: Any) -> Any:
+    return KNN_FORMER.get(value, value) if isinstance(value, str) else value
 
 
 Text = Annotated[str, PlainValidator(_text)]
@@ -168,7 +174,7 @@ class RunConfig(Record):
     """What is used of the config that a run's record holds."""
 
     knn: Neighbours
-    knn_method: Literal["faiss", "faiss_gpu", "ivf"] = "faiss"
+    knn_method: Annotated[Literal["exact", "faiss_gpu", "ivf"], BeforeValidator(_search)] = "exact"
     knn_params: dict[str, Positive] = {}
     knn_recall: Share = 1.0
     th_sim: Share = 0.0

@@ -23,10 +23,14 @@ def option(
     choices: tuple[str, ...] | None = None,
     low: float | None = None,
     high: float | None = None,
+    former: Mapping[str, str] | None = None,
     factory: Any = MISSING,
 ) -> Any:
-    """A dataclass field with its rule: one of ``choices``, or within [``low``, ``high``]."""
-    rule = {"help": help, "choices": choices, "low": low, "high": high}
+    """A dataclass field with its rule: one of ``choices``, or within [``low``, ``high``].
+
+    ``former`` are earlier names of choices, which are taken for what they are called now.
+    """
+    rule = {"help": help, "choices": choices, "low": low, "high": high, "former": former or {}}
     if factory is not MISSING:
         return field(default_factory=factory, metadata=rule)
     return field(default=default, metadata=rule)
@@ -124,6 +128,8 @@ def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, proble
         value = float(value)
     if value is None:
         return None
+    if isinstance(value, str):
+        value = rule.get("former", {}).get(value, value)
     for item in value if isinstance(value, list | tuple) else [value]:
         if rule.get("choices") and item not in rule["choices"]:
             near = difflib.get_close_matches(str(item), rule["choices"], n=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import numba as nb
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 from starfc.baselines.edges import first_neighbours, near, ordered, undirected
 from starfc.clustering.components import largest_first
 from starfc.data.dataset import Features
+from starfc.extras import require
 from starfc.graph.neighbours import KnnGraph
+from starfc.runtime.infomap import modules
 
 _LINKS = 1 << 16  # rows whose links are handed to Infomap at a time
 
@@ -81,6 +82,7 @@ def leiden(
     """
     import random
 
+    require("igraph", "Leiden")
     import igraph
     import scipy.sparse as sp
 
@@ -181,18 +183,7 @@ def _modules(
     ids: NDArray[np.integer], weights: NDArray[np.float32], kept: NDArray[np.bool_], seed: int
 ) -> NDArray[np.int64]:
     """Infomap's directed two-level modules of the slots ``kept``; a node without a link is its own cluster."""
-    from infomap import Infomap
-
-    network = Infomap(silent=True, two_level=True, directed=True, seed=seed, num_trials=1)
-    labels = np.full(len(ids), -1, np.int64)
-    for links in _links(ids, weights, kept):
-        network.add_links(links)
-    if kept.any():  # Infomap refuses an empty network
-        modules = network.run().modules()
-        labels[list(modules)] = list(modules.values())
-    del network
-    gc.collect()  # the network is in a reference cycle, and large
-    return ordered(labels)
+    return ordered(modules(_links(ids, weights, kept), len(ids), directed=True, seed=seed))
 
 
 def _links(

@@ -13,7 +13,6 @@ what a component falls into does not hang on what else was clustered, and compon
 
 from __future__ import annotations
 
-import importlib
 import random
 from typing import Literal
 
@@ -23,12 +22,12 @@ from numpy.typing import NDArray
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.map_equation import modules_of_pieces, symmetric
+from starfc.defaults import RESOLUTION
 from starfc.errors import InputError
+from starfc.extras import require
 from starfc.runtime import threads
 from starfc.words import word
 
-PARTITIONS = ("components", "infomap", "leiden")
-RESOLUTION = 0.1  # of Leiden
 _BATCH = 1 << 17  # edges of the pieces that a thread takes at a time
 
 Objective = Literal["cpm", "modularity"]
@@ -138,13 +137,9 @@ def leiden(
         raise InputError(f"objective: 'cpm' or 'modularity' needed; found {objective!r}")
     if not resolution > 0:
         raise InputError(f"resolution: above 0 needed; found {resolution!r}")
-    try:
-        igraph = importlib.import_module("igraph")
-    except ImportError as error:
-        raise InputError(
-            f"{word('partition.type')}: 'leiden' needs the package igraph; pip install 'starfc[communities]', or use "
-            "'infomap'"
-        ) from error
+    require("igraph", f"{word('partition.type')}: 'leiden'", "or use 'infomap'")
+    import igraph
+
     n = edges.num_nodes
     graph = symmetric(np.arange(n), edges.indptr, edges.cols, edges.scores, np.arange(n))
     rows = np.repeat(np.arange(n), np.diff(graph.indptr))

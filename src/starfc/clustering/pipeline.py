@@ -19,7 +19,7 @@ from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList, edge_confidence, row_pointers
 from starfc.clustering.parsing import ParsedEdges, parse
-from starfc.clustering.partition import RESOLUTION, communities, edges_within
+from starfc.clustering.partition import communities, edges_within
 from starfc.clustering.reach import SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
@@ -30,6 +30,7 @@ from starfc.clustering.refinement import (
 from starfc.clustering.scoring import num_entries, num_pairs, parse_affinity, parse_graph
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
+from starfc.defaults import RESOLUTION
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT

@@ -164,7 +164,7 @@ def search_options(search: Search | None, recall: float | None) -> dict[str, Any
         raise InputError("--recall: exact search finds all neighbours; leave it out, or set --knn ivf")
     if search is Search.ivf or recall is not None:
         return {"knn_method": "ivf"} | given(knn_recall=recall)
-    return {} if search is None else {"knn_method": "faiss"}
+    return {} if search is None else {"knn_method": "exact"}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from starfc.data.safe import Header, Npz, listed, npy_header, take
 from starfc.errors import InputError
+from starfc.extras import require
 from starfc.runtime.memory import release
 from starfc.runtime.stages import megabytes
 from starfc.words import advice, word
@@ -256,6 +257,7 @@ def _fvecs(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
 
 @contextmanager
 def _hdf5(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
+    require("h5py", "writing HDF5")
     import h5py
 
     with h5py.File(path, "w") as file:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from starfc.data.blocks import NAMES, Blocks, chosen_name, require_features, rows_of_block
 from starfc.data.safe import damage, mapped, open_regular, require_plausible
 from starfc.errors import InputError
+from starfc.extras import require
 
 if TYPE_CHECKING:
     import h5py
@@ -34,6 +35,7 @@ def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | 
         Not HDF5, cut short, no such dataset, not features, or data that lie in another file (external links, external
         storage, virtual datasets).
     """
+    require("h5py", f"{path}: HDF5")
     import h5py
 
     with open_regular(path, _KIND) as raw, damage(path, _KIND), h5py.File(path, "r") as file:

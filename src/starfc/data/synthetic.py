@@ -267,7 +267,7 @@ def _write_rows(path: Path, rows: NDArray, start: int) -> None:
 
 
 def main() -> None:
-    from starfc.runtime.machine import set_threads  # torch and faiss, which the rest does not need
+    from starfc.runtime.machine import set_threads  # torch, which the rest does not need
 
     parser = argparse.ArgumentParser(description="Synthetic embeddings with the difficulties of MS1M's.")
     parser.add_argument("--nodes", type=int, required=True, metavar="N", help="instances")

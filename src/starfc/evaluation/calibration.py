@@ -21,6 +21,7 @@ from scipy.special import expit
 from starfc.clustering.confidence import score_edges
 from starfc.data.dataset import Features
 from starfc.evaluation.metrics import labelled
+from starfc.evaluation.surface import drawable
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.structure import Pairs
 from starfc.models.structural import StructuralModel
@@ -107,13 +108,15 @@ def calibrate(model: StructuralModel, data: LabelledGraph, folder: Path, device:
 
 def write_reliability(folder: Path, tables: dict[str, list[dict[str, float]]], title: str) -> None:
     """``reliability.csv`` and ``reliability.png``: share of one identity against p, a line for every table."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # as in starfc.evaluation.surface
-    from matplotlib.figure import Figure
-
     with replacing(folder / "reliability.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", "low", "high", "edges", "p", "same"])
         writer.writeheader()
         writer.writerows({"name": name, **row} for name, table in tables.items() for row in table)
+    if not drawable(folder / "reliability.png"):
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # as in starfc.evaluation.surface
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)

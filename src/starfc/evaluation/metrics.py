@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from starfc.data.formats import UNLABELLED
+from starfc.defaults import METRICS
 from starfc.errors import InputError
 from starfc.graph.neighbours import id_dtype
 
@@ -206,9 +207,6 @@ def nmi(table: Contingency) -> float:
     return float(np.clip(2 * information / (entropy_rows + entropy_cols), 0.0, 1.0))
 
 
-METRICS = ("pairwise", "bcubed", "nmi")
-
-
 def labelled(truth: ArrayLike) -> NDArray[np.bool_]:
     """Which instances have a known identity: (N,) bool, False where the label is -1."""
     return np.asarray(truth) != UNLABELLED
@@ -257,7 +255,7 @@ def evaluate(truth: ArrayLike, predicted: ArrayLike, metrics: tuple[str, ...] = 
     truth, predicted : (N,) integers
         Identities, and clusters.
     metrics : tuple of str
-        Of :data:`METRICS`.
+        Of :data:`starfc.defaults.METRICS`.
 
     Raises
     ------

@@ -6,6 +6,7 @@ A surface is a list of dataclasses with ``tau1``, ``tau2`` and values, one for e
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starfc.extras import installed, needs
 from starfc.runtime.atomic import replacing
+
+log = logging.getLogger("starfc")
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,18 @@ def matrix(surface: Sequence[Any], field: str) -> tuple[list[float], list[float]
     return tau1s, tau2s, values
 
 
+def drawable(path: Path) -> bool:
+    """Whether a picture can be drawn; where the package is missing, a warning says so."""
+    if not installed("matplotlib"):
+        log.warning("not drawn: %s", needs("matplotlib", path.name))
+    return installed("matplotlib")
+
+
 def draw(path: Path, rows: Sequence[Sequence[Panel]], title: str) -> None:
     """Heat maps as a PNG, τ2 to the right, τ1 upwards; the marked pair is a star."""
-    # by the object-oriented interface, which has no global state and needs no display; imported when it is asked for
+    if not drawable(path):
+        return
+    # by the object-oriented interface, which has no global state and needs no display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,8 +1,8 @@
 """kNN graphs: exact and approximate, under the contract of :mod:`starfc.graph.neighbours`.
 
 =============  ==========================================================================================
-``faiss``      exact, under the name that the published configs give it (:mod:`starfc.graph.exact`)
-``faiss_gpu``  exact, on GPUs, with a GPU build of faiss
+``exact``      all neighbours (:mod:`starfc.graph.exact`); ``faiss``, its name in the published configs, is taken, too
+``faiss_gpu``  all neighbours, on GPUs, by a GPU build of the package faiss
 ``ivf``        approximate, within each row's nearest cells (:mod:`starfc.graph.cells`). The number of cells
                probed is the lowest that reaches the target recall on sampled rows; it streams by chunks of
                rows and goes on where a killed run stopped. Where exact search would be as fast, for few
@@ -25,7 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
+from starfc.defaults import KNN_FORMER, KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.errors import InputError
+from starfc.extras import require
 from starfc.graph.cells import Cells, make_cells, nearest_cells, search_cells
 from starfc.graph.exact import exact_search, search_rows
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
@@ -37,9 +39,6 @@ from starfc.words import word
 
 log = logging.getLogger("starfc")
 
-KNN_METHODS = ("faiss", "faiss_gpu", "ivf")
-KNN_PARAMS = {"ivf": ("nlist", "nprobe")}
-RECALL = 0.99
 RECALL_ROWS = 1000
 # Exact search makes N / 2 products a row; in cells a product costs a quarter more, and a row as much as 80,000 of them.
 _CELL_PRODUCT, _CELL_ROW = 1.25, 80_000
@@ -81,7 +80,7 @@ def fitting_k(k: int, num_nodes: int, where: str = "features", columns: int = 0)
 def build_knn(
     features: Features | NDArray[np.float32],
     k: int,
-    method: str = "faiss",
+    method: str = "exact",
     params: Mapping[str, int] | None = None,
     seed: int = 0,
     recall: float = RECALL,
@@ -94,9 +93,9 @@ def build_knn(
     features : Features, or (N, d) float32 L2-normalised
     k : int
         Entries per node, the node itself counted, 1 <= k <= N; of N, every list holds all other nodes.
-    method : {'faiss', 'faiss_gpu', 'ivf'}
+    method : {'exact', 'faiss_gpu', 'ivf'}
     params : mapping, optional
-        Parameters of an approximate method (:data:`KNN_PARAMS`).
+        Parameters of an approximate method (:data:`starfc.defaults.KNN_PARAMS`).
     seed : int
         Chooses the rows on which an approximate graph's recall is measured, and the sample that k-means sees.
     recall : float
@@ -110,7 +109,7 @@ def build_knn(
         ``info`` holds the backend, its parameters, and the recall against exact search on 1,000 sampled rows (1 for
         exact methods, by construction).
     """
-    features, params = as_features(features), dict(params or {})
+    features, params, method = as_features(features), dict(params or {}), KNN_FORMER.get(method, method)
     if not len(features):
         raise InputError(f"{features.name}: no rows to search among; at least 1 needed")
     if not 1 <= k <= len(features):
@@ -124,16 +123,16 @@ def build_knn(
                 return _ivf(features, k, params, seed, recall, folder)
         with temporary_folder() as temporary:
             return _ivf(features, k, params, seed, recall, temporary)
-    return _exact(features, k) if method == "faiss" else _gpu_search(features, k)
+    return _exact(features, k) if method == "exact" else _gpu_search(features, k)
 
 
-def search_bytes(features: Features, k: int, method: str = "faiss") -> int:
+def search_bytes(features: Features, k: int, method: str = "exact") -> int:
     """Memory that a search will add: the features that it maps or copies in 2 bytes, candidates, and the graph.
 
     An exact search holds all of it at once; a search in cells makes the graph of what lies on disk, when it is done.
     """
     n, copy, graph = len(features), 2 * len(features) * features.dim, 8 * len(features) * k
-    return copy + graph + 12 * n * k if method == "faiss" else features.array.nbytes + max(copy, graph) + (512 << 20)
+    return copy + graph + 12 * n * k if method == "exact" else features.array.nbytes + max(copy, graph) + (512 << 20)
 
 
 def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:
@@ -262,12 +261,13 @@ def _check_method(features: Features, method: str, params: dict[str, int]) -> No
 
 
 def _gpu_search(features: Features, k: int) -> KnnGraph:
+    require("faiss", f"{word('knn_method')}: 'faiss_gpu'")
     import faiss
 
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         raise InputError(
             f"{word('knn_method')}: 'faiss_gpu' needs a GPU build of faiss and a GPU; found neither or only one of "
-            "them; use 'faiss' (exact, CPU), or install faiss-gpu"
+            "them; use 'exact', or pip install 'starfc[faiss-gpu]'"
         )
     n = len(features)
     index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(features.dim))

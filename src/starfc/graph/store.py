@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from starfc.data.blocks import npy_numbers
 from starfc.data.dataset import Features
 from starfc.data.safe import Npz
+from starfc.defaults import KNN_FORMER
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
@@ -37,7 +38,19 @@ _TOLERANCE = 5e-3  # of a similarity: float16 features and float32 sums stay far
 
 
 def find_graph(path: Path) -> Path | None:
-    """The stored graph that a config's path means: the folder or .npz itself, or ``path`` + '.npz'; None if absent."""
+    """The stored graph that a config's path means: the folder or .npz itself, or ``path`` + '.npz'; None if absent.
+
+    For ``exact_k_80`` that may be ``faiss_k_80``, its name in the published layout and in earlier runs.
+    """
+    former = [
+        path.with_name(path.name.replace(f"{now}_k_", f"{before}_k_"))
+        for before, now in KNN_FORMER.items()
+        if f"{now}_k_" in path.name
+    ]
+    return next((found for place in (path, *former) if (found := _stored(place)) is not None), None)
+
+
+def _stored(path: Path) -> Path | None:
     if path.suffix == ".npz":
         return path if path.is_file() else None
     published = path.with_name(path.name + ".npz")

@@ -56,6 +56,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
+from starfc.defaults import MOST_NEIGHBOURS
 from starfc.errors import InputError
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph
@@ -83,7 +84,6 @@ SIGMA = 0.1  # of NEP
 FIRST_FEATURES = 20
 FEATURES = 30
 ABSOLUTE_FEATURES = 11  # behind the first round's, where strangers are known
-MOST_NEIGHBOURS = 253  # places in a list fit into a byte
 
 _PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
 _PROBABILITY[0] = 0.0

@@ -33,20 +33,20 @@ from numpy.typing import NDArray
 
 from starfc.clustering.copies import copies_among
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
-from starfc.clustering.partition import RESOLUTION
 from starfc.data.columns import opened_parquet
 from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
 from starfc.data.fingerprint import fingerprint
 from starfc.data.formats import read_features, read_labels
 from starfc.data.safe import first_line, open_regular, read_own_npz
+from starfc.defaults import MOST_NEIGHBOURS, RESOLUTION
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph, read_graph
-from starfc.graph.structure import MOST_NEIGHBOURS, NO_LOGIT
+from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.copies import known_by_edges, left_out
 from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule

@@ -16,8 +16,8 @@ from starfc.clustering.components import components
 from starfc.clustering.copies import copied_confidence, copies_among, join_copies
 from starfc.clustering.edges import edge_confidence
 from starfc.clustering.parsing import ParsedEdges
-from starfc.clustering.partition import PARTITIONS, RESOLUTION
 from starfc.data.dataset import Features
+from starfc.defaults import PARTITIONS, RESOLUTION
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from starfc.data.safe import first_line, open_regular
+from starfc.defaults import MOST_NEIGHBOURS, OFFSETS, SCALES
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.structure import MOST_NEIGHBOURS
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
-from starfc.models.hierarchical import OFFSETS, SCALES, HierarchicalModel
+from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.records import ModelKind, ScalesOf
 from starfc.runtime.atomic import write_bytes

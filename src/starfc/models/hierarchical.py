@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from starfc.defaults import OFFSETS, SCALES
 from starfc.models.gcn import INITIALISATIONS, Backbone, EdgeHead, head_start_, metric_start_
 
-OFFSETS = (5, 10, 15, 20, 25, 30)
-SCALES = (80, 100, 120)
 HEADS = ("small", "mid", "large", "fused")
 
 

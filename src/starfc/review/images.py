@@ -29,9 +29,11 @@ from numpy.typing import NDArray
 from starfc.data.blocks import npz_key
 from starfc.data.safe import Npz, open_regular, read_lines, read_npy
 from starfc.errors import InputError, MissingFileError
+from starfc.extras import require
 from starfc.runtime import threads
 from starfc.runtime.atomic import replacing
 from starfc.runtime.progress import progress
+from starfc.words import word
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,6 +75,7 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
     MissingFileError, InputError
         Nothing there, an array of another kind, or not one picture for each instance.
     """
+    require("PIL", word("images"))
     if isinstance(source, np.ndarray):
         return _of_array(source, "images", num_instances)
     path = Path(source)

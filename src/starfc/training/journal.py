@@ -9,9 +9,17 @@ from pathlib import Path
 from types import TracebackType
 
 from starfc.config import LogConfig
+from starfc.extras import require
 from starfc.runtime.atomic import writes
+from starfc.words import word
 
 log = logging.getLogger("starfc")
+
+
+def require_hooks(config: LogConfig) -> None:
+    """Raise :class:`InputError` where a hook needs a package that is missing."""
+    if any(hook["type"] == "TensorboardLoggerHook" for hook in config.hooks):
+        require("tensorboard", f"{word('log_config.hooks')}: TensorboardLoggerHook")
 
 
 class Journal:

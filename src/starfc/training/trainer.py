@@ -58,7 +58,7 @@ from starfc.training.data import (
     whole_graph,
 )
 from starfc.training.hierarchical import HierarchicalTraining
-from starfc.training.journal import Journal
+from starfc.training.journal import Journal, require_hooks
 from starfc.training.optimisers import Schedule
 from starfc.training.prefetch import prefetched
 from starfc.training.sampling import SubgraphSampler
@@ -115,6 +115,7 @@ def run_training(
         from starfc.training.contextual import run_kinds_training
 
         return run_kinds_training(config, work_dir, inputs, overwrite)
+    require_hooks(config.log_config)
     with processes(config.device) as world:
         work_dir = prepare_folder(work_dir)
         if not world.writes:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from typer.testing import CliRunner
+
+from starfc.commands import app
+from starfc.runtime.commit import LIST, LOCK, NEXT
 
 
 @pytest.mark.parametrize(
@@ -24,3 +30,27 @@ def test_a_kill_leaves_the_old_result_or_the_new_one(kills, only):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "mixed 0  lost 0  left 0" in done.stdout.splitlines()[-1]
+
+
+def test_a_killed_search_whose_graph_is_there_leaves_nothing(tmp_path):
+    """The graph was committed and the process killed: the next run reads it, and finishes and clears what was left."""
+    np.save(tmp_path / "x.npy", np.repeat(np.eye(8, dtype=np.float32), 5, axis=0) + np.float32(0.01))
+    arguments = ["cluster", str(tmp_path / "x.npy"), "-o", str(tmp_path / "run"), "--adapt", "off", "-q"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    (graph,) = (tmp_path / "run" / "knn").iterdir()
+    before = {path.name: path.read_bytes() for path in graph.iterdir()}
+    for renamed in ([], ["ids.npy"], sorted(before)):
+        waiting, partial = graph / NEXT, graph.with_name(f"{graph.name}.partial")
+        waiting.mkdir()
+        partial.mkdir()
+        (partial / "search.json").write_text("{}")
+        (graph / LOCK).write_text("")
+        (waiting / LIST).write_text(json.dumps(sorted(before)))
+        for name in set(before) - set(renamed):
+            (graph / name).rename(waiting / name)
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+        assert {path.name: path.read_bytes() for path in graph.iterdir()} == before
+        assert [path.name for path in (tmp_path / "run" / "knn").iterdir()] == [graph.name]
+    kept = {path: path.stat().st_mtime_ns for path in (graph, *graph.iterdir())}
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (graph, *graph.iterdir())} == kept

@@ -63,10 +63,10 @@ def commands(data: Path) -> list[Command]:
             "sampling.subgraphs_per_epoch=2", "--set", "sampling.min_nodes=10", "--set", "model.kwargs.nhid=8",
             "--set", "checkpoint_config.interval=1", "--set", "structural.candidates=4"]  # fmt: skip
     return [
-        Command("cluster", lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.95", quiet],
-                lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.6", "--copies", "keep", quiet]),
-        Command("cluster --no-edges", lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.95", quiet],
-                lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--no-edges", quiet]),
+        Command("cluster", lambda o: ["cluster", x, "-o", o, "--adapt", "off", quiet],
+                lambda o: ["cluster", z, "-o", o, "--adapt", "off", "--copies", "keep", quiet]),
+        Command("cluster --no-edges", lambda o: ["cluster", x, "-o", o, "--adapt", "off", quiet],
+                lambda o: ["cluster", z, "-o", o, "--adapt", "off", "--no-edges", quiet]),
         Command("knn", lambda o: ["knn", x, "-o", o, "--k", "20", quiet],
                 lambda o: ["knn", z, "-o", o, "--k", "30", quiet]),
         Command("report", lambda o: ["report", run, "-o", o, "--json"],
@@ -82,12 +82,15 @@ def commands(data: Path) -> list[Command]:
 
 
 def inputs(data: Path, rows: int) -> None:
-    """Noisy directions around random centres, and their identities."""
+    """Noisy directions around random centres, and their identities; those of z are other ones.
+
+    So every result of z differs from that of x, whatever the model is sure of.
+    """
     rng = np.random.default_rng(0)
     labels = np.sort(rng.integers(0, rows // 12, rows))
     centres = rng.normal(size=(rows // 12, 32))
-    for name, noise in (("x", 0.5), ("z", 0.6)):
-        np.save(data / f"{name}.npy", (centres[labels] + noise * rng.normal(size=(rows, 32))).astype(np.float32))
+    for name, of, noise in (("x", labels, 0.5), ("z", rng.permutation(labels), 0.6)):
+        np.save(data / f"{name}.npy", (centres[of] + noise * rng.normal(size=(rows, 32))).astype(np.float32))
     np.save(data / "y.npy", labels)
     np.save(data / "more.npy", (centres[:6] + 0.5 * rng.normal(size=(6, 32))).astype(np.float32))
 
@@ -343,7 +346,7 @@ def main() -> int:
         inputs(data, arguments.rows)
         chosen = [c for c in commands(data) if arguments.only is None or c.name.split()[0] in arguments.only]
         warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "run"), "--adapt", "off", "-q"])
-        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "other"), "--adapt", "off", "-q", "--tau1", "0.9"])
+        warm_up(["cluster", str(data / "z.npy"), "-o", str(data / "other"), "--adapt", "off", "-q"])
         for command in chosen:
             place = work / ("warm.npy" if command.single else "warm")
             for step in (command.before, command.old, command.new):

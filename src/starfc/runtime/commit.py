@@ -209,6 +209,20 @@ def changing(
             _remove_empty(place)
 
 
+def settle(folder: Path, kind: Kind) -> None:
+    """Finish what a killed process had committed in a folder that is only read from now on, and remove what it left.
+
+    Raises
+    ------
+    InputError
+        Another process is at it; it cannot be written to.
+    """
+    if any(os.path.lexists(folder / name) for name in (NEXT, LOCK)):
+        with _lock(folder, kind.command), writes(folder, folder):
+            _roll_forward(folder)
+            _clear(folder)
+
+
 def read_files(folder: Path) -> FileList | None:
     """``files.json`` of a folder, None where there is none."""
     try:

@@ -337,6 +337,8 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):  # commands take all cores, and what has threads cannot be forked
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         data, temporary = work / "data", work / "tmp"

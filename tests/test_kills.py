@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -13,7 +15,10 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from starfc.commands import app
+from starfc.config import LogConfig
+from starfc.errors import InputError
 from starfc.runtime.commit import LIST, LOCK, NEXT
+from starfc.training.journal import Journal
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,38 @@ def test_a_killed_search_whose_graph_is_there_leaves_nothing(tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (graph, *graph.iterdir())}
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (graph, *graph.iterdir())} == kept
+
+
+@pytest.fixture
+def full():
+    """A function: from then on no file may grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path, full):
+    def log() -> None:
+        with Journal(tmp_path, LogConfig(hooks=[])) as journal:
+            full()
+            journal.write("train", 1, {"loss": 0.5})
+
+    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written"):
+        log()
+
+
+def test_weights_that_cannot_be_copied_are_named_where_they_go(tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("starfc.choice.shutil.copyfileobj", no_room)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 6)
+    np.save(tmp_path / "x.npy", rng.normal(size=(12, 16))[labels] + 0.3 * rng.normal(size=(72, 16)))
+    np.save(tmp_path / "y.npy", labels)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["tune", str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), "-o", str(out), "-q"])
+    assert done.exit_code == 2
+    assert f"error: {out}" in done.stderr
+    assert "Contextual.pth: cannot be written (No space left on device); free space there" in done.stderr
+    assert not out.exists()

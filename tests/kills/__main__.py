@@ -280,11 +280,17 @@ class Trial:
         if left:
             print(f"{self.command.name}: left after a kill at call {at}: {left}", flush=True)
 
+    def apart(self) -> list[Path]:
+        """Caches and logs that the new result has and the old one had not: they take room, too, and come first."""
+        files = {file.relative_to(self.place): file for file in self.place.rglob("*") if file.is_file()}
+        new = {name: file for name, file in files.items() if not (self.store / name).exists()}
+        return [file for name, file in new.items() if name.parts[0] in APART]
+
     def full(self, level: int) -> dict[str, object]:
         """Run with room for ``level`` of LEVELS parts of what the command writes."""
         with disk(self) as (place, fill):
             self.copy(self.store, place)
-            need = sum(file.stat().st_size for file in held(self.place).values())
+            need = sum(file.stat().st_size for file in (*held(self.place).values(), *self.apart()))
             limit = fill(level * need // LEVELS, level)
             log = self.place.parent.with_suffix(".log")
             code = child(self.command.new(place), limit, log)

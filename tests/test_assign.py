@@ -602,7 +602,7 @@ def test_a_kill_at_any_write_leaves_the_old_run_or_the_new_one(run, share):
 
 
 def test_two_writers_at_once_are_one_too_many(run):
-    with changing(run, ASSIGN), pytest.raises(InputError, match=rf"process {os.getpid()} \(starfc assign, since .*"):
+    with changing(run, ASSIGN), pytest.raises(InputError, match=rf"process {os.getpid()} \('assign', since .*"):
         assign(run, np.load(run.parent / "new.npy"))
 
 

@@ -203,7 +203,7 @@ def test_hdf5_stays_in_its_file(tmp_path, rows):
         file["x"] = rows
     (tmp_path / "heap.h5").write_bytes((tmp_path / "heap.h5").read_bytes().replace(b"HEAP", b"HEAQ"))
     for name, message in {
-        "external": "one dataset, or one called features or .* needed; found no dataset",
+        "external": "one dataset, or one called features, .* needed; found no dataset",
         "storage": "lies in other files",
         "virtual": "lies in other files",
         "loop": r"found 'a/features', 'a/b/c'; name the one to take with key",
@@ -238,7 +238,7 @@ def test_which_dataset_of_hdf5(tmp_path, rows):
 
 def test_labels_of_an_archive_are_not_chosen_by_the_key_of_features(tmp_path):
     np.savez(tmp_path / "two.npz", a=np.arange(3), b=np.arange(3))
-    with use(words_of(cluster)), pytest.raises(InputError, match=r"called labels or .* found 'a', 'b'$"):
+    with use(words_of(cluster)), pytest.raises(InputError, match=r"called labels, .* or y, needed; found 'a', 'b'$"):
         read_labels(tmp_path / "two.npz")
 
 

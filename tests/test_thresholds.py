@@ -191,7 +191,7 @@ def test_thresholds_are_read_by_refinement(tmp_path):
 )
 def test_thresholds_that_are_none(tmp_path, content, refinement, message):
     (tmp_path / "thresholds.json").write_text(content)
-    with pytest.raises(InputError, match=rf"thresholds.json: .*{message}.*starfc tune --model"):
+    with pytest.raises(InputError, match=rf"thresholds.json: .*{message}.*; choose them on labelled data"):
         load_thresholds(tmp_path, refinement)
 
 

@@ -177,7 +177,7 @@ class TestAChange:
 class TestWhatMayBeReplaced:
     def test_not_what_no_run_wrote(self, tmp_path):
         (tmp_path / "labels.npy").write_text("mine")
-        with pytest.raises(InputError, match=r"labels\.npy: no earlier run of starfc cluster wrote this file"):
+        with pytest.raises(InputError, match=r"labels\.npy: no earlier run of 'cluster' wrote this file"):
             write(tmp_path)
         assert (tmp_path / "labels.npy").read_text() == "mine"
         write(tmp_path, overwrite=True)
@@ -196,12 +196,12 @@ class TestWhatMayBeReplaced:
     def test_not_what_was_changed_since(self, tmp_path):
         write(tmp_path)
         (tmp_path / "labels.npy").write_text("edited by hand")
-        with pytest.raises(InputError, match="changed since starfc cluster wrote it"):
+        with pytest.raises(InputError, match="changed since 'cluster' wrote it"):
             write(tmp_path)
 
     def test_not_the_files_of_other_commands(self, tmp_path):
         write(tmp_path, TRAIN, names=("run.json", "Head.pth"))
-        with pytest.raises(InputError, match=r"run\.json: a file of starfc train"):
+        with pytest.raises(InputError, match=r"run\.json: a file of 'train'"):
             write(tmp_path)
         write(tmp_path, TUNE, names=("thresholds.json",))  # those of a training are chosen anew
         assert {name: file["by"] for name, file in files(tmp_path).items()} == {
@@ -285,7 +285,7 @@ class TestWhoWrites:
     def test_a_second_one_is_told_of_the_first(self, tmp_path):
         with changing(tmp_path, CLUSTER), pytest.raises(InputError) as refusal:
             write(tmp_path)
-        assert f"process {os.getpid()} (starfc cluster, since " in str(refusal.value)
+        assert f"process {os.getpid()} ('cluster', since " in str(refusal.value)
         assert "wait until it has ended" in str(refusal.value)
         write(tmp_path)
 

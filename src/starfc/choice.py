@@ -28,6 +28,7 @@ from starfc.inference import open_model, partition
 from starfc.models.checkpoint import THRESHOLDS, Model, copied_files
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
+from starfc.runtime.atomic import replacing
 from starfc.runtime.commit import changing
 from starfc.runtime.kinds import TUNE
 from starfc.runtime.machine import choose_device, set_threads
@@ -91,7 +92,12 @@ def run_choice(
         found = _run(config, model, features, labels, change.place, device)
         if isinstance(found["fixed"], Point):
             for name, path in files.items():
-                shutil.copyfile(path, change.place / name)
+                with (
+                    replacing(change.place / name) as temporary,
+                    path.open("rb") as source,
+                    temporary.open("wb") as file,
+                ):
+                    shutil.copyfileobj(source, file)  # copyfile names the source where the target's disk is full
         return found
 
 

@@ -148,7 +148,7 @@ def _run(
     if knn_graph is not None:
         graph_path = find_graph(Path(knn_graph))
         if graph_path is None:
-            raise MissingFileError(f"{knn_graph}: no kNN graph there; `starfc knn` makes one")
+            raise MissingFileError(f"{knn_graph}: no kNN graph there{advice('; {} makes one', 'starfc knn')}")
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
     decided = thresholds(config, model_folder, refinement, model)

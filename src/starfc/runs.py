@@ -22,6 +22,7 @@ from starfc.graph.checks import require_ids
 from starfc.records import RunRecord, StateManifest
 from starfc.review.pairs import Rule
 from starfc.runtime.opened import OpenedFolder, opened
+from starfc.words import advice, anew, counted
 
 log = logging.getLogger("starfc")
 
@@ -54,7 +55,8 @@ class Run:
         folder = at.folder
         if not at.has("run.json"):
             raise MissingFileError(
-                f"{folder}: no finished run there (no run.json); name the -o folder of starfc cluster"
+                f"{folder}: no finished run there (no run.json); "
+                f"{advice('name the -o folder of {}', 'starfc cluster') or 'name the folder of one'}"
             )
         record = at.json("run.json", RunRecord)
         labels, parsed = at.npy("labels.npy", 1, np.int64), read_edges(at)
@@ -62,7 +64,7 @@ class Run:
         if n != parsed.edges.num_nodes:
             raise InputError(
                 f"{folder}: {n:,} labels and edges of {parsed.edges.num_nodes:,} instances; the files are of "
-                "different runs, run starfc cluster again"
+                f"different runs, {anew('cluster')}"
             )
         most = most_labels(n, len(record.steps))
         removed = np.array([row for step in record.steps for row in step.removed], np.int64)
@@ -75,7 +77,7 @@ class Run:
             try:
                 require_ids(what, values, low, high)
             except ValueError as error:
-                raise InputError(f"{folder / name}: {error}; it is damaged, run starfc cluster again") from None
+                raise InputError(f"{folder / name}: {error}; it is damaged, {anew('cluster')}") from None
         return cls(folder, record.as_dict(), labels, parsed)
 
     @property
@@ -111,7 +113,7 @@ class Run:
         if was is not None and fingerprint(features.array) != was:
             raise InputError(
                 f"{path}: not the features that the run {self.folder} clustered, which have been replaced or changed "
-                "since; put those back, or run starfc cluster again"
+                f"since; put those back, or {anew('cluster')}"
             )
         return features
 
@@ -123,7 +125,7 @@ def changed_since(record: Mapping[str, Any]) -> str | None:
         return None
     added, removed = sum(step["added"] for step in steps), sum(len(step["removed"]) for step in steps)
     times = "once" if len(steps) == 1 else f"{len(steps):,} times"
-    return f"{times}, last on {steps[-1]['time']}: {added:,} instances added, {removed:,} removed"
+    return f"{times}, last on {steps[-1]['time']}: {counted(added, 'instance')} added, {removed:,} removed"
 
 
 def most_labels(rows: int, steps: int) -> int:

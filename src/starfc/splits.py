@@ -12,7 +12,10 @@ from starfc.data.formats import LABEL_SUFFIXES
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
+from starfc.graph.partial import remove_search
 from starfc.graph.store import ANEW, building, elsewhere, find_graph, read_graph
+from starfc.runtime.commit import settle
+from starfc.runtime.kinds import KNN
 from starfc.runtime.opened import opened
 from starfc.runtime.stages import Stages
 from starfc.words import advice, word
@@ -96,8 +99,12 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
     name = f"{features.check.fingerprint[:12]}_{config.knn_method}_k_{config.knn}"
     named = path is not None and (find_graph(path) or _writable(path))
     place = path if named else opened(out).path(f"knn/{name}")
+    partial = place.with_name(place.name + ".partial") if named else opened(out).path(f"knn/{name}.partial")
     stored = find_graph(place)
     if stored is not None:
+        if not named:  # a search for these results was perhaps killed once its graph was there
+            settle(place, KNN)
+            remove_search(partial)
         log.info("kNN graph: read from %s", stored)
         graph = read_graph(stored, features, config.knn)
         used = graph.info.get("params", {})
@@ -114,7 +121,6 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path) 
                 f"{config.knn_recall}; {ANEW}{advice(', or lower {}', 'knn_recall')}"
             )
         return graph
-    partial = place.with_name(place.name + ".partial") if named else opened(out).path(f"knn/{name}.partial")
     with building(place, partial) as write:
         graph = build_knn(
             features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial

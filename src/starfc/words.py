@@ -91,6 +91,21 @@ def word(key: str) -> str:
     return _used.get().word(key)
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: ``1 split``, ``2 splits``; ``many`` where the plural is not ``one`` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def maker(command: str) -> str:
+    """What the interface in use calls a command by its name in ``files.json``: that name, quoted, where it has none."""
+    return (advice("{}", f"starfc {command}") if command.isidentifier() else "") or repr(command)
+
+
+def anew(command: str) -> str:
+    """What mends a folder that a command makes: that command again, where the interface in use has it."""
+    return (advice("run {} again", f"starfc {command}") if command.isidentifier() else "") or "make it anew"
+
+
 def advice(text: str, *keys: str) -> str:
     """``text`` with the words of ``keys`` for its ``{}``; nothing where the interface in use lacks one of them."""
     words = _used.get()

@@ -1,7 +1,9 @@
 """Mutates one file of a small run's folder at a time and opens it with the commands: only InputError may come.
 
-    python -m tests.fuzz.folders --inputs 1000 [--seed 0]
+    python -m tests.fuzz.folders --inputs 1000 [--seed 0] [--unlisted]
 
+Most changes differ from ``files.json`` and are refused by it, before what they did to a file is looked at; with
+``--unlisted`` there is none, as in a folder whose sender wrote one that fits, and contents alone are checked.
 Every input runs in this process; faulthandler shows where a signal came from, and a mutation is known by its number.
 """
 
@@ -131,14 +133,16 @@ def prepare(work: Path) -> Path:
     return folder
 
 
-def run(inputs: int, seed: int, first: int = 0) -> Counter:
-    """Run so many mutations; returns how they ended."""
+def run(inputs: int, seed: int, first: int = 0, unlisted: bool = False) -> Counter:
+    """Run so many mutations, of folders with their lists of files or without; returns how they ended."""
     from starfc.commands import app
 
     found: Counter = Counter()
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         whole = prepare(work)
+        for path in list(whole.rglob("files.json")) if unlisted else ():
+            path.unlink()
         names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
         names = [n for n in names if n.name not in (".lock", "labels.meta", "threshold_surface.csv")]
         for number in range(first, first + inputs):
@@ -172,9 +176,10 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
+    parser.add_argument("--unlisted", action="store_true", help="without files.json: contents alone are checked")
     arguments = parser.parse_args()
     faulthandler.enable()
-    found = run(arguments.inputs, arguments.seed, arguments.first)
+    found = run(arguments.inputs, arguments.seed, arguments.first, arguments.unlisted)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{arguments.inputs} inputs: {dict(found)}; peak memory {peak:,.0f} MB")
     sys.exit(1 if set(found) - {"taken", "refused"} else 0)

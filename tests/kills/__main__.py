@@ -63,10 +63,10 @@ def commands(data: Path) -> list[Command]:
             "sampling.subgraphs_per_epoch=2", "--set", "sampling.min_nodes=10", "--set", "model.kwargs.nhid=8",
             "--set", "checkpoint_config.interval=1", "--set", "structural.candidates=4"]  # fmt: skip
     return [
-        Command("cluster", lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.95", quiet],
-                lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.6", "--copies", "keep", quiet]),
-        Command("cluster --no-edges", lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--tau1", "0.95", quiet],
-                lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--no-edges", quiet]),
+        Command("cluster", lambda o: ["cluster", x, "-o", o, "--adapt", "off", quiet],
+                lambda o: ["cluster", z, "-o", o, "--adapt", "off", "--copies", "keep", quiet]),
+        Command("cluster --no-edges", lambda o: ["cluster", x, "-o", o, "--adapt", "off", quiet],
+                lambda o: ["cluster", z, "-o", o, "--adapt", "off", "--no-edges", quiet]),
         Command("knn", lambda o: ["knn", x, "-o", o, "--k", "20", quiet],
                 lambda o: ["knn", z, "-o", o, "--k", "30", quiet]),
         Command("report", lambda o: ["report", run, "-o", o, "--json"],
@@ -82,12 +82,15 @@ def commands(data: Path) -> list[Command]:
 
 
 def inputs(data: Path, rows: int) -> None:
-    """Noisy directions around random centres, and their identities."""
+    """Noisy directions around random centres, and their identities; those of z are other ones.
+
+    So every result of z differs from that of x, whatever the model is sure of.
+    """
     rng = np.random.default_rng(0)
     labels = np.sort(rng.integers(0, rows // 12, rows))
     centres = rng.normal(size=(rows // 12, 32))
-    for name, noise in (("x", 0.5), ("z", 0.6)):
-        np.save(data / f"{name}.npy", (centres[labels] + noise * rng.normal(size=(rows, 32))).astype(np.float32))
+    for name, of, noise in (("x", labels, 0.5), ("z", rng.permutation(labels), 0.6)):
+        np.save(data / f"{name}.npy", (centres[of] + noise * rng.normal(size=(rows, 32))).astype(np.float32))
     np.save(data / "y.npy", labels)
     np.save(data / "more.npy", (centres[:6] + 0.5 * rng.normal(size=(6, 32))).astype(np.float32))
 
@@ -277,11 +280,17 @@ class Trial:
         if left:
             print(f"{self.command.name}: left after a kill at call {at}: {left}", flush=True)
 
+    def apart(self) -> list[Path]:
+        """Caches and logs that the new result has and the old one had not: they take room, too, and come first."""
+        files = {file.relative_to(self.place): file for file in self.place.rglob("*") if file.is_file()}
+        new = {name: file for name, file in files.items() if not (self.store / name).exists()}
+        return [file for name, file in new.items() if name.parts[0] in APART]
+
     def full(self, level: int) -> dict[str, object]:
         """Run with room for ``level`` of LEVELS parts of what the command writes."""
         with disk(self) as (place, fill):
             self.copy(self.store, place)
-            need = sum(file.stat().st_size for file in held(self.place).values())
+            need = sum(file.stat().st_size for file in (*held(self.place).values(), *self.apart()))
             limit = fill(level * need // LEVELS, level)
             log = self.place.parent.with_suffix(".log")
             code = child(self.command.new(place), limit, log)
@@ -334,6 +343,8 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):  # commands take all cores, and what has threads cannot be forked
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         data, temporary = work / "data", work / "tmp"
@@ -343,7 +354,7 @@ def main() -> int:
         inputs(data, arguments.rows)
         chosen = [c for c in commands(data) if arguments.only is None or c.name.split()[0] in arguments.only]
         warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "run"), "--adapt", "off", "-q"])
-        warm_up(["cluster", str(data / "x.npy"), "-o", str(data / "other"), "--adapt", "off", "-q", "--tau1", "0.9"])
+        warm_up(["cluster", str(data / "z.npy"), "-o", str(data / "other"), "--adapt", "off", "-q"])
         for command in chosen:
             place = work / ("warm.npy" if command.single else "warm")
             for step in (command.before, command.old, command.new):

@@ -29,6 +29,7 @@ from starfc.models.contextual import Context
 from starfc.records import EdgesManifest
 from starfc.runtime.atomic import replacing, save_array, write_json
 from starfc.runtime.opened import OpenedFolder, opened
+from starfc.words import anew
 
 
 def write_clustering(
@@ -69,9 +70,7 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
     folder = opened(folder)
     place = folder.folder / "edges"
     if not folder.has("edges/manifest.json"):
-        raise MissingFileError(
-            f"{folder.folder}: the run kept no edges (edges/manifest.json); run starfc cluster again"
-        )
+        raise MissingFileError(f"{folder.folder}: the run kept no edges (edges/manifest.json); {anew('cluster')}")
     manifest = folder.json("edges/manifest.json", EdgesManifest)
     floats, n = np.float32, manifest.num_nodes
     kinds = {"indptr": (np.int64,), "cols": (np.int32, np.int64), "scores": (floats,), "intimacy": (floats,)}
@@ -79,7 +78,7 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
     arrays = [folder.npy(f"edges/{name}.npy", 1, *types) for name, types in kinds.items()]
     logits = folder.npy("edges/logits.npy", 2, np.int8) if folder.has("edges/logits.npy") else None
     if tuple(map(len, arrays)) != (n + 1, *[manifest.num_entries] * 4) or (logits is not None and len(logits) != n):
-        raise InputError(f"{place}: arrays that are not what the manifest says; run starfc cluster again")
+        raise InputError(f"{place}: arrays that are not what the manifest says; {anew('cluster')}")
     indptr, cols, scores, intimacy, kept = arrays
     try:
         require_rows(indptr, cols, manifest.symmetric)
@@ -89,7 +88,7 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
         if manifest.symmetric:
             require_both_ways(indptr, cols, scores, intimacy, kept)
     except ValueError as error:
-        raise InputError(f"{place}: damaged edges ({error}); run starfc cluster again") from None
+        raise InputError(f"{place}: damaged edges ({error}); {anew('cluster')}") from None
     context = _read_context(folder, n) if folder.has("edges/context.npz") else None
     return ParsedEdges(EdgeList(indptr, cols, scores, manifest.symmetric), intimacy, kept, logits, context)
 
@@ -103,7 +102,7 @@ def _read_context(folder: OpenedFolder, n: int) -> Context:
     except (ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged context ({error}); run starfc cluster again") from None
+        raise InputError(f"{path}: damaged context ({error}); {anew('cluster')}") from None
     return context
 
 

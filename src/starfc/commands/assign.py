@@ -10,6 +10,7 @@ import typer
 
 from starfc.commands import options
 from starfc.errors import InputError
+from starfc.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,14 +89,14 @@ def _rows(remove: str) -> NDArray[np.integer]:
 
 
 def _text(assigned: Assigned, folder: Path) -> str:
-    done = "done" if assigned.applied else "not done: --apply-merges does them"
+    done = "done" if assigned.applied else "not done: --apply-merges does that"
     lines = [
-        f"{len(assigned.labels):,} instances added, rows {assigned.first_row:,} and on: {assigned.joined:,} joined "
-        f"clusters that were there, the others made {len(assigned.created):,} new ones; "
+        f"{counted(len(assigned.labels), 'instance')} added, rows {assigned.first_row:,} and on: {assigned.joined:,} "
+        f"joined clusters that were there, the others made {counted(len(assigned.created), 'new one')}; "
         f"{len(assigned.removed):,} removed",
     ]
     if assigned.merges:
-        lines.append(f"{len(assigned.merges):,} merges ({done}):")
+        lines.append(f"{counted(len(assigned.merges), 'merge')} ({done}):")
         for merge in sorted(assigned.merges, key=lambda merge: -merge.score)[:_LINES]:
             a, b, *_ = merge.evidence[0]
             count = "an edge" if merge.edges == 1 else f"{merge.edges:,} edges, the best"
@@ -104,11 +105,11 @@ def _text(assigned: Assigned, folder: Path) -> str:
                 f"p {merge.score:.3f}, intimacy {merge.intimacy:.3f}"
             )
     if assigned.splits:
-        lines.append(f"{len(assigned.splits):,} splits ({done}):")
+        lines.append(f"{counted(len(assigned.splits), 'split')} ({done}):")
         for split in assigned.splits[:_LINES]:
             sizes = ", ".join(map(str, split.sizes[:10])) + (", ..." if len(split.sizes) > 10 else "")
-            lines.append(f"  cluster {split.cluster} into {len(split.sizes)} pieces of {sizes}")
+            lines.append(f"  cluster {split.cluster} into {counted(len(split.sizes), 'piece')} of {sizes}")
     if max(len(assigned.merges), len(assigned.splits)) > _LINES:
         lines.append(f"  all of them: {folder / 'assign.json'}")
-    lines.append(f"{assigned.num_clusters:,} clusters; {folder} is up to date")
+    lines.append(f"{counted(assigned.num_clusters, 'cluster')}; {folder} is up to date")
     return "\n".join(lines)

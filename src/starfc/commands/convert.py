@@ -23,7 +23,7 @@ def convert(
     target: Annotated[str, typer.Argument(metavar="OUT", help="File to write, format by suffix; - is .npy to stdout.")],
     labels: Annotated[bool, typer.Option("--labels", help="Take the labels of a file that holds both.")] = False,
     feature_dim: options.FeatureDim = None,
-    key: options.Key = None,
+    key: options.KeyOfTable = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the features written. Default: as read, float64 as float32.")
     ] = None,

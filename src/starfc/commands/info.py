@@ -21,7 +21,7 @@ def info(
     ],
     labels: options.LabelsOption = None,
     feature_dim: options.FeatureDim = None,
-    key: options.Key = None,
+    key: options.KeyOfTable = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what a file or folder holds.

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from starfc.data.names import FEATURE_NAMES, LABEL_NAMES, alternatives
+
 STREAM = "-"  # instead of a file: .npy from stdin, or to stdout
 
 FEATURES_HELP = "Features: .npy, .npz, .bin (with --feature-dim), .parquet, .h5, .hdf5 or .fvecs; - is .npy from stdin."
@@ -78,7 +80,17 @@ Key = Annotated[
     typer.Option(
         "--key",
         metavar="NAME",
-        help="Array of an .npz or dataset of an .h5. Default: the only, or features, embeddings, X.",
+        help="Array of an .npz or dataset of an .h5. Default: the only one, or one called "
+        f"{alternatives(FEATURE_NAMES)}.",
+    ),
+]
+KeyOfTable = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="NAME",
+        help="Array of an .npz or dataset of an .h5. Default: the only one, or one called "
+        f"{alternatives(FEATURE_NAMES)}; of labels {alternatives(LABEL_NAMES)}.",
     ),
 ]
 Neighbours = Annotated[

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starfc.data.names import FEATURE_NAMES, alternatives
 from starfc.data.safe import Header, Npz, listed, npy_header, take
 from starfc.errors import InputError
 from starfc.extras import require
@@ -120,13 +121,11 @@ def npy_numbers(file: IO[bytes], name: str, shape: tuple[int, ...], fortran: boo
     return Blocks(rows, dim, dtype, parts(), name)
 
 
-NAMES = ("features", "embeddings", "X", "data")  # what an array of features is called, in any case
-
-
 def npz_blocks(path: Path, key: str | None = None) -> Blocks:
-    """The features of an .npz: the array ``key``, or the only one, or the first of :data:`NAMES` that it has."""
+    """The features of an .npz: the array ``key``, or the only one, or the first of
+    :data:`~starfc.data.names.FEATURE_NAMES` that it has."""
     with Npz(path) as archive:
-        chosen = npz_key(archive, NAMES, key, keyed=True)
+        chosen = npz_key(archive, FEATURE_NAMES, key, keyed=True)
         with archive.open(chosen) as (_, (shape, _, dtype)):
             require_features(f"{path}, array {chosen!r}", shape, dtype)
 
@@ -168,7 +167,7 @@ def chosen_name(
     found = found or (names if len(names) == 1 else [])
     if not found:
         remedy = advice("; name the one to take with {}", "key") if keyed else ""
-        raise InputError(f"{path}: one {what}, or one called {' or '.join(obvious)}, needed; found {there}{remedy}")
+        raise InputError(f"{path}: one {what}, or one called {alternatives(obvious)}, needed; found {there}{remedy}")
     return found[0]
 
 

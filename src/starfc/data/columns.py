@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.blocks import Blocks, rows_of_block
+from starfc.data.names import LABEL_COLUMNS
 from starfc.data.safe import damage, open_regular, read_text, require_plausible
 from starfc.errors import InputError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-LABEL_COLUMNS = ("label", "identity")
 SEPARATORS = (",", ";", "\t")
 _SAMPLE = 200  # lines that say how a table is written
 _KIND = "Parquet file"

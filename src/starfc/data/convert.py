@@ -20,10 +20,9 @@ from starfc.data.blocks import (
     npy_writer,
     write_blocks,
 )
-from starfc.data.columns import LABEL_COLUMNS, features_column, opened_parquet
+from starfc.data.columns import features_column, opened_parquet
 from starfc.data.formats import (
     FEATURE_SUFFIXES,
-    LABEL_NAMES,
     LABEL_SUFFIXES,
     feature_blocks,
     foreign_features,
@@ -31,10 +30,12 @@ from starfc.data.formats import (
     whole_numbers,
     write_labels,
 )
+from starfc.data.names import LABEL_COLUMNS, LABEL_NAMES
 from starfc.data.safe import Npz, npy_header, open_regular
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
 from starfc.runtime.commit import is_ours
+from starfc.words import maker
 
 STREAM = "-"
 FEATURES, LABELS = "features", "labels"
@@ -178,7 +179,7 @@ def convert(
     if source != STREAM and target != STREAM and Path(target).exists() and Path(source).samefile(target):
         raise InputError(f"{target}: the file that is read; name another to write")
     if target != STREAM and (by := is_ours(Path(target))) is not None:
-        raise InputError(f"{target}: a file of the results of starfc {by}; name another to write")
+        raise InputError(f"{target}: a file of the results of {maker(by)}; name another to write")
     chosen = kind or (possible[0] if len(possible) == 1 or source != STREAM else None)
     opened = open_either(source, feature_dim, chosen, key)
     if isinstance(opened, Blocks):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from starfc.data.blocks import Blocks, blocks_of, floats, npz_blocks, npz_key, require_features
 from starfc.data.columns import parquet_features, parquet_labels, text_labels, write_label_column, write_label_lines
 from starfc.data.hdf import HDF5_SUFFIXES, hdf5_features
+from starfc.data.names import LABEL_NAMES
 from starfc.data.safe import Npz, mapped, open_regular, read_npy
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.atomic import replacing
@@ -32,7 +33,6 @@ from starfc.words import advice, word
 
 FEATURE_SUFFIXES = (".bin", ".npy", ".npz", ".parquet", *HDF5_SUFFIXES, ".fvecs")
 LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")
-LABEL_NAMES = ("labels", "label", "identity", "y")  # of an .npz, which may hold both
 UNLABELLED = -1  # the label of an instance whose identity is not known
 FEATURE_DIM = "model.kwargs.feature_dim"
 _CHECKED_ROWS = 1024

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import NAMES, Blocks, chosen_name, require_features, rows_of_block
+from starfc.data.blocks import Blocks, chosen_name, require_features, rows_of_block
+from starfc.data.names import FEATURE_NAMES
 from starfc.data.safe import damage, mapped, open_regular, require_plausible
 from starfc.errors import InputError
 from starfc.extras import require
@@ -23,8 +24,8 @@ _OBJECTS, _DEPTH = 10_000, 32  # groups and datasets that are looked at, and gro
 
 
 def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | Blocks:
-    """The dataset ``key``, or the only one in the file, or the first of :data:`~starfc.data.blocks.NAMES` at its top:
-    (N, d) numbers.
+    """The dataset ``key``, or the only one in the file, or the first of
+    :data:`~starfc.data.names.FEATURE_NAMES` at its top: (N, d) numbers.
 
     A contiguous dataset without filters is a part of the file, and is memory-mapped; a chunked or compressed one has to
     be read.
@@ -111,4 +112,4 @@ def _dataset_name(path: Path, file: h5py.File, key: str | None) -> str:
                 found.append(f"{place}{name}"[1:])
         if wanted in found:
             return wanted
-    return chosen_name(path, "dataset", found, NAMES, key and wanted, keyed=True)
+    return chosen_name(path, "dataset", found, FEATURE_NAMES, key and wanted, keyed=True)

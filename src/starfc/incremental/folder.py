@@ -60,7 +60,7 @@ from starfc.runtime.commit import changing
 from starfc.runtime.kinds import ASSIGN
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.runtime.stages import Stages
-from starfc.words import word
+from starfc.words import anew, word
 
 log = logging.getLogger("starfc")
 
@@ -214,7 +214,7 @@ def _first_state(run: Run) -> State:
         if found > columns:
             raise InputError(
                 f"{run.folder / 'edges' / 'logits.npy'}: logits of at most {columns} neighbours needed; found {found}; "
-                "run starfc cluster again"
+                + anew("cluster")
             )
     alive = np.ones(len(features), np.bool_)
     alive[features.invalid_rows] = False
@@ -228,7 +228,7 @@ def _first_state(run: Run) -> State:
     k = run.record["config"]["knn"]
     if k > max(4096, len(features)) or (isinstance(rule.model, StructuralModel) and k > MOST_NEIGHBOURS + 1):
         path = run.folder / "run.json"
-        raise InputError(f"{path}: config.knn: {k:,} neighbours; it is damaged, run starfc cluster again")
+        raise InputError(f"{path}: config.knn: {k:,} neighbours; it is damaged, {anew('cluster')}")
     lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
     fitting = min(k, len(rows)) if isinstance(rule.model, StructuralModel) else k
     graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))

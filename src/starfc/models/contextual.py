@@ -37,6 +37,7 @@ from starfc.errors import InputError
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
 from starfc.models.structural import EdgeScorer, StructuralModel, scorer_layers
+from starfc.words import anew
 
 SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
 CONTEXT_NOISE = 0.1  # standard deviations added to every number of a context in training
@@ -166,7 +167,7 @@ class Context:
         if self.adapted.shape[1] != sum(value.numel() for value in scorer.parameters()):
             raise InputError(
                 f"edges/context.npz: 'adapted' holds {self.adapted.shape[1]} parameters, which are not those of the "
-                "run's model; run starfc cluster again"
+                f"run's model; {anew('cluster')}"
             )
         return [restored(scorer, values) for values in self.adapted]
 

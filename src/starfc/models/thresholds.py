@@ -42,8 +42,9 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     folder, prefix = Path(folder), {"fixed": "", "dynamic": "dynamic."}[refinement]
     folder = folder.parent.parent if folder.is_file() else folder  # DIR/checkpoints/NAME.pt
     path = folder / THRESHOLDS
+    tune = advice(" with {} --model ", "starfc tune")
     remedy = (
-        f"choose them on labelled data with starfc tune --model {folder}"
+        f"choose them on labelled data{tune and tune + str(folder)}"
         f"{advice(', or give {} and {}', prefix + 'tau1', prefix + 'tau2')}"
     )
     at = opened(folder)

@@ -35,7 +35,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.records import FileList, ListedFile, NameList
 from starfc.runtime.atomic import prepare_folder, sweep, write_json, writes
 from starfc.runtime.kinds import Kind, earlier, matching
-from starfc.words import advice
+from starfc.words import advice, maker
 
 log = logging.getLogger("starfc")
 
@@ -102,17 +102,17 @@ class Change:
         path, known = self.folder / name, self.owned.get(name)
         remedy = f"name another folder{advice(', or add {} to replace it', 'overwrite')}"
         if known is None:
-            raise InputError(f"{path}: no earlier run of starfc {self.kind.command} wrote this file; {remedy}")
+            raise InputError(f"{path}: no earlier run of {maker(self.kind.command)} wrote this file; {remedy}")
         if known.by not in self.kind.over and known.by == "assign":
             raise InputError(
                 f"{self.folder}: instances were added to this run or removed since, and clustering anew would lose its "
                 f"stable ids; {remedy}"
             )
         if known.by not in self.kind.over:
-            raise InputError(f"{path}: a file of starfc {known.by}; {remedy}")
+            raise InputError(f"{path}: a file of {maker(known.by)}; {remedy}")
         if known.digest is not None and known.bytes != size and not self.kind.reads:
             raise InputError(
-                f"{path}: changed since starfc {known.by} wrote it ({known.bytes:,} bytes then, {size:,} now); {remedy}"
+                f"{path}: changed since {maker(known.by)} wrote it ({known.bytes:,} bytes then, {size:,} now); {remedy}"
             )
 
     def _may_go(self, name: str) -> bool:
@@ -207,6 +207,20 @@ def changing(
     finally:
         for place in made:  # where nothing came of it
             _remove_empty(place)
+
+
+def settle(folder: Path, kind: Kind) -> None:
+    """Finish what a killed process had committed in a folder that is only read from now on, and remove what it left.
+
+    Raises
+    ------
+    InputError
+        Another process is at it; it cannot be written to.
+    """
+    if any(os.path.lexists(folder / name) for name in (NEXT, LOCK)):
+        with _lock(folder, kind.command), writes(folder, folder):
+            _roll_forward(folder)
+            _clear(folder)
 
 
 def read_files(folder: Path) -> FileList | None:
@@ -309,7 +323,7 @@ def _lock(folder: Path, command: str) -> Iterator[None]:
         os.close(descriptor)  # that of a process that has just ended, and removed it
     try:
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        holder = {"pid": os.getpid(), "started": started, "command": f"starfc {command}", "host": socket.gethostname()}
+        holder = {"pid": os.getpid(), "started": started, "command": maker(command), "host": socket.gethostname()}
         with writes(folder, folder):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(holder).encode())

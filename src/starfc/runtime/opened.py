@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from starfc.data.safe import digest, read_json, read_npy, require_name
 from starfc.errors import InputError, MissingFileError
 from starfc.records import FileList, ListedFile, NameList
+from starfc.words import anew
 
 FILES, NEXT, COMMIT, REMOVE = "files.json", ".next", "commit.json", "remove.json"
 _ADDING = ("tune",)  # commands that add to a folder, whose other files somebody else may have made
@@ -139,8 +140,7 @@ class OpenedFolder:
 
     @property
     def _remedy(self) -> str:
-        made = f"starfc {self._files.command}" if self._files.command.isidentifier() else "the command that wrote it"
-        return f"run {made} again, or where you changed it yourself, delete {self.folder / FILES}"
+        return f"{anew(self._files.command)}, or where you changed it yourself, delete {self.folder / FILES}"
 
     def _compare(self, path: Path, name: str, listed: ListedFile | None) -> None:
         remedy = self._remedy

@@ -60,12 +60,23 @@ class Stages:
         log.info("%s: %.1f s, peak %.0f MB", name, self.finished[-1].seconds, self.finished[-1].peak_rss_mb)
 
     def memory_left(self) -> int | None:
-        """Bytes between what this process holds and its limit, None where it has none."""
-        return None if self.memory_limit is None else max(0, self.memory_limit - resident_bytes())
+        """Bytes between what this process holds and its limit, None where it has none.
+
+        Raises
+        ------
+        InputError
+            It holds more than its limit.
+        """
+        if self.memory_limit is None:
+            return None
+        held = resident_bytes()
+        self._require_above(held)
+        return self.memory_limit - held
 
     def _check(self, name: str, needs: int) -> None:
         log.info("%s: needs about %s", name, megabytes(needs))
         held = resident_bytes()
+        self._require_above(held, f", and stage '{name}' needs about {megabytes(needs)} on top")
         if self.memory_limit is not None and held + needs > self.memory_limit:
             raise InputError(
                 f"{word('memory_limit')}: stage '{name}' needs about {megabytes(needs)} on top of {megabytes(held)} "
@@ -75,6 +86,14 @@ class Stages:
         free = available_bytes()
         if free is not None and needs > free:
             log.warning("%s: needs about %s and the machine has %s free", name, megabytes(needs), megabytes(free))
+
+    def _require_above(self, held: int, more: str = "") -> None:
+        """No option makes the process itself smaller: a limit below what it holds can only be raised."""
+        if self.memory_limit is not None and held > self.memory_limit:
+            raise InputError(
+                f"{word('memory_limit')}: the process itself holds {megabytes(held)}, above the limit of "
+                f"{megabytes(self.memory_limit)}{more}; set a limit above what it holds, by what the data take"
+            )
 
     def table(self) -> str:
         """Stage, seconds, share and peak memory, as text."""

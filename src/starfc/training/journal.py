@@ -45,9 +45,10 @@ class Journal:
             self._events = SummaryWriter(str(work_dir / "tensorboard"), purge_step=step + 1 if start else None)
         work_dir.mkdir(parents=True, exist_ok=True)
         self._path = path = work_dir / "metrics.jsonl"
-        path.touch()
-        os.truncate(path, min(start, path.stat().st_size))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        with writes(path, work_dir):
+            path.touch()
+            os.truncate(path, min(start, path.stat().st_size))
+            self._file = path.open("a", encoding="utf-8", buffering=1)
 
     @property
     def bytes(self) -> int:
@@ -74,6 +75,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with writes(self._path, self._path.parent):  # what could not be written is tried once more
+            self._file.close()
         if self._events is not None:
             self._events.close()

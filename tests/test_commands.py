@@ -270,7 +270,7 @@ def test_without_arguments_ms1m_is_asked_for(command, script, tmp_path):
     arguments = ["--cfg-options", f"prefix={tmp_path}"]
     code, _, err = command(script, *arguments)
     assert code == 2
-    for part in ("no such features file", "README.md, section 'MS1M'", "--config configs/cfg_gcn_glyph.py"):
+    for part in ("no such features file", "docs/ms1m.md", "--config configs/cfg_gcn_glyph.py"):
         assert part in err
 
 

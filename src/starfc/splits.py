@@ -23,7 +23,7 @@ from starfc.words import advice, word
 log = logging.getLogger("starfc")
 
 MS1M_HINT = (
-    "README.md, section 'MS1M', says where these files come from and how they are laid out; "
+    "docs/ms1m.md says where these files come from and how they are laid out; "
     "the bundled sample runs with: python test_final.py --config configs/cfg_gcn_glyph.py"
 )
 

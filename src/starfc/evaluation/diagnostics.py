@@ -81,7 +81,7 @@ def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
 
 
 OUTSIDE = 0.2  # share of the context's numbers, from which on a set is called unlike the training kinds
-DOUBTFUL_F = 0.6
+DOUBTFUL_F = 0.85
 SURE = 0.8  # of an estimate: from here on what it is about is believed
 
 

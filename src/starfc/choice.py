@@ -26,8 +26,6 @@ from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import KnnGraph
 from starfc.inference import open_model, partition
 from starfc.models.checkpoint import THRESHOLDS, Model, copied_files
-from starfc.models.contextual import ContextualModel
-from starfc.models.structural import StructuralModel
 from starfc.runtime.atomic import replacing
 from starfc.runtime.commit import changing
 from starfc.runtime.kinds import TUNE
@@ -128,7 +126,7 @@ def _run(
     valid, invalid = split.features.valid(config.invalid_rows)
     identities = None if split.labels is None else np.delete(split.labels, invalid)
     columns = 0
-    if isinstance(model, StructuralModel):
+    if model.kind.structural:
         columns = model.columns
         if config.copies == "collapse":  # as rows are clustered
             valid, representative = collapsed(valid)
@@ -143,7 +141,7 @@ def _run(
     known = identities[labelled(identities)]
     where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
     default = {}
-    if isinstance(model, ContextualModel) and config.partition.type != "components":
+    if model.kind.contextual and config.partition.type != "components":
         default = {"default": _default(config, valid, graph, identities, model, device)}
     return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where, beside=default)
 
@@ -153,7 +151,7 @@ def _default(
     features: Features,
     graph: KnnGraph,
     identities: NDArray[np.int64],
-    model: ContextualModel,
+    model: Model,
     device: torch.device,
 ) -> Point:
     """The scores of what the model does where no threshold is given."""

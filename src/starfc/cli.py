@@ -115,11 +115,12 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
     from starfc.graph.store import find_graph
-    from starfc.models.checkpoint import CONTEXTUAL_FILES, FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
+    from starfc.models.checkpoint import THRESHOLDS
+    from starfc.models.kinds import KINDS
     from starfc.recipes import changed
 
     run = opened(arguments.run)
-    weights = [FILES["backbone"], HIERARCHICAL_FILES["backbone"], STRUCTURAL_FILES[""], CONTEXTUAL_FILES[""]]
+    weights = [kind.first_file for kind in KINDS.values()]
     for needed in (["config.json"], weights):
         if not any(run.has(name) for name in needed):
             raise MissingFileError(

@@ -27,8 +27,7 @@ from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
 from starfc.models.checkpoint import PRETRAINED, Model, load_model
-from starfc.models.contextual import ContextualModel
-from starfc.models.structural import StructuralModel
+from starfc.models.kinds import ANY
 from starfc.models.thresholds import Thresholds, thresholds_for
 from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
@@ -171,13 +170,13 @@ class StarFC(ClusterMixin, BaseEstimator):
         features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
         self.model_ = self._open_model(X.shape[1])
         self._check_parameters()
-        contextual = isinstance(self.model_, ContextualModel) and self.refinement == "fixed"
-        self.partition_ = self.partition or ("infomap" if contextual else "components")
+        kind = self.model_.kind
+        self.partition_ = self.partition or (kind.partition if self.refinement == "fixed" else "components")
         decided = self._thresholds()
         self.tau1_, self.tau2_ = decided.tau1, decided.tau2
         k = self._neighbours() if self.k is None else self.k
         distinct, representative, wanted = features, None, k
-        structural = isinstance(self.model_, StructuralModel)
+        structural = kind.structural
         collapse = structural and self.copies == "collapse"
         if collapse:
             distinct, representative = collapsed(features)
@@ -318,9 +317,8 @@ class StarFC(ClusterMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         """Hold the parameters against the rules that a config has for them."""
-        structural = isinstance(self.model_, StructuralModel)
         given = {
-            "model": {"type": "gcn_structural_any" if structural else "gcn"},
+            "model": {"type": ANY.name if self.model_.kind.structural else "gcn"},
             "knn": self.k,
             "tau1": self.tau1,
             "tau2": self.tau2,
@@ -344,7 +342,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             )
 
     def _neighbours(self) -> int:
-        if isinstance(self.model_, StructuralModel):
+        if self.model_.kind.structural:
             return self.model_.columns + 1
         return 80 if self.model_.scales is None else max(self.model_.scales)
 

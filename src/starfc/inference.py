@@ -35,10 +35,7 @@ from starfc.graph.knn import build_knn, fitting_k, search_bytes
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
-from starfc.models.contextual import ContextualModel
-from starfc.models.gcn import StarFCModel
-from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.structural import StructuralModel
+from starfc.models.kinds import KINDS
 from starfc.models.thresholds import Thresholds, thresholds_for
 from starfc.review.measures import instance_columns
 from starfc.runtime.commit import Change, changing
@@ -50,13 +47,6 @@ from starfc.splits import open_test_split
 from starfc.words import advice, word
 
 log = logging.getLogger("starfc")
-
-SHIPPED = {
-    "gcn": "cfg_gcn_ms1m.py",
-    "hierarchical": "cfg_gcn_ms1m_hierarchical.py",
-    "gcn_structural": "cfg_gcn_structural_ms1m.py",
-    "gcn_structural_any": "cfg_gcn_structural_any.py",
-}
 
 
 def run_inference(
@@ -157,7 +147,7 @@ def _run(
     with stages.stage("features"):
         valid, invalid_rows = split.features.valid(config.invalid_rows)
     distinct, representative, stored, columns = valid, None, False, 0
-    if isinstance(model, StructuralModel):
+    if model.kind.structural:
         columns, stored = model.columns, graph_path is not None and find_graph(graph_path) is not None
         if config.copies == "collapse":
             with stages.stage("copies", needs=64 * len(valid)):
@@ -265,7 +255,7 @@ def choices(
         copies = {"value": "keep", "reason": GIVEN}
     elif stored and not num_copies:
         copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
-    default = config.partition.type == ("infomap" if config.model.type == "gcn_structural_any" else "components")
+    default = config.partition.type == KINDS[config.model.type].partition
     found: dict[str, dict[str, Any]] = {
         "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
         "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
@@ -311,12 +301,10 @@ def open_model(config: Config, folder: Path) -> Model:
     """The model of a folder; its type and widths must be those of the config, whose scales it takes."""
     kwargs = config.model.kwargs
     model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
-    kinds = {StarFCModel: "gcn", HierarchicalModel: "hierarchical", StructuralModel: "gcn_structural"}
-    found = (kinds | {ContextualModel: "gcn_structural_any"})[type(model)]
-    if found != config.model.type:
+    if model.kind.name != config.model.type:
         raise InputError(
-            f"{folder}: weights of a model of type {found!r} where the config's model.type is {config.model.type!r}; "
-            f"name a config of that type, such as configs/{SHIPPED[found]}, or other weights"
+            f"{folder}: weights of a model of type {model.kind.name!r} where the config's model.type is "
+            f"{config.model.type!r}; name a config of that type, such as configs/{model.kind.config}, or other weights"
         )
     return model
 

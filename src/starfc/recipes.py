@@ -13,14 +13,9 @@ from typing import Any
 
 from starfc.config import RETIRED, Config
 from starfc.models.checkpoint import THRESHOLDS, Model, load_model
-from starfc.models.contextual import ContextualModel
-from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.structural import StructuralModel
 from starfc.records import Anything
 from starfc.runtime.opened import opened
 from starfc.schema import build, merged
-
-TYPES = {"any": "gcn_structural_any", "structural": "gcn_structural", "gcn": "gcn", "hierarchical": "hierarchical"}
 
 _CHOSEN = {"tau1": None, "tau2": None, "dynamic": {"tau1": None, "tau2": None}}  # stored beside the weights
 _ONE_CYCLE = {"policy": "onecycle", "warmup": 0.15}
@@ -34,7 +29,7 @@ _GCN = {
     "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 100},
     **_CHOSEN,
 }
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
     "any": {
         "model": {"type": "gcn_structural_any", "kwargs": {"nhid": 48}},
         "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},
@@ -93,22 +88,13 @@ def changed(config: Config, given: Mapping[str, Any]) -> Config:
 
 
 def _described(model: Model) -> dict[str, Any]:
-    if isinstance(model, StructuralModel):
-        kwargs = {"nhid": model.nhid}
-        whatever = {"knn": model.columns + 1, **_CHOSEN}
-        if isinstance(model, ContextualModel):
-            kind = {"type": "gcn_structural_any", "kwargs": kwargs}
-            return {"model": kind, "partition": {"type": "infomap"}, **whatever}
-        return {"model": {"type": "gcn_structural", "kwargs": kwargs}, **whatever}
-    kwargs = {"feature_dim": model.feature_dim, "nhid": model.nhid}
-    if isinstance(model, HierarchicalModel):
-        scales = list(model.scales)
-        return {
-            "model": {"type": "hierarchical", "kwargs": kwargs},
-            "hierarchical": {"scales": scales},
-            "knn": scales[-1],
-        }
-    return {"model": {"type": "gcn", "kwargs": kwargs}}
+    widths = {"nhid": model.nhid} | ({} if model.kind.structural else {"feature_dim": model.feature_dim})
+    whole = {"model": {"type": model.kind.name, "kwargs": widths}, "partition": {"type": model.kind.partition}}
+    if model.kind.structural:
+        return whole | {"knn": model.columns + 1, **_CHOSEN}
+    if model.scales is not None:
+        return whole | {"hierarchical": {"scales": list(model.scales)}, "knn": model.scales[-1]}
+    return whole
 
 
 def training_config(
@@ -120,7 +106,7 @@ def training_config(
     ----------
     features, labels : path
         The training split; there is no test split, so validation is on identities held back from it, or none.
-    kind : {'structural', 'gcn', 'hierarchical'}
+    kind : {'any', 'structural', 'gcn', 'hierarchical'}
         Recipe.
     base : Config, optional
         Instead of the recipe.

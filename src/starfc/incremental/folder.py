@@ -51,7 +51,6 @@ from starfc.incremental.copies import known_by_edges, left_out
 from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
-from starfc.models.structural import StructuralModel
 from starfc.records import StateManifest
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import STATE, Run, most_labels, stored_features
@@ -226,11 +225,11 @@ def _first_state(run: Run) -> State:
         rows = rows[~copies_among(representative)[rows]]
     searched = features if len(rows) == len(features) else features.subset(rows, run.folder)
     k = run.record["config"]["knn"]
-    if k > max(4096, len(features)) or (isinstance(rule.model, StructuralModel) and k > MOST_NEIGHBOURS + 1):
+    if k > max(4096, len(features)) or (rule.model.kind.structural and k > MOST_NEIGHBOURS + 1):
         path = run.folder / "run.json"
         raise InputError(f"{path}: config.knn: {k:,} neighbours; it is damaged, {anew('cluster')}")
     lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
-    fitting = min(k, len(rows)) if isinstance(rule.model, StructuralModel) else k
+    fitting = min(k, len(rows)) if rule.model.kind.structural else k
     graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))
     state = State.of(
         rule, features, graph, rows, run.parsed, run.labels, lowest, k=k, representative=representative,
@@ -243,7 +242,7 @@ def _first_state(run: Run) -> State:
 
 def _collapse(run: Run, rule: Rule) -> bool:
     """Whether new rows of the direction of others are their copies."""
-    return isinstance(rule.model, StructuralModel) and run.record["config"].get("copies", "collapse") == "collapse"
+    return rule.model.kind.structural and run.record["config"].get("copies", "collapse") == "collapse"
 
 
 def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from starfc.models.edge_kernels import edge_logits
+from starfc.models.kinds import GCN
 
 INITIALISATIONS = ("xavier", "metric")
 
@@ -117,6 +118,7 @@ class StarFCModel(nn.Module):
         Source of the initial weights.
     """
 
+    kind = GCN
     scales = None  # one graph: the whole kNN graph
 
     def __init__(

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from starfc.defaults import OFFSETS, SCALES
 from starfc.models.gcn import INITIALISATIONS, Backbone, EdgeHead, head_start_, metric_start_
+from starfc.models.kinds import HIERARCHICAL
 
 HEADS = ("small", "mid", "large", "fused")
 
@@ -108,6 +109,8 @@ class HierarchicalModel(nn.Module):
     generator : torch.Generator, optional
         Source of the initial weights.
     """
+
+    kind = HIERARCHICAL
 
     def __init__(
         self,

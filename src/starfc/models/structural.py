@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from starfc.graph.structure import FEATURES, FIRST_FEATURES
+from starfc.models.kinds import STRUCTURAL
 
 FOLDS = 2  # halves of the identities
 
@@ -70,6 +71,7 @@ class StructuralModel(nn.Module):
         Of the initial weights.
     """
 
+    kind = STRUCTURAL
     scales = None  # the whole kNN graph, as the basic model
     feature_dim = None  # it never sees an embedding, so any will do
 

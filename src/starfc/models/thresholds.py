@@ -9,15 +9,12 @@ from pathlib import Path
 
 from starfc.errors import InputError, MissingFileError
 from starfc.models.checkpoint import THRESHOLDS, Model
-from starfc.models.contextual import ContextualModel
 from starfc.records import Whatever
 from starfc.runtime.atomic import write_json
 from starfc.runtime.opened import opened
 from starfc.words import advice
 
 log = logging.getLogger("starfc")
-
-PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
 
 def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]], chosen_on: str) -> None:
@@ -99,11 +96,11 @@ def thresholds_for(
     """
     pair, stored = (tau1, tau2), None
     if tau1 is None or tau2 is None:
-        found = folder is not None and (not isinstance(model, ContextualModel) or opened(folder).has(THRESHOLDS))
-        if isinstance(model, ContextualModel) and (partition != "components" or not found):
-            pair = (None, None) if refinement == "fixed" else (0.5, PUBLISHED["dynamic"][1])
+        found = folder is not None and (not model.kind.contextual or opened(folder).has(THRESHOLDS))
+        if model.kind.contextual and (partition != "components" or not found):
+            pair = model.kind.thresholds[refinement]
         elif folder is None:
-            pair, stored = PUBLISHED[refinement], "the published value"
+            pair, stored = model.kind.thresholds[refinement], "the published value"
         else:
             pair, stored = load_thresholds(folder, refinement), f"stored in {folder}, chosen on labels for components"
             log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", folder, refinement, *pair)

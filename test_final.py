@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from starfc.cli import model_arguments, read_source, results_folder, run_command
+from starfc.cli import given_thresholds, model_arguments, read_source, results_folder, run_command
 
 ROOT = Path(__file__).resolve().parent
 OUT = "outputs/<config name>; of a run, DIR/results/<test split>-fixed"
@@ -24,6 +24,7 @@ def main() -> None:
         model_folder=source.model_folder,
         features=arguments.features,
         labels=arguments.labels,
+        **given_thresholds(arguments, "fixed"),
         out=out,
         overwrite=arguments.overwrite,
     )

@@ -54,7 +54,7 @@ def test_a_run_brings_everything(command, run, refinement):
     assert record["thresholds"] == STORED[refinement]
     assert record["model"] == str(run)
     assert record["metrics"]["nmi"] > 0.5
-    assert record["config"]["tau1"] is None  # the run's own pair, not the 0.7 of its config
+    assert record["thresholds_source"] == f"stored in {run}, chosen on labels for components"
     assert f"{refinement} refinement, tau1 {STORED[refinement]['tau1']:g}" in out
     diagnostics = record["diagnostics"]
     assert diagnostics["candidates"] >= diagnostics["parsed"]["edges"] >= diagnostics["refined"]["edges"] > 0

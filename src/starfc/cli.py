@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -17,6 +17,7 @@ from starfc.config import Config, load_config, stored_config
 from starfc.errors import MissingFileError
 from starfc.runtime.entry import run_command as run_command
 from starfc.runtime.opened import opened
+from starfc.schema import nested
 
 
 class _Options(DictAction):
@@ -102,7 +103,7 @@ class Source:
 def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Source:
     """What the arguments of :func:`model_arguments` name.
 
-    Of a training run, thresholds come from its ``thresholds.json``, where it has one, unless --cfg-options names them.
+    Of a training run's config, what it says of its machine and its seed plays no part.
 
     Raises
     ------
@@ -115,9 +116,8 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
     from starfc.graph.store import find_graph
-    from starfc.models.checkpoint import THRESHOLDS
     from starfc.models.kinds import KINDS
-    from starfc.recipes import changed
+    from starfc.recipes import OF_TRAINING, changed
 
     run = opened(arguments.run)
     weights = [kind.first_file for kind in KINDS.values()]
@@ -127,14 +127,22 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
                 f"{run.folder}: not a training run's folder, or training has not finished; {' or '.join(needed)} "
                 "needed in it; name the --work-dir of a finished train.py, or weights by --config and --model"
             )
-    stored = ("tau1", "tau2", "dynamic.tau1", "dynamic.tau2") if run.has(THRESHOLDS) else ()
-    config = stored_config(run, dict.fromkeys(stored) | arguments.cfg_options)
+    own = asdict(Config())
+    config = stored_config(run, {key: own[key] for key in OF_TRAINING} | arguments.cfg_options)
     graph = config.path(config.test_data.knn_graph_path)
     named = any(key.startswith("test_data") for key in arguments.cfg_options)
     if graph is not None and not named and find_graph(graph) is None:
         # a run may be somebody else's: what it names is read, and never written
         config = changed(config, {"test_data": {"knn_graph_path": None}})
     return Source(_heard(config), run.folder, run.folder)
+
+
+def given_thresholds(arguments: argparse.Namespace, refinement: str) -> dict[str, float | None]:
+    """τ1 and τ2 that --cfg-options names for a refinement."""
+    given = nested(arguments.cfg_options)
+    if refinement == "dynamic":
+        given = given.get("dynamic") or {}
+    return {name: given.get(name) for name in ("tau1", "tau2")}
 
 
 def results_folder(arguments: argparse.Namespace, source: Source, refinement: str, outputs: Path) -> Path:

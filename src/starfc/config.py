@@ -137,11 +137,9 @@ class Partition:
 class Dynamic:
     """Thresholds of test_dynamic.py: undirected edges, node intimacy above tau2 / (0.85^(10 b) + 1)."""
 
-    tau1: float | None = option(
-        0.85, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1
-    )
+    tau1: float | None = option(None, "edges with p > tau1 stay; None: the default of model.type", low=0, high=1)
     tau2: float | None = option(
-        0.78, "ceiling of the dynamic threshold; None: as thresholds.json beside the weights says", low=0, high=1
+        None, "ceiling of the dynamic threshold; None: the default of model.type", low=0, high=1
     )
 
 
@@ -263,12 +261,8 @@ class Config:
     log_level: str = option("INFO", "log level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     log_config: LogConfig = option(factory=LogConfig)
     pretrained: str = option("pretrained_model", "folder of Backbone.pth and Head.pth for inference")
-    tau1: float | None = option(
-        0.7, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1
-    )
-    tau2: float | None = option(
-        0.72, "edges with NI > tau2 stay; None: as thresholds.json beside the weights says", low=0, high=1
-    )
+    tau1: float | None = option(None, "edges with p > tau1 stay; None: the default of model.type", low=0, high=1)
+    tau2: float | None = option(None, "edges with NI > tau2 stay; None: the default of model.type", low=0, high=1)
     dynamic: Dynamic = option(factory=Dynamic)
     partition: Partition = option(factory=Partition)
     giant_share: float = option(

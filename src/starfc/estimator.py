@@ -27,13 +27,12 @@ from starfc.graph.knn import build_knn, fitting_k
 from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
 from starfc.models.checkpoint import PRETRAINED, Model, load_model
-from starfc.models.kinds import ANY
-from starfc.models.thresholds import Thresholds, thresholds_for
+from starfc.models.thresholds import resolve
+from starfc.recipes import model_config
 from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
 from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
-from starfc.schema import build
 
 log = logging.getLogger("starfc")
 
@@ -50,13 +49,14 @@ class StarFC(ClusterMixin, BaseEstimator):
         Node intimacy against τ2, or its undirected form against a threshold that rises with the degrees up to about
         τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
     k : int or None
-        Neighbours per instance, itself counted. None: 80, or the largest scale of a hierarchical model, which takes no
-        fewer; at most 254 with the packaged model and other structural ones. Lists are shorter where there are fewer
-        instances; a structural model is less certain with shorter ones than it was trained on, and a warning says so.
+        Neighbours per instance, itself counted. None: those of the model's training, or 80; the largest scale of a
+        hierarchical model, which takes no other; at most 254 with the packaged model and other structural ones. Lists
+        are shorter where there are fewer instances; a structural model is less certain with shorter ones than it was
+        trained on, and a warning says so.
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None, of either alone too: what is stored beside
-        the weights, which was chosen for components, or the published value (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for
-        a loaded model; with the packaged model τ1 of communities is chosen from the data.
+        the weights, which was chosen for components, or what the config of their training says, or the published value
+        (fixed: 0.7, 0.72; dynamic: 0.85, 0.78); with the packaged model τ1 of communities is chosen from the data.
     partition : {'components', 'infomap', 'leiden'}, optional
         How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
     knn_method : {'exact', 'faiss_gpu', 'ivf'}
@@ -169,12 +169,11 @@ class StarFC(ClusterMixin, BaseEstimator):
         )
         features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
         self.model_ = self._open_model(X.shape[1])
-        self._check_parameters()
-        kind = self.model_.kind
-        self.partition_ = self.partition or (kind.partition if self.refinement == "fixed" else "components")
-        decided = self._thresholds()
+        config = self._config(X.shape[1])
+        kind, self.partition_ = self.model_.kind, config.partition.type
+        decided = resolve((self.tau1, self.tau2), config, self.model_, self.refinement)
         self.tau1_, self.tau2_ = decided.tau1, decided.tau2
-        k = self._neighbours() if self.k is None else self.k
+        k = config.knn
         distinct, representative, wanted = features, None, k
         structural = kind.structural
         collapse = structural and self.copies == "collapse"
@@ -315,14 +314,18 @@ class StarFC(ClusterMixin, BaseEstimator):
     def _rule(self) -> Rule:
         return Rule(self.tau1_, self.tau2_, self.refinement, self.partition_)
 
-    def _check_parameters(self) -> None:
-        """Hold the parameters against the rules that a config has for them."""
+    def _config(self, feature_dim: int) -> Config:
+        """The model's config, as the command line makes it, with the parameters before what it says."""
+        if self.refinement == "dynamic" and self.partition not in (None, "components"):
+            raise InputError(
+                f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
+            )
+        partition = "components" if self.refinement == "dynamic" else self.partition
+        pair = {name: tau for name, tau in (("tau1", self.tau1), ("tau2", self.tau2)) if tau is not None}
         given = {
-            "model": {"type": ANY.name if self.model_.kind.structural else "gcn"},
+            "model": {"kwargs": {"feature_dim": feature_dim}},
             "knn": self.k,
-            "tau1": self.tau1,
-            "tau2": self.tau2,
-            "partition": {} if self.partition is None else {"type": self.partition},
+            "partition": None if partition is None else {"type": partition},
             "knn_method": self.knn_method,
             "th_sim": self.th_sim,
             "invalid_rows": self.invalid_rows,
@@ -331,20 +334,10 @@ class StarFC(ClusterMixin, BaseEstimator):
             "reach": self.reach,
             "device": self.device,
             "seed": self.random_state,
+            **({"dynamic": pair} if self.refinement == "dynamic" else pair),
         }
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
-        if self.k is None:
-            del plain["knn"]
-        build(Config, plain)
-        if self.refinement == "dynamic" and self.partition not in (None, "components"):
-            raise InputError(
-                f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
-            )
-
-    def _neighbours(self) -> int:
-        if self.model_.kind.structural:
-            return self.model_.columns + 1
-        return 80 if self.model_.scales is None else max(self.model_.scales)
+        return model_config(self.model_, {key: value for key, value in plain.items() if value is not None})
 
     def _open_model(self, feature_dim: int) -> Model:
         if isinstance(self.model, Model):
@@ -352,10 +345,6 @@ class StarFC(ClusterMixin, BaseEstimator):
         if not isinstance(self.model, str | Path | None):
             raise InputError(f"model: a folder, a loaded model or None needed; found {self.model!r}")
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
-
-    def _thresholds(self) -> Thresholds:
-        folder = None if isinstance(self.model, Model) else PRETRAINED if self.model is None else self.model
-        return thresholds_for(self.model_, folder, self.refinement, self.partition_, self.tau1, self.tau2)
 
     def _least_intimacy(self) -> float:
         return COMPONENTS[1] if self.partition_ == "components" else 0.0

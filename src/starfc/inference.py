@@ -36,7 +36,8 @@ from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
 from starfc.models.kinds import KINDS
-from starfc.models.thresholds import Thresholds, thresholds_for
+from starfc.models.thresholds import Thresholds, resolve
+from starfc.recipes import changed
 from starfc.review.measures import instance_columns
 from starfc.runtime.commit import Change, changing
 from starfc.runtime.kinds import CLUSTER
@@ -54,6 +55,8 @@ def run_inference(
     *,
     refinement: str = "fixed",
     model_folder: str | Path | None = None,
+    tau1: float | None = None,
+    tau2: float | None = None,
     features: str | Path | Split | None = None,
     labels: str | Path | None = None,
     knn_graph: str | Path | None = None,
@@ -75,6 +78,9 @@ def run_inference(
         are those of ``config.dynamic``. Either takes either type of model.
     model_folder : path, optional
         Folder of the weights; the config's ``pretrained`` otherwise.
+    tau1, tau2 : float, optional
+        Thresholds that go before those stored beside the weights, which go before the config's
+        (:func:`~starfc.models.thresholds.resolve`).
     features, labels : path, optional
         Features to cluster instead of the configured split, and their labels, if any; or both as a split that is open.
     knn_graph : path, optional
@@ -108,16 +114,22 @@ def run_inference(
             f"{word('partition.type')}: {config.partition.type!r} has no use for the dynamic thresholds; take the "
             f"fixed ones{advice(', or set {} to components', 'partition.type')}"
         )
+    chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
+    config = changed(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
     also = () if stdin is None else ("features.npy",)
     with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
         if stdin is not None:
             change.take(stdin, "features.npy")
-        return _run(config, change, refinement, model_folder, features, labels, knn_graph, min_cluster_size, keep_edges)
+        return _run(
+            config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
+            keep_edges,
+        )  # fmt: skip
 
 
 def _run(
     config: Config,
+    explicit: tuple[float | None, float | None],
     change: Change,
     refinement: str,
     model_folder: str | Path | None,
@@ -141,7 +153,7 @@ def _run(
             raise MissingFileError(f"{knn_graph}: no kNN graph there{advice('; {} makes one', 'starfc knn')}")
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
-    decided = thresholds(config, model_folder, refinement, model)
+    decided = resolve(explicit, config, model, refinement)
     tau1, tau2 = decided.tau1, decided.tau2
 
     with stages.stage("features"):
@@ -190,8 +202,6 @@ def _run(
     if result.choice is not None:
         tau1 = result.choice.tau1
     tau1 = COMPONENTS[0] if tau1 is None else tau1  # of fewer than two rows
-    if refinement == "fixed" and config.partition.type != "components":
-        tau2 = 0.0  # plays no part
     tau2 = COMPONENTS[1] if tau2 is None else tau2
 
     metrics: dict[str, Any] = {}
@@ -219,6 +229,7 @@ def _run(
         "refinement": refinement,
         "partition": config.partition.type,
         "thresholds": {"tau1": tau1, "tau2": tau2},
+        "thresholds_source": decided.source,
         "choices": choices(result, config, decided, graph.k, stored, len(valid) - len(distinct)),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": warnings,
@@ -323,12 +334,6 @@ def partition(config: Config) -> dict[str, Any]:
 
     given = {"partition": chosen.type, "resolution": chosen.resolution, "adapt": config.adapt}
     return given | {"search": search, "seed": config.seed}
-
-
-def thresholds(config: Config, model_folder: Path, refinement: str, model: Model) -> Thresholds:
-    """The thresholds of a refinement: the config's, or of these that are None those that belong to the weights."""
-    pair = config.dynamic if refinement == "dynamic" else config
-    return thresholds_for(model, model_folder, refinement, config.partition.type, pair.tau1, pair.tau2)
 
 
 def report(record: dict[str, Any], out: str | Path) -> str:

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from starfc.config import RETIRED, Config
-from starfc.models.checkpoint import THRESHOLDS, Model, load_model
+from starfc.models.checkpoint import Model, load_model, run_folder
 from starfc.records import Anything
-from starfc.runtime.opened import opened
 from starfc.schema import build, merged
 
-_CHOSEN = {"tau1": None, "tau2": None, "dynamic": {"tau1": None, "tau2": None}}  # stored beside the weights
 _ONE_CYCLE = {"policy": "onecycle", "warmup": 0.15}
 _GCN = {
     "model": {"type": "gcn", "kwargs": {"init": "metric"}},
@@ -27,7 +25,6 @@ _GCN = {
     "total_epochs": 1,
     "lr_config": _ONE_CYCLE,
     "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 100},
-    **_CHOSEN,
 }
 RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
     "any": {
@@ -36,7 +33,6 @@ RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
         "kinds": {"first": 900, "second": 900, "edges": 6000, "members": 2, "steps": 6000},
         "partition": {"type": "infomap"},
         "validation": {"source": "none"},
-        **_CHOSEN,
     },
     "structural": {
         "model": {"type": "gcn_structural", "kwargs": {"nhid": 64}},
@@ -47,7 +43,6 @@ RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
         "total_epochs": 1,
         "lr_config": _ONE_CYCLE,
         "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 1},
-        **_CHOSEN,
     },
     "gcn": _GCN,
     "hierarchical": _GCN
@@ -61,25 +56,38 @@ RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
 }
 
 
-def model_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> Config:
-    """The config of a trained model's folder or checkpoint, with ``given`` (nested mapping) before what it says.
+# what a training was told of its machine, its chance and its data, which says nothing about another set
+OF_TRAINING = ("threads", "device", "memory_limit", "seed")
+_OF_ITS_DATA = ("invalid_rows", "knn_method", "knn_params", "knn_recall", "copies", "adapt", "reach", "metrics")
 
-    A training run's folder has a config; weights alone say their type, widths and neighbours, and the rest is the
-    schema's defaults. Thresholds are those stored beside the weights, or the published ones where there are none.
+
+def model_config(model: str | Path | Model, given: Mapping[str, Any] | None = None) -> Config:
+    """The config to cluster by a trained model, with ``given`` (nested mapping) before what the model says.
+
+    A training run's folder has a config, of which the settings of the training itself play no part; weights alone say
+    their type, widths and neighbours, and the rest is the schema's defaults. What the thresholds are,
+    :func:`starfc.models.thresholds.resolve` says.
+
+    Parameters
+    ----------
+    model : path or Model
+        A folder, a checkpoint, or a model that was loaded from one or made.
 
     Raises
     ------
     MissingFileError, InputError
         No such model, or every problem of the values, at once.
     """
-    folder, given = Path(folder), dict(given or {})
-    run = opened(folder.parent.parent if folder.is_file() else folder)
-    base = _described(load_model(folder))
-    if run.has("config.json"):
-        base = run.json("config.json", Anything).root  # data: nothing in it is executed
-    if run.has(THRESHOLDS):
-        base = merged(base, _CHOSEN)
-    return build(Config, merged(base, {"pretrained": str(folder)} | given), RETIRED)
+    if isinstance(model, str | Path):
+        model = load_model(model)
+    base, run = _described(model), run_folder(model)
+    if run is not None:
+        base["pretrained"] = str(model.folder)
+        if run.has("config.json"):
+            stored = run.json("config.json", Anything).root  # data: nothing in it is executed
+            own = {key: value for key, value in stored.items() if key not in (*OF_TRAINING, *_OF_ITS_DATA)}
+            base = own | {"pretrained": str(model.folder)}
+    return build(Config, merged(base, given or {}), RETIRED)
 
 
 def changed(config: Config, given: Mapping[str, Any]) -> Config:
@@ -91,7 +99,7 @@ def _described(model: Model) -> dict[str, Any]:
     widths = {"nhid": model.nhid} | ({} if model.kind.structural else {"feature_dim": model.feature_dim})
     whole = {"model": {"type": model.kind.name, "kwargs": widths}, "partition": {"type": model.kind.partition}}
     if model.kind.structural:
-        return whole | {"knn": model.columns + 1, **_CHOSEN}
+        return whole | {"knn": model.columns + 1}
     if model.scales is not None:
         return whole | {"hierarchical": {"scales": list(model.scales)}, "knn": model.scales[-1]}
     return whole

@@ -100,12 +100,12 @@ def cluster(
         if communities and tau2 is not None:
             options.warn(f"--tau2: {config.partition.type} communities do not use it; add --partition components")
             tau2 = None
-        chosen = options.given(tau1=tau1, tau2=tau2)
-        config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
         record = run_inference(
             config,
             refinement=refinement.value,
             model_folder=model,
+            tau1=tau1,
+            tau2=tau2,
             features=split,
             knn_graph=knn_graph,
             min_cluster_size=min_cluster_size,

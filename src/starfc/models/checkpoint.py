@@ -69,8 +69,33 @@ def load_model(
     """
     path = Path(path)
     if path.is_file():
-        return _from_checkpoint(path, feature_dim, nhid, scales)
-    folder = opened(path)
+        model = _from_checkpoint(path, feature_dim, nhid, scales)
+    else:
+        model = _from_folder(opened(path), feature_dim, nhid, scales)
+    model.folder = path
+    return model
+
+
+def run_folder(model: Model) -> OpenedFolder | None:
+    """The folder that a model was loaded from, that of its run where this was a checkpoint; None for one made here.
+
+    Raises
+    ------
+    MissingFileError
+        It is no longer there.
+    """
+    if model.folder is None:
+        return None
+    if not model.folder.exists():
+        raise MissingFileError(
+            f"{model.folder}: no longer there, and the model was loaded from it; load the model from where it is now"
+        )
+    return opened(model.folder.parent.parent if model.folder.is_file() else model.folder)
+
+
+def _from_folder(
+    folder: OpenedFolder, feature_dim: int | None, nhid: int | None, scales: tuple[int, ...] | None
+) -> Model:
     kind, names = _stored_names(folder)
     if kind is ANY:
         return _contextual(*_stored(folder, names[""]), nhid)
@@ -85,7 +110,7 @@ def load_model(
         _require_head(states[head], widths[1], places[head])
     if kind is HIERARCHICAL:
         stored = states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS))
-        offsets = _offsets(stored, places.get("offset_learner", path))
+        offsets = _offsets(stored, places.get("offset_learner", folder.folder))
         model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or _stored_scales(folder))
     else:
         model = StarFCModel(*widths)

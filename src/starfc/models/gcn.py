@@ -9,6 +9,7 @@ Parameter names and shapes are those of the published checkpoints (`Backbone.pth
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,7 @@ class StarFCModel(nn.Module):
     """
 
     kind = GCN
+    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
     scales = None  # one graph: the whole kNN graph
 
     def __init__(

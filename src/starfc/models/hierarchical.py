@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,7 @@ class HierarchicalModel(nn.Module):
     """
 
     kind = HIERARCHICAL
+    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ The last logit is divided by a temperature, which is chosen on held-back identit
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,7 @@ class StructuralModel(nn.Module):
     """
 
     kind = STRUCTURAL
+    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
     scales = None  # the whole kNN graph, as the basic model
     feature_dim = None  # it never sees an embedding, so any will do
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.copies import collapsed, copies_among
-from starfc.clustering.pipeline import cluster
+from starfc.arrays import Clustered, cluster_prepared, prepare
 from starfc.config import Config
-from starfc.data.dataset import Features, Split
+from starfc.data.dataset import Split
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, require_pairs, say_unlabelled
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
 from starfc.extras import require
-from starfc.graph.knn import build_knn, fitting_k
-from starfc.graph.neighbours import KnnGraph
-from starfc.inference import open_model, partition
+from starfc.inference import open_model, settings_of
 from starfc.models.checkpoint import THRESHOLDS, Model, copied_files
+from starfc.models.thresholds import Thresholds
 from starfc.runtime.atomic import replacing
 from starfc.runtime.commit import changing
 from starfc.runtime.kinds import TUNE
 from starfc.runtime.machine import choose_device, set_threads
+from starfc.runtime.stages import Stages
 from starfc.splits import open_test_split
 from starfc.training.data import held_back_graph, holdout_text, read_training_data
 from starfc.words import word
@@ -123,44 +121,30 @@ def _run(
     split, _ = open_test_split(config, features, labels)
     if split.labels is not None:
         say_unlabelled(split.labels, "the choice")
-    valid, invalid = split.features.valid(config.invalid_rows)
-    identities = None if split.labels is None else np.delete(split.labels, invalid)
-    columns = 0
-    if model.kind.structural:
-        columns = model.columns
-        if config.copies == "collapse":  # as rows are clustered
-            valid, representative = collapsed(valid)
-            if representative is not None and identities is not None:
-                identities = identities[~copies_among(representative)]
-    if identities is not None:
-        require_pairs(identities, split.features.name, "choosing thresholds")
-    k = fitting_k(config.knn, len(valid), split.features.name, columns)
-    graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall)
-    if identities is None:
+    settings = settings_of(config, Thresholds(None, None), "fixed")
+    stages = Stages(config.memory_limit_bytes())
+    prepared = prepare(split.features, model, settings, stages=stages)  # as rows are clustered
+    valid, graph = prepared.features, prepared.graph
+    if split.labels is None:
         return outline(out, valid, graph, model, **given)
+    identities = split.labels[prepared.rows]
+    require_pairs(identities, split.features.name, "choosing thresholds")
     known = identities[labelled(identities)]
     where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
     default = {}
     if model.kind.contextual and config.partition.type != "components":
-        default = {"default": _default(config, valid, graph, identities, model, device)}
+        own = cluster_prepared(prepared, model, settings, device=device, stages=stages)
+        default = {"default": _point(own, identities)}
     return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where, beside=default)
 
 
-def _default(
-    config: Config,
-    features: Features,
-    graph: KnnGraph,
-    identities: NDArray[np.int64],
-    model: Model,
-    device: torch.device,
-) -> Point:
-    """The scores of what the model does where no threshold is given."""
-    asked = partition(replace(config, knn=graph.k))
-    found = cluster(features, graph, model, tau1=None, tau2=None, **asked, device=device)
-    scores, clusters = evaluate(identities, found.labels, ("pairwise", "bcubed")), found.labels[labelled(identities)]
+def _point(done: Clustered, identities: NDArray[np.int64]) -> Point:
+    """The scores of a clustering, of the rows that ``identities`` (m,) are of: one of each direction."""
+    labels = done.result.labels[done.prepared.rows]
+    scores, clusters = evaluate(identities, labels, ("pairwise", "bcubed")), labels[labelled(identities)]
     pairs = scores["pairwise"]
     values = pairs["precision"], pairs["recall"], pairs["fscore"], scores["bcubed"]["fscore"]
-    return Point(found.choice.tau1, 0.0, *values, len(np.unique(clusters)))
+    return Point(done.tau1, 0.0, *values, len(np.unique(clusters)))
 
 
 def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -16,16 +15,14 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from starfc.clustering.copies import collapsed, sizes_of, with_copies
-from starfc.clustering.pipeline import COMPONENTS, REFINEMENTS, with_singletons, without_search
+from starfc.arrays import cluster_features
+from starfc.clustering.pipeline import REFINEMENTS
 from starfc.config import Config
 from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.evaluation.diagnostics import doubts
 from starfc.evaluation.metrics import contingency, pairwise
-from starfc.graph.knn import build_knn, fitting_k
-from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
+from starfc.inference import settings_of
 from starfc.models.checkpoint import PRETRAINED, Model, load_model
 from starfc.models.thresholds import resolve
 from starfc.recipes import model_config
@@ -33,8 +30,6 @@ from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
 from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
-
-log = logging.getLogger("starfc")
 
 
 class StarFC(ClusterMixin, BaseEstimator):
@@ -167,63 +162,28 @@ class StarFC(ClusterMixin, BaseEstimator):
             dtype=[np.float32, np.float64, np.float16],
             ensure_all_finite=False,
         )
-        features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
+        features = Features(X, "X")
         self.model_ = self._open_model(X.shape[1])
         config = self._config(X.shape[1])
-        kind, self.partition_ = self.model_.kind, config.partition.type
         decided = resolve((self.tau1, self.tau2), config, self.model_, self.refinement)
-        self.tau1_, self.tau2_ = decided.tau1, decided.tau2
-        k = config.knn
-        distinct, representative, wanted = features, None, k
-        structural = kind.structural
-        collapse = structural and self.copies == "collapse"
-        if collapse:
-            distinct, representative = collapsed(features)
-        k = fitting_k(k, len(distinct), "X", self.model_.columns if structural else 0)
-        copies = None if representative is None else sizes_of(representative)
-        communities = {}
-        if self.refinement == "fixed":
-            communities = {"partition": self.partition_, "adapt": self.adapt, "seed": self.random_state}
-            if self.reach == "auto":
-                communities["search"] = lambda rows: build_knn(rows, k, self.knn_method)
-        if len(distinct) < 2:
-            graph = empty_graph(len(distinct), k)
-            result = without_search(len(distinct), keep_edges=True)
-        else:
-            graph = build_knn(distinct, k, self.knn_method)
-            result = REFINEMENTS[self.refinement](
-                distinct,
-                graph,
-                self.model_,
-                tau1=self.tau1_,
-                tau2=self.tau2_,
-                th_sim=self.th_sim,
-                **communities,
-                sizes=copies,
-                keep_edges=True,
-                device=choose_device(self.device),
-            )
-        self.doubts_ = doubts(result, max(graph.k - 1, 0), copies)  # k counts the instance itself
-        every = np.arange(len(X))
-        rows = np.setdiff1d(every, invalid_rows)
-        if representative is not None:
-            result = with_copies(result, representative)
-            every[rows] = rows[representative]
-            rows = np.unique(every[rows])
-        result = with_singletons(result, invalid_rows)
+        done = cluster_features(
+            features,
+            self.model_,
+            settings_of(config, decided, self.refinement),
+            keep_edges=True,
+            device=choose_device(self.device),
+        )
+        result, prepared = done.result, done.prepared
+        self.partition_, self.tau1_, self.tau2_, self.doubts_ = config.partition.type, done.tau1, done.tau2, done.doubts
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
         self.choice_ = result.choice
         if result.choice is not None:
-            self.tau1_ = result.choice.tau1
             self.choice_ = replace(result.choice, reason=decided.reason or result.choice.reason)
-        self.tau1_ = COMPONENTS[0] if self.tau1_ is None else self.tau1_  # of fewer than two rows
-        self.tau2_ = self._least_intimacy() if self.tau2_ is None else self.tau2_
         self.estimate_ = None if result.estimate is None else vars(result.estimate)
-        for doubt in self.doubts_:
-            log.warning("%s", doubt)
-        self._features, self._columns = Features(X, "X"), max(k - 1, 0)
-        self._clustered = {"features": self._features, "graph": graph, "rows": rows, "k": wanted}
-        self._clustered |= {"representative": every, "collapse": collapse}
+        self._features, self._columns = features, max(prepared.graph.k - 1, 0)
+        self._clustered = {"features": features, "graph": prepared.graph, "rows": prepared.rows, "k": config.knn}
+        self._clustered["representative"] = prepared.representative
+        self._clustered["collapse"] = self.model_.kind.structural and self.copies == "collapse"
         self._state = None
         return self
 
@@ -345,6 +305,3 @@ class StarFC(ClusterMixin, BaseEstimator):
         if not isinstance(self.model, str | Path | None):
             raise InputError(f"model: a folder, a loaded model or None needed; found {self.model!r}")
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
-
-    def _least_intimacy(self) -> float:
-        return COMPONENTS[1] if self.partition_ == "components" else 0.0

@@ -12,27 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from starfc.arrays import Search, Settings, cluster_features
 from starfc.clustering.adaptation import GAIN, stayed
 from starfc.clustering.choice import GIVEN
-from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
-from starfc.clustering.pipeline import (
-    COMPONENTS,
-    REFINEMENTS,
-    Clustering,
-    with_singletons,
-    without_search,
-    without_small,
-)
+from starfc.clustering.pipeline import Clustering, without_small
 from starfc.clustering.reach import LEAST, TIMES
 from starfc.config import Config
 from starfc.data.dataset import Features, Split
 from starfc.data.fingerprint import fingerprint
 from starfc.errors import InputError, MissingFileError
-from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
+from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
-from starfc.graph.knn import build_knn, fitting_k, search_bytes
-from starfc.graph.neighbours import KnnGraph, empty_graph
+from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
 from starfc.models.kinds import KINDS
@@ -154,55 +146,29 @@ def _run(
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
     decided = resolve(explicit, config, model, refinement)
-    tau1, tau2 = decided.tau1, decided.tau2
 
-    with stages.stage("features"):
-        valid, invalid_rows = split.features.valid(config.invalid_rows)
-    distinct, representative, stored, columns = valid, None, False, 0
-    if model.kind.structural:
-        columns, stored = model.columns, graph_path is not None and find_graph(graph_path) is not None
-        if config.copies == "collapse":
-            with stages.stage("copies", needs=64 * len(valid)):
-                distinct, representative = collapsed(valid, graph_path if stored else None, out)
-    k = fitting_k(config.knn, len(distinct), split.features.name, columns)
-    if not stored and (distinct is not valid or k < config.knn):
-        graph_path = None  # what is named there is the graph of all rows
-    searched = replace(config, knn=k)
-    copies = None if representative is None else sizes_of(representative)
-    parting = {} if refinement == "dynamic" else partition(searched)
-    if len(distinct) < 2:
-        graph = empty_graph(len(distinct), k)
-        result = without_search(len(distinct), keep_edges)
-    else:
-        with stages.stage("kNN graph", needs=search_bytes(distinct, k, config.knn_method)):
-            graph = open_knn_graph(searched, distinct, graph_path, out)
-        result = REFINEMENTS[refinement](
-            distinct,
-            graph,
-            model,
-            tau1=tau1,
-            tau2=tau2,
-            th_sim=config.th_sim,
-            **parting,
-            sizes=copies,
-            keep_edges=keep_edges,
-            device=device,
-            stages=stages,
-            scratch=out,
-        )
-    neighbours = max(graph.k - 1, 0)  # k counts the instance itself
-    warnings = doubts(result, neighbours, copies)
-    for warning in warnings:
-        log.warning("%s", warning)
-    if representative is not None:
-        result = with_copies(result, representative)
-    result = with_singletons(result, invalid_rows)
+    stored = model.kind.structural and graph_path is not None and find_graph(graph_path) is not None
+    settings = settings_of(config, decided, refinement)
+
+    def make_graph(rows: Features, k: int, as_asked: bool) -> KnnGraph:
+        named = graph_path if stored or as_asked else None  # otherwise it is the graph of all rows
+        return open_knn_graph(replace(config, knn=k), rows, named, out)
+
+    done = cluster_features(
+        split.features,
+        model,
+        settings,
+        make_graph=make_graph,
+        graph_of_all=graph_path if stored else None,
+        keep_edges=keep_edges,
+        device=device,
+        stages=stages,
+        scratch=out,
+    )
+    result, graph, num_copies = done.result, done.prepared.graph, done.prepared.num_copies
     diagnostics = diagnose(result, config.giant_share)
-    warn_of_giants(diagnostics, neighbours, None if result.estimate is None else result.estimate.precision)
-    if result.choice is not None:
-        tau1 = result.choice.tau1
-    tau1 = COMPONENTS[0] if tau1 is None else tau1  # of fewer than two rows
-    tau2 = COMPONENTS[1] if tau2 is None else tau2
+    expected = None if result.estimate is None else result.estimate.precision
+    warn_of_giants(diagnostics, max(graph.k - 1, 0), expected)
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -224,15 +190,15 @@ def _run(
         "num_singletons": num_singletons,
         "min_cluster_size": min_cluster_size,
         "num_left_out": int((result.labels < 0).sum()),
-        "num_invalid_rows": len(invalid_rows),
-        "num_copies": len(valid) - len(distinct),
+        "num_invalid_rows": len(done.prepared.invalid),
+        "num_copies": num_copies,
         "refinement": refinement,
         "partition": config.partition.type,
-        "thresholds": {"tau1": tau1, "tau2": tau2},
+        "thresholds": {"tau1": done.tau1, "tau2": done.tau2},
         "thresholds_source": decided.source,
-        "choices": choices(result, config, decided, graph.k, stored, len(valid) - len(distinct)),
+        "choices": choices(result, config, decided, graph.k, stored, num_copies),
         "estimate": None if result.estimate is None else vars(result.estimate),
-        "doubts": warnings,
+        "doubts": done.doubts,
         "diagnostics": diagnostics,
         "knn_graph": {"k": graph.k, **graph.info},
         "stages": [vars(stage) for stage in stages.finished],
@@ -320,20 +286,23 @@ def open_model(config: Config, folder: Path) -> Model:
     return model
 
 
-def partition(config: Config) -> dict[str, Any]:
-    """How clusters come of edges, as :func:`~starfc.clustering.pipeline.cluster` takes it.
-
-    Samples are searched as the config says, with lists of ``config.knn``.
-    """
-    chosen, search = config.partition, None
-    if config.reach == "auto":
-        asked = (config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall)
-
-        def search(rows: Features) -> KnnGraph:
-            return build_knn(rows, *asked)
-
-    given = {"partition": chosen.type, "resolution": chosen.resolution, "adapt": config.adapt}
-    return given | {"search": search, "seed": config.seed}
+def settings_of(config: Config, decided: Thresholds, refinement: str) -> Settings:
+    """What a config asks of a clustering, with thresholds that are decided."""
+    return Settings(
+        tau1=decided.tau1,
+        tau2=decided.tau2,
+        refinement=refinement,
+        k=config.knn,
+        search=Search(config.knn_method, config.knn_params, config.seed, config.knn_recall),
+        partition=config.partition.type,
+        resolution=config.partition.resolution,
+        adapt=config.adapt,
+        reach=config.reach,
+        th_sim=config.th_sim,
+        seed=config.seed,
+        invalid_rows=config.invalid_rows,
+        copies=config.copies,
+    )
 
 
 def report(record: dict[str, Any], out: str | Path) -> str:

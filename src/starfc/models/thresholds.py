@@ -75,7 +75,7 @@ class Thresholds:
 
     tau1: float | None
     tau2: float | None
-    sources: tuple[str, str]
+    sources: tuple[str, str] = (DATA, DATA)
 
     @property
     def source(self) -> str:

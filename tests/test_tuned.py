@@ -116,6 +116,21 @@ def test_a_tuned_folder_is_a_model_and_says_what_is_better(files, tmp_path):
     assert default["thresholds"]["tau1"] == 0.8
 
 
+def test_a_stored_graph_gives_the_same_thresholds(files, tmp_path):
+    starfc("knn", files / "x.npy", "-o", tmp_path / "graph")
+    given = ("tune", files / "x.npy", files / "y.npy")
+    starfc(*given, "-o", tmp_path / "built")
+    starfc(*given, "-o", tmp_path / "opened", "--knn-graph", tmp_path / "graph")
+    built, taken = ((tmp_path / name / "thresholds.json").read_text() for name in ("built", "opened"))
+    assert built == taken
+    np.savez(tmp_path / "others.npz", data=np.zeros((3, 2, 80)))
+    done = CliRunner().invoke(
+        app, list(map(str, (*given, "-o", tmp_path / "no", "--knn-graph", tmp_path / "others.npz")))
+    )
+    assert done.exit_code == 2
+    assert "belongs to another split" in done.stderr
+
+
 def test_thresholds_are_chosen_for_rows_as_they_are_clustered(files, tmp_path):
     rows, labels = np.load(files / "x.npy"), np.load(files / "y.npy")
     np.save(tmp_path / "x.npy", np.concatenate([rows, rows[:60]]))  # copies would fill one another's lists

@@ -8,7 +8,7 @@ Arrays and plain numbers in, arrays and plain numbers out; nothing here knows of
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,30 +26,17 @@ from starfc.clustering.pipeline import (
     without_search,
 )
 from starfc.data.dataset import Features
-from starfc.defaults import RECALL, RESOLUTION
+from starfc.defaults import RESOLUTION
 from starfc.evaluation.diagnostics import doubts
-from starfc.graph.knn import build_knn, fitting_k, search_bytes
+from starfc.graph.knn import fitting_k, search_bytes
 from starfc.graph.neighbours import KnnGraph, empty_graph
+from starfc.graph.opening import Search
 from starfc.models.checkpoint import Model
 from starfc.runtime.stages import Stages
 
 log = logging.getLogger("starfc")
 
 MakeGraph = Callable[[Features, int, bool], KnnGraph]
-
-
-@dataclass(frozen=True)
-class Search:
-    """How neighbours are searched for: the parameters of :func:`starfc.graph.knn.build_knn` but features and k."""
-
-    method: str = "exact"
-    params: Mapping[str, int] = field(default_factory=dict)
-    seed: int = 0
-    recall: float = RECALL
-
-    def build(self, features: Features, k: int, folder: Path | None = None) -> KnnGraph:
-        """The kNN graph of features; ``folder`` keeps what an approximate search has found."""
-        return build_knn(features, k, self.method, self.params, self.seed, self.recall, folder)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from starfc.runtime.commit import changing
 from starfc.runtime.kinds import TUNE
 from starfc.runtime.machine import choose_device, set_threads
 from starfc.runtime.stages import Stages
-from starfc.splits import open_test_split
+from starfc.splits import graph_source, open_test_split, stored_graph
 from starfc.training.data import held_back_graph, holdout_text, read_training_data
 from starfc.words import word
 
@@ -39,6 +39,7 @@ def run_choice(
     model_folder: str | Path | None = None,
     features: str | Path | Split | None = None,
     labels: str | Path | None = None,
+    knn_graph: str | Path | None = None,
     out: str | Path | None = None,
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
@@ -55,6 +56,8 @@ def run_choice(
         Folder of the weights; the config's ``pretrained`` otherwise.
     features, labels : path, optional
         A file of the user's own, and the identities of its rows; or both as a split that is open.
+    knn_graph : path, optional
+        The features' stored kNN graph; it is built otherwise, and not kept.
     out : path, optional
         Folder for what is written; that of the weights otherwise, where inference finds the thresholds.
     inputs : paths, optional
@@ -85,7 +88,7 @@ def run_choice(
     elsewhere = not (out.exists() and out.samefile(model_folder))
     files = copied_files(model_folder) if elsewhere else {}  # thresholds are found beside weights
     with changing(out, TUNE, also=files, inputs=read, overwrite=overwrite) as change:
-        found = _run(config, model, features, labels, change.place, device)
+        found = _run(config, model, features, labels, knn_graph, change.place, device)
         if isinstance(found["fixed"], Point):
             for name, path in files.items():
                 with (
@@ -102,6 +105,7 @@ def _run(
     model: Model,
     features: str | Path | Split | None,
     labels: str | Path | None,
+    knn_graph: str | Path | None,
     out: Path,
     device: torch.device,
 ) -> dict[str, Point] | dict[str, list[Outline]]:
@@ -123,7 +127,10 @@ def _run(
         say_unlabelled(split.labels, "the choice")
     settings = settings_of(config, Thresholds(None, None), "fixed")
     stages = Stages(config.memory_limit_bytes())
-    prepared = prepare(split.features, model, settings, stages=stages)  # as rows are clustered
+    path = None if knn_graph is None else stored_graph(knn_graph)
+    make_graph, stored = graph_source(config, model.kind.structural, path, None)
+    # as rows are clustered
+    prepared = prepare(split.features, model, settings, make_graph=make_graph, graph_of_all=stored, stages=stages)
     valid, graph = prepared.features, prepared.graph
     if split.labels is None:
         return outline(out, valid, graph, model, **given)

@@ -6,26 +6,23 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from starfc.arrays import Search, Settings, cluster_features
+from starfc.arrays import Settings, cluster_features
 from starfc.clustering.adaptation import GAIN, stayed
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
 from starfc.clustering.pipeline import Clustering, without_small
 from starfc.clustering.reach import LEAST, TIMES
 from starfc.config import Config
-from starfc.data.dataset import Features, Split
+from starfc.data.dataset import Split
 from starfc.data.fingerprint import fingerprint
-from starfc.errors import InputError, MissingFileError
+from starfc.errors import InputError
 from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
-from starfc.graph.neighbours import KnnGraph
-from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
 from starfc.models.kinds import KINDS
 from starfc.models.thresholds import Thresholds, resolve
@@ -35,8 +32,7 @@ from starfc.runtime.commit import Change, changing
 from starfc.runtime.kinds import CLUSTER
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
-from starfc.splits import knn_graph as open_knn_graph
-from starfc.splits import open_test_split
+from starfc.splits import graph_source, open_test_split, search_of, stored_graph
 from starfc.words import advice, word
 
 log = logging.getLogger("starfc")
@@ -140,26 +136,18 @@ def _run(
         change.inputs.append(Path(split.features.name))
     recognised = fingerprint(split.features.array)
     if knn_graph is not None:
-        graph_path = find_graph(Path(knn_graph))
-        if graph_path is None:
-            raise MissingFileError(f"{knn_graph}: no kNN graph there{advice('; {} makes one', 'starfc knn')}")
+        graph_path = stored_graph(knn_graph)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
     decided = resolve(explicit, config, model, refinement)
 
-    stored = model.kind.structural and graph_path is not None and find_graph(graph_path) is not None
-    settings = settings_of(config, decided, refinement)
-
-    def make_graph(rows: Features, k: int, as_asked: bool) -> KnnGraph:
-        named = graph_path if stored or as_asked else None  # otherwise it is the graph of all rows
-        return open_knn_graph(replace(config, knn=k), rows, named, out)
-
+    make_graph, stored = graph_source(config, model.kind.structural, graph_path, out)
     done = cluster_features(
         split.features,
         model,
-        settings,
+        settings_of(config, decided, refinement),
         make_graph=make_graph,
-        graph_of_all=graph_path if stored else None,
+        graph_of_all=stored,
         keep_edges=keep_edges,
         device=device,
         stages=stages,
@@ -196,7 +184,7 @@ def _run(
         "partition": config.partition.type,
         "thresholds": {"tau1": done.tau1, "tau2": done.tau2},
         "thresholds_source": decided.source,
-        "choices": choices(result, config, decided, graph.k, stored, num_copies),
+        "choices": choices(result, config, decided, graph.k, stored is not None, num_copies),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": done.doubts,
         "diagnostics": diagnostics,
@@ -293,7 +281,7 @@ def settings_of(config: Config, decided: Thresholds, refinement: str) -> Setting
         tau2=decided.tau2,
         refinement=refinement,
         k=config.knn,
-        search=Search(config.knn_method, config.knn_params, config.seed, config.knn_recall),
+        search=search_of(config),
         partition=config.partition.type,
         resolution=config.partition.resolution,
         adapt=config.adapt,

@@ -28,9 +28,7 @@ def cluster(
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,
     recall: options.Recall = None,
-    knn_graph: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A kNN graph that `starfc knn` made of these features.")
-    ] = None,
+    knn_graph: options.KnnGraph = None,
     min_cluster_size: Annotated[
         int,
         typer.Option(min=1, max=2**62, help="Instances of smaller clusters get label -1; metrics are of before that."),

@@ -102,6 +102,9 @@ Neighbours = Annotated[
 SearchMethod = Annotated[
     Search | None, typer.Option("--knn", help="Search: exact, or approximate. Default: exact, ivf with --recall.")
 ]
+KnnGraph = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A kNN graph that `starfc knn` made of these features.")
+]
 Recall = Annotated[
     float | None,
     typer.Option(

@@ -43,9 +43,8 @@ from starfc.defaults import MOST_NEIGHBOURS, RESOLUTION
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.checks import require_ids, require_lists, require_numbers
-from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, empty_graph
-from starfc.graph.store import find_graph, read_graph
+from starfc.graph.opening import Search, graph_name, open_graph
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.copies import known_by_edges, left_out
 from starfc.incremental.lists import Step, StoredLists
@@ -248,18 +247,18 @@ def _collapse(run: Run, rule: Rule) -> bool:
 def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
     """The run's kNN graph, from the folder or from where its config says; searched for anew where it is gone."""
     config = run.record["config"]
-    method = config["knn_method"]
+    search = Search(config["knn_method"], config["knn_params"], config["seed"], config["knn_recall"])
     named = config["test_data"].get("knn_graph_path")
-    for path in (run.folder / "knn" / f"{valid.check.fingerprint[:12]}_{method}_k_{k}", Path(named) if named else None):
-        stored = None if path is None else find_graph(path)
-        if stored is None:
-            continue
+    for path in (run.folder / "knn" / graph_name(valid, k, search), Path(named) if named else None):
         try:
-            return read_graph(stored, valid, k)
+            graph = None if path is None else open_graph(valid, k, search, path)
         except InputError as error:
             log.info("kNN graph: %s", error)
+            continue
+        if graph is not None:
+            return graph
     log.info("kNN graph: none of this run's is left, searched for anew")
-    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"])
+    return search.build(valid, k)
 
 
 def _rule(run: Run) -> Rule:

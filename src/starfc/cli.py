@@ -137,22 +137,49 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     return Source(_heard(config), run.folder, run.folder)
 
 
-def given_thresholds(arguments: argparse.Namespace, refinement: str) -> dict[str, float | None]:
-    """τ1 and τ2 that --cfg-options names for a refinement."""
+def cluster_script(refinement: str, about: str, config: Path, outputs: Path) -> None:
+    """test_final.py and test_dynamic.py: cluster what the arguments name, and print what came of it.
+
+    Parameters
+    ----------
+    refinement : {'fixed', 'dynamic'}
+    about : str
+        For the help.
+    config : path
+        That of --config, where none is named.
+    outputs : path
+        Folder for the results of what is not a run.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    suffix = "" if refinement == "fixed" else f"-{refinement}"
+    out = f"{outputs.name}/<config name>{suffix}; of a run, DIR/results/<test split>-{refinement}"
+    model_arguments(parser, default=str(config), out=out)
+    arguments = parser.parse_args()
+    from starfc.inference import report, run_inference
+
+    source = read_source(parser, arguments)
+    if arguments.out is not None:
+        folder = Path(arguments.out)
+    elif source.run is not None:
+        data = source.config.test_name if arguments.features is None else Path(arguments.features).stem
+        folder = source.run / "results" / f"{data}-{refinement}"
+    else:
+        folder = outputs / (Path(arguments.config).stem + suffix)
     given = nested(arguments.cfg_options)
     if refinement == "dynamic":
         given = given.get("dynamic") or {}
-    return {name: given.get(name) for name in ("tau1", "tau2")}
-
-
-def results_folder(arguments: argparse.Namespace, source: Source, refinement: str, outputs: Path) -> Path:
-    """--out, or a folder named after the data in the training run, or one named after the config in ``outputs``."""
-    if arguments.out is not None:
-        return Path(arguments.out)
-    if source.run is not None:
-        data = source.config.test_name if arguments.features is None else Path(arguments.features).stem
-        return source.run / "results" / f"{data}-{refinement}"
-    return outputs / (Path(arguments.config).stem + ("" if refinement == "fixed" else f"-{refinement}"))
+    record = run_inference(
+        source.config,
+        refinement=refinement,
+        model_folder=source.model_folder,
+        tau1=given.get("tau1"),
+        tau2=given.get("tau2"),
+        features=arguments.features,
+        labels=arguments.labels,
+        out=folder,
+        overwrite=arguments.overwrite,
+    )
+    print(report(record, folder))
 
 
 def _heard(config: Config) -> Config:

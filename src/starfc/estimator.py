@@ -281,11 +281,10 @@ class StarFC(ClusterMixin, BaseEstimator):
                 f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
             )
         partition = "components" if self.refinement == "dynamic" else self.partition
-        pair = {name: tau for name, tau in (("tau1", self.tau1), ("tau2", self.tau2)) if tau is not None}
+        pair = _given(tau1=self.tau1, tau2=self.tau2)
         given = {
             "model": {"kwargs": {"feature_dim": feature_dim}},
-            "knn": self.k,
-            "partition": None if partition is None else {"type": partition},
+            **_given(knn=self.k, partition=None if partition is None else {"type": partition}),
             "knn_method": self.knn_method,
             "th_sim": self.th_sim,
             "invalid_rows": self.invalid_rows,
@@ -297,7 +296,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             **({"dynamic": pair} if self.refinement == "dynamic" else pair),
         }
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
-        return model_config(self.model_, {key: value for key, value in plain.items() if value is not None})
+        return model_config(self.model_, plain)
 
     def _open_model(self, feature_dim: int) -> Model:
         if isinstance(self.model, Model):
@@ -305,3 +304,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         if not isinstance(self.model, str | Path | None):
             raise InputError(f"model: a folder, a loaded model or None needed; found {self.model!r}")
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
+
+
+def _given(**parameters: Any) -> dict[str, Any]:
+    """Those that are not None, which is left to the model; numbers of numpy as Python's."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}

@@ -94,10 +94,6 @@ def cluster(
         config, split = opened(model, asked, place, name, labels, feature_dim, key)
         if refinement is Refinement.dynamic and partition is None:
             config = changed(config, {"partition": {"type": "components"}})
-        communities = config.partition.type != "components"
-        if communities and tau2 is not None:
-            options.warn(f"--tau2: {config.partition.type} communities do not use it; add --partition components")
-            tau2 = None
         record = run_inference(
             config,
             refinement=refinement.value,

@@ -201,8 +201,3 @@ def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tup
         with writes(place, folder), temporary.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
         yield temporary, place if keep else Path("stdin")
-
-
-def warn(message: str) -> None:
-    """Say on stderr what an option of the command did not do."""
-    logging.getLogger("starfc").warning("%s", message)

@@ -14,7 +14,7 @@ from starfc.models.kinds import PUBLISHED
 from starfc.records import Whatever
 from starfc.runtime.atomic import write_json
 from starfc.runtime.opened import opened
-from starfc.words import advice
+from starfc.words import advice, word
 
 if TYPE_CHECKING:
     from starfc.config import Config
@@ -115,7 +115,12 @@ def resolve(
     """
     communities = refinement == "fixed" and config.partition.type != "components"
     if communities:
-        explicit = (explicit[0], 0.0)  # τ2 plays no part
+        if explicit[1] is not None:
+            log.warning(
+                "%s: %s communities do not use it%s", word("tau2"), config.partition.type,
+                advice("; set {} to components", "partition.type"),
+            )  # fmt: skip
+        explicit = (explicit[0], 0.0)
     of_config = config.dynamic if refinement == "dynamic" else config
     ranked = [(GIVEN, explicit), ("the config's", (of_config.tau1, of_config.tau2))]
     weights = run_folder(model) if None in explicit else None

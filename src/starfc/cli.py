@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -103,7 +103,7 @@ class Source:
 def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Source:
     """What the arguments of :func:`model_arguments` name.
 
-    Of a training run's config, what it says of its machine and its seed plays no part.
+    Of a training run's config, what it says of its machine plays no part.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
     from starfc.graph.store import find_graph
     from starfc.models.kinds import KINDS
-    from starfc.recipes import OF_TRAINING, changed
+    from starfc.recipes import OF_MACHINE, changed
 
     run = opened(arguments.run)
     weights = [kind.first_file for kind in KINDS.values()]
@@ -128,7 +128,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
                 "needed in it; name the --work-dir of a finished train.py, or weights by --config and --model"
             )
     own = asdict(Config())
-    config = stored_config(run, {key: own[key] for key in OF_TRAINING} | arguments.cfg_options)
+    config = stored_config(run, {key: own[key] for key in OF_MACHINE} | arguments.cfg_options)
     graph = config.path(config.test_data.knn_graph_path)
     named = any(key.startswith("test_data") for key in arguments.cfg_options)
     if graph is not None and not named and find_graph(graph) is None:
@@ -137,7 +137,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     return Source(_heard(config), run.folder, run.folder)
 
 
-def cluster_script(refinement: str, about: str, config: Path, outputs: Path) -> None:
+def cluster_script(refinement: str, about: str, default: Path, outputs: Path) -> None:
     """test_final.py and test_dynamic.py: cluster what the arguments name, and print what came of it.
 
     Parameters
@@ -145,15 +145,15 @@ def cluster_script(refinement: str, about: str, config: Path, outputs: Path) -> 
     refinement : {'fixed', 'dynamic'}
     about : str
         For the help.
-    config : path
-        That of --config, where none is named.
+    default : path
+        The config where none is named.
     outputs : path
         Folder for the results of what is not a run.
     """
     parser = argparse.ArgumentParser(description=about)
     suffix = "" if refinement == "fixed" else f"-{refinement}"
     out = f"{outputs.name}/<config name>{suffix}; of a run, DIR/results/<test split>-{refinement}"
-    model_arguments(parser, default=str(config), out=out)
+    model_arguments(parser, default=str(default), out=out)
     arguments = parser.parse_args()
     from starfc.inference import report, run_inference
 
@@ -165,11 +165,15 @@ def cluster_script(refinement: str, about: str, config: Path, outputs: Path) -> 
         folder = source.run / "results" / f"{data}-{refinement}"
     else:
         folder = outputs / (Path(arguments.config).stem + suffix)
-    given = nested(arguments.cfg_options)
+    given, config = nested(arguments.cfg_options), source.config
+    if source.run is not None and "seed" not in given:
+        config = replace(
+            config, seed=Config().seed
+        )  # that of the training chose what was held back, and is not of this
     if refinement == "dynamic":
         given = given.get("dynamic") or {}
     record = run_inference(
-        source.config,
+        config,
         refinement=refinement,
         model_folder=source.model_folder,
         tau1=given.get("tau1"),

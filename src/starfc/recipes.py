@@ -56,9 +56,9 @@ RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
 }
 
 
-# what a training was told of its machine, its chance and its data, which says nothing about another set
-OF_TRAINING = ("threads", "device", "memory_limit", "seed")
-_OF_ITS_DATA = ("invalid_rows", "knn_method", "knn_params", "knn_recall", "copies", "adapt", "reach", "metrics")
+# what a training was told of its machine and of its data, which says nothing about another machine or set
+OF_MACHINE = ("threads", "device", "memory_limit")
+_OF_TRAINING = ("seed", "invalid_rows", "knn_method", "knn_params", "knn_recall", "copies", "adapt", "reach", "metrics")
 
 
 def model_config(model: str | Path | Model, given: Mapping[str, Any] | None = None) -> Config:
@@ -85,7 +85,7 @@ def model_config(model: str | Path | Model, given: Mapping[str, Any] | None = No
         base["pretrained"] = str(model.folder)
         if run.has("config.json"):
             stored = run.json("config.json", Anything).root  # data: nothing in it is executed
-            own = {key: value for key, value in stored.items() if key not in (*OF_TRAINING, *_OF_ITS_DATA)}
+            own = {key: value for key, value in stored.items() if key not in (*OF_MACHINE, *_OF_TRAINING)}
             base = own | {"pretrained": str(model.folder)}
     return build(Config, merged(base, given or {}), RETIRED)
 

@@ -103,7 +103,8 @@ def run_inference(
             f"fixed ones{advice(', or set {} to components', 'partition.type')}"
         )
     chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
-    config = changed(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
+    if chosen:
+        config = changed(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
     also = () if stdin is None else ("features.npy",)
     with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +147,7 @@ def cluster(
     lowest = tau1
     if contextual:
         lowest = LOWEST if tau1 is None else min(LOWEST, tau1)
-    given = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
+    given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
     start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, **given)
     parsed, order, candidates = start.edges, start.order, start.candidates
     chosen, members, reached = None, None, None
@@ -238,7 +239,7 @@ def cluster_dynamic(
         Its numbers of edges count pairs.
     """
     stages = stages or Stages()
-    given = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
+    given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
     start = parse(features, graph, model, PAIRS, tau1=tau1, tau2=tau2, **given)
     parsed, order = start.edges, start.order
     with stages.stage("refinement", needs=22 * len(parsed)):

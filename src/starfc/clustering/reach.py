@@ -110,8 +110,9 @@ class SampleSteps:
         """Clusters (m,) of m rows, each named by its smallest member, and the edges, symmetric."""
         with stages.stage("kNN graph"):
             graph = self.search(rows)
-        place = {"device": self.device, "stages": stages, "scratch": self.scratch}
-        start = parse(rows, graph, self.model, ENTRIES, tau1=self.lowest, **place)
+        start = parse(
+            rows, graph, self.model, ENTRIES, tau1=self.lowest, device=self.device, stages=stages, scratch=self.scratch
+        )
         with stages.stage("communities", needs=144 * len(start.edges)):
             chosen = choose_threshold(start.edges, start.mass, self.tau1, self.partition, self.seed)
             tau1, members = chosen.choice.tau1, chosen.members

@@ -12,7 +12,8 @@ from starfc.commands import options
 from starfc.errors import InputError
 from starfc.models.kinds import KINDS, STRUCTURAL
 
-Recipe = Enum("Recipe", {kind.recipe: kind.recipe for kind in KINDS.values()}, type=str)
+# the members are those of the table, which no checker of types can know
+Recipe = Enum("Recipe", {kind.recipe: kind.recipe for kind in KINDS.values()}, type=str)  # type: ignore[misc]
 
 
 def train(

@@ -167,9 +167,7 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
         folder = outputs / (Path(arguments.config).stem + suffix)
     given, config = nested(arguments.cfg_options), source.config
     if source.run is not None and "seed" not in given:
-        config = replace(
-            config, seed=Config().seed
-        )  # that of the training chose what was held back, and is not of this
+        config = replace(config, seed=Config().seed)  # that of the training was for the training
     if refinement == "dynamic":
         given = given.get("dynamic") or {}
     record = run_inference(

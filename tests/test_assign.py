@@ -315,9 +315,9 @@ def finished(tmp_path_factory) -> Path:
     np.save(place / "labels.npy", labels)
     config = load_config(
         ROOT / "configs" / "cfg_gcn_structural_ms1m.py",
-        {"tau1": 0.8, "tau2": 0.7, "invalid_rows": "singleton", "model.kwargs.feature_dim": 16},
+        {"invalid_rows": "singleton", "model.kwargs.feature_dim": 16},
     )
-    run_inference(config, features=place / "old.npy", out=place / "run", keep_edges=True)
+    run_inference(config, tau1=0.8, tau2=0.7, features=place / "old.npy", out=place / "run", keep_edges=True)
     return place
 
 
@@ -355,10 +355,16 @@ def test_measures_after_steps_are_those_of_everything_measured_anew(tmp_path, sm
     features, _, _, _, _ = clustering("structural")
     features[[150, 205]] = features[[10, 40]]  # duplicates: many cuts are equal
     np.save(tmp_path / "old.npy", features[:190])
-    config = load_config(
-        ROOT / "configs" / "cfg_gcn_structural_ms1m.py", {"tau1": 0.6, "tau2": 0.75, "model.kwargs.feature_dim": 16}
+    config = load_config(ROOT / "configs" / "cfg_gcn_structural_ms1m.py", {"model.kwargs.feature_dim": 16})
+    run_inference(
+        config,
+        tau1=0.6,
+        tau2=0.75,
+        features=tmp_path / "old.npy",
+        out=tmp_path,
+        keep_edges=True,
+        min_cluster_size=small,
     )
-    run_inference(config, features=tmp_path / "old.npy", out=tmp_path, keep_edges=True, min_cluster_size=small)
     splits, merges, bridges = 0, 0, set()
     steps = [((190, 200), [], False), ((200, 204), [3, 30, 31, 77], False), ((204, 204), [60, 191], False)]
     steps += [((204, 204), [], True), ((204, 212), [], False), ((212, 216), [*range(100, 180, 4)], False)]
@@ -384,9 +390,9 @@ def test_a_run_with_rows_without_direction_is_added_to(tmp_path):
     np.save(tmp_path / "old.npy", features[:200].astype(np.float16))
     config = load_config(
         ROOT / "configs" / "cfg_gcn_structural_ms1m.py",
-        {"tau1": 0.8, "tau2": 0.7, "invalid_rows": "singleton", "model.kwargs.feature_dim": 16},
+        {"invalid_rows": "singleton", "model.kwargs.feature_dim": 16},
     )
-    run_inference(config, features=tmp_path / "old.npy", out=tmp_path / "run", keep_edges=True)
+    run_inference(config, tau1=0.8, tau2=0.7, features=tmp_path / "old.npy", out=tmp_path / "run", keep_edges=True)
     before = Run.open(tmp_path / "run").labels
     shutil.copytree(tmp_path / "run", tmp_path / "other")
     (tmp_path / "other" / "edges" / "logits.npy").unlink()  # of a run that kept none: they are computed where needed

@@ -282,9 +282,9 @@ def finished(tmp_path_factory) -> Path:
     np.save(place / "labels.npy", labels)
     config = load_config(
         ROOT / "configs" / "cfg_gcn_structural_ms1m.py",
-        {"tau1": 0.6, "tau2": 0.75, "model.kwargs.feature_dim": 16, "partition.type": "infomap"},
+        {"model.kwargs.feature_dim": 16, "partition.type": "infomap"},
     )
-    run_inference(config, features=place / "old.npy", out=place / "run", keep_edges=True)
+    run_inference(config, tau1=0.6, tau2=0.75, features=place / "old.npy", out=place / "run", keep_edges=True)
     return place
 
 

@@ -18,15 +18,16 @@ from starfc.clustering.pipeline import REFINEMENTS
 from starfc.commands import COMMANDS, app
 from starfc.commands.evaluate import Metric
 from starfc.commands.options import Partition, Refinement
-from starfc.commands.train import Kind
-from starfc.config import MODELS, load_config
+from starfc.commands.train import Recipe
+from starfc.config import load_config
 from starfc.data.formats import read_features, read_labels
 from starfc.defaults import METRICS, PARTITIONS
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate as scores
 from starfc.models.checkpoint import save_model
 from starfc.models.hierarchical import HierarchicalModel
-from starfc.recipes import RECIPES, TYPES, training_config
+from starfc.models.kinds import KINDS
+from starfc.recipes import RECIPES, training_config
 from starfc.runtime.interrupts import Stopped
 
 OPTIONS = {
@@ -146,8 +147,9 @@ def test_choices_are_the_packages():
     assert tuple(choice.value for choice in Partition) == PARTITIONS
     assert {choice.value for choice in Refinement} == set(REFINEMENTS)
     assert tuple(choice.value for choice in Metric) == METRICS
-    assert [choice.value for choice in Kind] == list(RECIPES) == list(TYPES)
-    assert set(TYPES.values()) == set(MODELS)
+    assert [choice.value for choice in Recipe] == list(RECIPES) == [kind.recipe for kind in KINDS.values()]
+    for kind in KINDS.values():
+        assert load_config(ROOT / "configs" / kind.config).model.type == kind.name
 
 
 @pytest.mark.parametrize(

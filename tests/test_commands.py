@@ -204,7 +204,6 @@ BAD_INPUTS = {
     "k of one": (None, ["--cfg-options", "knn=1"], "knn: at least 2 needed; found 1"),
     "memory": (None, ["--cfg-options", "memory_limit=1MB"], "memory_limit: the process itself holds"),
     "no GPU": (None, ["--cfg-options", "knn_method=faiss_gpu"], "'faiss_gpu' needs a GPU build"),
-    "no thresholds": (None, ["--cfg-options", "tau1=None", "tau2=None"], "thresholds.json: no such file"),
     "missing own file": (None, ["--features", "nowhere.npy"], "nowhere.npy: no such features file"),
     "labels alone": (None, ["--labels", "x.meta"], "--labels: goes with --features"),
 }
@@ -275,7 +274,7 @@ def test_without_arguments_ms1m_is_asked_for(command, script, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, cluster):
-    monkeypatch.setattr("starfc.inference.with_singletons", lambda *_a, **_k: 1 / 0)
+    monkeypatch.setattr("starfc.arrays.with_singletons", lambda *_a, **_k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cluster()
 

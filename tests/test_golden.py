@@ -17,7 +17,7 @@ from starfc.clustering.scoring import edge_probabilities, parse_graph, project_n
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
-from starfc.graph.affinity import propagate_graph, propagation_matrix
+from starfc.graph.affinity import propagate_scales, propagation_matrix
 from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph
 from starfc.models.checkpoint import load_model
@@ -56,7 +56,7 @@ def test_propagation_matrix(case):
 
 def test_backbone(case):
     f = torch.from_numpy(case["matrix"])
-    a = torch.from_numpy(propagate_graph(case["graph"], case["matrix"]))
+    a = torch.from_numpy(propagate_scales(case["graph"], case["matrix"], None)[0])
     with torch.inference_mode():
         nodes = case["model"].backbone(f, a).numpy()
     reference = case["reference"]

@@ -17,12 +17,11 @@ from starfc.graph.affinity import (
     Affinity,
     affinity_edges,
     propagate,
-    propagate_graph,
     propagate_scales,
     propagation_matrix,
 )
 from starfc.graph.exact import exact_search
-from starfc.graph.knn import build_knn, exact_knn, measure_recall
+from starfc.graph.knn import build_knn, draw_sample, exact_knn
 from starfc.graph.neighbours import KnnGraph, tidy
 from starfc.graph.order import inverse, locality_order
 from starfc.graph.store import find_graph, read_graph, write_graph
@@ -72,7 +71,7 @@ def test_propagation_matrix_equals_its_twin(parameters):
     features = np.random.default_rng(seed).normal(size=(n, 7)).astype(np.float32)
     expected = matrix.toarray() @ features
     np.testing.assert_allclose(propagate(matrix, features), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(propagate_graph(graph, features, th_sim), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(propagate_scales(graph, features, None, th_sim)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def cut(graph: KnnGraph, scale: int) -> KnnGraph:
@@ -237,8 +236,9 @@ def test_recall_of_a_damaged_graph():
     features = unit(blobs(noise=1.0)[0])
     graph = build_knn(features, 21)
     half = KnnGraph(np.where(np.arange(21) < 10, graph.ids, -1), np.where(np.arange(21) < 10, graph.sims, 0))
-    assert measure_recall(graph, features) == 1.0
-    assert measure_recall(half, features) == pytest.approx(0.5)
+    sample = draw_sample(Features(features), graph.k, np.random.default_rng(0))
+    assert sample.recall(graph) == 1.0
+    assert sample.recall(half) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["graph", "graph.npz"])

@@ -14,8 +14,9 @@ from torch.nn import functional
 from starfc.config import Config, Hierarchical, Model, Sampling, load_config
 from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
-from starfc.models.checkpoint import HIERARCHICAL_FILES, load_model, save_model
+from starfc.models.checkpoint import load_model, save_model
 from starfc.models.hierarchical import HierarchicalModel, OffsetLearner, ScaleSelector, straight_through
+from starfc.models.kinds import HIERARCHICAL
 from starfc.training.hierarchical import (
     HierarchicalTraining,
     Neighbourhood,
@@ -246,7 +247,7 @@ def test_the_offset_learner_moves_once_a_subgraph_by_the_sum_of_its_gradients(fo
 
 def test_the_separate_files_are_written_and_read(model, tmp_path):
     save_model(model, tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == set(HIERARCHICAL_FILES.values())
+    assert {p.name for p in tmp_path.iterdir()} == set(HIERARCHICAL.files.values())
     again = load_model(tmp_path, 16, 24, (8, 10, 12))
     for (name, a), b in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name

@@ -54,7 +54,7 @@ def test_a_run_brings_everything(command, run, refinement):
     assert record["thresholds"] == STORED[refinement]
     assert record["model"] == str(run)
     assert record["metrics"]["nmi"] > 0.5
-    assert record["config"]["tau1"] is None  # the run's own pair, not the 0.7 of its config
+    assert record["thresholds_source"] == f"stored in {run}, chosen on labels for components"
     assert f"{refinement} refinement, tau1 {STORED[refinement]['tau1']:g}" in out
     diagnostics = record["diagnostics"]
     assert diagnostics["candidates"] >= diagnostics["parsed"]["edges"] >= diagnostics["refined"]["edges"] > 0
@@ -94,6 +94,8 @@ def test_a_run_takes_a_users_own_file(command, run, workspace):
 
 
 def test_thresholds_are_chosen_for_a_run(command, run, workspace):
+    content = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(content | {"seed": 5}))
     code, _, err = command("scripts/choose_thresholds.py", "--run", run)
     assert code == 2
     assert "held no identities back" in err
@@ -101,6 +103,7 @@ def test_thresholds_are_chosen_for_a_run(command, run, workspace):
     assert command("scripts/choose_thresholds.py", "--run", run, *options)[0] == 0
     chosen = json.loads((run / "thresholds.json").read_text())
     assert chosen["fixed"] != STORED["fixed"]
+    assert "seed 5" in chosen["chosen_on"]  # the identities that the training held back
     for refinement, script in COMMANDS.items():
         assert command(script, "--run", run)[0] == 0
         record = record_of(run / "results" / f"part1_test-{refinement}")

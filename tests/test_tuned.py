@@ -12,8 +12,10 @@ from starfc.choice import report
 from starfc.commands import app
 from starfc.evaluation.thresholds import Point
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
+from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
-from starfc.models.thresholds import save_thresholds, thresholds_for
+from starfc.models.thresholds import resolve, save_thresholds
+from starfc.recipes import model_config
 
 GIVEN = "given, not chosen from the data"
 PAIR = {"tau1": 0.95, "tau2": 0.4}
@@ -78,17 +80,23 @@ def test_the_estimator_says_the_same(files):
 
 
 def test_where_thresholds_are_from(files):
-    model = load_model(files / "model")
-    for partition in ("infomap", "leiden"):
-        assert vars(thresholds_for(model, files / "model", "fixed", partition)) == {
-            "tau1": None, "tau2": None, "reason": None,
-        }  # fmt: skip
-    dynamic = thresholds_for(model, files / "model", "dynamic", "components", tau2=0.5)
-    assert (dynamic.tau1, dynamic.tau2) == (0.9, 0.5)
-    alone = thresholds_for(model, None, "dynamic", "components")
-    assert (alone.tau1, alone.tau2) == (0.5, 0.78)
-    published = thresholds_for(StarFCModel(8, 8), None, "fixed", "components")
-    assert (published.tau1, published.tau2, published.reason) == (0.7, 0.72, "the published value")
+    model, neither = load_model(files / "model"), (None, None)
+
+    def found(model, refinement, partition, explicit=neither, **config):
+        config = model_config(model, {"partition": {"type": partition}} | config)
+        decided = resolve(explicit, config, model, refinement)
+        return decided.tau1, decided.tau2, decided.source
+
+    for partition in ("infomap", "leiden"):  # what is stored is of components
+        assert found(model, "fixed", partition) == (None, 0.0, "the data")
+        assert found(model, "fixed", partition, tau1=0.6) == (0.6, 0.0, "the config's")
+    stored = f"stored in {files / 'model'}, chosen on labels for components"
+    assert found(model, "fixed", "components", tau1=0.6) == (*PAIR.values(), stored)
+    assert found(model, "dynamic", "components", (None, 0.5)) == (0.9, 0.5, f"tau1: {stored}; tau2: given")
+    alone = ContextualModel(8)
+    assert found(alone, "dynamic", "components") == (0.5, 0.78, "the default of the model")
+    assert found(StarFCModel(8, 8), "fixed", "components") == (0.7, 0.72, "the published value")
+    assert found(StarFCModel(8, 8), "fixed", "components", tau2=0.5)[:2] == (0.7, 0.5)
 
 
 def test_a_tuned_folder_is_a_model_and_says_what_is_better(files, tmp_path):
@@ -106,6 +114,21 @@ def test_a_tuned_folder_is_a_model_and_says_what_is_better(files, tmp_path):
     )
     default = json.loads(starfc(*given, "-o", tmp_path / "default"))
     assert default["thresholds"]["tau1"] == 0.8
+
+
+def test_a_stored_graph_gives_the_same_thresholds(files, tmp_path):
+    starfc("knn", files / "x.npy", "-o", tmp_path / "graph")
+    given = ("tune", files / "x.npy", files / "y.npy")
+    starfc(*given, "-o", tmp_path / "built")
+    starfc(*given, "-o", tmp_path / "opened", "--knn-graph", tmp_path / "graph")
+    built, taken = ((tmp_path / name / "thresholds.json").read_text() for name in ("built", "opened"))
+    assert built == taken
+    np.savez(tmp_path / "others.npz", data=np.zeros((3, 2, 80)))
+    done = CliRunner().invoke(
+        app, list(map(str, (*given, "-o", tmp_path / "no", "--knn-graph", tmp_path / "others.npz")))
+    )
+    assert done.exit_code == 2
+    assert "belongs to another split" in done.stderr
 
 
 def test_thresholds_are_chosen_for_rows_as_they_are_clustered(files, tmp_path):

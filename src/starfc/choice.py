@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.copies import collapsed, copies_among
-from starfc.clustering.pipeline import cluster
+from starfc.arrays import Clustered, cluster_prepared, prepare
 from starfc.config import Config
-from starfc.data.dataset import Features, Split
+from starfc.data.dataset import Split
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, require_pairs, say_unlabelled
 from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
 from starfc.extras import require
-from starfc.graph.knn import build_knn, fitting_k
-from starfc.graph.neighbours import KnnGraph
-from starfc.inference import open_model, partition
+from starfc.inference import open_model, settings_of
 from starfc.models.checkpoint import THRESHOLDS, Model, copied_files
-from starfc.models.contextual import ContextualModel
-from starfc.models.structural import StructuralModel
+from starfc.models.thresholds import Thresholds
 from starfc.runtime.atomic import replacing
 from starfc.runtime.commit import changing
 from starfc.runtime.kinds import TUNE
 from starfc.runtime.machine import choose_device, set_threads
-from starfc.splits import open_test_split
+from starfc.runtime.stages import Stages
+from starfc.splits import graph_source, open_test_split, stored_graph
 from starfc.training.data import held_back_graph, holdout_text, read_training_data
 from starfc.words import word
 
@@ -43,6 +39,7 @@ def run_choice(
     model_folder: str | Path | None = None,
     features: str | Path | Split | None = None,
     labels: str | Path | None = None,
+    knn_graph: str | Path | None = None,
     out: str | Path | None = None,
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
@@ -59,6 +56,8 @@ def run_choice(
         Folder of the weights; the config's ``pretrained`` otherwise.
     features, labels : path, optional
         A file of the user's own, and the identities of its rows; or both as a split that is open.
+    knn_graph : path, optional
+        The features' stored kNN graph; it is built otherwise, and not kept.
     out : path, optional
         Folder for what is written; that of the weights otherwise, where inference finds the thresholds.
     inputs : paths, optional
@@ -89,7 +88,7 @@ def run_choice(
     elsewhere = not (out.exists() and out.samefile(model_folder))
     files = copied_files(model_folder) if elsewhere else {}  # thresholds are found beside weights
     with changing(out, TUNE, also=files, inputs=read, overwrite=overwrite) as change:
-        found = _run(config, model, features, labels, change.place, device)
+        found = _run(config, model, features, labels, knn_graph, change.place, device)
         if isinstance(found["fixed"], Point):
             for name, path in files.items():
                 with (
@@ -106,6 +105,7 @@ def _run(
     model: Model,
     features: str | Path | Split | None,
     labels: str | Path | None,
+    knn_graph: str | Path | None,
     out: Path,
     device: torch.device,
 ) -> dict[str, Point] | dict[str, list[Outline]]:
@@ -125,44 +125,33 @@ def _run(
     split, _ = open_test_split(config, features, labels)
     if split.labels is not None:
         say_unlabelled(split.labels, "the choice")
-    valid, invalid = split.features.valid(config.invalid_rows)
-    identities = None if split.labels is None else np.delete(split.labels, invalid)
-    columns = 0
-    if isinstance(model, StructuralModel):
-        columns = model.columns
-        if config.copies == "collapse":  # as rows are clustered
-            valid, representative = collapsed(valid)
-            if representative is not None and identities is not None:
-                identities = identities[~copies_among(representative)]
-    if identities is not None:
-        require_pairs(identities, split.features.name, "choosing thresholds")
-    k = fitting_k(config.knn, len(valid), split.features.name, columns)
-    graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall)
-    if identities is None:
+    settings = settings_of(config, Thresholds(None, None), "fixed")
+    stages = Stages(config.memory_limit_bytes())
+    path = None if knn_graph is None else stored_graph(knn_graph)
+    make_graph, stored = graph_source(config, model.kind.structural, path, None)
+    # as rows are clustered
+    prepared = prepare(split.features, model, settings, make_graph=make_graph, graph_of_all=stored, stages=stages)
+    valid, graph = prepared.features, prepared.graph
+    if split.labels is None:
         return outline(out, valid, graph, model, **given)
+    identities = split.labels[prepared.rows]
+    require_pairs(identities, split.features.name, "choosing thresholds")
     known = identities[labelled(identities)]
     where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
     default = {}
-    if isinstance(model, ContextualModel) and config.partition.type != "components":
-        default = {"default": _default(config, valid, graph, identities, model, device)}
+    if model.kind.contextual and config.partition.type != "components":
+        own = cluster_prepared(prepared, model, settings, device=device, stages=stages)
+        default = {"default": _point(own, identities)}
     return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where, beside=default)
 
 
-def _default(
-    config: Config,
-    features: Features,
-    graph: KnnGraph,
-    identities: NDArray[np.int64],
-    model: ContextualModel,
-    device: torch.device,
-) -> Point:
-    """The scores of what the model does where no threshold is given."""
-    asked = partition(replace(config, knn=graph.k))
-    found = cluster(features, graph, model, tau1=None, tau2=None, **asked, device=device)
-    scores, clusters = evaluate(identities, found.labels, ("pairwise", "bcubed")), found.labels[labelled(identities)]
+def _point(done: Clustered, identities: NDArray[np.int64]) -> Point:
+    """The scores of a clustering, of the rows that ``identities`` (m,) are of: one of each direction."""
+    labels = done.result.labels[done.prepared.rows]
+    scores, clusters = evaluate(identities, labels, ("pairwise", "bcubed")), labels[labelled(identities)]
     pairs = scores["pairwise"]
     values = pairs["precision"], pairs["recall"], pairs["fscore"], scores["bcubed"]["fscore"]
-    return Point(found.choice.tau1, 0.0, *values, len(np.unique(clusters)))
+    return Point(done.tau1, 0.0, *values, len(np.unique(clusters)))
 
 
 def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -17,6 +17,7 @@ from starfc.config import Config, load_config, stored_config
 from starfc.errors import MissingFileError
 from starfc.runtime.entry import run_command as run_command
 from starfc.runtime.opened import opened
+from starfc.schema import nested
 
 
 class _Options(DictAction):
@@ -102,7 +103,7 @@ class Source:
 def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Source:
     """What the arguments of :func:`model_arguments` name.
 
-    Of a training run, thresholds come from its ``thresholds.json``, where it has one, unless --cfg-options names them.
+    Of a training run's config, what it says of its machine plays no part.
 
     Raises
     ------
@@ -115,19 +116,19 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
     from starfc.graph.store import find_graph
-    from starfc.models.checkpoint import CONTEXTUAL_FILES, FILES, HIERARCHICAL_FILES, STRUCTURAL_FILES, THRESHOLDS
-    from starfc.recipes import changed
+    from starfc.models.kinds import KINDS
+    from starfc.recipes import OF_MACHINE, changed
 
     run = opened(arguments.run)
-    weights = [FILES["backbone"], HIERARCHICAL_FILES["backbone"], STRUCTURAL_FILES[""], CONTEXTUAL_FILES[""]]
+    weights = [kind.first_file for kind in KINDS.values()]
     for needed in (["config.json"], weights):
         if not any(run.has(name) for name in needed):
             raise MissingFileError(
                 f"{run.folder}: not a training run's folder, or training has not finished; {' or '.join(needed)} "
                 "needed in it; name the --work-dir of a finished train.py, or weights by --config and --model"
             )
-    stored = ("tau1", "tau2", "dynamic.tau1", "dynamic.tau2") if run.has(THRESHOLDS) else ()
-    config = stored_config(run, dict.fromkeys(stored) | arguments.cfg_options)
+    own = asdict(Config())
+    config = stored_config(run, {key: own[key] for key in OF_MACHINE} | arguments.cfg_options)
     graph = config.path(config.test_data.knn_graph_path)
     named = any(key.startswith("test_data") for key in arguments.cfg_options)
     if graph is not None and not named and find_graph(graph) is None:
@@ -136,14 +137,51 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     return Source(_heard(config), run.folder, run.folder)
 
 
-def results_folder(arguments: argparse.Namespace, source: Source, refinement: str, outputs: Path) -> Path:
-    """--out, or a folder named after the data in the training run, or one named after the config in ``outputs``."""
+def cluster_script(refinement: str, about: str, default: Path, outputs: Path) -> None:
+    """test_final.py and test_dynamic.py: cluster what the arguments name, and print what came of it.
+
+    Parameters
+    ----------
+    refinement : {'fixed', 'dynamic'}
+    about : str
+        For the help.
+    default : path
+        The config where none is named.
+    outputs : path
+        Folder for the results of what is not a run.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    suffix = "" if refinement == "fixed" else f"-{refinement}"
+    out = f"{outputs.name}/<config name>{suffix}; of a run, DIR/results/<test split>-{refinement}"
+    model_arguments(parser, default=str(default), out=out)
+    arguments = parser.parse_args()
+    from starfc.inference import report, run_inference
+
+    source = read_source(parser, arguments)
     if arguments.out is not None:
-        return Path(arguments.out)
-    if source.run is not None:
+        folder = Path(arguments.out)
+    elif source.run is not None:
         data = source.config.test_name if arguments.features is None else Path(arguments.features).stem
-        return source.run / "results" / f"{data}-{refinement}"
-    return outputs / (Path(arguments.config).stem + ("" if refinement == "fixed" else f"-{refinement}"))
+        folder = source.run / "results" / f"{data}-{refinement}"
+    else:
+        folder = outputs / (Path(arguments.config).stem + suffix)
+    given, config = nested(arguments.cfg_options), source.config
+    if source.run is not None and "seed" not in given:
+        config = replace(config, seed=Config().seed)  # that of the training was for the training
+    if refinement == "dynamic":
+        given = given.get("dynamic") or {}
+    record = run_inference(
+        config,
+        refinement=refinement,
+        model_folder=source.model_folder,
+        tau1=given.get("tau1"),
+        tau2=given.get("tau2"),
+        features=arguments.features,
+        labels=arguments.labels,
+        out=folder,
+        overwrite=arguments.overwrite,
+    )
+    print(report(record, folder))
 
 
 def _heard(config: Config) -> Config:

@@ -18,6 +18,7 @@ from typing import Any
 from starfc import defaults
 from starfc.data.safe import read_json
 from starfc.errors import InputError, MissingFileError
+from starfc.models.kinds import KINDS
 from starfc.published import RETIRED, with_effect, with_shares
 from starfc.records import Anything
 from starfc.runtime.atomic import write_json
@@ -28,8 +29,7 @@ from starfc.words import CONFIG, use, word
 log = logging.getLogger("starfc")
 
 
-MODELS = ("gcn", "hierarchical", "gcn_structural", "gcn_structural_any")
-STRUCTURAL = ("gcn_structural", "gcn_structural_any")  # of whole lists, whatever the embedding
+MODELS = tuple(KINDS)
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,9 @@ class Partition:
 class Dynamic:
     """Thresholds of test_dynamic.py: undirected edges, node intimacy above tau2 / (0.85^(10 b) + 1)."""
 
-    tau1: float | None = option(
-        0.85, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1
-    )
+    tau1: float | None = option(None, "edges with p > tau1 stay; None: the default of model.type", low=0, high=1)
     tau2: float | None = option(
-        0.78, "ceiling of the dynamic threshold; None: as thresholds.json beside the weights says", low=0, high=1
+        None, "ceiling of the dynamic threshold; None: the default of model.type", low=0, high=1
     )
 
 
@@ -263,12 +261,8 @@ class Config:
     log_level: str = option("INFO", "log level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     log_config: LogConfig = option(factory=LogConfig)
     pretrained: str = option("pretrained_model", "folder of Backbone.pth and Head.pth for inference")
-    tau1: float | None = option(
-        0.7, "edges with p > tau1 stay; None: as thresholds.json beside the weights says", low=0, high=1
-    )
-    tau2: float | None = option(
-        0.72, "edges with NI > tau2 stay; None: as thresholds.json beside the weights says", low=0, high=1
-    )
+    tau1: float | None = option(None, "edges with p > tau1 stay; None: the default of model.type", low=0, high=1)
+    tau2: float | None = option(None, "edges with NI > tau2 stay; None: the default of model.type", low=0, high=1)
     dynamic: Dynamic = option(factory=Dynamic)
     partition: Partition = option(factory=Partition)
     giant_share: float = option(
@@ -292,9 +286,9 @@ class Config:
             found.append(("validation.source", f"'holdout' needs {word('validation.holdout_share')} above 0; found 0"))
         if self.model.type == "hierarchical":
             found += self._hierarchical_contradictions()
-        if self.model.type in STRUCTURAL and self.th_sim > 0:
+        if KINDS[self.model.type].structural and self.th_sim > 0:
             found.append(("th_sim", f"0 needed by a structural model, which compares whole lists; found {self.th_sim}"))
-        if self.model.type in STRUCTURAL and self.knn - 1 > defaults.MOST_NEIGHBOURS:
+        if KINDS[self.model.type].structural and self.knn - 1 > defaults.MOST_NEIGHBOURS:
             most = f"at most {defaults.MOST_NEIGHBOURS + 1} needed by the packaged model and other structural ones"
             found.append(("knn", f"{most}; found {self.knn}"))
         hooks = [hook.get("type") for hook in self.log_config.hooks]

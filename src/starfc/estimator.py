@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -16,27 +15,21 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from starfc.clustering.copies import collapsed, sizes_of, with_copies
-from starfc.clustering.pipeline import COMPONENTS, REFINEMENTS, with_singletons, without_search
+from starfc.arrays import cluster_features
+from starfc.clustering.pipeline import REFINEMENTS
 from starfc.config import Config
 from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.evaluation.diagnostics import doubts
 from starfc.evaluation.metrics import contingency, pairwise
-from starfc.graph.knn import build_knn, fitting_k
-from starfc.graph.neighbours import empty_graph
 from starfc.incremental.state import State, make_rule
+from starfc.inference import settings_of
 from starfc.models.checkpoint import PRETRAINED, Model, load_model
-from starfc.models.contextual import ContextualModel
-from starfc.models.structural import StructuralModel
-from starfc.models.thresholds import Thresholds, thresholds_for
+from starfc.models.thresholds import resolve
+from starfc.recipes import model_config
 from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs, Rule
 from starfc.review.report import write_report
 from starfc.runtime.machine import choose_device
-from starfc.schema import build
-
-log = logging.getLogger("starfc")
 
 
 class StarFC(ClusterMixin, BaseEstimator):
@@ -51,13 +44,14 @@ class StarFC(ClusterMixin, BaseEstimator):
         Node intimacy against τ2, or its undirected form against a threshold that rises with the degrees up to about
         τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
     k : int or None
-        Neighbours per instance, itself counted. None: 80, or the largest scale of a hierarchical model, which takes no
-        fewer; at most 254 with the packaged model and other structural ones. Lists are shorter where there are fewer
-        instances; a structural model is less certain with shorter ones than it was trained on, and a warning says so.
+        Neighbours per instance, itself counted. None: those of the model's training, or 80; the largest scale of a
+        hierarchical model, which takes no other; at most 254 with the packaged model and other structural ones. Lists
+        are shorter where there are fewer instances; a structural model is less certain with shorter ones than it was
+        trained on, and a warning says so.
     tau1, tau2 : float or None
         Edges with p > τ1, and of those with node intimacy > τ2, stay. None, of either alone too: what is stored beside
-        the weights, which was chosen for components, or the published value (fixed: 0.7, 0.72; dynamic: 0.85, 0.78) for
-        a loaded model; with the packaged model τ1 of communities is chosen from the data.
+        the weights, which was chosen for components, or what the config of their training says, or the published value
+        (fixed: 0.7, 0.72; dynamic: 0.85, 0.78); with the packaged model τ1 of communities is chosen from the data.
     partition : {'components', 'infomap', 'leiden'}, optional
         How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
     knn_method : {'exact', 'faiss_gpu', 'ivf'}
@@ -168,64 +162,28 @@ class StarFC(ClusterMixin, BaseEstimator):
             dtype=[np.float32, np.float64, np.float16],
             ensure_all_finite=False,
         )
-        features, invalid_rows = Features(X, "X").valid(self.invalid_rows)
+        features = Features(X, "X")
         self.model_ = self._open_model(X.shape[1])
-        self._check_parameters()
-        contextual = isinstance(self.model_, ContextualModel) and self.refinement == "fixed"
-        self.partition_ = self.partition or ("infomap" if contextual else "components")
-        decided = self._thresholds()
-        self.tau1_, self.tau2_ = decided.tau1, decided.tau2
-        k = self._neighbours() if self.k is None else self.k
-        distinct, representative, wanted = features, None, k
-        structural = isinstance(self.model_, StructuralModel)
-        collapse = structural and self.copies == "collapse"
-        if collapse:
-            distinct, representative = collapsed(features)
-        k = fitting_k(k, len(distinct), "X", self.model_.columns if structural else 0)
-        copies = None if representative is None else sizes_of(representative)
-        communities = {}
-        if self.refinement == "fixed":
-            communities = {"partition": self.partition_, "adapt": self.adapt, "seed": self.random_state}
-            if self.reach == "auto":
-                communities["search"] = lambda rows: build_knn(rows, k, self.knn_method)
-        if len(distinct) < 2:
-            graph = empty_graph(len(distinct), k)
-            result = without_search(len(distinct), keep_edges=True)
-        else:
-            graph = build_knn(distinct, k, self.knn_method)
-            result = REFINEMENTS[self.refinement](
-                distinct,
-                graph,
-                self.model_,
-                tau1=self.tau1_,
-                tau2=self.tau2_,
-                th_sim=self.th_sim,
-                **communities,
-                sizes=copies,
-                keep_edges=True,
-                device=choose_device(self.device),
-            )
-        self.doubts_ = doubts(result, max(graph.k - 1, 0), copies)  # k counts the instance itself
-        every = np.arange(len(X))
-        rows = np.setdiff1d(every, invalid_rows)
-        if representative is not None:
-            result = with_copies(result, representative)
-            every[rows] = rows[representative]
-            rows = np.unique(every[rows])
-        result = with_singletons(result, invalid_rows)
+        config = self._config(X.shape[1])
+        decided = resolve((self.tau1, self.tau2), config, self.model_, self.refinement)
+        done = cluster_features(
+            features,
+            self.model_,
+            settings_of(config, decided, self.refinement),
+            keep_edges=True,
+            device=choose_device(self.device),
+        )
+        result, prepared = done.result, done.prepared
+        self.partition_, self.tau1_, self.tau2_, self.doubts_ = config.partition.type, done.tau1, done.tau2, done.doubts
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
         self.choice_ = result.choice
         if result.choice is not None:
-            self.tau1_ = result.choice.tau1
             self.choice_ = replace(result.choice, reason=decided.reason or result.choice.reason)
-        self.tau1_ = COMPONENTS[0] if self.tau1_ is None else self.tau1_  # of fewer than two rows
-        self.tau2_ = self._least_intimacy() if self.tau2_ is None else self.tau2_
         self.estimate_ = None if result.estimate is None else vars(result.estimate)
-        for doubt in self.doubts_:
-            log.warning("%s", doubt)
-        self._features, self._columns = Features(X, "X"), max(k - 1, 0)
-        self._clustered = {"features": self._features, "graph": graph, "rows": rows, "k": wanted}
-        self._clustered |= {"representative": every, "collapse": collapse}
+        self._features, self._columns = features, max(prepared.graph.k - 1, 0)
+        self._clustered = {"features": features, "graph": prepared.graph, "rows": prepared.rows, "k": config.knn}
+        self._clustered["representative"] = prepared.representative
+        self._clustered["collapse"] = self.model_.kind.structural and self.copies == "collapse"
         self._state = None
         return self
 
@@ -316,15 +274,17 @@ class StarFC(ClusterMixin, BaseEstimator):
     def _rule(self) -> Rule:
         return Rule(self.tau1_, self.tau2_, self.refinement, self.partition_)
 
-    def _check_parameters(self) -> None:
-        """Hold the parameters against the rules that a config has for them."""
-        structural = isinstance(self.model_, StructuralModel)
+    def _config(self, feature_dim: int) -> Config:
+        """The model's config, as the command line makes it, with the parameters before what it says."""
+        if self.refinement == "dynamic" and self.partition not in (None, "components"):
+            raise InputError(
+                f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
+            )
+        partition = "components" if self.refinement == "dynamic" else self.partition
+        pair = _given(tau1=self.tau1, tau2=self.tau2)
         given = {
-            "model": {"type": "gcn_structural_any" if structural else "gcn"},
-            "knn": self.k,
-            "tau1": self.tau1,
-            "tau2": self.tau2,
-            "partition": {} if self.partition is None else {"type": self.partition},
+            "model": {"kwargs": {"feature_dim": feature_dim}},
+            **_given(knn=self.k, partition=None if partition is None else {"type": partition}),
             "knn_method": self.knn_method,
             "th_sim": self.th_sim,
             "invalid_rows": self.invalid_rows,
@@ -333,20 +293,10 @@ class StarFC(ClusterMixin, BaseEstimator):
             "reach": self.reach,
             "device": self.device,
             "seed": self.random_state,
+            **({"dynamic": pair} if self.refinement == "dynamic" else pair),
         }
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
-        if self.k is None:
-            del plain["knn"]
-        build(Config, plain)
-        if self.refinement == "dynamic" and self.partition not in (None, "components"):
-            raise InputError(
-                f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
-            )
-
-    def _neighbours(self) -> int:
-        if isinstance(self.model_, StructuralModel):
-            return self.model_.columns + 1
-        return 80 if self.model_.scales is None else max(self.model_.scales)
+        return model_config(self.model_, plain)
 
     def _open_model(self, feature_dim: int) -> Model:
         if isinstance(self.model, Model):
@@ -355,9 +305,8 @@ class StarFC(ClusterMixin, BaseEstimator):
             raise InputError(f"model: a folder, a loaded model or None needed; found {self.model!r}")
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
-    def _thresholds(self) -> Thresholds:
-        folder = None if isinstance(self.model, Model) else PRETRAINED if self.model is None else self.model
-        return thresholds_for(self.model_, folder, self.refinement, self.partition_, self.tau1, self.tau2)
 
-    def _least_intimacy(self) -> float:
-        return COMPONENTS[1] if self.partition_ == "components" else 0.0
+def _given(**parameters: Any) -> dict[str, Any]:
+    """Those that are not None, which is left to the model; numbers of numpy as Python's."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}

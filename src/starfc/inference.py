@@ -6,57 +6,36 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from starfc.arrays import Settings, cluster_features
 from starfc.clustering.adaptation import GAIN, stayed
 from starfc.clustering.choice import GIVEN
-from starfc.clustering.copies import collapsed, sizes_of, with_copies
 from starfc.clustering.outputs import write_clustering, write_edges, write_run
-from starfc.clustering.pipeline import (
-    COMPONENTS,
-    REFINEMENTS,
-    Clustering,
-    with_singletons,
-    without_search,
-    without_small,
-)
+from starfc.clustering.pipeline import Clustering, without_small
 from starfc.clustering.reach import LEAST, TIMES
 from starfc.config import Config
-from starfc.data.dataset import Features, Split
+from starfc.data.dataset import Split
 from starfc.data.fingerprint import fingerprint
-from starfc.errors import InputError, MissingFileError
-from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, warn_of_giants
+from starfc.errors import InputError
+from starfc.evaluation.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
-from starfc.graph.knn import build_knn, fitting_k, search_bytes
-from starfc.graph.neighbours import KnnGraph, empty_graph
-from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
-from starfc.models.contextual import ContextualModel
-from starfc.models.gcn import StarFCModel
-from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.structural import StructuralModel
-from starfc.models.thresholds import Thresholds, thresholds_for
+from starfc.models.kinds import KINDS
+from starfc.models.thresholds import Thresholds, resolve
+from starfc.recipes import changed
 from starfc.review.measures import instance_columns
 from starfc.runtime.commit import Change, changing
 from starfc.runtime.kinds import CLUSTER
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
-from starfc.splits import knn_graph as open_knn_graph
-from starfc.splits import open_test_split
+from starfc.splits import graph_source, open_test_split, search_of, stored_graph
 from starfc.words import advice, word
 
 log = logging.getLogger("starfc")
-
-SHIPPED = {
-    "gcn": "cfg_gcn_ms1m.py",
-    "hierarchical": "cfg_gcn_ms1m_hierarchical.py",
-    "gcn_structural": "cfg_gcn_structural_ms1m.py",
-    "gcn_structural_any": "cfg_gcn_structural_any.py",
-}
 
 
 def run_inference(
@@ -64,6 +43,8 @@ def run_inference(
     *,
     refinement: str = "fixed",
     model_folder: str | Path | None = None,
+    tau1: float | None = None,
+    tau2: float | None = None,
     features: str | Path | Split | None = None,
     labels: str | Path | None = None,
     knn_graph: str | Path | None = None,
@@ -85,6 +66,9 @@ def run_inference(
         are those of ``config.dynamic``. Either takes either type of model.
     model_folder : path, optional
         Folder of the weights; the config's ``pretrained`` otherwise.
+    tau1, tau2 : float, optional
+        Thresholds that go before those stored beside the weights, which go before the config's
+        (:func:`~starfc.models.thresholds.resolve`).
     features, labels : path, optional
         Features to cluster instead of the configured split, and their labels, if any; or both as a split that is open.
     knn_graph : path, optional
@@ -118,16 +102,23 @@ def run_inference(
             f"{word('partition.type')}: {config.partition.type!r} has no use for the dynamic thresholds; take the "
             f"fixed ones{advice(', or set {} to components', 'partition.type')}"
         )
+    chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
+    if chosen:
+        config = changed(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
     also = () if stdin is None else ("features.npy",)
     with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
         if stdin is not None:
             change.take(stdin, "features.npy")
-        return _run(config, change, refinement, model_folder, features, labels, knn_graph, min_cluster_size, keep_edges)
+        return _run(
+            config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
+            keep_edges,
+        )  # fmt: skip
 
 
 def _run(
     config: Config,
+    explicit: tuple[float | None, float | None],
     change: Change,
     refinement: str,
     model_folder: str | Path | None,
@@ -146,63 +137,27 @@ def _run(
         change.inputs.append(Path(split.features.name))
     recognised = fingerprint(split.features.array)
     if knn_graph is not None:
-        graph_path = find_graph(Path(knn_graph))
-        if graph_path is None:
-            raise MissingFileError(f"{knn_graph}: no kNN graph there{advice('; {} makes one', 'starfc knn')}")
+        graph_path = stored_graph(knn_graph)
     model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
     model = open_model(config, model_folder)
-    decided = thresholds(config, model_folder, refinement, model)
-    tau1, tau2 = decided.tau1, decided.tau2
+    decided = resolve(explicit, config, model, refinement)
 
-    with stages.stage("features"):
-        valid, invalid_rows = split.features.valid(config.invalid_rows)
-    distinct, representative, stored, columns = valid, None, False, 0
-    if isinstance(model, StructuralModel):
-        columns, stored = model.columns, graph_path is not None and find_graph(graph_path) is not None
-        if config.copies == "collapse":
-            with stages.stage("copies", needs=64 * len(valid)):
-                distinct, representative = collapsed(valid, graph_path if stored else None, out)
-    k = fitting_k(config.knn, len(distinct), split.features.name, columns)
-    if not stored and (distinct is not valid or k < config.knn):
-        graph_path = None  # what is named there is the graph of all rows
-    searched = replace(config, knn=k)
-    copies = None if representative is None else sizes_of(representative)
-    parting = {} if refinement == "dynamic" else partition(searched)
-    if len(distinct) < 2:
-        graph = empty_graph(len(distinct), k)
-        result = without_search(len(distinct), keep_edges)
-    else:
-        with stages.stage("kNN graph", needs=search_bytes(distinct, k, config.knn_method)):
-            graph = open_knn_graph(searched, distinct, graph_path, out)
-        result = REFINEMENTS[refinement](
-            distinct,
-            graph,
-            model,
-            tau1=tau1,
-            tau2=tau2,
-            th_sim=config.th_sim,
-            **parting,
-            sizes=copies,
-            keep_edges=keep_edges,
-            device=device,
-            stages=stages,
-            scratch=out,
-        )
-    neighbours = max(graph.k - 1, 0)  # k counts the instance itself
-    warnings = doubts(result, neighbours, copies)
-    for warning in warnings:
-        log.warning("%s", warning)
-    if representative is not None:
-        result = with_copies(result, representative)
-    result = with_singletons(result, invalid_rows)
+    make_graph, stored = graph_source(config, model.kind.structural, graph_path, out)
+    done = cluster_features(
+        split.features,
+        model,
+        settings_of(config, decided, refinement),
+        make_graph=make_graph,
+        graph_of_all=stored,
+        keep_edges=keep_edges,
+        device=device,
+        stages=stages,
+        scratch=out,
+    )
+    result, graph, num_copies = done.result, done.prepared.graph, done.prepared.num_copies
     diagnostics = diagnose(result, config.giant_share)
-    warn_of_giants(diagnostics, neighbours, None if result.estimate is None else result.estimate.precision)
-    if result.choice is not None:
-        tau1 = result.choice.tau1
-    tau1 = COMPONENTS[0] if tau1 is None else tau1  # of fewer than two rows
-    if refinement == "fixed" and config.partition.type != "components":
-        tau2 = 0.0  # plays no part
-    tau2 = COMPONENTS[1] if tau2 is None else tau2
+    expected = None if result.estimate is None else result.estimate.precision
+    warn_of_giants(diagnostics, max(graph.k - 1, 0), expected)
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -224,14 +179,15 @@ def _run(
         "num_singletons": num_singletons,
         "min_cluster_size": min_cluster_size,
         "num_left_out": int((result.labels < 0).sum()),
-        "num_invalid_rows": len(invalid_rows),
-        "num_copies": len(valid) - len(distinct),
+        "num_invalid_rows": len(done.prepared.invalid),
+        "num_copies": num_copies,
         "refinement": refinement,
         "partition": config.partition.type,
-        "thresholds": {"tau1": tau1, "tau2": tau2},
-        "choices": choices(result, config, decided, graph.k, stored, len(valid) - len(distinct)),
+        "thresholds": {"tau1": done.tau1, "tau2": done.tau2},
+        "thresholds_source": decided.source,
+        "choices": choices(result, config, decided, graph.k, stored is not None, num_copies),
         "estimate": None if result.estimate is None else vars(result.estimate),
-        "doubts": warnings,
+        "doubts": done.doubts,
         "diagnostics": diagnostics,
         "knn_graph": {"k": graph.k, **graph.info},
         "stages": [vars(stage) for stage in stages.finished],
@@ -265,7 +221,7 @@ def choices(
         copies = {"value": "keep", "reason": GIVEN}
     elif stored and not num_copies:
         copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
-    default = config.partition.type == ("infomap" if config.model.type == "gcn_structural_any" else "components")
+    default = config.partition.type == KINDS[config.model.type].partition
     found: dict[str, dict[str, Any]] = {
         "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
         "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
@@ -311,36 +267,31 @@ def open_model(config: Config, folder: Path) -> Model:
     """The model of a folder; its type and widths must be those of the config, whose scales it takes."""
     kwargs = config.model.kwargs
     model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
-    kinds = {StarFCModel: "gcn", HierarchicalModel: "hierarchical", StructuralModel: "gcn_structural"}
-    found = (kinds | {ContextualModel: "gcn_structural_any"})[type(model)]
-    if found != config.model.type:
+    if model.kind.name != config.model.type:
         raise InputError(
-            f"{folder}: weights of a model of type {found!r} where the config's model.type is {config.model.type!r}; "
-            f"name a config of that type, such as configs/{SHIPPED[found]}, or other weights"
+            f"{folder}: weights of a model of type {model.kind.name!r} where the config's model.type is "
+            f"{config.model.type!r}; name a config of that type, such as configs/{model.kind.config}, or other weights"
         )
     return model
 
 
-def partition(config: Config) -> dict[str, Any]:
-    """How clusters come of edges, as :func:`~starfc.clustering.pipeline.cluster` takes it.
-
-    Samples are searched as the config says, with lists of ``config.knn``.
-    """
-    chosen, search = config.partition, None
-    if config.reach == "auto":
-        asked = (config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall)
-
-        def search(rows: Features) -> KnnGraph:
-            return build_knn(rows, *asked)
-
-    given = {"partition": chosen.type, "resolution": chosen.resolution, "adapt": config.adapt}
-    return given | {"search": search, "seed": config.seed}
-
-
-def thresholds(config: Config, model_folder: Path, refinement: str, model: Model) -> Thresholds:
-    """The thresholds of a refinement: the config's, or of these that are None those that belong to the weights."""
-    pair = config.dynamic if refinement == "dynamic" else config
-    return thresholds_for(model, model_folder, refinement, config.partition.type, pair.tau1, pair.tau2)
+def settings_of(config: Config, decided: Thresholds, refinement: str) -> Settings:
+    """What a config asks of a clustering, with thresholds that are decided."""
+    return Settings(
+        tau1=decided.tau1,
+        tau2=decided.tau2,
+        refinement=refinement,
+        k=config.knn,
+        search=search_of(config),
+        partition=config.partition.type,
+        resolution=config.partition.resolution,
+        adapt=config.adapt,
+        reach=config.reach,
+        th_sim=config.th_sim,
+        seed=config.seed,
+        invalid_rows=config.invalid_rows,
+        copies=config.copies,
+    )
 
 
 def report(record: dict[str, Any], out: str | Path) -> str:

@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from starfc.config import RETIRED, Config
-from starfc.models.checkpoint import THRESHOLDS, Model, load_model
-from starfc.models.contextual import ContextualModel
-from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.structural import StructuralModel
+from starfc.models.checkpoint import Model, load_model, run_folder
 from starfc.records import Anything
-from starfc.runtime.opened import opened
 from starfc.schema import build, merged
 
-TYPES = {"any": "gcn_structural_any", "structural": "gcn_structural", "gcn": "gcn", "hierarchical": "hierarchical"}
-
-_CHOSEN = {"tau1": None, "tau2": None, "dynamic": {"tau1": None, "tau2": None}}  # stored beside the weights
 _ONE_CYCLE = {"policy": "onecycle", "warmup": 0.15}
 _GCN = {
     "model": {"type": "gcn", "kwargs": {"init": "metric"}},
@@ -32,16 +25,14 @@ _GCN = {
     "total_epochs": 1,
     "lr_config": _ONE_CYCLE,
     "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 100},
-    **_CHOSEN,
 }
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
     "any": {
         "model": {"type": "gcn_structural_any", "kwargs": {"nhid": 48}},
         "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},
         "kinds": {"first": 900, "second": 900, "edges": 6000, "members": 2, "steps": 6000},
         "partition": {"type": "infomap"},
         "validation": {"source": "none"},
-        **_CHOSEN,
     },
     "structural": {
         "model": {"type": "gcn_structural", "kwargs": {"nhid": 64}},
@@ -52,7 +43,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "total_epochs": 1,
         "lr_config": _ONE_CYCLE,
         "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 1},
-        **_CHOSEN,
     },
     "gcn": _GCN,
     "hierarchical": _GCN
@@ -66,25 +56,38 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def model_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> Config:
-    """The config of a trained model's folder or checkpoint, with ``given`` (nested mapping) before what it says.
+# what a training was told of its machine and of its data, which says nothing about another machine or set
+OF_MACHINE = ("threads", "device", "memory_limit")
+_OF_TRAINING = ("seed", "invalid_rows", "knn_method", "knn_params", "knn_recall", "copies", "adapt", "reach", "metrics")
 
-    A training run's folder has a config; weights alone say their type, widths and neighbours, and the rest is the
-    schema's defaults. Thresholds are those stored beside the weights, or the published ones where there are none.
+
+def model_config(model: str | Path | Model, given: Mapping[str, Any] | None = None) -> Config:
+    """The config to cluster by a trained model, with ``given`` (nested mapping) before what the model says.
+
+    A training run's folder has a config, of which the settings of the training itself play no part; weights alone say
+    their type, widths and neighbours, and the rest is the schema's defaults. What the thresholds are,
+    :func:`starfc.models.thresholds.resolve` says.
+
+    Parameters
+    ----------
+    model : path or Model
+        A folder, a checkpoint, or a model that was loaded from one or made.
 
     Raises
     ------
     MissingFileError, InputError
         No such model, or every problem of the values, at once.
     """
-    folder, given = Path(folder), dict(given or {})
-    run = opened(folder.parent.parent if folder.is_file() else folder)
-    base = _described(load_model(folder))
-    if run.has("config.json"):
-        base = run.json("config.json", Anything).root  # data: nothing in it is executed
-    if run.has(THRESHOLDS):
-        base = merged(base, _CHOSEN)
-    return build(Config, merged(base, {"pretrained": str(folder)} | given), RETIRED)
+    if isinstance(model, str | Path):
+        model = load_model(model)
+    base, run = _described(model), run_folder(model)
+    if run is not None:
+        base["pretrained"] = str(model.folder)
+        if run.has("config.json"):
+            stored = run.json("config.json", Anything).root  # data: nothing in it is executed
+            own = {key: value for key, value in stored.items() if key not in (*OF_MACHINE, *_OF_TRAINING)}
+            base = own | {"pretrained": str(model.folder)}
+    return build(Config, merged(base, given or {}), RETIRED)
 
 
 def changed(config: Config, given: Mapping[str, Any]) -> Config:
@@ -93,22 +96,13 @@ def changed(config: Config, given: Mapping[str, Any]) -> Config:
 
 
 def _described(model: Model) -> dict[str, Any]:
-    if isinstance(model, StructuralModel):
-        kwargs = {"nhid": model.nhid}
-        whatever = {"knn": model.columns + 1, **_CHOSEN}
-        if isinstance(model, ContextualModel):
-            kind = {"type": "gcn_structural_any", "kwargs": kwargs}
-            return {"model": kind, "partition": {"type": "infomap"}, **whatever}
-        return {"model": {"type": "gcn_structural", "kwargs": kwargs}, **whatever}
-    kwargs = {"feature_dim": model.feature_dim, "nhid": model.nhid}
-    if isinstance(model, HierarchicalModel):
-        scales = list(model.scales)
-        return {
-            "model": {"type": "hierarchical", "kwargs": kwargs},
-            "hierarchical": {"scales": scales},
-            "knn": scales[-1],
-        }
-    return {"model": {"type": "gcn", "kwargs": kwargs}}
+    widths = {"nhid": model.nhid} | ({} if model.kind.structural else {"feature_dim": model.feature_dim})
+    whole = {"model": {"type": model.kind.name, "kwargs": widths}, "partition": {"type": model.kind.partition}}
+    if model.kind.structural:
+        return whole | {"knn": model.columns + 1}
+    if model.scales is not None:
+        return whole | {"hierarchical": {"scales": list(model.scales)}, "knn": model.scales[-1]}
+    return whole
 
 
 def training_config(
@@ -120,7 +114,7 @@ def training_config(
     ----------
     features, labels : path
         The training split; there is no test split, so validation is on identities held back from it, or none.
-    kind : {'structural', 'gcn', 'hierarchical'}
+    kind : {'any', 'structural', 'gcn', 'hierarchical'}
         Recipe.
     base : Config, optional
         Instead of the recipe.

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from starfc.config import Config
 from starfc.data.dataset import Features, Split, open_split
 from starfc.data.formats import LABEL_SUFFIXES
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.partial import remove_search
-from starfc.graph.store import ANEW, building, elsewhere, find_graph, read_graph
-from starfc.runtime.commit import settle
-from starfc.runtime.kinds import KNN
-from starfc.runtime.opened import opened
+from starfc.graph.opening import Place, Search, open_or_build
+from starfc.graph.store import find_graph
 from starfc.runtime.stages import Stages
 from starfc.words import advice, word
-
-log = logging.getLogger("starfc")
 
 MS1M_HINT = (
     "docs/ms1m.md says where these files come from and how they are laid out; "
@@ -90,45 +85,46 @@ def _room(config: Config) -> int | None:
     return Stages(config.memory_limit_bytes()).memory_left()
 
 
-def knn_graph(config: Config, features: Features, path: Path | None, out: Path) -> KnnGraph:
+def search_of(config: Config) -> Search:
+    """How a config asks to search for neighbours."""
+    return Search(config.knn_method, config.knn_params, config.seed, config.knn_recall)
+
+
+def stored_graph(path: str | Path) -> Path:
+    """The kNN graph that a user names, which must be there."""
+    found = find_graph(Path(path))
+    if found is None:
+        raise MissingFileError(f"{path}: no kNN graph there{advice('; {} makes one', 'starfc knn')}")
+    return found
+
+
+def knn_graph(config: Config, features: Features, path: Path | None, out: Path | None) -> KnnGraph:
     """The kNN graph stored at ``path`` where there is one, else a new one, which is then stored.
 
-    Where there is no path (a file of the user's own) or it cannot be written, the graph is kept below ``out``, in a
-    folder named after the features' fingerprint. What a killed search had found is kept beside it, and used.
+    Where there is no path (a file of the user's own) or it cannot be written, the graph is kept below ``out``, if any.
     """
-    name = f"{features.check.fingerprint[:12]}_{config.knn_method}_k_{config.knn}"
-    named = path is not None and (find_graph(path) or _writable(path))
-    place = path if named else opened(out).path(f"knn/{name}")
-    partial = place.with_name(place.name + ".partial") if named else opened(out).path(f"knn/{name}.partial")
-    stored = find_graph(place)
-    if stored is not None:
-        if not named:  # a search for these results was perhaps killed once its graph was there
-            settle(place, KNN)
-            remove_search(partial)
-        log.info("kNN graph: read from %s", stored)
-        graph = read_graph(stored, features, config.knn)
-        used = graph.info.get("params", {})
-        other = {key: used[key] for key, value in config.knn_params.items() if used.get(key, value) != value}
-        if other:
-            raise InputError(
-                f"{stored}: a kNN graph built with {other} where {word('knn_params')} asks for {config.knn_params}; "
-                f"{ANEW}{elsewhere()}"
-            )
-        reached = graph.info.get("recall")
-        if config.knn_method == "ivf" and "nprobe" not in config.knn_params and (reached or 1.0) < config.knn_recall:
-            raise InputError(
-                f"{stored}: a kNN graph of recall {reached:.4f} where {word('knn_recall')} asks for "
-                f"{config.knn_recall}; {ANEW}{advice(', or lower {}', 'knn_recall')}"
-            )
-        return graph
-    with building(place, partial) as write:
-        graph = build_knn(
-            features, config.knn, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial
-        )
-        write(graph, features)
-        del graph
-    log.info("kNN graph: written to %s", place)
-    return read_graph(place, features, config.knn)
+    search, place = search_of(config), None
+    if path is not None and (find_graph(path) or _writable(path)):
+        place = Place.named(path)
+    elif out is not None:
+        place = Place.within(out, features, config.knn, search)
+    return open_or_build(features, config.knn, search, place)
+
+
+def graph_source(
+    config: Config, structural: bool, path: Path | None, out: Path | None
+) -> tuple[Callable[[Features, int, bool], KnnGraph], Path | None]:
+    """What gives the kNN graph of the rows that are clustered (:func:`starfc.arrays.prepare`), by :func:`knn_graph`.
+
+    And the graph that is stored at ``path`` if a structural model is to use it for all rows, copies among them.
+    """
+    stored = path if structural and path is not None and find_graph(path) is not None else None
+
+    def make_graph(rows: Features, k: int, as_asked: bool) -> KnnGraph:
+        # what is named is the graph of all rows
+        return knn_graph(replace(config, knn=k), rows, path if stored is not None or as_asked else None, out)
+
+    return make_graph, stored
 
 
 def _writable(path: Path) -> bool:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from starfc.clustering.adaptation import Adapted
 from starfc.clustering.confidence import Scoring
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.scoring import TARGET_BYTES, NodeProjections, project_nodes
+from starfc.clustering.scoring import (
+    TARGET_BYTES,
+    NodeProjections,
+    num_entries,
+    num_pairs,
+    parse_affinity,
+    parse_graph,
+    project_nodes,
+)
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.affinity import scale_widths
@@ -66,25 +74,39 @@ class Parsed:
         return ParsedEdges(edges, intimacy, stay, codes, context)
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Which pairs of nodes a method takes for edges, where its model scores pairs of embeddings.
+
+    ``parse`` makes the edges with p > τ1 of a model's nodes, τ1 and the bytes of a slice; ``count`` is the number of
+    candidates; ``entry_bytes`` is the memory that parsing takes for each kNN entry, where half of the candidates stay.
+    """
+
+    parse: Callable[[NodeProjections, float, int], EdgeList]
+    count: Callable[[NodeProjections], int]
+    entry_bytes: int
+
+
+ENTRIES = Candidates(parse_graph, num_entries, 9)  # every kNN entry i -> j
+PAIRS = Candidates(parse_affinity, num_pairs, 22)  # those of the affinity graph, undirected
+
+
 def parse(
-    parse_edges: Callable[[NodeProjections, float, int], EdgeList],
-    count: Callable[[NodeProjections], int],
-    entry_bytes: int,
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
     model: Model,
+    candidates: Candidates,
+    *,
     tau1: float,
-    tau2: float,
-    th_sim: float,
+    tau2: float = 0.0,
+    th_sim: float = 0.0,
     device: str | torch.device,
     stages: Stages,
     scratch: Path | None,
 ) -> Parsed:
-    """What both methods begin with.
+    """What every method begins with; its parameters are those of :func:`starfc.clustering.pipeline.cluster`.
 
     A structural model has candidates of its own, undirected ones, whatever the method.
-
-    ``entry_bytes`` is the memory that ``parse_edges`` takes for each kNN entry, where half of the candidates are kept.
     """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
@@ -108,8 +130,8 @@ def parse(
         # a code an entry, kept edges in either direction while they are put in order
         with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
             scoring = Scoring(model, features, graph, order, device, scratch)
-            parsed, candidates, mass = scoring.parse(tau1)
-        return Parsed(parsed, order, candidates, mass, scoring)
+            parsed, count, mass = scoring.parse(tau1)
+        return Parsed(parsed, order, count, mass, scoring)
     # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
@@ -120,7 +142,7 @@ def parse(
     room = TARGET_BYTES if left is None else max(left // 4, 1 << 20)
     target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
     # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
-    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + entry_bytes * entries):
-        candidates = count(nodes)
-        parsed = parse_edges(nodes, tau1, target_bytes)
-    return Parsed(parsed, order, candidates)
+    with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + candidates.entry_bytes * entries):
+        count = candidates.count(nodes)
+        parsed = candidates.parse(nodes, tau1, target_bytes)
+    return Parsed(parsed, order, count)

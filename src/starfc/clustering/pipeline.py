@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from starfc.clustering.adaptation import COMPONENTS, adapt_to_set, choose_thresh
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.edges import EdgeList, edge_confidence, row_pointers
-from starfc.clustering.parsing import ParsedEdges, parse
+from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, parse
 from starfc.clustering.partition import communities, edges_within
 from starfc.clustering.reach import SampleSteps, Search, reach
 from starfc.clustering.refinement import (
@@ -27,7 +28,6 @@ from starfc.clustering.refinement import (
     node_intimacy_undirected,
     refine,
 )
-from starfc.clustering.scoring import num_entries, num_pairs, parse_affinity, parse_graph
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
 from starfc.defaults import RESOLUTION
@@ -35,7 +35,6 @@ from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
-from starfc.models.contextual import ContextualModel
 from starfc.runtime.stages import Stages
 from starfc.words import word
 
@@ -136,7 +135,7 @@ def cluster(
         ``confidence`` of an instance is the mean p of the refined edges at it, 0 where it has none.
     """
     stages = stages or Stages()
-    contextual = isinstance(model, ContextualModel)
+    contextual = model.kind.contextual
     if not contextual and (tau1 is None or tau2 is None):
         raise InputError(
             f"{word('tau1')}, {word('tau2')}: numbers needed with a model whose p is not calibrated for every set; "
@@ -148,8 +147,8 @@ def cluster(
     lowest = tau1
     if contextual:
         lowest = LOWEST if tau1 is None else min(LOWEST, tau1)
-    given = (features, graph, model, lowest, tau2, th_sim, device, stages, scratch)
-    start = parse(parse_graph, num_entries, 9, *given)
+    given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
+    start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, **given)
     parsed, order, candidates = start.edges, start.order, start.candidates
     chosen, members, reached = None, None, None
     if contextual:
@@ -240,8 +239,8 @@ def cluster_dynamic(
         Its numbers of edges count pairs.
     """
     stages = stages or Stages()
-    given = (features, graph, model, tau1, tau2, th_sim, device, stages, scratch)
-    start = parse(parse_affinity, num_pairs, 22, *given)
+    given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
+    start = parse(features, graph, model, PAIRS, tau1=tau1, tau2=tau2, **given)
     parsed, order = start.edges, start.order
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)

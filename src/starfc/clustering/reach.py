@@ -32,9 +32,8 @@ from starfc.clustering.adaptation import choose_threshold
 from starfc.clustering.choice import agreement
 from starfc.clustering.components import components
 from starfc.clustering.edges import EdgeList
-from starfc.clustering.parsing import parse
+from starfc.clustering.parsing import ENTRIES, parse
 from starfc.clustering.partition import communities
-from starfc.clustering.scoring import num_entries, parse_graph
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import Model
@@ -111,8 +110,9 @@ class SampleSteps:
         """Clusters (m,) of m rows, each named by its smallest member, and the edges, symmetric."""
         with stages.stage("kNN graph"):
             graph = self.search(rows)
-        given = (rows, graph, self.model, self.lowest, 0.0, 0.0, self.device, stages, self.scratch)
-        start = parse(parse_graph, num_entries, 9, *given)
+        start = parse(
+            rows, graph, self.model, ENTRIES, tau1=self.lowest, device=self.device, stages=stages, scratch=self.scratch
+        )
         with stages.stage("communities", needs=144 * len(start.edges)):
             chosen = choose_threshold(start.edges, start.mass, self.tau1, self.partition, self.seed)
             tau1, members = chosen.choice.tau1, chosen.members

@@ -28,9 +28,7 @@ def cluster(
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,
     recall: options.Recall = None,
-    knn_graph: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A kNN graph that `starfc knn` made of these features.")
-    ] = None,
+    knn_graph: options.KnnGraph = None,
     min_cluster_size: Annotated[
         int,
         typer.Option(min=1, max=2**62, help="Instances of smaller clusters get label -1; metrics are of before that."),
@@ -96,16 +94,12 @@ def cluster(
         config, split = opened(model, asked, place, name, labels, feature_dim, key)
         if refinement is Refinement.dynamic and partition is None:
             config = changed(config, {"partition": {"type": "components"}})
-        communities = config.partition.type != "components"
-        if communities and tau2 is not None:
-            options.warn(f"--tau2: {config.partition.type} communities do not use it; add --partition components")
-            tau2 = None
-        chosen = options.given(tau1=tau1, tau2=tau2)
-        config = changed(config, {"dynamic": chosen} if refinement is Refinement.dynamic else chosen)
         record = run_inference(
             config,
             refinement=refinement.value,
             model_folder=model,
+            tau1=tau1,
+            tau2=tau2,
             features=split,
             knn_graph=knn_graph,
             min_cluster_size=min_cluster_size,

@@ -37,45 +37,40 @@ def knn(
     from starfc.config import RETIRED, Config
     from starfc.data.dataset import Features
     from starfc.data.formats import read_features
-    from starfc.graph.knn import build_knn, fitting_k, search_bytes
-    from starfc.graph.store import building
+    from starfc.graph.knn import fitting_k, search_bytes
+    from starfc.graph.opening import Place, build_graph
     from starfc.runtime.atomic import prepare_folder, temporary_folder
     from starfc.runtime.machine import set_threads
     from starfc.runtime.stages import Stages
     from starfc.schema import build
+    from starfc.splits import search_of
 
     asked = options.given(knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, seed=seed)
     config = build(Config, asked | options.search_options(knn, recall), RETIRED)
     set_threads(config.threads)
     stages = Stages(config.memory_limit_bytes())
     prepare_folder(out.parent)
-    partial = out.with_name(out.name + ".partial")
-    with (
-        temporary_folder() as temporary,
-        options.stored_features(features, temporary) as (place, name),
-        building(out, partial, inputs=(place,), overwrite=overwrite) as write,
-    ):
+    with temporary_folder() as temporary, options.stored_features(features, temporary) as (place, name):
         with stages.stage("features"):
             valid, invalid = Features(
                 read_features(place, feature_dim, key, room=stages.memory_left()), str(name)
             ).valid(config.invalid_rows)
             k = fitting_k(k, len(valid), str(name))
         with stages.stage("kNN graph", needs=search_bytes(valid, k, config.knn_method)):
-            graph = build_knn(valid, k, config.knn_method, config.knn_params, config.seed, config.knn_recall, partial)
-            write(graph, valid)
-    search = stages.finished[-1]
+            graph = build_graph(valid, k, search_of(config), Place.named(out), inputs=(place,), overwrite=overwrite)
+    took = stages.finished[-1]
     record = {
         "out": str(out),
         "num_nodes": graph.num_nodes,
         "k": k,
         "num_invalid_rows": len(invalid),
         **graph.info,
-        "seconds": search.seconds,
-        "peak_rss_mb": search.peak_rss_mb,
+        "seconds": took.seconds,
+        "peak_rss_mb": took.peak_rss_mb,
     }
     how = "exact"
     if record["recall_rows"]:
         how = f"{record['backend']} {record['params']}, recall {record['recall']:.4f} on {record['recall_rows']:,} rows"
-    took = f"{search.seconds:.1f} s, peak {search.peak_rss_mb:,.0f} MB"
-    text = f"{graph.num_nodes:,} nodes, k {k}, {how}, {took}\nwritten to {out}"
+    cost = f"{took.seconds:.1f} s, peak {took.peak_rss_mb:,.0f} MB"
+    text = f"{graph.num_nodes:,} nodes, k {k}, {how}, {cost}\nwritten to {out}"
     options.show(record, text, as_json=as_json, quiet=quiet)

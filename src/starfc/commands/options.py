@@ -102,6 +102,9 @@ Neighbours = Annotated[
 SearchMethod = Annotated[
     Search | None, typer.Option("--knn", help="Search: exact, or approximate. Default: exact, ivf with --recall.")
 ]
+KnnGraph = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A kNN graph that `starfc knn` made of these features.")
+]
 Recall = Annotated[
     float | None,
     typer.Option(
@@ -198,8 +201,3 @@ def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tup
         with writes(place, folder), temporary.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
         yield temporary, place if keep else Path("stdin")
-
-
-def warn(message: str) -> None:
-    """Say on stderr what an option of the command did not do."""
-    logging.getLogger("starfc").warning("%s", message)

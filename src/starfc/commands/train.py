@@ -10,15 +10,10 @@ import typer
 
 from starfc.commands import options
 from starfc.errors import InputError
+from starfc.models.kinds import KINDS, STRUCTURAL
 
-
-class Kind(str, Enum):
-    """Models."""
-
-    any = "any"
-    structural = "structural"
-    gcn = "gcn"
-    hierarchical = "hierarchical"
+# the members are those of the table, which no checker of types can know
+Recipe = Enum("Recipe", {kind.recipe: kind.recipe for kind in KINDS.values()}, type=str)  # type: ignore[misc]
 
 
 def train(
@@ -26,7 +21,7 @@ def train(
     labels: options.LabelsFile,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.")],
     kind: Annotated[
-        Kind | None,
+        Recipe | None,
         typer.Option("--type", help="Recipe. Default: structural, for data like yours."),
     ] = None,
     config: Annotated[
@@ -78,7 +73,8 @@ def train(
     for one in setting or []:
         asked = merged(asked, _setting(one))
     base = None if config is None else load_config(config, options.given(total_epochs=epochs))
-    whole = training_config(features.absolute(), labels.absolute(), (kind or Kind.structural).value, asked, base)
+    recipe = STRUCTURAL.recipe if kind is None else kind.value
+    whole = training_config(features.absolute(), labels.absolute(), recipe, asked, base)
     again = [word for word in sys.argv[1:] if word != "--resume"]
     record = run_training(
         whole,

@@ -23,6 +23,7 @@ def tune(
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,
     recall: options.Recall = None,
+    knn_graph: options.KnnGraph = None,
     invalid_rows: options.Invalid = None,
     feature_dim: options.FeatureDim = None,
     key: options.Key = None,
@@ -65,7 +66,13 @@ def tune(
     ):
         config, split = opened(model, asked, place, name, labels, feature_dim, key)
         chosen = run_choice(
-            config, model_folder=model, features=split, out=out, inputs=(place, labels), overwrite=overwrite
+            config,
+            model_folder=model,
+            features=split,
+            knn_graph=knn_graph,
+            out=out,
+            inputs=(place, labels),
+            overwrite=overwrite,
         )
     record = {"out": str(out), "thresholds": {refinement: vars(point) for refinement, point in chosen.items()}}
     options.show(record, report(chosen, out), as_json=as_json, quiet=quiet)

@@ -225,7 +225,7 @@ def choose_and_store(
         refinement: sweep_thresholds(edges, labels, refinement, scored=scored)
         for refinement, edges in _parsed(features, graph, model, th_sim, device)
     }
-    choose = lowest if isinstance(model, StructuralModel) else best
+    choose = lowest if model.kind.structural else best
     chosen = {refinement: choose(points) for refinement, points in surfaces.items()}
     write_csv(folder / "threshold_surface.csv", surfaces)
     panels = [

@@ -96,13 +96,6 @@ def propagate(adjacency: sp.csr_matrix, features: NDArray[np.float32]) -> NDArra
     return out
 
 
-def propagate_graph(
-    graph: KnnGraph, features: Features | NDArray[np.float32], th_sim: float = 0.0
-) -> NDArray[np.float32]:
-    """ÂF straight from the kNN graph: equal to ``propagate(propagation_matrix(graph, th_sim), features)``, (N, d)."""
-    return propagate_scales(graph, features, None, th_sim)[0]
-
-
 def propagate_scales(
     graph: KnnGraph, features: Features | NDArray[np.float32], scales: Sequence[int] | None, th_sim: float = 0.0
 ) -> NDArray[np.float32]:

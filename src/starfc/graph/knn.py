@@ -167,11 +167,6 @@ def draw_sample(features: Features, k: int, rng: np.random.Generator) -> Sample:
     return Sample(rows, tidy(ids, sims, rows, n))
 
 
-def measure_recall(graph: KnnGraph, features: Features | NDArray[np.float32], seed: int = 0) -> float:
-    """Share of the exact neighbours that the graph holds, on up to 1,000 sampled rows."""
-    return draw_sample(as_features(features), graph.k, np.random.default_rng(seed)).recall(graph)
-
-
 def _exact(features: Features, k: int) -> KnnGraph:
     graph = exact_knn(features, k)
     return KnnGraph(graph.ids, graph.sims, {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0})

@@ -43,15 +43,13 @@ from starfc.defaults import MOST_NEIGHBOURS, RESOLUTION
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.checks import require_ids, require_lists, require_numbers
-from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, empty_graph
-from starfc.graph.store import find_graph, read_graph
+from starfc.graph.opening import Search, graph_name, open_graph
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.copies import known_by_edges, left_out
 from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
-from starfc.models.structural import StructuralModel
 from starfc.records import StateManifest
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs import STATE, Run, most_labels, stored_features
@@ -226,11 +224,11 @@ def _first_state(run: Run) -> State:
         rows = rows[~copies_among(representative)[rows]]
     searched = features if len(rows) == len(features) else features.subset(rows, run.folder)
     k = run.record["config"]["knn"]
-    if k > max(4096, len(features)) or (isinstance(rule.model, StructuralModel) and k > MOST_NEIGHBOURS + 1):
+    if k > max(4096, len(features)) or (rule.model.kind.structural and k > MOST_NEIGHBOURS + 1):
         path = run.folder / "run.json"
         raise InputError(f"{path}: config.knn: {k:,} neighbours; it is damaged, {anew('cluster')}")
     lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
-    fitting = min(k, len(rows)) if isinstance(rule.model, StructuralModel) else k
+    fitting = min(k, len(rows)) if rule.model.kind.structural else k
     graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))
     state = State.of(
         rule, features, graph, rows, run.parsed, run.labels, lowest, k=k, representative=representative,
@@ -243,24 +241,24 @@ def _first_state(run: Run) -> State:
 
 def _collapse(run: Run, rule: Rule) -> bool:
     """Whether new rows of the direction of others are their copies."""
-    return isinstance(rule.model, StructuralModel) and run.record["config"].get("copies", "collapse") == "collapse"
+    return rule.model.kind.structural and run.record["config"].get("copies", "collapse") == "collapse"
 
 
 def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
     """The run's kNN graph, from the folder or from where its config says; searched for anew where it is gone."""
     config = run.record["config"]
-    method = config["knn_method"]
+    search = Search(config["knn_method"], config["knn_params"], config["seed"], config["knn_recall"])
     named = config["test_data"].get("knn_graph_path")
-    for path in (run.folder / "knn" / f"{valid.check.fingerprint[:12]}_{method}_k_{k}", Path(named) if named else None):
-        stored = None if path is None else find_graph(path)
-        if stored is None:
-            continue
+    for path in (run.folder / "knn" / graph_name(valid, k, search), Path(named) if named else None):
         try:
-            return read_graph(stored, valid, k)
+            graph = None if path is None else open_graph(valid, k, search, path)
         except InputError as error:
             log.info("kNN graph: %s", error)
+            continue
+        if graph is not None:
+            return graph
     log.info("kNN graph: none of this run's is left, searched for anew")
-    return build_knn(valid, k, method, config["knn_params"], config["seed"], config["knn_recall"])
+    return search.build(valid, k)
 
 
 def _rule(run: Run) -> Rule:

@@ -28,7 +28,7 @@ from starfc.incremental.edges import changed, without
 from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.scores import read_context, score_new
 from starfc.models.checkpoint import Model
-from starfc.models.contextual import Context, ContextualModel
+from starfc.models.contextual import Context
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.stages import Stages
@@ -225,7 +225,7 @@ class State:
 
     @property
     def _contextual(self) -> bool:
-        return isinstance(self.rule.model, ContextualModel)
+        return self.rule.model.kind.contextual
 
     @property
     def confidence(self) -> NDArray[np.float32]:

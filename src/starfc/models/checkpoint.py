@@ -19,29 +19,16 @@ from starfc.errors import InputError, MissingFileError
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
+from starfc.models.kinds import ANY, GCN, HIERARCHICAL, STRUCTURAL, Kind
 from starfc.models.structural import StructuralModel
 from starfc.records import ModelKind, ScalesOf
 from starfc.runtime.atomic import write_bytes
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.words import advice
 
-FILES = {"backbone": "Backbone.pth", "head": "Head.pth"}
-HIERARCHICAL_FILES = {
-    "backbone": "Backbone1.pth",
-    "heads.small": "Head1.pth",
-    "heads.mid": "Head2.pth",
-    "heads.large": "Head3.pth",
-    "heads.fused": "Head4.pth",
-    "selector": "Attention.pth",
-    "offset_learner": "Distance.pth",
-}
-_TRAINING_ONLY = ("heads.small", "heads.mid", "heads.large", "offset_learner")
 THRESHOLDS = "thresholds.json"
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # comes with the package
 FORMAT = "starfc checkpoint 1"
-
-STRUCTURAL_FILES = {"": "Structural.pth"}
-CONTEXTUAL_FILES = {"": "Contextual.pth"}
 _MOST_MEMBERS = 16  # scorers of a round
 
 Model = StarFCModel | HierarchicalModel | StructuralModel
@@ -49,7 +36,7 @@ Model = StarFCModel | HierarchicalModel | StructuralModel
 
 def save_model(model: Model, folder: str | Path) -> None:
     """Write the state dict of every part into ``folder``, under the published names, each atomically."""
-    for part, name in _files(model).items():
+    for part, name in model.kind.files.items():
         state = {key: value.detach().cpu().clone() for key, value in model.get_submodule(part).state_dict().items()}
         _save(Path(folder) / name, state)
 
@@ -82,12 +69,37 @@ def load_model(
     """
     path = Path(path)
     if path.is_file():
-        return _from_checkpoint(path, feature_dim, nhid, scales)
-    folder = opened(path)
+        model = _from_checkpoint(path, feature_dim, nhid, scales)
+    else:
+        model = _from_folder(opened(path), feature_dim, nhid, scales)
+    model.folder = path
+    return model
+
+
+def run_folder(model: Model) -> OpenedFolder | None:
+    """The folder that a model was loaded from, that of its run where this was a checkpoint; None for one made here.
+
+    Raises
+    ------
+    MissingFileError
+        It is no longer there.
+    """
+    if model.folder is None:
+        return None
+    if not model.folder.exists():
+        raise MissingFileError(
+            f"{model.folder}: no longer there, and the model was loaded from it; load the model from where it is now"
+        )
+    return opened(model.folder.parent.parent if model.folder.is_file() else model.folder)
+
+
+def _from_folder(
+    folder: OpenedFolder, feature_dim: int | None, nhid: int | None, scales: tuple[int, ...] | None
+) -> Model:
     kind, names = _stored_names(folder)
-    if kind is CONTEXTUAL_FILES:
+    if kind is ANY:
         return _contextual(*_stored(folder, names[""]), nhid)
-    if kind is STRUCTURAL_FILES:
+    if kind is STRUCTURAL:
         return _structural(*_stored(folder, names[""]), nhid)
     states, places = {}, {}
     for part, name in names.items():
@@ -96,9 +108,9 @@ def load_model(
     widths = _checked_widths(states["backbone"].get("conv1.weight"), places["backbone"], feature_dim, nhid)
     for head in heads:
         _require_head(states[head], widths[1], places[head])
-    if kind is HIERARCHICAL_FILES:
+    if kind is HIERARCHICAL:
         stored = states.get("offset_learner", {}).get("offsets", torch.tensor(OFFSETS))
-        offsets = _offsets(stored, places.get("offset_learner", path))
+        offsets = _offsets(stored, places.get("offset_learner", folder.folder))
         model: Model = HierarchicalModel(*widths, offsets=offsets, scales=scales or _stored_scales(folder))
     else:
         model = StarFCModel(*widths)
@@ -107,18 +119,13 @@ def load_model(
     return model.eval()
 
 
-def _stored_names(folder: OpenedFolder) -> tuple[dict[str, str], dict[str, str]]:
-    """The names of the files of weights in a folder, by the part of the model: as published, and as they are there."""
-    basic = folder.has(FILES["backbone"])
-    if folder.has(CONTEXTUAL_FILES[""]):
-        kind = CONTEXTUAL_FILES
-    elif folder.has(STRUCTURAL_FILES[""]) and not basic:
-        kind = STRUCTURAL_FILES
-    else:
-        hierarchical = not basic and folder.has(_newest(folder, HIERARCHICAL_FILES["backbone"]))
-        kind = HIERARCHICAL_FILES if hierarchical else FILES
-    names = {part: _newest(folder, name) for part, name in kind.items()}
-    return kind, {part: name for part, name in names.items() if folder.has(name) or part not in _TRAINING_ONLY}
+def _stored_names(folder: OpenedFolder) -> tuple[Kind, dict[str, str]]:
+    """The kind of the model in a folder, and the names that its files have there, by the part of the model."""
+    kind = next((kind for kind in (ANY, GCN, STRUCTURAL, HIERARCHICAL) if folder.has(kind.first_file)), None)
+    if kind is None:
+        kind = HIERARCHICAL if folder.has(_newest(folder, HIERARCHICAL.first_file)) else GCN
+    names = {part: _newest(folder, name) for part, name in kind.files.items()}
+    return kind, {part: name for part, name in names.items() if folder.has(name) or part not in kind.training_only}
 
 
 def copied_files(path: str | Path) -> dict[str, Path]:
@@ -128,7 +135,7 @@ def copied_files(path: str | Path) -> dict[str, Path]:
         return {}
     folder = opened(path)
     kind, names = _stored_names(folder)
-    files = {kind[part]: folder.verified(name) for part, name in names.items()}
+    files = {kind.files[part]: folder.verified(name) for part, name in names.items()}
     return files | ({"config.json": folder.verified("config.json")} if folder.has("config.json") else {})
 
 
@@ -137,17 +144,9 @@ def describe(model: Model) -> dict[str, object]:
     kind = {"feature_dim": model.feature_dim, "nhid": model.nhid}
     if isinstance(model, HierarchicalModel):
         kind |= {"offsets": model.offset_learner.offsets.tolist(), "scales": list(model.scales)}
-    if isinstance(model, StructuralModel):
+    if model.kind.structural:
         kind["structural"] = True
     return kind
-
-
-def _files(model: Model) -> dict[str, str]:
-    if isinstance(model, ContextualModel):
-        return CONTEXTUAL_FILES
-    if isinstance(model, StructuralModel):
-        return STRUCTURAL_FILES
-    return HIERARCHICAL_FILES if isinstance(model, HierarchicalModel) else FILES
 
 
 def _contextual(state: dict[str, Tensor], path: Path, nhid: int | None) -> ContextualModel:
@@ -298,8 +297,8 @@ def _read(path: Path) -> object:
     if not path.is_file():
         alone = f"; beside its {THRESHOLDS} put the weights that it was chosen for"
         raise MissingFileError(
-            f"{path}: no such checkpoint; a model folder holds Contextual.pth, Structural.pth, "
-            f"{' and '.join(FILES.values())}, or of the hierarchical model Backbone1.pth, Head4.pth and Attention.pth"
+            f"{path}: no such checkpoint; a model folder holds Contextual.pth, Structural.pth, Backbone.pth and "
+            f"Head.pth, or of the hierarchical model Backbone1.pth, Head4.pth and Attention.pth"
             f"{alone if path.with_name(THRESHOLDS).is_file() else ''}"
         )
     try:

@@ -36,6 +36,7 @@ from torch.nn.utils import vector_to_parameters
 from starfc.errors import InputError
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
+from starfc.models.kinds import ANY
 from starfc.models.structural import EdgeScorer, StructuralModel, scorer_layers
 from starfc.words import anew
 
@@ -313,6 +314,8 @@ class ContextualModel(StructuralModel):
     columns, candidates, smoothing, generator
         As for :class:`~starfc.models.structural.StructuralModel`.
     """
+
+    kind = ANY
 
     def __init__(
         self,

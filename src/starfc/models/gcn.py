@@ -9,12 +9,14 @@ Parameter names and shapes are those of the published checkpoints (`Backbone.pth
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from starfc.models.edge_kernels import edge_logits
+from starfc.models.kinds import GCN
 
 INITIALISATIONS = ("xavier", "metric")
 
@@ -117,6 +119,8 @@ class StarFCModel(nn.Module):
         Source of the initial weights.
     """
 
+    kind = GCN
+    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
     scales = None  # one graph: the whole kNN graph
 
     def __init__(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from starfc.defaults import OFFSETS, SCALES
 from starfc.models.gcn import INITIALISATIONS, Backbone, EdgeHead, head_start_, metric_start_
+from starfc.models.kinds import HIERARCHICAL
 
 HEADS = ("small", "mid", "large", "fused")
 
@@ -108,6 +110,9 @@ class HierarchicalModel(nn.Module):
     generator : torch.Generator, optional
         Source of the initial weights.
     """
+
+    kind = HIERARCHICAL
+    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
 
     def __init__(
         self,

@@ -12,12 +12,14 @@ The last logit is divided by a temperature, which is chosen on held-back identit
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from starfc.graph.structure import FEATURES, FIRST_FEATURES
+from starfc.models.kinds import STRUCTURAL
 
 FOLDS = 2  # halves of the identities
 
@@ -70,6 +72,8 @@ class StructuralModel(nn.Module):
         Of the initial weights.
     """
 
+    kind = STRUCTURAL
+    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
     scales = None  # the whole kNN graph, as the basic model
     feature_dim = None  # it never sees an embedding, so any will do
 

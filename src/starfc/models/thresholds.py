@@ -6,18 +6,22 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starfc.errors import InputError, MissingFileError
-from starfc.models.checkpoint import THRESHOLDS, Model
-from starfc.models.contextual import ContextualModel
+from starfc.models.checkpoint import THRESHOLDS, Model, run_folder
+from starfc.models.kinds import PUBLISHED
 from starfc.records import Whatever
 from starfc.runtime.atomic import write_json
 from starfc.runtime.opened import opened
-from starfc.words import advice
+from starfc.words import advice, word
+
+if TYPE_CHECKING:
+    from starfc.config import Config
 
 log = logging.getLogger("starfc")
 
-PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
+GIVEN, DATA, PUBLISHED_VALUE = "given", "the data", "the published value"  # sources
 
 
 def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]], chosen_on: str) -> None:
@@ -67,45 +71,75 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
 
 @dataclass(frozen=True)
 class Thresholds:
-    """τ1 and τ2 of a clustering, None where the data decide; ``reason`` says where a τ1 is from that was not given."""
+    """τ1 and τ2 of a clustering, None where the data decide, and where each is from."""
 
     tau1: float | None
     tau2: float | None
-    reason: str | None = None
+    sources: tuple[str, str] = (DATA, DATA)
+
+    @property
+    def source(self) -> str:
+        """Where they are from, in words."""
+        first, second = self.sources
+        return first if first == second else f"tau1: {first}; tau2: {second}"
+
+    @property
+    def reason(self) -> str | None:
+        """Where τ1 is from, None where it was given or the data decide."""
+        return None if self.sources[0] in (GIVEN, DATA) else self.sources[0]
 
 
-def thresholds_for(
-    model: Model,
-    folder: str | Path | None,
-    refinement: str,
-    partition: str,
-    tau1: float | None = None,
-    tau2: float | None = None,
+def resolve(
+    explicit: tuple[float | None, float | None], config: Config, model: Model, refinement: str = "fixed"
 ) -> Thresholds:
-    """The thresholds of a clustering: those given, and of these that are None what belongs to the weights.
+    """The thresholds of a clustering, the same wherever one asks: from the command line, a script or Python.
 
-    That is what is stored beside them, which was chosen for components, or the published pair of weights that are of no
-    folder. With a contextual model it is None for communities, where the data decide, and where nothing is stored;
-    there the dynamic refinement takes edges that are rather right than wrong, and the published ceiling.
+    Each of them is the first that is not None of: the one given; that of ``thresholds.json`` beside the weights, of
+    this refinement; the config's; the default of the kind of model. What is stored was chosen for components, so it is
+    not taken for communities of a contextual model. Of communities τ2 is 0.
 
     Parameters
     ----------
-    folder : path or None
-        Of the weights.
+    explicit : tuple of float or None
+        τ1 and τ2 that the user gave for this clustering.
+    config : Config
+        Of the clustering; its partition says what is made of the edges.
+    model : Model
+        One that was loaded knows the folder of its weights.
     refinement : {'fixed', 'dynamic'}
-    partition : {'components', 'infomap', 'leiden'}
-    tau1, tau2 : float, optional
-        Those given.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        ``thresholds.json`` is damaged or lacks the refinement, or the folder of the weights is gone.
     """
-    pair, stored = (tau1, tau2), None
-    if tau1 is None or tau2 is None:
-        found = folder is not None and (not isinstance(model, ContextualModel) or opened(folder).has(THRESHOLDS))
-        if isinstance(model, ContextualModel) and (partition != "components" or not found):
-            pair = (None, None) if refinement == "fixed" else (0.5, PUBLISHED["dynamic"][1])
-        elif folder is None:
-            pair, stored = PUBLISHED[refinement], "the published value"
-        else:
-            pair, stored = load_thresholds(folder, refinement), f"stored in {folder}, chosen on labels for components"
-            log.info("thresholds of %s, %s: tau1 %.3f, tau2 %.3f", folder, refinement, *pair)
-    first, second = (own if given is None else given for own, given in zip(pair, (tau1, tau2), strict=True))
-    return Thresholds(first, second, stored if tau1 is None else None)
+    communities = refinement == "fixed" and config.partition.type != "components"
+    if communities:
+        if explicit[1] is not None:
+            log.warning(
+                "%s: %s communities do not use it%s", word("tau2"), config.partition.type,
+                advice("; set {} to components", "partition.type"),
+            )  # fmt: skip
+        explicit = (explicit[0], 0.0)
+    of_config = config.dynamic if refinement == "dynamic" else config
+    ranked = [(GIVEN, explicit), ("the config's", (of_config.tau1, of_config.tau2))]
+    weights = run_folder(model) if None in explicit else None
+    own = not (communities and model.kind.contextual)
+    if weights is not None and own and weights.has(THRESHOLDS):
+        stored = load_thresholds(weights.folder, refinement)
+        ranked.insert(1, (f"stored in {weights.folder}, chosen on labels for components", stored))
+    default = model.kind.thresholds[refinement]
+    ranked.append((PUBLISHED_VALUE if default == PUBLISHED[refinement] else "the default of the model", default))
+    found = [
+        next(((pair[i], source) for source, pair in ranked if pair[i] is not None), (None, DATA)) for i in range(2)
+    ]
+    (tau1, first), (tau2, second) = found
+    decided = Thresholds(tau1, tau2, (first, first if communities else second))
+    if weights is not None and PUBLISHED_VALUE in decided.sources:
+        log.warning(
+            "%s: no %s, so the weights have no thresholds of their own: tau1 %g, tau2 %g (%s); choose them on labelled "
+            "data with starfc tune", weights.folder, THRESHOLDS, tau1, tau2, decided.source,
+        )  # fmt: skip
+    elif None in explicit and tau1 is not None and tau2 is not None:
+        log.info("thresholds, %s: tau1 %g, tau2 %g: %s", refinement, tau1, tau2, decided.source)
+    return decided

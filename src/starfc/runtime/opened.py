@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from starfc.data.safe import digest, read_json, read_npy, require_name
 from starfc.errors import InputError, MissingFileError
-from starfc.records import FileList, ListedFile, NameList
+from starfc.records import FileList, NameList
 
 FILES, NEXT, COMMIT, REMOVE = "files.json", ".next", "commit.json", "remove.json"
 _ADDING = ("tune",)  # commands that add to a folder, whose other files somebody else may have made
@@ -40,7 +40,8 @@ class OpenedFolder:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder, self._verified = Path(folder), set()
+        self.folder = Path(folder)
+        self._verified: set[str] = set()
 
     def path(self, name: str) -> Path:
         """Where a file is read from: the folder, or ``.next/`` in it where it still waits for its place.
@@ -73,15 +74,14 @@ class OpenedFolder:
         InputError
             It is not as the command that wrote the folder left it.
         """
-        path = self.path(name)
-        if self._files is None or name in self._verified:
+        path, files = self.path(name), self._files
+        if files is None or name in self._verified:
             return path
-        listed = self._files.files.get(name)
         if path.exists():
-            self._compare(path, name, listed)
+            self._compare(path, name, files)
             self._verified.add(name)
-        elif listed is not None:
-            raise MissingFileError(f"{path}: not there, and {FILES} lists it; {self._remedy}")
+        elif name in files.files:
+            raise MissingFileError(f"{path}: not there, and {FILES} lists it; {self._remedy(files.command)}")
         return path
 
     def json(self, name: str, content: type[_Content]) -> _Content:
@@ -137,14 +137,13 @@ class OpenedFolder:
                 )
         return self.folder / name
 
-    @property
-    def _remedy(self) -> str:
-        made = f"starfc {self._files.command}" if self._files.command.isidentifier() else "the command that wrote it"
+    def _remedy(self, command: str) -> str:
+        made = f"starfc {command}" if command.isidentifier() else "the command that wrote it"
         return f"run {made} again, or where you changed it yourself, delete {self.folder / FILES}"
 
-    def _compare(self, path: Path, name: str, listed: ListedFile | None) -> None:
-        remedy = self._remedy
-        if listed is None and self._files.command in _ADDING:
+    def _compare(self, path: Path, name: str, files: FileList) -> None:
+        listed, remedy = files.files.get(name), self._remedy(files.command)
+        if listed is None and files.command in _ADDING:
             return
         if listed is None:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numba as nb
 import numpy as np
@@ -100,6 +101,17 @@ def test_each_calls_every_item_and_restores_the_number_of_threads():
     assert sorted(found) == list(range(50))
     assert {count for _, count in seen} == {1}
     assert torch.get_num_threads() == before
+
+
+def test_results_are_in_the_order_of_the_items_whichever_thread_ends_first():
+    def work(part):
+        time.sleep(0.002 * (part % 3))
+        return 10 * part
+
+    assert threads.results(work, list(range(20))) == list(range(0, 200, 10))
+    assert threads.results(work, []) == []
+    with pytest.raises(ZeroDivisionError):
+        threads.results(lambda part: 1 // part, [1, 0, 1])
 
 
 def test_the_first_error_stops_the_rest():

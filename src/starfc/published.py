@@ -68,7 +68,9 @@ def _at(values: Any, dotted: str, default: Any = _NOWHERE) -> Any:
 def with_shares(values: dict[str, Any], epochs: Any) -> dict[str, Any]:
     """A config whose epochs of ``lr_config.step`` are shares of the number of epochs that they were written for."""
     policy = values.get("lr_config")
-    steps = policy.get("step") if isinstance(policy, Mapping) else None
+    if not isinstance(policy, Mapping):
+        return values
+    steps = policy.get("step")
     if not isinstance(epochs, int) or not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
         return values
     return values | {"lr_config": {**policy, "step": [step / epochs for step in steps if step < epochs]}}

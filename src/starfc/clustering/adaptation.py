@@ -106,21 +106,26 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
     tau1 : float, optional
         Given.
     """
-    expected = (estimate(first.edges, first.members).fscore,)
+    expected: tuple[float, ...] = (estimate(first.edges, _communities(first)).fscore,)
     if expected[0] < _LEAST_EXPECTED:
         return replace(first, rounds=expected)
     lessons, best = Lessons(scoring), first
     for number in range(_ROUNDS):
-        scorers = lessons.adapted(scoring, best.adapted, best.members, seed + number)
+        scorers = lessons.adapted(scoring, best.adapted, _communities(best), seed + number)
         if scorers is None:
             break
         edges, _, mass = scoring.parse(lowest, scorers)
         found = choose_threshold(edges, mass, tau1, "infomap", seed)
-        expected = (*expected, estimate(edges, found.members).fscore)
+        expected = (*expected, estimate(edges, _communities(found)).fscore)
         if len(stayed(expected)) < len(expected):
             break
         best = replace(found, adapted=scorers)
     return replace(best, rounds=expected)
+
+
+def _communities(chosen: Chosen) -> NDArray[np.integer]:
+    assert chosen.members is not None  # 'infomap' makes them
+    return chosen.members
 
 
 def stayed(rounds: tuple[float, ...]) -> tuple[float, ...]:
@@ -137,14 +142,12 @@ class Lessons:
     def __init__(self, scoring: Scoring) -> None:
         n = scoring.graph.num_nodes
         nodes = np.unique(np.linspace(0, n - 1, min(n, _NODES)).astype(np.int64))
-        blocks = slices(len(nodes), ROW_BLOCK)
-        found: list[tuple[NDArray, ...] | None] = [None] * len(blocks)
 
-        def work(at: int) -> None:
-            pairs = scoring.pairs(nodes[blocks[at]])
-            found[at] = pairs.features, pairs.rows, scoring.graph.ids[pairs.rows, pairs.slots].astype(np.int64)
+        def work(part: slice) -> tuple[NDArray[np.float32], NDArray[np.integer], NDArray[np.int64]]:
+            pairs = scoring.pairs(nodes[part])
+            return pairs.features, pairs.rows, scoring.graph.ids[pairs.rows, pairs.slots].astype(np.int64)
 
-        threads.each(work, range(len(blocks)))
+        found = threads.results(work, slices(len(nodes), ROW_BLOCK))
         self.features, self.rows, self.cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
 
     def adapted(

@@ -63,32 +63,40 @@ class Scoring:
         self.graph, self.order, self.device = graph, np.arange(n) if order is None else order, device
         self.temperature = np.float32(float(model.temperature))
         nodes = smooth(graph, features, model.smoothing, self.order, scratch)
-        contextual = isinstance(model, ContextualModel)
-        strangers = Strangers.of(features) if contextual else None
-        self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
         self.blocks = slices(n, ROW_BLOCK)
-        self.before = self.context = None
-        early, late = model.first, model.second
-        if contextual:
-            sample = self._of_some(sampled_nodes(n))
-            seen_first = first_context(sample, n, features.dim, strangers) if len(sample) else model.first.neutral
-            early = model.first.of(seen_first)
-        if model.rounds == 2:
-            before, first = EdgeLogits(self.structure), _on(early, device)
+        self.before: EdgeLogits | None = None
+        self.context: Context | None = None
+        if isinstance(model, ContextualModel):
+            strangers = Strangers.of(features)
+            self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
+            self.scorer = self._in_context(model, strangers, features.dim)
+            return
+        self.structure = Structure(graph, model.columns, model.candidates, nodes)
+        if model.second is not None:
+            self.before = self._first_round(model.first)
+        self.scorer = model.first if model.second is None else model.second
 
-            def first_round(at: int) -> None:
-                pairs = self.structure.first_round(self.order[self.blocks[at]])
-                before.put(pairs, encode(first(pairs.features)))
+    def _in_context(self, model: ContextualModel, strangers: Strangers, dim: int) -> EdgeScorer:
+        """The last round's scorer of this set, after the first round."""
+        n = self.graph.num_nodes
+        sample = self._of_some(sampled_nodes(n))
+        first = first_context(sample, n, dim, strangers) if len(sample) else model.first.neutral
+        self.before = self._first_round(model.first.of(first))
+        sample = self._of_some(sampled_nodes(n))
+        second = second_context(first, sample) if len(sample) else model.second.neutral
+        self.context = Context(strangers, n, first, second)
+        return model.second.of(second)
 
-            threads.each(first_round, range(len(self.blocks)))
-            before.sum_degrees(self.order)
-            self.before = before
-        if contextual:
-            sample = self._of_some(sampled_nodes(n))
-            seen_second = second_context(seen_first, sample) if len(sample) else model.second.neutral
-            late = model.second.of(seen_second)
-            self.context = Context(strangers, n, seen_first, seen_second)
-        self.scorer = early if self.before is None else late
+    def _first_round(self, scorer: EdgeScorer) -> EdgeLogits:
+        logits, score = EdgeLogits(self.structure), _on(scorer, self.device)
+
+        def work(at: int) -> None:
+            pairs = self.structure.first_round(self.order[self.blocks[at]])
+            logits.put(pairs, encode(score(pairs.features)))
+
+        threads.each(work, range(len(self.blocks)))
+        logits.sum_degrees(self.order)
+        return logits
 
     def pairs(self, nodes: NDArray[np.integer]) -> Pairs:
         """The candidate edges of some nodes with their columns of the last round that there is by now."""
@@ -107,17 +115,19 @@ class Scoring:
         halves : Halves, optional
             Adapted scorers (:mod:`starfc.clustering.adaptation`) instead of the model's.
         """
-        score = _on(self.scorer, self.device) if halves is None else None
+        score = self._last_round(halves)
 
         def last_round(at: int) -> None:
             pairs = self.pairs(self.order[self.blocks[at]])
-            if halves is None:
-                logits = score(pairs.features)
-            else:
-                logits = halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
-            use(at, pairs, logits / self.temperature)
+            use(at, pairs, score(pairs) / self.temperature)
 
         threads.each(last_round, range(len(self.blocks)))
+
+    def _last_round(self, halves: Halves | None) -> Callable[[Pairs], NDArray[np.float32]]:
+        if halves is not None:
+            return lambda pairs: halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
+        score = _on(self.scorer, self.device)
+        return lambda pairs: score(pairs.features)
 
     def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
         """Graph parsing: the candidate edges with p > τ1, how many candidates there were, and Σ p of all of these.
@@ -125,8 +135,8 @@ class Scoring:
         Edges are undirected: every one is listed once in either direction, columns sorted, without self loops.
         """
         line, graph = logit(tau1), self.graph
-        found: list[Block | None] = [None] * len(self.blocks)
-        candidates, mass = [0] * len(found), np.zeros(len(found))
+        found: dict[int, Block] = {}
+        candidates, mass = [0] * len(self.blocks), np.zeros(len(self.blocks))
 
         def keep(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
             above = np.flatnonzero(logits > line)
@@ -137,7 +147,8 @@ class Scoring:
             mass[at] = expit(logits).sum(dtype=np.float64)
 
         self.each(keep, halves)
-        edges = undirected(EdgeList.from_blocks(found, graph.num_nodes, graph.ids.dtype))
+        blocks = [found.pop(at) for at in range(len(self.blocks))]
+        edges = undirected(EdgeList.from_blocks(blocks, graph.num_nodes, graph.ids.dtype))
         return edges, sum(candidates), float(mass.sum())
 
     @property
@@ -148,13 +159,7 @@ class Scoring:
     def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
         """The columns of the edges of some nodes."""
         blocks = slices(len(nodes), ROW_BLOCK)
-        found: list[NDArray[np.float32] | None] = [None] * len(blocks)
-
-        def work(at: int) -> None:
-            found[at] = self.pairs(nodes[blocks[at]]).features
-
-        threads.each(work, range(len(blocks)))
-        return np.concatenate(found)
+        return np.concatenate(threads.results(lambda part: self.pairs(nodes[part]).features, blocks))
 
 
 class Halves(Protocol):

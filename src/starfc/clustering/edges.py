@@ -38,7 +38,7 @@ class EdgeList:
         return cls(row_pointers(np.bincount(rows, minlength=num_nodes)), cols, scores)
 
     @classmethod
-    def from_blocks(cls, blocks: list[Block | None], num_nodes: int, dtype: DTypeLike) -> EdgeList:
+    def from_blocks(cls, blocks: list[Block], num_nodes: int, dtype: DTypeLike) -> EdgeList:
         """From blocks of rows in any order, a row in one block or in several; ``blocks`` is emptied on the way.
 
         A block is its rows (m,), how many edges each has there (m,), and these edges' columns and scores, row by row.
@@ -49,9 +49,10 @@ class EdgeList:
         indptr = row_pointers(totals)
         cols, scores = np.empty(indptr[-1], dtype), np.empty(indptr[-1], np.float32)
         free = indptr[:-1].copy()
-        for at, block in enumerate(blocks):
-            blocks[at] = None
-            _place_rows(free, *block, cols, scores)
+        blocks.reverse()
+        while blocks:
+            rows, counts, of_block, with_scores = blocks.pop()
+            _place_rows(free, rows, counts, of_block, with_scores, cols, scores)
         return cls(indptr, cols, scores)
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from starfc.clustering.edges import EdgeList
 from starfc.clustering.parsing import ParsedEdges
@@ -27,7 +27,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
 from starfc.models.contextual import Context
 from starfc.records import EdgesManifest
-from starfc.runtime.atomic import replacing, save_array, write_json
+from starfc.runtime.atomic import replacing, save_array, save_arrays, write_json
 from starfc.runtime.opened import OpenedFolder, opened
 from starfc.words import anew
 
@@ -46,13 +46,12 @@ def write_clustering(
 def write_edges(folder: Path, parsed: ParsedEdges) -> None:
     """The parsed edges, as ``folder/edges``."""
     place, edges = folder / "edges", parsed.edges
-    arrays = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
+    arrays: dict[str, NDArray] = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
     arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}
     for name, array in (arrays if parsed.logits is None else arrays | {"logits": parsed.logits}).items():
         save_array(place / f"{name}.npy", array)
     if parsed.context is not None:
-        with replacing(place / "context.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, **parsed.context.arrays())
+        save_arrays(place / "context.npz", parsed.context.arrays())
     write_json(
         place / "manifest.json",
         {"num_nodes": edges.num_nodes, "num_entries": len(edges), "symmetric": edges.symmetric},
@@ -73,8 +72,8 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
         raise MissingFileError(f"{folder.folder}: the run kept no edges (edges/manifest.json); {anew('cluster')}")
     manifest = folder.json("edges/manifest.json", EdgesManifest)
     floats, n = np.float32, manifest.num_nodes
-    kinds = {"indptr": (np.int64,), "cols": (np.int32, np.int64), "scores": (floats,), "intimacy": (floats,)}
-    kinds |= {"kept": (np.bool_,)}
+    kinds: dict[str, tuple[DTypeLike, ...]] = {"indptr": (np.int64,), "cols": (np.int32, np.int64)}
+    kinds |= {"scores": (floats,), "intimacy": (floats,), "kept": (np.bool_,)}
     arrays = [folder.npy(f"edges/{name}.npy", 1, *types) for name, types in kinds.items()]
     logits = folder.npy("edges/logits.npy", 2, np.int8) if folder.has("edges/logits.npy") else None
     if tuple(map(len, arrays)) != (n + 1, *[manifest.num_entries] * 4) or (logits is not None and len(logits) != n):

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starfc.clustering.edges import EdgeList
+from starfc.clustering.edges import Block, EdgeList
 from starfc.clustering.refinement import undirected
 from starfc.clustering.scoring_kernels import (
     Candidates,
@@ -41,7 +41,7 @@ from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import inverse
 from starfc.graph.products import slices
-from starfc.models.checkpoint import Model
+from starfc.models.hierarchical import EmbeddingModel
 from starfc.runtime import threads
 from starfc.runtime.memory import release
 from starfc.runtime.scratch import ScratchRows
@@ -62,7 +62,7 @@ class NodeProjections:
     the affinity graph whose X a node has, by node.
     """
 
-    model: Model
+    model: EmbeddingModel
     features: Features
     affinity: Affinity
     choice: NDArray[np.uint8]
@@ -86,7 +86,7 @@ class NodeProjections:
     @property
     def dtype(self) -> torch.dtype:
         """In what the network computes."""
-        return self.model.head.classifier[0].weight.dtype
+        return self.model.head.layers[0].weight.dtype
 
     def in_double(self) -> NodeProjections:
         """The same nodes for a network that computes in float64."""
@@ -115,7 +115,7 @@ class NodeProjections:
 
 
 def project_nodes(
-    model: Model,
+    model: EmbeddingModel,
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
     th_sim: float = 0.0,
@@ -177,7 +177,7 @@ def project_nodes(
 
 def edge_probabilities(
     nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """p of the edges rows_e -> cols_e by the whole network: two (E,) integer arrays -> (E,) in [0, 1].
 
     float32, or float64 for nodes ``in_double``.
@@ -231,23 +231,19 @@ def score_entries(
     for targets in slices(n, held):
         target = torch.from_numpy(nodes.target[targets]).to(nodes.device)
         blocks = slices(n, ROW_BLOCK)
-        found: list[Entries | None] = [None] * len(blocks)
 
-        def work(
-            at: int, targets: slice = targets, target: Tensor = target, blocks: list = blocks, found: list = found
-        ) -> None:
-            part = blocks[at]
+        def work(part: slice, targets: slice = targets, target: Tensor = target) -> Entries:
             entries = score(
                 candidates(nodes, nodes.order[part]), nodes.source[part], target, targets.start,
                 nodes.source_term[part], nodes.target_term, nodes.error, nodes.scorer, line,
             )  # fmt: skip
-            found[at] = replace(entries, cols=nodes.order[entries.cols])
+            return replace(entries, cols=nodes.order[entries.cols])
 
-        threads.each(work, range(len(blocks)))
+        found = threads.results(work, blocks)
         del target
-        for at, part in enumerate(blocks):
-            entries, found[at] = found[at], None
-            yield nodes.order[part], entries
+        found.reverse()
+        for part in blocks:
+            yield nodes.order[part], found.pop()
 
 
 def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:
@@ -278,19 +274,23 @@ def _parse(
     line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
     found = list(score_entries(nodes, line, target_bytes, candidates))
     doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
-    exact = _decided(nodes, *(np.concatenate(ends) for ends in zip(*doubtful, strict=True)), tau1)
+    source, target = (np.concatenate(ends) for ends in zip(*doubtful, strict=True))
+    exact = _decided(nodes, source, target, tau1)
     for array in (nodes.features.array, nodes.graph.ids, nodes.graph.sims):
         release(array)
     at = 0
-    for block, (rows, entries) in enumerate(found):
+    blocks: list[Block] = []
+    found.reverse()
+    while found:
+        rows, entries = found.pop()
         scored_again = np.flatnonzero(entries.doubtful)
         again = exact[at : at + len(scored_again)]
         at += len(scored_again)
         kept = np.ones(len(entries.cols), np.bool_)
         kept[scored_again], entries.scores[scored_again] = again > tau1, again
         chosen = entries.select(kept)
-        found[block] = rows, chosen.counts, chosen.cols, chosen.scores
-    return EdgeList.from_blocks(found, nodes.graph.num_nodes, nodes.graph.ids.dtype)
+        blocks.append((rows, chosen.counts, chosen.cols, chosen.scores))
+    return EdgeList.from_blocks(blocks, nodes.graph.num_nodes, nodes.graph.ids.dtype)
 
 
 def _decided(
@@ -305,7 +305,9 @@ def _decided(
 
 
 @torch.inference_mode()
-def _probabilities(nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.float32]:
+def _probabilities(
+    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
+) -> NDArray[np.floating]:
     """p of some edges, from projections of their ends made for them."""
     ends = []
     for of_x, side in ((nodes.model.head.project_source, rows), (nodes.model.head.project_target, cols)):

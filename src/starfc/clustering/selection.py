@@ -38,7 +38,7 @@ def chosen_embeddings(nodes: NodeProjections) -> Callable[[NDArray[np.integer]],
     """A function of nodes (m,) that chooses the scale of each, notes it in ``nodes.choice``, and gives X (m, h)."""
     if not isinstance(nodes.model, HierarchicalModel):
         return nodes.embed  # of the one scale there is
-    choose = _choice(nodes)
+    choose = _choice(nodes, nodes.model.selector)
 
     @torch.inference_mode()
     def embed(rows: NDArray[np.integer]) -> Tensor:
@@ -50,12 +50,16 @@ def chosen_embeddings(nodes: NodeProjections) -> Callable[[NDArray[np.integer]],
     return embed
 
 
-def _choice(nodes: NodeProjections) -> Callable[[NDArray[np.integer], Tensor], NDArray[np.uint8]]:
+def _choice(
+    nodes: NodeProjections, selector: ScaleSelector
+) -> Callable[[NDArray[np.integer], Tensor], NDArray[np.uint8]]:
     """A function of some nodes (m,) and their tokens (m, 3, h) that gives the scale (m,) of each."""
-    selector, exact = nodes.model.selector, nodes.in_double()
+    exact = nodes.in_double()
+    assert isinstance(exact.model, HierarchicalModel)  # as that of the nodes
+    sure = exact.model.selector
     fast = nodes.device.type == "cpu" and product_dtype() == torch.bfloat16
     half = HalfSelector(selector) if fast else None
-    margin = _SAFETY * _relative_error(nodes, half) if half else 0.0
+    margin = _SAFETY * _relative_error(nodes, selector, half) if half else 0.0
 
     def choose(rows: NDArray[np.integer], tokens: Tensor) -> NDArray[np.uint8]:
         if half:
@@ -67,13 +71,13 @@ def _choice(nodes: NodeProjections) -> Callable[[NDArray[np.integer], Tensor], N
         choice = logits.argmax(axis=1).astype(np.uint8)
         close = close[_gaps(again) <= _CLOSE * np.maximum(1, np.abs(again).max(axis=1, initial=0))]
         if close.size:
-            choice[close] = _logits(exact.model.selector, exact.tokens(rows[close])).argmax(axis=1)
+            choice[close] = _logits(sure, exact.tokens(rows[close])).argmax(axis=1)
         return choice
 
     return choose
 
 
-def _relative_error(nodes: NodeProjections, half: HalfSelector) -> float:
+def _relative_error(nodes: NodeProjections, selector: ScaleSelector, half: HalfSelector) -> float:
     """Largest error of ``half`` in the differences of a node's logits, relative to :func:`_error_scale`."""
     n = len(nodes.order)
     sample = nodes.order[:: -(-n // _SAMPLE)]
@@ -82,7 +86,7 @@ def _relative_error(nodes: NodeProjections, half: HalfSelector) -> float:
     def work(part: slice) -> None:
         tokens = nodes.tokens(sample[part])
         logits, spreads = half(tokens.numpy())
-        wrong = np.ptp(logits - _logits(nodes.model.selector, tokens), axis=1)
+        wrong = np.ptp(logits - _logits(selector, tokens), axis=1)
         scale = _error_scale(logits, spreads)
         apart = scale > 0  # where all tokens are alike there is no difference to be wrong in
         errors.append(float((wrong[apart] / scale[apart]).max(initial=0.0)))

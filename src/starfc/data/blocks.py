@@ -76,7 +76,8 @@ def blocks_of(array: NDArray[np.floating], name: str = "features") -> Blocks:
             yield np.ascontiguousarray(array[start : start + step])
             release(array)
 
-    return Blocks(*array.shape, array.dtype, parts(), name)
+    rows, dim = array.shape
+    return Blocks(rows, dim, array.dtype, parts(), name)
 
 
 def floats(blocks: Blocks) -> Blocks:
@@ -134,7 +135,8 @@ def npz_blocks(path: Path, key: str | None = None) -> Blocks:
             yield from npy_blocks(file, str(path), header).parts
             file.read(1)  # at the end of the member its checksum is compared
 
-    return Blocks(*shape, dtype, parts(), str(path))
+    rows, dim = shape
+    return Blocks(rows, dim, dtype, parts(), str(path))
 
 
 def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None, keyed: bool = False) -> str:

@@ -92,6 +92,7 @@ def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDAr
         raise InputError(
             f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
         )
+    opened: NDArray[np.floating] | Blocks
     if path.suffix == ".npy":
         opened = read_npy(path, "fiubcSUVmM")
         require_features(path, opened.shape, opened.dtype)

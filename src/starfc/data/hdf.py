@@ -44,7 +44,8 @@ def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | 
         dataset = file[name]
         if dataset.external is not None or dataset.is_virtual:
             raise InputError(f"{path}: dataset {name!r} lies in other files, which are not read; copy it into this one")
-        shape, dtype = dataset.shape or (), dataset.dtype
+        shape: tuple[int, ...] = dataset.shape or ()
+        dtype = dataset.dtype
         require_features(path, shape, dtype)
         start, filled = dataset.id.get_offset(), dataset.id.get_storage_size() > 0
         if dataset.chunks is None and start is not None:

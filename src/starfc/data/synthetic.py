@@ -227,7 +227,8 @@ def generate(
         bar.update(done)
         for start in range(done, num_nodes, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, num_nodes)
-            for part, block in zip(parts, population.rows(start, stop), strict=True):
+            blocks: tuple[NDArray, ...] = population.rows(start, stop)
+            for part, block in zip(parts, blocks, strict=True):
                 _write_rows(part, block, start)
             write_json(record_path, record | {"rows_done": stop})
             bar.update(stop - start)

@@ -196,11 +196,11 @@ def _unions(
 ) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32], NDArray[np.uint8]]:
     """Row pointers, columns and values of Â of the largest scale, and the first scale that stores each entry."""
     ids, sims, line = graph.ids, graph.sims, np.float32(th_sim)
-    t_indptr, *incoming = transpose(ids, sims, line, widths)
+    t_indptr, t_rows, t_values, t_levels = transpose(ids, sims, line, widths)
     counts = np.empty(graph.num_nodes, np.int64)
-    count_unions(ids, sims, line, widths, t_indptr, incoming[0], counts)
+    count_unions(ids, sims, line, widths, t_indptr, t_rows, counts)
     indptr = np.zeros(graph.num_nodes + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     indices, data, levels = (np.empty(indptr[-1], dtype) for dtype in (ids.dtype, np.float32, np.uint8))
-    fill_unions(ids, sims, line, widths, t_indptr, *incoming, indptr, indices, data, levels)
+    fill_unions(ids, sims, line, widths, t_indptr, t_rows, t_values, t_levels, indptr, indices, data, levels)
     return indptr, indices, data, levels

@@ -64,12 +64,12 @@ def make_cells(features: Features, count: int, seed: int = 0) -> Cells:
         sums[empty] = points[torch.from_numpy(rng.choice(len(points), int(empty.sum()), replace=False))]
         centroids = functional.normalize(sums, dim=1)
     centroids = centroids[torch.from_numpy(_beside_each_other(centroids))]
-    nearest = _assign(lambda rows: torch.from_numpy(features.rows(rows)), n, centroids)
-    order, starts = _by_cell(nearest, count)
+    cell_of = _assign(lambda rows: torch.from_numpy(features.rows(rows)), n, centroids)
+    order, starts = _by_cell(cell_of, count)
     return Cells(centroids, order.astype(id_dtype(n), copy=False), starts)
 
 
-def nearest_cells(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.int32]:
+def nearest_cells(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
     """The ``count`` nearest centroids of every point, nearest first: (n, d) and (C, d) float32 -> (n, count)."""
     ids = _nearest(points, centroids, count, product_dtype())
     short = ids[:, -1] < 0  # bfloat16 pools take no products below 0
@@ -131,9 +131,9 @@ def search_cells(
 
         # every row's own cell before all others: floors are high from then on
         bounds = np.clip(cells.starts - chunk.start, 0, len(rows))
-        for cell in np.flatnonzero(np.diff(bounds)):
+        for cell in np.flatnonzero(np.diff(bounds)).tolist():
             offer(cell, np.arange(bounds[cell], bounds[cell + 1]))
-        for cell in np.flatnonzero(np.diff(starts)):
+        for cell in np.flatnonzero(np.diff(starts)).tolist():
             mine = queries[starts[cell] : starts[cell + 1]]
             offer(cell, mine[(mine < bounds[cell]) | (mine >= bounds[cell + 1])])
         sims, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), id_dtype(n))
@@ -147,7 +147,7 @@ def _ceil(size: int) -> int:
     return -(-size // _EDGE) * _EDGE
 
 
-def _nearest(points: Tensor, centroids: Tensor, count: int, dtype: torch.dtype) -> NDArray[np.int32]:
+def _nearest(points: Tensor, centroids: Tensor, count: int, dtype: torch.dtype) -> NDArray[np.integer]:
     pools = Pools.empty(len(points), count, dtype, np.int32)
     points, centroids = points.to(dtype), centroids.to(dtype)
     for rows in slices(len(points), _TILE):
@@ -167,7 +167,7 @@ def _assign(rows_of: Callable[[slice], Tensor], n: int, centroids: Tensor) -> ND
     return nearest
 
 
-def _beside_each_other(centroids: Tensor) -> NDArray[np.int64]:
+def _beside_each_other(centroids: Tensor) -> NDArray[np.integer]:
     """An order of the centroids in which similar ones stand together."""
     near = nearest_cells(centroids, centroids, min(len(centroids), 16))
     return locality_order(KnnGraph(near, np.ones(near.shape, np.float32)))

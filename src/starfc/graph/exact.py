@@ -86,7 +86,7 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
 
     def work(part: slice) -> None:
         rows = order[part]
-        mine, my_ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), ids.dtype)
+        mine, my_ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), id_dtype(n))
         certain[rows] = rerank(pools[part], scaled, rows, order, error[part], mine, my_ids)
         sims[rows], ids[rows] = mine, my_ids
 
@@ -109,7 +109,7 @@ def round_features(features: Features, order: NDArray[np.integer]) -> tuple[Tens
     return rounded, residual
 
 
-def _sampled_floors(rounded: Tensor, keep: int) -> NDArray[np.int16]:
+def _sampled_floors(rounded: Tensor, keep: int) -> NDArray[np.float32] | NDArray[np.int16]:
     """A value of every row (bfloat16 bits) that its best ``keep`` products very likely reach.
 
     Of S sampled rows, keep · S / N are expected among a row's best ``keep``; so many, and four standard deviations and

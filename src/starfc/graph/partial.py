@@ -114,7 +114,7 @@ class PartialGraph:
         for (name, dtype), array in zip(self._parts(), (ids, sims), strict=True):
             with self._at.path(name).open("rb+") as file:
                 file.seek(chunk.start * self._shape[1] * dtype.itemsize)
-                file.write(np.ascontiguousarray(array))
+                file.write(np.ascontiguousarray(array).data)
                 file.flush()
                 os.fdatasync(file.fileno())
         with self._lock:
@@ -123,11 +123,11 @@ class PartialGraph:
 
     def finish(self, order: NDArray[np.integer]) -> KnnGraph:
         """The whole graph, rows back in their own order."""
-        found = [np.empty(self._shape, dtype) for _, dtype in self._parts()]
+        ids, sims = found = [np.empty(self._shape, dtype) for _, dtype in self._parts()]
         for chunk in self._chunks:
             for array, part in zip(found, self._stored(chunk), strict=True):
                 array[order[chunk]] = part
-        return KnnGraph(*found)
+        return KnnGraph(ids, sims)
 
     def _parts(self) -> list[tuple[str, np.dtype]]:
         return [("ids.part", np.dtype(id_dtype(self._shape[0]))), ("sims.part", np.dtype(np.float32))]

@@ -35,15 +35,11 @@ class Pools:
     @classmethod
     def empty(cls, n: int, keep: int, dtype: torch.dtype, id_type: type[np.integer]) -> Pools:
         """Pools for products of a dtype (float32 or bfloat16); of bfloat16 only values from 0 up are taken."""
-        value_type, lowest = (np.int16, 0) if dtype == torch.bfloat16 else (np.float32, -np.inf)
-        capacity = keep + 64
-        return cls(
-            np.empty((n, capacity), value_type),
-            np.empty((n, capacity), id_type),
-            np.zeros(n, np.int32),
-            np.full(n, lowest, value_type),
-            keep,
-        )
+        shape = (n, keep + 64)
+        ids, fill = np.empty(shape, id_type), np.zeros(n, np.int32)
+        if dtype == torch.bfloat16:
+            return cls(np.empty(shape, np.int16), ids, fill, np.zeros(n, np.int16), keep)
+        return cls(np.empty(shape, np.float32), ids, fill, np.full(n, -np.inf, np.float32), keep)
 
     def __getitem__(self, rows: slice) -> Pools:
         return Pools(self.values[rows], self.ids[rows], self.fill[rows], self.floor[rows], self.keep)

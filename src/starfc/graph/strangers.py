@@ -76,9 +76,8 @@ class Strangers:
         pairs = (among @ among.T)[np.triu_indices(len(cohort), 1)]
         middle, low = np.quantile(pairs, [0.5, _QUANTILE]) if pairs.size else (0.0, 0.0)
         # a median near 1 (all rows nearly equal) would leave nothing to divide by
-        whole = cls(
-            min(float(middle), 0.999), max(float(middle - low), _LEAST_SPREAD), *np.empty((2, 0), np.float32), cohort
-        )
+        median, spread, none = min(float(middle), 0.999), float(middle - low), np.empty(0, np.float32)
+        whole = cls(median, max(spread, _LEAST_SPREAD), none, none, cohort)
         return whole.grown(features)
 
     def grown(self, features: Features) -> Strangers:

@@ -206,13 +206,19 @@ class Structure:
     within: NDArray[np.integer] | None = None
     strangers: Strangers | None = None
     log_nodes: float | None = None
+    ids: NDArray[np.integer] = field(init=False, repr=False)
+    sims: NDArray[np.float32] = field(init=False, repr=False)
+    _smoothed: NDArray[np.float16] = field(init=False, repr=False)
+    _degrees: NDArray[np.float32] | None = field(init=False, repr=False)
+    _at_node: NDArray[np.int32] | None = field(init=False, repr=False)
+    _norms: NDArray[np.float32] = field(init=False, repr=False)
     _buffers: threading.local = field(default_factory=threading.local, repr=False)
 
     def __post_init__(self) -> None:
         if self.columns > MOST_NEIGHBOURS:
             raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours; found {self.columns}")
-        if self.nodes is None:
-            object.__setattr__(self, "nodes", np.empty((self.graph.num_nodes, 0), np.float16))
+        smoothed = np.empty((self.graph.num_nodes, 0), np.float16) if self.nodes is None else self.nodes
+        object.__setattr__(self, "_smoothed", smoothed)
         width = max(1, longest(self.graph.ids[:, : self.columns]))
         graph = self.graph if self.strangers is None else self.strangers.rescaled(self.graph)
         object.__setattr__(self, "ids", graph.ids[:, :width])
@@ -268,7 +274,7 @@ class Structure:
         codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
-            rows, self.ids, self.sims, self.candidates, bits(self.nodes), self._at_node, _NEP, self._norms, codes,
+            rows, self.ids, self.sims, self.candidates, bits(self._smoothed), self._at_node, _NEP, self._norms, codes,
             _PROBABILITY, degrees, again, every, since, own.place, prefixes, centre, local, slots, back, features,
         )  # fmt: skip
         if known is not None:

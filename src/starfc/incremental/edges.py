@@ -76,7 +76,8 @@ def changed(
         return out
 
     arrays: dict[str, NDArray] = {}
-    parts = {"cols": (edges.cols, cols, dtype), "scores": (edges.scores, scores, np.float32)}
+    parts: dict[str, tuple[NDArray, NDArray, DTypeLike]] = {"cols": (edges.cols, cols, dtype)}
+    parts["scores"] = (edges.scores, scores, np.float32)
     parts["intimacy"] = (parsed.intimacy, np.zeros(len(at), np.float32), np.float32)
     if tau2 is None:
         parts["kept"] = (parsed.kept, np.zeros(len(at), np.bool_), np.bool_)
@@ -135,17 +136,15 @@ def _grown(
     An earlier edge has the common neighbours that it had with ``degrees`` (N,), and the new ones at both of its ends.
     """
     rows = _neighbourhood(edges.indptr, edges.cols, mark)
-    blocks = slices(len(rows), _ROWS)
-    found: list[NDArray[np.int64] | None] = [None] * len(blocks)
 
-    def work(at: int) -> None:
-        found[at] = _add_common(edges.indptr, edges.cols, rows[blocks[at]], mark, degrees, first, intimacy)
+    def work(part: slice) -> NDArray[np.int64]:
+        return _add_common(edges.indptr, edges.cols, rows[part], mark, degrees, first, intimacy)
 
     def of_new(part: slice) -> None:
         _of_new(edges.indptr, edges.cols, first + part.start, first + part.stop, intimacy)
 
     threads.each(of_new, slices(len(mark) - first, _NEW_ROWS))
-    threads.each(work, range(len(blocks)))
+    found = threads.results(work, slices(len(rows), _ROWS))
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
@@ -159,13 +158,11 @@ def _counted(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.floa
         inside[np.searchsorted(edges.indptr, np.flatnonzero(mark[edges.cols]), side="right") - 1] = True
         rows = np.flatnonzero(inside)
         incoming, sources = _in_lists(edges, _neighbourhood(edges.indptr, edges.cols, mark))
-    blocks = slices(len(rows), _ROWS)
-    found: list[NDArray[np.int64] | None] = [None] * len(blocks)
 
-    def work(at: int) -> None:
-        found[at] = _around(edges.indptr, edges.cols, incoming, sources, rows[blocks[at]], mark, intimacy)
+    def work(part: slice) -> NDArray[np.int64]:
+        return _around(edges.indptr, edges.cols, incoming, sources, rows[part], mark, intimacy)
 
-    threads.each(work, range(len(blocks)))
+    found = threads.results(work, slices(len(rows), _ROWS))
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 

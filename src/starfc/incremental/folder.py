@@ -47,7 +47,7 @@ from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.opening import Search, graph_name, open_graph
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.copies import known_by_edges, left_out
-from starfc.incremental.lists import Step, StoredLists
+from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
 from starfc.records import StateManifest
@@ -276,13 +276,13 @@ def _new_rows(
     first, dim = len(run.labels), run.record["feature_dim"]
     if features is None:
         return Features(np.empty((0, dim), np.float32)), np.empty(0, np.int64)
-    named = isinstance(features, str | Path)
-    array = read_features(features, dim, key) if named else np.asarray(features)
+    name = str(features) if isinstance(features, str | Path) else "features"
+    array = read_features(features, dim, key) if isinstance(features, str | Path) else np.asarray(features)
     if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind != "f":
         raise InputError(
             f"features: (m, {dim}) of a float type needed, as the run's are; found {array.shape}, {array.dtype}"
         )
-    new = Features(array, str(features) if named else "features", run.record["normalise"])
+    new = Features(array, name, run.record["normalise"])
     _, invalid = new.valid(run.record["config"]["invalid_rows"])
     return new, invalid + first
 
@@ -371,8 +371,8 @@ def _write(
 
     The lists are written anew where they were not yet, or where the steps would take too much beside them.
     """
-    lists, small = state.lists, record.get("min_cluster_size", 1)
-    labels = state.labels
+    lists, labels, small = state.lists, state.labels, record.get("min_cluster_size", 1)
+    assert isinstance(lists, Lists)  # a step leaves such
     if small > 1:
         sizes = np.bincount(labels[labels >= 0])
         labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
@@ -415,8 +415,8 @@ def _write(
     )
     at = opened(folder)
     earlier = at.verified("assign.json") if len(record["steps"]) > 1 and at.has("assign.json") else None
-    step = {key: value for key, value in assigned.record().items() if key != "labels"}
-    write_bytes(place / "assign.json", _with_step(earlier, step | {"metrics": record["metrics"]}))
+    what = {key: value for key, value in assigned.record().items() if key != "labels"}
+    write_bytes(place / "assign.json", _with_step(earlier, what | {"metrics": record["metrics"]}))
     write_run(place, record)
     return logged
 

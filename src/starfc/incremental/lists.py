@@ -77,7 +77,7 @@ class Lists:
         self.ids[rows], self.sims[rows] = -1, 0
         self.codes[rows], self.known[rows] = NO_LOGIT, False
 
-    def search(self, features: Features, first: int, removed: NDArray[np.integer]) -> Step:
+    def search(self, features: Features, first: int, removed: NDArray[np.int64]) -> Step:
         """What comes into the lists, after :meth:`remove`.
 
         The lists of the rows from ``first`` on are found, those that removed rows stood in are found anew, and the new
@@ -154,10 +154,8 @@ class StoredLists:
         """The lists as they are now, with rows at the end whose lists are empty: read into their place at once."""
         before, m, alive = len(self.alive), len(alive), np.concatenate([self.alive, alive])
         n, dtype = len(alive), id_dtype(len(alive))
-        read: dict[str, NDArray] = {}
-        parts = {"ids": (self.ids, n - len(self.ids), -1, dtype), "sims": (self.sims, n - len(self.ids), 0)}
-        threads.each(lambda name: read.update({name: _padded(*parts[name])}), parts)
-        ids, sims = read["ids"], read["sims"]
+        parts: list[tuple[NDArray, int, DTypeLike]] = [(self.ids, -1, dtype), (self.sims, 0, self.sims.dtype)]
+        ids, sims = threads.results(lambda part: _padded(part[0], n - len(self.ids), part[1], part[2]), parts)
         bare = Lists(ids, sims, alive, np.empty((n, 0), np.int8), np.empty(n, np.bool_), 0)
         for step in self.steps:
             bare.remove(step.removed)
@@ -166,7 +164,7 @@ class StoredLists:
         return Lists(ids, sims, alive, _padded(self.codes, m, NO_LOGIT), _padded(known, m, False), self.candidates)
 
 
-def _padded(array: NDArray, rows: int, value: float, dtype: DTypeLike = None) -> NDArray:
+def _padded(array: NDArray, rows: int, value: float, dtype: DTypeLike | None = None) -> NDArray:
     out = np.empty((len(array) + rows, *array.shape[1:]), dtype or array.dtype)
     out[: len(array)] = array
     out[len(array) :] = value
@@ -262,7 +260,8 @@ def _products(
     with progress("kNN of new rows", total=n, unit="row") as bar:
         threads.each(work, slices(n, 8 * _COLUMNS))
     none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    return pools, tuple(np.concatenate(x) for x in zip(none, *entering, strict=True))
+    rows, cols, values = (np.concatenate(x) for x in zip(none, *entering, strict=True))
+    return pools, (rows, cols, values)
 
 
 @nb.njit(cache=True, nogil=True)

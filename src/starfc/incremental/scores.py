@@ -76,6 +76,7 @@ def read_context(model: ContextualModel, features: Features, lists: Lists, scrat
     place[rows] = np.arange(len(rows))
     graph = KnnGraph(place[lists.ids[rows]], lists.sims[rows])
     context = Scoring(model, features.subset(rows, scratch), graph, scratch=scratch).context
+    assert context is not None  # a contextual model has one
     return replace(context, strangers=context.strangers.placed(rows, n))
 
 
@@ -102,7 +103,7 @@ def _published(
         Scorer.of(model.head), ScratchRows(model.nhid, np.float32, scratch),
         ScratchRows(model.nhid, np.float16, scratch), *np.empty((3, 0), np.float32),
     )  # fmt: skip
-    p = edge_probabilities(nodes, rows, cols)
+    p = edge_probabilities(nodes, rows, cols).astype(np.float32, copy=False)
     return rows[p > tau1], cols[p > tau1], p[p > tau1]
 
 
@@ -131,11 +132,14 @@ def _structural(
     if model.smoothing:
         affinity = smoothing_affinity(lists.graph, model.smoothing, wanted=_marked(len(lists), within))
         smooth_rows(affinity, features, within, np.arange(len(within)), nodes)
-    early, late, judged = model.first, [model.second], {}
-    if context is not None:
+    strangers = log_nodes = None
+    if isinstance(model, ContextualModel):
+        assert context is not None  # there are two rows
         early, late = model.first.of(context.first), context.late(model)
-        judged = {"strangers": context.strangers, "log_nodes": math.log(context.num_nodes)}
-    structure = Structure(lists.graph, model.columns, model.candidates, nodes, within, **judged)
+        strangers, log_nodes = context.strangers, math.log(context.num_nodes)
+    else:
+        early, late = model.first, [] if model.second is None else [model.second]
+    structure = Structure(lists.graph, model.columns, model.candidates, nodes, within, strangers, log_nodes)
     before = None
     if model.rounds == 2:
         before = EdgeLogits(structure, lists.codes)
@@ -145,12 +149,11 @@ def _structural(
         without = (lists.ids[askers, own] >= first) & (lists.codes[askers, own] == NO_LOGIT)
         _first(early, structure, before, askers[without.any(axis=1)], _SPARSE_BLOCK, first)
         before.sum_degrees(ends)
-    blocks, line, scorers = slices(len(owners), _SPARSE_BLOCK), logit(tau1), [early] if before is None else late
-    found: list[Scored | None] = [None] * len(blocks)
+    line, scorers = logit(tau1), [early] if before is None else late
 
     @torch.inference_mode()
-    def last_round(at: int) -> None:
-        rows = owners[blocks[at]]
+    def last_round(part: slice) -> Scored:
+        rows = owners[part]
         if before is None:
             pairs = structure.first_round(rows, since=first)
         else:
@@ -159,9 +162,9 @@ def _structural(
         z = (sum(scorer(columns) for scorer in scorers) / (len(scorers) * model.temperature)).numpy()
         above = np.flatnonzero(z > line)
         ours = pairs.rows[above]
-        found[at] = ours, lists.ids[ours, pairs.slots[above]].astype(np.int64), expit(z[above])
+        return ours, lists.ids[ours, pairs.slots[above]].astype(np.int64), expit(z[above])
 
-    threads.each(last_round, range(len(blocks)))
+    found = threads.results(last_round, slices(len(owners), _SPARSE_BLOCK))
     rows, cols, scores = (np.concatenate(x) for x in zip(*found, strict=True))
     return np.concatenate([rows, cols]), np.concatenate([cols, rows]), np.concatenate([scores, scores])
 

@@ -28,7 +28,7 @@ from starfc.incremental.edges import changed, without
 from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.scores import read_context, score_new
 from starfc.models.checkpoint import Model
-from starfc.models.contextual import Context
+from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.stages import Stages
@@ -209,7 +209,7 @@ class State:
         columns, candidates = columns_of(rule.model, k)
         known = parsed.logits is not None
         codes = np.full((n, columns), NO_LOGIT, np.int8)
-        if known:  # shorter lists have fewer columns
+        if parsed.logits is not None:  # shorter lists have fewer columns
             codes[:, : parsed.logits.shape[1]] = parsed.logits
         parsed = copies.left_out(parsed, representative)
         lists = Lists(ids, sims, alive, codes, np.full(n, known), candidates)
@@ -303,7 +303,7 @@ class State:
             rule, touched, context = self.rule, last.touched(first), self.context
             if context is not None:
                 context = replace(context, strangers=context.strangers.grown(features))
-            elif self._contextual and np.count_nonzero(lists.alive) > 1:
+            elif isinstance(rule.model, ContextualModel) and np.count_nonzero(lists.alive) > 1:
                 context = read_context(rule.model, features, lists, scratch)
             doubts = self._outgrown(lists)
             added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch, context)
@@ -330,14 +330,14 @@ class State:
             if rule.communities:  # those across are searched for anew at every step
                 edges.parsed.kept[grouping.across] = False
                 grouping.across = grouping.across[:0]
-            touched = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
-            touched[labels[moved]], touched[grouping.labels[edges.at | moved]] = True, True
-            touched[self.labels[remove]] = True
+            altered = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
+            altered[labels[moved]], altered[grouping.labels[edges.at | moved]] = True, True
+            altered[self.labels[remove]] = True
         self.features, self.lists, self.parsed, self.context = features, lists, edges.parsed, context
         self.representative = representative
         self.last = None if len(heirs) else last
         self.labels, self.suspects, self.across = grouping.labels, grouping.suspects, grouping.across
-        self.next_label, self.touched = grouping.next_label, touched[:-1]
+        self.next_label, self.touched = grouping.next_label, altered[:-1]
         return Assigned(
             grouping.labels[first:], first, grouping.joined, grouping.created.tolist(), grouping.merges,
             grouping.splits, apply_merges, remove.tolist(), self.num_clusters, doubts, time.perf_counter() - started,
@@ -360,16 +360,16 @@ class State:
         return [doubt]
 
     def _removable(self, rows: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
-        rows = np.unique(np.asarray(rows, np.int64))
-        wrong = rows[(rows < 0) | (rows >= len(self.labels))]
+        wanted = np.unique(np.asarray(rows, np.int64))
+        wrong = wanted[(wanted < 0) | (wanted >= len(self.labels))]
         if wrong.size:
             raise InputError(
                 f"{word('remove')}: rows from 0 to {len(self.labels) - 1} needed; found {wrong[:5].tolist()}"
             )
-        gone = rows[self.labels[rows] < 0]
+        gone = wanted[self.labels[wanted] < 0]
         if gone.size:
             raise InputError(f"{word('remove')}: rows {gone[:5].tolist()} were removed before; leave them out")
-        return rows
+        return wanted
 
 
 def columns_of(model: StarFCModel | StructuralModel, k: int) -> tuple[int, int]:

@@ -37,7 +37,7 @@ from starfc.errors import InputError
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
 from starfc.models.kinds import ANY
-from starfc.models.structural import EdgeScorer, StructuralModel, scorer_layers
+from starfc.models.structural import EdgeScorer, Modules, StructuralModel, scorer_layers
 from starfc.words import anew
 
 SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
@@ -184,19 +184,25 @@ def restored(scorer: EdgeScorer, parameters: NDArray[np.float32]) -> EdgeScorer:
 class ContextScorer(nn.Module):
     """Logits of edges (m, f) in the context (m, c) of their sets: (m,)."""
 
+    feature_mean: Tensor
+    feature_std: Tensor
+    context_mean: Tensor
+    context_std: Tensor
+
     def __init__(self, features: int, context: int, nhid: int = 64, generator: torch.Generator | None = None) -> None:
         super().__init__()
         for name, width in (("feature", features), ("context", context)):
             self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_buffer(f"{name}_std", torch.ones(width))
         self.layers = scorer_layers(features, nhid, generator)
-        self.context = nn.ModuleList([nn.Linear(context, _CONTEXT_UNITS), nn.Linear(_CONTEXT_UNITS, 4 * nhid + 2)])
+        seen, modulated = nn.Linear(context, _CONTEXT_UNITS), nn.Linear(_CONTEXT_UNITS, 4 * nhid + 2)
+        self.context = Modules([seen, modulated])
         self.nhid = nhid
         bound = 1 / math.sqrt(context)
-        nn.init.uniform_(self.context[0].weight, -bound, bound, generator=generator)
-        nn.init.zeros_(self.context[0].bias)
-        nn.init.zeros_(self.context[1].weight)
-        nn.init.zeros_(self.context[1].bias)
+        nn.init.uniform_(seen.weight, -bound, bound, generator=generator)
+        nn.init.zeros_(seen.bias)
+        nn.init.zeros_(modulated.weight)
+        nn.init.zeros_(modulated.bias)
 
     def standardise(self, features: Tensor, contexts: Tensor) -> None:
         """Take means and standard deviations from some edges (m, f), and from the contexts (K, c) of all sets."""
@@ -211,8 +217,9 @@ class ContextScorer(nn.Module):
         training.
         """
         seen = ((contexts - self.context_mean) / self.context_std).clamp(-_CONTEXT_RANGE, _CONTEXT_RANGE)
-        hidden = torch.tanh(self.context[0](seen if noise is None else seen + noise))
-        return self.context[1](hidden if kept is None else hidden * kept)
+        first, last = self.context
+        hidden = torch.tanh(first(seen if noise is None else seen + noise))
+        return last(hidden if kept is None else hidden * kept)
 
     @property
     def neutral(self) -> NDArray[np.float32]:
@@ -235,7 +242,8 @@ class ContextScorer(nn.Module):
         device = self.feature_mean.device
         modulation = self.modulation(torch.from_numpy(np.asarray(context, np.float32)).to(device)[None])[0]
         g1, b1, g2, b2, alpha, omega = modulation.split([h, h, h, h, 1, 1])
-        folded = EdgeScorer(self.layers[0].in_features, h).to(device)
+        first, _, _ = self.layers
+        folded = EdgeScorer(first.in_features, h).to(device)
         folded.shift.copy_(self.feature_mean)
         folded.scale.copy_(1 / self.feature_std)
         changes = ((1 + g1, b1), (1 + g2, b2), (1 + alpha, omega))
@@ -258,7 +266,8 @@ class MeanScorer(nn.Module):
         self, features: int, context: int, nhid: int, members: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        self.members = nn.ModuleList([ContextScorer(features, context, nhid, generator) for _ in range(members)])
+        self.nhid = nhid
+        self.members = Modules([ContextScorer(features, context, nhid, generator) for _ in range(members)])
 
     @torch.no_grad()
     def of(self, context: NDArray[np.float32]) -> EdgeScorer:
@@ -270,8 +279,8 @@ class MeanScorer(nn.Module):
         if self.outside(context) > FAR:
             context = self.neutral
         scorers = [member.of(context) for member in self.members]
-        count, h = len(scorers), self.members[0].nhid
-        whole = EdgeScorer(scorers[0].layers[0].in_features, count * h).to(scorers[0].shift.device)
+        count, h = len(scorers), self.nhid
+        whole = EdgeScorer(len(scorers[0].shift), count * h).to(scorers[0].shift.device)
         whole.shift.copy_(scorers[0].shift)
         whole.scale.copy_(scorers[0].scale)
         first, second, last = whole.layers
@@ -286,17 +295,17 @@ class MeanScorer(nn.Module):
             second.weight[units, units] = its_second.weight
             second.bias[units] = its_second.bias
             last.weight[:, units] = its_last.weight / count
-            last.bias += its_last.bias / count
+            last.bias.add_(its_last.bias / count)
         return whole.eval()
 
     def outside(self, context: NDArray[np.float32]) -> float:
         """As :meth:`ContextScorer.outside`; all members were trained on the same kinds."""
-        return self.members[0].outside(context)
+        return next(iter(self.members)).outside(context)
 
     @property
     def neutral(self) -> NDArray[np.float32]:
         """As :attr:`ContextScorer.neutral`."""
-        return self.members[0].neutral
+        return next(iter(self.members)).neutral
 
 
 class ContextualModel(StructuralModel):
@@ -316,6 +325,9 @@ class ContextualModel(StructuralModel):
     """
 
     kind = ANY
+    # first.of(context) takes the place of the base's first, which every method that uses one knows
+    first: MeanScorer  # type: ignore[assignment]
+    second: MeanScorer  # type: ignore[assignment]
 
     def __init__(
         self,

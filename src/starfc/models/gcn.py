@@ -74,23 +74,33 @@ class EdgeHead(nn.Module):
         super().__init__()
         self.classifier = nn.Sequential(nn.Linear(2 * nhid, nhid), nn.PReLU(nhid), nn.Linear(nhid, 2))
 
+    @property
+    def layers(self) -> tuple[nn.Linear, nn.PReLU, nn.Linear]:
+        """W1 and b1, the PReLU, W2 and b2."""
+        first, prelu, last = self.classifier
+        assert isinstance(first, nn.Linear)
+        assert isinstance(prelu, nn.PReLU)
+        assert isinstance(last, nn.Linear)
+        return first, prelu, last
+
     def project(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """u = W1a x + b1 and v = W1b x: (N, h) -> two (N, h)."""
         return self.project_source(nodes), self.project_target(nodes)
 
     def project_source(self, nodes: Tensor) -> Tensor:
         """u = W1a x + b1: (N, h) -> (N, h)."""
-        first = self.classifier[0]
+        first, _, _ = self.layers
         return functional.linear(nodes, first.weight[:, : nodes.shape[1]], first.bias)
 
     def project_target(self, nodes: Tensor) -> Tensor:
         """v = W1b x: (N, h) -> (N, h)."""
-        return functional.linear(nodes, self.classifier[0].weight[:, nodes.shape[1] :])
+        first, _, _ = self.layers
+        return functional.linear(nodes, first.weight[:, nodes.shape[1] :])
 
     def scorer(self) -> tuple[Tensor, Tensor, Tensor]:
         """PReLU slopes (h,), w = W2[1] - W2[0] (h,), c = b2[1] - b2[0] (scalar)."""
-        last = self.classifier[2]
-        return self.classifier[1].weight, last.weight[1] - last.weight[0], last.bias[1] - last.bias[0]
+        _, prelu, last = self.layers
+        return prelu.weight, last.weight[1] - last.weight[0], last.bias[1] - last.bias[0]
 
     def logits(self, source: Tensor, target: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """z[1] - z[0] of the edges (rows_e, cols_e), shape (E,): p = sigmoid of it."""
@@ -155,11 +165,12 @@ class StarFCModel(nn.Module):
 @torch.no_grad()
 def head_start_(head: EdgeHead, generator: torch.Generator | None = None) -> None:
     """The published start of a head, torch's own: U(±1/sqrt(fan_in)) and PReLU slopes 0.25."""
-    for layer in (head.classifier[0], head.classifier[2]):
+    first, prelu, last = head.layers
+    for layer in (first, last):
         bound = 1 / math.sqrt(layer.in_features)
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
-    nn.init.constant_(head.classifier[1].weight, 0.25)
+    nn.init.constant_(prelu.weight, 0.25)
 
 
 @torch.no_grad()
@@ -170,7 +181,7 @@ def metric_start_(head: EdgeHead, feature_dim: int) -> None:
     two unit vectors with cosine 0.6 under the Xavier-uniform backbone (variance 2/(2d + h) per weight; half of the
     units are off after the ReLU), which puts the initial decision boundary in the middle of the data.
     """
-    first, prelu, last = head.classifier
+    first, prelu, last = head.layers
     h, d = first.out_features, feature_dim
     eye = torch.eye(h)
     first.weight.copy_(torch.cat([eye, -eye], dim=1))

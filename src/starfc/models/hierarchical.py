@@ -12,15 +12,17 @@ of its four heads scores the edges.
 from __future__ import annotations
 
 import math
+from collections.abc import ValuesView
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from starfc.defaults import OFFSETS, SCALES
-from starfc.models.gcn import INITIALISATIONS, Backbone, EdgeHead, head_start_, metric_start_
+from starfc.models.gcn import INITIALISATIONS, Backbone, EdgeHead, StarFCModel, head_start_, metric_start_
 from starfc.models.kinds import HIERARCHICAL
 
 HEADS = ("small", "mid", "large", "fused")
@@ -58,6 +60,8 @@ class OffsetLearner(nn.Module):
     As published, all logits start at 0.0001 but the fourth, at 0.1 (the last where there are fewer).
     """
 
+    offsets: Tensor
+
     def __init__(self, offsets: tuple[int, ...] = OFFSETS) -> None:
         super().__init__()
         self.register_buffer("offsets", torch.tensor(offsets))
@@ -90,6 +94,19 @@ class ScaleSelector(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (n, 3, h) -> logits (n, 3)."""
         return self.score(self.norm(self.block(tokens))).squeeze(-1)
+
+
+class EdgeHeads(nn.ModuleDict):
+    """Edge heads by their names."""
+
+    def __init__(self, heads: dict[str, EdgeHead]) -> None:
+        super().__init__(heads)
+
+    if TYPE_CHECKING:  # torch's own says of its items that they are modules
+
+        def __getitem__(self, key: str) -> EdgeHead: ...
+
+        def values(self) -> ValuesView[EdgeHead]: ...
 
 
 class HierarchicalModel(nn.Module):
@@ -129,7 +146,7 @@ class HierarchicalModel(nn.Module):
             raise ValueError(f"init: one of {INITIALISATIONS}; found {init!r}")
         self.feature_dim, self.nhid, self.scales = feature_dim, nhid, tuple(scales)
         self.backbone = Backbone(feature_dim, nhid, dropout)
-        self.heads = nn.ModuleDict({name: EdgeHead(nhid) for name in HEADS})
+        self.heads = EdgeHeads({name: EdgeHead(nhid) for name in HEADS})
         with torch.random.fork_rng(devices=[]):  # torch's block draws its start from the global generator
             seed = torch.randint(2**62, (), generator=generator)
             torch.manual_seed(int(seed))
@@ -145,3 +162,6 @@ class HierarchicalModel(nn.Module):
     def head(self) -> EdgeHead:
         """The head that scores the edges of the fused embeddings."""
         return self.heads["fused"]
+
+
+EmbeddingModel = StarFCModel | HierarchicalModel  # those that score an edge by embeddings of its ends

@@ -12,7 +12,9 @@ The last logit is divided by a temperature, which is chosen on held-back identit
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,23 @@ from starfc.models.kinds import STRUCTURAL
 
 FOLDS = 2  # halves of the identities
 
+M = TypeVar("M", bound=nn.Module)
 
-def scorer_layers(features: int, nhid: int, generator: torch.Generator | None = None) -> nn.ModuleList:
+
+class Modules(nn.ModuleList, Generic[M]):
+    """A list of modules of one type."""
+
+    def __init__(self, modules: Iterable[M] = ()) -> None:
+        super().__init__(modules)
+
+    if TYPE_CHECKING:  # torch's own says of its items that they are modules
+
+        def __iter__(self) -> Iterator[M]: ...
+
+
+def scorer_layers(features: int, nhid: int, generator: torch.Generator | None = None) -> Modules[nn.Linear]:
     """The three linear layers of a scorer, with their initial weights."""
-    layers = nn.ModuleList([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
+    layers = Modules([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
     for layer in layers:
         bound = math.sqrt(6 / layer.in_features) if layer.out_features > 1 else math.sqrt(1 / layer.in_features)
         nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
@@ -39,6 +54,9 @@ class EdgeScorer(nn.Module):
 
     Features are standardised by ``shift`` and ``scale`` (f,), which are folded into the first layer.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, features: int, nhid: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -76,6 +94,8 @@ class StructuralModel(nn.Module):
     folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
     scales = None  # the whole kNN graph, as the basic model
     feature_dim = None  # it never sees an embedding, so any will do
+    temperature: Tensor
+    shape: Tensor
 
     def __init__(
         self,
@@ -92,9 +112,9 @@ class StructuralModel(nn.Module):
         self.columns, self.candidates, self.smoothing, self.rounds = columns, candidates, smoothing, rounds
         self.first = EdgeScorer(FIRST_FEATURES, nhid, generator)
         folds = FOLDS if rounds == 2 else 0
-        self.folds = nn.ModuleList(EdgeScorer(FIRST_FEATURES, nhid, generator) for _ in range(folds))
+        self.folds = Modules(EdgeScorer(FIRST_FEATURES, nhid, generator) for _ in range(folds))
         self.second = EdgeScorer(FEATURES, nhid, generator) if rounds == 2 else None
-        if rounds == 2:
+        if self.second is not None:
             self.second.scale[FIRST_FEATURES] = 0.25  # the logit; the other columns are of the order of 1
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("shape", torch.tensor([nhid, columns, candidates, smoothing, rounds]))
@@ -108,10 +128,10 @@ class StructuralModel(nn.Module):
     def standardise(self, features: Tensor) -> None:
         """Take shift and scale of the first round's features from a sample (m, 20) of them."""
         shift, scale = features.mean(dim=0), 1 / features.std(dim=0).clamp_min(1e-3)
-        for scorer in (self.first, *self.folds, *([self.second] if self.rounds == 2 else [])):
+        for scorer in (self.first, *self.folds, *([] if self.second is None else [self.second])):
             scorer.shift[:FIRST_FEATURES] = shift
             scorer.scale[:FIRST_FEATURES] = scale
 
     def logits(self, features: Tensor) -> Tensor:
         """z / T of edges, by the last round's scorer."""
-        return (self.first if self.rounds == 1 else self.second)(features) / self.temperature
+        return (self.first if self.second is None else self.second)(features) / self.temperature

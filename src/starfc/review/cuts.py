@@ -72,9 +72,8 @@ def best_cuts(pairs: Pairs, labels: NDArray[np.int64], num_clusters: int, seed: 
     """
     indptr, cols, strength, numbers = pairs.kept_graph()
     words = np.random.default_rng(seed).integers(1, 2**64, len(cols) // 2, np.uint64, endpoint=False)
-    forest = _search(indptr, cols, numbers)
-    tin, parent_entry, size, word, cover, back = _covers(*forest, indptr, cols, numbers, words)
-    order, parent, _, root = forest
+    order, parent, entry, root = _search(indptr, cols, numbers)
+    tin, parent_entry, size, word, cover, back = _covers(order, parent, entry, root, indptr, cols, numbers, words)
     # equal words together, and within them down the tree; bridges (word 0, no cover) are apart from these
     nodes = np.flatnonzero((parent >= 0) & (cover > 0))
     nodes = nodes[np.lexsort((tin[nodes], word[nodes]))]
@@ -93,10 +92,10 @@ def best_cuts(pairs: Pairs, labels: NDArray[np.int64], num_clusters: int, seed: 
     ends = [np.full((num_clusters, 2), -1, np.int64) for _ in range(2)]
     for side in range(2):
         there = edges[:, side] >= 0
-        entry = edges[there, side]
-        rows = np.searchsorted(indptr, entry, side="right") - 1
-        ends[side][there] = np.sort(np.stack([rows, cols[entry]], axis=1), axis=1)
-    return Cuts(np.maximum(best[:, 0], 0).astype(np.float32), *ends, pieces, order, spans)
+        at = edges[there, side]
+        rows = np.searchsorted(indptr, at, side="right") - 1
+        ends[side][there] = np.sort(np.stack([rows, cols[at]], axis=1), axis=1)
+    return Cuts(np.maximum(best[:, 0], 0).astype(np.float32), ends[0], ends[1], pieces, order, spans)
 
 
 @nb.njit(cache=True, nogil=True)

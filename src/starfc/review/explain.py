@@ -28,6 +28,12 @@ class Link:
     kept: bool
     similarity: float | None
 
+    @property
+    def missed(self) -> float:
+        """How far the intimacy is below the threshold, where there is one."""
+        assert self.threshold is not None  # nobody asks with communities
+        return self.threshold - self.intimacy
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -62,7 +68,7 @@ class Explanation:
             return None
         if not self.failed or self.rule.communities:
             return min(self.path, key=lambda link: link.score)
-        return min(self.path, key=lambda link: link.intimacy - link.threshold)
+        return max(self.path, key=lambda link: link.missed)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -72,21 +78,20 @@ class Explanation:
 
     def summary(self) -> str:
         """One sentence."""
-        a, b = self.a, self.b
+        a, b, weakest = self.a, self.b, self.weakest
         if self.together:
             where = f"{a} and {b} are both in {_cluster(self.clusters[0])}"
-            if self.path and not self.failed:
-                return f"{where}: joined by {_edges(len(self.path))}, the weakest of p {self.weakest.score:.3f}"
+            if weakest is not None and not self.failed:
+                return f"{where}: joined by {_edges(len(self.path))}, the weakest of p {weakest.score:.3f}"
         else:
             where = f"{a} is in {_cluster(self.clusters[0])}, {b} in {_cluster(self.clusters[1])}"
-        if not self.path:
+        if weakest is None:
             return f"{where}: no path of parsed edges (p > {self.rule.tau1:g}) joins them"
         failed = len(self.failed)
         if self.rule.communities:
             reason = f"{_edges(failed)} between two communities"
         else:
-            missed = self.weakest.threshold - self.weakest.intimacy
-            reason = f"{_edges(failed)} failed, by {missed:.3f} of intimacy or less"
+            reason = f"{_edges(failed)} failed, by {weakest.missed:.3f} of intimacy or less"
         return f"{where}: on the strongest path of {_edges(len(self.path))}, {reason}"
 
     def text(self) -> str:
@@ -166,7 +171,7 @@ def explain_pair(
             )
         )
     similarity = _similarity(features, a, b)
-    ranks = None if similarity is None else _ranks(features, a, b, similarity)
+    ranks = None if features is None or similarity is None else _ranks(features, a, b, similarity)
     return Explanation(a, b, (int(labels[a]), int(labels[b])), together, tuple(path), rule, similarity, ranks, columns)
 
 

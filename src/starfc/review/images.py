@@ -154,7 +154,12 @@ def _of_files(files: list[Path | None]) -> Pictures:
             f"{files[0] if files else 'images'}: no such image, nor the next ones; paths of a list are relative to it"
         )
     names = ["" if path is None else os.fsencode(path.name).decode("utf-8", "replace") for path in files]
-    return Pictures(lambda row: None if files[row] is None else read_picture(files[row]), names, None)
+
+    def read(row: int) -> Image | None:
+        path = files[row]
+        return None if path is None else read_picture(path)
+
+    return Pictures(read, names, None)
 
 
 def read_picture(path: Path) -> Image | None:

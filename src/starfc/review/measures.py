@@ -134,6 +134,7 @@ def instance_columns(
     """
     pairs = Pairs.of(edges)
     if earlier is not None:
+        assert changed is not None  # comes with them
         measured = changed[labels] | (labels < 0)
         pairs = replace(pairs, kept=pairs.kept & np.repeat(measured, np.diff(pairs.indptr)))
     found = review(pairs, labels)

@@ -57,8 +57,8 @@ class Pairs:
             values = (edges.indptr, edges.cols, edges.scores, parsed.intimacy, parsed.kept)
             return cls(*(np.asarray(value) for value in values))
         indptr, cols = np.asarray(edges.indptr), np.asarray(edges.cols)
-        values = (edges.scores, parsed.intimacy, parsed.kept)
-        merged = [undirected(EdgeList(indptr, cols, np.array(value, np.float32))) for value in values]
+        of_each = (edges.scores, parsed.intimacy, parsed.kept)
+        merged = [undirected(EdgeList(indptr, cols, np.array(value, np.float32))) for value in of_each]
         return cls(
             merged[0].indptr, merged[0].cols, merged[0].scores, merged[1].scores, merged[2].scores.astype(np.bool_)
         )

@@ -262,7 +262,7 @@ def _clusters(
     cuts = {}
     for c in np.flatnonzero(found.cuts.pieces > 0).tolist():
         edges = [ends for ends in (found.cuts.first[c], found.cuts.second[c]) if ends[0] >= 0]
-        cuts[c] = {"piece": int(found.cuts.pieces[c]), "edges": [_edge(pairs, *ends, shown) for ends in edges]}
+        cuts[c] = {"piece": int(found.cuts.pieces[c]), "edges": [_edge(pairs, a, b, shown) for a, b in edges]}
     content = {
         "size": found.sizes.tolist(),
         "edges": found.edges.tolist(),
@@ -374,17 +374,17 @@ def _values(path: Path, refinement: str) -> dict[str, Any] | None:
 def _names(names: str | Path | Sequence[str] | None, n: int) -> list[str] | None:
     if names is None:
         return None
-    where = "names"
+    where, found = "names", [] if isinstance(names, (str, Path)) else list(names)
     if isinstance(names, (str, Path)):
         where = str(names)
         if Path(names).suffix == ".npz":
             with Npz(names) as archive:
-                names = archive.array(npz_key(archive, ("names", "paths")), "US", 1).astype(str)
+                found = archive.array(npz_key(archive, ("names", "paths")), "US", 1).astype(str).tolist()
         else:
-            names = [os.fsencode(line).decode("utf-8", "replace") for line in read_lines(names, "file of names")]
-    if len(names) != n:
-        raise InputError(f"{where}: {len(names):,} names; one is needed for each of {n:,} instances")
-    return [str(name) for name in names]
+            found = [os.fsencode(line).decode("utf-8", "replace") for line in read_lines(names, "file of names")]
+    if len(found) != n:
+        raise InputError(f"{where}: {len(found):,} names; one is needed for each of {n:,} instances")
+    return [str(name) for name in found]
 
 
 def _thousandths(values: NDArray[np.floating]) -> list[int]:

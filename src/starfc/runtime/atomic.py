@@ -18,7 +18,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,12 @@ def save_array(path: str | Path, array: NDArray) -> None:
     """Write an array as .npy, atomically."""
     with replacing(path) as temporary:
         np.save(temporary, array)
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, NDArray]) -> None:
+    """Write arrays as .npz, atomically."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a name for its own allow_pickle
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:

@@ -323,10 +323,10 @@ def _lock(folder: Path, command: str) -> Iterator[None]:
         os.close(descriptor)  # that of a process that has just ended, and removed it
     try:
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        holder = {"pid": os.getpid(), "started": started, "command": maker(command), "host": socket.gethostname()}
+        ours = {"pid": os.getpid(), "started": started, "command": maker(command), "host": socket.gethostname()}
         with writes(folder, folder):
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps(holder).encode())
+            os.write(descriptor, json.dumps(ours).encode())
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -67,6 +67,7 @@ class World:
         One all-reduce: gradients, loss, number of processes and requests to stop travel in one buffer.
         """
         if self.size == 1:
+            assert loss is not None  # there is no other that has one
             return float(loss.detach()), stop
         parameters = list(parameters)
         device = parameters[0].device
@@ -80,7 +81,7 @@ class World:
             at += p.numel()
         return total / count, stops > 0
 
-    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
+    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         try:
             if dist.get_backend() == "nccl":
                 tensor = tensor.to(torch.device("cuda", self.local_rank))

@@ -44,7 +44,8 @@ def set_threads(threads: int | None, processes: int = 1) -> int:
         log.warning("threads: %d asked for, and there are %d cores; %d threads are used", count, available, available)
         count = available
     torch.set_num_threads(count)
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set as numba reads the environment
+    numba.set_num_threads(min(count, most))
     return count
 
 

@@ -24,7 +24,7 @@ def mapped_bytes(*arrays: NDArray) -> int:
 
 
 def _file_of(array: NDArray) -> mmap.mmap | None:
-    base = array
+    base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
     return base if isinstance(base, mmap.mmap) else None

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from starfc.data.safe import digest, read_json, read_npy, require_name
 from starfc.errors import InputError, MissingFileError
-from starfc.records import FileList, ListedFile, NameList
+from starfc.records import FileList, NameList
 from starfc.words import anew
 
 FILES, NEXT, COMMIT, REMOVE = "files.json", ".next", "commit.json", "remove.json"
@@ -41,7 +41,8 @@ class OpenedFolder:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder, self._verified = Path(folder), set()
+        self.folder = Path(folder)
+        self._verified: set[str] = set()
 
     def path(self, name: str) -> Path:
         """Where a file is read from: the folder, or ``.next/`` in it where it still waits for its place.
@@ -74,15 +75,14 @@ class OpenedFolder:
         InputError
             It is not as the command that wrote the folder left it.
         """
-        path = self.path(name)
-        if self._files is None or name in self._verified:
+        path, files = self.path(name), self._files
+        if files is None or name in self._verified:
             return path
-        listed = self._files.files.get(name)
         if path.exists():
-            self._compare(path, name, listed)
+            self._compare(path, name, files)
             self._verified.add(name)
-        elif listed is not None:
-            raise MissingFileError(f"{path}: not there, and {FILES} lists it; {self._remedy}")
+        elif name in files.files:
+            raise MissingFileError(f"{path}: not there, and {FILES} lists it; {self._remedy(files.command)}")
         return path
 
     def json(self, name: str, content: type[_Content]) -> _Content:
@@ -138,13 +138,12 @@ class OpenedFolder:
                 )
         return self.folder / name
 
-    @property
-    def _remedy(self) -> str:
-        return f"{anew(self._files.command)}, or where you changed it yourself, delete {self.folder / FILES}"
+    def _remedy(self, command: str) -> str:
+        return f"{anew(command)}, or where you changed it yourself, delete {self.folder / FILES}"
 
-    def _compare(self, path: Path, name: str, listed: ListedFile | None) -> None:
-        remedy = self._remedy
-        if listed is None and self._files.command in _ADDING:
+    def _compare(self, path: Path, name: str, files: FileList) -> None:
+        listed, remedy = files.files.get(name), self._remedy(files.command)
+        if listed is None and files.command in _ADDING:
             return
         if listed is None:
             raise InputError(

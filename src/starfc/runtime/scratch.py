@@ -100,7 +100,7 @@ class ScratchRows:
         self._width, self._dtype = width, np.dtype(dtype)
 
     def __setitem__(self, rows: slice, values: NDArray) -> None:
-        data, at = memoryview(np.ascontiguousarray(values, self._dtype)).cast("B"), self._offset(rows.start)
+        data, at = np.ascontiguousarray(values, self._dtype).data.cast("B"), self._offset(rows.start)
         while data:
             try:
                 written = os.pwrite(self._descriptor, data, at)
@@ -110,7 +110,7 @@ class ScratchRows:
 
     def __getitem__(self, rows: slice) -> NDArray:
         out = np.empty((rows.stop - rows.start, self._width), self._dtype)
-        data, at = memoryview(out).cast("B"), self._offset(rows.start)
+        data, at = out.data.cast("B"), self._offset(rows.start)
         while data:
             found = os.preadv(self._descriptor, [data], at)
             if found == 0:

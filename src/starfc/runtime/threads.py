@@ -7,13 +7,14 @@ between the two, and compiled kernels and products release the interpreter.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def each(work: Callable[[T], Any], items: Iterable[T]) -> None:
@@ -41,3 +42,14 @@ def each(work: Callable[[T], Any], items: Iterable[T]) -> None:
                 future.result()
     finally:
         torch.set_num_threads(threads)  # torch keeps the number of the last thread that set it
+
+
+def results(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """What ``work`` returns of every item, in the order of the items; otherwise as :func:`each`."""
+    found: dict[int, R] = {}
+
+    def keep(at: int) -> None:
+        found[at] = work(items[at])
+
+    each(keep, range(len(items)))
+    return [found[at] for at in range(len(items))]

@@ -60,7 +60,7 @@ from starfc.models.contextual import (
 )
 from starfc.records import Anything
 from starfc.runtime import threads
-from starfc.runtime.atomic import prepare_folder, replacing, write_json
+from starfc.runtime.atomic import prepare_folder, save_arrays, write_json
 from starfc.runtime.commit import Change, changing
 from starfc.runtime.interrupts import Stopped, stop_requests
 from starfc.runtime.kinds import TRAIN
@@ -161,7 +161,7 @@ def _samples(
             for future in done:
                 future.result()
                 bar.update(_CHUNK)
-            if request:
+            if request.signal is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise Stopped(
                     f"training: stopped by {request.signal.name}; what was made of the kinds is in {folder}: the same "
@@ -232,8 +232,10 @@ def _make_chunk(
     name, start, stop = chunk
     if real_paths is not None and _real is None:
         split = open_split(*real_paths, feature_dim=None)
+        assert split.labels is not None  # they are needed
         _real = Real(split.features, split.labels)
     before = load_model(folder) if name == "both" else None
+    assert before is None or isinstance(before, ContextualModel)  # the early one
     content: dict[str, NDArray] = {}
     for number in range(start, stop):
         kind = make_kind(seed, number, _real)
@@ -249,8 +251,7 @@ def _make_chunk(
                 ("f", np.array(_FAMILY_NAMES.index(kind.family))),
             ):
                 content[f"{number}.{of_round}.{key}"] = value
-    with replacing(_file(folder, chunk)) as temporary, temporary.open("wb") as file:
-        np.savez(file, **content)
+    save_arrays(_file(folder, chunk), content)
 
 
 def sample_edges(
@@ -363,7 +364,8 @@ def fit(
     kinds = max(1, settings.batch // _EDGES_OF_A_KIND)
     optimizer = torch.optim.AdamW(scorer.parameters(), settings.lr, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.15)
-    units, losses = scorer.context[0].out_features, []
+    first, _ = scorer.context
+    units, losses = first.out_features, []
     scorer.train()
     for _ in progress(f"fit, {name}", range(settings.steps), unit="step"):
         of = torch.randint(len(learnt), (kinds,), generator=generator)

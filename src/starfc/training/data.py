@@ -65,15 +65,17 @@ def read_training_data(config: Config) -> TrainingData:
         one side.
     """
     split = open_train_split(config)
+    named = split.labels
+    assert named is not None  # it refuses a split without
     valid, invalid = split.features.valid(config.invalid_rows)
     features = valid.all()
-    rows = np.delete(np.arange(len(split.labels)), invalid)
-    require_pairs(split.labels[rows], split.features.name, "training")
-    known = labelled(split.labels[rows])
+    rows = np.delete(np.arange(len(named)), invalid)
+    require_pairs(named[rows], split.features.name, "training")
+    known = labelled(named[rows])
     if not known.all():
-        say_unlabelled(split.labels[rows], "training")
+        say_unlabelled(named[rows], "training")
         features, rows = features[known], rows[known]
-    names, labels = np.unique(split.labels[rows], return_inverse=True)
+    names, labels = np.unique(named[rows], return_inverse=True)
     fingerprint, share = split.features.check.fingerprint, config.validation.holdout_share
     if share == 0:
         return TrainingData(Labelled(features, labels), rows, names, None, fingerprint)

@@ -46,8 +46,8 @@ def draw_pictures(rng: Rng, ids: Ids, side: int, strength: float) -> Rows:
         grid = functional.affine_grid(
             torch.from_numpy(shapes[rows]), [rows.stop - start, 1, side, side], align_corners=False
         )
-        some = functional.grid_sample(figures[torch.from_numpy(ids[rows])][:, None], grid, align_corners=False)
-        some = some[:, 0].numpy() ** gammas[rows, None, None]
+        drawn = functional.grid_sample(figures[torch.from_numpy(ids[rows])][:, None], grid, align_corners=False)
+        some = drawn[:, 0].numpy() ** gammas[rows, None, None]
         _occlude(rng, some, occluded)
         out[rows] = some.reshape(len(some), -1)
     out *= rng.uniform(1 - 0.5 * strength, 1, (len(ids), 1)).astype(np.float32)

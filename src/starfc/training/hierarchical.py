@@ -138,6 +138,7 @@ class HierarchicalTraining:
         """Use the gradients of a step: all parts but the offset learner move, whose gradients are added up."""
         self.optimizer.step()
         logits = self.model.offset_learner.logits
+        assert logits.grad is not None  # every loss hangs on the offsets
         self._offset_gradient += logits.grad
         logits.grad = None
 

@@ -100,13 +100,13 @@ def make_kind(seed: int, number: int, real: Real | None = None) -> Kind | None:
         family = ("latent", "axes", "real" if real is not None else "network", "network")[number // _HUGE_EVERY % 4]
         rows = int(_log_uniform(rng, *_HUGE))
     features, labels = _MAKE[family](rng, rows, real)
-    features, labels = _disturbed(rng, features / _root_mean_square(features), labels)
+    features, labels = _disturbed(rng, _of_mean_length_1(features), labels)
     order = rng.permutation(len(labels))
-    features, labels = features[order].astype(np.float16), labels[order]
+    halves, labels = features[order].astype(np.float16), labels[order]
     kept = rng.random() < _HOPELESS_KEPT
-    if len(labels) < 150 or not (kept or _nearest_accuracy(features, labels) > _LEAST_ACCURACY):
+    if len(labels) < 150 or not (kept or _nearest_accuracy(halves, labels) > _LEAST_ACCURACY):
         return None
-    return Kind(features, labels, family)
+    return Kind(halves, labels, family)
 
 
 def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
@@ -205,6 +205,7 @@ def _axes(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
 
 
 def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
+    assert real is not None  # else another family is drawn
     features, ids = _cut(rng, rows, real)
     if rng.random() < 0.3:
         return features, ids
@@ -218,7 +219,7 @@ def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
         features = features - features.mean(axis=0)
     else:
         features = features[:, rng.permutation(whole)[:dim]]
-    features = features / _root_mean_square(features)
+    features = _of_mean_length_1(features)
     if rng.random() < 0.6:
         quality = np.exp(rng.uniform(0, 0.7) * rng.normal(size=(len(ids), 1))) / np.sqrt(features.shape[1])
         noise = _log_uniform(rng, 0.1, 1.0) * quality * rng.normal(size=features.shape)
@@ -231,7 +232,8 @@ def _cut(rng: Rng, rows: int, real: Real) -> tuple[Rows, Ids]:
     sizes = draw_sizes(rng, rows)
     chosen = rng.permutation(real.num_identities)
     if rng.random() < 0.5:
-        group, found = int(_log_uniform(rng, 2, 40)), {}
+        group = int(_log_uniform(rng, 2, 40))
+        found: dict[int, None] = {}
         for at in chosen:
             if len(found) > 1.1 * len(sizes):
                 break
@@ -302,8 +304,9 @@ def _embedded(rng: Rng, learnt: Rows, learnt_ids: Ids, features: Rows) -> Rows:
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
     dim, hidden = int(rng.choice((32, 64, 128, 128, 256, 512))), int(rng.choice((128, 256)))
     unit = nn.ReLU() if rng.random() < 0.5 else nn.PReLU()
-    network = nn.Sequential(nn.Linear(features.shape[1], hidden), unit, nn.Linear(hidden, dim))
-    for layer in (network[0], network[2]):
+    first, last = nn.Linear(features.shape[1], hidden), nn.Linear(hidden, dim)
+    network = nn.Sequential(first, unit, last)
+    for layer in (first, last):
         nn.init.normal_(layer.weight, 0, layer.in_features**-0.5, generator=generator)
         nn.init.zeros_(layer.bias)
     classes = nn.Parameter(torch.randn(int(learnt_ids.max()) + 1, dim, generator=generator) * dim**-0.5)
@@ -338,7 +341,7 @@ _MAKE: dict[str, Callable[[Rng, int, Real | None], tuple[Rows, Ids]]] = {
 
 def _disturbed(rng: Rng, features: Rows, labels: Ids) -> tuple[Rows, Ids]:
     """A cone, stretched axes, near copies and wrong labels, each in some kinds; rows have a mean square of 1."""
-    dim = features.shape[1]
+    dim: int = features.shape[1]
     if rng.random() < 0.45:
         axis = rng.normal(size=dim).astype(np.float32)
         features = features + np.float32(_log_uniform(rng, 0.2, 3)) * axis / np.linalg.norm(axis)
@@ -367,7 +370,7 @@ def _identities(rng: Rng, count: int) -> Rows:
             centres = 0.8 * centres + 0.6 * top[rng.integers(0, len(top), families)]
         points = np.sqrt(1 - weight) * points + np.sqrt(weight) * centres[rng.integers(0, families, count)]
     points *= (np.arange(1, dim + 1) ** -rng.uniform(0, 0.7)).astype(np.float32)
-    return points / _root_mean_square(points)
+    return _of_mean_length_1(points)
 
 
 def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
@@ -389,7 +392,7 @@ def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
     points *= (np.arange(1, dim + 1) ** -rng.uniform(0, 0.7)).astype(np.float32)
     tail, of_identity = rng.uniform(0, 0.7), rng.uniform(0, 0.4)
     lengths = np.exp(rng.normal(-(tail**2) / 2, tail, (n, 1))) * np.exp(of_identity * rng.normal(size=(count, 1)))[ids]
-    return points / _root_mean_square(points) * lengths.astype(np.float32)
+    return _of_mean_length_1(points) * lengths.astype(np.float32)
 
 
 def _tracks(rng: Rng, ids: Ids, dim: int) -> Rows:
@@ -422,13 +425,13 @@ def _random_network(rng: Rng, widths: tuple[int, ...], kinds: int = 3) -> Callab
 
 def _centred(rows: Rows) -> Rows:
     """Rows of mean 0, and of a mean square length of 1."""
-    rows = rows - rows.mean(axis=0)
-    return rows / _root_mean_square(rows)
+    return _of_mean_length_1(rows - rows.mean(axis=0))
 
 
-def _root_mean_square(rows: Rows) -> np.float32:
-    """Root of the mean square length."""
-    return np.float32(max(np.sqrt(np.einsum("ij,ij->", rows, rows, dtype=np.float64) / len(rows)), 1e-12))
+def _of_mean_length_1(rows: Rows) -> Rows:
+    """Rows divided by the root of their mean square length."""
+    length = np.float32(max(np.sqrt(np.einsum("ij,ij->", rows, rows, dtype=np.float64) / len(rows)), 1e-12))
+    return rows / length  # type: ignore[return-value]  # the stub has float64 of float32 and float32
 
 
 def _log_uniform(rng: Rng, low: float, high: float) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from typing import TypeVar
 
 import numba
@@ -11,10 +12,13 @@ import numba
 from starfc.runtime.machine import set_threads
 
 T = TypeVar("T")
-_END = object()
 
 
-def prefetched(items: Iterator[T], threads: int | None, processes: int = 1) -> Iterator[T]:
+class _End(Enum):
+    END = 0
+
+
+def prefetched(items: Iterator[T], threads: int | None, processes: int = 1) -> Generator[T, None, None]:
     """The same items in the same order, each but the first made in a worker thread while the one before it is used.
 
     One thread at a time advances ``items``, so what an item is cannot depend on timing where it depends on ``items``
@@ -30,15 +34,19 @@ def prefetched(items: Iterator[T], threads: int | None, processes: int = 1) -> I
     processes : int
         Processes that share this machine's cores.
     """
-    item = next(items, _END)
+
+    def following() -> T | _End:
+        return next(items, _End.END)
+
+    item = following()
     if not concurrent_kernels():
-        while item is not _END:
+        while item is not _End.END:
             yield item
-            item = next(items, _END)
+            item = following()
         return
     with ThreadPoolExecutor(1, "prefetch", initializer=set_threads, initargs=(threads, processes)) as worker:
-        while item is not _END:
-            coming = worker.submit(next, items, _END)
+        while item is not _End.END:
+            coming = worker.submit(following)
             yield item
             item = coming.result()
 

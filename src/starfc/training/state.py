@@ -73,7 +73,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: Config, fingerprint: str, processes: int) -> None:
         self.folder, self._keep = folder, config.checkpoint_config.keep
-        self._about = {
+        self._about: dict[str, Any] = {
             "config": {key: value for key, value in config.as_dict().items() if key not in _FREE},
             "data": fingerprint,
             "processes": processes,
@@ -127,6 +127,7 @@ class Checkpoints:
         try:
             content = read_checkpoint(path)
             training = content["training"]
+            assert isinstance(training, dict)  # as a checkpoint that was read has it
             position = TypeAdapter(Position).validate_python(training["position"])
             self._compare(path, training["about"])
             method.model.load_state_dict(content["model"])

@@ -115,10 +115,10 @@ class StructuralTraining:
         features, targets = edges.features[patch], edges.targets[patch]
         early = features[:, :FIRST_FEATURES]
         terms = {"first": _cross_entropy(self.model.first(early), targets)}
-        if self.model.rounds == 2:
+        if self.model.second is not None:
             terms["second"] = _cross_entropy(self.model.second(features), targets)
-            logits = [scorer(early) for scorer in self.model.folds]
-            terms["folds"] = _cross_entropy(torch.where(edges.folds[patch] == 0, *logits), targets)
+            of_first, of_second = (scorer(early) for scorer in self.model.folds)
+            terms["folds"] = _cross_entropy(torch.where(edges.folds[patch] == 0, of_first, of_second), targets)
         logged = {f"loss_{name}": term.item() for name, term in terms.items()}
         return torch.stack(list(terms.values())).sum(), logged
 

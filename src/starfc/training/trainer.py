@@ -145,7 +145,7 @@ def _run(
     position = Position() if start is None else checkpoints.restore(start, method, schedule)
     world.highest(0)  # nothing is written before every process has read
     record = _record(work_dir, config, start, environment(threads, device) | {"processes": world.size})
-    if world.writes:
+    if change is not None:
         log.info("%s: %s", work_dir, "a new run" if start is None else f"going on from {start.name}")
         if start is None:
             _require_own_journal(work_dir, change)
@@ -158,13 +158,13 @@ def _run(
     run = Run(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened, go_on)
     with stages.stage("training"), opened or nullcontext(), torch.random.fork_rng(), stop_requests() as request:
         train(run, position, request)
-    if not world.writes:
+    if change is None:
         return None
     if held is not None and isinstance(method.model, StructuralModel):
         with stages.stage("calibration"):
             record["calibration"] = calibrate(method.model, held, change.place, device)
     save_model(method.model, change.place)
-    if held is not None:
+    if held is not None and data.held is not None:
         with stages.stage("thresholds"):
             chosen = choose_and_store(
                 change.place, held.features, held.graph, held.labels, method.model, scored=held.held,
@@ -214,6 +214,7 @@ class Run:
 
     def save(self, position: Position, best: bool = False) -> Path:
         """Write a checkpoint, or the best one."""
+        assert self.journal is not None  # the process that writes has one
         position.journal_bytes = self.journal.bytes
         return self.checkpoints.save(position, self.method, self.schedule, best)
 
@@ -244,10 +245,10 @@ def train(run: Run, position: Position, request: StopRequest) -> None:
                     run.schedule.after_round()
                 if run.journal is not None:
                     entry["seconds"] = time.perf_counter() - clock
-                    _keep_record(run, position, before, entry)
+                    _keep_record(run, run.journal, position, before, entry)
                 clock = time.perf_counter()
         if run.journal is not None and run.validation is not None and config.validation.interval is None:
-            _validate(run, position)
+            _validate(run, run.journal, run.validation, position)
         run.schedule.after_epoch()
         position.next_epoch()
         if run.journal is not None:
@@ -287,12 +288,12 @@ def _train_round(run: Run, draw: _Draw | None, position: Position, request: Stop
     elif draw is not None:
         work = method.start(draw.subgraph, draw.rng, run.device)
     steps = world.highest(0 if work is None else method.num_steps(work))
-    patches = [] if work is None else method.deal(work, steps, draw.rng)
+    patches = [] if draw is None or work is None else method.deal(work, steps, draw.rng)
     method.model.train()
     for step in range(position.steps, steps):
         method.model.zero_grad(set_to_none=True)
         loss, terms = None, {}
-        if step < len(patches):
+        if draw is not None and step < len(patches):
             loss, terms = method.loss(work, patches[step], step_generator(run.config.seed, draw.number, step))
             loss.backward()
         mean, stop = world.average_gradients(method.model.parameters(), loss, bool(request))
@@ -305,13 +306,13 @@ def _train_round(run: Run, draw: _Draw | None, position: Position, request: Stop
             _stop(run, position, request)
     if steps:
         method.finish()
-    nodes = 0 if work is None else len(draw.instances)
-    nodes, seconds = world.total(nodes, 0.0 if draw is None else draw.seconds)
+    mine = 0 if draw is None or work is None else len(draw.instances)
+    nodes, seconds = world.total(mine, 0.0 if draw is None else draw.seconds)
     means = {key: float(np.mean([t[key] for t in position.terms])) for key in (position.terms or [{}])[0]}
     return means | {"nodes": int(nodes), "steps": steps, "build_seconds": seconds / world.size}
 
 
-def _keep_record(run: Run, position: Position, before: int, entry: dict[str, float]) -> None:
+def _keep_record(run: Run, journal: Journal, position: Position, before: int, entry: dict[str, float]) -> None:
     """After a round: log it, validate, write a checkpoint, each where it is due."""
 
     def due(interval: int | None) -> bool:
@@ -319,17 +320,17 @@ def _keep_record(run: Run, position: Position, before: int, entry: dict[str, flo
 
     if entry["steps"] and due(run.config.log_config.interval):
         where = {"epoch": position.epoch, "subgraph": position.done, "lr": run.method.optimizer.param_groups[0]["lr"]}
-        run.journal.write("train", position.done, where | entry)
+        journal.write("train", position.done, where | entry)
     if run.validation is not None and due(run.config.validation.interval):
-        _validate(run, position)
+        _validate(run, journal, run.validation, position)
     if due(run.config.checkpoint_config.interval):
         run.save(position)
 
 
-def _validate(run: Run, position: Position) -> None:
+def _validate(run: Run, journal: Journal, data: LabelledGraph, position: Position) -> None:
     """Log the edge accuracy; where it is the best so far, keep the checkpoint."""
-    accuracy = edge_accuracy(run.method.model, run.validation, run.config.th_sim, run.device)
-    run.journal.write("validation", position.done, {"epoch": position.epoch, "edge_accuracy": accuracy})
+    accuracy = edge_accuracy(run.method.model, data, run.config.th_sim, run.device)
+    journal.write("validation", position.done, {"epoch": position.epoch, "edge_accuracy": accuracy})
     if accuracy > position.best:
         position.best = accuracy
         run.save(position, best=True)
@@ -370,7 +371,7 @@ def _stop(run: Run, position: Position, request: StopRequest) -> None:
 def _not_finite(run: Run, position: Position, draw: _Draw | None, loss: Tensor | None) -> str:
     """Say at which batch a loss was NaN or infinite; its identities and instances go into a file."""
     state = run.checkpoints.last_good()
-    if loss is None or math.isfinite(loss.item()):
+    if draw is None or loss is None or math.isfinite(loss.item()):
         return f"loss: not finite in another process, whose message says at which identities; {state}"
     identities = run.data.identities[np.unique(run.data.train.labels[draw.instances])]
     path = run.work_dir / f"not_finite_subgraph_{draw.number:06d}.json"
@@ -397,12 +398,13 @@ def make_method(config: Config, device: torch.device, whole: LabelledGraph | Non
     kwargs, h = vars(config.model.kwargs), config.hierarchical
     if config.model.type == "gcn_structural":
         shape = {"columns": config.knn - 1, **vars(config.structural)}
-        model = StructuralModel(kwargs["nhid"], **shape, generator=generator)
-        return StructuralTraining(config, model.to(device), whole)
+        assert whole is not None  # what it sees
+        structural = StructuralModel(kwargs["nhid"], **shape, generator=generator)
+        return StructuralTraining(config, structural.to(device), whole)
     if config.model.type == "gcn":
         return BasicTraining(config, StarFCModel(**kwargs, generator=generator).to(device))
-    scales = {"offsets": tuple(h.offsets), "scales": tuple(h.scales)}
-    return HierarchicalTraining(config, HierarchicalModel(**kwargs, **scales, generator=generator).to(device))
+    extended = HierarchicalModel(**kwargs, offsets=tuple(h.offsets), scales=tuple(h.scales), generator=generator)
+    return HierarchicalTraining(config, extended.to(device))
 
 
 def _epoch_size(config: Config, num_identities: int, world: World) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from starfc.graph.knn import fitting_k, search_bytes
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.opening import Search
 from starfc.models.checkpoint import Model
+from starfc.models.structural import StructuralModel
 from starfc.runtime.stages import Stages
 
 log = logging.getLogger("starfc")
@@ -179,7 +180,7 @@ def prepare(
     if kept is not None:
         representative[rows] = rows[kept]
         rows = rows[~copies_among(kept)]
-    k = fitting_k(settings.k, len(distinct), features.name, model.columns if model.kind.structural else 0)
+    k = fitting_k(settings.k, len(distinct), features.name, model.columns if isinstance(model, StructuralModel) else 0)
     if len(distinct) < 2:
         return Prepared(distinct, empty_graph(len(distinct), k), rows, representative, invalid)
     with stages.stage("kNN graph", needs=search_bytes(distinct, k, settings.search.method)):

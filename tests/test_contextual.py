@@ -391,7 +391,7 @@ def test_a_set_of_equal_lists_has_the_choices_that_were_made(tmp_path):
     assert chosen["tau1"]["value"] == record["thresholds"]["tau1"]
     assert chosen["partition"]["value"] == "infomap"
     assert chosen["copies"]["reason"] == "0 instances are copies of others"
-    assert record["estimate"].keys() == {"precision", "recall", "fscore", "bcubed"}
+    assert record["estimate"].keys() == {"precision", "recall", "fscore", "bcubed", "agreement"}
     twin = StarFC().fit(rows)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "labels.npy"), twin.labels_)
     assert record["doubts"] == twin.doubts_

@@ -305,7 +305,16 @@ def test_thresholds_are_needed_where_p_is_not_calibrated_for_every_set():
     assert LOWEST < 0.3
 
 
-def test_a_kind_is_a_function_of_seed_and_number():
+@pytest.fixture
+def one_thread():
+    """Kinds are made with one thread each; two would wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_kind_is_a_function_of_seed_and_number(one_thread):
     rows, labels = some_rows(identities=60, size=30, dim=32)
     real = Real(Features(rows), labels)
     families = set()

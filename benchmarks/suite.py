@@ -334,11 +334,11 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def timed_search() -> Iterator[list[float]]:
-    """Seconds of the kNN searches that the estimator makes meanwhile; none are seen if it no longer makes them."""
-    from starfc import estimator
+    """Seconds of the kNN searches that are made meanwhile, those in samples of the rows included."""
+    from starfc.graph import opening
 
     seconds: list[float] = []
-    search_of = getattr(estimator, "build_knn", None)
+    search_of = opening.build_knn
 
     def timed(*arguments: Any, **more: Any) -> Any:
         started = time.perf_counter()
@@ -347,13 +347,11 @@ def timed_search() -> Iterator[list[float]]:
         finally:
             seconds.append(time.perf_counter() - started)
 
-    if search_of is not None:
-        estimator.build_knn = timed
+    opening.build_knn = timed
     try:
         yield seconds
     finally:
-        if search_of is not None:
-            estimator.build_knn = search_of
+        opening.build_knn = search_of
 
 
 def parameters_of(text: str) -> dict[str, Any]:

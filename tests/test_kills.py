@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -61,18 +62,20 @@ def test_a_killed_search_whose_graph_is_there_leaves_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (graph, *graph.iterdir())} == kept
 
 
-@pytest.fixture
+@contextmanager
 def full():
-    """A function: from then on no file may grow."""
+    """Meanwhile no file may grow. It ends within the test: a file that pytest reports to has to grow again."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_log_that_cannot_be_written_is_named(tmp_path, full):
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
     def log() -> None:
-        with Journal(tmp_path, LogConfig(hooks=[])) as journal:
-            full()
+        with Journal(tmp_path, LogConfig(hooks=[])) as journal, full():
             journal.write("train", 1, {"loss": 0.5})
 
     with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
 import sys
@@ -17,6 +18,15 @@ from starfc.models.gcn import StarFCModel
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("STARFC_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """Commands that run in the tests' own process set how much is logged; the next test starts as this one did."""
+    logger = logging.getLogger("starfc")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(scope="session")

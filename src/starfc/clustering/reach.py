@@ -165,7 +165,7 @@ def reach(
 
 def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.float64]:
     """Mean p of the likely edges inside each cluster, by the cluster's name (N,); 0 where it has none."""
-    rows = np.repeat(np.arange(len(members)), np.diff(edges.indptr))
+    rows = edges.rows
     keep = (members[rows] == members[edges.cols]) & (edges.scores > LIKELY)
     of = members[rows[keep]]
     total = np.bincount(of, edges.scores[keep], len(members))
@@ -176,7 +176,7 @@ def sample(
     members: NDArray[np.integer], rows: NDArray[np.int64], labels: NDArray[np.integer], edges: EdgeList
 ) -> Sample:
     """What is kept of a sample: ``edges`` between its ``rows``, of which those that could join clusters stay."""
-    heads = np.repeat(np.arange(len(rows)), np.diff(edges.indptr))
+    heads = edges.rows
     keep = (labels[heads] == labels[edges.cols]) & (edges.scores > LIKELY)
     ours, others = rows[heads[keep]], rows[edges.cols[keep]]
     links = Links(ours, others, edges.scores[keep])
@@ -199,7 +199,7 @@ def one_identity(
     smaller = np.minimum(sizes[a], sizes[b])
     sure = (mean >= SURE) & (mean >= np.minimum(inside[a], inside[b]))
     fit = (smaller >= LEAST) & ((smaller > columns) | sure)
-    a, b = a[fit], b[fit]
+    a, b, large = a[fit], b[fit], smaller[fit] > columns
     together, possible, best = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
     for drawn in samples:
         entries = (np.ones(len(drawn.rows)), (members[drawn.rows], drawn.labels))
@@ -209,7 +209,6 @@ def one_identity(
         pairs_of = drawn_of[a] * drawn_of[b]
         together, possible = together + in_one, possible + pairs_of
         best = np.maximum(best, in_one / np.maximum(pairs_of, 1))
-    large = np.minimum(sizes[a], sizes[b]) > columns
     fit = np.where(large, best, together / np.maximum(possible, 1)) >= TOGETHER
     return a[fit], b[fit]
 
@@ -220,14 +219,12 @@ def join(
     """Clusters that the samples say to be one, joined by the edges above τ1 that lead from one to the other."""
     n = len(members)
     a, b = one_identity(members, inside, columns, samples)
-    wanted = np.sort(a * n + b)
     rows = np.concatenate([drawn.links.rows for drawn in samples])
     cols = np.concatenate([drawn.links.cols for drawn in samples])
     links = Links(rows, cols, np.concatenate([drawn.links.scores for drawn in samples]))
     ours, others = members[rows].astype(np.int64), members[cols].astype(np.int64)
     pair = np.minimum(ours, others) * n + np.maximum(ours, others)
-    at = np.minimum(np.searchsorted(wanted, pair), max(len(wanted) - 1, 0))
-    joins = (wanted[at] == pair) & (links.scores > tau1) if len(wanted) else np.zeros(len(pair), np.bool_)
+    joins = np.isin(pair, a * n + b) & (links.scores > tau1)
     links, ours, others = links.select(joins), ours[joins], others[joins]
     between = np.unique(np.stack([ours, others], axis=1), axis=0)
     graph = EdgeList.from_rows(between[:, 0], between[:, 1], np.ones(len(between), np.float32), n)

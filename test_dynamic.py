@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from starfc.cli import cluster_script, run_command
+from starfc.commands.scripts import cluster_script, run_command
 
 ROOT = Path(__file__).resolve().parent
 ABOUT = "Cluster embeddings with a trained STAR-FC model, dynamic threshold."

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from starfc.cli import config_arguments, overwrite_argument, read_config, run_command
+from starfc.commands.scripts import config_arguments, overwrite_argument, read_config, run_command
 
 ROOT = Path(__file__).resolve().parent
 

@@ -29,17 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import report, run_side
 
-from starfc.config import load_config
+from harness import report, run_side
+from starfc.config.config import load_config
 from starfc.data.formats import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
-from starfc.incremental.folder import assign
-from starfc.inference import run_inference
-from starfc.runs import Run
-from starfc.runtime.atomic import write_json
+from starfc.runs.assign import assign
+from starfc.runs.cluster import run_inference
+from starfc.runs.folder import Run
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages, peak_rss_mb
+from starfc.storage.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 10

@@ -1,4 +1,4 @@
-"""Every baseline of starfc.baselines, and trained runs of this project, on the same kNN graph.
+"""Every baseline of baselines, and trained runs of this project, on the same kNN graph.
 
     python benchmarks/compare.py --train FOLDER/part0_train --test FOLDER/part1_test --out DIR
         [--methods infomap leiden ...] [--run NAME=FOLDER ...] [--k 80] [--threads 2]
@@ -34,20 +34,20 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from harness import cluster, finish_side, finished, report, run_side, small_features, small_graph
 
-from starfc.baselines import BASELINES, Baseline
-from starfc.cli import read_source, run_command
+from baselines import BASELINES, Baseline
+from harness import cluster, finish_side, finished, report, run_side, small_features, small_graph
+from starfc.commands.scripts import read_source, run_command
 from starfc.data.dataset import Split, open_split
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph, read_graph, write_graph
-from starfc.inference import run_inference
-from starfc.runtime.atomic import prepare_folder, replacing
+from starfc.runs.cluster import run_inference
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stage, Stages
+from starfc.storage.atomic import prepare_folder, replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

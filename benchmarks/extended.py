@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from harness import finish_side, report, run_side
 from inference import load_graph, open_features, save_graph, thresholds
-
 from starfc.clustering.pipeline import Clustering, cluster, cluster_dynamic
-from starfc.clustering.scoring import edge_probabilities, project_nodes
 from starfc.data.dataset import Features
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
@@ -30,6 +29,7 @@ from starfc.models.checkpoint import Model, load_model
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.scoring.projections import edge_probabilities, project_nodes
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from starfc.baselines import Baseline
+from baselines import Baseline
 from starfc.data.dataset import Features, Split
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
-from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import choose_device, environment
 from starfc.runtime.stages import Stages
+from starfc.storage.atomic import write_json
 
 
 def run_side(script: str, side: str, folder: Path, *arguments: object) -> dict[str, Any]:

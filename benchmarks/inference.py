@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from harness import finish_side, report, run_side
 
+from harness import finish_side, report, run_side
 from starfc.clustering.pipeline import cluster
-from starfc.clustering.scoring import edge_probabilities, project_nodes
+from starfc.config.thresholds import load_thresholds
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
@@ -27,9 +27,9 @@ from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, tidy
 from starfc.models.checkpoint import load_model
-from starfc.models.thresholds import load_thresholds
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.scoring.projections import edge_probabilities, project_nodes
 
 
 def main() -> None:

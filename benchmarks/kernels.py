@@ -19,12 +19,12 @@ from pathlib import Path
 import numba as nb
 import numpy as np
 import torch
-from harness import report
 
-from starfc.clustering.scoring_kernels import Candidates, Scorer, score_rows
+from harness import report
 from starfc.graph.pools import Pools
 from starfc.runtime.machine import set_threads
 from starfc.runtime.simd import prefetch_row
+from starfc.scoring.projection_kernels import Candidates, Scorer, score_rows
 
 HIDDEN, NEIGHBOURS, EDGE_ROWS, TILE = 512, 80, 2048, 1024
 

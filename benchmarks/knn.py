@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from harness import finish_side, report, run_side
 
+from harness import finish_side, report, run_side
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features
 from starfc.graph.knn import Sample, build_knn, draw_sample

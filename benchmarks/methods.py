@@ -20,19 +20,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from harness import report
 
-from starfc.clustering.edges import EdgeList
-from starfc.clustering.scoring import parse_affinity, project_nodes
-from starfc.config import load_config
+from harness import report
+from starfc.config.config import load_config
+from starfc.config.splits import open_test_split
 from starfc.evaluation.thresholds import GRIDS, best, sweep_thresholds
+from starfc.graph.edges import EdgeList
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.models.checkpoint import Model, load_model
-from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import set_threads
-from starfc.splits import open_test_split
+from starfc.scoring.projections import parse_affinity, project_nodes
+from starfc.storage.atomic import write_json
 from starfc.training.data import held_back_graph, read_training_data
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,13 +19,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from harness import finish_side, report, run_side
 
+from harness import finish_side, report, run_side
 from starfc.data.synthetic import Population
 from starfc.evaluation.metrics import evaluate
-from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.storage.atomic import write_json
 
 
 def main() -> None:

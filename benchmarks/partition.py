@@ -36,28 +36,28 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from harness import finish_side, report, run_side
 
+from harness import finish_side, report, run_side
 from starfc.clustering.components import components
-from starfc.clustering.confidence import parse_structure
-from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.partition import infomap, leiden
-from starfc.clustering.refinement import node_intimacy, refine, undirected
-from starfc.clustering.scoring import parse_graph, project_nodes
-from starfc.config import load_config
+from starfc.clustering.refinement import node_intimacy, refine
+from starfc.config.config import load_config
+from starfc.config.splits import knn_graph, open_test_split
+from starfc.config.thresholds import load_thresholds
 from starfc.data.formats import read_features, read_labels
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
+from starfc.graph.edges import EdgeList, row_pointers, undirected
 from starfc.graph.knn import exact_knn
 from starfc.graph.order import locality_order
-from starfc.inference import open_model
 from starfc.models.checkpoint import load_model
 from starfc.models.structural import StructuralModel
-from starfc.models.thresholds import load_thresholds
+from starfc.runs.cluster import open_model
 from starfc.runtime.infomap import modules_here
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
-from starfc.splits import knn_graph, open_test_split
+from starfc.scoring.projections import parse_graph, project_nodes
+from starfc.scoring.structural import parse_structure
 
 LOWEST = 0.05  # p of the edges in a file that is made here
 

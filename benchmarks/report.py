@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from harness import finish_side, report, run_side
 from sklearn.metrics import roc_auc_score
 
+from harness import finish_side, report, run_side
 from starfc.data.formats import read_labels
 from starfc.review.measures import review
 from starfc.review.report import write_report
-from starfc.runs import Run
+from starfc.runs.folder import Run
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 

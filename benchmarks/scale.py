@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import report
 
-from starfc.baselines.connected import sweep_single_link
+from baselines.connected import sweep_single_link
+from harness import report
 from starfc.clustering.pipeline import cluster
-from starfc.config import load_config
+from starfc.config.config import load_config
+from starfc.config.thresholds import load_thresholds
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels, write_labels
 from starfc.data.synthetic import generate
@@ -33,10 +34,9 @@ from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn, search_bytes
 from starfc.graph.store import read_graph, write_graph
 from starfc.models.checkpoint import load_model
-from starfc.models.thresholds import load_thresholds
-from starfc.runtime.atomic import write_json
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.storage.atomic import write_json
 from starfc.training.trainer import run_training
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import flat, open_data
-from harness import finish_side, finished, report, run_side
 from scipy.special import expit
 
-from starfc.cli import run_command
+from compare import flat, open_data
+from harness import finish_side, finished, report, run_side
 from starfc.clustering.pipeline import cluster
-from starfc.config import Config, load_config
+from starfc.commands.scripts import run_command
+from starfc.config.config import Config, load_config
+from starfc.config.thresholds import load_thresholds
 from starfc.data.dataset import Split
 from starfc.evaluation.calibration import calibration_error, labelled_logits, reliability
 from starfc.evaluation.metrics import evaluate
@@ -39,10 +40,9 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.graph.store import find_graph, read_graph, write_graph
 from starfc.graph.structure import Structure, smooth
 from starfc.models.checkpoint import load_model
-from starfc.models.thresholds import load_thresholds
-from starfc.runtime.atomic import prepare_folder, replacing
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.storage.atomic import prepare_folder, replacing
 from starfc.training.data import read_training_data, whole_graph
 from starfc.training.sampling import SubgraphSampler
 from starfc.training.streams import subgraph_stream

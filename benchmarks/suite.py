@@ -45,21 +45,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import cluster, finish_side, finished, run_side, small_features, small_graph, with_environment
-from suite_grids import GRIDS, ROUNDS, fitted, search
-from suite_sets import DEFAULT, Entry, default_sets, read_manifest
-from suite_tables import per_set, plot, summarise, summary_lines
 
-from starfc.baselines import BASELINES
+from baselines import BASELINES
+from harness import cluster, finish_side, finished, run_side, small_features, small_graph, with_environment
 from starfc.data.dataset import Split
 from starfc.errors import InputError
 from starfc.evaluation.metrics import bcubed, contingency, nmi, pairwise
 from starfc.graph.knn import build_knn
 from starfc.graph.store import find_graph, read_graph, write_graph
-from starfc.runtime.atomic import prepare_folder, replacing, save_array, write_json
 from starfc.runtime.entry import run_command
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
+from starfc.storage.atomic import prepare_folder, replacing, save_array, write_json
+from suite_grids import GRIDS, ROUNDS, fitted, search
+from suite_sets import DEFAULT, Entry, default_sets, read_manifest
+from suite_tables import per_set, plot, summarise, summary_lines
 
 K = 80  # entries a node of the baselines' kNN graph, itself counted; N - 1 where there are fewer instances
 QUICK = 50_000  # instances above which --quick leaves a set out

@@ -1,6 +1,6 @@
 """Grids that fit any embedding, for suite.py: a least similarity is a quantile of the set's own similarities.
 
-The grids of :data:`starfc.baselines.BASELINES` are for one embedding: what is near in another may be 0.9 or 0.3. Here
+The grids of :data:`baselines.BASELINES` are for one embedding: what is near in another may be 0.9 or 0.3. Here
 ``quantile`` stands in for ``min_sim``: the share of the entries of the set's kNN graph (of its first k - 1 columns
 where a grid has a k) that are less similar; 1 leaves no entry. The best point of a coarse grid is then refined: one
 value after the other is tried halfway to the next ones, from the best point so far, three times over.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from starfc.baselines import grid
+from baselines import grid
 from starfc.graph.neighbours import KnnGraph
 
 LARGE = 50_000  # instances above which the smaller grid is taken

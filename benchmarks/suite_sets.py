@@ -20,7 +20,7 @@ from starfc.data.dataset import Split, open_split
 from starfc.data.formats import read_labels
 from starfc.data.synthetic import Synthetic, sample
 from starfc.errors import InputError, MissingFileError
-from starfc.runtime.atomic import save_array
+from starfc.storage.atomic import save_array
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("STARFC_SHARED", ROOT.parent / "shared"))

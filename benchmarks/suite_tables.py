@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from starfc.baselines import BASELINES
-from starfc.runtime.atomic import replacing
+from baselines import BASELINES
+from starfc.storage.atomic import replacing
 
 TRAINED, TOLD = "†", "‡"
 HEADS = (

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import report
 
-from starfc.baselines import BASELINES
-from starfc.baselines.communities import infomap
-from starfc.baselines.connected import sweep_single_link
-from starfc.cli import run_command
+from baselines import BASELINES
+from baselines.communities import infomap
+from baselines.connected import sweep_single_link
+from harness import report
+from starfc.commands.scripts import run_command
 from starfc.data.dataset import Features, Split, open_split
 from starfc.data.synthetic import Population, Synthetic
 from starfc.errors import InputError

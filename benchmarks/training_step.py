@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from harness import finish_side, report, run_side
 
+from harness import finish_side, report, run_side
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.graph.knn import exact_knn

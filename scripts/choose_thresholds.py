@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from starfc.cli import model_arguments, read_source, run_command
+from starfc.commands.scripts import model_arguments, read_source, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 ABOUT = """Choose the thresholds of test_final.py and test_dynamic.py for a trained model, stored beside its weights.
@@ -20,7 +20,7 @@ def main() -> None:
         parser, default=str(ROOT / "configs" / "cfg_gcn_structural_ms1m.py"), out="the folder of the weights"
     )
     arguments = parser.parse_args()
-    from starfc.choice import report, run_choice
+    from starfc.runs.tune import report, run_choice
 
     source = read_source(parser, arguments)
     weights = source.config.pretrained if source.model_folder is None else source.model_folder

@@ -9,17 +9,17 @@ import torch
 from starfc import StarFC
 from starfc.clustering import adaptation
 from starfc.clustering.adaptation import GAIN, Adapted, Lessons
-from starfc.clustering.confidence import Scoring
 from starfc.clustering.pipeline import cluster
+from starfc.config.recipes import model_config
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn
-from starfc.incremental.folder import assign
-from starfc.inference import report, run_inference
 from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.contextual import Context
 from starfc.models.structural import EdgeScorer
-from starfc.recipes import model_config
-from starfc.runs import Run
+from starfc.runs.assign import assign
+from starfc.runs.cluster import report, run_inference
+from starfc.runs.folder import Run
+from starfc.scoring.structural import Scoring
 
 WIDTH = {"model": {"kwargs": {"feature_dim": 32}}}
 

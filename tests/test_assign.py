@@ -17,33 +17,33 @@ from conftest import blobs, same_partition, unit
 from typer.testing import CliRunner
 
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.pipeline import cluster
-from starfc.clustering.refinement import node_intimacy, undirected
+from starfc.clustering.refinement import node_intimacy
 from starfc.commands import app
-from starfc.config import load_config
+from starfc.config.config import load_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
 from starfc.estimator import PRETRAINED, StarFC
+from starfc.graph.edges import EdgeList, undirected
 from starfc.graph.knn import exact_knn
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental import folder as folder_module
 from starfc.incremental import lists as lists_module
 from starfc.incremental.clusters import regroup
 from starfc.incremental.edges import Changed, changed, without
-from starfc.incremental.folder import assign
 from starfc.incremental.lists import Lists
 from starfc.incremental.state import State, make_rule
-from starfc.inference import run_inference
 from starfc.models.checkpoint import load_model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.review.measures import COLUMNS, instance_columns
-from starfc.runs import Run
-from starfc.runtime.commit import NEXT, changing
-from starfc.runtime.kinds import ASSIGN
+from starfc.runs.assign import assign
+from starfc.runs.cluster import run_inference
+from starfc.runs.folder import Run
+from starfc.storage.commit import NEXT, changing
+from starfc.storage.owners import ASSIGN
 
 STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
 
@@ -536,10 +536,10 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from starfc.incremental import folder as folder_module
-from starfc.incremental.folder import assign
-from starfc.runs import Run
-from starfc.runtime.commit import NEXT, changing
-from starfc.runtime.kinds import ASSIGN
+from starfc.runs.assign import assign
+from starfc.runs.folder import Run
+from starfc.storage.commit import NEXT, changing
+from starfc.storage.owners import ASSIGN
 
 base, new = Path(sys.argv[1]), np.load(sys.argv[2])
 folder_module._SHARE = 0

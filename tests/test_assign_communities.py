@@ -18,28 +18,28 @@ from test_partition import partitions, planted, random_edges, slow_code_length
 from typer.testing import CliRunner
 
 from starfc.clustering import map_equation
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.partition import infomap
 from starfc.clustering.pipeline import cluster
-from starfc.clustering.refinement import node_intimacy, undirected
+from starfc.clustering.refinement import node_intimacy
 from starfc.commands import app
-from starfc.config import load_config
+from starfc.config.config import load_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.estimator import PRETRAINED, StarFC
 from starfc.evaluation.metrics import evaluate
+from starfc.graph.edges import EdgeList, undirected
 from starfc.graph.knn import exact_knn
 from starfc.incremental.clusters import Grouping, regroup
 from starfc.incremental.communities import condense, within_communities
 from starfc.incremental.edges import Changed, changed, without
-from starfc.incremental.folder import assign
 from starfc.incremental.state import State, make_rule
-from starfc.inference import run_inference
 from starfc.models.checkpoint import load_model
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.review.measures import COLUMNS, instance_columns
-from starfc.runs import Run
+from starfc.runs.assign import assign
+from starfc.runs.cluster import run_inference
+from starfc.runs.folder import Run
 
 STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
 

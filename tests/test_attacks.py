@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from starfc import StarFC
 from starfc.commands import app
+from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph import store
@@ -18,15 +19,14 @@ from starfc.graph.knn import exact_knn
 from starfc.graph.partial import PartialGraph, remove_search
 from starfc.graph.store import building
 from starfc.graph.strangers import Strangers
-from starfc.incremental.folder import assign
-from starfc.inference import run_inference
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.contextual import Context
-from starfc.recipes import model_config
 from starfc.review.images import open_pictures, read_picture
-from starfc.runs import Run
-from starfc.runtime.commit import changing
-from starfc.runtime.kinds import KNN
+from starfc.runs.assign import assign
+from starfc.runs.cluster import run_inference
+from starfc.runs.folder import Run
+from starfc.storage.commit import changing
+from starfc.storage.owners import KNN
 
 
 @pytest.fixture(scope="module")

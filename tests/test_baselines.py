@@ -10,8 +10,8 @@ import pytest
 import scipy.sparse as sp
 from conftest import blobs, random_graph, same_partition, unit
 
-from starfc.baselines import BASELINES, Baseline, grid
-from starfc.baselines.communities import (
+from baselines import BASELINES, Baseline, grid
+from baselines.communities import (
     chinese_whispers,
     early_stopping,
     edge_probabilities,
@@ -19,10 +19,10 @@ from starfc.baselines.communities import (
     infomap,
     leiden,
 )
-from starfc.baselines.connected import rank_distances, rank_order, single_link, sweep_single_link
-from starfc.baselines.density import knn_dbscan, knn_hdbscan
-from starfc.baselines.edges import first_neighbours, ordered, undirected
-from starfc.baselines.means import finch, kmeans
+from baselines.connected import rank_distances, rank_order, single_link, sweep_single_link
+from baselines.density import knn_dbscan, knn_hdbscan
+from baselines.edges import first_neighbours, ordered, undirected
+from baselines.means import finch, kmeans
 from starfc.errors import InputError
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.knn import build_knn, exact_knn

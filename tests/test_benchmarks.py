@@ -13,13 +13,13 @@ import pytest
 import torch
 from conftest import ROOT, blobs
 
-from starfc.baselines import BASELINES, Baseline
-from starfc.baselines.connected import single_link
-from starfc.config import load_config, save_config
+from baselines import BASELINES, Baseline
+from baselines.connected import single_link
+from starfc.config.config import load_config, save_config
+from starfc.config.thresholds import save_thresholds
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.thresholds import save_thresholds
 
 
 def run(script, *arguments):

@@ -19,15 +19,15 @@ from starfc.commands import COMMANDS, app
 from starfc.commands.evaluate import Metric
 from starfc.commands.options import Partition, Refinement
 from starfc.commands.train import Recipe
-from starfc.config import load_config
+from starfc.config.config import load_config
+from starfc.config.recipes import RECIPES, training_config
 from starfc.data.formats import read_features, read_labels
-from starfc.defaults import METRICS, PARTITIONS
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate as scores
 from starfc.models.checkpoint import save_model
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.kinds import KINDS
-from starfc.recipes import RECIPES, training_config
+from starfc.runtime.defaults import METRICS, PARTITIONS
 from starfc.runtime.interrupts import Stopped
 
 OPTIONS = {
@@ -114,7 +114,7 @@ def test_help_is_quick_and_says_exit_codes():
         assert loaded_by(command.__name__, "--help")[1] == []
 
 
-@pytest.mark.parametrize("module", ["starfc", "starfc.config", "starfc.cli"])
+@pytest.mark.parametrize("module", ["starfc", "starfc.config.config", "starfc.commands.scripts"])
 def test_options_are_read_without_large_libraries(module):
     script = f"import sys, {module}; print(*{{'torch', 'numba', 'scipy', 'sklearn', 'pyarrow'}} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
@@ -394,7 +394,7 @@ def test_an_end_before_the_end_has_its_code(starfc, data, tmp_path, monkeypatch,
 
 
 def test_a_bug_keeps_its_traceback(starfc, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("starfc.inference.run_inference", lambda *_a, **_k: 1 / 0)
+    monkeypatch.setattr("starfc.runs.cluster.run_inference", lambda *_a, **_k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         starfc("cluster", data / "f.npy", "-o", tmp_path / "out")
 

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from starfc.clustering import scoring
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.edges import EdgeList, edge_confidence
 from starfc.clustering.pipeline import cluster
 from starfc.clustering.refinement import (
     dynamic_thresholds,
@@ -24,14 +22,16 @@ from starfc.clustering.refinement import (
     refine_dynamic,
     undirected,
 )
-from starfc.clustering.scoring import edge_probabilities, own_candidates, parse_graph, project_nodes, score_entries
-from starfc.clustering.scoring_kernels import score_rows, score_rows_torch
 from starfc.errors import InputError
 from starfc.evaluation.metrics import bcubed, contingency, evaluate, nmi, pairwise
 from starfc.evaluation.thresholds import best, sweep_thresholds
 from starfc.graph.affinity import propagation_matrix
+from starfc.graph.edges import EdgeList, edge_confidence
 from starfc.graph.knn import build_knn
 from starfc.models.gcn import StarFCModel
+from starfc.scoring import projections
+from starfc.scoring.projection_kernels import score_rows, score_rows_torch
+from starfc.scoring.projections import edge_probabilities, own_candidates, parse_graph, project_nodes, score_entries
 
 
 def edge_list(pairs, n, scores=None) -> EdgeList:
@@ -249,7 +249,7 @@ def test_order_blocks_and_slices_change_no_edge(scored, monkeypatch):
     whole = edge_set(parse_graph(nodes, 0.4))
     order = np.random.default_rng(0).permutation(len(features)).astype(np.int32)
     for rows, target_bytes in ((1, 1 << 30), (7, 7 * 64), (1000, 1 << 30), (50, 100 * 64)):
-        monkeypatch.setattr(scoring, "ROW_BLOCK", rows)
+        monkeypatch.setattr(projections, "ROW_BLOCK", rows)
         again = parse_graph(project_nodes(model, features, graph, order=order), 0.4, target_bytes)
         assert edge_set(again) == whole
         assert len(again) == len(whole)

@@ -274,7 +274,7 @@ def test_without_arguments_ms1m_is_asked_for(command, script, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, cluster):
-    monkeypatch.setattr("starfc.arrays.with_singletons", lambda *_a, **_k: 1 / 0)
+    monkeypatch.setattr("starfc.clustering.arrays.with_singletons", lambda *_a, **_k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cluster()
 

@@ -8,9 +8,9 @@ from dataclasses import fields
 import pytest
 from conftest import ROOT
 
-from starfc.config import Config, load_config, save_config
+from starfc.config.config import Config, load_config, save_config
+from starfc.config.schema import build
 from starfc.errors import InputError, MissingFileError
-from starfc.schema import build
 
 SHIPPED = sorted((ROOT / "configs").glob("*.py"))
 

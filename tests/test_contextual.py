@@ -7,18 +7,18 @@ import torch
 from starfc import StarFC
 from starfc.clustering.choice import LOWEST, Estimate, choose, edge_fscore, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.joining import join_communities
 from starfc.clustering.pipeline import cluster
-from starfc.config import Config, Kinds
+from starfc.config.config import Config, Kinds
+from starfc.config.recipes import model_config
+from starfc.config.schema import build
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
+from starfc.graph.edges import EdgeList
 from starfc.graph.knn import build_knn, exact_knn
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Structure, encode, smooth
-from starfc.incremental.folder import assign
-from starfc.inference import run_inference
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.contextual import (
     COLUMNS_FIRST,
@@ -31,9 +31,9 @@ from starfc.models.contextual import (
     first_context,
     second_context,
 )
-from starfc.recipes import model_config
-from starfc.runtime.atomic import write_json
-from starfc.schema import build
+from starfc.runs.assign import assign
+from starfc.runs.cluster import run_inference
+from starfc.storage.atomic import write_json
 from starfc.training import contextual
 from starfc.training.contextual import fit, run_kinds_training, sample_edges
 from starfc.training.kinds import Real, draw_sizes, make_kind

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from starfc.clustering.components import components
 from starfc.clustering.copies import join_copies, with_copies
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.pipeline import cluster
 from starfc.clustering.refinement import node_intimacy
@@ -25,11 +24,12 @@ from starfc.data import copies as copies_module
 from starfc.data.copies import DISTANCE, find_copies
 from starfc.data.dataset import Features
 from starfc.estimator import StarFC
+from starfc.graph.edges import EdgeList
 from starfc.graph.knn import exact_knn
-from starfc.incremental.folder import assign
 from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.review.measures import instance_columns
-from starfc.runs import Run
+from starfc.runs.assign import assign
+from starfc.runs.folder import Run
 
 STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
 

@@ -8,7 +8,7 @@ import pytest
 from starfc.data.dataset import Features, open_split
 from starfc.data.formats import read_features, read_labels, write_labels
 from starfc.errors import InputError, MissingFileError
-from starfc.runtime.atomic import replacing
+from starfc.storage.atomic import replacing
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.edges import EdgeList
+from starfc.clustering.diagnostics import diagnose, diagnostics_table, doubts, size_histogram, warn_of_giants
 from starfc.clustering.pipeline import Clustering, with_singletons
-from starfc.clustering.scoring import num_entries, num_pairs, project_nodes
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.commands import cluster, train, words_of
-from starfc.evaluation.diagnostics import diagnose, diagnostics_table, doubts, size_histogram, warn_of_giants
 from starfc.graph.affinity import propagation_matrix
+from starfc.graph.edges import EdgeList
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
-from starfc.words import CONFIG, PYTHON, use
+from starfc.runtime.words import CONFIG, PYTHON, use
+from starfc.scoring.projections import num_entries, num_pairs, project_nodes
 
 
 def edge_list(pairs, n, scores=None) -> EdgeList:

@@ -19,7 +19,7 @@ from conftest import ROOT, blobs, unit
 from test_resume import COMMON, METHODS, journal, same_weights
 from torch import multiprocessing
 
-from starfc.config import load_config
+from starfc.config.config import load_config
 from starfc.models.checkpoint import load_model
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.distributed import World, processes
@@ -155,7 +155,7 @@ def launch(workspace: Path, folder: str) -> subprocess.Popen:
 
 
 def prepare(workspace: Path, method: str, **more: object) -> None:
-    from starfc.config import save_config
+    from starfc.config.config import save_config
 
     overrides = COMMON | METHODS[method] | {"sampling.subgraphs_per_epoch": 40, "threads": 1} | more
     for folder in ("whole", "other"):

@@ -1,4 +1,4 @@
-"""What enters by the door (:mod:`starfc.data.safe`) and the readers behind it: right values, or one message."""
+"""What enters by the door (:mod:`starfc.storage.safe`) and the readers behind it: right values, or one message."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from starfc.data.convert import convert, open_either
 from starfc.data.dataset import Features, lengths, open_split
 from starfc.data.formats import feature_blocks, read_features, read_labels
 from starfc.data.profile import profile_features
-from starfc.data.safe import Npz, read_lines, read_npy, require_plausible
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.store import read_graph
-from starfc.words import use
+from starfc.runtime.words import use
+from starfc.storage.safe import Npz, read_lines, read_npy, require_plausible
 
 
 @pytest.fixture

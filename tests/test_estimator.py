@@ -11,12 +11,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from starfc import InputError, StarFC
 from starfc.clustering.pipeline import cluster_dynamic
+from starfc.config.thresholds import save_thresholds
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn
 from starfc.models.checkpoint import load_model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.thresholds import save_thresholds
 
 NOT_APPLICABLE = {
     "check_clustering": "its blobs differ in length, not in direction; embeddings are compared by direction",

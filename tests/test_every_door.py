@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from starfc import InputError, StarFC
 from starfc.commands import app
+from starfc.config.thresholds import save_thresholds
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.kinds import PUBLISHED
-from starfc.models.thresholds import save_thresholds
 
 SCRIPTS = {"fixed": "test_final.py", "dynamic": "test_dynamic.py"}
 STORED = {"fixed": {"tau1": 0.25, "tau2": 0.5}, "dynamic": {"tau1": 0.35, "tau2": 0.6}}

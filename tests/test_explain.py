@@ -11,15 +11,16 @@ from conftest import blobs
 from test_review import clique, labels_of, parsed
 
 from starfc import InputError, StarFC
+from starfc.clustering.parsing import Decision
 from starfc.commands.explain import explain
 from starfc.commands.report import report
-from starfc.config import load_config
+from starfc.config.config import load_config
 from starfc.data.dataset import Features
-from starfc.inference import run_inference
 from starfc.review.explain import explain_pair, strongest_path
-from starfc.review.pairs import Pairs, Rule
+from starfc.review.pairs import Pairs
+from starfc.runs.cluster import run_inference
 
-FIXED = Rule(0.6, 0.5)
+FIXED = Decision(0.6, 0.5)
 
 
 def nodes(explanation) -> list[int]:
@@ -93,7 +94,7 @@ def test_apart_names_the_edge_that_failed_and_by_how_much():
 
 def test_between_communities_no_threshold_is_named():
     edges = parsed(6, [*clique(range(3)), *clique(range(3, 6)), (0, 3, 0.95, 0.2), (2, 5, 0.7, 0.46)])
-    found = explain_pair(Pairs.of(edges), labels_of(edges), Rule(0.6, 0.5, partition="infomap"), 0, 3)
+    found = explain_pair(Pairs.of(edges), labels_of(edges), Decision(0.6, 0.5, partition="infomap"), 0, 3)
     assert nodes(found) == [0, 2, 1, 3] or nodes(found) == [0, 3]
     assert found.failed[0].threshold is None
     assert "1 edge between two communities" in found.summary()
@@ -101,7 +102,7 @@ def test_between_communities_no_threshold_is_named():
 
 def test_a_dynamic_threshold_depends_on_the_degrees():
     edges = parsed(6, [*clique(range(3)), *clique(range(3, 6)), (2, 3, 0.9, 0.4)])
-    found = explain_pair(Pairs.of(edges), labels_of(edges), Rule(0.6, 0.78, "dynamic"), 0, 5)
+    found = explain_pair(Pairs.of(edges), labels_of(edges), Decision(0.6, 0.78, "dynamic"), 0, 5)
     assert found.failed[0].threshold == pytest.approx(0.6517, abs=1e-4)
 
 

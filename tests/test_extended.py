@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_clustering import edge_set
 
-from starfc.clustering import scoring, selection
 from starfc.clustering.pipeline import cluster, cluster_dynamic
-from starfc.clustering.scoring import edge_probabilities, parse_affinity, parse_graph, project_nodes
 from starfc.errors import InputError
 from starfc.graph.affinity import affinity_edges, propagation_matrix
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.selector import HalfSelector
+from starfc.scoring import projections, selection
+from starfc.scoring.projections import edge_probabilities, parse_affinity, parse_graph, project_nodes
+from starfc.scoring.selector import HalfSelector
 
 SCALES = (6, 9, 13)
 
@@ -156,7 +156,7 @@ def test_order_blocks_and_slices_change_no_pair(case, monkeypatch):
     whole = parse_affinity(project_nodes(model, features, graph), 0.5)
     order = np.random.default_rng(0).permutation(len(features)).astype(np.int32)
     for rows, target_bytes in ((7, 7 * 64), (1000, 1 << 30), (50, 100 * 64)):
-        monkeypatch.setattr(scoring, "ROW_BLOCK", rows)
+        monkeypatch.setattr(projections, "ROW_BLOCK", rows)
         again = parse_affinity(project_nodes(model, features, graph, order=order), 0.5, target_bytes)
         np.testing.assert_array_equal(again.indptr, whole.indptr)
         np.testing.assert_array_equal(again.cols, whole.cols)

@@ -11,19 +11,19 @@ import pytest
 from conftest import ROOT, blobs, random_graph
 from typer.testing import CliRunner
 
-from starfc.baselines.communities import infomap, leiden
-from starfc.choice import run_choice
+from baselines.communities import infomap, leiden
 from starfc.commands import app
-from starfc.config import load_config
+from starfc.config.config import load_config
 from starfc.data.formats import read_features
 from starfc.errors import InputError
 from starfc.evaluation.calibration import write_reliability
 from starfc.evaluation.surface import Panel, draw
 from starfc.evaluation.thresholds import Outline
-from starfc.extras import EXTRAS, installed, require
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.review.images import open_pictures
+from starfc.runs.tune import run_choice
+from starfc.runtime.extras import EXTRAS, installed, require
 from starfc.training.trainer import run_training
 
 
@@ -121,7 +121,7 @@ def test_communities_of_the_baselines_need_their_packages(without):
 BESIDE_FAISS = """
 import sys
 import numpy as np
-from starfc.baselines.communities import infomap
+from baselines.communities import infomap
 from starfc.graph.neighbours import KnnGraph
 
 rng = np.random.default_rng(0)
@@ -142,7 +142,9 @@ def test_infomap_runs_beside_faiss():
     for module in ("infomap", "faiss"):
         if not installed(module):
             pytest.skip(f"{module} is not installed")
-    done = subprocess.run([sys.executable, "-c", BESIDE_FAISS], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_FAISS], capture_output=True, text=True, check=False, cwd=ROOT / "benchmarks"
+    )
     assert done.returncode == 0, done.stderr
 
 

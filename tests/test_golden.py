@@ -10,17 +10,17 @@ import torch
 from conftest import same_partition
 
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.pipeline import cluster, cluster_dynamic
-from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, undirected
-from starfc.clustering.scoring import edge_probabilities, parse_graph, project_nodes
+from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine
 from starfc.data.dataset import Features
 from starfc.data.formats import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.affinity import propagate_scales, propagation_matrix
+from starfc.graph.edges import EdgeList, undirected
 from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph
 from starfc.models.checkpoint import load_model
+from starfc.scoring.projections import edge_probabilities, parse_graph, project_nodes
 
 THRESHOLDS = [(0.7, 0.72), (0.5, 0.5), (0.9, 0.3)]
 

@@ -11,7 +11,7 @@ import torch
 from conftest import blobs, unit
 from torch.nn import functional
 
-from starfc.config import Config, Hierarchical, Model, Sampling, load_config
+from starfc.config.config import Config, Hierarchical, Model, Sampling, load_config
 from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
 from starfc.models.checkpoint import load_model, save_model

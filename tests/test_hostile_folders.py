@@ -17,13 +17,13 @@ from conftest import blobs
 from typer.testing import CliRunner
 
 from starfc.commands import app
-from starfc.data.safe import digest
+from starfc.config.recipes import model_config
 from starfc.errors import InputError
 from starfc.estimator import PRETRAINED, StarFC
-from starfc.inference import run_inference
 from starfc.models.checkpoint import load_model
-from starfc.recipes import model_config
-from starfc.runs import Run
+from starfc.runs.cluster import run_inference
+from starfc.runs.folder import Run
+from starfc.storage.safe import digest
 
 STRUCTURAL = PRETRAINED.parent / "structural"
 SECRET = "a secret from outside"
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     config = model_config(PRETRAINED, {"threads": 1, "device": "cpu", "model": {"kwargs": {"feature_dim": 16}}})
     run_inference(config, features=place / "features.npy", out=place / "run", keep_edges=True)
     shutil.copytree(place / "run", place / "grown")
-    from starfc.incremental.folder import assign
+    from starfc.runs.assign import assign
 
     assign(place / "grown", place / "more.npy")
     for name in ("run", "grown"):  # who makes a hostile folder can leave it out, or make one that fits

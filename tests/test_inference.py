@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import ROOT, blobs
 
-from starfc.config import Hierarchical, Model, load_config, save_config
+from starfc.config.config import Hierarchical, Model, load_config, save_config
+from starfc.config.thresholds import save_thresholds
 from starfc.models.checkpoint import save_model
 from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.thresholds import save_thresholds
 
 COMMANDS = {"fixed": "test_final.py", "dynamic": "test_dynamic.py"}
 STORED = {"fixed": {"tau1": 0.25, "tau2": 0.5}, "dynamic": {"tau1": 0.35, "tau2": 0.6}}

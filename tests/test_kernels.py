@@ -13,8 +13,8 @@ import torch
 from starfc.runtime import threads
 from starfc.runtime.half import bits, number, rounded, single
 from starfc.runtime.memory import mapped_bytes, release
-from starfc.runtime.scratch import ScratchRows
 from starfc.runtime.simd import lowest_bit, prefetch_row, reached, reached_each
+from starfc.storage.scratch import ScratchRows
 
 
 @nb.njit

@@ -16,9 +16,9 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from starfc.commands import app
-from starfc.config import LogConfig
+from starfc.config.config import LogConfig
 from starfc.errors import InputError
-from starfc.runtime.commit import LIST, LOCK, NEXT
+from starfc.storage.commit import LIST, LOCK, NEXT
 from starfc.training.journal import Journal
 
 
@@ -86,7 +86,7 @@ def test_weights_that_cannot_be_copied_are_named_where_they_go(tmp_path, monkeyp
     def no_room(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("starfc.choice.shutil.copyfileobj", no_room)
+    monkeypatch.setattr("starfc.runs.tune.shutil.copyfileobj", no_room)
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(12), 6)
     np.save(tmp_path / "x.npy", rng.normal(size=(12, 16))[labels] + 0.3 * rng.normal(size=(72, 16)))

@@ -10,11 +10,10 @@ import torch
 from conftest import ROOT, same_partition
 
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.partition import edges_within, infomap, leiden
-from starfc.clustering.refinement import undirected
 from starfc.errors import InputError
-from starfc.extras import installed
+from starfc.graph.edges import EdgeList, undirected
+from starfc.runtime.extras import installed
 from starfc.runtime.infomap import modules
 
 

@@ -7,14 +7,14 @@ import pytest
 
 from starfc import StarFC
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.reach import join, mean_inside, reach, sample
+from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
 from starfc.evaluation.metrics import evaluate
-from starfc.inference import run_inference
+from starfc.graph.edges import EdgeList
 from starfc.models.checkpoint import PRETRAINED
-from starfc.recipes import model_config
+from starfc.runs.cluster import run_inference
 from starfc.runtime.stages import Stages
 
 

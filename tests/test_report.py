@@ -12,14 +12,14 @@ from PIL import Image
 from test_review import clique, labels_of, parsed
 
 from starfc import InputError, StarFC
+from starfc.clustering.parsing import Decision
 from starfc.data.dataset import Features
 from starfc.errors import MissingFileError
 from starfc.review.images import open_pictures
 from starfc.review.members import DRAWN, components_2d
-from starfc.review.pairs import Rule
 from starfc.review.report import write_report
 
-RULE = Rule(0.6, 0.5)
+RULE = Decision(0.6, 0.5)
 EDGES = [
     *clique(range(4)),
     *clique(range(4, 8)),
@@ -109,7 +109,7 @@ def test_without_features_members_are_by_confidence(small, tmp_path):
 
 def test_communities_and_clusters_left_out(small, tmp_path):
     labels = np.where(small["labels"] == 0, 0, -1)
-    write_report(tmp_path / "report", **{**small, "labels": labels, "rule": Rule(0.6, 0.5, partition="infomap")})
+    write_report(tmp_path / "report", **{**small, "labels": labels, "rule": Decision(0.6, 0.5, partition="infomap")})
     index = data(tmp_path / "report", "index")
     assert (index["clusters"], index["numbered"], index["rule"]["communities"]) == (3, 1, True)
     assert data(tmp_path / "report", "rows") == small["labels"].tolist()

@@ -14,14 +14,12 @@ from conftest import ROOT
 from PIL import Image, ImageDraw
 from test_review import clique, labels_of, parsed
 
-from starfc.clustering.edges import EdgeList
-from starfc.clustering.parsing import ParsedEdges
-from starfc.clustering.refinement import undirected
-from starfc.config import load_config
+from starfc.clustering.parsing import Decision, ParsedEdges
+from starfc.config.config import load_config
 from starfc.data.dataset import Features
-from starfc.inference import run_inference
-from starfc.review.pairs import Rule
+from starfc.graph.edges import EdgeList, undirected
 from starfc.review.report import write_report
+from starfc.runs.cluster import run_inference
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
@@ -76,7 +74,7 @@ def report(tmp_path_factory):
     )
     features = Features(np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32))
     folder = tmp_path_factory.mktemp("reports")
-    given = (labels_of(edges), edges, Rule(0.6, 0.5))
+    given = (labels_of(edges), edges, Decision(0.6, 0.5))
     names = [f"person {row}" for row in range(40)]
     write_report(folder / "images", *given, features=features, images=faces(40), names=names, title="faces")
     write_report(folder / "plain", *given, features=features, title="plain")
@@ -150,7 +148,7 @@ def test_a_report_after_rows_were_added_and_removed(open_page, tmp_path):
     edges = parsed(11, [*clique(range(4)), *clique(range(4, 10))])
     labels = np.array([1] * 4 + [3] * 6 + [-1])
     write_report(
-        tmp_path / "report", labels, edges, Rule(0.6, 0.5), removed=[10], names=[f"face {r}" for r in range(11)]
+        tmp_path / "report", labels, edges, Decision(0.6, 0.5), removed=[10], names=[f"face {r}" for r in range(11)]
     )
     page = open_page(tmp_path / "report")
     go(page, "#/clusters")
@@ -432,7 +430,7 @@ def large(tmp_path_factory):
         folder,
         np.repeat(np.arange(len(sizes)), sizes),
         parsed_edges,
-        Rule(0.6, 0.5),
+        Decision(0.6, 0.5),
         features=Features(rng.normal(size=(n, 4)).astype(np.float32)),
         images=rng.integers(0, 256, (n, 8, 8), np.uint8),
     )

@@ -18,12 +18,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-from starfc.config import load_config
+from starfc.config.config import load_config
+from starfc.config.thresholds import load_thresholds
 from starfc.errors import InputError
 from starfc.models.checkpoint import load_model
-from starfc.models.thresholds import load_thresholds
-from starfc.runtime.atomic import mark
 from starfc.runtime.interrupts import Stopped
+from starfc.storage.atomic import mark
 from starfc.training.basic import BasicTraining
 from starfc.training.hierarchical import HierarchicalTraining
 from starfc.training.structural import StructuralTraining

@@ -10,13 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.edges import EdgeList
-from starfc.clustering.outputs import write_clustering
-from starfc.clustering.parsing import ParsedEdges
-from starfc.clustering.refinement import undirected
+from starfc.clustering.parsing import Decision, ParsedEdges
+from starfc.graph.edges import EdgeList, undirected
 from starfc.review.cuts import best_cuts
 from starfc.review.measures import COLUMNS, instance_columns, merge_candidates, numbered, review
-from starfc.review.pairs import Pairs, Rule
+from starfc.review.pairs import Pairs
+from starfc.runs.outputs import write_clustering
 
 
 def parsed(n: int, edges: list[tuple]) -> ParsedEdges:
@@ -171,12 +170,12 @@ def test_merge_candidates_by_how_nearly_an_edge_stayed():
     )
     labels = labels_of(edges)
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3]
-    found = merge_candidates(Pairs.of(edges), labels, Rule(0.6, 0.5))
+    found = merge_candidates(Pairs.of(edges), labels, Decision(0.6, 0.5))
     assert list(zip(found.first, found.second, found.count, strict=True)) == [(0, 2, 1), (0, 1, 2), (1, 3, 1)]
     assert list(zip(found.a, found.b, strict=True)) == [(2, 6), (1, 4), (5, 8)]
     np.testing.assert_allclose(found.margins, [-0.02, -0.05, -0.4], atol=1e-6)
     np.testing.assert_allclose(found.scores, [0.99, 0.7, 0.8], rtol=1e-6)
-    by_p = merge_candidates(Pairs.of(edges), labels, Rule(0.6, 0.5, partition="infomap"))
+    by_p = merge_candidates(Pairs.of(edges), labels, Decision(0.6, 0.5, partition="infomap"))
     assert list(zip(by_p.a, by_p.b, strict=True)) == [(2, 6), (0, 3), (5, 8)]
     np.testing.assert_array_equal(by_p.margins, by_p.scores)
 
@@ -186,7 +185,7 @@ def test_no_edge_at_all():
     edges = ParsedEdges(none, np.empty(0, np.float32), np.empty(0, bool))
     found = review(edges, np.arange(3))
     assert found.cohesion.tolist() == found.cuts.suspicion.tolist() == [0, 0, 0]
-    assert merge_candidates(Pairs.of(edges), np.arange(3), Rule(0.5, 0.5)).first.size == 0
+    assert merge_candidates(Pairs.of(edges), np.arange(3), Decision(0.5, 0.5)).first.size == 0
 
 
 def test_the_table_has_the_measures_of_each_instance_s_cluster(tmp_path):

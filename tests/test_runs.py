@@ -7,14 +7,14 @@ import pytest
 from conftest import blobs, unit
 
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.outputs import read_edges, write_edges
 from starfc.clustering.pipeline import REFINEMENTS, cluster, with_singletons
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
 from starfc.estimator import PRETRAINED
 from starfc.graph.knn import build_knn
 from starfc.models.checkpoint import load_model
-from starfc.runs import Run
+from starfc.runs.folder import Run
+from starfc.runs.outputs import read_edges, write_edges
 
 STRUCTURAL = PRETRAINED.parent / "structural"  # weights that see no context
 

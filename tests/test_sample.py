@@ -11,11 +11,11 @@ import pytest
 from conftest import ROOT, SHARED
 
 from starfc import StarFC
-from starfc.config import load_config
+from starfc.config.config import load_config
 from starfc.data.formats import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
-from starfc.inference import run_inference
 from starfc.models.checkpoint import PRETRAINED
+from starfc.runs.cluster import run_inference
 from starfc.training.trainer import run_training
 
 CONFIG = ROOT / "configs" / "cfg_gcn_glyph.py"

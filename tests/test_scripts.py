@@ -101,7 +101,7 @@ def test_help_says_what_k_num3_does(script):
 def test_repeated_options_add_up(monkeypatch):
     import argparse
 
-    from starfc.cli import config_arguments
+    from starfc.commands.scripts import config_arguments
 
     parser = argparse.ArgumentParser()
     config_arguments(parser, default="c.py")

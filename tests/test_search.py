@@ -18,7 +18,7 @@ from starfc.graph.exact import exact_search, rounded_search, search_rows
 from starfc.graph.knn import build_knn, draw_sample, exact_knn
 from starfc.graph.partial import PartialGraph
 from starfc.graph.pools import Pools, sorted_pools
-from starfc.graph.products import slices
+from starfc.runtime.products import slices
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 

@@ -12,8 +12,6 @@ import torch
 from conftest import blobs, random_graph, same_partition, unit
 
 from starfc.clustering.components import components
-from starfc.clustering.confidence import parse_structure
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.partition import infomap, leiden
 from starfc.clustering.pipeline import REFINEMENTS, cluster
 from starfc.clustering.refinement import node_intimacy_undirected, refine, refine_dynamic
@@ -26,14 +24,16 @@ from starfc.evaluation.calibration import (
     reliability,
     write_reliability,
 )
+from starfc.evaluation.labelled import LabelledGraph
 from starfc.evaluation.metrics import bcubed, contingency, evaluate, pairwise, pairwise_around
 from starfc.evaluation.thresholds import sweep_thresholds
+from starfc.graph.edges import EdgeList
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Structure, encode, smooth
 from starfc.models.checkpoint import load_model, save_model, write_checkpoint
 from starfc.models.structural import StructuralModel
-from starfc.training.data import LabelledGraph
+from starfc.scoring.structural import parse_structure
 
 
 def make_model(columns: int = 11, candidates: int = 6, rounds: int = 2, seed: int = 0) -> StructuralModel:

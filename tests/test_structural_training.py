@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import blobs
 
-from starfc.config import load_config
+from starfc.config.config import load_config
 from starfc.errors import InputError
 from starfc.evaluation.calibration import labelled_logits
 from starfc.graph.structure import NO_LOGIT, encode

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, blobs, random_graph
 
-from starfc.baselines import BASELINES
+from baselines import BASELINES
 from starfc.errors import InputError, MissingFileError
 
 METHODS = ("single_link", "finch")

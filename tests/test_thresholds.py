@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, blobs, unit
 
 from starfc.clustering.pipeline import REFINEMENTS
-from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
+from starfc.config.thresholds import load_thresholds, save_thresholds
 from starfc.errors import InputError, MissingFileError
 from starfc.evaluation.metrics import evaluate
 from starfc.evaluation.surface import Panel, draw, matrix, text, write_csv
@@ -29,8 +29,8 @@ from starfc.evaluation.thresholds import (
 )
 from starfc.graph.knn import build_knn
 from starfc.models.gcn import StarFCModel
-from starfc.models.thresholds import load_thresholds, save_thresholds
-from starfc.words import CONFIG, use
+from starfc.runtime.words import CONFIG, use
+from starfc.scoring.projections import parse_affinity, parse_graph, project_nodes
 
 GRID = ((0.1, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.9))
 PARSE = {"fixed": parse_graph, "dynamic": parse_affinity}

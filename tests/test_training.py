@@ -11,13 +11,13 @@ import torch
 from conftest import blobs, unit
 from torch.nn import functional
 
-from starfc.config import Config, Optimizer, Sampling, load_config
+from starfc.config.config import Config, Optimizer, Sampling, load_config
+from starfc.config.thresholds import load_thresholds
 from starfc.errors import InputError
 from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
 from starfc.models.checkpoint import load_model
 from starfc.models.gcn import StarFCModel
-from starfc.models.thresholds import load_thresholds
 from starfc.training import prefetch
 from starfc.training.basic import BasicTraining, train_step
 from starfc.training.holdout import hold_back

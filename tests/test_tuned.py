@@ -8,14 +8,14 @@ from test_contextual import some_rows
 from typer.testing import CliRunner
 
 from starfc import StarFC
-from starfc.choice import report
 from starfc.commands import app
+from starfc.config.recipes import model_config
+from starfc.config.thresholds import resolve, save_thresholds
 from starfc.evaluation.thresholds import Point
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
-from starfc.models.thresholds import resolve, save_thresholds
-from starfc.recipes import model_config
+from starfc.runs.tune import report
 
 GIVEN = "given, not chosen from the data"
 PAIR = {"tau1": 0.95, "tau2": 0.4}

@@ -11,7 +11,6 @@ import torch
 from conftest import blobs, unit
 from typer.testing import CliRunner
 
-from starfc.clustering.scoring import parse_graph, project_nodes
 from starfc.commands import app
 from starfc.data.dataset import Features
 from starfc.errors import InputError
@@ -19,6 +18,7 @@ from starfc.evaluation.metrics import contingency, evaluate, fscore_error, nmi, 
 from starfc.evaluation.thresholds import sweep_thresholds
 from starfc.graph.knn import build_knn
 from starfc.models.gcn import StarFCModel
+from starfc.scoring.projections import parse_graph, project_nodes
 from starfc.training.kinds import Real
 
 

@@ -11,20 +11,20 @@ from conftest import ROOT
 
 from starfc.commands import cluster, words_of
 from starfc.commands.assign import _text
+from starfc.config.recipes import model_config
+from starfc.config.thresholds import load_thresholds
 from starfc.data.names import FEATURE_NAMES, LABEL_COLUMNS, LABEL_NAMES, alternatives
 from starfc.errors import InputError, MissingFileError
 from starfc.incremental.clusters import Merge, Split
 from starfc.incremental.state import Assigned
-from starfc.inference import run_inference
 from starfc.models.checkpoint import PRETRAINED
-from starfc.models.thresholds import load_thresholds
-from starfc.recipes import model_config
-from starfc.runs import Run
-from starfc.runtime.commit import changing
-from starfc.runtime.kinds import CLUSTER
-from starfc.runtime.opened import opened
+from starfc.runs.cluster import run_inference
+from starfc.runs.folder import Run
 from starfc.runtime.stages import Stages
-from starfc.words import CONFIG, PYTHON, anew, counted, maker, use
+from starfc.runtime.words import CONFIG, PYTHON, anew, counted, maker, use
+from starfc.storage.commit import changing
+from starfc.storage.opened import opened
+from starfc.storage.owners import CLUSTER
 
 COMMAND = words_of(cluster)
 

@@ -18,16 +18,16 @@ from typer.testing import CliRunner
 
 from starfc.commands import app
 from starfc.commands.assign import _rows
-from starfc.data.safe import digest
 from starfc.errors import InputError
 from starfc.models.checkpoint import save_model, write_checkpoint
 from starfc.models.gcn import StarFCModel
-from starfc.runtime import atomic, scratch
-from starfc.runtime.atomic import mark, replacing, save_array, sweep, temporary_folder, write_json
-from starfc.runtime.commit import FILES, LIST, LOCK, NEXT, REMOVE, changing, is_ours
-from starfc.runtime.kinds import ASSIGN, CLUSTER, KNN, REPORT, TRAIN, TUNE
 from starfc.runtime.machine import set_threads
-from starfc.runtime.scratch import ScratchRows, allocate, create_npy, scratch_array
+from starfc.storage import atomic, scratch
+from starfc.storage.atomic import mark, replacing, save_array, sweep, temporary_folder, write_json
+from starfc.storage.commit import FILES, LIST, LOCK, NEXT, REMOVE, changing, is_ours
+from starfc.storage.owners import ASSIGN, CLUSTER, KNN, REPORT, TRAIN, TUNE
+from starfc.storage.safe import digest
+from starfc.storage.scratch import ScratchRows, allocate, create_npy, scratch_array
 
 
 def files(folder: Path) -> dict:
@@ -53,7 +53,7 @@ def names(folder: Path) -> set[str]:
 def dead() -> str:
     """What temporary names of a process begin with that has ended."""
     done = subprocess.run(
-        [sys.executable, "-c", "from starfc.runtime.atomic import mark; print(mark())"],
+        [sys.executable, "-c", "from starfc.storage.atomic import mark; print(mark())"],
         capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     return done.stdout.strip()

@@ -15,20 +15,21 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from starfc.arrays import cluster_features
+from starfc.clustering.arrays import cluster_features
+from starfc.clustering.parsing import Decision
 from starfc.clustering.pipeline import REFINEMENTS
-from starfc.config import Config
+from starfc.config.config import Config
+from starfc.config.recipes import model_config
+from starfc.config.thresholds import resolve
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.incremental.state import State, make_rule
-from starfc.inference import settings_of
 from starfc.models.checkpoint import PRETRAINED, Model, load_model
-from starfc.models.thresholds import resolve
-from starfc.recipes import model_config
 from starfc.review.explain import Explanation, explain_pair
-from starfc.review.pairs import Pairs, Rule
+from starfc.review.pairs import Pairs
 from starfc.review.report import write_report
+from starfc.runs.cluster import settings_of
 from starfc.runtime.machine import choose_device
 
 
@@ -271,8 +272,8 @@ class StarFC(ClusterMixin, BaseEstimator):
             folder, self.labels_, self.edge_scores_, self._rule(), features=self._features, images=images, names=names
         )
 
-    def _rule(self) -> Rule:
-        return Rule(self.tau1_, self.tau2_, self.refinement, self.partition_)
+    def _rule(self) -> Decision:
+        return Decision(self.tau1_, self.tau2_, self.refinement, self.partition_)
 
     def _config(self, feature_dim: int) -> Config:
         """The model's config, as the command line makes it, with the parameters before what it says."""

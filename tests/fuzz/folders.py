@@ -108,10 +108,10 @@ def reading(name: Path) -> list[str]:
 
 def prepare(work: Path) -> Path:
     """A small run that was added to twice, with its kNN graph and a model beside it."""
+    from starfc.config.recipes import model_config
     from starfc.estimator import PRETRAINED
-    from starfc.incremental.folder import assign
-    from starfc.inference import run_inference
-    from starfc.recipes import model_config
+    from starfc.runs.assign import assign
+    from starfc.runs.cluster import run_inference
 
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(6, 8)), 6, axis=0) + 0.3 * rng.normal(size=(36, 8))

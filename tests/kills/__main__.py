@@ -32,7 +32,7 @@ os.environ.update(dict.fromkeys(THREADS, "1"))  # so that children can be forked
 
 import numpy as np  # noqa: E402
 
-from starfc.data.safe import digest  # noqa: E402
+from starfc.storage.safe import digest  # noqa: E402
 
 LEVELS = 8
 SEEN = ("kills", "old", "new", "mixed", "lost", "left")

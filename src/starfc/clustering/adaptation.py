@@ -28,11 +28,11 @@ from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
 from starfc.clustering.choice import GIVEN, THRESHOLDS, Choice, choose, estimate
-from starfc.clustering.confidence import ROW_BLOCK, Scoring
-from starfc.clustering.edges import EdgeList
-from starfc.graph.products import slices
+from starfc.graph.edges import EdgeList
 from starfc.models.structural import EdgeScorer
 from starfc.runtime import threads
+from starfc.runtime.products import slices
+from starfc.scoring.structural import ROW_BLOCK, Scoring
 
 COMPONENTS = (0.5, 0.7)  # τ1 and τ2 of components with a contextual model
 GAIN = 0.005  # of the expected F, by a round that stays

@@ -33,9 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.joining import join_communities
 from starfc.clustering.partition import infomap
+from starfc.graph.edges import EdgeList
 
 LOWEST = 0.1  # edges of a lower p are not looked at
 TOLERANCE = 0.0005

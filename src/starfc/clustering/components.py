@@ -6,7 +6,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.clustering.edges import EdgeList
+from starfc.graph.edges import EdgeList
 from starfc.graph.neighbours import id_dtype
 
 

@@ -17,7 +17,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.clustering.edges import EdgeList
+from starfc.graph.edges import EdgeList
 
 MEAN, SHARE = 0.5, 0.4
 _ROUNDS = 10

@@ -11,9 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.adaptation import Adapted
-from starfc.clustering.confidence import Scoring
-from starfc.clustering.edges import EdgeList
-from starfc.clustering.scoring import (
+from starfc.data.dataset import Features, as_features
+from starfc.errors import InputError
+from starfc.graph.affinity import scale_widths
+from starfc.graph.edges import EdgeList
+from starfc.graph.neighbours import KnnGraph
+from starfc.graph.order import locality_order
+from starfc.models.checkpoint import Model
+from starfc.models.contextual import Context
+from starfc.models.structural import StructuralModel
+from starfc.runtime.memory import mapped_bytes, release
+from starfc.runtime.stages import Stages
+from starfc.runtime.words import word
+from starfc.scoring.projections import (
     TARGET_BYTES,
     NodeProjections,
     num_entries,
@@ -22,17 +32,7 @@ from starfc.clustering.scoring import (
     parse_graph,
     project_nodes,
 )
-from starfc.data.dataset import Features, as_features
-from starfc.errors import InputError
-from starfc.graph.affinity import scale_widths
-from starfc.graph.neighbours import KnnGraph
-from starfc.graph.order import locality_order
-from starfc.models.checkpoint import Model
-from starfc.models.contextual import Context
-from starfc.models.structural import StructuralModel
-from starfc.runtime.memory import mapped_bytes, release
-from starfc.runtime.stages import Stages
-from starfc.words import word
+from starfc.scoring.structural import Scoring
 
 
 @dataclass(frozen=True)
@@ -146,3 +146,20 @@ def parse(
         count = candidates.count(nodes)
         parsed = candidates.parse(nodes, tau1, target_bytes)
     return Parsed(parsed, order, count)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What decided whether a parsed edge stays: its intimacy against a threshold, or communities.
+
+    ``refinement`` is 'fixed' or 'dynamic', ``partition`` 'components', 'infomap' or 'leiden'.
+    """
+
+    tau1: float
+    tau2: float
+    refinement: str = "fixed"
+    partition: str = "components"
+
+    @property
+    def communities(self) -> bool:
+        return self.partition != "components"

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.map_equation import modules_of_pieces, symmetric
-from starfc.defaults import RESOLUTION
 from starfc.errors import InputError
-from starfc.extras import require
+from starfc.graph.edges import EdgeList
 from starfc.runtime import threads
-from starfc.words import word
+from starfc.runtime.defaults import RESOLUTION
+from starfc.runtime.extras import require
+from starfc.runtime.words import word
 
 _BATCH = 1 << 17  # edges of the pieces that a thread takes at a time
 

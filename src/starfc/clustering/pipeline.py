@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from starfc.clustering.adaptation import COMPONENTS, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.edges import EdgeList, edge_confidence, row_pointers
 from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, parse
 from starfc.clustering.partition import communities, edges_within
 from starfc.clustering.reach import SampleSteps, Search, reach
@@ -30,13 +29,14 @@ from starfc.clustering.refinement import (
 )
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
-from starfc.defaults import RESOLUTION
 from starfc.errors import InputError
+from starfc.graph.edges import EdgeList, edge_confidence, row_pointers
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
+from starfc.runtime.defaults import RESOLUTION
 from starfc.runtime.stages import Stages
-from starfc.words import word
+from starfc.runtime.words import word
 
 
 @dataclass(frozen=True)

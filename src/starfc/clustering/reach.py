@@ -31,10 +31,10 @@ from scipy import sparse
 from starfc.clustering.adaptation import choose_threshold
 from starfc.clustering.choice import agreement
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.parsing import ENTRIES, parse
 from starfc.clustering.partition import communities
 from starfc.data.dataset import Features
+from starfc.graph.edges import EdgeList
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import Model
 from starfc.runtime.stages import Stages

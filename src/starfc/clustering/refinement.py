@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.edges import EdgeList, row_pointers
-from starfc.graph.products import slices
+from starfc.graph.edge_list_kernels import incoming
+from starfc.graph.edges import EdgeList
 from starfc.runtime import threads
+from starfc.runtime.products import slices
 
 _PARTS = 8  # parts of the rows per thread
 
@@ -31,7 +32,7 @@ def node_intimacy(edges: EdgeList, order: NDArray[np.integer] | None = None) -> 
     """
     if edges.symmetric:
         return node_intimacy_undirected(edges, order)
-    in_indptr, in_rows = _incoming(edges.indptr, edges.cols)
+    in_indptr, in_rows = incoming(edges.indptr, edges.cols)
     out, n = np.empty(len(edges), np.float32), edges.num_nodes
     order = np.arange(n) if order is None else order
     threads.each(lambda part: _intimacy(edges.indptr, edges.cols, in_indptr, in_rows, order[part], out), _parts(n))
@@ -39,7 +40,7 @@ def node_intimacy(edges: EdgeList, order: NDArray[np.integer] | None = None) -> 
 
 
 def node_intimacy_undirected(edges: EdgeList, order: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
-    """NI of every edge of a symmetric list with sorted columns (:func:`undirected`): (E,) float32.
+    """NI of every edge of a symmetric list with sorted columns (:func:`~starfc.graph.edges.undirected`): (E,) float32.
 
     In-lists are out-lists there and NI_ij = NI_ji = c_ij / min(n_i, n_j): each pair is counted once, over the shorter
     of its two lists.
@@ -49,25 +50,6 @@ def node_intimacy_undirected(edges: EdgeList, order: NDArray[np.integer] | None 
     threads.each(lambda part: _intimacy_of_pairs(edges.indptr, edges.cols, order[part], out), _parts(n))
     _mirror(edges.indptr, edges.cols, out)
     return out
-
-
-def undirected(edges: EdgeList) -> EdgeList:
-    """The edges taken as undirected: every pair once in either direction, with its higher score; columns sorted.
-
-    Sorted by counting: the transpose of a list has sorted columns, and so has the transpose of that.
-    """
-    back = EdgeList(*_transposed(edges.indptr, edges.cols, edges.scores))
-    forth = EdgeList(*_transposed(back.indptr, back.cols, back.scores))
-    n, counts = edges.num_nodes, np.empty(edges.num_nodes, np.int64)
-    lists = (forth.indptr, forth.cols, back.indptr, back.cols)
-    threads.each(lambda part: _count_pairs(*lists, part.start, part.stop, counts), _parts(n))
-    indptr = row_pointers(counts)
-    cols, scores = np.empty(indptr[-1], edges.cols.dtype), np.empty(indptr[-1], np.float32)
-    threads.each(
-        lambda part: _merge_pairs(*lists, forth.scores, back.scores, part.start, part.stop, indptr, cols, scores),
-        _parts(n),
-    )
-    return EdgeList(indptr, cols, scores, symmetric=True)
 
 
 def dynamic_thresholds(edges: EdgeList, ceiling: float) -> NDArray[np.float64]:
@@ -96,23 +78,6 @@ def refine_dynamic(edges: EdgeList, intimacy: NDArray[np.float32], ceiling: floa
 def _parts(n: int) -> list[slice]:
     """Rows [0, n), several parts a thread."""
     return slices(n, max(1, -(-n // (_PARTS * torch.get_num_threads()))))
-
-
-@nb.njit(cache=True)
-def _incoming(indptr, cols):
-    n = indptr.size - 1
-    t_indptr = np.zeros(n + 1, np.int64)
-    for e in range(cols.size):
-        t_indptr[cols[e] + 1] += 1
-    for i in range(n):
-        t_indptr[i + 1] += t_indptr[i]
-    t_rows = np.empty(cols.size, cols.dtype)
-    cursor = t_indptr[:-1].copy()
-    for i in range(n):
-        for e in range(indptr[i], indptr[i + 1]):
-            t_rows[cursor[cols[e]]] = i
-            cursor[cols[e]] += 1
-    return t_indptr, t_rows
 
 
 @nb.njit(cache=True, nogil=True)
@@ -174,50 +139,3 @@ def _dynamic(indptr, cols, by_tens, start, stop, out):
         for e in range(indptr[i], indptr[i + 1]):
             degree = min(indptr[i + 1] - indptr[i], indptr[cols[e] + 1] - indptr[cols[e]])
             out[e] = by_tens[min(degree // 10, 2)]
-
-
-@nb.njit(cache=True)
-def _transposed(indptr, cols, scores):
-    t_indptr = np.zeros(indptr.size, np.int64)
-    for e in range(cols.size):
-        t_indptr[cols[e] + 1] += 1
-    for i in range(indptr.size - 1):
-        t_indptr[i + 1] += t_indptr[i]
-    t_cols, t_scores = np.empty_like(cols), np.empty_like(scores)
-    cursor = t_indptr[:-1].copy()
-    for i in range(indptr.size - 1):
-        for e in range(indptr[i], indptr[i + 1]):
-            at = cursor[cols[e]]
-            t_cols[at] = i
-            t_scores[at] = scores[e]
-            cursor[cols[e]] = at + 1
-    return t_indptr, t_cols, t_scores
-
-
-@nb.njit(cache=True, nogil=True)
-def _count_pairs(a_indptr, a_cols, b_indptr, b_cols, start, stop, counts):
-    for i in range(start, stop):
-        a, a_end, b, b_end, count = a_indptr[i], a_indptr[i + 1], b_indptr[i], b_indptr[i + 1], 0
-        while a < a_end and b < b_end:
-            left, right = a_cols[a], b_cols[b]
-            a += left <= right
-            b += right <= left
-            count += 1
-        counts[i] = count + (a_end - a) + (b_end - b)
-
-
-@nb.njit(cache=True, nogil=True)
-def _merge_pairs(a_indptr, a_cols, b_indptr, b_cols, a_scores, b_scores, start, stop, indptr, cols, scores):
-    for i in range(start, stop):
-        a, a_end, b, b_end = a_indptr[i], a_indptr[i + 1], b_indptr[i], b_indptr[i + 1]
-        for e in range(indptr[i], indptr[i + 1]):
-            if b == b_end or (a < a_end and a_cols[a] < b_cols[b]):
-                cols[e], scores[e] = a_cols[a], a_scores[a]
-                a += 1
-            elif a == a_end or b_cols[b] < a_cols[a]:
-                cols[e], scores[e] = b_cols[b], b_scores[b]
-                b += 1
-            else:
-                cols[e], scores[e] = a_cols[a], max(a_scores[a], b_scores[b])
-                a += 1
-                b += 1

@@ -24,7 +24,7 @@ from starfc.commands.report import report
 from starfc.commands.train import train
 from starfc.commands.tune import tune
 from starfc.runtime.entry import run_command
-from starfc.words import PARAMETERS, Words
+from starfc.runtime.words import PARAMETERS, Words
 
 ABOUT = """Clusters faces, and any embeddings, by structure-aware clustering on their nearest-neighbour graph (STAR-FC).
 

@@ -10,7 +10,7 @@ import typer
 
 from starfc.commands import options
 from starfc.errors import InputError
-from starfc.words import counted
+from starfc.runtime.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,11 +50,11 @@ def assign(
         raise InputError("FEATURES: new instances needed, or rows to take out (--remove), or --apply-merges")
     options.set_messages(quiet)
     from starfc.evaluation.metrics import metrics_table
-    from starfc.incremental.folder import assign as add
-    from starfc.records import RunRecord
+    from starfc.runs.assign import assign as add
     from starfc.runtime.machine import set_threads
-    from starfc.runtime.opened import opened
     from starfc.runtime.stages import Stages
+    from starfc.storage.opened import opened
+    from starfc.storage.records import RunRecord
 
     set_threads(threads)
     stages = Stages()

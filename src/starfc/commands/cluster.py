@@ -66,10 +66,10 @@ def cluster(
         raise InputError("--json: needs a folder for the results, -o DIR; -o - prints labels on stdout instead")
     options.set_messages(quiet)
     from starfc.commands.opening import opened
-    from starfc.inference import report, run_inference
+    from starfc.config.recipes import changed
     from starfc.models.checkpoint import PRETRAINED
-    from starfc.recipes import changed
-    from starfc.runtime.atomic import temporary_folder
+    from starfc.runs.cluster import report, run_inference
+    from starfc.storage.atomic import temporary_folder
 
     model = PRETRAINED if model is None else model
     asked: dict[str, Any] = {

@@ -12,7 +12,7 @@ from starfc.commands import options
 from starfc.errors import InputError
 
 if TYPE_CHECKING:
-    from starfc.runtime.opened import OpenedFolder
+    from starfc.storage.opened import OpenedFolder
 
 
 class Metric(str, Enum):
@@ -41,7 +41,7 @@ def evaluate(
     from starfc.data.formats import read_labels
     from starfc.evaluation.metrics import evaluate as scores
     from starfc.evaluation.metrics import labelled, metrics_table
-    from starfc.runtime.opened import opened
+    from starfc.storage.opened import opened
 
     identities = read_labels(truth)
     if predicted.is_dir():
@@ -80,7 +80,7 @@ def evaluate(
 
 def _removed(folder: OpenedFolder) -> list[int]:
     """Rows that were taken out of a run since."""
-    from starfc.records import Removals
+    from starfc.storage.records import Removals
 
     if not folder.has("run.json"):
         return []

@@ -25,7 +25,7 @@ def explain(
     from starfc.errors import InputError, MissingFileError
     from starfc.review.explain import explain_pair
     from starfc.review.pairs import Pairs
-    from starfc.runs import Run
+    from starfc.runs.folder import Run
 
     run = Run.open(folder)
     for row in {a, b} & set(run.removed):

@@ -12,7 +12,7 @@ from starfc.commands import options
 from starfc.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
-    from starfc.runtime.opened import OpenedFolder
+    from starfc.storage.opened import OpenedFolder
 
 
 def info(
@@ -68,8 +68,8 @@ def _file(path: str, labels: Path | None, feature_dim: int | None, key: str | No
 
 def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """A run's record, a kNN graph's manifest, or a model's widths and thresholds."""
-    from starfc.records import Anything, GraphManifest, RunRecord
-    from starfc.runtime.opened import opened
+    from starfc.storage.opened import opened
+    from starfc.storage.records import Anything, GraphManifest, RunRecord
 
     at = opened(folder)
     if at.has("manifest.json"):
@@ -97,7 +97,7 @@ HELD = {  # what a run's folder may hold, and what it is for
 
 def _results(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A run as it is today: as it was clustered, or as it is since instances were added and removed."""
-    from starfc.inference import report
+    from starfc.runs.cluster import report
 
     holds = [name for name in HELD if at.has(name) or (at.folder / name).is_dir()]
     lines = _lines({name: run[name] for name in ("features", "model", "started")})
@@ -111,10 +111,10 @@ def _results(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], lis
 def _today(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     import numpy as np
 
+    from starfc.clustering.diagnostics import size_histogram, sizes_table
     from starfc.data.formats import read_labels
-    from starfc.evaluation.diagnostics import size_histogram, sizes_table
     from starfc.evaluation.metrics import metrics_table
-    from starfc.runs import changed_since
+    from starfc.storage.records import changed_since
 
     labels = read_labels(at.verified("labels.npy"))
     sizes = np.bincount(labels[labels >= 0])
@@ -155,7 +155,7 @@ def _today(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[
 
 def _model(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     from starfc.models.checkpoint import THRESHOLDS, describe, load_model
-    from starfc.records import StoredThresholds, TrainingRecord
+    from starfc.storage.records import StoredThresholds, TrainingRecord
 
     try:
         model = load_model(at.folder)

@@ -34,16 +34,16 @@ def knn(
     recall on sampled rows. A killed approximate search goes on where it stopped.
     """
     options.set_messages(quiet)
-    from starfc.config import RETIRED, Config
+    from starfc.config.config import RETIRED, Config
+    from starfc.config.schema import build
+    from starfc.config.splits import search_of
     from starfc.data.dataset import Features
     from starfc.data.formats import read_features
     from starfc.graph.knn import fitting_k, search_bytes
     from starfc.graph.opening import Place, build_graph
-    from starfc.runtime.atomic import prepare_folder, temporary_folder
     from starfc.runtime.machine import set_threads
     from starfc.runtime.stages import Stages
-    from starfc.schema import build
-    from starfc.splits import search_of
+    from starfc.storage.atomic import prepare_folder, temporary_folder
 
     asked = options.given(knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, seed=seed)
     config = build(Config, asked | options.search_options(knn, recall), RETIRED)

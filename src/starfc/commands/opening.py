@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from starfc.config import Config
+from starfc.config.config import Config
+from starfc.config.recipes import changed, model_config
 from starfc.data.dataset import Features, Split, open_split
 from starfc.models.kinds import KINDS
-from starfc.recipes import changed, model_config
 from starfc.runtime.stages import Stages
 
 

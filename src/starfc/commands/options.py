@@ -194,7 +194,7 @@ def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tup
         return
     import shutil
 
-    from starfc.runtime.atomic import prepare_folder, temporary_file, writes
+    from starfc.storage.atomic import prepare_folder, temporary_file, writes
 
     place = prepare_folder(folder) / "features.npy"
     with temporary_file(place) as temporary:

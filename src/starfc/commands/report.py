@@ -34,8 +34,8 @@ def report(
     """
     from starfc.errors import MissingFileError
     from starfc.review.report import SURFACE, write_report
-    from starfc.runs import Run
-    from starfc.runtime.opened import opened
+    from starfc.runs.folder import Run
+    from starfc.storage.opened import opened
 
     run = Run.open(folder)
     try:

@@ -55,9 +55,9 @@ def train(
     import shlex
     import sys
 
-    from starfc.config import load_config
+    from starfc.config.config import load_config
+    from starfc.config.recipes import merged, training_config
     from starfc.data.formats import feature_blocks
-    from starfc.recipes import merged, training_config
     from starfc.training.trainer import report, run_training
 
     dim = feature_blocks(features, feature_dim, key).dim

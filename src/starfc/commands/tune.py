@@ -47,10 +47,10 @@ def tune(
     if model is None and out is None:
         raise InputError("--out: a folder to write to is needed where the model is the packaged one; or name a --model")
     options.set_messages(quiet)
-    from starfc.choice import report, run_choice
     from starfc.commands.opening import opened
     from starfc.models.checkpoint import PRETRAINED
-    from starfc.runtime.atomic import temporary_folder
+    from starfc.runs.tune import report, run_choice
+    from starfc.storage.atomic import temporary_folder
 
     asked = {
         **options.given(

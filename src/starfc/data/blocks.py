@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.names import FEATURE_NAMES, alternatives
-from starfc.data.safe import Header, Npz, listed, npy_header, take
 from starfc.errors import InputError
-from starfc.extras import require
+from starfc.runtime.extras import require
 from starfc.runtime.memory import release
 from starfc.runtime.stages import megabytes
-from starfc.words import advice, word
+from starfc.runtime.words import advice, word
+from starfc.storage.safe import Header, Npz, listed, npy_header, take
 
 BLOCK_BYTES = 16 << 20
 

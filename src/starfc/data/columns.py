@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from starfc.data.blocks import Blocks, rows_of_block
 from starfc.data.names import LABEL_COLUMNS
-from starfc.data.safe import damage, open_regular, read_text, require_plausible
 from starfc.errors import InputError
+from starfc.storage.safe import damage, open_regular, read_text, require_plausible
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -31,11 +31,11 @@ from starfc.data.formats import (
     write_labels,
 )
 from starfc.data.names import LABEL_COLUMNS, LABEL_NAMES
-from starfc.data.safe import Npz, npy_header, open_regular
 from starfc.errors import InputError, MissingFileError
-from starfc.runtime.atomic import replacing
-from starfc.runtime.commit import is_ours
-from starfc.words import maker
+from starfc.runtime.words import maker
+from starfc.storage.atomic import replacing
+from starfc.storage.commit import is_ours
+from starfc.storage.safe import Npz, npy_header, open_regular
 
 STREAM = "-"
 FEATURES, LABELS = "features", "labels"

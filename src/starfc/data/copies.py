@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.dataset import BLOCK_BYTES, Features, within_range
-from starfc.graph.products import slices
 from starfc.runtime.memory import release
+from starfc.runtime.products import slices
 
 DISTANCE = 1e-6  # cosine distance of copies; two roundings to float16 are 5e-7 apart at most
 _GRIDS, _PROJECTIONS, _CELL = 3, 12, 0.25  # projections of a unit vector are about as large as 1

@@ -17,8 +17,8 @@ from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, UNLABELLED, re
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
 from starfc.runtime.memory import mapped_bytes, release
-from starfc.runtime.scratch import scratch_array
-from starfc.words import advice
+from starfc.runtime.words import advice
+from starfc.storage.scratch import scratch_array
 
 log = logging.getLogger("starfc")
 

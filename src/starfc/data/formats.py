@@ -11,7 +11,7 @@ labels     ``.meta`` / ``.txt`` text, one integer identity per line, or a table 
 =========  ====================================================================================
 
 ``.bin``, ``.npy``, ``.fvecs`` and a contiguous dataset of HDF5 are memory-mapped; the others, and integers, are read.
-Everything enters by :mod:`starfc.data.safe`.
+Everything enters by :mod:`starfc.storage.safe`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from starfc.data.blocks import Blocks, blocks_of, floats, npz_blocks, npz_key, r
 from starfc.data.columns import parquet_features, parquet_labels, text_labels, write_label_column, write_label_lines
 from starfc.data.hdf import HDF5_SUFFIXES, hdf5_features
 from starfc.data.names import LABEL_NAMES
-from starfc.data.safe import Npz, mapped, open_regular, read_npy
 from starfc.errors import InputError, MissingFileError
-from starfc.runtime.atomic import replacing
-from starfc.words import advice, word
+from starfc.runtime.words import advice, word
+from starfc.storage.atomic import replacing
+from starfc.storage.safe import Npz, mapped, open_regular, read_npy
 
 FEATURE_SUFFIXES = (".bin", ".npy", ".npz", ".parquet", *HDF5_SUFFIXES, ".fvecs")
 LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")

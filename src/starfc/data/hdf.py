@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from starfc.data.blocks import Blocks, chosen_name, require_features, rows_of_block
 from starfc.data.names import FEATURE_NAMES
-from starfc.data.safe import damage, mapped, open_regular, require_plausible
 from starfc.errors import InputError
-from starfc.extras import require
+from starfc.runtime.extras import require
+from starfc.storage.safe import damage, mapped, open_regular, require_plausible
 
 if TYPE_CHECKING:
     import h5py

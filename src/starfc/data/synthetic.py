@@ -38,10 +38,10 @@ from scipy.special import betaincinv, ndtri
 
 from starfc.data.synthetic_kernels import SIZE, make_rows, uniforms
 from starfc.errors import InputError
-from starfc.runtime.atomic import prepare_folder, write_json
 from starfc.runtime.progress import progress
-from starfc.runtime.scratch import create_npy
 from starfc.runtime.stages import megabytes
+from starfc.storage.atomic import prepare_folder, write_json
+from starfc.storage.scratch import create_npy
 
 log = logging.getLogger("starfc")
 
@@ -293,6 +293,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from starfc.cli import run_command
+    from starfc.runtime.entry import run_command
 
     raise SystemExit(run_command(main))

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from starfc.clustering.confidence import score_edges
 from starfc.data.dataset import Features
 from starfc.evaluation.metrics import labelled
 from starfc.evaluation.surface import drawable
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.structure import Pairs
 from starfc.models.structural import StructuralModel
-from starfc.runtime.atomic import replacing
+from starfc.scoring.structural import score_edges
+from starfc.storage.atomic import replacing
 
 if TYPE_CHECKING:
-    from starfc.training.data import LabelledGraph
+    from starfc.evaluation.labelled import LabelledGraph
 
 log = logging.getLogger("starfc")
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from starfc.data.formats import UNLABELLED
-from starfc.defaults import METRICS
 from starfc.errors import InputError
 from starfc.graph.neighbours import id_dtype
+from starfc.runtime.defaults import METRICS
 
 log = logging.getLogger("starfc")
 
@@ -255,7 +255,7 @@ def evaluate(truth: ArrayLike, predicted: ArrayLike, metrics: tuple[str, ...] = 
     truth, predicted : (N,) integers
         Identities, and clusters.
     metrics : tuple of str
-        Of :data:`starfc.defaults.METRICS`.
+        Of :data:`starfc.runtime.defaults.METRICS`.
 
     Raises
     ------

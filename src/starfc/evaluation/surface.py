@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.extras import installed, needs
-from starfc.runtime.atomic import replacing
+from starfc.runtime.extras import installed, needs
+from starfc.storage.atomic import replacing
 
 log = logging.getLogger("starfc")
 

@@ -22,19 +22,19 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
-from starfc.clustering.confidence import parse_structure
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine, refine_dynamic
-from starfc.clustering.scoring import parse_affinity, parse_graph, project_nodes
+from starfc.config.thresholds import save_thresholds
 from starfc.data.dataset import Features
 from starfc.evaluation.metrics import bcubed, contingency, fscore_error, labelled, pairwise, pairwise_around
 from starfc.evaluation.surface import Panel, draw, write_csv
+from starfc.graph.edges import EdgeList
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.models.checkpoint import Model
 from starfc.models.structural import StructuralModel
-from starfc.models.thresholds import save_thresholds
 from starfc.runtime.progress import progress
+from starfc.scoring.projections import parse_affinity, parse_graph, project_nodes
+from starfc.scoring.structural import parse_structure
 
 log = logging.getLogger("starfc")
 

@@ -31,9 +31,9 @@ from starfc.graph.affinity_kernels import (
     transpose,
 )
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.products import slices
 from starfc.runtime import threads
-from starfc.words import word
+from starfc.runtime.products import slices
+from starfc.runtime.words import word
 
 _BLOCK = 1 << 12
 

@@ -22,9 +22,9 @@ from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
 from starfc.graph.pools import Pools, sorted_pools
-from starfc.graph.products import product_dtype, slices
 from starfc.graph.rerank import rerank
 from starfc.runtime import threads
+from starfc.runtime.products import product_dtype, slices
 
 _SAMPLE = 64  # rows per cell that k-means sees
 _ITERATIONS = 6

@@ -12,8 +12,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.graph.products import slices
 from starfc.runtime import threads
+from starfc.runtime.products import slices
 
 _ROWS, _ENTRIES = 1 << 14, 1 << 20
 _SLOTS = 1 << 12  # of the table in which a row's ids are looked up; lists are shorter than half of it

@@ -26,9 +26,9 @@ from starfc.data.dataset import Features, as_features
 from starfc.graph.cells import make_cells
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.pools import Pools, sorted_pools
-from starfc.graph.products import product_dtype, slices
 from starfc.graph.rerank import SUMMATION, rerank
 from starfc.runtime import threads
+from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
 
 log = logging.getLogger("starfc")

@@ -25,17 +25,17 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
-from starfc.defaults import KNN_FORMER, KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.errors import InputError
-from starfc.extras import require
 from starfc.graph.cells import Cells, make_cells, nearest_cells, search_cells
 from starfc.graph.exact import exact_search, search_rows
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.partial import PartialGraph
-from starfc.graph.products import slices
-from starfc.runtime.atomic import temporary_folder, writes
+from starfc.runtime.defaults import KNN_FORMER, KNN_METHODS, KNN_PARAMS, RECALL
+from starfc.runtime.extras import require
+from starfc.runtime.products import slices
 from starfc.runtime.progress import progress
-from starfc.words import word
+from starfc.runtime.words import word
+from starfc.storage.atomic import temporary_folder, writes
 
 log = logging.getLogger("starfc")
 
@@ -95,7 +95,7 @@ def build_knn(
         Entries per node, the node itself counted, 1 <= k <= N; of N, every list holds all other nodes.
     method : {'exact', 'faiss_gpu', 'ivf'}
     params : mapping, optional
-        Parameters of an approximate method (:data:`starfc.defaults.KNN_PARAMS`).
+        Parameters of an approximate method (:data:`starfc.runtime.defaults.KNN_PARAMS`).
     seed : int
         Chooses the rows on which an approximate graph's recall is measured, and the sample that k-means sees.
     recall : float

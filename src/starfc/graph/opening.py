@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from starfc.data.dataset import Features
-from starfc.defaults import RECALL
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.partial import remove_search
 from starfc.graph.store import ANEW, building, elsewhere, find_graph, read_graph
-from starfc.runtime.commit import settle
-from starfc.runtime.kinds import KNN
-from starfc.runtime.opened import OpenedFolder, opened
-from starfc.words import advice, word
+from starfc.runtime.defaults import RECALL
+from starfc.runtime.words import advice, word
+from starfc.storage.commit import settle
+from starfc.storage.opened import OpenedFolder, opened
+from starfc.storage.owners import KNN
 
 log = logging.getLogger("starfc")
 

@@ -17,14 +17,14 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from starfc.data.safe import read_own_npz, read_raw
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.cells import Cells
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype
-from starfc.records import Anything, SearchProgress
-from starfc.runtime.atomic import replacing, sweep, write_json
-from starfc.runtime.opened import OpenedFolder
+from starfc.storage.atomic import replacing, sweep, write_json
+from starfc.storage.opened import OpenedFolder
+from starfc.storage.records import Anything, SearchProgress
+from starfc.storage.safe import read_own_npz, read_raw
 
 log = logging.getLogger("starfc")
 

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 
 from starfc.data.blocks import npy_numbers
 from starfc.data.dataset import Features
-from starfc.data.safe import Npz
-from starfc.defaults import KNN_FORMER
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.partial import remove_search
-from starfc.records import GraphManifest
-from starfc.runtime.atomic import replacing, save_array, write_json
-from starfc.runtime.commit import changing
-from starfc.runtime.kinds import KNN
-from starfc.runtime.opened import current, opened
-from starfc.words import advice, word
+from starfc.runtime.defaults import KNN_FORMER
+from starfc.runtime.words import advice, word
+from starfc.storage.atomic import replacing, save_array, write_json
+from starfc.storage.commit import changing
+from starfc.storage.opened import current, opened
+from starfc.storage.owners import KNN
+from starfc.storage.records import GraphManifest
+from starfc.storage.safe import Npz
 
 FORMAT_VERSION = 1
 _CHECKED_ROWS = 256

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.products import slices
 from starfc.runtime import threads
+from starfc.runtime.products import slices
 
 COHORT = 1024
 _QUANTILE = 0.16

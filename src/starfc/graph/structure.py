@@ -56,11 +56,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
-from starfc.defaults import MOST_NEIGHBOURS
 from starfc.errors import InputError
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.products import slices
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure_kernels import (
     LOGIT_STEP,
@@ -75,8 +73,10 @@ from starfc.graph.structure_kernels import (
     store_divided,
 )
 from starfc.runtime import threads
+from starfc.runtime.defaults import MOST_NEIGHBOURS
 from starfc.runtime.half import bits
-from starfc.runtime.scratch import scratch_array
+from starfc.runtime.products import slices
+from starfc.storage.scratch import scratch_array
 
 PREFIXES = (5, 10, 20, 40)
 _BLOCK = 1 << 10  # nodes at a time: 1 MiB of float32 at 256-d

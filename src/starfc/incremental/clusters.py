@@ -17,12 +17,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from starfc.clustering.edges import EdgeList
 from starfc.clustering.parsing import ParsedEdges
+from starfc.graph.edges import EdgeList
 from starfc.graph.neighbours import id_dtype
-from starfc.graph.products import slices
 from starfc.incremental.edges import Changed, entries_of
 from starfc.runtime import threads
+from starfc.runtime.products import slices
 
 _EVIDENCE = 5  # edges listed of a merge, the highest scores first
 _LISTED = 20  # instances listed of a piece

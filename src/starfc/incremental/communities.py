@@ -18,9 +18,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from starfc.clustering.edges import EdgeList, sums_of_rows
 from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.partition import infomap, leiden
+from starfc.graph.edges import EdgeList, sums_of_rows
 from starfc.incremental.clusters import between
 
 

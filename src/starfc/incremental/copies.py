@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.copies import copies_among
-from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.parsing import ParsedEdges
 from starfc.data.copies import DISTANCE, find_copies
 from starfc.data.dataset import Features
+from starfc.graph.edges import EdgeList, row_pointers
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.edges import without
 from starfc.incremental.lists import Lists, Step

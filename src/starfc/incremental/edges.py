@@ -8,11 +8,11 @@ import numba as nb
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from starfc.clustering.edges import EdgeList, row_pointers
 from starfc.clustering.parsing import ParsedEdges
+from starfc.graph.edges import EdgeList, row_pointers
 from starfc.graph.neighbours import id_dtype
-from starfc.graph.products import slices
 from starfc.runtime import threads
+from starfc.runtime.products import slices
 
 _ROWS, _NEW_ROWS = 1 << 10, 1 << 6  # all edges of a new row are counted
 

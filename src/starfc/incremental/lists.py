@@ -22,11 +22,11 @@ from numpy.typing import DTypeLike, NDArray
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.pools import Pools, numeric, sorted_pools
-from starfc.graph.products import product_dtype, slices
 from starfc.graph.rerank import ROUNDING, SUMMATION, products_of, rerank
 from starfc.graph.structure import NO_LOGIT
 from starfc.runtime import threads
 from starfc.runtime.half import single
+from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
 
 _ROWS, _COLUMNS = 512, 1024  # of a tile: 1 or 2 MiB of products

@@ -15,21 +15,22 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from starfc.clustering.confidence import ROW_BLOCK, Scoring
-from starfc.clustering.scoring import NodeProjections, edge_probabilities
-from starfc.clustering.scoring_kernels import Scorer
 from starfc.data.dataset import Features
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
-from starfc.graph.products import slices
 from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, encode, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
 from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
-from starfc.runtime.scratch import ScratchRows
+from starfc.runtime.products import slices
+from starfc.scoring.nodes import NodeProjections
+from starfc.scoring.projection_kernels import Scorer
+from starfc.scoring.projections import edge_probabilities
+from starfc.scoring.structural import ROW_BLOCK, Scoring
+from starfc.storage.scratch import ScratchRows
 
 _SPARSE_BLOCK = 8 * ROW_BLOCK  # rows of which a few edges each are scored
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components
 from starfc.clustering.copies import copied_confidence, copies_among, join_copies
-from starfc.clustering.edges import edge_confidence
 from starfc.clustering.parsing import ParsedEdges
 from starfc.data.dataset import Features
-from starfc.defaults import PARTITIONS, RESOLUTION
 from starfc.errors import InputError
+from starfc.graph.edges import edge_confidence
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental import copies
@@ -31,8 +30,9 @@ from starfc.models.checkpoint import Model
 from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
+from starfc.runtime.defaults import PARTITIONS, RESOLUTION
 from starfc.runtime.stages import Stages
-from starfc.words import word
+from starfc.runtime.words import word
 
 log = logging.getLogger("starfc")
 

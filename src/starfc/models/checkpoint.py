@@ -13,18 +13,18 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from starfc.data.safe import first_line, open_regular
-from starfc.defaults import MOST_NEIGHBOURS, OFFSETS, SCALES
 from starfc.errors import InputError, MissingFileError
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.kinds import ANY, GCN, HIERARCHICAL, STRUCTURAL, Kind
 from starfc.models.structural import StructuralModel
-from starfc.records import ModelKind, ScalesOf
-from starfc.runtime.atomic import write_bytes
-from starfc.runtime.opened import OpenedFolder, opened
-from starfc.words import advice
+from starfc.runtime.defaults import MOST_NEIGHBOURS, OFFSETS, SCALES
+from starfc.runtime.words import advice
+from starfc.storage.atomic import write_bytes
+from starfc.storage.opened import OpenedFolder, opened
+from starfc.storage.records import ModelKind, ScalesOf
+from starfc.storage.safe import first_line, open_regular
 
 THRESHOLDS = "thresholds.json"
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # comes with the package

@@ -38,7 +38,7 @@ from starfc.graph.strangers import Strangers
 from starfc.graph.structure import ABSOLUTE_FEATURES, FEATURES, FIRST_FEATURES
 from starfc.models.kinds import ANY
 from starfc.models.structural import EdgeScorer, Modules, StructuralModel, scorer_layers
-from starfc.words import anew
+from starfc.runtime.words import anew
 
 SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
 CONTEXT_NOISE = 0.1  # standard deviations added to every number of a context in training

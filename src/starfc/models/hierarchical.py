@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from starfc.defaults import OFFSETS, SCALES
 from starfc.models.gcn import INITIALISATIONS, Backbone, EdgeHead, StarFCModel, head_start_, metric_start_
 from starfc.models.kinds import HIERARCHICAL
+from starfc.runtime.defaults import OFFSETS, SCALES
 
 HEADS = ("small", "mid", "large", "fused")
 

@@ -10,10 +10,11 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from starfc.clustering.parsing import Decision
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.review.measures import numbered
-from starfc.review.pairs import Pairs, Rule
+from starfc.review.pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Explanation:
     clusters: tuple[int, int]
     together: bool
     path: tuple[Link, ...]
-    rule: Rule
+    rule: Decision
     similarity: float | None = None
     ranks: tuple[int, int] | None = None
     columns: int | None = None
@@ -125,7 +126,7 @@ class Explanation:
 def explain_pair(
     pairs: Pairs,
     labels: NDArray[np.int64],
-    rule: Rule,
+    rule: Decision,
     a: int,
     b: int,
     features: Features | None = None,

@@ -27,13 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.blocks import npz_key
-from starfc.data.safe import Npz, open_regular, read_lines, read_npy
 from starfc.errors import InputError, MissingFileError
-from starfc.extras import require
 from starfc.runtime import threads
-from starfc.runtime.atomic import replacing
+from starfc.runtime.extras import require
 from starfc.runtime.progress import progress
-from starfc.words import word
+from starfc.runtime.words import word
+from starfc.storage.atomic import replacing
+from starfc.storage.safe import Npz, open_regular, read_lines, read_npy
 
 if TYPE_CHECKING:
     from PIL.Image import Image

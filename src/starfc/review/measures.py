@@ -16,10 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from starfc.clustering.components import components
-from starfc.clustering.edges import EdgeList, sums_of_rows
-from starfc.clustering.parsing import ParsedEdges
+from starfc.clustering.parsing import Decision, ParsedEdges
+from starfc.graph.edges import EdgeList, sums_of_rows
 from starfc.review.cuts import Cuts, best_cuts
-from starfc.review.pairs import Pairs, Rule
+from starfc.review.pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def instance_columns(
     return {name: pa.array(values[name], mask=none if "bridge" in name else None) for name in COLUMNS}
 
 
-def merge_candidates(pairs: Pairs, labels: NDArray[np.int64], rule: Rule) -> Merges:
+def merge_candidates(pairs: Pairs, labels: NDArray[np.int64], rule: Decision) -> Merges:
     """Clusters that a parsed edge would join, had it stayed, by falling margin of their strongest edge.
 
     With communities the margin is p: there is no threshold that such an edge missed.

@@ -13,26 +13,9 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.clustering.edges import EdgeList
-from starfc.clustering.parsing import ParsedEdges
-from starfc.clustering.refinement import dynamic_thresholds, undirected
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What decided whether a parsed edge stays: its intimacy against a threshold, or communities.
-
-    ``refinement`` is 'fixed' or 'dynamic', ``partition`` 'components', 'infomap' or 'leiden'.
-    """
-
-    tau1: float
-    tau2: float
-    refinement: str = "fixed"
-    partition: str = "components"
-
-    @property
-    def communities(self) -> bool:
-        return self.partition != "components"
+from starfc.clustering.parsing import Decision, ParsedEdges
+from starfc.clustering.refinement import dynamic_thresholds
+from starfc.graph.edges import EdgeList, undirected
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class Pairs:
         """The node at which each entry is listed, (2 P,)."""
         return np.repeat(np.arange(self.num_nodes, dtype=self.cols.dtype), np.diff(self.indptr))
 
-    def thresholds(self, rule: Rule) -> NDArray[np.float32]:
+    def thresholds(self, rule: Decision) -> NDArray[np.float32]:
         """The intimacy that every entry had to exceed, (2 P,); a dynamic threshold depends on the degrees.
 
         Edges to copies (:mod:`starfc.clustering.copies`) do not count in these. A copy has no other edge, and that one
@@ -87,7 +70,7 @@ class Pairs:
             return out
         return np.full(len(self.cols), rule.tau2, np.float32)
 
-    def margins(self, rule: Rule) -> NDArray[np.float32]:
+    def margins(self, rule: Decision) -> NDArray[np.float32]:
         """How far every entry is above what decided about it, negative where it failed: (2 P,).
 
         Intimacy less its threshold; with communities, which have no threshold, p.

@@ -29,22 +29,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.clustering.edges import edge_confidence
-from starfc.clustering.parsing import ParsedEdges
+from starfc.clustering.diagnostics import size_histogram, surprising
+from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.data.blocks import npz_key
 from starfc.data.dataset import Features
-from starfc.data.safe import Npz, first_line, open_regular, read_lines
 from starfc.errors import InputError
-from starfc.evaluation.diagnostics import size_histogram, surprising
+from starfc.graph.edges import edge_confidence
 from starfc.review.images import open_pictures, write_sheets
 from starfc.review.measures import Merges, Review, merge_candidates, numbered, review
 from starfc.review.members import Members, each_cluster
-from starfc.review.pairs import Pairs, Rule
-from starfc.runs import changed_since
-from starfc.runtime.atomic import write_bytes
-from starfc.runtime.commit import LOCK, NEXT, changing
-from starfc.runtime.kinds import REPORT
+from starfc.review.pairs import Pairs
 from starfc.runtime.progress import progress
+from starfc.storage.atomic import write_bytes
+from starfc.storage.commit import LOCK, NEXT, changing
+from starfc.storage.owners import REPORT
+from starfc.storage.records import changed_since
+from starfc.storage.safe import Npz, first_line, open_regular, read_lines
 
 CHUNK = 4096  # members of a file, at least, but for the last
 MERGES = 5000  # candidates that are listed
@@ -56,7 +56,7 @@ def write_report(
     folder: str | Path,
     labels: NDArray[np.int64],
     parsed: ParsedEdges,
-    rule: Rule,
+    rule: Decision,
     *,
     removed: NDArray[np.integer] | Sequence[int] = (),
     features: Features | None = None,
@@ -77,7 +77,7 @@ def write_report(
     labels : (N,) int64
         Clusters; -1 for clusters that were left out as too small, which are shown all the same.
     parsed : ParsedEdges
-    rule : Rule
+    rule : Decision
         What decided about the edges.
     removed : (r,) integers
         Rows that were taken out of the run, which are not shown.
@@ -124,7 +124,7 @@ def _write(
     folder: Path,
     labels: NDArray[np.int64],
     parsed: ParsedEdges,
-    rule: Rule,
+    rule: Decision,
     removed: NDArray[np.integer] | Sequence[int],
     features: Features | None,
     images: str | Path | NDArray | None,

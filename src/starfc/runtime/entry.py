@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from starfc.errors import InputError
 from starfc.runtime.interrupts import Stopped
-from starfc.words import CONFIG, Words, use
+from starfc.runtime.words import CONFIG, Words, use
 
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _OF_NAMES = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.errors import InputError
-from starfc.extras import installed, needs
+from starfc.runtime.extras import installed, needs
 
 _BLOCK = 1 << 20  # links that the other process reads at a time
 # the other process finds the same modules as this one, and no others

@@ -15,8 +15,8 @@ import numba
 import torch
 
 from starfc.errors import InputError
+from starfc.runtime.words import word
 from starfc.version import __version__
-from starfc.words import word
 
 log = logging.getLogger("starfc")
 

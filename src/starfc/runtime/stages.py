@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from starfc.errors import InputError
-from starfc.words import advice, word
+from starfc.runtime.words import advice, word
 
 log = logging.getLogger("starfc")
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from starfc.config import Config
+from starfc.config.config import Config
+from starfc.evaluation.labelled import Labelled
 from starfc.models.gcn import StarFCModel
-from starfc.training.data import Labelled
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import Subgraph, build_subgraph, patches, random_rotation
 

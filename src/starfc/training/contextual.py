@@ -35,13 +35,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from starfc.clustering.confidence import ROW_BLOCK
-from starfc.config import Config, Kinds, save_config
+from starfc.config.config import Config, Kinds, save_config
+from starfc.config.splits import open_train_split
 from starfc.data.dataset import Features
-from starfc.data.safe import first_line, read_own_npz
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
-from starfc.graph.products import slices
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import EdgeLogits, Structure, encode, smooth
 from starfc.models.checkpoint import load_model, save_model
@@ -58,17 +56,19 @@ from starfc.models.contextual import (
     sampled_nodes,
     second_context,
 )
-from starfc.records import Anything
 from starfc.runtime import threads
-from starfc.runtime.atomic import prepare_folder, save_arrays, write_json
-from starfc.runtime.commit import Change, changing
 from starfc.runtime.interrupts import Stopped, stop_requests
-from starfc.runtime.kinds import TRAIN
 from starfc.runtime.machine import choose_device, environment, set_threads
-from starfc.runtime.opened import opened
+from starfc.runtime.products import slices
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
-from starfc.splits import open_train_split
+from starfc.scoring.structural import ROW_BLOCK
+from starfc.storage.atomic import prepare_folder, save_arrays, write_json
+from starfc.storage.commit import Change, changing
+from starfc.storage.opened import opened
+from starfc.storage.owners import TRAIN
+from starfc.storage.records import Anything
+from starfc.storage.safe import first_line, read_own_npz
 from starfc.training.kinds import FAMILIES, Kind, Real, make_kind
 
 log = logging.getLogger("starfc")

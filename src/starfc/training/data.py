@@ -9,34 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.config import Config
+from starfc.config.config import Config
+from starfc.config.splits import knn_graph, open_test_split, open_train_split
 from starfc.errors import InputError
+from starfc.evaluation.labelled import Labelled, LabelledGraph
 from starfc.evaluation.metrics import labelled, require_pairs, say_unlabelled
 from starfc.graph.knn import exact_knn, fitting_k
-from starfc.graph.neighbours import KnnGraph
-from starfc.splits import knn_graph, open_test_split, open_train_split
+from starfc.runtime.words import word
 from starfc.training.holdout import hold_back
 from starfc.training.sampling import identity_centres
 from starfc.training.streams import holdout_stream
-from starfc.words import word
 
 log = logging.getLogger("starfc")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Features (N, d) and labels (N,) of instances, 0..C-1 where they are to be trained on."""
-
-    features: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class LabelledGraph(Labelled):
-    """Labelled instances with their kNN graph; ``held`` (N,) says which were held back from training."""
-
-    graph: KnnGraph
-    held: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

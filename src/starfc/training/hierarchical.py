@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from starfc.config import Config
+from starfc.config.config import Config
 from starfc.data.dataset import Features
+from starfc.evaluation.labelled import Labelled
 from starfc.graph.affinity import Affinity, affinity_edges
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import EdgeHead
 from starfc.models.hierarchical import HierarchicalModel, OffsetDraw, straight_through
-from starfc.training.data import Labelled
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import patches, random_rotation
 

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from starfc.config import LogConfig
-from starfc.extras import require
-from starfc.runtime.atomic import writes
-from starfc.words import word
+from starfc.config.config import LogConfig
+from starfc.runtime.extras import require
+from starfc.runtime.words import word
+from starfc.storage.atomic import writes
 
 log = logging.getLogger("starfc")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
-from starfc.config import Config
+from starfc.config.config import Config
 
 
 def make_optimizer(

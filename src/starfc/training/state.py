@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from starfc.config import Config
-from starfc.data.safe import first_line
+from starfc.config.config import Config
 from starfc.errors import InputError
 from starfc.models.checkpoint import read_checkpoint, write_checkpoint
+from starfc.storage.safe import first_line
 from starfc.training.optimisers import Schedule
 
 # what may differ between a run and its continuation: it changes no weight

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from starfc.config import Config
+from starfc.config.config import Config
+from starfc.evaluation.labelled import Labelled, LabelledGraph
 from starfc.graph.structure import FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode, smooth
 from starfc.models.structural import StructuralModel
-from starfc.training.data import Labelled, LabelledGraph
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import patches
 

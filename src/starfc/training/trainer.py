@@ -28,28 +28,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starfc.clustering.scoring import project_nodes, score_entries
-from starfc.config import Config, save_config
+from starfc.config.config import Config, save_config
 from starfc.errors import InputError
 from starfc.evaluation.calibration import calibrate, labelled_logits
+from starfc.evaluation.labelled import LabelledGraph
 from starfc.evaluation.thresholds import choose_and_store
 from starfc.models.checkpoint import Model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
-from starfc.records import TrainingRecord
-from starfc.runtime.atomic import prepare_folder, write_json
-from starfc.runtime.commit import FILES, Change, changing
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
-from starfc.runtime.kinds import TRAIN
 from starfc.runtime.machine import choose_device, environment, set_threads
-from starfc.runtime.opened import opened
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stage, Stages
+from starfc.runtime.words import advice
+from starfc.scoring.projections import project_nodes, score_entries
+from starfc.storage.atomic import prepare_folder, write_json
+from starfc.storage.commit import FILES, Change, changing
+from starfc.storage.opened import opened
+from starfc.storage.owners import TRAIN
+from starfc.storage.records import TrainingRecord
 from starfc.training.basic import BasicTraining
 from starfc.training.data import (
-    LabelledGraph,
     TrainingData,
     held_back_graph,
     holdout_text,
@@ -65,7 +66,6 @@ from starfc.training.sampling import SubgraphSampler
 from starfc.training.state import Checkpoints, Position, find_checkpoint
 from starfc.training.streams import epoch_stream, step_generator, subgraph_stream
 from starfc.training.structural import StructuralTraining
-from starfc.words import advice
 
 log = logging.getLogger("starfc")
 

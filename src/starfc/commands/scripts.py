@@ -1,0 +1,190 @@
+"""What the scripts share: their arguments, and how they run (:mod:`starfc.runtime.entry`).
+
+Nothing here imports torch or numba before the arguments are read, so that help and mistakes in them are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from starfc.config.config import Config, load_config, stored_config
+from starfc.config.schema import nested
+from starfc.errors import MissingFileError
+from starfc.runtime.entry import run_command as run_command
+from starfc.storage.opened import opened
+
+
+class _Options(DictAction):
+    """KEY=VALUE pairs, added up where given more than once; one without '=' is a usage error, not a traceback."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if "=" not in value:
+                parser.error(f"{option_string}: KEY=VALUE needed; found {value!r}")
+        before = getattr(namespace, self.dest)
+        super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
+
+
+def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --config and --cfg-options."""
+    _add_config(parser, default)
+    _add_options(parser)
+
+
+def _add_config(parser: argparse._ActionsContainer, default: str) -> None:
+    parser.add_argument("--config", default=default, metavar="FILE", help="config file (default: %(default)s)")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=_Options,
+        default={},
+        metavar="KEY=VALUE",
+        help="override config keys, such as tau1=0.8 model.kwargs.nhid=256",
+    )
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """Load the config of the parsed arguments, and set the log level it asks for."""
+    return _heard(load_config(arguments.config, arguments.cfg_options))
+
+
+def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> None:
+    """Add what names a trained model and the data to put to it: --config and --model, or --run; --features, --labels.
+
+    ``out`` says in the help where results go by default.
+    """
+    either = parser.add_mutually_exclusive_group()
+    _add_config(either, default)
+    either.add_argument(
+        "--run",
+        metavar="DIR",
+        help="folder of a training run: its config, weights and thresholds, instead of --config and --model",
+    )
+    parser.add_argument("--model", metavar="DIR", help="folder of the weights (default: the config's)")
+    _add_options(parser)
+    parser.add_argument("--features", metavar="FILE", help="take this file instead of the config's split")
+    parser.add_argument("--labels", metavar="FILE", help="identities of --features")
+    parser.add_argument("--out", metavar="DIR", help=f"folder for the results (default: {out})")
+    overwrite_argument(parser)
+
+
+def overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in the output folder that no earlier run of this wrote"
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A config, the folder of the weights (None: the config's ``pretrained``), and the training run they are of."""
+
+    config: Config
+    model_folder: Path | None
+    run: Path | None
+
+
+def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Source:
+    """What the arguments of :func:`model_arguments` name.
+
+    Of a training run's config, what it says of its machine plays no part.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        The folder of --run lacks its config or its weights; the config cannot be read.
+    """
+    if arguments.run is None:
+        model = None if arguments.model is None else Path(arguments.model)
+        return Source(read_config(arguments), model, None)
+    if arguments.model is not None:
+        parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
+    from starfc.config.recipes import OF_MACHINE, changed
+    from starfc.graph.store import find_graph
+    from starfc.models.kinds import KINDS
+
+    run = opened(arguments.run)
+    weights = [kind.first_file for kind in KINDS.values()]
+    for needed in (["config.json"], weights):
+        if not any(run.has(name) for name in needed):
+            raise MissingFileError(
+                f"{run.folder}: not a training run's folder, or training has not finished; {' or '.join(needed)} "
+                "needed in it; name the --work-dir of a finished train.py, or weights by --config and --model"
+            )
+    own = asdict(Config())
+    config = stored_config(run, {key: own[key] for key in OF_MACHINE} | arguments.cfg_options)
+    graph = config.path(config.test_data.knn_graph_path)
+    named = any(key.startswith("test_data") for key in arguments.cfg_options)
+    if graph is not None and not named and find_graph(graph) is None:
+        # a run may be somebody else's: what it names is read, and never written
+        config = changed(config, {"test_data": {"knn_graph_path": None}})
+    return Source(_heard(config), run.folder, run.folder)
+
+
+def cluster_script(refinement: str, about: str, default: Path, outputs: Path) -> None:
+    """test_final.py and test_dynamic.py: cluster what the arguments name, and print what came of it.
+
+    Parameters
+    ----------
+    refinement : {'fixed', 'dynamic'}
+    about : str
+        For the help.
+    default : path
+        The config where none is named.
+    outputs : path
+        Folder for the results of what is not a run.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    suffix = "" if refinement == "fixed" else f"-{refinement}"
+    out = f"{outputs.name}/<config name>{suffix}; of a run, DIR/results/<test split>-{refinement}"
+    model_arguments(parser, default=str(default), out=out)
+    arguments = parser.parse_args()
+    from starfc.runs.cluster import report, run_inference
+
+    source = read_source(parser, arguments)
+    if arguments.out is not None:
+        folder = Path(arguments.out)
+    elif source.run is not None:
+        data = source.config.test_name if arguments.features is None else Path(arguments.features).stem
+        folder = source.run / "results" / f"{data}-{refinement}"
+    else:
+        folder = outputs / (Path(arguments.config).stem + suffix)
+    given, config = nested(arguments.cfg_options), source.config
+    if source.run is not None and "seed" not in given:
+        config = replace(config, seed=Config().seed)  # that of the training was for the training
+    if refinement == "dynamic":
+        given = given.get("dynamic") or {}
+    record = run_inference(
+        config,
+        refinement=refinement,
+        model_folder=source.model_folder,
+        tau1=given.get("tau1"),
+        tau2=given.get("tau2"),
+        features=arguments.features,
+        labels=arguments.labels,
+        out=folder,
+        overwrite=arguments.overwrite,
+    )
+    print(report(record, folder))
+
+
+def _heard(config: Config) -> Config:
+    """A config, after the log level that it asks for is set."""
+    logging.getLogger("starfc").setLevel(config.log_level)
+    return config

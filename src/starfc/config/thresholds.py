@@ -1,0 +1,145 @@
+"""Thresholds beside weights: ``thresholds.json``, and which thresholds a clustering has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starfc.errors import InputError, MissingFileError
+from starfc.models.checkpoint import THRESHOLDS, Model, run_folder
+from starfc.models.kinds import PUBLISHED
+from starfc.runtime.words import advice, word
+from starfc.storage.atomic import write_json
+from starfc.storage.opened import opened
+from starfc.storage.records import Whatever
+
+if TYPE_CHECKING:
+    from starfc.config.config import Config
+
+log = logging.getLogger("starfc")
+
+GIVEN, DATA, PUBLISHED_VALUE = "given", "the data", "the published value"  # sources
+
+
+def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]], chosen_on: str) -> None:
+    """Write ``thresholds.json``: a pair for either refinement, and what they were chosen on.
+
+    ``pairs`` has an entry 'fixed' and one 'dynamic', each with tau1, tau2 and whatever else is known of the pair. Both
+    are of components, and used for these alone where the model has another way.
+    """
+    write_json(Path(folder) / THRESHOLDS, {**pairs, "chosen_on": chosen_on})
+
+
+def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[float, float]:
+    """τ1 and τ2 of a refinement, 'fixed' or 'dynamic', from ``thresholds.json`` beside the weights.
+
+    Those of a checkpoint file are its run's.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        There is no such file, or no such pair in it.
+    """
+    folder, prefix = Path(folder), {"fixed": "", "dynamic": "dynamic."}[refinement]
+    folder = folder.parent.parent if folder.is_file() else folder  # DIR/checkpoints/NAME.pt
+    path = folder / THRESHOLDS
+    tune = advice(" with {} --model ", "starfc tune")
+    remedy = (
+        f"choose them on labelled data{tune and tune + str(folder)}"
+        f"{advice(', or give {} and {}', prefix + 'tau1', prefix + 'tau2')}"
+    )
+    at = opened(folder)
+    if not at.has(THRESHOLDS):
+        raise MissingFileError(f"{path}: no such file, so the weights have no thresholds of their own; {remedy}")
+    try:
+        content = at.json(THRESHOLDS, Whatever).root
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    pair = content.get(refinement) if isinstance(content, dict) else None
+    values = [pair.get(name) for name in ("tau1", "tau2")] if isinstance(pair, dict) else []
+    if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in values):
+        found = f"only {', '.join(content) or 'nothing'}" if pair is None and isinstance(content, dict) else pair
+        raise InputError(
+            f"{path}: an object {refinement!r} with numbers tau1 and tau2 between 0 and 1 needed; found {found}; "
+            f"{remedy}"
+        )
+    return float(values[0]), float(values[1])
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """τ1 and τ2 of a clustering, None where the data decide, and where each is from."""
+
+    tau1: float | None
+    tau2: float | None
+    sources: tuple[str, str] = (DATA, DATA)
+
+    @property
+    def source(self) -> str:
+        """Where they are from, in words."""
+        first, second = self.sources
+        return first if first == second else f"tau1: {first}; tau2: {second}"
+
+    @property
+    def reason(self) -> str | None:
+        """Where τ1 is from, None where it was given or the data decide."""
+        return None if self.sources[0] in (GIVEN, DATA) else self.sources[0]
+
+
+def resolve(
+    explicit: tuple[float | None, float | None], config: Config, model: Model, refinement: str = "fixed"
+) -> Thresholds:
+    """The thresholds of a clustering, the same wherever one asks: from the command line, a script or Python.
+
+    Each of them is the first that is not None of: the one given; that of ``thresholds.json`` beside the weights, of
+    this refinement; the config's; the default of the kind of model. What is stored was chosen for components, so it is
+    not taken for communities of a contextual model. Of communities τ2 is 0.
+
+    Parameters
+    ----------
+    explicit : tuple of float or None
+        τ1 and τ2 that the user gave for this clustering.
+    config : Config
+        Of the clustering; its partition says what is made of the edges.
+    model : Model
+        One that was loaded knows the folder of its weights.
+    refinement : {'fixed', 'dynamic'}
+
+    Raises
+    ------
+    MissingFileError, InputError
+        ``thresholds.json`` is damaged or lacks the refinement, or the folder of the weights is gone.
+    """
+    communities = refinement == "fixed" and config.partition.type != "components"
+    if communities:
+        if explicit[1] is not None:
+            log.warning(
+                "%s: %s communities do not use it%s", word("tau2"), config.partition.type,
+                advice("; set {} to components", "partition.type"),
+            )  # fmt: skip
+        explicit = (explicit[0], 0.0)
+    of_config = config.dynamic if refinement == "dynamic" else config
+    ranked = [(GIVEN, explicit), ("the config's", (of_config.tau1, of_config.tau2))]
+    weights = run_folder(model) if None in explicit else None
+    own = not (communities and model.kind.contextual)
+    if weights is not None and own and weights.has(THRESHOLDS):
+        stored = load_thresholds(weights.folder, refinement)
+        ranked.insert(1, (f"stored in {weights.folder}, chosen on labels for components", stored))
+    default = model.kind.thresholds[refinement]
+    ranked.append((PUBLISHED_VALUE if default == PUBLISHED[refinement] else "the default of the model", default))
+    found = [
+        next(((pair[i], source) for source, pair in ranked if pair[i] is not None), (None, DATA)) for i in range(2)
+    ]
+    (tau1, first), (tau2, second) = found
+    decided = Thresholds(tau1, tau2, (first, first if communities else second))
+    if weights is not None and PUBLISHED_VALUE in decided.sources:
+        log.warning(
+            "%s: no %s, so the weights have no thresholds of their own: tau1 %g, tau2 %g (%s); choose them on labelled "
+            "data with starfc tune", weights.folder, THRESHOLDS, tau1, tau2, decided.source,
+        )  # fmt: skip
+    elif None in explicit and tau1 is not None and tau2 is not None:
+        log.info("thresholds, %s: tau1 %g, tau2 %g: %s", refinement, tau1, tau2, decided.source)
+    return decided

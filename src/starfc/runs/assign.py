@@ -1,0 +1,447 @@
+"""Adding to a finished run's folder.
+
+After the first step ``state/`` holds what the next one needs, so that nothing outside the folder is needed any more:
+
+================== ================================================================================================
+``features.bin``   all rows as they were given, row-major, in the type of the run's features; rows are appended
+``scale``          what normalises each row, .npy (N,) float32
+``ids``, ``sims``  kNN lists, .npy (n, k), as they were some steps ago
+``step-*.npz``     what each step since then did to the lists (:class:`starfc.incremental.lists.Step`)
+``alive``          rows with lists, .npy (N,) bool: neither invalid, nor removed, nor copies of others
+``clusters``       cluster of every row, .npy (N,) int64, also of those that labels.npy leaves out for their size
+``manifest.json``  rows, dimension and type of the features, the steps, the next id, the run that it is the state of
+================== ================================================================================================
+
+All files of a step take their places at once (:mod:`starfc.storage.commit`). features.bin alone is appended to in
+place: what stands behind the manifest's rows is of a step that did not end, and is overwritten by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from starfc.clustering.copies import copies_among
+from starfc.data.columns import opened_parquet
+from starfc.data.copies import find_copies
+from starfc.data.dataset import Features
+from starfc.data.fingerprint import fingerprint
+from starfc.data.formats import read_features, read_labels
+from starfc.errors import InputError
+from starfc.evaluation.metrics import evaluate, labelled
+from starfc.graph.checks import require_ids, require_lists, require_numbers
+from starfc.graph.neighbours import KnnGraph, empty_graph
+from starfc.graph.opening import Search, graph_name, open_graph
+from starfc.graph.structure import NO_LOGIT
+from starfc.incremental.copies import known_by_edges, left_out
+from starfc.incremental.lists import Lists, Step, StoredLists
+from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
+from starfc.models.checkpoint import load_model
+from starfc.review.measures import COLUMNS, instance_columns
+from starfc.runs.folder import STATE, Run, most_labels, stored_features
+from starfc.runs.outputs import write_clustering, write_edges, write_run
+from starfc.runtime.defaults import MOST_NEIGHBOURS, RESOLUTION
+from starfc.runtime.stages import Stages
+from starfc.runtime.words import anew, word
+from starfc.storage.atomic import replacing, save_array, write_bytes, write_json, writes
+from starfc.storage.commit import changing
+from starfc.storage.opened import OpenedFolder, opened
+from starfc.storage.owners import ASSIGN
+from starfc.storage.records import StateManifest
+from starfc.storage.safe import first_line, open_regular, read_own_npz
+
+log = logging.getLogger("starfc")
+
+FORMAT_VERSION = 2
+_SHARE = 8  # lists are written anew once the steps since then take more than this part of them,
+_STEPS = 64  # or are this many
+
+
+def assign(
+    folder: str | Path,
+    features: str | Path | NDArray[np.floating] | None = None,
+    *,
+    remove: Sequence[int] | NDArray[np.integer] = (),
+    apply_merges: bool = False,
+    labels: str | Path | NDArray[np.integer] | None = None,
+    key: str | None = None,
+    stages: Stages | None = None,
+) -> Assigned:
+    """Add instances to a finished run, remove some, and bring its folder up to date.
+
+    Parameters
+    ----------
+    folder : path
+        Of a run that kept its edges, by fixed refinement; its clusters are components or communities.
+    features : path or (m, d) array, optional
+        New instances; their rows follow the earlier ones. They are normalised as the run's were, and kept in the type
+        of the run's features.
+    remove : integers
+        Rows to take out: label -1 from now on; no row id is used again.
+    apply_merges : bool
+        Do the merges and splits that the edges ask for; they are listed only otherwise.
+    labels : path or (N + m,) integers, optional
+        Identities of all rows, for the metrics.
+    key : str, optional
+        Which array of an .npz of features.
+    stages : Stages, optional
+        Takes the times, and checks the memory.
+
+    Returns
+    -------
+    Assigned
+        Also added to ``folder/assign.json``, without the labels.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        No such run, one of another kind, a file that is not what it should be, or another process at work there.
+        Nothing has changed then.
+    """
+    folder, stages = Path(folder), stages or Stages()
+    if not folder.is_dir():
+        Run.open(folder)  # says so
+    read = [path for path in (features, labels) if isinstance(path, str | Path)]
+    with changing(folder, ASSIGN, inputs=read) as change:
+        started, place = time.perf_counter(), change.place
+        with stages.stage("open"):
+            run = Run.open(folder)
+            state, logged = _read_state(run) or (_first_state(run), None)
+        new, invalid = _new_rows(run, features, key)
+        truth = _truth(labels, len(state.labels) + len(new))
+        change.append(f"{STATE}/features.bin")
+        with stages.stage("features", needs=new.array.nbytes):
+            every = _append(folder, place, state.features, new, is_first=logged is None)
+        assigned = state.step(
+            every, invalid=invalid, remove=remove, apply_merges=apply_merges, stages=stages, scratch=folder
+        )
+        record = _record(run, state, assigned, features, truth)
+        with stages.stage("write"):
+            logged = _write(folder, place, state, record, assigned, logged)
+        steps = (path.name for path in (folder / STATE).glob("step-*.npz"))
+        change.removed += [f"{STATE}/{name}" for name in steps if name not in logged]
+    assigned.seconds = time.perf_counter() - started
+    return assigned
+
+
+def _read_state(run: Run) -> tuple[State, list[str]] | None:
+    """The state that an earlier step left, and the steps since its lists were written.
+
+    None if there is none, or if it is damaged: it is made anew then.
+    """
+    at, rule = opened(run.folder), _rule(run)
+    if "steps" not in run.record or not at.has(f"{STATE}/manifest.json"):
+        return None
+    features = stored_features(at)  # these cannot be made anew
+    try:
+        manifest = at.json(f"{STATE}/manifest.json", StateManifest)
+        if manifest.format > FORMAT_VERSION or manifest.run != run.record["started"]:
+            return None
+        lists, labels = _stored_lists(at, manifest, run, rule)
+        n, most = len(labels), manifest.next_label
+        if len(features) != n or most > most_labels(n, len(run.record["steps"])):
+            raise InputError(f"{len(features):,} features, {n:,} rows, {most:,} clusters")
+        require_ids("clusters", labels, -1, most)
+        suspects = np.array(manifest.suspects, np.int64)
+        require_ids("suspects", suspects, 0, most)
+    except ValueError as error:
+        log.info("%s: unreadable (%s); made anew", run.folder / STATE, error)
+        return None
+    representative = known_by_edges(run.parsed, lists.alive)
+    parsed = left_out(run.parsed, representative)
+    state = State(rule, features, lists, parsed, np.array(labels), most, suspects, representative, _collapse(run, rule))
+    return state, manifest.steps
+
+
+def _stored_lists(
+    at: OpenedFolder, manifest: StateManifest, run: Run, rule: Rule
+) -> tuple[StoredLists, NDArray[np.int64]]:
+    """The lists of a state, and the cluster of every row; ValueError where they are damaged."""
+    ids, sims = at.npy(f"{STATE}/ids.npy", 2, np.int32, np.int64), at.npy(f"{STATE}/sims.npy", 2, np.float32)
+    alive, labels = at.npy(f"{STATE}/alive.npy", 1, np.bool_), at.npy(f"{STATE}/clusters.npy", 1, np.int64)
+    n = len(run.labels)
+    if not len(ids) <= len(alive) == len(labels) == n or (len(ids) < n and not manifest.steps):
+        raise InputError(f"lists of {len(ids):,} rows, {len(labels):,} clusters, and a run of {n:,} rows")
+    require_lists(ids, sims, np.arange(len(ids)), len(ids))
+    require_ids("alive", alive.view(np.uint8), 0, 2)
+    steps = [_read_step(at.verified(f"{STATE}/{name}"), n, ids.shape[1]) for name in manifest.steps]
+    columns, candidates = columns_of(rule.model, ids.shape[1])
+    codes = np.full((n, columns), NO_LOGIT, np.int8) if run.parsed.logits is None else run.parsed.logits
+    if codes.shape[1] != columns:
+        raise InputError(f"logits of {codes.shape[1]} neighbours where {columns} are needed")
+    return StoredLists(ids, sims, steps, alive, codes, candidates), labels
+
+
+def _read_step(path: Path, n: int, k: int) -> Step:
+    """A step; ValueError where it is damaged or not of n rows and k columns."""
+    arrays = read_own_npz(path)
+    kinds = {"removed": ("q", 1), "queries": ("q", 1), "ids": ("iq", 2), "sims": ("f", 2)}
+    kinds |= {"rows": ("iq", 1), "cols": ("iq", 1), "values": ("f", 1)}
+    if {name: array.ndim for name, array in arrays.items()} != {name: ndim for name, (_, ndim) in kinds.items()}:
+        raise InputError(f"{path}: not the arrays of a step")
+    step = Step(**arrays)
+    if any(array.dtype not in [np.dtype(code) for code in kinds[name][0]] for name, array in arrays.items()):
+        raise InputError(f"{path}: arrays of other types than a step's")
+    if step.ids.shape[1] != k or not len(step.rows) == len(step.cols) == len(step.values):
+        raise InputError(f"{path}: lists of {step.ids.shape[1]} neighbours where {k} are needed, or entries not whole")
+    for name in ("removed", "queries", "rows", "cols"):
+        require_ids(name, arrays[name], 0, n)
+    require_lists(step.ids, step.sims, step.queries, n)
+    require_numbers("values", step.values)
+    if (np.diff(step.rows) < 0).any() or (step.rows == step.cols).any():
+        raise InputError(f"{path}: entries that are not in order")
+    return step
+
+
+def _first_state(run: Run) -> State:
+    """The state of a run as `starfc cluster` left it, or of one whose state was lost."""
+    features, rule = run.features(), _rule(run)
+    if run.parsed.logits is not None:
+        columns, _ = columns_of(rule.model, run.record["config"]["knn"])
+        found = run.parsed.logits.shape[1]
+        if found > columns:
+            raise InputError(
+                f"{run.folder / 'edges' / 'logits.npy'}: logits of at most {columns} neighbours needed; found {found}; "
+                + anew("cluster")
+            )
+    alive = np.ones(len(features), np.bool_)
+    alive[features.invalid_rows] = False
+    if "steps" in run.record:  # -1 is what was removed; clusters left out for their size get ids again
+        alive[run.removed] = False
+    rows, representative = np.flatnonzero(alive), np.arange(len(features))
+    if run.record.get("num_copies", 0):
+        representative = find_copies(features, rows)
+        rows = rows[~copies_among(representative)[rows]]
+    searched = features if len(rows) == len(features) else features.subset(rows, run.folder)
+    k = run.record["config"]["knn"]
+    if k > max(4096, len(features)) or (rule.model.kind.structural and k > MOST_NEIGHBOURS + 1):
+        path = run.folder / "run.json"
+        raise InputError(f"{path}: config.knn: {k:,} neighbours; it is damaged, {anew('cluster')}")
+    lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
+    fitting = min(k, len(rows)) if rule.model.kind.structural else k
+    graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))
+    state = State.of(
+        rule, features, graph, rows, run.parsed, run.labels, lowest, k=k, representative=representative,
+        collapse=_collapse(run, rule),
+    )  # fmt: skip
+    if "steps" in run.record:
+        state.labels[run.removed] = -1
+    return state
+
+
+def _collapse(run: Run, rule: Rule) -> bool:
+    """Whether new rows of the direction of others are their copies."""
+    return rule.model.kind.structural and run.record["config"].get("copies", "collapse") == "collapse"
+
+
+def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
+    """The run's kNN graph, from the folder or from where its config says; searched for anew where it is gone."""
+    config = run.record["config"]
+    search = Search(config["knn_method"], config["knn_params"], config["seed"], config["knn_recall"])
+    named = config["test_data"].get("knn_graph_path")
+    for path in (run.folder / "knn" / graph_name(valid, k, search), Path(named) if named else None):
+        try:
+            graph = None if path is None else open_graph(valid, k, search, path)
+        except InputError as error:
+            log.info("kNN graph: %s", error)
+            continue
+        if graph is not None:
+            return graph
+    log.info("kNN graph: none of this run's is left, searched for anew")
+    return search.build(valid, k)
+
+
+def _rule(run: Run) -> Rule:
+    record = run.record
+    config, refinement, partition = record["config"], record["refinement"], record["partition"]
+    resolution, seed = config.get("partition", {}).get("resolution", RESOLUTION), config["seed"]
+    model = load_model(record["model"])
+    return make_rule(model, run.tau1, run.tau2, config["th_sim"], refinement, partition, resolution, seed)
+
+
+def _new_rows(
+    run: Run, features: str | Path | NDArray[np.floating] | None, key: str | None
+) -> tuple[Features, NDArray[np.int64]]:
+    """The new instances, checked, and which of all rows they are that have no direction."""
+    first, dim = len(run.labels), run.record["feature_dim"]
+    if features is None:
+        return Features(np.empty((0, dim), np.float32)), np.empty(0, np.int64)
+    name = str(features) if isinstance(features, str | Path) else "features"
+    array = read_features(features, dim, key) if isinstance(features, str | Path) else np.asarray(features)
+    if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind != "f":
+        raise InputError(
+            f"features: (m, {dim}) of a float type needed, as the run's are; found {array.shape}, {array.dtype}"
+        )
+    new = Features(array, name, run.record["normalise"])
+    _, invalid = new.valid(run.record["config"]["invalid_rows"])
+    return new, invalid + first
+
+
+def _append(folder: Path, place: Path, before: Features, new: Features, is_first: bool) -> Features:
+    """All rows in features.bin: of a first step a new file, which is committed; else the old one, appended to."""
+    dtype = before.array.dtype.newbyteorder("=")
+    row = dtype.itemsize * before.dim
+    path = opened(place if is_first else folder).path(f"{STATE}/features.bin")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (place / STATE).mkdir(exist_ok=True)
+    with writes(path, folder), path.open("wb" if is_first else "r+b") as file:
+        if is_first:
+            for rows in before.blocks():
+                file.write(np.ascontiguousarray(before.array[rows], dtype).data)
+        file.truncate(len(before) * row)
+        file.seek(len(before) * row)
+        for rows in new.blocks():
+            # another type may not hold the values as they are, but it does hold directions
+            block = new.array[rows] if new.array.dtype == dtype or not new.normalise else new.rows(rows)
+            file.write(np.ascontiguousarray(block, dtype).data)
+        file.flush()
+        os.fsync(file.fileno())
+    shape = (len(before) + len(new), before.dim)
+    array = np.memmap(path, dtype, "r", shape=shape) if shape[0] else np.empty(shape, dtype)
+    return Features(array, str(folder / STATE / "features.bin"), before.normalise, before.scale)
+
+
+def _truth(labels: str | Path | NDArray[np.integer] | None, rows: int) -> NDArray[np.int64] | None:
+    if labels is None:
+        return None
+    truth = read_labels(labels) if isinstance(labels, str | Path) else np.asarray(labels)
+    if truth.shape != (rows,):
+        raise InputError(
+            f"{word('labels')}: those of all {rows:,} rows needed, earlier and new ones; found {truth.shape}"
+        )
+    return truth
+
+
+def _record(
+    run: Run,
+    state: State,
+    assigned: Assigned,
+    features: str | Path | NDArray[np.floating] | None,
+    truth: NDArray[np.int64] | None,
+) -> dict[str, Any]:
+    """run.json after the step."""
+    record, there = dict(run.record), state.labels >= 0
+    sizes = np.bincount(state.labels[there])
+    metrics: dict[str, Any] = {}
+    if truth is not None and labelled(truth[there]).any():
+        metrics = evaluate(truth[there], state.labels[there], tuple(record["config"]["metrics"]))
+    step = {
+        "added": len(assigned.labels),
+        "first_row": assigned.first_row,
+        "removed": assigned.removed,
+        "joined": assigned.joined,
+        "created": len(assigned.created),
+        "merges": len(assigned.merges),
+        "splits": len(assigned.splits),
+        "applied": assigned.applied,
+        "next_label": state.next_label,
+        "features": str(Path(features).absolute()) if isinstance(features, str | Path) else None,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    small = record.get("min_cluster_size", 1)
+    return record | {
+        "metrics": metrics,
+        "labelled": truth is not None,
+        "num_unlabelled": 0 if truth is None else int(np.count_nonzero(~labelled(truth[there]))),
+        "num_clusters": assigned.num_clusters,
+        "num_instances": len(state.labels),
+        "num_removed": int(np.count_nonzero(~there)),
+        "num_copies": int(np.count_nonzero(copies_among(state.representative))),
+        "num_singletons": int(np.count_nonzero(sizes == 1)),
+        "num_left_out": int(sizes[sizes < small].sum()),
+        "doubts": [*record.get("doubts", []), *assigned.doubts],
+        "steps": [*record.get("steps", []), step],
+    }
+
+
+def _write(
+    folder: Path, place: Path, state: State, record: dict[str, Any], assigned: Assigned, logged: list[str] | None
+) -> list[str]:
+    """Write what the step changed; returns the steps since the lists were written, of which ``logged`` are earlier.
+
+    The lists are written anew where they were not yet, or where the steps would take too much beside them.
+    """
+    lists, labels, small = state.lists, state.labels, record.get("min_cluster_size", 1)
+    assert isinstance(lists, Lists)  # a step leaves such
+    if small > 1:
+        sizes = np.bincount(labels[labels >= 0])
+        labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
+    lists.codes[~lists.known] = NO_LOGIT
+    parsed, scale = state.clustered, state.features.factors
+    kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
+    step = state.last
+    size = sum((folder / STATE / name).stat().st_size for name in logged or [])
+    # where the state was made anew, clusters may be others than those that were measured
+    measured = None if logged is None else _earlier_measures(folder, assigned.first_row)
+    too_much = step is None or _SHARE * (step.nbytes + size) > lists.ids.nbytes + lists.sims.nbytes
+    if logged is None or len(logged) == _STEPS or too_much:
+        kept, logged = kept | {"ids": lists.ids, "sims": lists.sims}, []
+    else:
+        logged = [*logged, f"step-{len(record['steps'])}.npz"]
+        with replacing(place / STATE / logged[-1]) as temporary:
+            np.savez(temporary, **vars(step))
+    with ThreadPoolExecutor(1) as writer:  # beside it the clusters are measured
+        pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
+        pending.append(writer.submit(write_edges, place, parsed))
+        measures = instance_columns(parsed, state.labels, measured, state.touched)
+        write_clustering(place, labels, state.confidence, measures)
+        for written in pending:
+            written.result()
+    array = state.features.array
+    write_json(
+        place / STATE / "manifest.json",
+        {
+            "format": FORMAT_VERSION,
+            "run": record["started"],
+            "num_rows": len(labels),
+            "feature_dim": state.features.dim,
+            "dtype": array.dtype.str,
+            "normalise": state.features.normalise,
+            "fingerprint": fingerprint(array),
+            "next_label": state.next_label,
+            "suspects": state.suspects.tolist(),
+            "steps": logged,
+        },
+    )
+    at = opened(folder)
+    earlier = at.verified("assign.json") if len(record["steps"]) > 1 and at.has("assign.json") else None
+    what = {key: value for key, value in assigned.record().items() if key != "labels"}
+    write_bytes(place / "assign.json", _with_step(earlier, what | {"metrics": record["metrics"]}))
+    write_run(place, record)
+    return logged
+
+
+def _with_step(earlier: Path | None, step: dict[str, Any]) -> bytes:
+    """A list of steps as JSON with one more at its end; it may be long, so that it is put together as text."""
+    last = json.dumps([step], indent=1).encode() + b"\n"
+    if earlier is None:
+        return last
+    with open_regular(earlier, "JSON file", follow=False) as file:
+        text = file.read().strip()
+    if len(text) < 3 or text[:1] + text[-1:] != b"[]":
+        raise InputError(f"{earlier}: not what such a file holds (a list of steps needed); move it elsewhere")
+    return text[:-1].rstrip() + b"," + last[1:]
+
+
+def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
+    """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
+    path = folder / "clusters.parquet"
+    try:
+        with opened_parquet(opened(folder).verified(path.name)) as file:
+            found = [file.schema_arrow.field(name).type for name in COLUMNS]
+            if file.metadata.num_rows == rows and found == list(COLUMNS.values()):
+                return file.read(columns=list(COLUMNS))
+        log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)
+    except Exception as error:  # whatever the parser of a damaged table raises
+        log.info("%s: unreadable (%s); all clusters are measured anew", path, first_line(error))
+    return None

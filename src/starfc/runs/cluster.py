@@ -1,0 +1,334 @@
+"""`test_final.py` and `test_dynamic.py`: from a config to labels on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starfc.clustering.adaptation import GAIN, stayed
+from starfc.clustering.arrays import Settings, cluster_features
+from starfc.clustering.choice import GIVEN
+from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
+from starfc.clustering.pipeline import Clustering, without_small
+from starfc.clustering.reach import LEAST, TIMES
+from starfc.config.config import Config
+from starfc.config.recipes import changed
+from starfc.config.splits import graph_source, open_test_split, search_of, stored_graph
+from starfc.config.thresholds import Thresholds, resolve
+from starfc.data.dataset import Split
+from starfc.data.fingerprint import fingerprint
+from starfc.errors import InputError
+from starfc.evaluation.metrics import evaluate, labelled, metrics_table
+from starfc.models.checkpoint import Model, load_model
+from starfc.models.kinds import KINDS
+from starfc.review.measures import instance_columns
+from starfc.runs.outputs import write_clustering, write_edges, write_run
+from starfc.runtime.machine import choose_device, environment, set_threads
+from starfc.runtime.stages import Stage, Stages
+from starfc.runtime.words import advice, word
+from starfc.storage.commit import Change, changing
+from starfc.storage.owners import CLUSTER
+
+log = logging.getLogger("starfc")
+
+
+def run_inference(
+    config: Config,
+    *,
+    refinement: str = "fixed",
+    model_folder: str | Path | None = None,
+    tau1: float | None = None,
+    tau2: float | None = None,
+    features: str | Path | Split | None = None,
+    labels: str | Path | None = None,
+    knn_graph: str | Path | None = None,
+    min_cluster_size: int = 1,
+    out: str | Path = "outputs",
+    keep_edges: bool = False,
+    stdin: Path | None = None,
+    inputs: Iterable[str | Path | None] = (),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Cluster the configured split, or a file of the user's own, and write the results.
+
+    Parameters
+    ----------
+    config : Config
+    refinement : {'fixed', 'dynamic'}
+        Node intimacy against the config's τ2 (:func:`~starfc.clustering.pipeline.cluster`), or the undirected form with
+        a threshold that depends on the degrees (:func:`~starfc.clustering.pipeline.cluster_dynamic`), whose thresholds
+        are those of ``config.dynamic``. Either takes either type of model.
+    model_folder : path, optional
+        Folder of the weights; the config's ``pretrained`` otherwise.
+    tau1, tau2 : float, optional
+        Thresholds that go before those stored beside the weights, which go before the config's
+        (:func:`~starfc.config.thresholds.resolve`).
+    features, labels : path, optional
+        Features to cluster instead of the configured split, and their labels, if any; or both as a split that is open.
+    knn_graph : path, optional
+        The features' stored kNN graph, instead of the place that the config names.
+    min_cluster_size : int
+        Instances of smaller clusters get label -1 in what is written; the metrics and the record's other numbers are
+        of the clustering before that.
+    out : path
+        Folder for the results.
+    keep_edges : bool
+        Write the parsed edges too; those of an earlier run in ``out`` go otherwise.
+    stdin : path, optional
+        Where the features lie that were read from stdin; they are kept as ``out/features.npy`` with the results.
+    inputs : paths, optional
+        Files that were read already, which results are not to be written over; ``features`` and ``labels`` never are.
+    overwrite : bool
+        Whether files in ``out`` may be replaced that are not of an earlier run, and a run that was added to.
+
+    Returns
+    -------
+    dict
+        The record that is also written to ``out/run.json``; :func:`report` makes text of it.
+
+    Raises
+    ------
+    InputError
+        Anything a user can mend; nothing that was written before is touched by then.
+    """
+    if refinement == "dynamic" and config.partition.type != "components":
+        raise InputError(
+            f"{word('partition.type')}: {config.partition.type!r} has no use for the dynamic thresholds; take the "
+            f"fixed ones{advice(', or set {} to components', 'partition.type')}"
+        )
+    chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
+    if chosen:
+        config = changed(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
+    read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
+    also = () if stdin is None else ("features.npy",)
+    with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
+        if stdin is not None:
+            change.take(stdin, "features.npy")
+        return _run(
+            config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
+            keep_edges,
+        )  # fmt: skip
+
+
+def _run(
+    config: Config,
+    explicit: tuple[float | None, float | None],
+    change: Change,
+    refinement: str,
+    model_folder: str | Path | None,
+    features: str | Path | Split | None,
+    labels: str | Path | None,
+    knn_graph: str | Path | None,
+    min_cluster_size: int,
+    keep_edges: bool,
+) -> dict[str, Any]:
+    threads, device = set_threads(config.threads), choose_device(config.device)
+    stages, out = Stages(config.memory_limit_bytes()), change.folder
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+    split, graph_path = open_test_split(config, features, labels)
+    if features is None:
+        change.inputs.append(Path(split.features.name))
+    recognised = fingerprint(split.features.array)
+    if knn_graph is not None:
+        graph_path = stored_graph(knn_graph)
+    model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
+    model = open_model(config, model_folder)
+    decided = resolve(explicit, config, model, refinement)
+
+    make_graph, stored = graph_source(config, model.kind.structural, graph_path, out)
+    done = cluster_features(
+        split.features,
+        model,
+        settings_of(config, decided, refinement),
+        make_graph=make_graph,
+        graph_of_all=stored,
+        keep_edges=keep_edges,
+        device=device,
+        stages=stages,
+        scratch=out,
+    )
+    result, graph, num_copies = done.result, done.prepared.graph, done.prepared.num_copies
+    diagnostics = diagnose(result, config.giant_share)
+    expected = None if result.estimate is None else result.estimate.precision
+    warn_of_giants(diagnostics, max(graph.k - 1, 0), expected)
+
+    metrics: dict[str, Any] = {}
+    if split.labels is not None and config.metrics:
+        with stages.stage("metrics"):
+            metrics = evaluate(split.labels, result.labels, tuple(config.metrics))
+    num_clusters, num_singletons = result.num_clusters, int((np.bincount(result.labels) == 1).sum())
+    with stages.stage("write"):
+        measures = {} if result.parsed is None else instance_columns(result.parsed, result.labels)
+        result = without_small(result, min_cluster_size)
+        write_clustering(change.place, result.labels, result.confidence, measures)
+        if result.parsed is not None:
+            write_edges(change.place, result.parsed)
+    record = {
+        "metrics": metrics,
+        "labelled": split.labels is not None,
+        "num_clusters": num_clusters,
+        "num_instances": len(split),
+        "num_unlabelled": 0 if split.labels is None else int(np.count_nonzero(~labelled(split.labels))),
+        "num_singletons": num_singletons,
+        "min_cluster_size": min_cluster_size,
+        "num_left_out": int((result.labels < 0).sum()),
+        "num_invalid_rows": len(done.prepared.invalid),
+        "num_copies": num_copies,
+        "refinement": refinement,
+        "partition": config.partition.type,
+        "thresholds": {"tau1": done.tau1, "tau2": done.tau2},
+        "thresholds_source": decided.source,
+        "choices": choices(result, config, decided, graph.k, stored is not None, num_copies),
+        "estimate": None if result.estimate is None else vars(result.estimate),
+        "doubts": done.doubts,
+        "diagnostics": diagnostics,
+        "knn_graph": {"k": graph.k, **graph.info},
+        "stages": [vars(stage) for stage in stages.finished],
+        "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
+        "config": config.as_dict(),
+        "features": str(Path(split.features.name).absolute()),
+        "key": split.key,
+        "features_fingerprint": recognised,
+        "feature_dim": split.features.dim,
+        "normalise": split.features.normalise,
+        "model": str(model_folder),
+        "seed": config.seed,
+        "started": started,
+        **environment(threads, device),
+    }
+    write_run(change.place, record)
+    return record
+
+
+def choices(
+    result: Clustering, config: Config, decided: Thresholds, k: int, stored: bool, num_copies: int
+) -> dict[str, dict[str, Any]]:
+    """What was chosen for this set, or given, each with its reason in one line.
+
+    ``decided`` are the thresholds before the data decided about those that are None. ``stored``: the kNN graph was
+    there before, and is of all rows.
+    """
+    reason = "as the config says; the packaged model was trained on 80"
+    copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
+    if config.copies == "keep":
+        copies = {"value": "keep", "reason": GIVEN}
+    elif stored and not num_copies:
+        copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
+    default = config.partition.type == KINDS[config.model.type].partition
+    found: dict[str, dict[str, Any]] = {
+        "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
+        "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
+        "copies": copies,
+    }
+    if result.choice is not None:
+        found["tau1"] = {"value": result.choice.tau1, "reason": decided.reason or result.choice.reason}
+        found["adapt"] = _adaptation(result, config)
+        found["reach"] = _reach(result, config)
+    return found
+
+
+def _reach(result: Clustering, config: Config) -> dict[str, Any]:
+    """How many times as far as the lists what was looked at reaches, and why."""
+    if config.reach == "off" or config.partition.type == "components":
+        off = config.reach == "off"
+        return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are looked at again"}
+    if result.reached is None:
+        return {"value": 1, "reason": f"not two clusters of {LEAST} rows or more, or few rows"}
+    joined, into = result.reached
+    found = f"{joined} clusters became {into}" if joined else "no clusters were joined"
+    return {"value": TIMES, "reason": f"in samples of a third of the rows, where lists reach farther, {found}"}
+
+
+def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
+    """How many rounds of adaptation stayed, and why."""
+    if config.adapt == "off" or config.partition.type != "infomap":
+        off = config.adapt == "off"
+        reason = f"{word('adapt')} is off" if off else "only communities by infomap are learnt from"
+        return {"value": 0, "reason": reason}
+    expected = result.rounds
+    if len(expected) < 2:
+        return {"value": 0, "reason": "too few clusters or edges to learn from, or too doubtful ones"}
+    kept = stayed(expected)
+    rise = " -> ".join(f"{100 * value:.2f}" for value in kept)
+    reason = f"expected F, as the adapted model sees it, {rise}" if len(kept) > 1 else f"expected F {rise}"
+    if len(kept) < len(expected):
+        reason += f"; a round more, {100 * expected[-1]:.2f}, gained less than {100 * GAIN:g} and was taken back"
+    return {"value": len(kept) - 1, "reason": reason}
+
+
+def open_model(config: Config, folder: Path) -> Model:
+    """The model of a folder; its type and widths must be those of the config, whose scales it takes."""
+    kwargs = config.model.kwargs
+    model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
+    if model.kind.name != config.model.type:
+        raise InputError(
+            f"{folder}: weights of a model of type {model.kind.name!r} where the config's model.type is "
+            f"{config.model.type!r}; name a config of that type, such as configs/{model.kind.config}, or other weights"
+        )
+    return model
+
+
+def settings_of(config: Config, decided: Thresholds, refinement: str) -> Settings:
+    """What a config asks of a clustering, with thresholds that are decided."""
+    return Settings(
+        tau1=decided.tau1,
+        tau2=decided.tau2,
+        refinement=refinement,
+        k=config.knn,
+        search=search_of(config),
+        partition=config.partition.type,
+        resolution=config.partition.resolution,
+        adapt=config.adapt,
+        reach=config.reach,
+        th_sim=config.th_sim,
+        seed=config.seed,
+        invalid_rows=config.invalid_rows,
+        copies=config.copies,
+    )
+
+
+def report(record: dict[str, Any], out: str | Path) -> str:
+    """A run's record as the tables that the entry points print: stages, metrics, diagnostics, the clusters."""
+    tau1, tau2 = record["thresholds"]["tau1"], record["thresholds"]["tau2"]
+    components = record["partition"] == "components"
+    how = f"{record['refinement']} refinement" if components else f"{record['partition']} communities"
+    if record["metrics"]:
+        metrics = [metrics_table(record["metrics"])]
+    else:
+        metrics = [] if record["labelled"] else ["no labels: metrics skipped"]
+    lines = [
+        Stages(finished=[Stage(**stage) for stage in record["stages"]]).table(),
+        "",
+        *metrics,
+        "",
+        diagnostics_table(record["diagnostics"], tau1, tau2, record["refinement"], record["partition"]),
+        "",
+        f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
+        f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}",
+    ]
+    if record.get("num_copies", 0):
+        lines.append(f"{record['num_copies']:,} instances are copies of others, and lie where these do")
+    if record.get("estimate"):
+        e = {name: 100 * value for name, value in record["estimate"].items() if value is not None}
+        agreed = f"; a third of the rows, clustered alone, agrees to F {e['agreement']:.1f}" if "agreement" in e else ""
+        lines.append(
+            f"expected without labels: pairwise precision {e['precision']:.1f}, recall {e['recall']:.1f}, F "
+            f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}{agreed}"
+        )
+        lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
+        if adapted := record["choices"].get("adapt"):
+            times = {0: "not adapted", 1: "adapted once"}.get(adapted["value"], f"adapted {adapted['value']} times")
+            lines.append(f"{times}: {adapted['reason']}")
+        if (reached := record["choices"].get("reach")) and reached["value"] > 1:
+            lines.append(reached["reason"])
+    if record.get("min_cluster_size", 1) > 1:
+        left_out, size = record["num_left_out"], record["min_cluster_size"]
+        lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")
+    return "\n".join([*lines, f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json"])

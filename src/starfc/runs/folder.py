@@ -1,0 +1,144 @@
+"""The folder of a finished run, opened again: what adding, explaining and reviewing start from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.clustering.parsing import Decision, ParsedEdges
+from starfc.data.dataset import Features
+from starfc.data.fingerprint import fingerprint
+from starfc.data.formats import read_features
+from starfc.errors import InputError, MissingFileError
+from starfc.graph.checks import require_ids
+from starfc.runs.outputs import read_edges
+from starfc.runtime.words import advice, anew
+from starfc.storage.opened import OpenedFolder, opened
+from starfc.storage.records import RunRecord, StateManifest
+from starfc.storage.safe import read_raw
+
+log = logging.getLogger("starfc")
+
+STATE = "state"  # what instances are added to (:mod:`starfc.runs.assign`)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that kept its edges.
+
+    ``labels`` (N,) int64 are the clusters, ``parsed`` the scored edges with their intimacies and which of them stayed,
+    ``record`` is run.json.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    labels: NDArray[np.int64]
+    parsed: ParsedEdges
+
+    @classmethod
+    def open(cls, folder: str | Path | OpenedFolder) -> Run:
+        """Open a run's folder.
+
+        Raises
+        ------
+        MissingFileError, InputError
+            No finished run there, one without edges, or files that do not belong together.
+        """
+        at = opened(folder)
+        folder = at.folder
+        if not at.has("run.json"):
+            raise MissingFileError(
+                f"{folder}: no finished run there (no run.json); "
+                f"{advice('name the -o folder of {}', 'starfc cluster') or 'name the folder of one'}"
+            )
+        record = at.json("run.json", RunRecord)
+        labels, parsed = at.npy("labels.npy", 1, np.int64), read_edges(at)
+        n = len(labels)
+        if n != parsed.edges.num_nodes:
+            raise InputError(
+                f"{folder}: {n:,} labels and edges of {parsed.edges.num_nodes:,} instances; the files are of "
+                f"different runs, {anew('cluster')}"
+            )
+        most = most_labels(n, len(record.steps))
+        removed = np.array([row for step in record.steps for row in step.removed], np.int64)
+        numbered = np.array([step.next_label for step in record.steps], np.int64)
+        for name, what, values, low, high in (
+            ("labels.npy", "clusters", labels, -1, most),
+            ("run.json", "steps, removed", removed, 0, n),
+            ("run.json", "steps, next_label", numbered, 0, most + 1),
+        ):
+            try:
+                require_ids(what, values, low, high)
+            except ValueError as error:
+                raise InputError(f"{folder / name}: {error}; it is damaged, {anew('cluster')}") from None
+        return cls(folder, record.as_dict(), labels, parsed)
+
+    @property
+    def tau1(self) -> float:
+        return self.record["thresholds"]["tau1"]
+
+    @property
+    def tau2(self) -> float:
+        return self.record["thresholds"]["tau2"]
+
+    @property
+    def rule(self) -> Decision:
+        """What decided about the edges."""
+        return Decision(self.tau1, self.tau2, self.record["refinement"], self.record["partition"])
+
+    @property
+    def removed(self) -> list[int]:
+        """Rows that were taken out since, label -1."""
+        return [row for step in self.record.get("steps", []) for row in step["removed"]]
+
+    def features(self) -> Features:
+        """The features of all rows: from where the run found them, or as kept since rows were added."""
+        if "steps" in self.record:
+            return stored_features(self.folder)
+        path = Path(self.record["features"])
+        if not path.is_file():
+            raise MissingFileError(f"{path}: the features of {self.folder} are no longer there; put them back")
+        dim = self.record["feature_dim"]
+        features = Features(read_features(path, dim, self.record.get("key")), str(path), self.record["normalise"])
+        if len(features) != len(self.labels):
+            raise InputError(f"{path}: {len(features):,} rows where the run clustered {len(self.labels):,}")
+        was = self.record.get("features_fingerprint")
+        if was is not None and fingerprint(features.array) != was:
+            raise InputError(
+                f"{path}: not the features that the run {self.folder} clustered, which have been replaced or changed "
+                f"since; put those back, or {anew('cluster')}"
+            )
+        return features
+
+
+def most_labels(rows: int, steps: int) -> int:
+    """More clusters than there can have been: their ids are not used again, and a step makes few for each row."""
+    return 4 * rows * (steps + 1)
+
+
+def stored_features(folder: str | Path | OpenedFolder) -> Features:
+    """The features that a run's folder keeps once rows were added to it.
+
+    Raises
+    ------
+    InputError
+        They are not there, or not whole.
+    """
+    at = opened(folder)
+    manifest = at.json(f"{STATE}/manifest.json", StateManifest)
+    path, shape = at.verified(f"{STATE}/features.bin"), (manifest.num_rows, manifest.feature_dim)
+    array = read_raw(path, np.dtype(manifest.dtype), shape, follow=False)
+    if manifest.fingerprint is not None and fingerprint(array) != manifest.fingerprint:
+        raise InputError(f"{path}: damaged, or of another run; cluster everything again")
+    try:
+        scale = at.npy(f"{STATE}/scale.npy", 1, np.float32)
+        whole = len(scale) == len(array) and bool(np.isfinite(scale).all())
+    except InputError as error:
+        log.info("%s", error)
+        whole = False
+    return Features(array, str(path), manifest.normalise, scale if whole else None)  # it is computed otherwise

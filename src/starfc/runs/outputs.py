@@ -1,0 +1,110 @@
+"""What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, all of one change.
+
+Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
+``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, ``logits.npy`` int8 (N, k) of a structural model, ``context.npz``
+of a contextual one (:class:`starfc.models.contextual.Context`), and ``manifest.json``.
+
+``clusters.parquet`` has a row for every instance: ``row``, ``label`` int64, ``confidence`` float32. Where edges were
+kept, also what is doubtful about its cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``, ``weakest_bridge_b``
+and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import DTypeLike, NDArray
+
+from starfc.clustering.parsing import ParsedEdges
+from starfc.data.formats import write_labels
+from starfc.errors import InputError, MissingFileError
+from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
+from starfc.graph.edges import EdgeList
+from starfc.models.contextual import Context
+from starfc.runtime.words import anew
+from starfc.storage.atomic import replacing, save_array, save_arrays, write_json
+from starfc.storage.opened import OpenedFolder, opened
+from starfc.storage.records import EdgesManifest
+from starfc.storage.safe import read_own_npz
+
+
+def write_clustering(
+    folder: Path, labels: NDArray[np.int64], confidence: NDArray[np.float32], measures: dict[str, pa.Array]
+) -> None:
+    """Labels as int64 .npy and as text, and the table clusters.parquet with what is measured of the clusters."""
+    write_labels(folder / "labels.npy", labels)
+    write_labels(folder / "labels.meta", labels)
+    columns = {"row": np.arange(len(labels), dtype=np.int64), "label": labels, "confidence": confidence}
+    with replacing(folder / "clusters.parquet") as temporary, temporary.open("wb") as file:
+        pq.write_table(pa.table(columns | measures), file)  # Arrow takes no name that is not UTF-8
+
+
+def write_edges(folder: Path, parsed: ParsedEdges) -> None:
+    """The parsed edges, as ``folder/edges``."""
+    place, edges = folder / "edges", parsed.edges
+    arrays: dict[str, NDArray] = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
+    arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}
+    for name, array in (arrays if parsed.logits is None else arrays | {"logits": parsed.logits}).items():
+        save_array(place / f"{name}.npy", array)
+    if parsed.context is not None:
+        save_arrays(place / "context.npz", parsed.context.arrays())
+    write_json(
+        place / "manifest.json",
+        {"num_nodes": edges.num_nodes, "num_entries": len(edges), "symmetric": edges.symmetric},
+    )
+
+
+def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
+    """The parsed edges of a run's folder, memory-mapped, and checked as far as what uses them relies on.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        The run kept no edges; they are damaged, or of several runs.
+    """
+    folder = opened(folder)
+    place = folder.folder / "edges"
+    if not folder.has("edges/manifest.json"):
+        raise MissingFileError(f"{folder.folder}: the run kept no edges (edges/manifest.json); {anew('cluster')}")
+    manifest = folder.json("edges/manifest.json", EdgesManifest)
+    floats, n = np.float32, manifest.num_nodes
+    kinds: dict[str, tuple[DTypeLike, ...]] = {"indptr": (np.int64,), "cols": (np.int32, np.int64)}
+    kinds |= {"scores": (floats,), "intimacy": (floats,), "kept": (np.bool_,)}
+    arrays = [folder.npy(f"edges/{name}.npy", 1, *types) for name, types in kinds.items()]
+    logits = folder.npy("edges/logits.npy", 2, np.int8) if folder.has("edges/logits.npy") else None
+    if tuple(map(len, arrays)) != (n + 1, *[manifest.num_entries] * 4) or (logits is not None and len(logits) != n):
+        raise InputError(f"{place}: arrays that are not what the manifest says; {anew('cluster')}")
+    indptr, cols, scores, intimacy, kept = arrays
+    try:
+        require_rows(indptr, cols, manifest.symmetric)
+        require_numbers("scores", scores, 0, 1)
+        require_numbers("intimacy", intimacy, 0, 1)
+        require_ids("kept", kept.view(np.uint8), 0, 2)
+        if manifest.symmetric:
+            require_both_ways(indptr, cols, scores, intimacy, kept)
+    except ValueError as error:
+        raise InputError(f"{place}: damaged edges ({error}); {anew('cluster')}") from None
+    context = _read_context(folder, n) if folder.has("edges/context.npz") else None
+    return ParsedEdges(EdgeList(indptr, cols, scores, manifest.symmetric), intimacy, kept, logits, context)
+
+
+def _read_context(folder: OpenedFolder, n: int) -> Context:
+    path = folder.verified("edges/context.npz")
+    try:
+        context = Context.from_arrays(read_own_npz(path))
+        if len(context.strangers.node_median) != n:
+            raise ValueError(f"of {len(context.strangers.node_median):,} rows where the edges are of {n:,}")
+    except (ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: damaged context ({error}); {anew('cluster')}") from None
+    return context
+
+
+def write_run(folder: Path, record: dict[str, Any]) -> None:
+    """The run's record, run.json."""
+    write_json(folder / "run.json", record)

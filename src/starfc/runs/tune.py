@@ -1,0 +1,192 @@
+"""Thresholds chosen on labelled data, or shown in their effect: `starfc tune`, `scripts/choose_thresholds.py`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from starfc.clustering.arrays import Clustered, cluster_prepared, prepare
+from starfc.config.config import Config
+from starfc.config.splits import graph_source, open_test_split, stored_graph
+from starfc.config.thresholds import Thresholds
+from starfc.data.dataset import Split
+from starfc.errors import InputError
+from starfc.evaluation.metrics import evaluate, labelled, require_pairs, say_unlabelled
+from starfc.evaluation.surface import text
+from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
+from starfc.models.checkpoint import THRESHOLDS, Model, copied_files
+from starfc.runs.cluster import open_model, settings_of
+from starfc.runtime.extras import require
+from starfc.runtime.machine import choose_device, set_threads
+from starfc.runtime.stages import Stages
+from starfc.runtime.words import word
+from starfc.storage.atomic import replacing
+from starfc.storage.commit import changing
+from starfc.storage.owners import TUNE
+from starfc.training.data import held_back_graph, holdout_text, read_training_data
+
+
+def run_choice(
+    config: Config,
+    *,
+    model_folder: str | Path | None = None,
+    features: str | Path | Split | None = None,
+    labels: str | Path | None = None,
+    knn_graph: str | Path | None = None,
+    out: str | Path | None = None,
+    inputs: Iterable[str | Path | None] = (),
+    overwrite: bool = False,
+) -> dict[str, Point] | dict[str, list[Outline]]:
+    """Choose a pair of thresholds for either refinement, and store it.
+
+    With ``features`` and ``labels`` on these. With neither, on the identities that training held back from the config's
+    training split: the same ones again, as long as the split, the seed and ``validation`` are those of the training.
+    With ``features`` alone nothing is chosen: what every pair of the grid makes of them is written.
+
+    Parameters
+    ----------
+    model_folder : path, optional
+        Folder of the weights; the config's ``pretrained`` otherwise.
+    features, labels : path, optional
+        A file of the user's own, and the identities of its rows; or both as a split that is open.
+    knn_graph : path, optional
+        The features' stored kNN graph; it is built otherwise, and not kept.
+    out : path, optional
+        Folder for what is written; that of the weights otherwise, where inference finds the thresholds.
+    inputs : paths, optional
+        Files that were read already, which nothing is to be written over; ``features`` and ``labels`` never are.
+    overwrite : bool
+        Whether files may be replaced that neither a training nor an earlier choice wrote.
+
+    Where the model's own way is another, communities at a τ1 that the data decide, it is scored on the same labels.
+
+    Returns
+    -------
+    dict
+        The chosen point of 'fixed' and of 'dynamic', and that of the model's own way as 'default'; or without labels
+        all outlines of either. :func:`report` makes text of it.
+
+    Raises
+    ------
+    InputError
+        Anything a user can mend; nothing is written then.
+    """
+    require("matplotlib", "the picture of the thresholds")
+    set_threads(config.threads)
+    device = choose_device(config.device)
+    model_folder = Path(os.path.normpath(config.pretrained if model_folder is None else model_folder))
+    model = open_model(config, model_folder)
+    read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
+    out = model_folder if out is None else Path(out)
+    elsewhere = not (out.exists() and out.samefile(model_folder))
+    files = copied_files(model_folder) if elsewhere else {}  # thresholds are found beside weights
+    with changing(out, TUNE, also=files, inputs=read, overwrite=overwrite) as change:
+        found = _run(config, model, features, labels, knn_graph, change.place, device)
+        if isinstance(found["fixed"], Point):
+            for name, path in files.items():
+                with (
+                    replacing(change.place / name) as temporary,
+                    path.open("rb") as source,
+                    temporary.open("wb") as file,
+                ):
+                    shutil.copyfileobj(source, file)  # copyfile names the source where the target's disk is full
+        return found
+
+
+def _run(
+    config: Config,
+    model: Model,
+    features: str | Path | Split | None,
+    labels: str | Path | None,
+    knn_graph: str | Path | None,
+    out: Path,
+    device: torch.device,
+) -> dict[str, Point] | dict[str, list[Outline]]:
+    given: dict[str, Any] = {"th_sim": config.th_sim, "device": device}
+    if features is None and labels is None:
+        if config.validation.holdout_share == 0:
+            raise InputError(
+                f"{word('validation.holdout_share')}: 0, so this training held no identities back to choose thresholds "
+                f"on; name labelled data that the model was not trained on with {word('features')} and {word('labels')}"
+            )
+        data = read_training_data(config)
+        held = held_back_graph(config, data)
+        where = holdout_text(config, data.held)
+        return choose_and_store(
+            out, held.features, held.graph, held.labels, model, scored=held.held, **given, chosen_on=where
+        )
+    split, _ = open_test_split(config, features, labels)
+    if split.labels is not None:
+        say_unlabelled(split.labels, "the choice")
+    settings = settings_of(config, Thresholds(None, None), "fixed")
+    stages = Stages(config.memory_limit_bytes())
+    path = None if knn_graph is None else stored_graph(knn_graph)
+    make_graph, stored = graph_source(config, model.kind.structural, path, None)
+    # as rows are clustered
+    prepared = prepare(split.features, model, settings, make_graph=make_graph, graph_of_all=stored, stages=stages)
+    valid, graph = prepared.features, prepared.graph
+    if split.labels is None:
+        return outline(out, valid, graph, model, **given)
+    identities = split.labels[prepared.rows]
+    require_pairs(identities, split.features.name, "choosing thresholds")
+    known = identities[labelled(identities)]
+    where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
+    default = {}
+    if model.kind.contextual and config.partition.type != "components":
+        own = cluster_prepared(prepared, model, settings, device=device, stages=stages)
+        default = {"default": _point(own, identities)}
+    return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where, beside=default)
+
+
+def _point(done: Clustered, identities: NDArray[np.int64]) -> Point:
+    """The scores of a clustering, of the rows that ``identities`` (m,) are of: one of each direction."""
+    labels = done.result.labels[done.prepared.rows]
+    scores, clusters = evaluate(identities, labels, ("pairwise", "bcubed")), labels[labelled(identities)]
+    pairs = scores["pairwise"]
+    values = pairs["precision"], pairs["recall"], pairs["fscore"], scores["bcubed"]["fscore"]
+    return Point(done.tau1, 0.0, *values, len(np.unique(clusters)))
+
+
+def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:
+    """What :func:`run_choice` found, as text; ``out`` is the folder it was written to."""
+    if any(isinstance(of_refinement, list) for of_refinement in found.values()):
+        return _outlines(found, out)
+    names = f"{'precision':>11}{'recall':>9}{'F':>8}{'BCubed F':>10}{'clusters':>10}"
+    lines = [f"{'refinement':<12}{'tau1':>8}{'tau2':>8}{names}"]
+    for refinement, p in found.items():
+        scores = f"{100 * p.precision:>11.2f}{100 * p.recall:>9.2f}{100 * p.fscore:>8.2f}{100 * p.bcubed:>10.2f}"
+        lines.append(f"{refinement:<12}{p.tau1:>8g}{p.tau2:>8g}{scores}{p.num_clusters:>10,}")
+    if "default" in found:
+        lines.append(_verdict(found))
+    return "\n".join([*lines, f"written to {out}: {THRESHOLDS}, threshold_surface.csv, threshold_surface.png"])
+
+
+def _verdict(found: dict[str, Point]) -> str:
+    """Whether the chosen thresholds are better than the model's own way, which uses none of them."""
+    best = max(("fixed", "dynamic"), key=lambda refinement: found[refinement].fscore)
+    gain = 100 * (found[best].fscore - found["default"].fscore)
+    if gain > 0:
+        how = {"fixed": "partition components", "dynamic": "refinement dynamic"}[best]
+        return f"better than the default by {gain:.2f} points of F: {best}; it is used with {how} only"
+    return (
+        "better, or as good: the default, communities at a tau1 that the data decide; cluster without thresholds "
+        "(these are used with partition components or refinement dynamic only)"
+    )
+
+
+def _outlines(outlines: dict[str, list[Outline]], out: str | Path) -> str:
+    tables = [
+        f"{refinement} refinement, {what}\n{text(surface, field)}\n"
+        for refinement, surface in outlines.items()
+        for field, what in OUTLINED.items()
+    ]
+    return "\n".join(
+        [*tables, f"no labels: nothing is chosen; written to {out}: threshold_outline.csv, threshold_outline.png"]
+    )

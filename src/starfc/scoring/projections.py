@@ -1,0 +1,253 @@
+"""Edge scores: the probability that the two ends of an edge are the same identity.
+
+The network runs once per node, over row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. A hierarchical
+model makes X at three scales, of which each node keeps one (:mod:`starfc.scoring.selection`). Per edge remain an
+addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.scoring.projection_kernels`). v, which is gathered from, is
+kept in half precision, with a bound on what that changes of an edge's logit; an edge whose p could fall on either side
+of τ1 is scored again in float32, and in float64 where that leaves a doubt too: rounding decides nothing.
+
+u (float32) and v lie in scratch files, in the order in which they were made. u is read block by block; v is gathered
+from, and a slice of it at a time is held in memory: all of it where that is not above ``target_bytes``. Memory
+beyond the graph is that slice, one block of rows a thread, and the edges that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starfc.data.dataset import Features, as_features
+from starfc.graph.affinity import Affinity
+from starfc.graph.edges import Block, EdgeList, undirected
+from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.graph.order import inverse
+from starfc.models.hierarchical import EmbeddingModel
+from starfc.runtime import threads
+from starfc.runtime.memory import release
+from starfc.runtime.products import slices
+from starfc.scoring.nodes import NodeProjections
+from starfc.scoring.projection_kernels import (
+    Candidates,
+    Entries,
+    Scorer,
+    own_entries,
+    score_rows,
+    score_rows_torch,
+    stored_entries,
+)
+from starfc.scoring.selection import chosen_embeddings
+from starfc.storage.scratch import ScratchRows
+
+ROW_BLOCK = 1 << 11  # rows per block: 2^11 x 512 float32 = 4 MiB of node embeddings
+_CLOSE = 1e-5  # of a probability: float32 errors stay below it
+TARGET_BYTES = 2 << 30  # of v: 2^21 rows of 512 float16
+_DOUBTFUL = 1 << 12  # edges scored again at a time: 2^12 x 512 float32 = 8 MiB for either end
+
+
+def project_nodes(
+    model: EmbeddingModel,
+    features: Features | NDArray[np.float32],
+    graph: KnnGraph,
+    th_sim: float = 0.0,
+    device: str | torch.device = "cpu",
+    order: NDArray[np.integer] | None = None,
+    scratch: Path | None = None,
+) -> NodeProjections:
+    """Propagation, backbone, choice of scales and node projections, fused over row blocks.
+
+    Parameters
+    ----------
+    model : StarFCModel or HierarchicalModel
+        The first has one scale, the whole graph; the graphs of the second are as deep as its ``scales`` say.
+    features : Features, or (N, d) float32 L2-normalised
+    graph : KnnGraph
+        Their kNN graph.
+    th_sim : float
+        Entries below this similarity do not enter the affinity graph.
+    order : (N,) integers, optional
+        Order in which to take the nodes; one in which neighbours stand together is fastest
+        (:func:`starfc.graph.order.locality_order`).
+    scratch : path, optional
+        Folder for the scratch files of u and v, 6 N h bytes.
+
+    Raises
+    ------
+    InputError
+        The graph has fewer neighbours than the model's largest scale.
+    """
+    model, n = model.eval().to(device), graph.num_nodes
+    order = np.arange(n, dtype=id_dtype(n)) if order is None else order
+    nodes = NodeProjections(
+        model,
+        as_features(features),
+        Affinity.of(graph, th_sim, order, model.scales),
+        np.zeros(n, np.uint8),
+        order,
+        inverse(order),
+        Scorer.of(model.head),
+        ScratchRows(model.nhid, np.float32, scratch),
+        ScratchRows(model.nhid, np.float16, scratch),
+        *(np.empty(n, np.float32) for _ in range(3)),
+    )
+
+    nodes.features.scaled  # noqa: B018 made once, before the threads
+    embed = chosen_embeddings(nodes)
+
+    @torch.inference_mode()
+    def work(part: slice) -> None:
+        u, v = model.head.project(embed(order[part]))
+        half, scorer = v.half(), nodes.scorer
+        nodes.source[part], nodes.target[part] = u.cpu().numpy(), half.cpu().numpy()
+        nodes.source_term[part], nodes.target_term[part] = ((x @ scorer.linear).cpu().numpy() for x in (u, v))
+        nodes.error[part] = ((v - half.float()).abs() @ scorer.bend.abs()).cpu().numpy()
+
+    threads.each(work, slices(n, ROW_BLOCK))
+    return nodes
+
+
+def edge_probabilities(
+    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
+) -> NDArray[np.floating]:
+    """p of the edges rows_e -> cols_e by the whole network: two (E,) integer arrays -> (E,) in [0, 1].
+
+    float32, or float64 for nodes ``in_double``.
+    """
+    p = np.empty(len(rows), np.float64 if nodes.dtype == torch.float64 else np.float32)
+
+    def work(part: slice) -> None:
+        p[part] = _probabilities(nodes, rows[part], cols[part])
+
+    threads.each(work, slices(len(rows), _DOUBTFUL))
+    return p
+
+
+def own_candidates(nodes: NodeProjections, rows: NDArray[np.integer]) -> Candidates:
+    """The kNN entries of some nodes in the graph of the largest scale, by place."""
+    return Candidates(*own_entries(rows, nodes.graph.ids, nodes.affinity.widths[-1], nodes.place))
+
+
+def stored_candidates(nodes: NodeProjections, rows: NDArray[np.integer]) -> Candidates:
+    """What Â of the largest scale stores of some nodes' rows, self loops left out, by place."""
+    affinity = nodes.affinity
+    pointers = affinity.indptr[:: affinity.num_scales]
+    return Candidates(*stored_entries(rows, nodes.graph.ids, affinity.kinds, pointers, affinity.sources, nodes.place))
+
+
+def num_entries(nodes: NodeProjections) -> int:
+    """How many candidates :func:`own_candidates` has for all nodes together."""
+    return nodes.graph.num_entries(int(nodes.affinity.widths[-1]))
+
+
+def num_pairs(nodes: NodeProjections) -> int:
+    """How many pairs Â of the largest scale stores, which are twice among the :func:`stored_candidates`."""
+    affinity = nodes.affinity
+    return (int(np.count_nonzero(affinity.kinds)) + len(affinity.sources)) // 2
+
+
+def score_entries(
+    nodes: NodeProjections,
+    line: float = -math.inf,
+    target_bytes: int = TARGET_BYTES,
+    candidates: Callable[[NodeProjections, NDArray[np.integer]], Candidates] = own_candidates,
+) -> Iterator[tuple[NDArray[np.integer], Entries]]:
+    """The candidates i -> j whose logit may exceed ``line`` (all of them by default), with their p.
+
+    ``candidates`` gives those of some nodes: their kNN entries, or :func:`stored_candidates`. Yields rows (m,) and
+    their entries, block by block; for each slice of v that is held, of at most ``target_bytes``, all blocks.
+    """
+    n = nodes.graph.num_nodes
+    score = score_rows if nodes.device.type == "cpu" else score_rows_torch
+    held = max(1, target_bytes // (2 * nodes.model.nhid))
+    for targets in slices(n, held):
+        target = torch.from_numpy(nodes.target[targets]).to(nodes.device)
+        blocks = slices(n, ROW_BLOCK)
+
+        def work(part: slice, targets: slice = targets, target: Tensor = target) -> Entries:
+            entries = score(
+                candidates(nodes, nodes.order[part]), nodes.source[part], target, targets.start,
+                nodes.source_term[part], nodes.target_term, nodes.error, nodes.scorer, line,
+            )  # fmt: skip
+            return replace(entries, cols=nodes.order[entries.cols])
+
+        found = threads.results(work, blocks)
+        del target
+        found.reverse()
+        for part in blocks:
+            yield nodes.order[part], found.pop()
+
+
+def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:
+    """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1; v is held ``target_bytes`` at a time.
+
+    Which edges these are does not hang on rounding; scores that half precision decided are within its error.
+    """
+    return _parse(nodes, tau1, target_bytes, own_candidates)
+
+
+def parse_affinity(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:
+    """Graph parsing of the extended method (TPAMI 2023): the entries of Â of the largest scale with p > τ1, undirected.
+
+    p_ij and p_ji differ: a pair stays where one of them is above τ1, with the higher of those that are. Every pair is
+    listed once in either direction, columns sorted, without self loops. Rounding decides as little as in
+    :func:`parse_graph`.
+    """
+    return undirected(_parse(nodes, tau1, target_bytes, stored_candidates))
+
+
+def _parse(
+    nodes: NodeProjections,
+    tau1: float,
+    target_bytes: int,
+    candidates: Callable[[NodeProjections, NDArray[np.integer]], Candidates],
+) -> EdgeList:
+    """The candidates with p > τ1."""
+    line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
+    found = list(score_entries(nodes, line, target_bytes, candidates))
+    doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
+    source, target = (np.concatenate(ends) for ends in zip(*doubtful, strict=True))
+    exact = _decided(nodes, source, target, tau1)
+    for array in (nodes.features.array, nodes.graph.ids, nodes.graph.sims):
+        release(array)
+    at = 0
+    blocks: list[Block] = []
+    found.reverse()
+    while found:
+        rows, entries = found.pop()
+        scored_again = np.flatnonzero(entries.doubtful)
+        again = exact[at : at + len(scored_again)]
+        at += len(scored_again)
+        kept = np.ones(len(entries.cols), np.bool_)
+        kept[scored_again], entries.scores[scored_again] = again > tau1, again
+        chosen = entries.select(kept)
+        blocks.append((rows, chosen.counts, chosen.cols, chosen.scores))
+    return EdgeList.from_blocks(blocks, nodes.graph.num_nodes, nodes.graph.ids.dtype)
+
+
+def _decided(
+    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer], tau1: float
+) -> NDArray[np.float64]:
+    """p of some edges in float32, of those within its error of τ1 in float64."""
+    p = edge_probabilities(nodes, rows, cols).astype(np.float64)
+    close = np.abs(p - tau1) < _CLOSE
+    if close.any():
+        p[close] = edge_probabilities(nodes.in_double(), rows[close], cols[close])
+    return p
+
+
+@torch.inference_mode()
+def _probabilities(
+    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
+) -> NDArray[np.floating]:
+    """p of some edges, from projections of their ends made for them."""
+    ends = []
+    for of_x, side in ((nodes.model.head.project_source, rows), (nodes.model.head.project_target, cols)):
+        ours, place = np.unique(side, return_inverse=True)
+        ends.append(of_x(nodes.embed(ours))[torch.from_numpy(place).to(nodes.device)])
+    return torch.sigmoid(nodes.model.head.pair_logits(*ends)).cpu().numpy()

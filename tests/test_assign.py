@@ -28,7 +28,6 @@ from starfc.estimator import PRETRAINED, StarFC
 from starfc.graph.edges import EdgeList, undirected
 from starfc.graph.knn import exact_knn
 from starfc.graph.structure import NO_LOGIT
-from starfc.incremental import folder as folder_module
 from starfc.incremental import lists as lists_module
 from starfc.incremental.clusters import regroup
 from starfc.incremental.edges import Changed, changed, without
@@ -39,6 +38,7 @@ from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.structural import StructuralModel
 from starfc.review.measures import COLUMNS, instance_columns
+from starfc.runs import assign as folder_module
 from starfc.runs.assign import assign
 from starfc.runs.cluster import run_inference
 from starfc.runs.folder import Run
@@ -535,7 +535,7 @@ from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from starfc.incremental import folder as folder_module
+from starfc.runs import assign as folder_module
 from starfc.runs.assign import assign
 from starfc.runs.folder import Run
 from starfc.storage.commit import NEXT, changing

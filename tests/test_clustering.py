@@ -20,13 +20,12 @@ from starfc.clustering.refinement import (
     node_intimacy_undirected,
     refine,
     refine_dynamic,
-    undirected,
 )
 from starfc.errors import InputError
 from starfc.evaluation.metrics import bcubed, contingency, evaluate, nmi, pairwise
 from starfc.evaluation.thresholds import best, sweep_thresholds
 from starfc.graph.affinity import propagation_matrix
-from starfc.graph.edges import EdgeList, edge_confidence
+from starfc.graph.edges import EdgeList, edge_confidence, undirected
 from starfc.graph.knn import build_knn
 from starfc.models.gcn import StarFCModel
 from starfc.scoring import projections

@@ -1,7 +1,6 @@
 """Configs without a config file: that of a trained model, and what training on a user's own files starts from.
 
-The config files of the repository are not installed with the package. What they say beyond the schema's defaults stands
-here again, and the tests compare the two.
+The recipes of training come with the package (:mod:`starfc.recipes`); the config files of the repository inherit them.
 """
 
 from __future__ import annotations
@@ -11,49 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from starfc import recipes
 from starfc.config.config import RETIRED, Config
 from starfc.config.schema import build, merged
 from starfc.models.checkpoint import Model, load_model, run_folder
 from starfc.storage.records import Anything
 
-_ONE_CYCLE = {"policy": "onecycle", "warmup": 0.15}
-_GCN = {
-    "model": {"type": "gcn", "kwargs": {"init": "metric"}},
-    "cluster_num": 150,
-    "sampling": {"nearest": 200, "patches": 4, "passes": 1, "rotation": 0.35, "subgraphs_per_epoch": 85},
-    "optimizer": {"type": "AdamW", "lr": 5e-4, "weight_decay": 0.01},
-    "total_epochs": 1,
-    "lr_config": _ONE_CYCLE,
-    "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 100},
-}
-RECIPES: dict[str, dict[str, Any]] = {  # by the kind's ``recipe``
-    "any": {
-        "model": {"type": "gcn_structural_any", "kwargs": {"nhid": 48}},
-        "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},
-        "kinds": {"first": 900, "second": 900, "edges": 6000, "members": 2, "steps": 6000},
-        "partition": {"type": "infomap"},
-        "validation": {"source": "none"},
-    },
-    "structural": {
-        "model": {"type": "gcn_structural", "kwargs": {"nhid": 64}},
-        "structural": {"candidates": 40, "smoothing": 10, "rounds": 2},
-        "cluster_num": 300,
-        "sampling": {"nearest": 400, "instance_share": 1.0, "patches": 40, "passes": 1, "subgraphs_per_epoch": 300},
-        "optimizer": {"type": "AdamW", "lr": 3e-3, "weight_decay": 1e-4},
-        "total_epochs": 1,
-        "lr_config": _ONE_CYCLE,
-        "validation": {"source": "holdout", "holdout_share": 0.2, "holdout_group": 1},
-    },
-    "gcn": _GCN,
-    "hierarchical": _GCN
-    | {
-        "model": {"type": "hierarchical", "kwargs": {"init": "metric"}},
-        "cluster_num": 100,
-        "sampling": _GCN["sampling"] | {"nearest": 133},
-        "knn": 80,
-        "hierarchical": {"k_mid": 60, "scales": [40, 60, 80], "selector_precision": "bfloat16"},
-    },
-}
+RECIPES = Path(recipes.__file__).parent  # NAME.py for the ``recipe`` of each kind of model
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The values of a recipe (nested mapping), which go before the schema's defaults."""
+    from mmengine.config import Config as FileConfig
+
+    return FileConfig.fromfile(str(RECIPES / f"{name}.py"), lazy_import=False)._cfg_dict.to_dict()
 
 
 # what a training was told of its machine and of its data, which says nothing about another machine or set
@@ -119,7 +89,7 @@ def training_config(
     base : Config, optional
         Instead of the recipe.
     """
-    values = RECIPES[kind] if base is None else asdict(base)
+    values = recipe(kind) if base is None else asdict(base)
     paths = {"feat_path": _literal(features), "label_path": _literal(labels)}
     values = merged(values, {"train_name": Path(features).stem, "train_data": paths})
     if base is not None and base.validation.source == "test":

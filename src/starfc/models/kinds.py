@@ -21,7 +21,7 @@ class Kind:
     name : str
         ``model.type`` of a config.
     recipe : str
-        What ``starfc train --type`` calls it (:data:`starfc.config.recipes.RECIPES`).
+        What ``starfc train --type`` calls it (:mod:`starfc.recipes`).
     config : str
         The config file in configs/ that is an example of it.
     files : mapping

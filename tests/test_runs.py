@@ -7,10 +7,13 @@ import pytest
 from conftest import blobs, unit
 
 from starfc.clustering.components import components, largest_first
+from starfc.clustering.parsing import ParsedEdges
 from starfc.clustering.pipeline import REFINEMENTS, cluster, with_singletons
+from starfc.clustering.refinement import node_intimacy
 from starfc.data.dataset import Features
 from starfc.errors import InputError, MissingFileError
 from starfc.estimator import PRETRAINED
+from starfc.graph.edges import EdgeList
 from starfc.graph.knn import build_knn
 from starfc.models.checkpoint import load_model
 from starfc.runs.folder import Run
@@ -55,6 +58,16 @@ def test_edges_come_back_from_their_folder(clustered, tmp_path):
     assert back.edges.symmetric
     np.testing.assert_array_equal(back.intimacy, parsed.intimacy)
     np.testing.assert_array_equal(back.kept, parsed.kept)
+
+
+def test_intimacy_of_directed_edges_may_be_above_1(tmp_path):
+    # 0 leads to 1, 2, 3 and 4; 1, 2 and 3 lead to 4, whose own list has one entry: c = 3, n = 4 and 1
+    rows, cols = np.array([0, 0, 0, 0, 1, 2, 3, 4]), np.array([1, 2, 3, 4, 4, 4, 4, 0], np.int32)
+    edges = EdgeList.from_rows(rows, cols, np.full(8, 0.9, np.float32), 5)
+    intimacy = node_intimacy(edges)
+    assert intimacy.max() == 3
+    write_edges(tmp_path, ParsedEdges(edges, intimacy, intimacy > 0.5))
+    assert np.array_equal(read_edges(tmp_path).intimacy, intimacy)
 
 
 def test_invalid_rows_have_no_edges_and_the_others_keep_theirs(clustered):

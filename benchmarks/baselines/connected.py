@@ -14,6 +14,7 @@ from starfc.clustering.components import largest_first
 from starfc.data.dataset import Features
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.runtime.union_find_kernels import flatten, unite
 
 
 def single_link(graph: KnnGraph, features: Features | None = None, *, min_sim: float) -> NDArray[np.int64]:
@@ -111,23 +112,13 @@ def _rank_distances(ids, rank, distances):
 
 
 @nb.njit(cache=True)
-def _root(parent, i):
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-@nb.njit(cache=True)
 def _join(ids, sims, threshold, seen, parent):
     """Join the edges of similarity >= threshold; ``seen`` counts those of each row (rows fall) joined so far."""
     n, k = ids.shape
     for row in range(n):
         at = seen[row]
         while at < k and ids[row, at] >= 0 and sims[row, at] >= threshold:
-            i, j = _root(parent, row), _root(parent, ids[row, at])
-            parent[max(i, j)] = min(i, j)
+            unite(parent, row, ids[row, at])
             at += 1
         seen[row] = at
-    for i in range(n):
-        parent[i] = parent[parent[i]]  # a parent is a smaller id, so its own root is known by now
+    flatten(parent)

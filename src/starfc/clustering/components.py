@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from starfc.graph.edges import EdgeList
 from starfc.graph.neighbours import id_dtype
+from starfc.runtime.union_find_kernels import flatten, unite
 
 
 def components(edges: EdgeList) -> NDArray[np.integer]:
@@ -52,20 +53,8 @@ def _largest_first(members, sizes):
 
 @nb.njit(cache=True)
 def _union_find(indptr, cols, parent):
-    num_nodes = parent.size
-    for row in range(num_nodes):
-        for e in range(indptr[row], indptr[row + 1]):
-            i, j = np.int64(row), np.int64(cols[e])
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            while parent[j] != j:
-                parent[j] = parent[parent[j]]
-                j = parent[j]
-            if i < j:
-                parent[j] = i
-            elif j < i:
-                parent[i] = j
-    for i in range(num_nodes):
-        parent[i] = parent[parent[i]]  # a parent is a smaller id, so its own root is known by now
+    for i in range(parent.size):
+        for e in range(indptr[i], indptr[i + 1]):
+            unite(parent, i, cols[e])
+    flatten(parent)
     return parent

@@ -10,12 +10,12 @@ only, by counting the members of j's in-list that are marked as i's out-list; th
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.graph.edge_list_kernels import incoming
+from starfc.clustering.refinement_kernels import dynamic_of_rows, intimacy_of_pairs, intimacy_of_rows, mirror
+from starfc.graph.edge_list_kernels import in_lists
 from starfc.graph.edges import EdgeList
 from starfc.runtime import threads
 from starfc.runtime.products import slices
@@ -24,7 +24,9 @@ _PARTS = 8  # parts of the rows per thread
 
 
 def node_intimacy(edges: EdgeList, order: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
-    """NI of every directed edge, in the order of the list: (E,) float32 in [0, 1].
+    """NI of every directed edge, in the order of the list: (E,) float32, at least 0.
+
+    It is above 1 where more nodes of i's list lead to j than j has edges; of a symmetric list it never is.
 
     ``order`` (N,) is the order in which to take the nodes; it changes no result
     (:func:`starfc.graph.order.locality_order` makes one that is fast). Of a symmetric list it is
@@ -32,10 +34,12 @@ def node_intimacy(edges: EdgeList, order: NDArray[np.integer] | None = None) -> 
     """
     if edges.symmetric:
         return node_intimacy_undirected(edges, order)
-    in_indptr, in_rows = incoming(edges.indptr, edges.cols)
+    in_indptr, in_rows = in_lists(edges.indptr, edges.cols, None)
     out, n = np.empty(len(edges), np.float32), edges.num_nodes
     order = np.arange(n) if order is None else order
-    threads.each(lambda part: _intimacy(edges.indptr, edges.cols, in_indptr, in_rows, order[part], out), _parts(n))
+    threads.each(
+        lambda part: intimacy_of_rows(edges.indptr, edges.cols, in_indptr, in_rows, order[part], out), _parts(n)
+    )
     return out
 
 
@@ -47,8 +51,8 @@ def node_intimacy_undirected(edges: EdgeList, order: NDArray[np.integer] | None 
     """
     out, n = np.empty(len(edges), np.float32), edges.num_nodes
     order = np.arange(n) if order is None else order
-    threads.each(lambda part: _intimacy_of_pairs(edges.indptr, edges.cols, order[part], out), _parts(n))
-    _mirror(edges.indptr, edges.cols, out)
+    threads.each(lambda part: intimacy_of_pairs(edges.indptr, edges.cols, order[part], out), _parts(n))
+    mirror(edges.indptr, edges.cols, out)
     return out
 
 
@@ -60,7 +64,8 @@ def dynamic_thresholds(edges: EdgeList, ceiling: float) -> NDArray[np.float64]:
     by_tens = ceiling / (0.85 ** (10 * np.arange(1, 4)) + 1)
     out = np.empty(len(edges), np.float64)
     threads.each(
-        lambda part: _dynamic(edges.indptr, edges.cols, by_tens, part.start, part.stop, out), _parts(edges.num_nodes)
+        lambda part: dynamic_of_rows(edges.indptr, edges.cols, by_tens, part.start, part.stop, out),
+        _parts(edges.num_nodes),
     )
     return out
 
@@ -78,64 +83,3 @@ def refine_dynamic(edges: EdgeList, intimacy: NDArray[np.float32], ceiling: floa
 def _parts(n: int) -> list[slice]:
     """Rows [0, n), several parts a thread."""
     return slices(n, max(1, -(-n // (_PARTS * torch.get_num_threads()))))
-
-
-@nb.njit(cache=True, nogil=True)
-def _intimacy(indptr, cols, t_indptr, t_rows, rows, out):
-    marked = np.zeros(indptr.size - 1, np.uint8)  # the out-list of the row at hand
-    for i in rows:
-        first, last = indptr[i], indptr[i + 1]
-        for e in range(first, last):
-            marked[cols[e]] = 1
-        for e in range(first, last):
-            j = cols[e]
-            degree = indptr[j + 1] - indptr[j]
-            common = np.int32(0)
-            if degree > 0:
-                for a in range(t_indptr[j], t_indptr[j + 1]):
-                    common += marked[t_rows[a]]
-            out[e] = np.float32(common) / np.float32(max(1, min(last - first, degree)))
-        for e in range(first, last):
-            marked[cols[e]] = 0
-
-
-@nb.njit(cache=True, nogil=True)
-def _intimacy_of_pairs(indptr, cols, rows, out):
-    """NI at the end that has more neighbours, the higher id of equals."""
-    marked = np.zeros(indptr.size - 1, np.uint8)
-    for i in rows:
-        first, last = indptr[i], indptr[i + 1]
-        for e in range(first, last):
-            marked[cols[e]] = 1
-        for e in range(first, last):
-            j = cols[e]
-            degree = indptr[j + 1] - indptr[j]
-            if degree < last - first or (degree == last - first and j < i):
-                common = np.int32(0)
-                for a in range(indptr[j], indptr[j + 1]):
-                    common += marked[cols[a]]
-                out[e] = np.float32(common) / np.float32(degree)
-        for e in range(first, last):
-            marked[cols[e]] = 0
-
-
-@nb.njit(cache=True)
-def _mirror(indptr, cols, out):
-    """Copy each pair's NI to the end that has none yet: rows are met in the order in which others list them."""
-    cursor = indptr[:-1].copy()
-    for i in range(cursor.size):
-        for e in range(indptr[i], indptr[i + 1]):
-            j = cols[e]
-            back = cursor[j]  # the edge j -> i
-            cursor[j] += 1
-            ours, theirs = indptr[i + 1] - indptr[i], indptr[j + 1] - indptr[j]
-            if theirs < ours or (theirs == ours and j < i):
-                out[back] = out[e]
-
-
-@nb.njit(cache=True, nogil=True)
-def _dynamic(indptr, cols, by_tens, start, stop, out):
-    for i in range(start, stop):
-        for e in range(indptr[i], indptr[i + 1]):
-            degree = min(indptr[i + 1] - indptr[i], indptr[cols[e] + 1] - indptr[cols[e]])
-            out[e] = by_tens[min(degree // 10, 2)]

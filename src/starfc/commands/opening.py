@@ -10,7 +10,6 @@ from typing import Any
 from starfc.config.config import Config
 from starfc.config.recipes import changed, model_config
 from starfc.data.dataset import Features, Split, open_split
-from starfc.models.kinds import KINDS
 from starfc.runtime.stages import Stages
 
 
@@ -25,7 +24,7 @@ def opened(
 ) -> tuple[Config, Split]:
     """The config of a model with what the options ask for, and the features at ``place``, called ``name``."""
     config = model_config(model, asked)
-    structural = KINDS[config.model.type].structural
+    structural = config.kind.structural
     dim = feature_dim if structural or feature_dim is not None else config.model.kwargs.feature_dim
     room = Stages(config.memory_limit_bytes()).memory_left()
     split = open_split(place, labels, feature_dim=dim, normalise=config.test_data.is_norm_feat, key=key, room=room)

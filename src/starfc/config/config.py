@@ -18,7 +18,7 @@ from typing import Any
 from starfc.config.published import RETIRED, with_effect, with_shares
 from starfc.config.schema import build, merged, nested, option
 from starfc.errors import InputError, MissingFileError
-from starfc.models.kinds import KINDS
+from starfc.models.kinds import HIERARCHICAL, KINDS, Kind
 from starfc.runtime import defaults
 from starfc.runtime.words import CONFIG, use, word
 from starfc.storage.atomic import write_json
@@ -273,6 +273,11 @@ class Config:
     threads: int | None = option(None, "CPU threads; None: one per core", low=1)
     memory_limit: str | None = option(None, "memory a stage may need, such as '16GB'; None: what the machine has free")
 
+    @property
+    def kind(self) -> Kind:
+        """The kind of model that ``model.type`` names."""
+        return KINDS[self.model.type]
+
     def contradictions(self) -> list[tuple[str, str]]:
         """What the single rules cannot see: keys, each with what is wrong."""
         s, found = self.sampling, []
@@ -284,11 +289,11 @@ class Config:
             found.append(("sampling.min_nodes", f"{needed} needed; found {s.min_nodes}"))
         if self.validation.source == "holdout" and self.validation.holdout_share == 0:
             found.append(("validation.source", f"'holdout' needs {word('validation.holdout_share')} above 0; found 0"))
-        if self.model.type == "hierarchical":
+        if self.kind is HIERARCHICAL:
             found += self._hierarchical_contradictions()
-        if KINDS[self.model.type].structural and self.th_sim > 0:
+        if self.kind.structural and self.th_sim > 0:
             found.append(("th_sim", f"0 needed by a structural model, which compares whole lists; found {self.th_sim}"))
-        if KINDS[self.model.type].structural and self.knn - 1 > defaults.MOST_NEIGHBOURS:
+        if self.kind.structural and self.knn - 1 > defaults.MOST_NEIGHBOURS:
             most = f"at most {defaults.MOST_NEIGHBOURS + 1} needed by the packaged model and other structural ones"
             found.append(("knn", f"{most}; found {self.knn}"))
         hooks = [hook.get("type") for hook in self.log_config.hooks]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starfc.data.dataset import BLOCK_BYTES, Features, within_range
 from starfc.runtime.memory import release
 from starfc.runtime.products import slices
+from starfc.runtime.union_find_kernels import find_root, flatten
 
 DISTANCE = 1e-6  # cosine distance of copies; two roundings to float16 are 5e-7 apart at most
 _GRIDS, _PROJECTIONS, _CELL = 3, 12, 0.25  # projections of a unit vector are about as large as 1
@@ -45,7 +46,7 @@ def find_copies(features: Features, rows: NDArray[np.integer] | None = None) -> 
         places, first = _repeated(keys, fine, parent[every])
         if places.size:
             _compare(features, every[places], first, parent)
-        _resolve(parent)
+        flatten(parent)
     _let_go(features, parent)
     release(features.array)
     return parent
@@ -127,20 +128,12 @@ def _unit(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
 def _join(units, rows, first, start, stop, offset, parent):
     """``units`` are the normalised rows from place ``offset`` on; a group's root is its lowest row."""
     for p in range(start, stop):
-        i = _root(parent, rows[p])
+        i = find_root(parent, rows[p])
         for q in range(p - 1, max(first[p], p - _WINDOW) - 1, -1):
-            j = _root(parent, rows[q])
+            j = find_root(parent, rows[q])
             if i != j and _near(units[p - offset], units[q - offset]):
                 parent[max(i, j)] = min(i, j)
                 i = min(i, j)
-
-
-@nb.njit(cache=True, nogil=True)
-def _root(parent, i):
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
 
 
 @nb.njit(cache=True, nogil=True)
@@ -152,12 +145,6 @@ def _near(x, y):
         if total > 2 * DISTANCE:
             return False
     return True
-
-
-@nb.njit(cache=True, nogil=True)
-def _resolve(parent):
-    for i in range(parent.size):
-        parent[i] = parent[parent[i]]  # a parent is a lower row, so its own root is known by now
 
 
 def _let_go(features: Features, parent: NDArray[np.int64]) -> None:

@@ -38,20 +38,23 @@ def add_ends(indptr, cols, scores, kept, total, count):
 
 
 @nb.njit(cache=True)
-def incoming(indptr, cols):
+def in_lists(indptr, cols, wanted):
+    """For every node the nodes whose edges lead to it, rising; empty lists for nodes that are not ``wanted`` (N,)."""
     n = indptr.size - 1
-    t_indptr = np.zeros(n + 1, np.int64)
+    in_indptr = np.zeros(n + 1, np.int64)
     for e in range(cols.size):
-        t_indptr[cols[e] + 1] += 1
+        if wanted is None or wanted[cols[e]]:
+            in_indptr[cols[e] + 1] += 1
     for i in range(n):
-        t_indptr[i + 1] += t_indptr[i]
-    t_rows = np.empty(cols.size, cols.dtype)
-    cursor = t_indptr[:-1].copy()
+        in_indptr[i + 1] += in_indptr[i]
+    in_rows = np.empty(in_indptr[n], cols.dtype)
+    cursor = in_indptr[:-1].copy()
     for i in range(n):
         for e in range(indptr[i], indptr[i + 1]):
-            t_rows[cursor[cols[e]]] = i
-            cursor[cols[e]] += 1
-    return t_indptr, t_rows
+            if wanted is None or wanted[cols[e]]:
+                in_rows[cursor[cols[e]]] = i
+                cursor[cols[e]] += 1
+    return in_indptr, in_rows
 
 
 @nb.njit(cache=True)

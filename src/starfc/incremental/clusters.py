@@ -23,6 +23,7 @@ from starfc.graph.neighbours import id_dtype
 from starfc.incremental.edges import Changed, entries_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
+from starfc.runtime.union_find_kernels import find_root, flatten, unite
 
 _EVIDENCE = 5  # edges listed of a merge, the highest scores first
 _LISTED = 20  # instances listed of a piece
@@ -151,26 +152,19 @@ def _forest(new, other, labels, count):
     first = labels.size
     parent, owner = np.arange(count), np.full(count, np.int64(-1))
     for e in range(new.size):
-        a = new[e]
-        while parent[a] != a:
-            parent[a] = parent[parent[a]]
-            a = parent[a]
+        a = find_root(parent, new[e])
         if other[e] < 0:
             cluster = labels[other[e] + first]
             if owner[a] < 0:
                 owner[a] = cluster
             continue
-        b = other[e]
-        while parent[b] != b:
-            parent[b] = parent[parent[b]]
-            b = parent[b]
+        b = find_root(parent, other[e])
         if a == b or (owner[a] >= 0 and owner[b] >= 0 and owner[a] != owner[b]):
             continue
         low, high = min(a, b), max(a, b)
         parent[high] = low
         owner[low] = max(owner[low], owner[high])
-    for i in range(count):
-        parent[i] = parent[parent[i]]  # a parent is a smaller one, so its own root is known by now
+    flatten(parent)
     return owner, parent
 
 
@@ -212,23 +206,11 @@ def _pieces(indptr, cols, kept, labels, members, parent):
     """The smallest row that each member is held together with by kept edges in its cluster; parents start alone."""
     for m in members:
         for e in range(indptr[m], indptr[m + 1]):
-            i, j = np.int64(m), np.int64(cols[e])
-            if not kept[e] or labels[i] != labels[j]:
-                continue
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = np.int64(parent[i])
-            while parent[j] != j:
-                parent[j] = parent[parent[j]]
-                j = np.int64(parent[j])
-            if i < j:
-                parent[j] = i
-            elif j < i:
-                parent[i] = j
+            if kept[e] and labels[m] == labels[cols[e]]:
+                unite(parent, m, cols[e])
     out = np.empty(members.size, np.int64)
     for a, m in enumerate(members):
-        parent[m] = parent[parent[m]]  # a parent is a smaller row of the same cluster, so its root is known by now
-        out[a] = parent[m]
+        out[a] = find_root(parent, m)
     return out
 
 

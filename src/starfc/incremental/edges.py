@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from starfc.clustering.parsing import ParsedEdges
+from starfc.clustering.refinement_kernels import count_marked
+from starfc.graph.edge_list_kernels import in_lists
 from starfc.graph.edges import EdgeList, row_pointers
 from starfc.graph.neighbours import id_dtype
 from starfc.runtime import threads
@@ -157,24 +159,15 @@ def _counted(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.floa
         inside = mark.copy()
         inside[np.searchsorted(edges.indptr, np.flatnonzero(mark[edges.cols]), side="right") - 1] = True
         rows = np.flatnonzero(inside)
-        incoming, sources = _in_lists(edges, _neighbourhood(edges.indptr, edges.cols, mark))
+        wanted = np.zeros(len(mark), np.bool_)
+        wanted[_neighbourhood(edges.indptr, edges.cols, mark)] = True
+        incoming, sources = in_lists(edges.indptr, edges.cols, wanted)
 
     def work(part: slice) -> NDArray[np.int64]:
         return _around(edges.indptr, edges.cols, incoming, sources, rows[part], mark, intimacy)
 
     found = threads.results(work, slices(len(rows), _ROWS))
     return np.concatenate(found) if found else np.empty(0, np.int64)
-
-
-def _in_lists(edges: EdgeList, nodes: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
-    """In-lists of some nodes, as of a list of all (the others' are empty)."""
-    wanted = np.zeros(edges.num_nodes, np.bool_)
-    wanted[nodes] = True
-    entries = np.flatnonzero(wanted[edges.cols])
-    cols = edges.cols[entries]
-    order = np.argsort(cols, kind="stable")
-    rows = np.searchsorted(edges.indptr, entries[order], side="right") - 1
-    return row_pointers(np.bincount(cols, minlength=edges.num_nodes)), rows.astype(edges.cols.dtype)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -196,10 +189,7 @@ def _around(indptr, cols, in_indptr, in_rows, rows, mark, out):
             if not (mark[i] or mark[j]):
                 continue
             degree = indptr[j + 1] - indptr[j]
-            common = np.int32(0)
-            if degree > 0:
-                for a in range(in_indptr[j], in_indptr[j + 1]):
-                    common += listed[in_rows[a]]
+            common = count_marked(listed, in_indptr, in_rows, j) if degree > 0 else np.int32(0)
             out[e] = np.float32(common) / np.float32(max(1, min(last - first, degree)))
             places[at] = e
             at += 1
@@ -218,9 +208,7 @@ def _of_new(indptr, cols, start, stop, out):
             listed[cols[e]] = 1
         for e in range(first, last):
             j = np.int64(cols[e])
-            low, high, common = indptr[j], indptr[j + 1], np.int32(0)
-            for a in range(low, high):
-                common += listed[cols[a]]
+            low, high, common = indptr[j], indptr[j + 1], count_marked(listed, indptr, cols, j)
             out[e] = np.float32(common) / np.float32(min(last - first, high - low))
             out[low + np.searchsorted(cols[low:high], i)] = out[e]
         for e in range(first, last):

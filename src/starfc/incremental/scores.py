@@ -19,17 +19,17 @@ from starfc.data.dataset import Features
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
-from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, encode, smooth_rows, smoothing_affinity
+from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
 from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
-from starfc.models.structural import EdgeScorer, StructuralModel
+from starfc.models.structural import StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.scoring.nodes import NodeProjections
 from starfc.scoring.projection_kernels import Scorer
 from starfc.scoring.projections import edge_probabilities
-from starfc.scoring.structural import ROW_BLOCK, Scoring
+from starfc.scoring.structural import ROW_BLOCK, Scoring, on_device, score_first_round
 from starfc.storage.scratch import ScratchRows
 
 _SPARSE_BLOCK = 8 * ROW_BLOCK  # rows of which a few edges each are scored
@@ -143,12 +143,14 @@ def _structural(
     structure = Structure(lists.graph, model.columns, model.candidates, nodes, within, strangers, log_nodes)
     before = None
     if model.rounds == 2:
-        before = EdgeLogits(structure, lists.codes)
-        _first(early, structure, before, unknown, ROW_BLOCK)
+        before, first_score = EdgeLogits(structure, lists.codes), on_device(early, "cpu")
+        score_first_round(first_score, structure, before, unknown, every=True)
         lists.known[unknown] = True
         own = slice(0, lists.candidates)  # of an edge that both ends have among these, the code stands there by now
         without = (lists.ids[askers, own] >= first) & (lists.codes[askers, own] == NO_LOGIT)
-        _first(early, structure, before, askers[without.any(axis=1)], _SPARSE_BLOCK, first)
+        score_first_round(
+            first_score, structure, before, askers[without.any(axis=1)], every=True, since=first, block=_SPARSE_BLOCK
+        )
         before.sum_degrees(ends)
     line, scorers = logit(tau1), [early] if before is None else late
 
@@ -176,21 +178,3 @@ def _marked(n: int, *ids: NDArray[np.integer]) -> NDArray[np.bool_]:
     for some in ids:
         mark[some] = True
     return mark[:n]
-
-
-def _first(
-    scorer: EdgeScorer,
-    structure: Structure,
-    before: EdgeLogits,
-    rows: NDArray[np.integer],
-    block: int,
-    since: int = 0,
-) -> None:
-    """First-round logits of all candidates of some rows, or of those that are rows from ``since`` on."""
-
-    @torch.inference_mode()
-    def work(part: slice) -> None:
-        pairs = structure.first_round(rows[part], every=True, since=since)
-        before.put(pairs, encode(scorer(torch.from_numpy(pairs.features)).numpy()))
-
-    threads.each(work, slices(len(rows), block))

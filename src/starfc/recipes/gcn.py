@@ -1,7 +1,8 @@
 # The published network (CVPR 2021), trained with a short schedule.
 
-# The head starts as a distance between the two nodes, and a few hundred AdamW steps refine it; a higher learning rate
-# would undo this start. A step costs what its nodes cost: 6,700 of them (150 identities) teach as much as twice as many.
+# The head starts as a distance between the two nodes, and a few hundred AdamW steps refine it; a higher rate
+# would undo this start. A step costs what its nodes cost: 6,700 of them (150 identities) teach as much as twice as
+# many.
 model = dict(type='gcn', kwargs=dict(init='metric'))
 cluster_num = 150
 sampling = dict(nearest=200, patches=4, passes=1, rotation=0.35, subgraphs_per_epoch=85)

@@ -26,7 +26,6 @@ from starfc.data.fingerprint import fingerprint
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.models.checkpoint import Model, load_model
-from starfc.models.kinds import KINDS
 from starfc.review.measures import instance_columns
 from starfc.runs.outputs import write_clustering, write_edges, write_run
 from starfc.runtime.machine import choose_device, environment, set_threads
@@ -221,7 +220,7 @@ def choices(
         copies = {"value": "keep", "reason": GIVEN}
     elif stored and not num_copies:
         copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
-    default = config.partition.type == KINDS[config.model.type].partition
+    default = config.partition.type == config.kind.partition
     found: dict[str, dict[str, Any]] = {
         "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
         "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
@@ -267,7 +266,7 @@ def open_model(config: Config, folder: Path) -> Model:
     """The model of a folder; its type and widths must be those of the config, whose scales it takes."""
     kwargs = config.model.kwargs
     model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
-    if model.kind.name != config.model.type:
+    if model.kind is not config.kind:
         raise InputError(
             f"{folder}: weights of a model of type {model.kind.name!r} where the config's model.type is "
             f"{config.model.type!r}; name a config of that type, such as configs/{model.kind.config}, or other weights"

@@ -82,7 +82,8 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
     try:
         require_rows(indptr, cols, manifest.symmetric)
         require_numbers("scores", scores, 0, 1)
-        require_numbers("intimacy", intimacy, 0, 1)
+        # of directed edges more nodes can lead to j than j's own degree counts, so NI can be above 1
+        require_numbers("intimacy", intimacy, 0, 1 if manifest.symmetric else len(indptr) - 1)
         require_ids("kept", kept.view(np.uint8), 0, 2)
         if manifest.symmetric:
             require_both_ways(indptr, cols, scores, intimacy, kept)

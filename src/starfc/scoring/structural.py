@@ -87,13 +87,8 @@ class Scoring:
         return model.second.of(second)
 
     def _first_round(self, scorer: EdgeScorer) -> EdgeLogits:
-        logits, score = EdgeLogits(self.structure), _on(scorer, self.device)
-
-        def work(at: int) -> None:
-            pairs = self.structure.first_round(self.order[self.blocks[at]])
-            logits.put(pairs, encode(score(pairs.features)))
-
-        threads.each(work, range(len(self.blocks)))
+        logits = EdgeLogits(self.structure)
+        score_first_round(on_device(scorer, self.device), self.structure, logits, self.order)
         logits.sum_degrees(self.order)
         return logits
 
@@ -125,7 +120,7 @@ class Scoring:
     def _last_round(self, halves: Halves | None) -> Callable[[Pairs], NDArray[np.float32]]:
         if halves is not None:
             return lambda pairs: halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
-        score = _on(self.scorer, self.device)
+        score = on_device(self.scorer, self.device)
         return lambda pairs: score(pairs.features)
 
     def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
@@ -159,6 +154,33 @@ class Scoring:
         """The columns of the edges of some nodes."""
         blocks = slices(len(nodes), ROW_BLOCK)
         return np.concatenate(threads.results(lambda part: self.pairs(nodes[part]).features, blocks))
+
+
+def score_first_round(
+    score: Score,
+    structure: Structure,
+    logits: EdgeLogits,
+    nodes: NDArray[np.integer],
+    *,
+    every: bool = False,
+    since: int = 0,
+    block: int = ROW_BLOCK,
+) -> None:
+    """Score candidate edges of some nodes by the first round, and note the logits at both ends.
+
+    Parameters
+    ----------
+    every, since
+        As for :meth:`starfc.graph.structure.Structure.first_round`.
+    block : int
+        Nodes to score at a time.
+    """
+
+    def work(part: slice) -> None:
+        pairs = structure.first_round(nodes[part], every=every, since=since)
+        logits.put(pairs, encode(score(pairs.features)))
+
+    threads.each(work, slices(len(nodes), block))
 
 
 class Halves(Protocol):
@@ -196,7 +218,7 @@ def parse_structure(
     return Scoring(model, features, graph, order, device, scratch).parse(tau1)[:2]
 
 
-def _on(scorer: EdgeScorer, device: str | torch.device) -> Score:
+def on_device(scorer: EdgeScorer, device: str | torch.device) -> Score:
     scorer = scorer.to(device)
 
     @torch.inference_mode()

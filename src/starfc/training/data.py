@@ -87,7 +87,7 @@ def held_back_graph(config: Config, data: TrainingData) -> LabelledGraph | None:
     """
     if data.held is None:
         return None
-    if config.model.type == "gcn_structural":
+    if config.kind.structural:
         return whole_graph(config, data)
     features, labels = data.held.features, data.held.labels
     k = fitting_k(config.knn, len(labels), "the held-back identities")

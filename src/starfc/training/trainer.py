@@ -36,6 +36,7 @@ from starfc.evaluation.thresholds import choose_and_store
 from starfc.models.checkpoint import Model, save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
+from starfc.models.kinds import GCN, KINDS, STRUCTURAL
 from starfc.models.structural import StructuralModel
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
@@ -111,7 +112,7 @@ def run_training(
     Stopped
         SIGTERM or SIGINT came: a checkpoint is written, and the message says how to go on.
     """
-    if config.model.type == "gcn_structural_any":
+    if config.kind.contextual:
         from starfc.training.contextual import run_kinds_training
 
         return run_kinds_training(config, work_dir, inputs, overwrite)
@@ -132,7 +133,7 @@ def _run(
     stages = Stages(config.memory_limit_bytes())
     with stages.stage("data"):
         data = read_training_data(config)
-        whole = whole_graph(config, data) if config.model.type == "gcn_structural" else None
+        whole = whole_graph(config, data) if config.kind.structural else None
         held = None
         if world.writes and data.held is not None:
             held = whole or held_back_graph(config, data)
@@ -155,9 +156,9 @@ def _run(
             change.wrote("config.json")
             change.wrote("run.json")
     opened = Journal(work_dir, config.log_config, position.journal_bytes, position.done) if world.writes else None
-    run = Run(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened, go_on)
+    session = Session(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened, go_on)
     with stages.stage("training"), opened or nullcontext(), torch.random.fork_rng(), stop_requests() as request:
-        train(run, position, request)
+        train(session, position, request)
     if change is None:
         return None
     if held is not None and isinstance(method.model, StructuralModel):
@@ -189,12 +190,12 @@ def _require_own_journal(work_dir: Path, change: Change) -> None:
 def report(record: dict[str, Any], work_dir: str | Path) -> str:
     """A finished training's record as the text that the entry points print."""
     table = Stages(finished=[Stage(**stage) for stage in record["stages"]]).table()
-    logs = "" if record["config"]["model"]["type"] == "gcn_structural_any" else "checkpoints, metrics.jsonl, "
+    logs = "" if KINDS[record["config"]["model"]["type"]].contextual else "checkpoints, metrics.jsonl, "
     return f"{table}\nwritten to {work_dir}: weights, config.json, {logs}run.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class Session:
     """What the loop works with; ``journal`` is None in all processes but the one that writes.
 
     ``go_on`` is the command to go on with after a stop, None for that of train.py.
@@ -219,12 +220,12 @@ class Run:
         return self.checkpoints.save(position, self.method, self.schedule, best)
 
 
-def train(run: Run, position: Position, request: StopRequest) -> None:
+def train(session: Session, position: Position, request: StopRequest) -> None:
     """The training loop, from a position to the end, or to the step at which the process is asked to stop."""
-    config, world, s = run.config, run.world, run.config.sampling
+    config, world, s = session.config, session.world, session.config.sampling
     sampler = SubgraphSampler(
-        run.data.train.features,
-        run.data.train.labels,
+        session.data.train.features,
+        session.data.train.labels,
         nearest=s.nearest if s.nearest is not None else config.cluster_num + 200,
         identities=config.cluster_num,
         instance_share=s.instance_share,
@@ -234,25 +235,25 @@ def train(run: Run, position: Position, request: StopRequest) -> None:
         seeds = _seeds(sampler.num_identities, per_epoch, epoch_stream(config.seed, position.epoch))
         first = (position.epoch - 1) * per_epoch + 1  # number of the epoch's first subgraph
         mine = [at * world.size + world.rank for at in range(position.rounds, rounds)]
-        draws = (_draw(run, sampler, first + n, int(seeds[n])) if n < per_epoch else None for n in mine)
+        draws = (_draw(session, sampler, first + n, int(seeds[n])) if n < per_epoch else None for n in mine)
         with closing(prefetched(draws, config.threads, world.local_size)) as coming:
             bar = progress(f"epoch {position.epoch}", coming, total=rounds, done=position.rounds, unit="round")
             clock = time.perf_counter()
             for draw in bar if world.writes else coming:
-                before, entry = position.done, _train_round(run, draw, position, request)
+                before, entry = position.done, _train_round(session, draw, position, request)
                 position.next_round(min(world.size, per_epoch - position.rounds * world.size))
                 if entry["steps"]:
-                    run.schedule.after_round()
-                if run.journal is not None:
+                    session.schedule.after_round()
+                if session.journal is not None:
                     entry["seconds"] = time.perf_counter() - clock
-                    _keep_record(run, run.journal, position, before, entry)
+                    _keep_record(session, session.journal, position, before, entry)
                 clock = time.perf_counter()
-        if run.journal is not None and run.validation is not None and config.validation.interval is None:
-            _validate(run, run.journal, run.validation, position)
-        run.schedule.after_epoch()
+        if session.journal is not None and session.validation is not None and config.validation.interval is None:
+            _validate(session, session.journal, session.validation, position)
+        session.schedule.after_epoch()
         position.next_epoch()
-        if run.journal is not None:
-            run.save(position)
+        if session.journal is not None:
+            session.save(position)
 
 
 @dataclass(frozen=True)
@@ -267,26 +268,26 @@ class _Draw:
     seconds: float
 
 
-def _draw(run: Run, sampler: SubgraphSampler, number: int, seed: int) -> _Draw:
+def _draw(session: Session, sampler: SubgraphSampler, number: int, seed: int) -> _Draw:
     """Subgraph ``number``, around the identity ``seed``."""
-    clock, rng = time.perf_counter(), subgraph_stream(run.config.seed, number)
+    clock, rng = time.perf_counter(), subgraph_stream(session.config.seed, number)
     instances = sampler.sample(seed, rng)
-    fits = run.config.sampling.min_nodes <= len(instances) <= run.config.sampling.max_nodes
-    subgraph = run.method.build(run.data.train, instances) if fits else None
+    fits = session.config.sampling.min_nodes <= len(instances) <= session.config.sampling.max_nodes
+    subgraph = session.method.build(session.data.train, instances) if fits else None
     return _Draw(number, seed, instances, subgraph, rng, time.perf_counter() - clock)
 
 
-def _train_round(run: Run, draw: _Draw | None, position: Position, request: StopRequest) -> dict[str, float]:
+def _train_round(session: Session, draw: _Draw | None, position: Position, request: StopRequest) -> dict[str, float]:
     """Train on one subgraph of every process, from the position's step on; returns what is to be logged of it.
 
     A process whose subgraph is skipped, or that has none left, takes the steps with the others' gradients.
     """
-    method, world, work = run.method, run.world, None
+    method, world, work = session.method, session.world, None
     if draw is not None and draw.subgraph is None:
-        identity = run.data.identities[draw.seed]
+        identity = session.data.identities[draw.seed]
         log.info("subgraph %d of identity %s skipped: %d instances", draw.number, identity, len(draw.instances))
     elif draw is not None:
-        work = method.start(draw.subgraph, draw.rng, run.device)
+        work = method.start(draw.subgraph, draw.rng, session.device)
     steps = world.highest(0 if work is None else method.num_steps(work))
     patches = [] if draw is None or work is None else method.deal(work, steps, draw.rng)
     method.model.train()
@@ -294,16 +295,16 @@ def _train_round(run: Run, draw: _Draw | None, position: Position, request: Stop
         method.model.zero_grad(set_to_none=True)
         loss, terms = None, {}
         if draw is not None and step < len(patches):
-            loss, terms = method.loss(work, patches[step], step_generator(run.config.seed, draw.number, step))
+            loss, terms = method.loss(work, patches[step], step_generator(session.config.seed, draw.number, step))
             loss.backward()
         mean, stop = world.average_gradients(method.model.parameters(), loss, bool(request))
         if not math.isfinite(mean):
-            raise InputError(_not_finite(run, position, draw, loss))
+            raise InputError(_not_finite(session, position, draw, loss))
         method.update()
         position.steps = step + 1
         position.terms.append({"loss": mean, **terms})
         if stop:
-            _stop(run, position, request)
+            _stop(session, position, request)
     if steps:
         method.finish()
     mine = 0 if draw is None or work is None else len(draw.instances)
@@ -312,28 +313,32 @@ def _train_round(run: Run, draw: _Draw | None, position: Position, request: Stop
     return means | {"nodes": int(nodes), "steps": steps, "build_seconds": seconds / world.size}
 
 
-def _keep_record(run: Run, journal: Journal, position: Position, before: int, entry: dict[str, float]) -> None:
+def _keep_record(session: Session, journal: Journal, position: Position, before: int, entry: dict[str, float]) -> None:
     """After a round: log it, validate, write a checkpoint, each where it is due."""
 
     def due(interval: int | None) -> bool:
         return interval is not None and position.done // interval > before // interval
 
-    if entry["steps"] and due(run.config.log_config.interval):
-        where = {"epoch": position.epoch, "subgraph": position.done, "lr": run.method.optimizer.param_groups[0]["lr"]}
+    if entry["steps"] and due(session.config.log_config.interval):
+        where = {
+            "epoch": position.epoch,
+            "subgraph": position.done,
+            "lr": session.method.optimizer.param_groups[0]["lr"],
+        }
         journal.write("train", position.done, where | entry)
-    if run.validation is not None and due(run.config.validation.interval):
-        _validate(run, journal, run.validation, position)
-    if due(run.config.checkpoint_config.interval):
-        run.save(position)
+    if session.validation is not None and due(session.config.validation.interval):
+        _validate(session, journal, session.validation, position)
+    if due(session.config.checkpoint_config.interval):
+        session.save(position)
 
 
-def _validate(run: Run, journal: Journal, data: LabelledGraph, position: Position) -> None:
+def _validate(session: Session, journal: Journal, data: LabelledGraph, position: Position) -> None:
     """Log the edge accuracy; where it is the best so far, keep the checkpoint."""
-    accuracy = edge_accuracy(run.method.model, data, run.config.th_sim, run.device)
+    accuracy = edge_accuracy(session.method.model, data, session.config.th_sim, session.device)
     journal.write("validation", position.done, {"epoch": position.epoch, "edge_accuracy": accuracy})
     if accuracy > position.best:
         position.best = accuracy
-        run.save(position, best=True)
+        session.save(position, best=True)
 
 
 def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
@@ -352,15 +357,15 @@ def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torc
     return right / max(total, 1)
 
 
-def _stop(run: Run, position: Position, request: StopRequest) -> None:
+def _stop(session: Session, position: Position, request: StopRequest) -> None:
     """Write a checkpoint in the middle of a subgraph, and end with the command that goes on from it."""
     number = request.signal or signal.SIGTERM
-    if not run.world.writes:
+    if not session.world.writes:
         raise Stopped("", number)
-    path = run.save(position)
-    start = "python" if run.world.size == 1 else f"torchrun --standalone --nproc-per-node {run.world.size}"
-    places = [sys.argv[0], "--config", run.work_dir / "config.json", "--work-dir", run.work_dir]
-    command = run.go_on or " ".join([start, *(shlex.quote(str(p)) for p in places), "--resume auto"])
+    path = session.save(position)
+    start = "python" if session.world.size == 1 else f"torchrun --standalone --nproc-per-node {session.world.size}"
+    places = [sys.argv[0], "--config", session.work_dir / "config.json", "--work-dir", session.work_dir]
+    command = session.go_on or " ".join([start, *(shlex.quote(str(p)) for p in places), "--resume auto"])
     raise Stopped(
         f"{number.name}: stopped after step {position.steps} of the round that follows subgraph {position.done}; "
         f"checkpoint {path}; go on with: {command}",
@@ -368,20 +373,20 @@ def _stop(run: Run, position: Position, request: StopRequest) -> None:
     )
 
 
-def _not_finite(run: Run, position: Position, draw: _Draw | None, loss: Tensor | None) -> str:
+def _not_finite(session: Session, position: Position, draw: _Draw | None, loss: Tensor | None) -> str:
     """Say at which batch a loss was NaN or infinite; its identities and instances go into a file."""
-    state = run.checkpoints.last_good()
+    state = session.checkpoints.last_good()
     if draw is None or loss is None or math.isfinite(loss.item()):
         return f"loss: not finite in another process, whose message says at which identities; {state}"
-    identities = run.data.identities[np.unique(run.data.train.labels[draw.instances])]
-    path = run.work_dir / f"not_finite_subgraph_{draw.number:06d}.json"
+    identities = session.data.identities[np.unique(session.data.train.labels[draw.instances])]
+    path = session.work_dir / f"not_finite_subgraph_{draw.number:06d}.json"
     batch = {
         "subgraph": draw.number,
         "step": position.steps + 1,
         "loss": str(loss.item()),
-        "seed_identity": run.data.identities[draw.seed].item(),
+        "seed_identity": session.data.identities[draw.seed].item(),
         "identities": identities.tolist(),
-        "instances": run.data.rows[draw.instances].tolist(),
+        "instances": session.data.rows[draw.instances].tolist(),
     }
     write_json(path, batch)
     first = ", ".join(map(str, identities[:10].tolist())) + (", …" if len(identities) > 10 else "")
@@ -396,12 +401,12 @@ def make_method(config: Config, device: torch.device, whole: LabelledGraph | Non
     """The configured network at its start, with what trains it; ``whole`` is the graph that a structural one sees."""
     generator = torch.Generator().manual_seed(config.seed)
     kwargs, h = vars(config.model.kwargs), config.hierarchical
-    if config.model.type == "gcn_structural":
+    if config.kind is STRUCTURAL:
         shape = {"columns": config.knn - 1, **vars(config.structural)}
-        assert whole is not None  # what it sees
+        assert whole is not None  # a structural network sees it
         structural = StructuralModel(kwargs["nhid"], **shape, generator=generator)
         return StructuralTraining(config, structural.to(device), whole)
-    if config.model.type == "gcn":
+    if config.kind is GCN:
         return BasicTraining(config, StarFCModel(**kwargs, generator=generator).to(device))
     extended = HierarchicalModel(**kwargs, offsets=tuple(h.offsets), scales=tuple(h.scales), generator=generator)
     return HierarchicalTraining(config, extended.to(device))

@@ -32,7 +32,7 @@ import numpy as np
 
 from harness import report, run_side
 from starfc.config.config import load_config
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
 from starfc.runs.assign import assign
 from starfc.runs.cluster import run_inference

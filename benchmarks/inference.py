@@ -21,7 +21,7 @@ from harness import finish_side, report, run_side
 from starfc.clustering.pipeline import cluster
 from starfc.config.thresholds import load_thresholds
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 from starfc.errors import InputError
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.knn import build_knn

@@ -22,7 +22,7 @@ import numpy as np
 
 from harness import finish_side, report, run_side
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features
+from starfc.data.files import read_features
 from starfc.graph.knn import Sample, build_knn, draw_sample
 from starfc.graph.neighbours import KnnGraph, tidy
 from starfc.runtime.machine import set_threads

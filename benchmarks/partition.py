@@ -44,7 +44,7 @@ from starfc.clustering.refinement import node_intimacy, refine
 from starfc.config.config import load_config
 from starfc.config.splits import knn_graph, open_test_split
 from starfc.config.thresholds import load_thresholds
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.edges import EdgeList, row_pointers, undirected

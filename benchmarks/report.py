@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from harness import finish_side, report, run_side
-from starfc.data.formats import read_labels
+from starfc.data.files import read_labels
 from starfc.review.measures import review
 from starfc.review.report import write_report
 from starfc.runs.folder import Run

@@ -28,7 +28,7 @@ from starfc.clustering.pipeline import cluster
 from starfc.config.config import load_config
 from starfc.config.thresholds import load_thresholds
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features, read_labels, write_labels
+from starfc.data.files import read_features, read_labels, write_labels
 from starfc.data.synthetic import generate
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn, search_bytes

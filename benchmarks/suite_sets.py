@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Split, open_split
-from starfc.data.formats import read_labels
+from starfc.data.files import read_labels
 from starfc.data.synthetic import Synthetic, sample
 from starfc.errors import InputError, MissingFileError
 from starfc.storage.atomic import save_array

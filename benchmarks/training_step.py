@@ -22,7 +22,7 @@ import torch
 
 from harness import finish_side, report, run_side
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel

@@ -21,7 +21,7 @@ from starfc.commands.options import Partition, Refinement
 from starfc.commands.train import Recipe
 from starfc.config.config import load_config
 from starfc.config.recipes import RECIPES, training_config
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate as scores
 from starfc.models.checkpoint import save_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from starfc.data.dataset import Features, open_split
-from starfc.data.formats import read_features, read_labels, write_labels
+from starfc.data.files import read_features, read_labels, write_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.storage.atomic import replacing
 

@@ -17,7 +17,7 @@ from conftest import blobs
 from starfc.commands import cluster, words_of
 from starfc.data.convert import convert, open_either
 from starfc.data.dataset import Features, lengths, open_split
-from starfc.data.formats import feature_blocks, read_features, read_labels
+from starfc.data.files import feature_blocks, read_features, read_labels
 from starfc.data.profile import profile_features
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.store import read_graph

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from baselines.communities import infomap, leiden
 from starfc.commands import app
 from starfc.config.config import load_config
-from starfc.data.formats import read_features
+from starfc.data.files import read_features
 from starfc.errors import InputError
 from starfc.evaluation.calibration import write_reliability
 from starfc.evaluation.surface import Panel, draw

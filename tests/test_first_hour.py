@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from starfc import InputError, StarFC
 from starfc.commands import app
 from starfc.config.config import load_config
-from starfc.data.formats import read_labels
+from starfc.data.files import read_labels
 from starfc.evaluation.metrics import evaluate
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel

@@ -15,7 +15,7 @@ from conftest import unit
 
 from starfc.data.convert import convert
 from starfc.data.dataset import Features
-from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_features, read_labels
+from starfc.data.files import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_features, read_labels
 from starfc.data.profile import profile_features, profile_labels
 from starfc.errors import InputError
 

@@ -13,7 +13,7 @@ from starfc.clustering.components import components, largest_first
 from starfc.clustering.pipeline import cluster, cluster_dynamic
 from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected, refine
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.affinity import propagate_scales, propagation_matrix
 from starfc.graph.edges import EdgeList, undirected

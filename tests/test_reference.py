@@ -11,7 +11,7 @@ from conftest import ROOT, blobs, same_partition, unit
 
 from starfc.clustering.pipeline import cluster
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features
+from starfc.data.files import read_features
 from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph
 from starfc.models.checkpoint import load_model

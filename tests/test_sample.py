@@ -12,7 +12,7 @@ from conftest import ROOT, SHARED
 
 from starfc import StarFC
 from starfc.config.config import load_config
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
 from starfc.models.checkpoint import PRETRAINED
 from starfc.runs.cluster import run_inference

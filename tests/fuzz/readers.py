@@ -13,7 +13,7 @@ import numpy as np
 from starfc.data.blocks import Blocks
 from starfc.data.convert import open_either
 from starfc.data.dataset import Features
-from starfc.data.formats import read_features, read_labels
+from starfc.data.files import read_features, read_labels
 
 ROWS, DIM, K = 24, 8, 5
 TEXT = tuple(

@@ -73,7 +73,7 @@ def _rows(remove: str) -> NDArray[np.integer]:
     """Row ids of a list with commas, or of a file."""
     import numpy as np
 
-    from starfc.data.formats import read_labels
+    from starfc.data.files import read_labels
 
     try:
         return np.array([int(row) for row in remove.split(",") if row.strip()], np.int64)

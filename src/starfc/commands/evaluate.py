@@ -38,7 +38,7 @@ def evaluate(
     options.set_messages()
     import numpy as np
 
-    from starfc.data.formats import read_labels
+    from starfc.data.files import read_labels
     from starfc.evaluation.metrics import evaluate as scores
     from starfc.evaluation.metrics import labelled, metrics_table
     from starfc.storage.opened import opened

@@ -46,7 +46,7 @@ def info(
 def _file(path: str, labels: Path | None, feature_dim: int | None, key: str | None) -> tuple[dict[str, Any], list[str]]:
     from starfc.data.blocks import Blocks
     from starfc.data.convert import FEATURES, LABELS, STREAM, open_either
-    from starfc.data.formats import read_labels
+    from starfc.data.files import read_labels
     from starfc.data.profile import feature_lines, label_lines, profile_features, profile_labels
 
     opened = open_either(path, feature_dim, FEATURES if labels is not None else None, key)
@@ -112,7 +112,7 @@ def _today(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[
     import numpy as np
 
     from starfc.clustering.diagnostics import size_histogram, sizes_table
-    from starfc.data.formats import read_labels
+    from starfc.data.files import read_labels
     from starfc.evaluation.metrics import metrics_table
     from starfc.storage.records import changed_since
 

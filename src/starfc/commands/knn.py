@@ -38,7 +38,7 @@ def knn(
     from starfc.config.schema import build
     from starfc.config.splits import search_of
     from starfc.data.dataset import Features
-    from starfc.data.formats import read_features
+    from starfc.data.files import read_features
     from starfc.graph.knn import fitting_k, search_bytes
     from starfc.graph.opening import Place, build_graph
     from starfc.runtime.machine import set_threads

@@ -57,7 +57,7 @@ def train(
 
     from starfc.config.config import load_config
     from starfc.config.recipes import merged, training_config
-    from starfc.data.formats import feature_blocks
+    from starfc.data.files import feature_blocks
     from starfc.training.trainer import report, run_training
 
     dim = feature_blocks(features, feature_dim, key).dim

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starfc.config.config import Config
 from starfc.data.dataset import Features, Split, open_split
-from starfc.data.formats import LABEL_SUFFIXES
+from starfc.data.files import LABEL_SUFFIXES
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.opening import Place, Search, open_or_build

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.names import FEATURE_NAMES, alternatives
+from starfc.data.names import alternatives
 from starfc.errors import InputError
-from starfc.runtime.extras import require
 from starfc.runtime.memory import release
 from starfc.runtime.stages import megabytes
 from starfc.runtime.words import advice, word
-from starfc.storage.safe import Header, Npz, listed, npy_header, take
+from starfc.storage.safe import listed
 
 BLOCK_BYTES = 16 << 20
 
@@ -88,62 +84,6 @@ def floats(blocks: Blocks) -> Blocks:
     return Blocks(blocks.rows, blocks.dim, np.dtype(np.float32), parts, blocks.name)
 
 
-def npy_blocks(file: IO[bytes], name: str, header: Header | None = None) -> Blocks:
-    """The features of a .npy that is read as a stream; in Fortran order, it is held as a whole.
-
-    ``header`` is its header, where that has been read.
-
-    Raises
-    ------
-    InputError
-        Not a .npy of features; while blocks are read, one that ends too soon.
-    """
-    shape, fortran, dtype = header or npy_header(file, name)
-    require_features(name, shape, dtype)
-    return npy_numbers(file, name, shape, fortran, dtype)
-
-
-def npy_numbers(file: IO[bytes], name: str, shape: tuple[int, ...], fortran: bool, dtype: np.dtype) -> Blocks:
-    """The numbers that follow the header of a .npy of two dimensions, of any dtype."""
-    rows, dim = shape
-
-    def parts() -> Iterator[NDArray[np.floating]]:
-        step = rows if fortran else rows_of_block(dim, dtype.itemsize)
-        for start in range(0, rows, max(step, 1)):
-            count = min(step, rows - start)
-            data = take(file, count * dim * dtype.itemsize)
-            if len(data) < count * dim * dtype.itemsize:
-                raise InputError(
-                    f"{name}: cut short: {rows:,} rows by its header, it ends before row {start + count:,}"
-                )
-            block = np.frombuffer(data, dtype)
-            yield block.reshape(dim, count).T if fortran else block.reshape(count, dim)
-
-    return Blocks(rows, dim, dtype, parts(), name)
-
-
-def npz_blocks(path: Path, key: str | None = None) -> Blocks:
-    """The features of an .npz: the array ``key``, or the only one, or the first of
-    :data:`~starfc.data.names.FEATURE_NAMES` that it has."""
-    with Npz(path) as archive:
-        chosen = npz_key(archive, FEATURE_NAMES, key, keyed=True)
-        with archive.open(chosen) as (_, (shape, _, dtype)):
-            require_features(f"{path}, array {chosen!r}", shape, dtype)
-
-    def parts() -> Iterator[NDArray[np.floating]]:
-        with Npz(path) as archive, archive.open(chosen) as (file, header):
-            yield from npy_blocks(file, str(path), header).parts
-            file.read(1)  # at the end of the member its checksum is compared
-
-    rows, dim = shape
-    return Blocks(rows, dim, dtype, parts(), str(path))
-
-
-def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None, keyed: bool = False) -> str:
-    """The name of an array of an .npz (:func:`chosen_name`)."""
-    return chosen_name(archive.path, "array", archive.names, obvious, key, keyed)
-
-
 def chosen_name(
     path: str | Path, what: str, names: list[str], obvious: tuple[str, ...], key: str | None, keyed: bool
 ) -> str:
@@ -201,94 +141,3 @@ def converted(blocks: Blocks, dtype: np.dtype, name: str) -> Iterator[NDArray[np
                 "write a wider --dtype"
             )
         yield out
-
-
-def write_blocks(path: Path, blocks: Blocks, dtype: np.dtype, name: str) -> None:
-    """Write blocks as the features file that the suffix of ``path`` names, as float16 or float32.
-
-    ``name`` is what they are read from, for messages.
-    """
-    with _WRITERS[path.suffix](path, blocks.rows, blocks.dim, dtype) as write:
-        for part in converted(blocks, dtype, name):
-            write(part)
-
-
-@contextmanager
-def npy_writer(file: IO[bytes], rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
-    """Write a .npy to a stream."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows, dim)}
-    np.lib.format.write_array_header_1_0(file, header)
-    yield lambda part: file.write(np.ascontiguousarray(part).data)
-
-
-@contextmanager
-def _npy(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
-    with path.open("wb") as file, npy_writer(file, rows, dim, dtype) as write:
-        yield write
-
-
-@contextmanager
-def _npz(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
-    with (
-        zipfile.ZipFile(path, "w") as archive,
-        archive.open("features.npy", "w", force_zip64=True) as file,
-        npy_writer(file, rows, dim, dtype) as write,
-    ):
-        yield write
-
-
-@contextmanager
-def _bin(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
-    with path.open("wb") as file:
-        yield lambda part: file.write(part.astype("<f4", copy=False).data)
-
-
-@contextmanager
-def _fvecs(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
-    with path.open("wb") as file:
-
-        def write(part: NDArray[np.floating]) -> None:
-            rows = np.empty((len(part), dim + 1), "<f4")
-            rows.view("<i4")[:, 0] = dim
-            rows[:, 1:] = part
-            file.write(rows.data)
-
-        yield write
-
-
-@contextmanager
-def _hdf5(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
-    require("h5py", "writing HDF5")
-    import h5py
-
-    with h5py.File(path, "w") as file:
-        dataset, at = file.create_dataset("features", (rows, dim), dtype), 0
-
-        def write(part: NDArray[np.floating]) -> None:
-            nonlocal at
-            dataset[at : at + len(part)] = part
-            at += len(part)
-
-        yield write
-
-
-@contextmanager
-def _parquet(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([("features", pa.list_(pa.from_numpy_dtype(dtype), dim))])
-    # opened here, as Arrow takes no name that is not UTF-8
-    with path.open("wb") as file, pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
-
-        def write(part: NDArray[np.floating]) -> None:
-            column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), dim)
-            writer.write_table(pa.table([column], schema=schema))
-
-        yield write
-
-
-_WRITERS: dict[str, Any] = {
-    ".npy": _npy, ".npz": _npz, ".bin": _bin, ".fvecs": _fvecs, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet,
-}  # fmt: skip
-SINGLE_ONLY = (".bin", ".fvecs")  # hold float32 and nothing else

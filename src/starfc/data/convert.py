@@ -10,26 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import (
-    SINGLE_ONLY,
-    Blocks,
-    converted,
-    floats,
-    npy_blocks,
-    npy_numbers,
-    npy_writer,
-    write_blocks,
-)
-from starfc.data.columns import features_column, opened_parquet
-from starfc.data.formats import (
+from starfc.data.blocks import Blocks, converted, floats
+from starfc.data.files import (
     FEATURE_SUFFIXES,
+    FORMATS,
     LABEL_SUFFIXES,
     feature_blocks,
     foreign_features,
     read_labels,
-    whole_numbers,
+    write_blocks,
     write_labels,
 )
+from starfc.data.formats.npy import npy_blocks, npy_numbers, npy_writer
+from starfc.data.formats.parquet import features_column, opened_parquet
+from starfc.data.identities import whole_numbers
 from starfc.data.names import LABEL_COLUMNS, LABEL_NAMES
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.words import maker
@@ -196,8 +190,8 @@ def convert(
 def _write_features(blocks: Blocks, source: str, target: str, dtype: str | None) -> dict[str, Any]:
     suffix = Path(target).suffix if target != STREAM else ".npy"
     if dtype is None:
-        dtype = "float16" if blocks.dtype == np.float16 and suffix not in SINGLE_ONLY else "float32"
-    if dtype != "float32" and suffix in SINGLE_ONLY:
+        dtype = "float16" if blocks.dtype == np.float16 and not FORMATS[suffix].float32 else "float32"
+    if dtype != "float32" and FORMATS[suffix].float32:
         raise InputError(f"--dtype: {suffix} holds float32; found {dtype}; write .npy, .npz, .h5 or .parquet")
     name = "stdin" if source == STREAM else source
     if target == STREAM:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.formats import FEATURE_SUFFIXES, LABEL_SUFFIXES, UNLABELLED, read_features, read_labels
+from starfc.data.files import FEATURE_SUFFIXES, LABEL_SUFFIXES, UNLABELLED, read_features, read_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
 from starfc.runtime.memory import mapped_bytes, release

@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from starfc.data.formats import UNLABELLED
+from starfc.data.files import UNLABELLED
 from starfc.errors import InputError
 from starfc.graph.neighbours import id_dtype
 from starfc.runtime.defaults import METRICS

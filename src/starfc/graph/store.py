@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import npy_numbers
 from starfc.data.dataset import Features
+from starfc.data.formats.npy import npy_numbers
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy

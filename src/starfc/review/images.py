@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import npz_key
+from starfc.data.formats.npz import npz_key
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime import threads
 from starfc.runtime.extras import require

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from starfc.clustering.diagnostics import size_histogram, surprising
 from starfc.clustering.parsing import Decision, ParsedEdges
-from starfc.data.blocks import npz_key
 from starfc.data.dataset import Features
+from starfc.data.formats.npz import npz_key
 from starfc.errors import InputError
 from starfc.graph.edges import edge_confidence
 from starfc.review.images import open_pictures, write_sheets

@@ -32,11 +32,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from starfc.clustering.copies import copies_among
-from starfc.data.columns import opened_parquet
 from starfc.data.copies import find_copies
 from starfc.data.dataset import Features
+from starfc.data.files import read_features, read_labels
 from starfc.data.fingerprint import fingerprint
-from starfc.data.formats import read_features, read_labels
+from starfc.data.formats.parquet import opened_parquet
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.checks import require_ids, require_lists, require_numbers

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.data.dataset import Features
+from starfc.data.files import read_features
 from starfc.data.fingerprint import fingerprint
-from starfc.data.formats import read_features
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_ids
 from starfc.runs.outputs import read_edges

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
 from starfc.clustering.parsing import ParsedEdges
-from starfc.data.formats import write_labels
+from starfc.data.files import write_labels
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
 from starfc.graph.edges import EdgeList

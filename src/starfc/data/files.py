@@ -17,25 +17,66 @@ Everything enters by :mod:`starfc.storage.safe`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import Blocks, blocks_of, floats, npz_blocks, npz_key, require_features
-from starfc.data.columns import parquet_features, parquet_labels, text_labels, write_label_column, write_label_lines
-from starfc.data.hdf import HDF5_SUFFIXES, hdf5_features
-from starfc.data.names import LABEL_NAMES
+from starfc.data.blocks import Blocks, Write, blocks_of, converted, floats
+from starfc.data.formats import hdf5, npy, npz, parquet, raw, text
+from starfc.data.formats.raw import FEATURE_DIM
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.words import advice, word
 from starfc.storage.atomic import replacing
-from starfc.storage.safe import Npz, mapped, open_regular, read_npy
 
-FEATURE_SUFFIXES = (".bin", ".npy", ".npz", ".parquet", *HDF5_SUFFIXES, ".fvecs")
-LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files: what it reads and writes, None where it does not.
+
+    Parameters
+    ----------
+    open_features : function of a path, the dimension and a key
+        Gives features (N, d), memory-mapped, or blocks of them.
+    write_features : context manager of a path, rows, dimension and dtype
+        Gives a function that writes blocks of rows, one after the other.
+    read_labels : function of a path and a key
+    write_labels : function of a path and labels
+    keyed : bool
+        A file can hold several arrays, of which a key names one.
+    float32 : bool
+        It holds float32 and nothing else.
+    """
+
+    open_features: Callable[[Path, int | None, str | None], NDArray[Any] | Blocks] | None = None
+    write_features: Callable[[Path, int, int, np.dtype], AbstractContextManager[Write]] | None = None
+    read_labels: Callable[[Path, str | None], NDArray[np.int64]] | None = None
+    write_labels: Callable[[Path, NDArray[np.integer]], None] | None = None
+    keyed: bool = False
+    float32: bool = False
+
+
+_HDF5 = Format(hdf5.open_features, hdf5.write_features, keyed=True)
+_LINES = Format(read_labels=text.read_labels, write_labels=text.write_lines)
+FORMATS = {
+    ".bin": Format(raw.open_bin, raw.write_bin, float32=True),
+    ".npy": Format(npy.open_features, npy.write_features, npy.read_labels, npy.write_labels),
+    ".npz": Format(npz.open_features, npz.write_features, npz.read_labels, keyed=True),
+    ".parquet": Format(parquet.open_features, parquet.write_features, parquet.read_labels, parquet.write_labels),
+    ".h5": _HDF5,
+    ".hdf5": _HDF5,
+    ".fvecs": Format(raw.open_fvecs, raw.write_fvecs, float32=True),
+    ".meta": _LINES,
+    ".txt": _LINES,
+    ".csv": Format(read_labels=text.read_named_labels, write_labels=text.write_table),
+}
+FEATURE_SUFFIXES = tuple(suffix for suffix, known in FORMATS.items() if known.open_features)
+LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")  # and .npz, where it is named
 UNLABELLED = -1  # the label of an instance whose identity is not known
-FEATURE_DIM = "model.kwargs.feature_dim"
-_CHECKED_ROWS = 1024
 _PICKLED = "is a pickle, which may run code when it is opened, and is not read; where you trust it, convert it: "
 _TEXT = "is text, which is slow to read and seldom exact; convert it: "
 _FOREIGN = {
@@ -80,30 +121,18 @@ def feature_blocks(path: str | Path, feature_dim: int | None = None, key: str | 
 
 
 def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDArray[np.floating] | Blocks:
-    if key is not None and path.suffix not in (".npz", *HDF5_SUFFIXES):
+    known = FORMATS.get(path.suffix, Format())
+    if key is not None and not known.keyed:
         raise InputError(
             f"{path}: {word('key')} names an array of an .npz, or a dataset of an .h5 or .hdf5; leave it out"
         )
-    if path.suffix == ".bin":
-        return _read_bin(path, feature_dim)
     if (foreign := foreign_features(path)) is not None:
         raise InputError(f"{path}: {foreign}")
-    if path.suffix not in FEATURE_SUFFIXES:
+    if known.open_features is None:
         raise InputError(
             f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
         )
-    opened: NDArray[np.floating] | Blocks
-    if path.suffix == ".npy":
-        opened = read_npy(path, "fiubcSUVmM")
-        require_features(path, opened.shape, opened.dtype)
-    elif path.suffix == ".npz":
-        opened = npz_blocks(path, key)
-    elif path.suffix == ".parquet":
-        opened = parquet_features(path)
-    elif path.suffix == ".fvecs":
-        opened = _read_fvecs(path)
-    else:
-        opened = hdf5_features(path, key)
+    opened = known.open_features(path, feature_dim, key)
     if opened.dtype.kind != "f":
         opened = floats(opened if isinstance(opened, Blocks) else blocks_of(opened, str(path)))
     dim = opened.dim if isinstance(opened, Blocks) else opened.shape[1]
@@ -113,42 +142,6 @@ def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDAr
             f"{advice('; set {} to ' + str(dim), FEATURE_DIM)}, or use a model trained on such features"
         )
     return opened
-
-
-def _read_bin(path: Path, feature_dim: int | None) -> NDArray[np.float32]:
-    if feature_dim is None:
-        raise InputError(f"{path}: a raw .bin file does not say its dimension{advice('; give {}', FEATURE_DIM)}")
-    with open_regular(path, "features file") as file:
-        size, row = os.fstat(file.fileno()).st_size, 4 * feature_dim
-        if size % row:
-            raise InputError(
-                f"{path}: {size:,} bytes is not a whole number of {feature_dim}-d float32 rows ({row:,} bytes each); "
-                f"check {word(FEATURE_DIM)}, or whether the file was cut short"
-            )
-        return mapped(file, path, (size // row, feature_dim), np.dtype("<f4"), 0)
-
-
-def _read_fvecs(path: Path) -> NDArray[np.float32]:
-    """Rows of d (int32) and d float32: a view that leaves out the first column."""
-    with open_regular(path, "features file") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            raise InputError(f"{path}: an empty .fvecs does not say its dimension")
-        dim = int.from_bytes(os.pread(file.fileno(), 4, 0), "little", signed=True)
-        if dim < 1 or size % (4 + 4 * dim):
-            raise InputError(
-                f"{path}: {size:,} bytes is not a whole number of .fvecs rows of d = {dim} (4 + 4 d bytes each); is it "
-                "of that format, or was it cut short?"
-            )
-        count = size // (4 + 4 * dim)
-        # a mapping would read whole pages around each
-        for row in np.unique(np.linspace(0, count - 1, _CHECKED_ROWS).astype(np.int64)).tolist():
-            found = int.from_bytes(os.pread(file.fileno(), 4, row * (4 + 4 * dim)), "little", signed=True)
-            if found != dim:
-                raise InputError(
-                    f"{path}: row {row} (from 0) is of d = {found}, the first of d = {dim}; all must agree"
-                )
-        return mapped(file, path, (count, dim + 1), np.dtype("<f4"), 0)[:, 1:]
 
 
 def foreign_features(path: Path) -> str | None:
@@ -170,19 +163,12 @@ def read_labels(path: str | Path, num_instances: int | None = None, key: str | N
     path = _existing(path, "labels")
     if key is not None and path.suffix != ".npz":
         raise InputError(f"{path}: {word('key')} names an array of an .npz, where labels are read; leave it out")
-    if path.suffix == ".npy":
-        labels = whole_numbers(path, read_npy(path, "fiubcSUVmM"))
-    elif path.suffix == ".npz":
-        with Npz(path) as archive:
-            labels = whole_numbers(path, archive.array(npz_key(archive, LABEL_NAMES, key), "fiubcSUVmM"))
-    elif path.suffix == ".parquet":
-        labels = parquet_labels(path)
-    elif path.suffix in LABEL_SUFFIXES:
-        labels = text_labels(path, names=path.suffix == ".csv")
-    else:
+    read = FORMATS[path.suffix].read_labels if path.suffix in FORMATS else None
+    if read is None:
         raise InputError(
             f"{path}: labels are read from {', '.join(LABEL_SUFFIXES)}, .npz; found {path.suffix or 'no suffix'!r}"
         )
+    labels = read(path, key)
     if num_instances is not None and len(labels) != num_instances:
         raise InputError(
             f"{path}: {len(labels):,} labels for {num_instances:,} features; one is needed for each row of the "
@@ -191,36 +177,22 @@ def read_labels(path: str | Path, num_instances: int | None = None, key: str | N
     return labels
 
 
-def whole_numbers(path: str | Path, labels: NDArray) -> NDArray[np.int64]:
-    """Labels of an array as int64; floats that are whole are integers."""
-    if labels.ndim == 2 and 1 in labels.shape:
-        labels = labels.reshape(-1)
-    if labels.ndim != 1 or labels.dtype.kind not in "iuf":
-        raise InputError(f"{path}: labels are a one-dimensional integer array; found {labels.shape}, {labels.dtype}")
-    if labels.dtype.kind == "f":
-        labels = np.asarray(labels, np.float64)
-        with np.errstate(invalid="ignore"):
-            wrong = ~((np.abs(labels) < 2.0**53) & (labels == np.floor(labels)))
-    else:
-        wrong = labels > np.iinfo(np.int64).max if labels.dtype == np.uint64 else np.zeros(0, np.bool_)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{path}: row {row} (from 0) has label {labels[row]}, which is no integer of 64 bits; number the identities"
-        )
-    return labels.astype(np.int64)
-
-
 def write_labels(path: str | Path, labels: NDArray[np.integer]) -> None:
     """Write labels as ``.npy`` (int64), ``.csv``, ``.parquet``, or as ``.meta`` text, by suffix, atomically."""
     path = Path(path)
+    written = FORMATS.get(path.suffix, FORMATS[".meta"]).write_labels or text.write_lines
     with replacing(path) as temporary:
-        if path.suffix == ".npy":
-            np.save(temporary, labels.astype(np.int64))
-        elif path.suffix in (".csv", ".parquet"):
-            write_label_column(temporary, labels)
-        else:
-            write_label_lines(temporary, labels)
+        written(temporary, labels)
+
+
+def write_blocks(path: Path, blocks: Blocks, dtype: np.dtype, name: str) -> None:
+    """Write blocks as the features file that the suffix of ``path`` names, as float16 or float32.
+
+    ``name`` is what they are read from, for messages.
+    """
+    with FORMATS[path.suffix].write_features(path, blocks.rows, blocks.dim, dtype) as write:
+        for part in converted(blocks, dtype, name):
+            write(part)
 
 
 def _existing(path: str | Path, what: str) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.data.blocks import Blocks, chosen_name, require_features, rows_of_block
+from starfc.data.blocks import Blocks, Write, chosen_name, require_features, rows_of_block
 from starfc.data.names import FEATURE_NAMES
 from starfc.errors import InputError
 from starfc.runtime.extras import require
@@ -18,12 +19,11 @@ from starfc.storage.safe import damage, mapped, open_regular, require_plausible
 if TYPE_CHECKING:
     import h5py
 
-HDF5_SUFFIXES = (".h5", ".hdf5")
 _KIND = "HDF5 file"
 _OBJECTS, _DEPTH = 10_000, 32  # groups and datasets that are looked at, and groups within groups
 
 
-def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | Blocks:
+def open_features(path: Path, dim: int | None = None, key: str | None = None) -> NDArray[np.floating] | Blocks:
     """The dataset ``key``, or the only one in the file, or the first of
     :data:`~starfc.data.names.FEATURE_NAMES` at its top: (N, d) numbers.
 
@@ -55,8 +55,8 @@ def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | 
         require_plausible(path, shape[0] * shape[1] * dtype.itemsize, path.stat().st_size)
         if dataset.chunks:
             _require_chunks(path, name, dataset)
-        rows, dim = shape
-        step = rows_of_block(dim, dtype.itemsize)
+        rows = shape[0]
+        step = rows_of_block(shape[1], dtype.itemsize)
         step = max(step // dataset.chunks[0], 1) * dataset.chunks[0] if dataset.chunks else step
 
     def parts() -> Iterator[NDArray[np.floating]]:
@@ -65,7 +65,7 @@ def hdf5_features(path: Path, key: str | None = None) -> NDArray[np.floating] | 
             for start in range(0, rows, step):
                 yield dataset[start : start + step]
 
-    return Blocks(rows, dim, dtype, parts(), str(path))
+    return Blocks(*shape, dtype, parts(), str(path))
 
 
 def _require_chunks(path: Path, name: str, dataset: h5py.Dataset) -> None:
@@ -114,3 +114,19 @@ def _dataset_name(path: Path, file: h5py.File, key: str | None) -> str:
         if wanted in found:
             return wanted
     return chosen_name(path, "dataset", found, FEATURE_NAMES, key and wanted, keyed=True)
+
+
+@contextmanager
+def write_features(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
+    require("h5py", "writing HDF5")
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        dataset, at = file.create_dataset("features", (rows, dim), dtype), 0
+
+        def write(part: NDArray[np.floating]) -> None:
+            nonlocal at
+            dataset[at : at + len(part)] = part
+            at += len(part)
+
+        yield write

@@ -1,0 +1,54 @@
+"""NumPy's .npz: a zip archive of arrays, one of which is taken."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.data.blocks import Blocks, Write, chosen_name, require_features
+from starfc.data.formats.npy import DTYPES, npy_blocks, npy_writer
+from starfc.data.identities import whole_numbers
+from starfc.data.names import FEATURE_NAMES, LABEL_NAMES
+from starfc.storage.safe import Npz
+
+
+def open_features(path: Path, dim: int | None = None, key: str | None = None) -> Blocks:
+    """The features of an .npz: the array ``key``, or the only one, or the first of
+    :data:`~starfc.data.names.FEATURE_NAMES` that it has."""
+    with Npz(path) as archive:
+        chosen = npz_key(archive, FEATURE_NAMES, key, keyed=True)
+        with archive.open(chosen) as (_, (shape, _, dtype)):
+            require_features(f"{path}, array {chosen!r}", shape, dtype)
+
+    def parts() -> Iterator[NDArray[np.floating]]:
+        with Npz(path) as archive, archive.open(chosen) as (file, header):
+            yield from npy_blocks(file, str(path), header).parts
+            file.read(1)  # at the end of the member its checksum is compared
+
+    return Blocks(*shape, dtype, parts(), str(path))
+
+
+def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None, keyed: bool = False) -> str:
+    """The name of an array of an .npz (:func:`chosen_name`)."""
+    return chosen_name(archive.path, "array", archive.names, obvious, key, keyed)
+
+
+@contextmanager
+def write_features(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator[Write]:
+    with (
+        zipfile.ZipFile(path, "w") as archive,
+        archive.open("features.npy", "w", force_zip64=True) as file,
+        npy_writer(file, rows, dim, dtype) as write,
+    ):
+        yield write
+
+
+def read_labels(path: Path, key: str | None = None) -> NDArray[np.int64]:
+    """The array ``key``, or the only one, or the first of :data:`~starfc.data.names.LABEL_NAMES` that there is."""
+    with Npz(path) as archive:
+        return whole_numbers(path, archive.array(npz_key(archive, LABEL_NAMES, key), DTYPES))

@@ -1,7 +1,7 @@
 """The yardstick: what the published implementation computes after kNN and in training, and how it computes it.
 
-A plain transcription of spec sections 2 to 6, slow and obvious, with equal results (tests/test_reference.py holds it
-against the golden files):
+A plain transcription of spec sections 2 to 6, slow and obvious, with equal results (tests/benchmarks/test_reference.py
+holds it against the golden files):
 
 * the propagation matrix through scipy, then an uncoalesced torch sparse matrix;
 * one forward of the whole graph;

@@ -1,23 +1,19 @@
-"""Paths and small data that the tests share."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
 import logging
-import os
 import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from starfc.graph.neighbours import KnnGraph, tidy
+from helpers.paths import ROOT, SHARED
+from helpers.samples import blobs
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("STARFC_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(autouse=True)
@@ -36,38 +32,6 @@ def golden() -> Path:
     if not (folder / "reference_outputs.npz").is_file():
         pytest.skip(f"no golden files at {folder}; set STARFC_SHARED to the folder that holds golden/")
     return folder
-
-
-def blobs(identities: int = 12, size: int = 15, dim: int = 16, noise: float = 0.35, seed: int = 0):
-    """Noisy directions around random centres: (N, dim) float32 of norms other than 1, and (N,) labels."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(identities, dim))
-    labels = np.repeat(np.arange(identities), size)
-    features = centres[labels] / np.sqrt(dim) + noise * rng.normal(size=(len(labels), dim)) / np.sqrt(dim)
-    order = rng.permutation(len(labels))
-    return (3 * features[order]).astype(np.float32), labels[order]
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
-
-
-def random_graph(n: int, k: int, seed: int) -> KnnGraph:
-    """Random neighbours, some missing, some similarities 0, some tied."""
-    rng = np.random.default_rng(seed)
-    ids, sims = np.full((n, k), -1), np.zeros((n, k))
-    for i in range(n):
-        others = np.setdiff1d(np.arange(n), [i])
-        count = rng.integers(0, min(k, len(others)) + 1)
-        ids[i, :count] = rng.choice(others, count, replace=False)
-        sims[i, :count] = rng.integers(0, 5, count) / 4
-    return tidy(ids, sims, np.arange(n), n)
-
-
-def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two labelings are equal up to renaming."""
-    pairs = np.unique(np.stack([a, b], axis=1), axis=0)
-    return len(pairs) == len(np.unique(a)) == len(np.unique(b))
 
 
 @pytest.fixture

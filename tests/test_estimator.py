@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import blobs, unit
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from helpers.samples import blobs, unit
 from starfc import InputError, StarFC
 from starfc.clustering.pipeline import cluster_dynamic
 from starfc.config.thresholds import save_thresholds

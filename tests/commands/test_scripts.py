@@ -1,0 +1,302 @@
+"""The entry points as users run them: results, and one clear message for everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from helpers.paths import ROOT
+from helpers.samples import blobs
+from starfc.models.checkpoint import save_model
+from starfc.models.gcn import StarFCModel
+
+
+@pytest.fixture
+def cluster(command, workspace):
+    """test_final.py on the workspace's config."""
+    return lambda *more: command(
+        "test_final.py", "--config", workspace / "config.py", "--out", workspace / "out", *more
+    )
+
+
+def test_a_run_writes_everything(cluster, workspace):
+    code, out, _ = cluster("--cfg-options", "tau1=0.3", "tau2=0.4")
+    assert code == 0
+    record = json.loads((workspace / "out" / "run.json").read_text())
+    labels = np.load(workspace / "out" / "labels.npy")
+    assert labels.dtype == np.int64
+    assert labels.shape == (180,)
+    assert record["num_clusters"] == len(np.unique(labels)) == labels.max() + 1
+    np.testing.assert_array_equal(np.loadtxt(workspace / "out" / "labels.meta", dtype=int), labels)
+    table = pq.read_table(workspace / "out" / "clusters.parquet")
+    assert table.column_names == ["row", "label", "confidence"]
+    np.testing.assert_array_equal(table["label"], labels)
+    assert set(record["metrics"]) == {"pairwise", "bcubed", "nmi"}
+    assert set(record["metrics"]["pairwise"]) == {"precision", "recall", "fscore"}
+    assert all(set(stage) == {"name", "seconds", "peak_rss_mb"} for stage in record["stages"])
+    assert record["config"]["tau1"] == 0.3
+    assert record["refinement"] == "fixed"
+    assert {"versions", "git", "machine", "seed", "knn_graph", "peak_rss_mb"} <= set(record)
+    found = record["diagnostics"]
+    assert found["candidates"] >= found["parsed"]["edges"] > found["refined"]["edges"] > 0
+    assert found["refined"]["components"] == record["num_clusters"]
+    assert found["refined"]["largest"] == np.bincount(labels).max()
+    assert found["sizes"][0]["clusters"] == record["num_singletons"]
+    for text in (
+        "stage",
+        "candidates",
+        "NI > 0.4",
+        "cluster size",
+        "pairwise",
+        "bcubed",
+        "nmi",
+        f"{record['num_clusters']} clusters",
+        str(workspace / "out"),
+    ):
+        assert text in out
+
+
+def test_the_stored_graph_is_used_again(cluster, workspace):
+    cluster()
+    first = np.load(workspace / "out" / "labels.npy")
+    _, _, err = cluster()
+    assert "kNN graph: read from" in err
+    np.testing.assert_array_equal(np.load(workspace / "out" / "labels.npy"), first)
+
+
+def test_exact_search_under_its_earlier_name(cluster, workspace):
+    """Configs, graphs and runs that say ``faiss``, as published, are what they were."""
+    cluster()
+    first, knns = np.load(workspace / "out" / "labels.npy"), workspace / "data" / "knns" / "part1_test"
+    record = json.loads((workspace / "out" / "run.json").read_text())
+    assert record["config"]["knn_method"] == "exact"
+    (knns / "exact_k_10").rename(knns / "faiss_k_10")
+    manifest = json.loads((knns / "faiss_k_10" / "manifest.json").read_text())
+    (knns / "faiss_k_10" / "manifest.json").write_text(json.dumps(manifest | {"backend": "faiss"}))
+    (knns / "faiss_k_10" / "files.json").unlink()
+    for options in ((), ("--cfg-options", "knn_method=faiss")):
+        _, _, err = cluster(*options)
+        assert f"kNN graph: read from {knns / 'faiss_k_10'}" in err
+        np.testing.assert_array_equal(np.load(workspace / "out" / "labels.npy"), first)
+    record = json.loads((workspace / "out" / "run.json").read_text())
+    assert (record["config"]["knn_method"], record["knn_graph"]["backend"]) == ("exact", "faiss")
+    assert not (knns / "exact_k_10").exists()
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".npy"])
+def test_a_users_own_file(cluster, workspace, suffix):
+    features, labels = blobs(seed=5)
+    path = workspace / f"mine{suffix}"
+    features.tofile(path) if suffix == ".bin" else np.save(path, features.astype(np.float16))
+    code, out, _ = cluster("--features", path)
+    assert code == 0
+    assert "no labels: metrics skipped" in out
+    assert json.loads((workspace / "out" / "run.json").read_text())["metrics"] == {}
+    np.save(workspace / "identities.npy", labels)
+    assert cluster("--features", path, "--labels", workspace / "identities.npy")[0] == 0
+    assert 0 < json.loads((workspace / "out" / "run.json").read_text())["metrics"]["nmi"] <= 1
+    np.save(workspace / "other.npy", blobs(seed=6)[0])  # another file into the same folder
+    assert cluster("--features", workspace / "other.npy")[0] == 0
+
+
+def test_a_split_without_labels(cluster, workspace):
+    (workspace / "data" / "labels" / "part1_test.meta").unlink()
+    code, out, _ = cluster()
+    assert code == 0
+    assert "metrics skipped" in out
+
+
+def test_rows_without_direction_can_be_singletons(cluster, workspace):
+    path = workspace / "data" / "features" / "part1_test.bin"
+    features = np.fromfile(path, np.float32).reshape(-1, 16)
+    features[[2, 50]] = [[np.nan], [0]]
+    features.tofile(path)
+    assert cluster("--cfg-options", "invalid_rows=singleton")[0] == 0
+    labels = np.load(workspace / "out" / "labels.npy")
+    assert len(labels) == 180
+    assert (np.bincount(labels)[labels[[2, 50]]] == 1).all()
+    assert json.loads((workspace / "out" / "run.json").read_text())["num_invalid_rows"] == 2
+
+
+def test_training_then_clustering(command, workspace):
+    config = workspace / "config.py"
+    code, _, _ = command("train.py", "--config", config, "--work-dir", workspace / "run")
+    assert code == 0
+    arguments = ["--config", config, "--model", workspace / "run", "--out", workspace / "out"]
+    assert command("test_final.py", *arguments)[0] == 0
+
+
+def replace_rows(value):
+    def damage(w):
+        path = w / "data" / "features" / "part1_test.bin"
+        features = np.fromfile(path, np.float32).reshape(-1, 16)
+        features[[7, 9]] = value
+        features.tofile(path)
+
+    return damage
+
+
+def keep_rows(count):
+    def damage(w):
+        (w / "data" / "labels" / "part1_test.meta").unlink()
+        path = w / "data" / "features" / "part1_test.bin"
+        path.write_bytes(path.read_bytes()[: count * 64])
+
+    return damage
+
+
+def other_npz(n, k):
+    def damage(w):
+        folder = w / "data" / "knns" / "part1_test"
+        folder.mkdir(parents=True)
+        ids = np.tile(np.arange(k, dtype=float), (n, 1))
+        np.savez(folder / "faiss_k_10.npz", data=np.stack([ids, np.zeros((n, k))], axis=1))
+
+    return damage
+
+
+BAD_INPUTS = {
+    "missing features": (
+        lambda w: (w / "data/features/part1_test.bin").unlink(),
+        [],
+        "no such features file; looked for",
+    ),
+    "not whole rows": (
+        lambda w: (w / "data/features/part1_test.bin").write_bytes(b"0" * 1003),
+        [],
+        "1,003 bytes is not a whole number of 16-d float32 rows",
+    ),
+    "labels of another length": (
+        lambda w: (w / "data/labels/part1_test.meta").write_text("1\n2\n"),
+        [],
+        "2 labels for 180 features",
+    ),
+    "NaN rows": (replace_rows(np.nan), [], "2 of 180 rows have NaN or infinite values, first rows [7, 9]"),
+    "zero rows": (replace_rows(0), [], "2 of 180 rows have zero norm (no direction), first rows [7, 9]"),
+    "npz of another k": (other_npz(180, 8), [], "a kNN graph of k = 8 where knn is 10"),
+    "npz of another N": (other_npz(170, 10), [], "a kNN graph of 170 nodes for the 180 instances"),
+    "npz of other features": (other_npz(180, 10), [], "stale kNN graph: its similarities differ"),
+    "truncated checkpoint": (
+        lambda w: (w / "model/Head.pth").write_bytes((w / "model/Head.pth").read_bytes()[:700]),
+        [],
+        "Head.pth: not a readable checkpoint",
+    ),
+    "checkpoint of other widths": (
+        lambda w: save_model(StarFCModel(16, 24), w / "model"),
+        [],
+        "so d = 16, h = 24, where feature_dim = 16, nhid = 32 is needed",
+    ),
+    "one half of another width": (
+        lambda w: torch.save(StarFCModel(16, 24).head.state_dict(), w / "model/Head.pth"),
+        [],
+        "Head.pth: tensors do not fit: classifier.0.bias (32,) needed, found (24,)",
+    ),
+    "missing checkpoint": (lambda w: (w / "model/Backbone.pth").unlink(), [], "no such checkpoint"),
+    "unknown key": (None, ["--cfg-options", "tua1=0.5"], "tua1: unknown key; did you mean tau1?"),
+    "tau1 outside": (None, ["--cfg-options", "tau1=1.5"], "tau1: between 0 and 1 needed; found 1.5"),
+    "tau2 outside": (None, ["--cfg-options", "tau2=-0.1"], "tau2: between 0 and 1 needed; found -0.1"),
+    "no instance": (keep_rows(0), [], "no rows (shape (0, 16)); at least 1 needed"),
+    "k of one": (None, ["--cfg-options", "knn=1"], "knn: at least 2 needed; found 1"),
+    "memory": (None, ["--cfg-options", "memory_limit=1MB"], "memory_limit: the process itself holds"),
+    "no GPU": (None, ["--cfg-options", "knn_method=faiss_gpu"], "'faiss_gpu' needs a GPU build"),
+    "missing own file": (None, ["--features", "nowhere.npy"], "nowhere.npy: no such features file"),
+    "labels alone": (None, ["--labels", "x.meta"], "--labels: goes with --features"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_message(cluster, workspace, case):
+    damage, arguments, message = BAD_INPUTS[case]
+    (workspace / "out").mkdir()
+    (workspace / "out" / "labels.npy").write_text("from an earlier run")
+    if damage:
+        damage(workspace)
+    code, out, err = cluster("--overwrite", *arguments)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert len(errors) == 1
+    assert message in err
+    assert "Traceback" not in err + out
+    assert (workspace / "out" / "labels.npy").read_text() == "from an earlier run"
+
+
+def test_results_that_cannot_be_written_stop_at_once(command, workspace):
+    (workspace / "file").write_text("")
+    arguments = ["--config", workspace / "config.py"]
+    code, _, err = command("test_final.py", *arguments, "--out", workspace / "file" / "out")
+    assert code == 2
+    assert "a folder for the results cannot be made there" in err
+    code, _, err = command("train.py", *arguments, "--work-dir", workspace / "file")
+    assert code == 2
+    assert "a folder for the results cannot be made there" in err
+
+
+def test_an_option_without_value_is_a_usage_error(cluster):
+    code, _, err = cluster("--cfg-options", "tau1")
+    assert code == 2
+    assert "KEY=VALUE needed; found 'tau1'" in err
+
+
+def test_a_stale_stored_graph_is_refused(cluster, workspace):
+    assert cluster()[0] == 0
+    replace_rows(1.0)(workspace)
+    code, _, err = cluster()
+    assert code == 2
+    assert "stale kNN graph: it was built from other features" in err
+
+
+def test_a_stored_graph_of_other_parameters_is_refused(cluster, workspace):
+    options = ["--cfg-options", "knn_method=ivf", "knn_params.nlist=40"]
+    assert cluster(*options, "knn_params.nprobe=1")[0] == 0
+    assert cluster(*options, "knn_params.nprobe=1")[0] == 0
+    code, _, err = cluster(*options, "knn_params.nprobe=3")
+    assert code == 2
+    assert "a kNN graph built with {'nprobe': 1} where knn_params asks for" in err
+    code, _, err = cluster("--cfg-options", "knn_method=ivf")
+    assert code == 2
+    assert "where knn_recall asks for 0.99" in err
+    assert cluster("--cfg-options", "knn_method=ivf", "knn_recall=0.1")[0] == 0
+    assert not list((workspace / "data").rglob("*.partial"))
+
+
+@pytest.mark.parametrize("script", ["test_final.py", "train.py"])
+def test_without_arguments_ms1m_is_asked_for(command, script, tmp_path):
+    arguments = ["--cfg-options", f"prefix={tmp_path}"]
+    code, _, err = command(script, *arguments)
+    assert code == 2
+    for part in ("no such features file", "docs/ms1m.md", "--config configs/cfg_gcn_glyph.py"):
+        assert part in err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, cluster):
+    monkeypatch.setattr("starfc.clustering.arrays.with_singletons", lambda *_a, **_k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cluster()
+
+
+def test_as_a_process_from_another_folder(workspace):
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "test_final.py",
+            "--config",
+            workspace / "config.py",
+            "--out",
+            "here",
+            "--cfg-options",
+            "tau1=2",
+        ],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1

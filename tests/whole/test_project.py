@@ -1,0 +1,40 @@
+"""What a project has besides its code agrees with the code."""
+
+from __future__ import annotations
+
+import re
+
+import starfc
+from helpers.paths import ROOT
+
+
+def test_the_version_has_an_entry_in_the_changelog():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(starfc.__version__)}\] - \d{{4}}-\d\d-\d\d$", text, re.MULTILINE)
+    assert text.index("## [Unreleased]") < text.index(f"## [{starfc.__version__}]")
+
+
+def test_the_version_is_written_once():
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in pyproject
+    assert "starfc.version.__version__" in pyproject
+    assert "\nversion:" not in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_contributors_are_sent_to_places_that_exist():
+    """Of each row `file` | `name` … of the tables of CONTRIBUTING.md: the file is there, and the names are in it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    checked = 0
+    for place, what in re.findall(r"^\| `([\w./]+)` \| (.+) \|$", text, re.MULTILINE):
+        assert (ROOT / place).exists(), place
+        if (ROOT / place).is_file() and place.endswith(".py"):
+            content = (ROOT / place).read_text(encoding="utf-8")
+            for name in re.findall(r"`([A-Za-z_]\w*)(?:\.\w+)?`", what):
+                assert re.search(rf"\b{name}\b", content), (place, name)
+                checked += 1
+    assert checked > 30
+    for place in re.findall(r"`((?:src|scripts|benchmarks|docs|tests|\.ci)/[\w./]*)`", text):
+        assert (ROOT / place).exists(), place
+    for module in re.findall(r"python -m (tests\.[\w.]+)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module

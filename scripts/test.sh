@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up with the extras dev and docs, check style, run the test suite. Arguments go to pytest.
+# Set up with the extras dev and docs, check style and types, run the test suite. Arguments go to pytest.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 STARFC_EXTRAS='[dev,docs]'
@@ -7,4 +7,5 @@ STARFC_EXTRAS='[dev,docs]'
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
 exec "$PYTHON" -m pytest "$@"

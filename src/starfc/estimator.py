@@ -157,15 +157,15 @@ class StarFC(ClusterMixin, BaseEstimator):
             raise InputError(
                 f"refinement: one of {', '.join(map(repr, REFINEMENTS))} needed; found {self.refinement!r}"
             )
-        X = validate_data(
+        rows: NDArray[np.floating] = validate_data(
             self,
             X,
             dtype=[np.float32, np.float64, np.float16],
             ensure_all_finite=False,
         )
-        features = Features(X, "X")
-        self.model_ = self._open_model(X.shape[1])
-        config = self._config(X.shape[1])
+        features = Features(rows, "X")
+        self.model_ = self._open_model(features.dim)
+        config = self._config(features.dim)
         decided = resolve((self.tau1, self.tau2), config, self.model_, self.refinement)
         done = cluster_features(
             features,
@@ -176,16 +176,22 @@ class StarFC(ClusterMixin, BaseEstimator):
         )
         result, prepared = done.result, done.prepared
         self.partition_, self.tau1_, self.tau2_, self.doubts_ = config.partition.type, done.tau1, done.tau2, done.doubts
+        assert result.parsed is not None  # edges are kept
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
         self.choice_ = result.choice
         if result.choice is not None:
             self.choice_ = replace(result.choice, reason=decided.reason or result.choice.reason)
         self.estimate_ = None if result.estimate is None else vars(result.estimate)
         self._features, self._columns = features, max(prepared.graph.k - 1, 0)
-        self._clustered = {"features": features, "graph": prepared.graph, "rows": prepared.rows, "k": config.knn}
-        self._clustered["representative"] = prepared.representative
-        self._clustered["collapse"] = self.model_.kind.structural and self.copies == "collapse"
-        self._state = None
+        self._clustered: dict[str, Any] | None = {
+            "features": features,
+            "graph": prepared.graph,
+            "rows": prepared.rows,
+            "k": config.knn,
+            "representative": prepared.representative,
+            "collapse": self.model_.kind.structural and self.copies == "collapse",
+        }
+        self._state: State | None = None
         return self
 
     @available_if(lambda self: self.refinement == "fixed")
@@ -210,23 +216,26 @@ class StarFC(ClusterMixin, BaseEstimator):
         """
         if not hasattr(self, "labels_"):
             return self.fit(X)
-        X = validate_data(
+        rows: NDArray[np.floating] = validate_data(
             self,
             X,
             reset=False,
             dtype=[np.float32, np.float64, np.float16],
             ensure_all_finite=False,
         )
-        invalid = Features(X, "X").valid(self.invalid_rows)[1] + len(self.labels_)
-        if self._state is None:
+        invalid = Features(rows, "X").valid(self.invalid_rows)[1] + len(self.labels_)
+        state = self._state
+        if state is None:
+            assert self._clustered is not None  # until the first step
             given = (self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition_)
             rule = make_rule(*given, seed=self.random_state)
-            self._state = State.of(rule, parsed=self.edge_scores_, labels=self.labels_, **self._clustered)
-        every = Features(np.concatenate([self._state.features.array, X]), "X")
-        self.assigned_ = self._state.step(every, invalid=invalid, apply_merges=apply_merges)
-        self.labels_, self.confidence_ = self._state.labels, self._state.confidence
-        self.edge_scores_, self._features, self._clustered = self._state.clustered, every, None
-        self._columns = self._state.lists.ids.shape[1] - 1
+            state = State.of(rule, parsed=self.edge_scores_, labels=self.labels_, **self._clustered)
+        every = Features(np.concatenate([state.features.array, rows]), "X")
+        self.assigned_ = state.step(every, invalid=invalid, apply_merges=apply_merges)
+        self.labels_, self.confidence_ = state.labels, state.confidence
+        self.edge_scores_, self._features, self._state = state.clustered, every, state
+        self._clustered = None
+        self._columns = state.lists.ids.shape[1] - 1
         return self
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:

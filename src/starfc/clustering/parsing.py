@@ -69,7 +69,7 @@ class Parsed:
     ) -> ParsedEdges:
         """Those of the edges that are left, with what is kept of the scoring."""
         codes, context = (None, None) if self.scoring is None else (self.scoring.codes, self.scoring.context)
-        if adapted is not None:
+        if adapted is not None and context is not None:
             context = replace(context, adapted=adapted.parameters())
         return ParsedEdges(edges, intimacy, stay, codes, context)
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.adaptation import COMPONENTS, adapt_to_set, choose_threshold
+from starfc.clustering.adaptation import COMPONENTS, Chosen, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, parse
 from starfc.clustering.partition import communities, edges_within
-from starfc.clustering.reach import SampleSteps, Search, reach
+from starfc.clustering.reach import Reached, SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
@@ -34,6 +34,7 @@ from starfc.graph.edges import EdgeList, edge_confidence, row_pointers
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
+from starfc.models.contextual import ContextualModel
 from starfc.runtime.defaults import RESOLUTION
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
@@ -144,14 +145,15 @@ def cluster(
     by_component = partition == "components"
     if tau2 is None:
         tau2 = COMPONENTS[1] if by_component else 0.0
-    lowest = tau1
-    if contextual:
-        lowest = LOWEST if tau1 is None else min(LOWEST, tau1)
+    lowest = LOWEST if tau1 is None else min(LOWEST, tau1) if contextual else tau1
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
     start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, **given)
     parsed, order, candidates = start.edges, start.order, start.candidates
-    chosen, members, reached = None, None, None
+    chosen: Chosen | None = None
+    members: NDArray[np.integer] | None = None
+    reached: Reached | None = None
     if contextual:
+        assert start.scoring is not None  # a structural model's parsing has one
         with stages.stage("choice", needs=80 * len(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
@@ -165,7 +167,7 @@ def cluster(
             pieces = components(parsed)
             if members is None:
                 members = communities(parsed, partition, resolution, seed, pieces)
-        if contextual and search is not None:
+        if chosen is not None and search is not None:
             steps = SampleSteps(model, search, lowest, tau1, partition, resolution, seed, device, scratch)
             tau, rows = chosen.choice.tau1, as_features(features)
             reached = reach(members, start.edges, graph.k - 1, tau, rows, steps, stages)
@@ -180,7 +182,9 @@ def cluster(
             edges = None
             if keep_edges:
                 within = members[parsed.rows] == members[parsed.cols]
-                edges = start.kept(parsed, node_intimacy(parsed, order), within, chosen and chosen.adapted)
+                edges = start.kept(
+                    parsed, node_intimacy(parsed, order), within, None if chosen is None else chosen.adapted
+                )
     else:
         with stages.stage("refinement", needs=20 * len(parsed)):
             before = kept(components(parsed), parsed.num_edges, sizes)
@@ -191,7 +195,7 @@ def cluster(
         members = components(refined)
     del parsed
     result = _clustering(refined, members, candidates, before, stages, edges)
-    if not contextual:
+    if chosen is None or start.scoring is None or not isinstance(model, ContextualModel):
         return result
     with stages.stage("estimate", needs=40 * len(start.edges)):
         # p that was adapted to the clusters would praise them; where nothing is a candidate, nothing is known
@@ -199,9 +203,16 @@ def cluster(
         if expected is not None and reached is not None and reached.agreed is not None:
             expected = doubted(expected, reached.agreed)
     context = start.scoring.context
+    assert context is not None  # a contextual model has one
     outside = max(model.first.outside(context.first), model.second.outside(context.second))
-    found = {"choice": chosen.choice, "rounds": chosen.rounds, "reached": reached and reached.counts}
-    return replace(result, estimate=expected, outside=outside, **found)
+    return replace(
+        result,
+        estimate=expected,
+        outside=outside,
+        choice=chosen.choice,
+        rounds=chosen.rounds,
+        reached=None if reached is None else reached.counts,
+    )
 
 
 def cluster_dynamic(
@@ -299,8 +310,9 @@ def spread(parsed: ParsedEdges, others: NDArray[np.integer], n: int) -> ParsedEd
     edges, logits = parsed.edges, parsed.logits
     indptr = row_pointers(_inserted(np.diff(edges.indptr), others, n))
     if logits is not None:
-        logits = np.full((n, logits.shape[1]), NO_LOGIT, np.int8)
-        logits[others] = parsed.logits
+        spread_logits = np.full((n, logits.shape[1]), NO_LOGIT, np.int8)
+        spread_logits[others] = logits
+        logits = spread_logits
     edges = replace(edges, indptr=indptr, cols=others[edges.cols].astype(id_dtype(n)))
     context = parsed.context
     if context is not None:

@@ -129,7 +129,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
             )
     own = asdict(Config())
     config = stored_config(run, {key: own[key] for key in OF_MACHINE} | arguments.cfg_options)
-    graph = config.path(config.test_data.knn_graph_path)
+    graph = config.test_graph_path
     named = any(key.startswith("test_data") for key in arguments.cfg_options)
     if graph is not None and not named and find_graph(graph) is None:
         # a run may be somebody else's: what it names is read, and never written

@@ -344,9 +344,15 @@ class Config:
         epochs = [int(step * total + 1e-9) if step < 1 else int(step) for step in self.lr_config.step]
         return [epoch for epoch in epochs if 0 < epoch < total]
 
-    def path(self, template: str | None) -> Path | None:
+    def path(self, template: str) -> Path:
         """A path of this config with its names in braces filled in."""
-        return None if template is None else Path(self._fill(template))
+        return Path(self._fill(template))
+
+    @property
+    def test_graph_path(self) -> Path | None:
+        """The place of the test split's kNN graph, None where the config names none."""
+        named = self.test_data.knn_graph_path
+        return None if named is None else self.path(named)
 
     def memory_limit_bytes(self) -> int | None:
         """The memory limit in bytes, None where there is none."""
@@ -378,8 +384,8 @@ class Config:
         return os.path.normpath(filled)
 
     def _templates(self) -> dict[str, str]:
-        splits = {"train_data": self.train_data, "test_data": self.test_data}
-        paths = {f"{name}.{key}": value for name, split in splits.items() for key, value in asdict(split).items()}
+        splits = {"train_data": asdict(self.train_data), "test_data": asdict(self.test_data)}
+        paths = {f"{name}.{key}": value for name, split in splits.items() for key, value in split.items()}
         return {name: value for name, value in paths.items() if isinstance(value, str) and not name.endswith(".key")}
 
 

@@ -14,6 +14,7 @@ from starfc import recipes
 from starfc.config.config import RETIRED, Config
 from starfc.config.schema import build, merged
 from starfc.models.checkpoint import Model, load_model, run_folder
+from starfc.models.structural import StructuralModel
 from starfc.storage.records import Anything
 
 RECIPES = Path(recipes.__file__).parent  # NAME.py for the ``recipe`` of each kind of model
@@ -68,7 +69,7 @@ def changed(config: Config, given: Mapping[str, Any]) -> Config:
 def _described(model: Model) -> dict[str, Any]:
     widths = {"nhid": model.nhid} | ({} if model.kind.structural else {"feature_dim": model.feature_dim})
     whole = {"model": {"type": model.kind.name, "kwargs": widths}, "partition": {"type": model.kind.partition}}
-    if model.kind.structural:
+    if isinstance(model, StructuralModel):
         return whole | {"knn": model.columns + 1}
     if model.scales is not None:
         return whole | {"hierarchical": {"scales": list(model.scales)}, "knn": model.scales[-1]}

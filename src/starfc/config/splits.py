@@ -67,7 +67,7 @@ def open_test_split(
     try:
         split = open_split(
             config.path(data.feat_path),
-            config.path(data.label_path),
+            None if data.label_path is None else config.path(data.label_path),
             feature_dim=dim,
             normalise=data.is_norm_feat,
             name=config.test_name,
@@ -77,7 +77,7 @@ def open_test_split(
         )
     except MissingFileError as error:
         raise MissingFileError(f"{error}; {MS1M_HINT}") from None
-    return split, config.path(data.knn_graph_path)
+    return split, config.test_graph_path
 
 
 def _room(config: Config) -> int | None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starfc.errors import InputError, MissingFileError
 from starfc.models.checkpoint import THRESHOLDS, Model, run_folder
@@ -59,7 +59,7 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     except InputError as error:
         raise InputError(f"{error}; {remedy}") from None
     pair = content.get(refinement) if isinstance(content, dict) else None
-    values = [pair.get(name) for name in ("tau1", "tau2")] if isinstance(pair, dict) else []
+    values: list[Any] = [pair.get(name) for name in ("tau1", "tau2")] if isinstance(pair, dict) else []
     if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in values):
         found = f"only {', '.join(content) or 'nothing'}" if pair is None and isinstance(content, dict) else pair
         raise InputError(

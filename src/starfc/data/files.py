@@ -190,7 +190,9 @@ def write_blocks(path: Path, blocks: Blocks, dtype: np.dtype, name: str) -> None
 
     ``name`` is what they are read from, for messages.
     """
-    with FORMATS[path.suffix].write_features(path, blocks.rows, blocks.dim, dtype) as write:
+    writer = FORMATS[path.suffix].write_features
+    assert writer is not None  # callers choose among the suffixes of features
+    with writer(path, blocks.rows, blocks.dim, dtype) as write:
         for part in converted(blocks, dtype, name):
             write(part)
 

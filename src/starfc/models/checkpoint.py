@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -32,6 +32,7 @@ FORMAT = "starfc checkpoint 1"
 _MOST_MEMBERS = 16  # scorers of a round
 
 Model = StarFCModel | HierarchicalModel | StructuralModel
+_Structural = TypeVar("_Structural", bound=StructuralModel)
 
 
 def save_model(model: Model, folder: str | Path) -> None:
@@ -100,7 +101,7 @@ def _from_folder(
     if kind is ANY:
         return _contextual(*_stored(folder, names[""]), nhid)
     if kind is STRUCTURAL:
-        return _structural(*_stored(folder, names[""]), nhid)
+        return _structural(*_stored(folder, names[""]), nhid, StructuralModel)
     states, places = {}, {}
     for part, name in names.items():
         states[part], places[part] = _stored(folder, name)
@@ -141,7 +142,7 @@ def copied_files(path: str | Path) -> dict[str, Path]:
 
 def describe(model: Model) -> dict[str, object]:
     """What :func:`load_model` needs to make a model of this kind again."""
-    kind = {"feature_dim": model.feature_dim, "nhid": model.nhid}
+    kind: dict[str, object] = {"feature_dim": model.feature_dim, "nhid": model.nhid}
     if isinstance(model, HierarchicalModel):
         kind |= {"offsets": model.offset_learner.offsets.tolist(), "scales": list(model.scales)}
     if model.kind.structural:
@@ -160,10 +161,10 @@ def _structural(
     state: dict[str, Tensor],
     path: Path,
     nhid: int | None,
-    cls: type[StructuralModel] = StructuralModel,
+    cls: type[_Structural],
     inner: str = "first.layers.1.weight",
     most: int = 2,
-) -> StructuralModel:
+) -> _Structural:
     """A model of the shape that its weights tell; the last number, its rounds or members, is from 1 to ``most``."""
     shape = state.get("shape")
     if shape is None or shape.shape != (5,) or shape.dtype != torch.int64:
@@ -185,8 +186,10 @@ def _structural(
             f"{cls.__name__}; copy the file again"
         )
     model = cls.of_shape(shape)
+    assert isinstance(model, cls)
     _load_part(model, state, path)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scales: tuple[int, ...] | None) -> Model:
@@ -197,7 +200,7 @@ def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scal
     except ValidationError as error:
         raise InputError(f"{path}: kind: not that of a model ({first_line(error)})") from None
     if kind.structural:
-        return _structural(state, path, nhid)
+        return _structural(state, path, nhid, StructuralModel)
     widths = _checked_widths(state.get("backbone.conv1.weight"), path, feature_dim, nhid)
     head = "head." if kind.scales is None else "heads.fused."
     stored = {key.removeprefix(head): value for key, value in state.items() if key.startswith(head)}
@@ -208,7 +211,8 @@ def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scal
         offsets = _offsets(torch.tensor(kind.offsets), path)
         model = HierarchicalModel(*widths, offsets=offsets, scales=scales or tuple(kind.scales))
     _load_part(model, state, path)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def write_checkpoint(path: Path, model: Model, training: dict[str, object]) -> None:

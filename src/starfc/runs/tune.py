@@ -118,6 +118,8 @@ def _run(
             )
         data = read_training_data(config)
         held = held_back_graph(config, data)
+        assert data.held is not None  # there is a share to hold back
+        assert held is not None
         where = holdout_text(config, data.held)
         return choose_and_store(
             out, held.features, held.graph, held.labels, model, scored=held.held, **given, chosen_on=where
@@ -149,22 +151,25 @@ def _point(done: Clustered, identities: NDArray[np.int64]) -> Point:
     """The scores of a clustering, of the rows that ``identities`` (m,) are of: one of each direction."""
     labels = done.result.labels[done.prepared.rows]
     scores, clusters = evaluate(identities, labels, ("pairwise", "bcubed")), labels[labelled(identities)]
-    pairs = scores["pairwise"]
-    values = pairs["precision"], pairs["recall"], pairs["fscore"], scores["bcubed"]["fscore"]
+    pairs: Any = scores["pairwise"]
+    cubed: Any = scores["bcubed"]
+    values = pairs["precision"], pairs["recall"], pairs["fscore"], cubed["fscore"]
     return Point(done.tau1, 0.0, *values, len(np.unique(clusters)))
 
 
 def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:
     """What :func:`run_choice` found, as text; ``out`` is the folder it was written to."""
-    if any(isinstance(of_refinement, list) for of_refinement in found.values()):
-        return _outlines(found, out)
+    outlines = {refinement: surface for refinement, surface in found.items() if isinstance(surface, list)}
+    if outlines:
+        return _outlines(outlines, out)
+    points = {refinement: point for refinement, point in found.items() if isinstance(point, Point)}
     names = f"{'precision':>11}{'recall':>9}{'F':>8}{'BCubed F':>10}{'clusters':>10}"
     lines = [f"{'refinement':<12}{'tau1':>8}{'tau2':>8}{names}"]
-    for refinement, p in found.items():
+    for refinement, p in points.items():
         scores = f"{100 * p.precision:>11.2f}{100 * p.recall:>9.2f}{100 * p.fscore:>8.2f}{100 * p.bcubed:>10.2f}"
         lines.append(f"{refinement:<12}{p.tau1:>8g}{p.tau2:>8g}{scores}{p.num_clusters:>10,}")
-    if "default" in found:
-        lines.append(_verdict(found))
+    if "default" in points:
+        lines.append(_verdict(points))
     return "\n".join([*lines, f"written to {out}: {THRESHOLDS}, threshold_surface.csv, threshold_surface.png"])
 
 

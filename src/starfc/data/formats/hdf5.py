@@ -55,8 +55,8 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
         require_plausible(path, shape[0] * shape[1] * dtype.itemsize, path.stat().st_size)
         if dataset.chunks:
             _require_chunks(path, name, dataset)
-        rows = shape[0]
-        step = rows_of_block(shape[1], dtype.itemsize)
+        rows, width = shape
+        step = rows_of_block(width, dtype.itemsize)
         step = max(step // dataset.chunks[0], 1) * dataset.chunks[0] if dataset.chunks else step
 
     def parts() -> Iterator[NDArray[np.floating]]:
@@ -65,7 +65,7 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
             for start in range(0, rows, step):
                 yield dataset[start : start + step]
 
-    return Blocks(*shape, dtype, parts(), str(path))
+    return Blocks(rows, width, dtype, parts(), str(path))
 
 
 def _require_chunks(path: Path, name: str, dataset: h5py.Dataset) -> None:

@@ -30,7 +30,8 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
             yield from npy_blocks(file, str(path), header).parts
             file.read(1)  # at the end of the member its checksum is compared
 
-    return Blocks(*shape, dtype, parts(), str(path))
+    rows, width = shape
+    return Blocks(rows, width, dtype, parts(), str(path))
 
 
 def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None, keyed: bool = False) -> str:

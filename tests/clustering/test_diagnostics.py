@@ -138,7 +138,7 @@ def test_a_giant_is_warned_of_once(caplog):
     assert len(caplog.records) == 1
     for part in (
         "2 cluster(s) of more than 0.4 of all instances",
-        "cluster 0: 40 instances (56.3%), 2.5 edges an instance, mean p 0.900",
+        "cluster 0: 40 instances (56.3%), 2.5 edges per instance, mean p 0.900",
         "cluster 1: 30 instances (42.3%)",
         "raise tau1 or tau2",
         "or choose thresholds on labelled data like these\n",

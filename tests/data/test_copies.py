@@ -363,7 +363,7 @@ def test_a_graph_of_all_rows_keeps_the_copies(starfc, tmp_path, caplog):
     np.save(tmp_path / "f.npy", rows.astype(np.float32))
     starfc("knn", tmp_path / "f.npy", "-o", tmp_path / "graph", "--k", 80)
     said = starfc("cluster", tmp_path / "f.npy", "-o", tmp_path / "a", "--knn-graph", tmp_path / "graph") + caplog.text
-    assert "20 of 140 rows are copies of others (the same direction), which are kept, because the kNN graph" in said
+    assert "20 of 140 rows are copies of others (the same direction). They are kept, because the kNN graph" in said
     starfc("cluster", tmp_path / "f.npy", "-o", tmp_path / "b", "--copies", "keep")
     np.testing.assert_array_equal(np.load(tmp_path / "a" / "labels.npy"), np.load(tmp_path / "b" / "labels.npy"))
     assert record_of(tmp_path / "a")["num_copies"] == record_of(tmp_path / "b")["num_copies"] == 0

@@ -1,19 +1,19 @@
-"""Adaptation: the second round's scorer, trained further on the clusters of the very set.
+"""Adaptation: train the second round's scorer further on the clusters of the set that is being clustered.
 
-The clusters that a first pass makes are taken for answers, and the scorer learns to tell its edges inside clusters from
-those between them. So that it does not only confirm what it learns from, clusters are divided into two halves at
-random, and a scorer is trained on the edges within each; an edge within one half is then scored by the scorer of the
-other, and one between the halves by the mean of both logits. With p what was believed before, and s = 1 where both ends
-are in one cluster, the target is
+The clusters of the first pass serve as labels. The scorer learns to separate the edges inside clusters from the edges
+between clusters. A scorer that judges the edges it was trained on would only confirm them. Therefore the clusters are
+divided at random into two halves, and one scorer is trained on the edges within each half. An edge within one half is
+then scored by the scorer of the other half. An edge between the halves gets the mean of both logits. With p the
+probability of the edge before the round, and s = 1 where both ends are in one cluster (0 otherwise), the target is
 
     t = λ ((1 - 2 ε) s + ε) + (1 - λ) p,    λ = 0.8, ε = 0.02
 
-and clusters are made again from the new p. Where the embedding is weak this joins what was split for lack of
-confidence; elsewhere it has little to add. Whether it helps is judged without labels: a round stays if the F-score to
-be expected (:mod:`starfc.clustering.choice`) is higher after it by half a point at least, and the first round that does
-not raise it so far ends the adaptation. Halves are drawn anew in every round. Clusters of an expected F below a half
-teach nothing. What is to be expected of the final clusters is told from the p before adaptation, which does not know
-them.
+The clusters are then computed again from the new p. With a weak embedding this joins clusters that were split because
+p was too low. With a strong embedding it changes little. Labels are not needed to judge a round: a round is kept if it
+raises the expected F-score (:mod:`starfc.clustering.choice`) by at least half a point. The first round that does not
+is dropped and ends the adaptation. Every round draws new halves. If the expected F of the first clusters is below 1/2,
+there is no adaptation. The expected scores of the final clusters are computed from p before adaptation, because that p
+does not depend on the clusters.
 """
 
 from __future__ import annotations
@@ -34,20 +34,23 @@ from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.scoring.structural import ROW_BLOCK, Scoring
 
-COMPONENTS = (0.5, 0.7)  # τ1 and τ2 of components with a contextual model
-GAIN = 0.005  # of the expected F, by a round that stays
-_ROUNDS = 4  # at most
-_LEAST_EXPECTED = 0.5  # F of the clusters that are learnt from
+COMPONENTS = (0.5, 0.7)  # default τ1 and τ2 for partition 'components' with a contextual model
+GAIN = 0.005  # a round is kept if it raises the expected F by at least this
+_ROUNDS = 4  # maximum number of rounds
+_LEAST_EXPECTED = 0.5  # no adaptation if the expected F of the first clusters is below this
 _WEIGHT, _SMOOTHING = 0.8, 0.02  # λ, ε
-_NODES = 8000  # whose edges are learnt from
+_NODES = 8000  # maximum number of nodes whose edges are trained on
 _BLOCK = 1 << 14
-_LEAST = 2000  # edges within a half; it learns nothing from fewer
+_LEAST = 2000  # minimum number of edges within each half; with fewer, the round is skipped
 _STEPS, _BATCH, _RATE = 300, 1024, 1.5e-3
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """Two scorers, each trained on one half of the clusters; ``half`` (N,) int8 is that of every node's cluster."""
+    """A pair of scorers, each trained on one half of the clusters.
+
+    ``half`` (N,) int8 is the half (0 or 1) of each node's cluster.
+    """
 
     scorers: tuple[EdgeScorer, EdgeScorer]
     half: NDArray[np.int8]
@@ -56,24 +59,28 @@ class Adapted:
     def logits(
         self, features: NDArray[np.float32], rows: NDArray[np.integer], cols: NDArray[np.integer]
     ) -> NDArray[np.float32]:
-        """Logits (m,) of edges (m, f) whose ends are ``rows`` and ``cols`` (m,)."""
+        """Return the logits (m,) float32 of m edges.
+
+        ``features`` (m, f) are the edges' structural features; ``rows`` and ``cols`` (m,) are the edges' ends.
+        """
         columns = torch.from_numpy(features)
         one, other = (scorer(columns).numpy() for scorer in self.scorers)
         ours, theirs = self.half[rows], self.half[cols]
         return np.where(ours != theirs, (one + other) / 2, np.where(ours == 0, other, one))
 
     def parameters(self) -> NDArray[np.float32]:
-        """The parameters of both, (2, P) float32 (:attr:`starfc.models.contextual.Context.adapted`)."""
+        """Return the parameters of both scorers, (2, P) float32 (:attr:`starfc.models.contextual.Context.adapted`)."""
         with torch.no_grad():
             return torch.stack([parameters_to_vector(scorer.parameters()) for scorer in self.scorers]).numpy()
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """τ1 and why, all ``edges`` that it was chosen among and, where communities were made for it, these.
+    """The chosen τ1 with the reason, and the edges and communities that belong to it.
 
-    ``rounds`` are the F-scores to be expected before adaptation and after each of its rounds, the last of which may not
-    have stayed (:func:`stayed`); ``adapted`` is what scored the edges then.
+    ``edges`` are all scored edges, below τ1 too. ``members`` (N,) are the communities at τ1, None where the choice
+    computed none. ``adapted`` are the scorers that gave the edges their p, None without adaptation. ``rounds`` are the
+    expected F-scores before adaptation and after each round; the last round may have been dropped (:func:`stayed`).
     """
 
     choice: Choice
@@ -84,27 +91,50 @@ class Chosen:
 
 
 def choose_threshold(edges: EdgeList, mass: float, tau1: float | None, partition: str, seed: int) -> Chosen:
-    """τ1 of a partition, given or not; with 'infomap' by what is to be expected of the communities."""
+    """Return τ1 for a partition: the given value, or the chosen one if ``tau1`` is None.
+
+    With 'infomap', τ1 is chosen by the expected F of the communities. Other partitions use τ1 = 0.5.
+
+    Parameters
+    ----------
+    edges, mass : EdgeList, float
+        As for :func:`starfc.clustering.choice.edge_fscore`.
+    tau1 : float, optional
+        The given τ1.
+    partition : {'components', 'infomap', 'leiden'}
+        How the edges above τ1 are made into clusters.
+    seed : int
+        Seed of the communities.
+    """
     if partition == "infomap":
         choice, members = choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed)
         return Chosen(choice, edges, members)
     if tau1 is None:
-        reason = f"edges that are rather right than wrong, for partition {partition!r}"
+        reason = f"the default for partition {partition!r}: above it, an edge is more likely right than wrong"
         return Chosen(Choice(COMPONENTS[0], reason, {}), edges)
     return Chosen(Choice(tau1, GIVEN, {}), edges)
 
 
 def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | None, seed: int) -> Chosen:
-    """Rounds of adaptation, from communities by 'infomap', until one hardly raises the F to be expected.
+    """Run rounds of adaptation on 'infomap' communities until a round does not raise the expected F enough.
 
     Parameters
     ----------
+    scoring : Scoring
+        Scores the edges of the set.
     first : Chosen
-        What the model makes of the set as it is.
+        τ1, edges and communities without adaptation.
     lowest : float
-        Edges of a lower p are not looked at.
+        Edges with p <= ``lowest`` are ignored.
     tau1 : float, optional
-        Given.
+        A given τ1. Default: each round chooses it.
+    seed : int
+        Seed of the halves, the training and the communities.
+
+    Returns
+    -------
+    Chosen
+        The result of the last round that is kept, or ``first``, with ``rounds`` filled in.
     """
     expected: tuple[float, ...] = (estimate(first.edges, _communities(first)).fscore,)
     if expected[0] < _LEAST_EXPECTED:
@@ -124,19 +154,22 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
 
 
 def _communities(chosen: Chosen) -> NDArray[np.integer]:
-    assert chosen.members is not None  # 'infomap' makes them
+    assert chosen.members is not None  # choose_threshold with 'infomap' always returns communities
     return chosen.members
 
 
 def stayed(rounds: tuple[float, ...]) -> tuple[float, ...]:
-    """The expected F before adaptation and after each round that stays: the last one does where it gains enough."""
+    """Return the expected F before adaptation and after each round that is kept.
+
+    The last of ``rounds`` is dropped if it gained less than :data:`GAIN`.
+    """
     return rounds if len(rounds) < 2 or rounds[-1] >= rounds[-2] + GAIN else rounds[:-1]
 
 
 class Lessons:
-    """The edges that are learnt from: those of up to 8,000 nodes, evenly spaced, with their columns.
+    """The training edges: the edges of up to 8,000 evenly spaced nodes.
 
-    ``rows`` and ``cols`` (m,) are their ends, ``features`` (m, f) float32.
+    ``rows`` and ``cols`` (m,) are the edges' ends, ``features`` (m, f) float32 their structural features.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -153,17 +186,26 @@ class Lessons:
     def adapted(
         self, scoring: Scoring, before: Adapted | None, members: NDArray[np.integer], seed: int
     ) -> Adapted | None:
-        """Scorers trained on clusters ``members`` (N,); None where a half has too few edges to learn from.
+        """Train two scorers on the clusters; return None if a half has too few edges.
 
-        Both begin as the model's scorer for this set, and stay on the CPU. ``before`` says what was believed in the
-        last round.
+        Both scorers start from the model's scorer for this set and stay on the CPU.
+
+        Parameters
+        ----------
+        before : Adapted, optional
+            The scorers of the previous round, which give p of the targets. Default: the model's scorer gives it.
+        members : (N,) integers
+            The cluster of each node, named by one of its members.
+        seed : int
+            Seed of the halves and of the training batches.
         """
         scorer, temperature = copy.deepcopy(scoring.scorer).cpu(), float(scoring.temperature)
         half = np.random.default_rng(seed).integers(0, 2, len(members)).astype(np.int8)[members]
         same = torch.from_numpy((members[self.rows] == members[self.cols]).astype(np.float32))
         believed = torch.empty(len(self.rows))
 
-        def believe(part: slice) -> None:  # block by block with one thread each, so that sums are always the same
+        # One torch thread per block: sums are then the same for any number of threads.
+        def believe(part: slice) -> None:
             with torch.inference_mode():
                 if before is None:
                     believed[part] = scorer(torch.from_numpy(self.features[part]))
@@ -179,7 +221,7 @@ class Lessons:
             return None
         both = copy.deepcopy(scorer), copy.deepcopy(scorer)
 
-        def work(h: int) -> None:  # with one thread each, so that sums do not depend on how many there are
+        def work(h: int) -> None:  # one torch thread per scorer: sums are then the same for any number of threads
             edges = torch.from_numpy(within[h])
             _fit(both[h], torch.from_numpy(self.features)[edges], targets[edges], temperature, seed)
 
@@ -188,7 +230,17 @@ class Lessons:
 
 
 def _fit(scorer: EdgeScorer, features: torch.Tensor, targets: torch.Tensor, temperature: float, seed: int) -> None:
-    """Adam on the cross-entropy, its rate falling to 0."""
+    """Train ``scorer`` in place with Adam on the binary cross-entropy; the learning rate falls linearly to 0.
+
+    Parameters
+    ----------
+    features : (m, f) float32 tensor
+        Structural features of the training edges.
+    targets : (m,) float32 tensor
+        Target probabilities.
+    temperature : float
+        Logits are divided by it before the sigmoid.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(scorer.parameters(), _RATE)
     for step in range(_STEPS):

@@ -1,8 +1,10 @@
-"""From features to the clusters of all their rows: what the command line, the estimator and ``starfc tune`` share.
+"""Cluster all rows of a feature matrix. The command line, the estimator and ``starfc tune`` share this module.
 
-features -> rows without direction and copies set aside -> k that fits -> kNN graph -> clustering -> those rows put back
+features -> set aside invalid rows and copies -> limit k to the number of rows -> kNN graph -> clustering -> put these
+rows back
 
-Arrays and plain numbers in, arrays and plain numbers out; nothing here knows of files or configs.
+Invalid rows have no direction: they hold NaN, infinity or only zeros. Copies are rows with the direction of an earlier
+row. The functions take and return arrays and plain numbers; they do not read configs.
 """
 
 from __future__ import annotations
@@ -42,26 +44,29 @@ MakeGraph = Callable[[Features, int, bool], KnnGraph]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a clustering is asked for.
+    """The options of a clustering.
 
     Parameters
     ----------
     tau1, tau2 : float or None
-        Thresholds; None, with a contextual model and fixed refinement, leaves the choice to the data.
+        Thresholds of p and of node intimacy. None lets the data decide; this needs a contextual model and fixed
+        refinement.
     refinement : {'fixed', 'dynamic'}
-        :func:`starfc.clustering.pipeline.cluster` or :func:`~starfc.clustering.pipeline.cluster_dynamic`.
+        'fixed' uses :func:`starfc.clustering.pipeline.cluster`, 'dynamic' uses
+        :func:`~starfc.clustering.pipeline.cluster_dynamic`.
     k : int
-        Entries of a list of neighbours, the row itself counted; there are fewer where there are fewer rows.
+        Entries of each row of the kNN graph, the row itself included. Smaller if there are fewer rows.
     search : Search
-        Of the kNN graph, and of the samples that ``reach`` looks at.
+        How kNN graphs are built, both of all rows and of the samples that ``reach`` draws.
     partition, resolution, adapt, seed, th_sim
         As for :func:`~starfc.clustering.pipeline.cluster`.
     reach : {'auto', 'off'}
-        Join clusters that samples of the rows hold together, or do not.
+        'auto' joins clusters that are one cluster in samples of the rows (:mod:`starfc.clustering.reach`).
     invalid_rows : {'error', 'singleton'}
-        Rows without direction: refuse them, or make each a cluster of its own.
+        Invalid rows: raise an error, or make each a cluster of its own.
     copies : {'collapse', 'keep'}
-        With a structural model: cluster one of the rows of a direction, and put its copies where it goes, or do not.
+        With a structural model, 'collapse' clusters one row of each direction and gives its copies the same label.
+        'keep' clusters all rows.
     """
 
     tau1: float | None = None
@@ -81,20 +86,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows that are searched among and clustered, and the kNN graph of these.
+    """The m rows that are clustered, after invalid rows and copies were set aside, and their kNN graph.
 
     Parameters
     ----------
     features : Features
-        Of these m rows.
+        Features of the m rows.
     graph : KnnGraph
-        Of these rows, in their order.
+        kNN graph of the m rows, in the same order.
     rows : (m,) int64
-        Which of all N rows they are.
+        Positions of the m rows among all N rows.
     representative : (N,) int64
-        For every row the one whose cluster it goes to: itself, or of a copy the first of its direction.
+        The row whose label each row gets: for a copy the first row of the same direction, otherwise the row itself.
     invalid : (i,) int64
-        Rows without direction.
+        Invalid rows.
     """
 
     features: Features
@@ -110,7 +115,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Clustered:
-    """A clustering of all rows, how it came about, and the thresholds that were used in the end."""
+    """A clustering of all N rows.
+
+    ``prepared`` says which rows were clustered, on which kNN graph. ``tau1`` and ``tau2`` are the thresholds that were
+    used. ``doubts`` are the warnings about the result, one sentence each.
+    """
 
     result: Clustering
     prepared: Prepared
@@ -131,12 +140,12 @@ def cluster_features(
     stages: Stages | None = None,
     scratch: Path | None = None,
 ) -> Clustered:
-    """Cluster the rows of features; what is doubtful about the result is logged as warnings, too.
+    """Cluster all rows of features. Doubts about the result are logged as warnings and returned.
 
     Parameters
     ----------
     features : Features
-        (N, d), rows without direction among them as ``settings.invalid_rows`` allows.
+        (N, d). Invalid rows are treated as ``settings.invalid_rows`` says.
     make_graph, graph_of_all
         As for :func:`prepare`.
     keep_edges, device, stages, scratch
@@ -158,15 +167,15 @@ def prepare(
     stages: Stages | None = None,
     scratch: Path | None = None,
 ) -> Prepared:
-    """Set rows without direction and copies aside, and make the kNN graph of the others.
+    """Set invalid rows and copies aside, and build the kNN graph of the other rows.
 
     Parameters
     ----------
-    make_graph : function of features, k and a bool, optional
-        Gives the kNN graph of these features; the bool says whether they are all rows with a direction, and k is the
-        one that was asked for. It is built otherwise.
+    make_graph : function (features, k, bool) -> KnnGraph, optional
+        Returns the kNN graph of the given features. The bool is True if no copies were set aside and k is
+        ``settings.k``. Default: ``settings.search`` builds the graph.
     graph_of_all : path, optional
-        The stored graph that ``make_graph`` will give, where it is of all rows: copies are kept then.
+        Path of the stored graph of all rows that ``make_graph`` returns. Copies are then not set aside.
     """
     stages = stages or Stages()
     with stages.stage("features"):
@@ -201,9 +210,9 @@ def cluster_prepared(
     stages: Stages | None = None,
     scratch: Path | None = None,
 ) -> Clustered:
-    """The second half of :func:`cluster_features`: cluster the rows, and put the others back."""
+    """Cluster the prepared rows, then put copies and invalid rows back. The second half of :func:`cluster_features`."""
     graph, invalid = prepared.graph, prepared.invalid
-    # among the rows with a direction
+    # with_copies counts rows without the invalid rows, so `kept` does too
     valid = np.setdiff1d(np.arange(len(prepared.representative)), invalid)
     kept = np.searchsorted(valid, prepared.representative[valid]) if prepared.num_copies else None
     sizes = None if kept is None else sizes_of(kept)
@@ -216,14 +225,14 @@ def cluster_prepared(
             given |= {"partition": settings.partition, "resolution": settings.resolution, "adapt": settings.adapt}
             given |= {"seed": settings.seed, "search": _search(settings, graph.k) if settings.reach == "auto" else None}
         result = REFINEMENTS[settings.refinement](prepared.features, graph, model, **given)
-    found = doubts(result, max(graph.k - 1, 0), sizes)  # k counts the row itself
+    found = doubts(result, max(graph.k - 1, 0), sizes)  # k includes the row itself
     for doubt in found:
         log.warning("%s", doubt)
     if kept is not None:
         result = with_copies(result, kept)
     result = with_singletons(result, invalid)
     tau1, tau2 = settings.tau1 if result.choice is None else result.choice.tau1, settings.tau2
-    # None: the data were to decide, of components or of fewer than two rows
+    # A threshold is still None with partition 'components' or fewer than two rows: report the defaults.
     tau1, tau2 = (own if tau is None else tau for tau, own in zip((tau1, tau2), COMPONENTS, strict=True))
     return Clustered(result, prepared, tau1, tau2, found)
 

@@ -1,27 +1,27 @@
-"""A threshold chosen without labels, and an estimate of how right the clusters are.
+"""Choose τ1 without labels, and estimate the precision, recall and F-score of clusters without labels.
 
-Both rest on p being calibrated: among edges of p = 0.7, seven of ten are of one identity. Of the candidate edges of a
-set, with sums over edges inside a cluster (in) and over all of them (all),
+Both need a calibrated p: of the edges with p = 0.7, 70 % join two instances of one identity. With sums over the
+candidate edges inside clusters (in) and over all candidate edges (all), the expected scores of a clustering are
 
     edge precision = Σ_in p / |in|,    edge recall = Σ_in p / Σ_all p,    edge F = 2 Σ_in p / (|in| + Σ_all p)
 
-are what is to be expected of a clustering. Communities are made at several τ1, and that of the highest edge F stays
-(:func:`choose`); where even that is below 1/2, most of what could be joined would be wrong, and the highest τ1 stays.
+:func:`choose` computes communities at several τ1 and keeps the τ1 of the highest edge F. If the highest edge F is
+below 1/2, most joins would be wrong, and the highest τ1 is used.
 
-Precision and recall of *pairs* weigh a cluster by its pairs. With n the size of the cluster of instance i, m the edge
-precision inside that cluster, w_i and x_i the sums of p from i into its cluster and out of it, the expected numbers of
-true partners of i are
+Precision and recall of *pairs* weigh each cluster by its number of pairs. Let n be the size of the cluster of instance
+i, m the edge precision inside that cluster, w_i the sum of p over the edges from i into its cluster, and x_i the sum
+over the edges from i out of it. Of the true partners of i, the expected numbers inside its cluster and in total are
 
     found_i = (n - 1) m,    all_i = found_i + x_i max(1, found_i / w_i)
 
-(lists are shorter than large clusters: what leaves them is scaled as what stays inside is), so that
+The neighbour lists are shorter than large clusters. Therefore x_i is scaled by the same factor as w_i. This gives
 
     precision = Σ found_i / Σ (n - 1),    recall = Σ found_i / Σ all_i
     BCubed precision = mean (1 + found_i) / n,    BCubed recall = mean (1 + found_i) / (1 + all_i)
 
-Where p is too sure of itself, so is this. Samples of the rows that were clustered on their own
-(:mod:`starfc.clustering.reach`) are a second opinion: clusters that a sample does not find again are not to be trusted
-more than it agrees with them (:func:`agreement`, :func:`doubted`).
+If p is too high, these estimates are too high. Clusterings of samples of the rows (:mod:`starfc.clustering.reach`) are
+an independent check: :func:`agreement` compares them with the clusters, and :func:`doubted` lowers the estimate to
+that agreement.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ from starfc.clustering.joining import join_communities
 from starfc.clustering.partition import infomap
 from starfc.graph.edges import EdgeList
 
-LOWEST = 0.1  # edges of a lower p are not looked at
-TOLERANCE = 0.0005
-HOPELESS = 0.5  # expected edge F below which only edges of the highest p are believed
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # τ1 to choose from
+LOWEST = 0.1  # edges with p at or below this are ignored
+TOLERANCE = 0.0005  # allowed loss of edge F per doubling of N beyond 4,096, in favour of a higher τ1
+HOPELESS = 0.5  # if the best expected edge F is below this, the highest τ1 is used
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # the τ1 that are tried
 GIVEN = "given, not chosen from the data"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be expected of a clustering, fractions between 0 and 1: of pairs, and the BCubed F-score.
+    """The expected scores of a clustering, each between 0 and 1.
 
-    ``agreement`` is the pairwise F-score between the clusters and those of samples, None where no sample was clustered.
+    ``precision``, ``recall`` and ``fscore`` are those of pairs, ``bcubed`` is the BCubed F-score. ``agreement`` is the
+    pairwise F-score between the clusters and the clusters of samples of the rows, None if no sample was clustered.
     """
 
     precision: float
@@ -60,7 +61,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold, and why: one line. ``tried`` are edge F-scores by τ1."""
+    """A threshold, the reason for it in one line, and the expected edge F of each τ1 that was tried."""
 
     tau1: float
     reason: str
@@ -68,16 +69,16 @@ class Choice:
 
 
 def edge_fscore(edges: EdgeList, members: NDArray[np.integer], mass: float) -> float:
-    """Edge F of a clustering.
+    """Return the expected edge F of a clustering.
 
     Parameters
     ----------
     edges : EdgeList
-        Symmetric: the candidate edges with p > :data:`LOWEST`.
+        The candidate edges with p > :data:`LOWEST`, symmetric.
     members : (N,) integers
-        Clusters.
+        The cluster of each node.
     mass : float
-        Σ p of all candidate edges, each counted once.
+        Σ p of all candidate edges; an undirected edge counts once.
     """
     inside = np.repeat(members, np.diff(edges.indptr)) == members[edges.cols]
     count, total = np.count_nonzero(inside) / 2, float(edges.scores[inside].sum(dtype=np.float64)) / 2
@@ -85,9 +86,9 @@ def edge_fscore(edges: EdgeList, members: NDArray[np.integer], mass: float) -> f
 
 
 def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
-    """Precision, recall and F-scores to be expected of clusters ``members`` (N,), integers in [0, N).
+    """Return the expected precision, recall and F-scores of clusters.
 
-    ``edges`` as for :func:`edge_fscore`.
+    ``edges`` are as for :func:`edge_fscore`; ``members`` (N,) integers in [0, N) are the clusters.
     """
     n = edges.num_nodes
     rows = np.repeat(np.arange(n), np.diff(edges.indptr))
@@ -106,7 +107,7 @@ def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
 
 
 def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Pairwise F-score and BCubed F-score (2,) between two clusterings (m,) of the same rows."""
+    """Return the pairwise and the BCubed F-score (2,) between two clusterings (m,) of the same rows."""
     ones, others = np.unique(one, return_inverse=True)[1], np.unique(other, return_inverse=True)[1]
     cells, both = np.unique(ones.astype(np.int64) * len(others) + others, return_counts=True)
     of_one, of_other = np.bincount(ones), np.bincount(others)
@@ -118,9 +119,9 @@ def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[n
 
 
 def doubted(expected: Estimate, agreed: NDArray[np.float64]) -> Estimate:
-    """The estimate, lowered to the agreement (2,) with samples (:func:`agreement`) where that is the lower one.
+    """Return the estimate, with the F-scores lowered to the agreement with samples where that is lower.
 
-    Precision and recall are lowered by the same factor, which gives F this value.
+    ``agreed`` (2,) is the result of :func:`agreement`. Precision and recall are multiplied by the same factor as F.
     """
     pairwise, bcubed = map(float, agreed)
     factor = min(1.0, pairwise / expected.fscore) if expected.fscore > 0 else 1.0
@@ -136,20 +137,27 @@ def doubted(expected: Estimate, agreed: NDArray[np.float64]) -> Estimate:
 def choose(
     edges: EdgeList, mass: float, thresholds: Sequence[float], seed: int = 0
 ) -> tuple[Choice, NDArray[np.integer]]:
-    """Communities (:func:`~starfc.clustering.partition.infomap`) at the threshold of the highest edge F, of which those
-    that are one identity after all are joined (:mod:`starfc.clustering.joining`).
+    """Choose τ1 by the expected edge F of its communities, and return the communities at this τ1.
+
+    The communities are those of :func:`~starfc.clustering.partition.infomap`. At the chosen τ1, communities that
+    belong to one identity are then joined (:mod:`starfc.clustering.joining`).
 
     Parameters
     ----------
     edges, mass : EdgeList, float
         As for :func:`edge_fscore`.
     thresholds : sequence of float
-        τ1 to choose from, rising. The highest one stays whose edge F is within :data:`TOLERANCE` of the best for every
-        doubling of N beyond 4,096: a wrong edge costs more in a larger set, which candidate edges alone do not show.
+        The τ1 to try, in increasing order. The highest τ1 is chosen whose edge F is at most
+        :data:`TOLERANCE` × log2(N / 4096) below the best (not below at all for N <= 4,096). In a larger set a wrong
+        edge does more harm, and the candidate edges alone do not show this.
+    seed : int
+        Seed of the communities.
 
     Returns
     -------
-    Choice, and (N,) integers, the smallest member of each node's community
+    Choice
+    (N,) integers
+        The smallest member of each node's community.
     """
     tried: dict[float, float] = {}
     found: dict[float, NDArray[np.integer]] = {}
@@ -164,14 +172,14 @@ def choose(
     if len(tried) == 1:
         return Choice(tau1, GIVEN, tried), members
     listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
-    reason = f"the highest whose expected F of candidate edges is the best, or near it in a large set ({listed})"
+    reason = f"the highest one whose expected F of candidate edges is the best, or near it in a large set ({listed})"
     if hopeless:
-        reason = f"the highest: the expected F of candidate edges is low at any ({listed})"
+        reason = f"the highest one, because the expected F of candidate edges is low at every threshold ({listed})"
     return Choice(tau1, reason, tried), members
 
 
 def _share(part: float, whole: float) -> float:
-    """A share of something; 1 of nothing."""
+    """Return part / whole, or 1 if ``whole`` is 0."""
     return float(part / whole) if whole > 0 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Clusters as connected components, and the order of their labels."""
+"""Compute connected components, and number clusters from the largest to the smallest."""
 
 from __future__ import annotations
 
@@ -12,29 +12,34 @@ from starfc.runtime.union_find_kernels import flatten, unite
 
 
 def components(edges: EdgeList) -> NDArray[np.integer]:
-    """Connected components of the edges taken as undirected: (N,), the smallest member of each node's component.
+    """Return the connected components of the edges, as the smallest member of each node's component, (N,).
 
-    A node without an edge is its own component. Union-find with path halving, in time that is linear for all purposes.
+    Edges count in both directions. A node without an edge is its own component. The algorithm is union-find with path
+    halving; its time is practically linear.
     """
     return _union_find(edges.indptr, edges.cols, np.arange(edges.num_nodes, dtype=id_dtype(edges.num_nodes)))
 
 
 def largest_first(members: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Labels 0..C-1, largest cluster first, of any labeling by ids in [0, N): (N,) -> (N,) int64.
+    """Return labels 0..C-1, (N,) int64; label 0 is the largest cluster.
 
-    Clusters of equal size are ordered by their smallest member.
+    ``members`` (N,) names each node's cluster by any number in [0, N). Clusters of equal size are ordered by their
+    smallest member.
     """
     return _largest_first(members, np.zeros(len(members), id_dtype(len(members))))
 
 
 @nb.njit(cache=True)
 def _largest_first(members, sizes):
-    """Counting sort by size of the clusters as their first members come; ``sizes`` (N,) zeros."""
+    """Number clusters by a counting sort by size; equal sizes stay in the order of their first members.
+
+    ``sizes`` (N,) zeros is overwritten with the cluster sizes.
+    """
     largest = 0
     for m in members:
         sizes[m] += 1
         largest = max(largest, sizes[m])
-    place = np.zeros(largest + 1, sizes.dtype)  # clusters of a size, then the label that the next of them gets
+    place = np.zeros(largest + 1, sizes.dtype)  # number of clusters of each size, then their next free label
     for s in sizes:
         place[s] += 1
     label = 0

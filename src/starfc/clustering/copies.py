@@ -1,8 +1,9 @@
-"""Copies in a clustering: rows that have the direction of an earlier one, their representative.
+"""Set copies aside before clustering, and add them to the clusters afterwards.
 
-Equal rows would fill one another's lists of neighbours, and then say nothing of any other row. So only representatives
-are clustered (:mod:`starfc.data.copies` finds them), and their copies come back here: each gets an edge to its
-representative, of score 1 and intimacy 1, which is kept; nothing else leads to it.
+A copy is a row that has the same direction as an earlier row, its representative (:mod:`starfc.data.copies` finds
+copies). Many equal rows would fill each other's neighbour lists, and no other row would fit into these lists.
+Therefore only representatives are clustered. Each copy then gets one edge, to its representative, with score 1 and
+intimacy 1. This edge is always kept.
 """
 
 from __future__ import annotations
@@ -28,16 +29,24 @@ log = logging.getLogger("starfc")
 def collapsed(
     features: Features, stored: Path | None = None, folder: Path | None = None
 ) -> tuple[Features, NDArray[np.int64] | None]:
-    """One row of each direction, and the row that stands for each, (N,): the lowest of its direction.
-
-    Where no row is a copy these are all rows, and None. What is found is logged.
+    """Return the features without copies, and the representative of each row. Log the number of copies.
 
     Parameters
     ----------
+    features : Features
+        (N, d).
     stored : path, optional
-        A kNN graph of all rows that is to be used: then all of them stay.
+        Path of a stored kNN graph of all rows that will be used. Copies are then kept.
     folder : path, optional
-        Where the rows go if those given are memory-mapped (:meth:`~starfc.data.dataset.Features.subset`).
+        Folder for a temporary file of the remaining rows, if ``features`` are memory-mapped
+        (:meth:`~starfc.data.dataset.Features.subset`). Default: memory.
+
+    Returns
+    -------
+    Features
+        The representatives, or all rows if there are no copies or copies are kept.
+    (N,) int64 or None
+        The lowest row of the same direction for each row; None if all rows are returned.
     """
     representative = find_copies(features)
     copies = copies_among(representative)
@@ -46,36 +55,39 @@ def collapsed(
     found = f"{features.name}: {copies.sum():,} of {len(features):,} rows are copies of others (the same direction)"
     if stored is not None:
         log.warning(
-            "%s, which are kept, because the kNN graph %s is of all rows: they fill one another's lists, and without "
-            "that graph one of each would be clustered",
+            "%s. They are kept, because the kNN graph %s is of all rows. Copies fill each other's neighbour lists; "
+            "without that graph, only one row of each direction would be clustered",
             found,
             stored,
         )
         return features, None
-    log.info("%s: one of each is clustered, and its copies go where it goes", found)
+    log.info("%s: one row of each direction is clustered, and its copies get the same label", found)
     return features.subset(np.flatnonzero(~copies), folder), representative
 
 
 def sizes_of(representative: NDArray[np.integer]) -> NDArray[np.int64]:
-    """How many rows each representative stands for, itself among them, by rising representative."""
+    """Return the number of rows of each representative, itself included, in increasing order of representatives."""
     return np.unique(representative, return_counts=True)[1]
 
 
 def copies_among(representative: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which rows are copies: (N,) bool."""
+    """Return which rows are copies, (N,) bool."""
     return representative != np.arange(len(representative))
 
 
 def with_copies(result: Clustering, representative: NDArray[np.integer]) -> Clustering:
-    """The clustering of all N rows, from that of the representatives.
+    """Return the clustering of all N rows, given the clustering of the representatives.
 
-    A copy has the label and the confidence of its representative; one without a refined edge has confidence 1 as soon
-    as it has a copy. Edges to copies count in the summary as candidates that were parsed and refined.
+    A copy gets the label and the confidence of its representative. A representative without a refined edge gets
+    confidence 1 if it has a copy. In the summary, each edge to a copy counts as a candidate that was parsed and
+    refined.
 
     Parameters
     ----------
+    result : Clustering
+        The clustering of the representatives.
     representative : (N,) integers
-        For every row the lowest of the same direction.
+        The lowest row of the same direction for each row.
     """
     copies, n = copies_among(representative), len(representative)
     if not copies.any():
@@ -92,7 +104,8 @@ def with_copies(result: Clustering, representative: NDArray[np.integer]) -> Clus
     parsed = result.parsed
     if parsed is not None:
         parsed = join_copies(spread(parsed, others, n), representative)
-        if parsed.context is not None:  # a copy has the strangers of its representative, whose place it may take
+        # A copy gets the stranger statistics of its representative: it replaces the representative if that is removed.
+        if parsed.context is not None:
             known = parsed.context.strangers
             known = replace(
                 known, node_median=known.node_median[representative], node_spread=known.node_spread[representative]
@@ -104,7 +117,10 @@ def with_copies(result: Clustering, representative: NDArray[np.integer]) -> Clus
 
 
 def copied_confidence(confidence: NDArray[np.float32], representative: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Confidence (N,), where copies have that of their representative, which is 1 where its only edges lead to them."""
+    """Return the confidence (N,) of all rows; a copy gets the confidence of its representative.
+
+    A representative of confidence 0 that has copies gets 1, because its edges to the copies have p = 1.
+    """
     copies = copies_among(representative)
     if not copies.any():
         return confidence
@@ -114,9 +130,9 @@ def copied_confidence(confidence: NDArray[np.float32], representative: NDArray[n
 
 
 def join_copies(parsed: ParsedEdges, representative: NDArray[np.integer]) -> ParsedEdges:
-    """The edges with one more for every copy, in either direction where the list is symmetric.
+    """Add an edge from each copy to its representative, in both directions if the list is symmetric.
 
-    Nothing leads to or from a copy before.
+    In ``parsed``, copies must have no edges.
     """
     copies = np.flatnonzero(copies_among(representative))
     if not copies.size:
@@ -141,10 +157,20 @@ def _summary(
     labels: NDArray[np.int64],
     of_copies: NDArray[np.int64],
 ) -> Summary:
-    """The summary with the edges to copies; ``others`` are the new labels of the rows of ``result``."""
+    """Return the summary with the edges to copies added.
+
+    Parameters
+    ----------
+    others : (m,) int64
+        The new labels of the m rows of ``result``.
+    labels : (N,) int64
+        The new labels of all rows.
+    of_copies : (c,) int64
+        The new labels of the copies.
+    """
     before, added = result.summary, len(of_copies)
     count = int(np.count_nonzero(np.bincount(labels) > 1))
-    name = np.empty(result.num_clusters, np.int64)  # the new label of each earlier one
+    name = np.empty(result.num_clusters, np.int64)  # the new label of each label of `result`
     name[result.labels] = others
     edges, scores = np.zeros(result.num_clusters, np.int64), np.zeros(result.num_clusters, np.float64)
     of_edges = name[: len(before.cluster_edges)]

@@ -1,8 +1,9 @@
-"""Both thresholds judged without labels: what each kept, which clusters came out, and which are suspiciously large.
+"""Check a clustering without labels: edges kept by each threshold, cluster sizes, and suspiciously large clusters.
 
-Thresholds chosen on other data can be far too low for the data at hand. A few wrong edges then join identity to
-identity until one component holds much of the graph: pairwise precision falls to almost nothing while every number that
-looks at edges one by one still looks well. The size of the largest component shows it, and needs no labels.
+Thresholds that were chosen on other data can be far too low for the current data. A few wrong edges then join one
+identity after another, until one component holds a large part of the graph. Pairwise precision falls to almost 0,
+while all statistics of single edges still look good. The size of the largest component shows the problem, and it needs
+no labels.
 """
 
 from __future__ import annotations
@@ -21,19 +22,22 @@ log = logging.getLogger("starfc")
 
 
 def diagnose(result: Clustering, giant_share: float) -> dict[str, Any]:
-    """What a run's record holds of its thresholds' effect.
+    """Return the effect of the thresholds, for the record of a run.
 
     Parameters
     ----------
+    result : Clustering
+        The clustering of N instances.
     giant_share : float
-        Clusters that hold more than this share of the N instances are listed as giants.
+        Clusters with more than this share of the N instances are listed as giants.
 
     Returns
     -------
     dict
-        ``candidates``: edges scored. ``parsed`` and ``refined``: edges kept, their share of the candidates, components,
-        instances of the largest and their share of all. ``sizes``: clusters and instances by cluster size, in powers of
-        two. ``giants``: label, size, share, edges per instance and mean p of each, largest first.
+        ``candidates``: number of scored edges. ``parsed`` and ``refined``: number of edges kept, their share of the
+        candidates, number of components, size of the largest component and its share of N. ``sizes``: numbers of
+        clusters and instances by cluster size, in powers of two. ``giants``: label, size, share, edges per instance
+        and mean p of each giant, largest first.
     """
     summary, sizes = result.summary, np.bincount(result.labels)
     n = len(result.labels)
@@ -45,7 +49,7 @@ def diagnose(result: Clustering, giant_share: float) -> dict[str, Any]:
             "edges_per_instance": float(summary.cluster_edges[label] / sizes[label]),
             "mean_p": float(summary.cluster_scores[label]),
         }
-        # a cluster of one instance has no edges that could be wrong
+        # a cluster of one instance has no edges, so none can be wrong
         for label in np.flatnonzero((sizes > giant_share * n) & (sizes > 1)).tolist()
     ]
     return {
@@ -69,7 +73,10 @@ def _of(kept: Kept, candidates: int, n: int) -> dict[str, float]:
 
 
 def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
-    """Cluster sizes (C,), all above 0, by powers of two: clusters and instances of the sizes ``low`` to ``high``."""
+    """Count clusters and instances by cluster size, in powers of two.
+
+    ``sizes`` (C,) are the cluster sizes, all above 0. Each entry of the result covers the sizes ``low`` to ``high``.
+    """
     power = np.frexp(sizes)[1] - 1  # floor(log2), exact
     clusters = np.bincount(power)
     instances = np.zeros(len(clusters), np.int64)
@@ -80,64 +87,65 @@ def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
     ]
 
 
-OUTSIDE = 0.2  # share of the context's numbers, from which on a set is called unlike the training kinds
-DOUBTFUL_F = 0.85
-SURE = 0.8  # of an estimate: from here on what it is about is believed
+OUTSIDE = 0.2  # warn if more than this share of the context's numbers is unlike the training data
+DOUBTFUL_F = 0.85  # warn if the expected pairwise F-score is below this
+SURE = 0.8  # an expected score from here on counts as good
 
 
 def doubts(result: Clustering, columns: int, copies: NDArray[np.integer] | None = None) -> list[str]:
-    """What a user should know before the clusters are believed, a sentence each; empty where nothing is doubtful.
+    """Return the reasons to doubt a clustering, one sentence each; empty if there are none.
 
     Parameters
     ----------
     result : Clustering
-        Of the distinct instances: copies fill no list.
+        The clustering of the N distinct instances, without copies.
     columns : int
-        Neighbours that a list of the kNN graph holds.
+        Neighbours in each row of the kNN graph, the row itself not counted.
     copies : (N,) integers, optional
-        How many instances each of the distinct ones stands for, where that is not one.
+        The number of instances of each distinct instance, itself and its copies. Default: 1 each.
     """
     found, sizes = [], np.bincount(result.labels, copies)
     n = int(sizes.sum())
     if result.outside is not None and result.outside > OUTSIDE:
         found.append(
             f"the set is unlike the data that the model was trained on ({result.outside:.0%} of the numbers that "
-            "describe it are more than three standard deviations away): probabilities may be too high or too low; "
-            f"check clusters{advice(' with {}', 'starfc report')}, or choose thresholds on labelled data"
+            "describe the set are more than three standard deviations away): probabilities may be too high or too low; "
+            f"check the clusters{advice(' with {}', 'starfc report')}, or choose thresholds on labelled data"
             f"{advice(' with {}', 'starfc tune')}"
         )
     alone = int(np.count_nonzero(sizes == 1))
     if n > 1 and result.summary.candidates == 0:
         if alone:
             found.append(
-                f"{alone:,} of {n:,} instances are clusters of one: no two are more similar than any two others are, "
-                "so that nothing tells which belong together"
+                f"{alone:,} of {n:,} instances are clusters of one: all pairs of instances are equally similar, so "
+                "similarity does not show which instances belong together"
             )
     elif n >= 20 and alone > n / 2:
         found.append(
-            f"{alone:,} of {n:,} instances are clusters of one: either most identities have one instance, or the "
-            "embedding does not tell which belong together"
+            f"{alone:,} of {n:,} instances are clusters of one: either most identities have only one instance, or the "
+            "embedding does not show which instances belong together"
         )
     large = int(sizes[np.bincount(result.labels) > 2 * columns].sum())
     unsure = result.estimate is None or result.estimate.fscore < SURE
     if n >= 20 and columns > 0 and large > n / 2 and unsure and result.reached is None:
         found.append(
-            f"{large:,} of {n:,} instances are in clusters of more than twice the {columns} neighbours that a list "
-            "holds, which leaves many pairs open: an identity larger than the lists may have come apart; look for "
-            "clusters that should be one"
+            f"{large:,} of {n:,} instances are in clusters larger than twice the {columns} neighbours of a list: "
+            "many of their pairs are not in any list, and a large identity may be split into several clusters; look "
+            "for clusters that should be one"
         )
     if result.estimate is not None and result.estimate.fscore < DOUBTFUL_F:
         found.append(
-            f"the pairwise F-score to be expected is {result.estimate.fscore:.2f}: the embedding leaves many pairs open"
+            f"the expected pairwise F-score is only {result.estimate.fscore:.2f}: with this embedding, many pairs are "
+            "uncertain"
         )
     return found
 
 
 def surprising(giants: list[dict[str, Any]], columns: int, precision: float | None) -> list[dict[str, Any]]:
-    """Those giant clusters that wrong edges may have made.
+    """Return the giant clusters that wrong edges may have joined.
 
-    Not one that lists of ``columns`` neighbours hold whole, and none where the pairs inside clusters are expected to be
-    right (``precision``, None where that is not known).
+    A cluster of at most ``columns`` + 1 instances is left out: it fits into one neighbour list. If the expected
+    pairwise ``precision`` is at least :data:`SURE`, the result is empty; None means that it is not known.
     """
     if precision is not None and precision >= SURE:
         return []
@@ -145,18 +153,18 @@ def surprising(giants: list[dict[str, Any]], columns: int, precision: float | No
 
 
 def warn_of_giants(diagnostics: dict[str, Any], columns: int, precision: float | None = None) -> None:
-    """Log one warning that names the :func:`surprising` clusters, if any, and says what to do."""
+    """Log one warning that lists the :func:`surprising` clusters, if there are any, and says what to do."""
     giants = surprising(diagnostics["giants"], columns, precision)
     if not giants:
         return
     listed = "; ".join(
         f"cluster {g['label']}: {g['size']:,} instances ({g['share']:.1%}), "
-        f"{g['edges_per_instance']:.1f} edges an instance, mean p {g['mean_p']:.3f}"
+        f"{g['edges_per_instance']:.1f} edges per instance, mean p {g['mean_p']:.3f}"
         for g in giants
     )
     log.warning(
-        "thresholds: %d cluster(s) of more than %g of all instances%s: %s. Unless so large an identity is expected, "
-        "wrong edges have joined many: raise %s or %s, or choose thresholds on labelled data like these%s",
+        "thresholds: %d cluster(s) of more than %g of all instances%s: %s. Unless you expect such a large identity, "
+        "wrong edges have joined many identities: raise %s or %s, or choose thresholds on labelled data of this kind%s",
         len(giants),
         diagnostics["giant_share"],
         advice(" ({})", "giant_share"),
@@ -170,7 +178,7 @@ def warn_of_giants(diagnostics: dict[str, Any], columns: int, precision: float |
 def diagnostics_table(
     diagnostics: dict[str, Any], tau1: float, tau2: float, refinement: str, partition: str = "components"
 ) -> str:
-    """The diagnostics as text: edges and components after each threshold, then the clusters by size."""
+    """Format the diagnostics as a text table: edges and components after each threshold, then clusters by size."""
     second = {"fixed": f"NI > {tau2:g}", "dynamic": f"NI > dynamic, {tau2:g}"}[refinement]
     second = second if partition == "components" else f"within {partition} clusters"
     lines = [
@@ -187,7 +195,7 @@ def diagnostics_table(
 
 
 def sizes_table(sizes: list[dict[str, int]]) -> str:
-    """Clusters by size (:func:`size_histogram`) as text."""
+    """Format the clusters by size (:func:`size_histogram`) as a text table."""
     total = sum(row["instances"] for row in sizes)
     lines = [f"{'cluster size':<24}{'clusters':>14}{'instances':>21}{'share':>8}"]
     for row in sizes:

@@ -1,14 +1,16 @@
-"""Communities that are one identity after all.
+"""Join communities that belong to one identity.
 
-The map equation cuts a very large identity where its lists are shorter than it is: modes of one person become
-communities. Two communities A and B are joined where all of this holds:
+If an identity is much larger than the neighbour lists, the map equation can split it into several communities. Two
+communities A and B are joined if all of these conditions hold:
 
-* the mean p of the candidate edges between them is above 1/2;
-* one of them is above τ1, so that edges which stay hold the joined community together;
-* there are enough of them. In one identity, whose edges know nothing of the cut, the share of p that crosses it is
-  |A| |B| of |A ∪ B| (|A ∪ B| - 1) / 2. The share that does cross is at least 0.4 of that.
+* The mean p of the candidate edges between A and B is above 1/2.
+* At least one of these edges has p > τ1. The joined community is then connected by edges that are kept.
+* There are enough of these edges. If A ∪ B is one identity and edges are spread evenly over its pairs, the expected
+  share of the edges' p that lies between A and B is |A| |B| / (|A ∪ B| (|A ∪ B| - 1) / 2). The observed share must be
+  at least 0.4 of the expected share.
 
-Pairs are taken in the order of how clearly this holds, every community once a round, until nothing is joined.
+Pairs are joined in decreasing order of (mean p × share). In each round, a community is joined at most once. Rounds
+repeat until no pair is joined.
 """
 
 from __future__ import annotations
@@ -19,26 +21,26 @@ from numpy.typing import NDArray
 
 from starfc.graph.edges import EdgeList
 
-MEAN, SHARE = 0.5, 0.4
-_ROUNDS = 10
+MEAN, SHARE = 0.5, 0.4  # minimum mean p, minimum ratio of the observed to the expected share
+_ROUNDS = 10  # maximum number of rounds
 
 
 def join_communities(edges: EdgeList, members: NDArray[np.integer], tau1: float) -> NDArray[np.integer]:
-    """Communities, of which some are joined.
+    """Join the communities that belong to one identity.
 
     Parameters
     ----------
     edges : EdgeList
-        Symmetric: candidate edges with calibrated p (:data:`starfc.clustering.choice.LOWEST` and above).
+        Candidate edges with calibrated p above :data:`starfc.clustering.choice.LOWEST`, symmetric.
     members : (N,) integers in [0, N)
         The smallest member of each node's community.
     tau1 : float
-        Edges above it stay.
+        The threshold of p above which edges are kept.
 
     Returns
     -------
     (N,) integers
-        The same, of the joined communities.
+        The smallest member of each node's community after joining.
     """
     members = np.array(members)
     for _ in range(_ROUNDS):
@@ -50,7 +52,7 @@ def join_communities(edges: EdgeList, members: NDArray[np.integer], tau1: float)
 
 
 def _joined(edges: EdgeList, members: NDArray[np.integer], tau1: float) -> NDArray[np.integer] | None:
-    """For every id (N,) the community that it becomes part of; None where no two are joined."""
+    """Run one round; return the new name (N,) of each community, or None if no pair is joined."""
     n = edges.num_nodes
     low, high, scores, inside = _crossing(edges.indptr, edges.cols, edges.scores, members)
     if not low.size:
@@ -71,13 +73,23 @@ def _joined(edges: EdgeList, members: NDArray[np.integer], tau1: float) -> NDArr
     for pair in clear:
         if not taken[a[pair]] and not taken[b[pair]]:
             taken[a[pair]] = taken[b[pair]] = True
-            into[b[pair]] = a[pair]  # the lower id, which is the smallest member of both
+            into[b[pair]] = a[pair]  # a < b, so a is the smallest member of the joined community
     return into
 
 
 @nb.njit(cache=True)
 def _crossing(indptr, cols, scores, members):
-    """Edges between communities, each once: both ends' communities, lower first, and p; and Σ p inside each (N,)."""
+    """Return the edges between communities, each once, and Σ p inside each community.
+
+    Returns
+    -------
+    low, high : (c,) int64
+        The communities of the two ends, low < high.
+    crossing : (c,) float64
+        p of these edges.
+    inside : (N,) float64
+        Σ p of the edges inside each community.
+    """
     inside, count = np.zeros(members.size), 0
     for i in range(members.size):
         for e in range(indptr[i], indptr[i + 1]):

@@ -1,16 +1,19 @@
-"""Compiled search for the modules of least code length: the two-level map equation of an undirected graph.
+"""Compiled kernels that search the modules of least code length: the two-level map equation of an undirected graph.
 
-With p_a the share of all strength that is at node a, p_m its sum over module m, and q_m the share that crosses from m
-to other modules (Rosvall and Bergstrom, PNAS 2008; arXiv:0906.1405),
+The strength of a node is the sum of the weights of its edges. With p_a the share of node a in the total strength, p_m
+the sum of p_a over module m, and q_m the share of the weight between m and other modules (Rosvall and Bergstrom, PNAS
+2008; arXiv:0906.1405), the code length is
 
     L = plogp(Σ q_m) - 2 Σ plogp(q_m) + Σ plogp(q_m + p_m) - Σ plogp(p_a),     plogp(x) = x log2 x
 
-The last term is the same for all partitions and is left out. The search is Infomap's in outline (arXiv:2211.04287):
-nodes move to the neighbouring module that shortens the code most, modules become nodes of a coarser graph, and so on
-up; then rounds of moving single nodes again, and of moving the parts into which modules fall when they are built anew.
+The last term is the same for all partitions and is left out. The search follows the outline of Infomap
+(arXiv:2211.04287). First, each node moves to the neighbouring module that shortens the code most; the modules become
+the nodes of a coarser graph, and this repeats until nothing moves. Then two kinds of rounds alternate: fine rounds move
+single nodes again; coarse rounds split each module into submodules and move these.
 
-A graph here is symmetric, without self loops or repeated entries: ``indptr`` (n + 1,) int64, ``cols`` int32,
-``weights`` float32, and by node ``flow`` p and ``leave``, the sum of its weights, float64. The flows add up to 1.
+A :data:`Graph` is symmetric, without self loops or repeated entries: ``indptr`` (n + 1,) int64, ``cols`` int32 and
+``weights`` float32 are its edges; ``flow`` (n,) float64 is p of each node, with sum 1; ``leave`` (n,) float64 is the
+sum of each node's weights to other nodes.
 """
 
 from __future__ import annotations
@@ -22,17 +25,32 @@ import numpy as np
 
 Graph = namedtuple("Graph", ("indptr", "cols", "weights", "flow", "leave"))
 
-_ROUNDS = 20  # of tuning, at most
-_GAIN = 1e-7  # bits: a round that saves less is the last, and a move that saves less than 1e-5 of it is none
+_ROUNDS = 20  # maximum number of fine and coarse rounds
+_GAIN = 1e-7  # bits that a round must save; a single move must save 1e-5 of this
 
 
 @nb.njit(cache=True, nogil=True)
 def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, strength, members):
-    """Modules of some pieces, sets of nodes that no edge leaves, each on its own; see :func:`_modules`.
+    """Find the modules of some pieces, each piece on its own (:func:`_modules`); write them to ``members``.
 
-    Piece c is ``order[starts[c] : starts[c + 1]]``, rising ids; ``local`` (N,) int32 is a node's rank in its piece.
-    ``strength`` is None, or (N,) float64 as of :func:`symmetric`. Writes ``members`` (N,), the smallest member of each
-    node's module.
+    A piece is a set of nodes with no edges to other nodes.
+
+    Parameters
+    ----------
+    pieces : (p,) integers
+        The pieces to work on.
+    order, starts : (N,), (C + 1,) integers
+        Piece c holds the nodes ``order[starts[c] : starts[c + 1]]``, in increasing order.
+    indptr, cols, scores
+        The edges of all nodes.
+    local : (N,) int32
+        The rank of each node in its piece.
+    seed : int
+        Seed of the order in which nodes are tried.
+    strength : (N,) float64 or None
+        As for :func:`symmetric`.
+    members : (N,) integers
+        Output: the smallest member of each node's module.
     """
     for c in pieces:
         nodes = order[starts[c] : starts[c + 1]]
@@ -46,10 +64,17 @@ def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, 
 
 @nb.njit(cache=True, nogil=True)
 def symmetric(nodes, indptr, cols, scores, local, strength=None):
-    """The graph of a piece: w_ij is the sum of the scores of i -> j and j -> i, as a share of the sum of all w.
+    """Return the :data:`Graph` of a piece: w_ij is the sum of the scores of i -> j and j -> i, divided by the sum of w.
 
-    With ``strength``, a node stands for a group: this is the sum of w at all its members, those inside counted at both
-    ends, of which the edges are the part that leaves the group.
+    Parameters
+    ----------
+    nodes : (n,) integers
+        The nodes of the piece.
+    indptr, cols, scores, local
+        As for :func:`modules_of_pieces`.
+    strength : (N,) float64 or None
+        If nodes are groups of instances: the sum of w over all edges of each group's members. An edge inside the group
+        counts at both ends. ``indptr``, ``cols`` and ``scores`` hold only the edges between groups.
     """
     n = nodes.size
     start, total = np.zeros(n + 1, np.int64), 0.0
@@ -82,13 +107,16 @@ def symmetric(nodes, indptr, cols, scores, local, strength=None):
 
 @nb.njit(cache=True, nogil=True)
 def _modules(graph, seed):
-    """A module for every node: (n,) int64. Coarse and fine rounds alternate until one of either saves nothing."""
+    """Return the module of each node, (n,) int64.
+
+    Fine and coarse rounds alternate until two rounds in a row save less than :data:`_GAIN`.
+    """
     n = graph.flow.size
     best = np.arange(n)
     length, idle = _climb(graph, best, seed), 0
     for r in range(_ROUNDS):
-        parts = np.arange(n)  # fine rounds move nodes
-        if r % 2:  # coarse rounds move what modules fall into
+        parts = np.arange(n)  # a fine round moves single nodes
+        if r % 2:  # a coarse round moves the submodules of each module
             _move(graph, parts, best, seed + r)
         count = _renumber(parts)
         modules = np.empty(count, np.int64)
@@ -109,7 +137,7 @@ def _modules(graph, seed):
 
 @nb.njit(cache=True, nogil=True)
 def _climb(graph, modules, seed):
-    """Move nodes, then modules, then modules of modules: changes ``modules`` in place; returns the code length."""
+    """Move nodes, then modules, then modules of modules; return the code length. ``modules`` changes in place."""
     _move(graph, modules, np.zeros(modules.size, np.int64), seed)
     count = _renumber(modules)
     coarse = _coarse(graph, modules, count)
@@ -131,7 +159,7 @@ def _plogp(x):
 
 @nb.njit(cache=True, nogil=True)
 def _length(graph):
-    """L of every node as a module."""
+    """Return L of the partition in which each node is a module."""
     total, length = 0.0, 0.0
     for m in range(graph.flow.size):
         total += graph.leave[m]
@@ -141,7 +169,11 @@ def _length(graph):
 
 @nb.njit(cache=True, nogil=True)
 def _added(total, leave, flow, node_leave, node_flow, between):
-    """Change of L, and of Σ q, when a node that is in no module joins one it has the weight ``between`` with."""
+    """Return the changes of L and of Σ q when a node that is in no module joins a module.
+
+    ``total`` is Σ q; ``leave`` and ``flow`` are q and p of the module; ``node_leave`` and ``node_flow`` are those of
+    the node; ``between`` is the weight of the edges between the node and the module.
+    """
     change = node_leave - 2 * between
     cost = _plogp(total + change) - 2 * (_plogp(leave + change) - _plogp(leave))
     return cost + _plogp(leave + change + flow + node_flow) - _plogp(leave + flow), change
@@ -149,10 +181,11 @@ def _added(total, leave, flow, node_leave, node_flow, between):
 
 @nb.njit(cache=True, nogil=True)
 def _move(graph, modules, within, seed):
-    """Move nodes one by one until no move shortens the code; returns how many moved. Changes ``modules`` in place.
+    """Move nodes one by one until no move shortens the code; return the number of moves.
 
-    A node may join the module of a neighbour that is ``within`` the same set, or be a module of its own. Nodes wait in
-    a queue, shuffled at first; one whose neighbour moved elsewhere joins its end.
+    ``modules`` (n,) changes in place. A node can join the module of a neighbour with the same value of ``within`` (n,),
+    or become a module of its own. Nodes wait in a queue, which starts in a random order. When a node moves, its
+    neighbours in other modules are added to the end of the queue.
     """
     indptr, cols, weights, flow, leave = graph
     n = flow.size
@@ -167,7 +200,7 @@ def _move(graph, modules, within, seed):
                 module_leave[m] -= weights[e]
     total = module_leave.sum()
     free = np.flatnonzero(size == 0)
-    free = np.concatenate((free, np.empty(n - free.size, np.int64)))  # a stack of the modules without a member
+    free = np.concatenate((free, np.empty(n - free.size, np.int64)))  # stack of empty modules
     num_free = np.sum(size == 0)
     queue, waiting, head, count = _shuffled(n, seed), np.ones(n, np.bool_), 0, n
     between, seen = np.zeros(n), np.empty(n, np.int64)
@@ -225,7 +258,10 @@ def _move(graph, modules, within, seed):
 
 @nb.njit(cache=True, nogil=True)
 def _shuffled(n, seed):
-    """0 .. n - 1 in an order that hangs on the seed alone (a linear congruential generator, Knuth's MMIX)."""
+    """Return 0 .. n - 1 in random order, which depends on the seed only.
+
+    The random numbers come from a linear congruential generator, Knuth's MMIX.
+    """
     order, state = np.arange(n), np.uint64(seed)
     for i in range(n - 1, 0, -1):
         state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
@@ -236,7 +272,7 @@ def _shuffled(n, seed):
 
 @nb.njit(cache=True, nogil=True)
 def _renumber(modules):
-    """Modules as 0 .. count - 1 in the order of their first members, in place; returns the count."""
+    """Number modules 0 .. count - 1 in the order of their first members, in place; return the count."""
     new, count = np.full(modules.size, -1, np.int64), 0
     if modules.size and modules.max() >= modules.size:
         new = np.full(modules.max() + 1, -1, np.int64)
@@ -250,7 +286,7 @@ def _renumber(modules):
 
 @nb.njit(cache=True, nogil=True)
 def _coarse(graph, modules, count):
-    """The graph whose nodes are the modules 0 .. count - 1; entries inside a module fall out."""
+    """Return the graph whose nodes are the modules 0 .. count - 1, without the edges inside modules."""
     indptr, cols, weights, flow, _ = graph
     start = np.zeros(count + 1, np.int64)
     for m in modules:

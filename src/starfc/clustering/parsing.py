@@ -1,4 +1,4 @@
-"""Graph parsing: features and kNN graph -> the edges with p > τ1, by the model at hand. Every method begins with it."""
+"""Graph parsing, the first step of every method: score the candidate edges of a kNN graph, keep those with p > τ1."""
 
 from __future__ import annotations
 
@@ -37,12 +37,21 @@ from starfc.scoring.structural import Scoring
 
 @dataclass(frozen=True)
 class ParsedEdges:
-    """The edges that graph parsing kept, (E,) entries, with what decided about each.
+    """The E edges that graph parsing kept, and the values that decided about each edge.
 
-    ``intimacy`` (E,) float32 is node intimacy, and ``kept`` (E,) bool says which edges are of the clustering: those
-    that refinement kept, or with communities those within one. ``logits`` (N, k) int8, of a structural model of two
-    rounds, are the first round's, beside the kNN graph (:class:`starfc.graph.structure.EdgeLogits`); ``context`` is
-    what a contextual model judged the edges by.
+    Attributes
+    ----------
+    edges : EdgeList
+        The edges, with p.
+    intimacy : (E,) float32
+        Node intimacy.
+    kept : (E,) bool
+        Which edges refinement kept. With communities: which edges lie inside one community.
+    logits : (N, k) int8, optional
+        Of a structural model with two rounds: the first round's logits of the kNN graph's entries
+        (:class:`starfc.graph.structure.EdgeLogits`).
+    context : Context, optional
+        Of a contextual model: the set's context, which the scores depend on.
     """
 
     edges: EdgeList
@@ -54,8 +63,20 @@ class ParsedEdges:
 
 @dataclass(frozen=True)
 class Parsed:
-    """The edges that parsing keeps, the order of the nodes, the number of candidates, and of a structural model Σ p of
-    all candidates and what scored them.
+    """The result of :func:`parse`.
+
+    Attributes
+    ----------
+    edges : EdgeList
+        The edges with p > τ1.
+    order : (N,) integers
+        The order in which kernels process the nodes (:func:`starfc.graph.order.locality_order`).
+    candidates : int
+        The number of candidate edges.
+    mass : float
+        Of a structural model: Σ p of all candidate edges.
+    scoring : Scoring, optional
+        Of a structural model: the object that scored the edges.
     """
 
     edges: EdgeList
@@ -67,7 +88,17 @@ class Parsed:
     def kept(
         self, edges: EdgeList, intimacy: NDArray[np.float32], stay: NDArray[np.bool_], adapted: Adapted | None = None
     ) -> ParsedEdges:
-        """Those of the edges that are left, with what is kept of the scoring."""
+        """Return the edges with the first round's logits and the context of the scoring.
+
+        Parameters
+        ----------
+        edges : EdgeList
+            The E edges with p > τ1.
+        intimacy, stay : (E,) float32, (E,) bool
+            Node intimacy, and which edges are kept.
+        adapted : Adapted, optional
+            The adapted scorers, stored in the context.
+        """
         codes, context = (None, None) if self.scoring is None else (self.scoring.codes, self.scoring.context)
         if adapted is not None and context is not None:
             context = replace(context, adapted=adapted.parameters())
@@ -76,10 +107,16 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which pairs of nodes a method takes for edges, where its model scores pairs of embeddings.
+    """The candidate edges of a method, for models that score pairs of embeddings.
 
-    ``parse`` makes the edges with p > τ1 of a model's nodes, τ1 and the bytes of a slice; ``count`` is the number of
-    candidates; ``entry_bytes`` is the memory that parsing takes for each kNN entry, where half of the candidates stay.
+    Attributes
+    ----------
+    parse : function (node projections, τ1, slice bytes) -> EdgeList
+        Returns the candidate edges with p > τ1. It processes node projections in slices of this many bytes.
+    count : function (node projections) -> int
+        Returns the number of candidate edges.
+    entry_bytes : int
+        Memory of parsing per kNN entry, in bytes, if half of the candidates are kept.
     """
 
     parse: Callable[[NodeProjections, float, int], EdgeList]
@@ -87,8 +124,8 @@ class Candidates:
     entry_bytes: int
 
 
-ENTRIES = Candidates(parse_graph, num_entries, 9)  # every kNN entry i -> j
-PAIRS = Candidates(parse_affinity, num_pairs, 22)  # those of the affinity graph, undirected
+ENTRIES = Candidates(parse_graph, num_entries, 9)  # all kNN entries i -> j
+PAIRS = Candidates(parse_affinity, num_pairs, 22)  # the edges of the affinity graph, undirected
 
 
 def parse(
@@ -104,9 +141,10 @@ def parse(
     stages: Stages,
     scratch: Path | None,
 ) -> Parsed:
-    """What every method begins with; its parameters are those of :func:`starfc.clustering.pipeline.cluster`.
+    """Score the candidate edges and return those with p > τ1.
 
-    A structural model has candidates of its own, undirected ones, whatever the method.
+    The parameters are those of :func:`starfc.clustering.pipeline.cluster`. A structural model ignores ``candidates``:
+    it always has its own candidates, which are undirected.
     """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
@@ -114,8 +152,8 @@ def parse(
     features = as_features(features)
     if model.feature_dim not in (None, features.dim):
         raise InputError(
-            f"features: {features.dim}-d where the model takes {model.feature_dim}-d; "
-            "use a model trained on such features"
+            f"features: {model.feature_dim} columns needed by the model; found {features.dim}; "
+            "use features of the kind that the model was trained on, or another model"
         )
     widths = scale_widths(graph, model.scales)
     n, scales, entries = graph.num_nodes, len(widths), graph.num_nodes * int(widths[-1])
@@ -127,12 +165,12 @@ def parse(
             raise InputError(
                 f"{word('th_sim')}: 0 needed by a structural model, which compares whole lists; found {th_sim!r}"
             )
-        # a code an entry, kept edges in either direction while they are put in order
+        # one byte per entry for the logit code, and the kept edges in both directions while they are sorted
         with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
             scoring = Scoring(model, features, graph, order, device, scratch)
             parsed, count, mass = scoring.parse(tau1)
         return Parsed(parsed, order, count, mass, scoring)
-    # a byte an entry for its kind, 8 for each of the third that is one-sided, terms of nodes, blocks of rows
+    # per entry: one byte for its kind, and 8 bytes if it is one-sided (a third of them); terms per node; row blocks
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
         nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
@@ -141,7 +179,7 @@ def parse(
     left = stages.memory_left()
     room = TARGET_BYTES if left is None else max(left // 4, 1 << 20)
     target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)
-    # a slice of v, and the kept edges while they are put in order; most graphs keep half of their entries or fewer
+    # one slice of v, and the kept edges while they are sorted; most graphs keep at most half of their entries
     with stages.stage("edge scores", needs=target_bytes + mapped_bytes(graph.ids) + candidates.entry_bytes * entries):
         count = candidates.count(nodes)
         parsed = candidates.parse(nodes, tau1, target_bytes)
@@ -150,9 +188,9 @@ def parse(
 
 @dataclass(frozen=True)
 class Decision:
-    """What decided whether a parsed edge stays: its intimacy against a threshold, or communities.
+    """The rule that decided whether a parsed edge is kept: a threshold of node intimacy, or communities.
 
-    ``refinement`` is 'fixed' or 'dynamic', ``partition`` 'components', 'infomap' or 'leiden'.
+    ``refinement`` is 'fixed' or 'dynamic', ``partition`` is 'components', 'infomap' or 'leiden'.
     """
 
     tau1: float
@@ -162,4 +200,5 @@ class Decision:
 
     @property
     def communities(self) -> bool:
+        """Whether communities decided."""
         return self.partition != "components"

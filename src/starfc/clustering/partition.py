@@ -1,14 +1,16 @@
-"""Communities of scored edges, where connected components are too coarse: map equation or Leiden.
+"""Find communities of scored edges by the map equation (Infomap) or by Leiden.
 
-Edges i -> j with p > 0 are taken as undirected with the sum of both directions' p as weight: a pair that names each
-other counts twice one that is named from one side only. No community reaches beyond a connected component.
+Communities are finer than connected components: each community lies inside one component. Edges i -> j with p > 0
+count as undirected. The weight of a pair is the sum of p over both directions, so a pair in both neighbour lists
+weighs twice as much as a pair in one list.
 
-Infomap here is the two-level map equation, minimised within every component on its own
-(:mod:`starfc.clustering.map_equation`). Over disconnected components the equation is additive but for its index term:
-the whole graph has plogp(Σ_c Q_c), with Q_c the flow between the modules of component c, and components on their own
-have Σ_c plogp(Q_c). An entry into a module then costs log2(Q_c / q_m) bits, the choice among the modules of the
-component, rather than log2(Q / q_m), the choice among all: this does not grow with the number of components, so that
-what a component falls into does not hang on what else was clustered, and components can run in parallel.
+Infomap here is the two-level map equation, minimised within each component separately
+(:mod:`starfc.clustering.map_equation`). Over disconnected components, all terms of the equation add up except the
+index term. With Q_c the flow between the modules of component c, the index term of the whole graph is plogp(Σ_c Q_c),
+and the sum over separate components is Σ_c plogp(Q_c). An entry into module m then costs log2(Q_c / q_m) bits, a choice
+among the modules of its component, instead of log2(Q / q_m), a choice among all modules. This cost does not grow with
+the number of components. Therefore the modules of a component do not depend on the rest of the data, and components can
+run in parallel.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from starfc.runtime.defaults import RESOLUTION
 from starfc.runtime.extras import require
 from starfc.runtime.words import word
 
-_BATCH = 1 << 17  # edges of the pieces that a thread takes at a time
+_BATCH = 1 << 17  # a thread takes pieces with about this many edges at a time
 
 Objective = Literal["cpm", "modularity"]
 
@@ -39,37 +41,39 @@ def infomap(
     pieces: NDArray[np.integer] | None = None,
     strength: NDArray[np.float64] | None = None,
 ) -> NDArray[np.integer]:
-    """Modules of least two-level code length within every connected component.
+    """Return the modules of least two-level code length within each connected component.
 
-    The same for any number of threads: the order in which a component's nodes are tried hangs on the seed and on its
-    smallest member alone.
+    The result is the same for any number of threads: the order in which the nodes of a component are tried depends
+    only on the seed and on the component's smallest member.
 
     Parameters
     ----------
     edges : EdgeList
-        p > 0, either direction or both; those above τ1, say. No self loops.
+        Edges with p > 0, usually those with p > τ1, in one or both directions. No self loops.
     seed : int
-        Of the order in which nodes are tried.
+        Seed of the order in which nodes are tried.
     pieces : (N,) integers in [0, N), optional
-        Sets of nodes that no edge leaves, each of which is coded on its own; connected components by default.
+        Sets of nodes with no edges between different sets, each named by one of its members. Each set is processed
+        separately. Default: the connected components.
     strength : (N,) float64, optional
-        Where nodes stand for groups that stay whole: the sum of p at each group's members, either direction, so that
-        edges inside count twice (:mod:`starfc.incremental.communities`).
+        If nodes are groups that must not be split: the sum of p over both directions of all edges of each group's
+        members. Edges inside the group count twice (:mod:`starfc.incremental.communities`).
 
     Returns
     -------
     (N,) integers
-        The smallest member of each node's module (:func:`starfc.clustering.components.largest_first` makes labels).
-        A node without an edge is its own module.
+        The smallest member of each node's module. A node without an edge is its own module.
+        :func:`starfc.clustering.components.largest_first` turns this into labels.
 
     Raises
     ------
     InputError
-        A score that is not above 0.
+        If a score is not above 0.
 
     Notes
     -----
-    Beside the edge list, about 30 bytes for each edge of the components at hand, one a thread, and 20 N bytes.
+    Memory in addition to the edge list: about 30 bytes per edge of the components being processed (one per thread),
+    and 20 N bytes.
     """
     _require_positive(edges)
     pieces = components(edges) if pieces is None else pieces
@@ -81,10 +85,10 @@ def infomap(
     local = np.empty(n, np.int32)
     local[order] = np.arange(n) - np.repeat(starts[:-1], sizes)
     members = np.empty_like(order)
-    members[order] = np.repeat(order[starts[:-1]], sizes)  # order is stable: the first of a piece is its smallest
+    members[order] = np.repeat(order[starts[:-1]], sizes)  # the sort is stable: a piece's first node is its smallest
     degrees = np.add.reduceat(np.diff(edges.indptr)[order], starts[:-1]) if n else sizes
     larger = np.flatnonzero(sizes > (2 if strength is None else 1))  # two single nodes with an edge are one module
-    larger = larger[np.argsort(-degrees[larger], kind="stable")]  # the longest work first
+    larger = larger[np.argsort(-degrees[larger], kind="stable")]  # largest pieces first, to balance the threads
     batches = np.split(larger, np.flatnonzero(np.diff(np.cumsum(degrees[larger]) // _BATCH)) + 1)
     given = (order, starts, edges.indptr, edges.cols, edges.scores, local, seed, strength, members)
     threads.each(lambda batch: modules_of_pieces(batch, *given), batches)
@@ -94,7 +98,7 @@ def infomap(
 def communities(
     edges: EdgeList, partition: str, resolution: float, seed: int, pieces: NDArray[np.integer] | None = None
 ) -> NDArray[np.integer]:
-    """Communities by 'infomap' or 'leiden', as :func:`infomap` and :func:`leiden` give them."""
+    """Return the communities (N,) of ``partition`` 'infomap' (:func:`infomap`) or 'leiden' (:func:`leiden`)."""
     if partition == "infomap":
         return infomap(edges, seed, pieces)
     return leiden(edges, "cpm", resolution, seed)
@@ -107,20 +111,22 @@ def leiden(
     seed: int = 0,
     sizes: NDArray[np.integer] | None = None,
 ) -> NDArray[np.integer]:
-    """Leiden communities (Traag, Waltman and van Eck 2019, arXiv:1810.08473), by the package `igraph`.
+    """Return Leiden communities (Traag, Waltman and van Eck 2019, arXiv:1810.08473), found by the package `igraph`.
 
     Parameters
     ----------
     edges : EdgeList
         As for :func:`infomap`.
     objective : {'cpm', 'modularity'}
-        'cpm': Σ_ij (w_ij - γ) over pairs in one community, w half the sum of both directions' p. It is the same
-        whatever else was clustered. 'modularity': Σ_ij (w_ij - γ s_i s_j / 2m), whose γ has to grow with the graph.
+        'cpm' maximises Σ_ij (w_ij - γ) over pairs in one community, where w_ij is half the sum of p over both
+        directions. The result for one component does not depend on the rest of the data. 'modularity' maximises
+        Σ_ij (w_ij - γ s_i s_j / 2m); its γ must grow with the graph.
     resolution : float > 0
-        γ; of 'cpm' the mean p of the pairs of a community at which it is worth as much as single nodes.
+        γ. With 'cpm', a community is better than its single nodes if the mean w of its pairs is above γ.
     seed : int
+        Seed of the search.
     sizes : (N,) integers, optional
-        Of 'cpm', where nodes stand for groups that stay whole: the members of each.
+        If nodes are groups that must not be split, with 'cpm': the number of members of each group.
 
     Returns
     -------
@@ -130,7 +136,7 @@ def leiden(
     Raises
     ------
     InputError
-        A score or a resolution that is not above 0, an unknown objective, or no `igraph`.
+        If a score or the resolution is not above 0, the objective is unknown, or `igraph` is not installed.
     """
     _require_positive(edges)
     if objective not in ("cpm", "modularity"):
@@ -144,7 +150,7 @@ def leiden(
     graph = symmetric(np.arange(n), edges.indptr, edges.cols, edges.scores, np.arange(n))
     rows = np.repeat(np.arange(n), np.diff(graph.indptr))
     once = rows < graph.cols
-    weights = graph.weights[once] * edges.scores.sum(dtype=np.float64)  # shares of twice that sum
+    weights = graph.weights[once] * edges.scores.sum(dtype=np.float64)  # graph.weights are shares of twice this sum
     pairs = igraph.Graph(n, np.column_stack([rows[once], graph.cols[once]]))
     given = None if sizes is None else sizes.tolist()
     igraph.set_random_number_generator(random.Random(seed))
@@ -157,7 +163,7 @@ def leiden(
 
 
 def edges_within(edges: EdgeList, members: NDArray[np.integer]) -> EdgeList:
-    """The edges whose two ends are in the same community; ``members`` (N,) as :func:`infomap` gives them."""
+    """Return the edges that lie inside one community; ``members`` (N,) are the communities from :func:`infomap`."""
     return edges.select(np.repeat(members, np.diff(edges.indptr)) == members[edges.cols])
 
 

@@ -1,8 +1,8 @@
-"""The pipeline: features and kNN graph -> clusters. Command line, estimator and training all call :func:`cluster`.
+"""The pipeline from features and kNN graph to clusters. Command line, estimator and training call :func:`cluster`.
 
 kNN graph -> propagation, GCN and node projections -> edge scores and graph parsing -> node intimacy -> components
 
-:func:`cluster_dynamic` is the extended method: other candidate edges, and a threshold for each edge.
+:func:`cluster_dynamic` is the extended method. It has other candidate edges and a separate threshold for each edge.
 """
 
 from __future__ import annotations
@@ -42,13 +42,31 @@ from starfc.runtime.words import word
 
 @dataclass(frozen=True)
 class Clustering:
-    """Labels (N,) int64, largest cluster first; confidence (N,) float32; what parsing and refinement kept.
+    """The result of a clustering of N instances.
 
-    ``parsed`` holds the edges themselves where they were asked for. Of a contextual model, whose p are calibrated for
-    the set, ``estimate`` is what is to be expected of the clusters, ``choice`` the threshold and why, ``outside`` the
-    share of the context's numbers that are unlike those of the kinds that the model was trained on, ``rounds`` the
-    F-scores to be expected before and after each round of adaptation, none where there was none, and ``reached`` how
-    many clusters samples of the rows joined, and into how many; None where no sample was looked at.
+    The attributes from ``estimate`` on are set with a contextual model only, because its p is calibrated for the set.
+
+    Attributes
+    ----------
+    labels : (N,) int64
+        Cluster labels; label 0 is the largest cluster.
+    confidence : (N,) float32
+        The mean p of the refined edges at each instance, 0 without such an edge.
+    summary : Summary
+        Counts of the edges that parsing and refinement kept.
+    parsed : ParsedEdges, optional
+        The edges themselves, if they were requested.
+    estimate : Estimate, optional
+        Expected precision, recall and F-scores; None if there were no candidate edges.
+    choice : Choice, optional
+        τ1 and the reason for it.
+    outside : float, optional
+        Share of the context's numbers that are unlike those of the model's training data.
+    rounds : tuple of float
+        Expected F-scores before adaptation and after each round; empty without adaptation.
+    reached : (int, int), optional
+        How many clusters were joined because of samples of the rows, and into how many
+        (:mod:`starfc.clustering.reach`); None if no sample was drawn.
     """
 
     labels: NDArray[np.int64]
@@ -63,10 +81,12 @@ class Clustering:
 
     @property
     def edges_parsed(self) -> int:
+        """Number of edges that graph parsing kept."""
         return self.summary.parsed.edges
 
     @property
     def edges_refined(self) -> int:
+        """Number of edges that refinement kept."""
         return self.summary.refined.edges
 
     @property
@@ -98,49 +118,53 @@ def cluster(
     Parameters
     ----------
     features : Features, or (N, d) float32 L2-normalised
-        float16 features on disk stay there, and are normalised as they are read.
+        float16 features on disk are memory-mapped and normalised block by block.
     graph : KnnGraph
         kNN graph of these features.
     model : StarFCModel, HierarchicalModel or StructuralModel
-        The graphs of a hierarchical model's scales are cut out of the kNN graph; its edges are those of the largest. A
-        structural model's are undirected, and its k is that of the kNN graph.
-    tau1, tau2 : float in [0, 1]
-        Edges with p > τ1, and of those with node intimacy > τ2, stay. With a contextual model None leaves the choice
-        to the data: τ1 by :func:`~starfc.clustering.choice.choose`; for components 0.5 and 0.7.
+        A hierarchical model takes the graphs of its scales from the kNN graph; the largest one gives its edges. A
+        structural model uses the k of the kNN graph, and its edges are undirected.
+    tau1, tau2 : float in [0, 1], optional
+        An edge is kept if p > τ1 and node intimacy > τ2. None is allowed with a contextual model only. τ1 is then
+        chosen by :func:`~starfc.clustering.choice.choose`; for 'components' the defaults are 0.5 and 0.7.
     th_sim : float
-        kNN entries below this similarity do not enter the affinity graph; they are candidate edges all the same. 0 for
-        a structural model.
+        kNN entries below this similarity are left out of the affinity graph, but they are still candidate edges. Must
+        be 0 with a structural model.
     partition : {'components', 'infomap', 'leiden'}
-        Components of the edges that node intimacy keeps, as published; or communities of all parsed edges
-        (:mod:`starfc.clustering.partition`), where τ2 plays no part.
+        'components' takes the connected components of the edges that node intimacy keeps, as published. The others
+        take communities of all parsed edges (:mod:`starfc.clustering.partition`) and ignore τ2.
     resolution : float
-        Of 'leiden'.
+        The resolution of 'leiden'.
     adapt : {'auto', 'off'}
-        With a contextual model and 'infomap': train its scorer further on the clusters of the set, as long as that
-        raises the F-score to be expected (:mod:`starfc.clustering.adaptation`).
-    search : function of Features, optional
-        With a contextual model and communities: makes the kNN graph of a sample of the rows, where lists reach farther
-        and clusters may turn out to be one (:mod:`starfc.clustering.reach`). None: that is not done.
+        'auto', with a contextual model and 'infomap': train the scorer further on the clusters of the set, as long as
+        this raises the expected F-score (:mod:`starfc.clustering.adaptation`).
+    search : function (Features) -> KnnGraph, optional
+        With a contextual model and communities: builds the kNN graph of a sample of the rows. In samples, lists reach
+        farther, and clusters that belong together are found (:mod:`starfc.clustering.reach`). Default: no samples.
     seed : int
-        Of the communities, and of adaptation.
+        Seed of communities, adaptation and samples.
     sizes : (N,) integers, optional
-        Rows that each node stands for, where the summary's largest component is to be that of all rows.
+        The number of rows that each node represents, itself and its copies. The summary's largest component is then
+        counted in rows.
     keep_edges : bool
-        Return the parsed edges with their scores and intimacies, which otherwise go when they are no longer needed.
+        Return the parsed edges with p and node intimacy. Otherwise they are freed when they are no longer needed.
+    device
+        Device of the model.
+    stages : Stages, optional
+        Records time and memory of each stage.
     scratch : path, optional
-        Folder for files of 6 N h bytes while edges are scored (the system's folder for temporary files otherwise).
+        Folder for temporary files of 6 N h bytes while edges are scored. Default: the system's temporary folder.
 
     Returns
     -------
     Clustering
-        ``confidence`` of an instance is the mean p of the refined edges at it, 0 where it has none.
     """
     stages = stages or Stages()
     contextual = model.kind.contextual
     if not contextual and (tau1 is None or tau2 is None):
         raise InputError(
-            f"{word('tau1')}, {word('tau2')}: numbers needed with a model whose p is not calibrated for every set; "
-            "found None"
+            f"{word('tau1')}, {word('tau2')}: numbers needed with this model, whose p is not calibrated for each set; "
+            "found None; give both thresholds"
         )
     by_component = partition == "components"
     if tau2 is None:
@@ -157,7 +181,7 @@ def cluster(
         with stages.stage("choice", needs=80 * len(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
-            # columns of the edges that are learnt from, and the edges as they are before and after
+            # features of the training edges; all edges before and after adaptation
             with stages.stage("adaptation", needs=(256 << 20) + 200 * len(parsed)):
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)
         members = chosen.members
@@ -198,7 +222,7 @@ def cluster(
     if chosen is None or start.scoring is None or not isinstance(model, ContextualModel):
         return result
     with stages.stage("estimate", needs=40 * len(start.edges)):
-        # p that was adapted to the clusters would praise them; where nothing is a candidate, nothing is known
+        # Use p before adaptation: the adapted p was trained on the clusters, so its estimate would be too high.
         expected = estimate(start.edges, members) if candidates else None
         if expected is not None and reached is not None and reached.agreed is not None:
             expected = doubted(expected, reached.agreed)
@@ -231,23 +255,23 @@ def cluster_dynamic(
 ) -> Clustering:
     """Cluster the nodes of a kNN graph by the extended method (spec section 8).
 
-    Candidate edges are those of the affinity graph of the largest scale, undirected; a pair stays where p > τ1 in
-    either direction, and where its intimacy is above a threshold that rises with its nodes' degrees
+    The candidate edges are the undirected edges of the affinity graph of the largest scale. A pair is kept if p > τ1
+    in at least one direction, and if its node intimacy is above a threshold that increases with the nodes' degrees
     (:func:`starfc.clustering.refinement.dynamic_thresholds`).
 
     Parameters
     ----------
     tau1, tau2 : float in [0, 1]
-        Threshold of p, and the ceiling of the dynamic thresholds.
+        The threshold of p, and the upper limit of the dynamic thresholds.
     th_sim : float
-        kNN entries below this similarity do not enter the affinity graph, and so are no candidates.
-    features, graph, model, sizes, keep_edges, scratch
+        kNN entries below this similarity are left out of the affinity graph, so they are not candidate edges.
+    features, graph, model, sizes, keep_edges, device, stages, scratch
         As for :func:`cluster`.
 
     Returns
     -------
     Clustering
-        Its numbers of edges count pairs.
+        Its edge counts are numbers of pairs.
     """
     stages = stages or Stages()
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
@@ -265,7 +289,7 @@ def cluster_dynamic(
 
 
 def without_search(n: int, keep_edges: bool = False) -> Clustering:
-    """The clustering of n rows, none or one, of which there are no neighbours to search for."""
+    """Return the clustering of n = 0 or 1 rows, which have no neighbours."""
     edges = EdgeList(np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), symmetric=True)
     parsed = ParsedEdges(edges, np.empty(0, np.float32), np.empty(0, np.bool_)) if keep_edges else None
     none = Kept(0, n, n)
@@ -284,7 +308,10 @@ def _clustering(
     stages: Stages,
     edges: ParsedEdges | None,
 ) -> Clustering:
-    """What both methods end with; ``members`` (N,) are the clusters, each named by one of its nodes."""
+    """Number the clusters and summarise the edges. The last step of both methods.
+
+    ``members`` (N,) names each node's cluster by one of its nodes; ``refined`` are the edges that refinement kept.
+    """
     with stages.stage("clusters", needs=8 * len(refined) + 48 * refined.num_nodes):
         labels = largest_first(members)
         summary = summarise(candidates, parsed, refined, labels)
@@ -292,7 +319,10 @@ def _clustering(
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:
-    """Insert instances at the given final positions, each a cluster of its own with confidence 0."""
+    """Insert the instances ``rows``, each as a cluster of its own with confidence 0.
+
+    ``rows`` are positions in the returned clustering.
+    """
     if not rows.size:
         return result
     n = len(result.labels) + len(rows)
@@ -306,7 +336,7 @@ def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering
 
 
 def spread(parsed: ParsedEdges, others: NDArray[np.integer], n: int) -> ParsedEdges:
-    """The edges where the nodes are rows ``others`` of n; the rows between have none."""
+    """Move the nodes of ``parsed`` to the positions ``others`` among n rows; the other rows have no edges."""
     edges, logits = parsed.edges, parsed.logits
     indptr = row_pointers(_inserted(np.diff(edges.indptr), others, n))
     if logits is not None:
@@ -321,13 +351,13 @@ def spread(parsed: ParsedEdges, others: NDArray[np.integer], n: int) -> ParsedEd
 
 
 def _inserted(values: NDArray[np.int64], at: NDArray[np.integer], n: int) -> NDArray[np.int64]:
-    """``values`` at the positions ``at`` of n zeros."""
+    """Return n zeros with ``values`` at the positions ``at``."""
     out = np.zeros(n, np.int64)
     out[at] = values
     return out
 
 
 def without_small(result: Clustering, size: int) -> Clustering:
-    """Instances of clusters of fewer than ``size`` get label -1; the others' labels stay, largest cluster first."""
+    """Set the label of instances in clusters smaller than ``size`` to -1; other labels do not change."""
     sizes = np.bincount(result.labels)
     return replace(result, labels=np.where(sizes[result.labels] < size, -1, result.labels))

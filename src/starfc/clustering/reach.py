@@ -1,20 +1,21 @@
-"""Identities that fall into several clusters: samples of the rows see farther than the lists of all rows.
+"""Join clusters that belong to one identity, with the help of samples of the rows.
 
-The k neighbours of a row in a large or dense identity are the nearest of very many: they lie in one mode of it, and few
-lists hold an edge to the next mode. Among a third of all rows, drawn at random, the same k neighbours reach three times
-as far. So the rows are divided into three samples, each sample is clustered on its own by the same steps, this one
-included, and two clusters of the whole set become one where samples put them together: where at least 0.9 of the pairs
-(a, b) of the sample, one row of each cluster, are in one cluster there, and an edge of p > 0.5 leads from one to the
-other.
+In a large or dense identity, the k neighbours of a row are the nearest of very many rows. They lie in one mode of the
+identity, and few neighbour lists hold an edge to another mode. So the identity can be split into several clusters. In a
+random sample of a third of all rows, the same k neighbours reach three times as far. Therefore the rows are divided
+into three samples. Each sample is clustered by the same steps, including this one. Two clusters A and B of the whole
+set are joined if the samples put them together: of the pairs (a, b) of sample rows with a in A and b in B, at least 0.9
+are in one cluster of the sample, and at least one edge with p > 0.5 connects A and B. In detail:
 
-* Both clusters are larger than a list, so that lists cannot hold the identity whole: one of the samples has to say so.
-* Otherwise, of 10 rows or more: the pairs of all three samples are counted, and the edges that lead from one to the
-  other must be sure: their mean p is at least 0.9, and at least that of the edges inside one of the two clusters in the
-  whole set. Samples put look-alikes together as well, by edges that are less sure.
+* If both clusters are larger than a neighbour list, it is enough that one of the samples puts them together. The lists
+  cannot hold such an identity.
+* Otherwise both clusters must have at least 10 rows, and the pairs of all three samples are counted together. The mean
+  p of the edges between A and B must be at least 0.9, and at least the mean p inside A or inside B in the whole set.
+  This is needed because samples also put look-alikes together, by edges with lower p.
 
-The edges that join, as far as they are above τ1, become edges of the result. The second and the third sample are only
-clustered where the first one alone would join something, so that a set with nothing to join takes about half as long
-again: a third, a ninth, and so on.
+The joining edges with p > τ1 are added to the edges of the result. The second and the third sample are clustered only
+if the first sample alone would join something. Without anything to join, the samples add about half of the run time: a
+third, a ninth of it, and so on.
 """
 
 from __future__ import annotations
@@ -39,33 +40,45 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import Model
 from starfc.runtime.stages import Stages
 
-TIMES = 3  # samples, and how many times as far lists reach in one
-LEAST = 10  # rows of a cluster
+TIMES = 3  # number of samples; in a sample, lists reach this many times as far
+LEAST = 10  # minimum size of a cluster that can be joined, in rows
+# minimum share of pairs in one cluster; minimum mean p between small clusters; edges with p <= LIKELY are ignored
 TOGETHER, SURE, LIKELY = 0.9, 0.9, 0.5
-LEAST_LISTS = 4  # rows of a sample, in lists: among fewer, lists hold most of the rows
+LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
 
 
 @dataclass(frozen=True)
 class Links:
-    """Edges that join clusters, in both directions: ends (m,) int64 and p (m,) float32."""
+    """Edges between clusters, in both directions: their ends (m,) int64 and p (m,) float32."""
 
     rows: NDArray[np.int64]
     cols: NDArray[np.int64]
     scores: NDArray[np.float32]
 
     def select(self, keep: NDArray[np.bool_]) -> Links:
+        """Return the links where ``keep`` (m,) is True."""
         return Links(self.rows[keep], self.cols[keep], self.scores[keep])
 
     def added_to(self, edges: EdgeList) -> EdgeList:
+        """Return the edge list with these links added."""
         return edges.with_edges(self.rows, self.cols, self.scores)[0]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows (m,) of the set, rising, their clusters (m,) in the sample, and the likely edges inside these that lead from
-    one cluster of the set to another, as rows of the set.
+    """A sample of the rows and its clustering.
+
+    Attributes
+    ----------
+    rows : (m,) int64
+        The sampled rows of the set, in increasing order.
+    labels : (m,) integers
+        Their clusters in the sample.
+    links : Links
+        The edges with p > 0.5 that lie inside a cluster of the sample and between two clusters of the set. Their ends
+        are rows of the set.
     """
 
     rows: NDArray[np.int64]
@@ -75,11 +88,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reached:
-    """Clusters (N,), each named by its smallest member, and the edges that join them.
+    """The clusters after joining. ``links``, ``counts`` and ``agreed`` are None if no sample was clustered.
 
-    ``counts``: how many clusters were joined, and into how many. ``agreed`` (2,) float64 is the mean agreement of the
-    clusters with those of the samples (:func:`starfc.clustering.choice.agreement`). All are None where no sample was
-    clustered.
+    Attributes
+    ----------
+    members : (N,) integers
+        The smallest member of each row's cluster.
+    links : Links, optional
+        The edges that join clusters.
+    counts : (int, int), optional
+        The number of clusters that were joined, and the number of clusters they became.
+    agreed : (2,) float64, optional
+        The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`).
     """
 
     members: NDArray[np.integer]
@@ -90,10 +110,11 @@ class Reached:
 
 @dataclass(frozen=True)
 class SampleSteps:
-    """How a sample of the rows is clustered: as :func:`starfc.clustering.pipeline.cluster` does, without adaptation.
+    """A function that clusters a sample like :func:`starfc.clustering.pipeline.cluster`, but without adaptation.
 
-    ``search`` makes the kNN graph; edges of p up to ``lowest`` are not looked at; ``tau1`` is None where the sample is
-    to choose it. The other fields are the parameters of that function, ``seed`` is that of the samples, too.
+    ``search`` builds the kNN graph. Edges with p <= ``lowest`` are ignored. If ``tau1`` is None, each sample chooses
+    its own. The other fields are the parameters of :func:`starfc.clustering.pipeline.cluster`. ``seed`` is also the
+    seed of the samples.
     """
 
     model: Model
@@ -107,7 +128,7 @@ class SampleSteps:
     scratch: Path | None = None
 
     def __call__(self, rows: Features, stages: Stages) -> tuple[NDArray[np.integer], EdgeList]:
-        """Clusters (m,) of m rows, each named by its smallest member, and the edges, symmetric."""
+        """Return the clusters (m,) of m rows, each named by its smallest member, and the symmetric edges."""
         with stages.stage("kNN graph"):
             graph = self.search(rows)
         start = parse(
@@ -132,7 +153,7 @@ def reach(
     steps: SampleSteps,
     stages: Stages,
 ) -> Reached:
-    """Join the clusters that samples of the rows hold together.
+    """Join the clusters that samples of the rows put together.
 
     Parameters
     ----------
@@ -141,13 +162,15 @@ def reach(
     edges : EdgeList
         Scored edges of the set, symmetric.
     columns : int
-        Neighbours that a list holds.
+        Neighbours in each list of the kNN graph.
     tau1 : float
-        Edges that join clusters have p > τ1.
+        Only edges with p > τ1 join clusters.
     features : Features
-        Of the N rows.
+        Features of the N rows.
     steps : SampleSteps
-        Clusters a sample.
+        The function that clusters a sample.
+    stages : Stages
+        Records the time of the samples.
     """
     n = len(members)
     if n < TIMES * LEAST_LISTS * columns or np.count_nonzero(np.bincount(members) >= LEAST) < 2:
@@ -164,7 +187,10 @@ def reach(
 
 
 def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.float64]:
-    """Mean p of the likely edges inside each cluster, by the cluster's name (N,); 0 where it has none."""
+    """Return the mean p of the edges with p > 0.5 inside each cluster, (N,) float64.
+
+    Entry i belongs to the cluster that is named i; it is 0 if the cluster has no such edge.
+    """
     rows = edges.rows
     keep = (members[rows] == members[edges.cols]) & (edges.scores > LIKELY)
     of = members[rows[keep]]
@@ -175,7 +201,17 @@ def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.flo
 def sample(
     members: NDArray[np.integer], rows: NDArray[np.int64], labels: NDArray[np.integer], edges: EdgeList
 ) -> Sample:
-    """What is kept of a sample: ``edges`` between its ``rows``, of which those that could join clusters stay."""
+    """Return a :class:`Sample`; of its ``edges``, only those that could join clusters of the set are kept.
+
+    Parameters
+    ----------
+    members : (N,) integers
+        The clusters of the set.
+    rows, labels : (m,) integers
+        The sampled rows, and their clusters in the sample.
+    edges : EdgeList
+        The edges between the m rows.
+    """
     heads = edges.rows
     keep = (labels[heads] == labels[edges.cols]) & (edges.scores > LIKELY)
     ours, others = rows[heads[keep]], rows[edges.cols[keep]]
@@ -186,7 +222,10 @@ def sample(
 def one_identity(
     members: NDArray[np.integer], inside: NDArray[np.float64], columns: int, samples: Sequence[Sample]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of clusters, each by the names of both, the lower one first, that the samples say to be one."""
+    """Return the pairs (a, b), a < b, of clusters that the samples put together.
+
+    ``inside`` (N,) is the result of :func:`mean_inside`; ``columns`` is the number of neighbours in a list.
+    """
     n = len(members)
     ours = np.concatenate([members[drawn.links.rows] for drawn in samples]).astype(np.int64)
     others = np.concatenate([members[drawn.links.cols] for drawn in samples]).astype(np.int64)
@@ -203,7 +242,8 @@ def one_identity(
     together, possible, best = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
     for drawn in samples:
         entries = (np.ones(len(drawn.rows)), (members[drawn.rows], drawn.labels))
-        rows_in = sparse.csr_matrix(entries, (n, int(drawn.labels.max(initial=0)) + 1))  # by cluster of set and sample
+        # number of rows in each cluster of the set (row) and of the sample (column)
+        rows_in = sparse.csr_matrix(entries, (n, int(drawn.labels.max(initial=0)) + 1))
         in_one = np.asarray(rows_in[a].multiply(rows_in[b]).sum(axis=1)).ravel()
         drawn_of = np.bincount(members[drawn.rows], minlength=n)
         pairs_of = drawn_of[a] * drawn_of[b]
@@ -216,7 +256,7 @@ def one_identity(
 def join(
     members: NDArray[np.integer], inside: NDArray[np.float64], columns: int, tau1: float, samples: Sequence[Sample]
 ) -> Reached:
-    """Clusters that the samples say to be one, joined by the edges above τ1 that lead from one to the other."""
+    """Join the clusters that the samples put together, by the edges with p > τ1 between them."""
     n = len(members)
     a, b = one_identity(members, inside, columns, samples)
     rows = np.concatenate([drawn.links.rows for drawn in samples])
@@ -228,10 +268,10 @@ def join(
     links, ours, others = links.select(joins), ours[joins], others[joins]
     between = np.unique(np.stack([ours, others], axis=1), axis=0)
     graph = EdgeList.from_rows(between[:, 0], between[:, 1], np.ones(len(between), np.float32), n)
-    root = components(graph)  # among the names of clusters
+    root = components(graph)  # of cluster names, not of rows
     involved = np.unique(between[:, 0])
     counts = len(involved), len(np.unique(root[involved]))
-    # a cluster is named by its smallest member, and a component by its smallest node
+    # A component is named by its smallest node, so a joined cluster is still named by its smallest member.
     joined = root[members].astype(members.dtype)
     agreed = np.mean([agreement(joined[drawn.rows], drawn.labels) for drawn in samples], axis=0)
     return Reached(joined, links, counts, agreed)

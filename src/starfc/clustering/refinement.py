@@ -1,11 +1,12 @@
-"""Graph refinement by node intimacy, STAR-FC (CVPR 2021) section 3.4, and its undirected form (TPAMI 2023).
+"""Refine the graph by node intimacy: STAR-FC (CVPR 2021) section 3.4, and its undirected form (TPAMI 2023).
 
-With the adjacency B of the edges that graph parsing kept, (out-)degrees n and common neighbours
+Let B be the adjacency matrix of the edges that graph parsing kept, n_i the (out-)degree of node i, and
 
     c_ij = Σ_m B_im B_mj,      NI_ij = max(c_ij / n_i, c_ij / n_j)
 
-an edge stays where NI_ij is above a threshold. Edges with n_i = 0 or n_j = 0 have NI 0. c is computed at the kept edges
-only, by counting the members of j's in-list that are marked as i's out-list; the product B·B is never formed.
+the number of common neighbours and the node intimacy of an edge. An edge is kept if NI_ij is above a threshold. If
+n_i = 0 or n_j = 0, NI_ij is 0. c_ij is computed for existing edges only: the kernel marks the out-list of i and counts
+the marked members of the in-list of j. The product B·B is never formed.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from starfc.graph.edges import EdgeList
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 
-_PARTS = 8  # parts of the rows per thread
+_PARTS = 8  # the rows are split into this many parts per thread
 
 
 def node_intimacy(edges: EdgeList, order: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
-    """NI of every directed edge, in the order of the list: (E,) float32, at least 0.
+    """Return NI of each directed edge, (E,) float32 >= 0, in the order of the edge list.
 
-    It is above 1 where more nodes of i's list lead to j than j has edges; of a symmetric list it never is.
+    NI is above 1 if j has fewer edges than there are nodes in i's list with an edge to j. In a symmetric list, NI is
+    never above 1.
 
-    ``order`` (N,) is the order in which to take the nodes; it changes no result
-    (:func:`starfc.graph.order.locality_order` makes one that is fast). Of a symmetric list it is
+    ``order`` (N,) is the order in which nodes are processed. It affects speed only
+    (:func:`starfc.graph.order.locality_order` returns a fast one). A symmetric edge list is passed to
     :func:`node_intimacy_undirected`.
     """
     if edges.symmetric:
@@ -44,10 +46,11 @@ def node_intimacy(edges: EdgeList, order: NDArray[np.integer] | None = None) -> 
 
 
 def node_intimacy_undirected(edges: EdgeList, order: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
-    """NI of every edge of a symmetric list with sorted columns (:func:`~starfc.graph.edges.undirected`): (E,) float32.
+    """Return NI of each edge of a symmetric list with sorted columns (:func:`~starfc.graph.edges.undirected`).
 
-    In-lists are out-lists there and NI_ij = NI_ji = c_ij / min(n_i, n_j): each pair is counted once, over the shorter
-    of its two lists.
+    The result is (E,) float32 in [0, 1]. In a symmetric list, in-lists equal out-lists, and
+    NI_ij = NI_ji = c_ij / min(n_i, n_j). Each pair is counted once, over the shorter of its two lists. ``order`` is as
+    for :func:`node_intimacy`.
     """
     out, n = np.empty(len(edges), np.float32), edges.num_nodes
     order = np.arange(n) if order is None else order
@@ -57,9 +60,10 @@ def node_intimacy_undirected(edges: EdgeList, order: NDArray[np.integer] | None 
 
 
 def dynamic_thresholds(edges: EdgeList, ceiling: float) -> NDArray[np.float64]:
-    """τ_ij = ceiling / (0.85^(10 b) + 1), b = min(⌊min(n_i, n_j) / 10⌋, 2) + 1, of every edge: (E,) (TPAMI 2023).
+    """Return the threshold of NI of each edge, (E,) float64 (TPAMI 2023).
 
-    Nodes of many neighbours must share a larger part of them. A ceiling of 0.78 gives 0.6517, 0.7509 and 0.7741.
+    τ_ij = ceiling / (0.85^(10 b) + 1) with b = min(⌊min(n_i, n_j) / 10⌋, 2) + 1. Nodes with more neighbours must share
+    a larger part of them. A ceiling of 0.78 gives the thresholds 0.6517, 0.7509 and 0.7741.
     """
     by_tens = ceiling / (0.85 ** (10 * np.arange(1, 4)) + 1)
     out = np.empty(len(edges), np.float64)
@@ -71,15 +75,15 @@ def dynamic_thresholds(edges: EdgeList, ceiling: float) -> NDArray[np.float64]:
 
 
 def refine(edges: EdgeList, intimacy: NDArray[np.float32], tau2: float) -> EdgeList:
-    """Edges with NI > τ2."""
+    """Return the edges with NI > τ2; ``intimacy`` is (E,)."""
     return edges.select(intimacy > tau2)
 
 
 def refine_dynamic(edges: EdgeList, intimacy: NDArray[np.float32], ceiling: float) -> EdgeList:
-    """Edges with NI > τ_ij (:func:`dynamic_thresholds`)."""
+    """Return the edges with NI > τ_ij (:func:`dynamic_thresholds`); ``intimacy`` is (E,)."""
     return edges.select(intimacy > dynamic_thresholds(edges, ceiling))
 
 
 def _parts(n: int) -> list[slice]:
-    """Rows [0, n), several parts a thread."""
+    """Split the rows [0, n) into several parts per thread."""
     return slices(n, max(1, -(-n // (_PARTS * torch.get_num_threads()))))

@@ -1,4 +1,4 @@
-"""Compiled loops of the refinement: common neighbours are counted at listed edges only."""
+"""Compiled kernels of graph refinement. Common neighbours are counted for existing edges only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 @nb.njit(cache=True, nogil=True)
 def count_marked(marked, indptr, cols, j):
-    """How many members of j's list are marked: int32."""
+    """Return how many members of j's list are marked, int32."""
     common = np.int32(0)
     for a in range(indptr[j], indptr[j + 1]):
         common += marked[cols[a]]
@@ -17,7 +17,8 @@ def count_marked(marked, indptr, cols, j):
 
 @nb.njit(cache=True, nogil=True)
 def intimacy_of_rows(indptr, cols, in_indptr, in_rows, rows, out):
-    marked = np.zeros(indptr.size - 1, np.uint8)  # the out-list of the row being processed
+    """Write NI of the directed edges of some rows to ``out`` (E,) float32; ``in_rows`` are the in-lists."""
+    marked = np.zeros(indptr.size - 1, np.uint8)  # 1 for the members of the current row's out-list
     for i in rows:
         first, last = indptr[i], indptr[i + 1]
         for e in range(first, last):
@@ -33,7 +34,7 @@ def intimacy_of_rows(indptr, cols, in_indptr, in_rows, rows, out):
 
 @nb.njit(cache=True, nogil=True)
 def intimacy_of_pairs(indptr, cols, rows, out):
-    """NI at the end that has more neighbours, the higher id of equals."""
+    """Write NI of each pair at the end with more neighbours; if both have the same number, at the higher id."""
     marked = np.zeros(indptr.size - 1, np.uint8)
     for i in rows:
         first, last = indptr[i], indptr[i + 1]
@@ -50,7 +51,10 @@ def intimacy_of_pairs(indptr, cols, rows, out):
 
 @nb.njit(cache=True)
 def mirror(indptr, cols, out):
-    """Copy each pair's NI to the end that has none yet: rows are met in the order in which others list them."""
+    """Copy NI of each pair to its other end.
+
+    Columns are sorted. Rows are visited in increasing order, so the cursor of row j always points at the edge j -> i.
+    """
     cursor = indptr[:-1].copy()
     for i in range(cursor.size):
         for e in range(indptr[i], indptr[i + 1]):
@@ -64,6 +68,7 @@ def mirror(indptr, cols, out):
 
 @nb.njit(cache=True, nogil=True)
 def dynamic_of_rows(indptr, cols, by_tens, start, stop, out):
+    """Write the dynamic threshold of each edge of the rows [start, stop); ``by_tens`` (3,) by degree // 10."""
     for i in range(start, stop):
         for e in range(indptr[i], indptr[i + 1]):
             degree = min(indptr[i + 1] - indptr[i], indptr[cols[e] + 1] - indptr[cols[e]])

@@ -1,4 +1,4 @@
-"""What graph parsing and refinement left of a graph, in a few numbers: kept from each stage before its edges go."""
+"""Summary numbers of the edges that graph parsing and refinement keep, computed before the edges are freed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starfc.graph.edges import EdgeList
 
 @dataclass(frozen=True)
 class Kept:
-    """Edges that a stage kept, the connected components they make, and the size of the largest."""
+    """The number of edges that a stage kept, of their connected components, and the size of the largest component."""
 
     edges: int
     components: int
@@ -22,11 +22,20 @@ class Kept:
 
 @dataclass(frozen=True)
 class Summary:
-    """A clustering's edges, stage by stage.
+    """Edge counts of a clustering, stage by stage. An undirected edge counts once.
 
-    ``candidates`` edges were scored; ``parsed`` is what p > τ1 kept of them, ``refined`` what node intimacy kept of
-    these. For the S clusters of two or more instances, in the order of their labels, ``cluster_edges`` (S,) int64 are
-    the refined edges inside, and ``cluster_scores`` (S,) float32 their mean p. An undirected edge counts once.
+    Attributes
+    ----------
+    candidates : int
+        Number of edges that were scored.
+    parsed : Kept
+        The candidates with p > τ1.
+    refined : Kept
+        The parsed edges that node intimacy kept; with communities, those inside one community.
+    cluster_edges : (S,) int64
+        Number of refined edges inside each of the S clusters of two or more instances, in the order of labels.
+    cluster_scores : (S,) float32
+        Mean p of these edges.
     """
 
     candidates: int
@@ -36,7 +45,7 @@ class Summary:
     cluster_scores: NDArray[np.float32]
 
     def with_singletons(self, count: int) -> Summary:
-        """The same for ``count`` more instances without an edge."""
+        """Return the summary with ``count`` more instances without edges."""
         parsed, refined = (
             Kept(kept.edges, kept.components + count, max(kept.largest, min(count, 1)))
             for kept in (self.parsed, self.refined)
@@ -45,23 +54,34 @@ class Summary:
 
 
 def kept(members: NDArray[np.integer], edges: int, sizes: NDArray[np.integer] | None = None) -> Kept:
-    """Components given by any member's id (N,), as :func:`~starfc.clustering.components.components` gives them.
+    """Count components and find the size of the largest one.
 
-    ``sizes`` (N,): how many rows each node stands for, where that is not one.
+    Parameters
+    ----------
+    members : (N,) integers
+        Each node's component, named by one of its members (:func:`~starfc.clustering.components.components`).
+    edges : int
+        Number of edges, stored in the result.
+    sizes : (N,) integers, optional
+        The number of rows that each node represents. Default: 1 each.
     """
     count = np.bincount(members, sizes)
     return Kept(edges, int(np.count_nonzero(count)), int(count.max()))
 
 
 def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[np.int64]) -> Summary:
-    """The summary of a clustering.
+    """Return the summary of a clustering.
 
     Parameters
     ----------
+    candidates : int
+        Number of scored edges.
+    parsed : Kept
+        The edges after graph parsing.
     refined : EdgeList
-        Edges after refinement.
+        The edges after refinement, all inside clusters.
     labels : (N,) int64
-        Their components, largest first; an edge lies in the cluster of either end.
+        Cluster labels, largest cluster first.
     """
     count = int(np.count_nonzero(np.bincount(labels) > 1))
     number, total = np.zeros(count, np.int64), np.zeros(count, np.float64)

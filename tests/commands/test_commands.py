@@ -110,7 +110,7 @@ def loaded_by(*arguments: str) -> tuple[str, list[str]]:
 def test_help_is_quick_and_says_exit_codes():
     text, libraries = loaded_by("--help")
     assert libraries == []
-    assert "Exit codes: 0 done; 2" in text
+    assert "Exit codes: 0 success; 2" in text
     for command in COMMANDS:
         assert loaded_by(command.__name__, "--help")[1] == []
 
@@ -278,8 +278,8 @@ def test_training_takes_a_config(starfc, data, workspace):
     assert f"written to {workspace / 'run'}" in out
     assert json.loads((workspace / "run" / "run.json").read_text())["seed"] == 3
     for more, message in (
-        (("--type", "gcn"), "--type: of the recipes"),
-        (("--set", "seed"), "--set: KEY=VALUE needed"),
+        (("--type", "gcn"), "--type: not allowed with --config"),
+        (("--set", "seed"), "--set: needs KEY=VALUE"),
     ):
         code, _, err = starfc(*arguments, *more)
         assert code == 2
@@ -356,7 +356,7 @@ def test_info_says_what_is_there(starfc, data, tmp_path):
     assert "NOT one for each of the 180 rows" in out
     assert "identities          2, 2 of one instance" in starfc("info", tmp_path / "l.csv")[1]
     assert starfc("info", ROOT / "src" / "starfc" / "pretrained" / "structural")[1].splitlines()[0].endswith(": model")
-    for path, message in ((tmp_path, "no folder of a run"), (tmp_path / "x.npy", "no such file")):
+    for path, message in ((tmp_path, "not the folder of a run"), (tmp_path / "x.npy", "no such file")):
         code, _, err = starfc("info", path)
         assert code == 2
         assert message in err

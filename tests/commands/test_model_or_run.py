@@ -130,7 +130,7 @@ def test_a_run_that_is_none_is_one_message(command, run, script, missing):
         weights.unlink()
     code, _, err = command(script, "--run", run / "none" if missing == "folder" else run)
     assert code == 2
-    assert "not a training run's folder, or training has not finished" in err
+    assert "this is not the folder of a training run, or training has not finished" in err
     assert len(err.strip().splitlines()) == 1
     assert not (run / "results").exists()
 

@@ -240,7 +240,7 @@ def test_results_that_cannot_be_written_stop_at_once(command, workspace):
 def test_an_option_without_value_is_a_usage_error(cluster):
     code, _, err = cluster("--cfg-options", "tau1")
     assert code == 2
-    assert "KEY=VALUE needed; found 'tau1'" in err
+    assert "needs KEY=VALUE; found 'tau1'" in err
 
 
 def test_a_stale_stored_graph_is_refused(cluster, workspace):

@@ -391,7 +391,7 @@ def test_the_command_adds_and_removes(run, capsys):
 
     (run.parent / "gone.txt").write_text("3\n4\n")
     command(run, run.parent / "new.npy", remove=str(run.parent / "gone.txt"), labels=run.parent / "labels.npy")
-    assert "24 instances added, rows 200 and on" in capsys.readouterr().out
+    assert "24 instances added from row 200" in capsys.readouterr().out
     command(run, remove="7, 9", as_json=True, quiet=True)
     assert json.loads(capsys.readouterr().out)["removed"] == [7, 9]
     assert np.flatnonzero(Run.open(run).labels < 0).tolist() == [3, 4, 7, 9]

@@ -433,7 +433,7 @@ def test_threads_are_at_most_the_cores(caplog):
 def test_a_long_list_of_rows_is_no_name(tmp_path):
     assert _rows(",".join(map(str, range(100, 170)))).tolist() == list(range(100, 170))
     for text in ("x" * 5000, "1,2,x", str(10**30), "a\0b"):
-        with pytest.raises(InputError, match="--remove: row ids such as 3,17,20") as refusal:
+        with pytest.raises(InputError, match="--remove: needs row ids such as 3,17,20") as refusal:
             _rows(text)
         assert len(str(refusal.value)) < 200
 

@@ -410,7 +410,7 @@ def test_what_was_added_to_a_run_is_said(starfc, sample, tmp_path):
     assert "changed since       once, last on " in text
     assert f"50 added of {more}, 2 removed" in text
     assert "298 instances (300 rows, 2 removed)" in text
-    assert f"tau1 {before['thresholds']['tau1']:g}, tau2 0 as first clustered" in text
+    assert f"first clustered with tau1 {before['thresholds']['tau1']:g}, tau2 0" in text
     assert starfc("report", out, "-o", tmp_path / "report")[0] == 0
     index = (tmp_path / "report" / "data" / "index.js").read_text()
     page = json.loads(index[index.index("{") : index.rindex("}") + 1])
@@ -438,6 +438,6 @@ def test_a_published_config_runs_as_it_is(published, command, tmp_path):
 def test_nothing_to_assign_is_said(starfc, files, tmp_path):
     assert starfc("cluster", files(10)[0], "-o", tmp_path / "out")[0] == 0
     code, _, err = starfc("assign", tmp_path / "out")
-    assert (code, "error: FEATURES: new instances needed, or rows to take out (--remove)" in err) == (2, True)
+    assert (code, "error: FEATURES: nothing to do; give new instances, rows to remove (--remove)" in err) == (2, True)
     assert "--remove: rows from 0 to 9 needed; found [10]" in starfc("assign", tmp_path / "out", "--remove", 10)[2]
     assert "error: nowhere: no such file or folder" in starfc("info", "nowhere")[2]

@@ -186,8 +186,8 @@ def test_cluster_as_json_and_as_text(starfc, clustered, data, tmp_path):
     code, out, _ = clustered("--min-cluster-size", 8, "--partition", "infomap", "--tau1", 0.8)
     labels = np.load(tmp_path / "out" / "labels.npy")
     assert code == 0
-    assert "no labels: metrics skipped" in out
-    assert "instances of clusters of fewer than 8 have label -1" in out
+    assert "no labels: no metrics" in out
+    assert "instances in clusters of fewer than 8 instances have label -1" in out
     assert (np.bincount(labels[labels >= 0]) >= 8).all()
     assert f"{(labels < 0).sum()} instances" in out
 
@@ -218,7 +218,10 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
         (("--model", tmp_path / "none"), "no such checkpoint"),
         (("--labels", tmp_path / "none.npy"), "no such labels file"),
         (("--feature-dim", 7), "16-d features where 7-d ones are needed; set --feature-dim to 16"),
-        (("--refinement", "dynamic", "--partition", "infomap"), "--partition: 'infomap' has no use"),
+        (
+            ("--refinement", "dynamic", "--partition", "infomap"),
+            "--partition: 'infomap' does not use the dynamic thresholds",
+        ),
     ]
     for options, message in cases:
         code, out, err = clustered(*options)

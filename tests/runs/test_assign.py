@@ -210,10 +210,10 @@ def test_lost_parts_of_the_state_are_made_anew(run, caplog):
     whole = run.parent / "whole"
     shutil.copytree(run, whole)
     (run / "state" / "sims.npy").write_bytes(b"")
-    assert "made anew" not in caplog.text
+    assert "it is computed again" not in caplog.text
     for folder in (run, whole):
         assign(folder, new[10:])
-    assert "made anew" in caplog.text
+    assert "it is computed again" in caplog.text
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
 
 
@@ -235,7 +235,7 @@ def test_damaged_parts_of_the_state_are_made_anew(run, caplog, monkeypatch, name
         damaged.write_bytes(kept[how])
     for folder in (run, whole):
         assign(folder, new[12:])
-    assert ("made anew" in caplog.text) == (name != "scale.npy")
+    assert ("it is computed again" in caplog.text) == (name != "scale.npy")
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
 
 
@@ -253,7 +253,7 @@ def test_a_step_that_fails_anywhere_leaves_the_run_as_it_was(run, monkeypatch):
     with pytest.raises(MissingFileError, match=r"not there, and files\.json lists it"):
         assign(run, new)
     (run / "files.json").unlink()
-    with pytest.raises(MissingFileError, match="kept no edges"):
+    with pytest.raises(MissingFileError, match="stored no edges"):
         assign(run, new)
 
 

@@ -260,8 +260,8 @@ def test_features_that_were_replaced_are_refused(run, made, tmp_path):
     ):
         code, said = starfc(*arguments)
         assert code == 2
-        assert "not the features that the run" in said
-        assert "put those back" in said
+        assert "changed since the run" in said
+        assert "restore the earlier file" in said
 
 
 EDGES = {

@@ -213,7 +213,7 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
         (("--tau1", 2), "--tau1: between 0 and 1 needed; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
         (("--memory", "lots"), "--memory: a number with MB, GB or TB"),
-        (("--memory", "1MB"), "--memory: the process itself holds"),
+        (("--memory", "1MB"), "--memory: the process itself uses"),
         (("--knn-graph", tmp_path), "no kNN graph there"),
         (("--model", tmp_path / "none"), "no such checkpoint"),
         (("--labels", tmp_path / "none.npy"), "no such labels file"),

@@ -203,7 +203,7 @@ BAD_INPUTS = {
     "tau2 outside": (None, ["--cfg-options", "tau2=-0.1"], "tau2: between 0 and 1 needed; found -0.1"),
     "no instance": (keep_rows(0), [], "no rows (shape (0, 16)); at least 1 needed"),
     "k of one": (None, ["--cfg-options", "knn=1"], "knn: at least 2 needed; found 1"),
-    "memory": (None, ["--cfg-options", "memory_limit=1MB"], "memory_limit: the process itself holds"),
+    "memory": (None, ["--cfg-options", "memory_limit=1MB"], "memory_limit: the process itself uses"),
     "no GPU": (None, ["--cfg-options", "knn_method=faiss_gpu"], "'faiss_gpu' needs a GPU build"),
     "missing own file": (None, ["--features", "nowhere.npy"], "nowhere.npy: no such features file"),
     "labels alone": (None, ["--labels", "x.meta"], "--labels: goes with --features"),

@@ -425,7 +425,7 @@ def test_threads_are_at_most_the_cores(caplog):
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
     try:
         assert set_threads(100_000) == cores == torch.get_num_threads()
-        assert f"100000 asked for, and there are {cores} cores" in caplog.text
+        assert f"100000 requested, but there are {cores} cores" in caplog.text
     finally:
         set_threads(before)
 

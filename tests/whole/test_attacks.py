@@ -226,7 +226,7 @@ def test_of_two_rows_nothing_is_expected(rows):
 
 
 def test_a_model_is_a_folder_or_loaded(rows):
-    with pytest.raises(InputError, match="model: a folder, a loaded model or None needed; found 3"):
+    with pytest.raises(InputError, match="model: must be a folder, a loaded model or None; found 3"):
         StarFC(model=3).fit(rows)
 
 

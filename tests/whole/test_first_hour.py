@@ -257,7 +257,7 @@ def test_every_kind_of_array_is_the_same(sample):
         ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
         ({"th_sim": 0.2}, "th_sim: 0 needed by a structural model, which compares whole lists; found 0.2"),
         ({"random_state": None}, "random_state: a whole number needed; found None"),
-        ({"partition": "leiden", "refinement": "dynamic"}, "partition: None or 'components' needed with refinement="),
+        ({"partition": "leiden", "refinement": "dynamic"}, "partition: must be None or 'components' with refinement="),
     ],
 )
 def test_parameters_are_checked_in_words_of_the_estimator(sample, parameters, message):
@@ -367,7 +367,7 @@ def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
         (["--tau1", "3"], "--tau1: between 0 and 1 needed; found 3"),
         (["--refinement", "dynamic", "--tau2", "3"], "--tau2: between 0 and 1 needed; found 3"),
         (["--memory", "lots"], "--memory: a number with MB, GB or TB, such as '16GB', needed; found 'lots'"),
-        (["--memory", "1MB"], "set a limit above what it holds, by what the data take"),
+        (["--memory", "1MB"], "set a limit above the sum of this and the memory for the data"),
         (["--device", "gpu"], "--device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
         (["--feature-dim", "7"], "256-d features where 7-d ones are needed; set --feature-dim to 256"),
     ],
@@ -382,8 +382,8 @@ def test_messages_name_the_options_of_the_command(starfc, files, tmp_path, more,
 def test_the_words_of_a_config_run_are_its_keys(command, workspace):
     code, _, err = command("test_final.py", "--config", workspace / "config.py", "--cfg-options", "memory_limit=1MB")
     assert code == 2
-    assert "error: memory_limit: the process itself holds" in err
-    assert "raise it" not in err
+    assert "error: memory_limit: the process itself uses" in err
+    assert "raise the limit" not in err
 
 
 def test_what_was_added_to_a_run_is_said(starfc, sample, tmp_path):

@@ -319,7 +319,7 @@ def test_files_of_two_runs_are_no_run(run):
     listed(run)
     labels = np.load(run / "labels.npy")
     np.save(run / "labels.npy", np.zeros_like(labels))
-    with pytest.raises(InputError, match="of another run; make it anew, or where you changed it yourself"):
+    with pytest.raises(InputError, match="of another run; create it again, or where you changed it yourself"):
         Run.open(run)
 
 

@@ -109,7 +109,10 @@ def test_a_limit_below_what_the_process_holds_can_only_be_raised():
             stages.memory_left() if held else stages.stage("features", 1 << 20).__enter__()
         assert str(found.value).endswith("set a limit above the sum of this and the memory for the data")
         assert ("'features' needs about 1 MB more" in str(found.value)) is not held
-    with use(COMMAND), pytest.raises(InputError, match=r"--memory: stage 'x' needs about .*raise the limit, lower --k, or"):
+    with (
+        use(COMMAND),
+        pytest.raises(InputError, match=r"--memory: stage 'x' needs about .*raise the limit, lower --k, or"),
+    ):
         Stages(1 << 40).stage("x", 1 << 41).__enter__()
 
 

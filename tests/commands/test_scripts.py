@@ -231,10 +231,10 @@ def test_results_that_cannot_be_written_stop_at_once(command, workspace):
     arguments = ["--config", workspace / "config.py"]
     code, _, err = command("test_final.py", *arguments, "--out", workspace / "file" / "out")
     assert code == 2
-    assert "a folder for the results cannot be made there" in err
+    assert "the folder for the results cannot be created" in err
     code, _, err = command("train.py", *arguments, "--work-dir", workspace / "file")
     assert code == 2
-    assert "a folder for the results cannot be made there" in err
+    assert "the folder for the results cannot be created" in err
 
 
 def test_an_option_without_value_is_a_usage_error(cluster):

@@ -178,7 +178,7 @@ def test_thresholds_are_read_by_refinement(tmp_path):
 @pytest.mark.parametrize(
     ("content", "refinement", "message"),
     [
-        ("{", "fixed", "JSON needed"),
+        ("{", "fixed", "not JSON"),
         ("[1]", "fixed", "an object 'fixed' with numbers tau1 and tau2 between 0 and 1 needed; found None"),
         ("{}", "fixed", "found only nothing"),
         (json.dumps(PAIR), "fixed", "found only tau1, tau2"),

@@ -250,7 +250,7 @@ def test_a_step_that_fails_anywhere_leaves_the_run_as_it_was(run, monkeypatch):
     assert not (run / NEXT).exists()
     assert "steps" not in Run.open(run).record
     (run / "edges" / "manifest.json").unlink()
-    with pytest.raises(MissingFileError, match=r"not there, and files\.json lists it"):
+    with pytest.raises(MissingFileError, match=r"is missing, but files\.json lists it"):
         assign(run, new)
     (run / "files.json").unlink()
     with pytest.raises(MissingFileError, match="stored no edges"):

@@ -214,7 +214,7 @@ class TestWhatMayBeReplaced:
     def test_not_a_run_that_was_added_to(self, tmp_path):
         write(tmp_path)
         write(tmp_path, ASSIGN, names=("run.json", "labels.npy", "state/ids.npy"))
-        with pytest.raises(InputError, match="would lose its stable ids"):
+        with pytest.raises(InputError, match="would lose its cluster ids"):
             write(tmp_path)
         write(tmp_path, overwrite=True)
         assert names(tmp_path) == {"run.json", "labels.npy", FILES}
@@ -230,7 +230,7 @@ class TestWhatMayBeReplaced:
 
     def test_no_folder(self, tmp_path):
         (tmp_path / "labels.npy").mkdir()
-        with pytest.raises(InputError, match="a folder stands where a file is to be written"):
+        with pytest.raises(InputError, match="is a folder, but a file must be written there"):
             write(tmp_path, overwrite=True)
 
     def test_runs_of_earlier_versions_are_known_by_their_records(self, tmp_path):
@@ -248,7 +248,7 @@ class TestWhatMayBeReplaced:
             kept = set() if kind.drops else set(others)
             assert names(folder) == {record[0], "mine.txt", FILES} | kept
         write_json(tmp_path / "added" / "run.json", {"num_clusters": 3, "thresholds": {}, "steps": []})
-        with pytest.raises(InputError, match="stable ids"):
+        with pytest.raises(InputError, match="cluster ids"):
             write(tmp_path / "added")
         write_json(tmp_path / "foreign" / "run.json", {"hello": 1})
         with pytest.raises(InputError, match="no earlier run"):
@@ -326,14 +326,14 @@ class TestLeftovers:
 class TestWhatCannotBeWritten:
     def test_is_one_message(self, tmp_path):
         (tmp_path / "folder.npy").mkdir()
-        with pytest.raises(InputError, match=r"folder\.npy: cannot be written \(a folder stands there\)"):
+        with pytest.raises(InputError, match=r"folder\.npy: cannot be written \(it is a folder\)"):
             save_array(tmp_path / "folder.npy", np.zeros(2))
-        with pytest.raises(InputError, match=r"cannot be written \(File name too long\); name a shorter one"):
+        with pytest.raises(InputError, match=r"cannot be written \(File name too long\); use a shorter name"):
             save_array(tmp_path / f"{'n' * 300}.npy", np.zeros(2))
         (tmp_path / "file").write_text("mine")
         with pytest.raises(InputError, match="cannot be written"):
             save_array(tmp_path / "file" / "a.npy", np.zeros(2))
-        with pytest.raises(InputError, match="cannot be made there"):
+        with pytest.raises(InputError, match="cannot be created"):
             write(tmp_path / "file" / "run")
         save_array(tmp_path / f"{'n' * 250}.npy", np.zeros(2))  # the longest that is a name: temporary names are short
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.npy", f"{'n' * 250}.npy"]

@@ -66,7 +66,7 @@ def test_folders_are_made_anew_in_words_of_the_interface(tmp_path, words, again,
     (tmp_path / "files.json").write_text(json.dumps({"format": 1, "id": "1", "command": "cluster", "files": listed}))
     (tmp_path / "labels.npy").write_text("mine")
     with use(words):
-        with pytest.raises(MissingFileError, match=f"lists it; {again}, or where you changed it yourself"):
+        with pytest.raises(MissingFileError, match=f"lists it; {again}, or if you changed it yourself"):
             opened(tmp_path).verified("run.json")
         (tmp_path / "files.json").unlink()
         with (

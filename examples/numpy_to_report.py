@@ -20,7 +20,7 @@ print(f"{len(today)} instances, {model.labels_.max() + 1} clusters, the largest 
 
 # %% Tomorrow's instances join them; nobody's cluster changes its number
 model.partial_fit(tomorrow)
-print(f"{model.assigned_.joined} of {len(tomorrow)} joined clusters that were there")
+print(f"{model.assigned_.joined} of {len(tomorrow)} joined clusters that existed before")
 
 # %% Why two are together, or apart, and a page to look at
 print(model.explain(*np.flatnonzero(model.labels_ == 0)[[0, -1]]).text())

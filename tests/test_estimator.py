@@ -94,5 +94,5 @@ def test_what_cannot_be_clustered(tmp_path):
         StarFC(published, k=1).fit(features)
     with pytest.raises(InputError, match="copies: one of 'collapse', 'keep' needed; found 'drop'"):
         StarFC(k=10, copies="drop").fit(features)
-    with pytest.raises(InputError, match="refinement: one of 'fixed', 'dynamic' needed; found 'static'"):
+    with pytest.raises(InputError, match="refinement: must be one of 'fixed', 'dynamic'; found 'static'"):
         StarFC(k=10, refinement="static").fit(features)

@@ -1,4 +1,4 @@
-"""STAR-FC: structure-aware clustering of faces, and of any embeddings, on large graphs."""
+"""STAR-FC: structure-aware clustering of faces, and of any other embeddings, on large graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["InputError", "MissingFileError", "StarFC", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """The estimator brings scikit-learn along; it is imported when it is first asked for."""
+    """Import the estimator at its first use: it needs scikit-learn, which the command line does not."""
     if name == "StarFC":
         from starfc.estimator import StarFC
 

@@ -1,4 +1,4 @@
-"""``python -m starfc`` is the command ``starfc``."""
+"""Run the command ``starfc`` as ``python -m starfc``."""
 
 from starfc.commands import main
 

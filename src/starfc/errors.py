@@ -1,14 +1,14 @@
-"""What a user can get wrong. The command line prints these without a traceback; anything else is a bug."""
+"""Errors for mistakes in the input. The command line prints them without a traceback; any other error is a bug."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """A parameter or file that breaks a rule: the message names it, the rule, what was found and what to do."""
+    """A parameter or a file breaks a rule. The message names it, the rule, what was found and what to do."""
 
 
 class MissingFileError(InputError, FileNotFoundError):
-    """A file that has to exist and does not."""
+    """A file that is needed does not exist."""
 
     def __str__(self) -> str:
         return str(self.args[0])

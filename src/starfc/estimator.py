@@ -39,65 +39,69 @@ class StarFC(ClusterMixin, BaseEstimator):
     Parameters
     ----------
     model : path, StarFCModel, HierarchicalModel, StructuralModel or None
-        Folder of the weights, or the loaded model. None: the structural model that comes with the package, which takes
-        embeddings of any kind and dimension, because it sees only how they are neighbours.
+        Folder of the weights, or a loaded model. None: the structural model of the package. It accepts embeddings of
+        any kind and dimension, because it uses only the neighbour relations between them.
     refinement : {'fixed', 'dynamic'}
-        Node intimacy against τ2, or its undirected form against a threshold that rises with the degrees up to about
-        τ2 (STAR-FC, TPAMI 2023). Either takes either type of model.
+        'fixed' compares node intimacy with τ2. 'dynamic' uses undirected edges and a threshold that rises with the
+        degrees up to about τ2 (STAR-FC, TPAMI 2023). Both work with every type of model.
     k : int or None
-        Neighbours per instance, itself counted. None: those of the model's training, or 80; the largest scale of a
-        hierarchical model, which takes no other; at most 254 with the packaged model and other structural ones. Lists
-        are shorter where there are fewer instances; a structural model is less certain with shorter ones than it was
-        trained on, and a warning says so.
+        Neighbours per instance, the instance itself included. None: the k of the model's training, or 80. A
+        hierarchical model works only with its largest scale. The packaged model and other structural models accept at
+        most 254. If there are fewer instances, the lists are shorter; a structural model is then less certain, and a
+        warning says so.
     tau1, tau2 : float or None
-        Edges with p > τ1, and of those with node intimacy > τ2, stay. None, of either alone too: what is stored beside
-        the weights, which was chosen for components, or what the config of their training says, or the published value
-        (fixed: 0.7, 0.72; dynamic: 0.85, 0.78); with the packaged model τ1 of communities is chosen from the data.
+        Keep edges with p > τ1 and node intimacy > τ2. Each may be None. Then the packaged model chooses τ1 of
+        communities from the data. Otherwise the first of these is used: the value stored with the weights, which was
+        chosen for components; the value in the config of their training; the published value (fixed: 0.7, 0.72;
+        dynamic: 0.85, 0.78).
     partition : {'components', 'infomap', 'leiden'}, optional
-        How clusters come of the parsed edges (:func:`starfc.clustering.pipeline.cluster`); with the fixed refinement.
+        Method that turns the parsed edges into clusters (:func:`starfc.clustering.pipeline.cluster`). Only with
+        refinement='fixed'. Default: the partition of the model, or 'components' with refinement='dynamic'.
     knn_method : {'exact', 'faiss_gpu', 'ivf'}
-        Exact search, the same on a GPU, or approximate search with recall 0.99.
+        Exact search, exact search on a GPU, or approximate search with recall 0.99.
     th_sim : float
-        kNN entries below this similarity do not enter the affinity graph.
+        kNN entries with a similarity below this do not enter the affinity graph.
     invalid_rows : {'error', 'singleton'}
-        Rows of NaN, infinity or zeros: refuse them, or make each its own cluster.
+        Rows with NaN, infinity or only zeros: raise an error, or give each its own cluster.
     copies : {'collapse', 'keep'}
-        Rows of the same direction, with a structural model: cluster one of each, whose cluster its copies go to, or
-        search for all of them, which then fill one another's lists of neighbours.
+        Rows with the same direction, for a structural model. 'collapse' clusters one of them and gives its label to the
+        others. 'keep' clusters all of them; copies then fill each other's neighbour lists.
     adapt : {'auto', 'off'}
-        With the packaged model and 'infomap': train its scorer further on the clusters of X, as long as that raises the
-        F-score to be expected, or not at all.
+        With the packaged model and 'infomap': whether to train the scorer further on the clusters of X. 'auto' stops
+        when the expected F-score no longer rises.
     reach : {'auto', 'off'}
-        With the packaged model and communities: join clusters that are one in samples of a third of the rows, where
-        lists reach three times as far (:mod:`starfc.clustering.reach`), or do not.
+        With the packaged model and communities: whether to join clusters that form one cluster in samples of a third of
+        the rows. In these samples neighbour lists reach three times farther (:mod:`starfc.clustering.reach`).
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int
-        Of 'infomap' and 'leiden'.
+        Seed of all random numbers, such as those of 'infomap' and 'leiden'.
 
     Attributes
     ----------
     labels_ : (N,) int64
-        Cluster of every instance, 0..C-1, largest cluster first.
+        Cluster of every instance, 0..C-1; 0 is the largest cluster.
     confidence_ : (N,) float32
-        Mean edge probability at every instance, 0 for a singleton.
+        Mean p of the edges of every instance; 0 for a singleton.
     model_ : StarFCModel, HierarchicalModel or StructuralModel
+        The loaded model.
     tau1_, tau2_ : float
-        Thresholds that were used.
+        The thresholds that were used.
     partition_ : str
-        Partition that was used: with the packaged weights 'infomap' unless another was asked for.
+        The partition that was used. With the packaged weights this is 'infomap' unless another was given.
     choice_ : Choice or None
-        τ1 and why, with the packaged model and the fixed refinement.
+        τ1 and the reason for it, with the packaged model and refinement='fixed'.
     estimate_ : dict or None
-        Pairwise ``precision``, ``recall`` and ``fscore`` and the ``bcubed`` F-score that are to be expected, fractions,
-        estimated without labels (:mod:`starfc.clustering.choice`).
+        Expected pairwise ``precision``, ``recall`` and ``fscore`` and expected ``bcubed`` F-score, as fractions. They
+        are estimated without labels (:mod:`starfc.clustering.choice`).
     doubts_ : list of str
-        What is doubtful about the clustering; each was also logged as a warning.
+        Reasons to doubt the clustering. Each was also logged as a warning.
     edge_scores_ : ParsedEdges
-        The edges with p > τ1, their intimacies, and which of them stayed.
+        The edges with p > τ1, their node intimacies, and which of them were kept.
     assigned_ : Assigned
-        After :meth:`partial_fit`, what its last call did: clusters joined and created, merges and splits asked for.
+        Result of the last call of :meth:`partial_fit`: clusters joined and created, merges and splits proposed.
     n_features_in_ : int
+        Dimension d of the embeddings.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class StarFC(ClusterMixin, BaseEstimator):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **parameters: Any) -> StarFC:
-        """An estimator on the weights and thresholds of ``folder``; a missing or broken folder is an error at once."""
+        """Create an estimator with the weights and thresholds of ``folder``. Raise at once if the folder is damaged."""
         load_model(folder)
         return cls(folder, **parameters)
 
@@ -145,17 +149,23 @@ class StarFC(ClusterMixin, BaseEstimator):
         return tags
 
     def fit(self, X: ArrayLike, y: object = None) -> StarFC:
-        """Cluster X: (N, d) embeddings of any float type, normalised here; ``y`` is ignored.
+        """Cluster embeddings.
+
+        Parameters
+        ----------
+        X : (N, d) array
+            Embeddings of any float type. They are normalised here.
+        y : ignored
 
         Raises
         ------
         InputError
-            Rows that are not finite or of zero norm, features of another dimension than the model's, or parameters
-            that break a rule, all of them at once.
+            A row is not finite or has zero norm, the dimension is not that of the model, or a parameter breaks a rule.
+            The message lists all parameters that do.
         """
         if self.refinement not in REFINEMENTS:
             raise InputError(
-                f"refinement: one of {', '.join(map(repr, REFINEMENTS))} needed; found {self.refinement!r}"
+                f"refinement: must be one of {', '.join(map(repr, REFINEMENTS))}; found {self.refinement!r}"
             )
         rows: NDArray[np.floating] = validate_data(
             self,
@@ -196,23 +206,24 @@ class StarFC(ClusterMixin, BaseEstimator):
 
     @available_if(lambda self: self.refinement == "fixed")
     def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
-        """Add instances to the clustering, whose ids stay what they are; the first call is :meth:`fit`.
+        """Add instances to the clustering. The first call does the same as :meth:`fit`.
 
-        Only with fixed refinement. ``labels_``, ``confidence_`` and ``edge_scores_`` grow by the new rows; labels are
-        no longer in the order of the clusters' sizes. What the edges would merge or split is in ``assigned_``
-        (docs/adding.md).
+        Cluster ids do not change. ``labels_``, ``confidence_`` and ``edge_scores_`` get the new rows at their end, and
+        labels are no longer ordered by cluster size. ``assigned_`` lists merges and splits of clusters that the edges
+        propose (docs/adding.md). Only available with refinement='fixed'.
 
         Parameters
         ----------
         X : (m, d) array
+            New embeddings.
         y : ignored
         apply_merges : bool
-            Do these merges and splits.
+            Make the proposed merges and splits.
 
         Raises
         ------
         InputError
-            Rows that are not finite or of zero norm, or a hierarchical model.
+            A row is not finite or has zero norm, or the model is hierarchical.
         """
         if not hasattr(self, "labels_"):
             return self.fit(X)
@@ -244,25 +255,25 @@ class StarFC(ClusterMixin, BaseEstimator):
 
     @available_if(lambda self: self.refinement == "fixed")
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """Clusters (m,) that new instances X (m, d) would be put into by :meth:`partial_fit`, without adding them.
+        """Return the clusters (m,) int64 that :meth:`partial_fit` would give new instances X (m, d). Do not add them.
 
-        Those that join no cluster have ids above the largest of ``labels_``, the same where they belong together. Only
-        with fixed refinement; works on a copy of the graph.
+        Instances that join no existing cluster form new clusters with ids above the largest of ``labels_``. Only
+        available with refinement='fixed'. The method works on a copy of the graph.
         """
         check_is_fitted(self)
         return deepcopy(self).partial_fit(X).labels_[len(self.labels_) :]
 
     @available_if(lambda self: self.refinement == "fixed")
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Pairwise F-score of the clusters that :meth:`predict` gives X (m, d), against the identities y (m,)."""
+        """Return the pairwise F-score of the clusters that :meth:`predict` gives X (m, d), for identities y (m,)."""
         _, identities = np.unique(y, return_inverse=True)
         return pairwise(contingency(identities, self.predict(X))).fscore
 
     def explain(self, a: int, b: int) -> Explanation:
-        """Why rows a and b of X are in one cluster, or are not: the strongest path of edges between them.
+        """Explain why rows a and b of X share a cluster, or do not, by the strongest path of edges between them.
 
-        ``print(estimator.explain(3, 8).text())`` shows it; :func:`starfc.review.explain.explain_pair` says what a
-        path's strength is.
+        ``print(estimator.explain(3, 8).text())`` prints the explanation. :func:`starfc.review.explain.explain_pair`
+        defines the strength of a path.
         """
         check_is_fitted(self)
         pairs = Pairs.of(self.edge_scores_)
@@ -275,7 +286,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         images: str | Path | NDArray | None = None,
         names: str | Path | Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Write a static page to review the clusters with (:func:`starfc.review.report.write_report`)."""
+        """Write a static page for the review of the clusters (:func:`starfc.review.report.write_report`)."""
         check_is_fitted(self)
         return write_report(
             folder, self.labels_, self.edge_scores_, self._rule(), features=self._features, images=images, names=names
@@ -285,10 +296,10 @@ class StarFC(ClusterMixin, BaseEstimator):
         return Decision(self.tau1_, self.tau2_, self.refinement, self.partition_)
 
     def _config(self, feature_dim: int) -> Config:
-        """The model's config, as the command line makes it, with the parameters before what it says."""
+        """Return the model's config, as on the command line. Parameters of the estimator override its values."""
         if self.refinement == "dynamic" and self.partition not in (None, "components"):
             raise InputError(
-                f"partition: None or 'components' needed with refinement='dynamic'; found {self.partition!r}"
+                f"partition: must be None or 'components' with refinement='dynamic'; found {self.partition!r}"
             )
         partition = "components" if self.refinement == "dynamic" else self.partition
         pair = _given(tau1=self.tau1, tau2=self.tau2)
@@ -312,11 +323,11 @@ class StarFC(ClusterMixin, BaseEstimator):
         if isinstance(self.model, Model):
             return self.model
         if not isinstance(self.model, str | Path | None):
-            raise InputError(f"model: a folder, a loaded model or None needed; found {self.model!r}")
+            raise InputError(f"model: must be a folder, a loaded model or None; found {self.model!r}")
         return load_model(PRETRAINED if self.model is None else self.model, feature_dim)
 
 
 def _given(**parameters: Any) -> dict[str, Any]:
-    """Those that are not None, which is left to the model; numbers of numpy as Python's."""
+    """Return the parameters that are not None, with NumPy numbers as Python numbers. The model decides the others."""
     given = {name: value for name, value in parameters.items() if value is not None}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}

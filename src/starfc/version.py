@@ -1,3 +1,3 @@
-"""The version of the package, and the only place where it is written; pyproject.toml reads it from here."""
+"""The version of the package. It is written only here; pyproject.toml reads it from this file."""
 
 __version__ = "0.1.0"

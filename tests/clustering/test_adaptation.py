@@ -128,7 +128,7 @@ def test_a_run_keeps_what_adaptation_learnt(tmp_path):
     )
     adapted = record["choices"]["adapt"]
     assert adapted["value"] >= 1
-    assert adapted["reason"].startswith("expected F, as the adapted model sees it, ")
+    assert adapted["reason"].startswith("expected F by the adapted model: ")
     times = "once" if adapted["value"] == 1 else f"{adapted['value']} times"
     assert f"adapted {times}: expected F" in report(record, tmp_path / "run")
     context = Run.open(tmp_path / "run").parsed.context

@@ -110,7 +110,7 @@ def loaded_by(*arguments: str) -> tuple[str, list[str]]:
 def test_help_is_quick_and_says_exit_codes():
     text, libraries = loaded_by("--help")
     assert libraries == []
-    assert "Exit codes: 0 done; 2" in text
+    assert "Exit codes: 0 success; 2" in text
     for command in COMMANDS:
         assert loaded_by(command.__name__, "--help")[1] == []
 
@@ -186,8 +186,8 @@ def test_cluster_as_json_and_as_text(starfc, clustered, data, tmp_path):
     code, out, _ = clustered("--min-cluster-size", 8, "--partition", "infomap", "--tau1", 0.8)
     labels = np.load(tmp_path / "out" / "labels.npy")
     assert code == 0
-    assert "no labels: metrics skipped" in out
-    assert "instances of clusters of fewer than 8 have label -1" in out
+    assert "no labels: no metrics" in out
+    assert "instances in clusters of fewer than 8 instances have label -1" in out
     assert (np.bincount(labels[labels >= 0]) >= 8).all()
     assert f"{(labels < 0).sum()} instances" in out
 
@@ -213,12 +213,15 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
         (("--tau1", 2), "--tau1: between 0 and 1 needed; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
         (("--memory", "lots"), "--memory: a number with MB, GB or TB"),
-        (("--memory", "1MB"), "--memory: the process itself holds"),
+        (("--memory", "1MB"), "--memory: the process itself uses"),
         (("--knn-graph", tmp_path), "no kNN graph there"),
         (("--model", tmp_path / "none"), "no such checkpoint"),
         (("--labels", tmp_path / "none.npy"), "no such labels file"),
         (("--feature-dim", 7), "16-d features where 7-d ones are needed; set --feature-dim to 16"),
-        (("--refinement", "dynamic", "--partition", "infomap"), "--partition: 'infomap' has no use"),
+        (
+            ("--refinement", "dynamic", "--partition", "infomap"),
+            "--partition: 'infomap' does not use the dynamic thresholds",
+        ),
     ]
     for options, message in cases:
         code, out, err = clustered(*options)
@@ -278,8 +281,8 @@ def test_training_takes_a_config(starfc, data, workspace):
     assert f"written to {workspace / 'run'}" in out
     assert json.loads((workspace / "run" / "run.json").read_text())["seed"] == 3
     for more, message in (
-        (("--type", "gcn"), "--type: of the recipes"),
-        (("--set", "seed"), "--set: KEY=VALUE needed"),
+        (("--type", "gcn"), "--type: not allowed with --config"),
+        (("--set", "seed"), "--set: needs KEY=VALUE"),
     ):
         code, _, err = starfc(*arguments, *more)
         assert code == 2
@@ -356,7 +359,7 @@ def test_info_says_what_is_there(starfc, data, tmp_path):
     assert "NOT one for each of the 180 rows" in out
     assert "identities          2, 2 of one instance" in starfc("info", tmp_path / "l.csv")[1]
     assert starfc("info", ROOT / "src" / "starfc" / "pretrained" / "structural")[1].splitlines()[0].endswith(": model")
-    for path, message in ((tmp_path, "no folder of a run"), (tmp_path / "x.npy", "no such file")):
+    for path, message in ((tmp_path, "not the folder of a run"), (tmp_path / "x.npy", "no such file")):
         code, _, err = starfc("info", path)
         assert code == 2
         assert message in err

@@ -99,7 +99,7 @@ def test_thresholds_are_chosen_for_a_run(command, run, workspace):
     (run / "config.json").write_text(json.dumps(content | {"seed": 5}))
     code, _, err = command("scripts/choose_thresholds.py", "--run", run)
     assert code == 2
-    assert "held no identities back" in err
+    assert "held out no identities" in err
     options = ("--cfg-options", "validation.holdout_share=0.3")
     assert command("scripts/choose_thresholds.py", "--run", run, *options)[0] == 0
     chosen = json.loads((run / "thresholds.json").read_text())
@@ -130,7 +130,7 @@ def test_a_run_that_is_none_is_one_message(command, run, script, missing):
         weights.unlink()
     code, _, err = command(script, "--run", run / "none" if missing == "folder" else run)
     assert code == 2
-    assert "not a training run's folder, or training has not finished" in err
+    assert "this is not the folder of a training run, or training has not finished" in err
     assert len(err.strip().splitlines()) == 1
     assert not (run / "results").exists()
 
@@ -158,7 +158,7 @@ def test_weights_of_the_other_type_are_one_message(command, run, refinement):
     save_config(turned, run / "config.json")
     code, _, err = command(COMMANDS[refinement], "--run", run)
     assert code == 2
-    assert f"weights of a model of type '{found}' where the config's model.type is '{other}'" in err
+    assert f"weights of a model of type '{found}', but model.type of the config is '{other}'" in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
 
 

@@ -58,7 +58,7 @@ def test_components_are_made_by_what_was_chosen_for_them(files, tmp_path):
     assert tau1 == 0.95
     assert found["tau1"]["reason"] == f"stored in {files / 'model'}, chosen on labels for components"
     assert found["partition"] == {"value": "components", "reason": GIVEN}
-    assert found["adapt"] == {"value": 0, "reason": "only communities by infomap are learnt from"}
+    assert found["adapt"] == {"value": 0, "reason": "the model adapts to communities of infomap only"}
 
 
 @pytest.mark.parametrize("partition", ["components", "infomap"])
@@ -105,7 +105,7 @@ def test_a_tuned_folder_is_a_model_and_says_what_is_better(files, tmp_path):
     assert stored["default"]["tau1"] == 0.8
     assert stored["default"]["fscore"] == pytest.approx(1.0)
     assert "default          0.8       0" in shown
-    assert "better, or as good: the default, communities at a tau1 that the data decide" in shown
+    assert "the default (communities, tau1 chosen from the data) is at least as good" in shown
     given = "cluster", files / "x.npy", "-q", "--json", "--model", tmp_path / "tuned"
     ours = json.loads(starfc(*given, "-o", tmp_path / "ours", "--partition", "components"))
     assert (ours["thresholds"]["tau1"], ours["thresholds"]["tau2"]) == (
@@ -149,11 +149,15 @@ def test_the_better_way_is_named():
         return Point(0.5, 0.5, 1.0, fscore, fscore, fscore, 10)
 
     found = {"fixed": point(0.91), "dynamic": point(0.9), "default": point(0.9)}
-    assert "better than the default by 1.00 points of F: fixed; it is used with partition components" in report(
-        found, "o"
+    assert (
+        "fixed thresholds beat the default by 1.00 points of F; they are used only with partition components"
+        in report(found, "o")
     )
     found |= {"dynamic": point(0.925)}
-    assert "by 2.50 points of F: dynamic; it is used with refinement dynamic only" in report(found, "o")
+    assert (
+        "dynamic thresholds beat the default by 2.50 points of F; they are used only with refinement dynamic"
+        in report(found, "o")
+    )
     assert "default" not in report({"fixed": point(0.9), "dynamic": point(0.9)}, "o")
 
 

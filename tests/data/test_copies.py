@@ -326,7 +326,7 @@ def test_a_folder_with_copies(starfc, tmp_path, caplog):
     out = tmp_path / "out"
     np.save(tmp_path / "f.npy", rows.astype(np.float32))
     said = starfc("cluster", tmp_path / "f.npy", "-o", out)
-    assert "50 instances are copies of others, and lie where these do" in said
+    assert "50 instances are copies of others, and have the same labels as these" in said
     assert record_of(out)["num_copies"] == 50
     graphs = list((out / "knn").iterdir())
     assert [json.loads((g / "manifest.json").read_text())["num_nodes"] for g in graphs] == [150]

@@ -178,7 +178,7 @@ def test_thresholds_are_read_by_refinement(tmp_path):
 @pytest.mark.parametrize(
     ("content", "refinement", "message"),
     [
-        ("{", "fixed", "JSON needed"),
+        ("{", "fixed", "not JSON"),
         ("[1]", "fixed", "an object 'fixed' with numbers tau1 and tau2 between 0 and 1 needed; found None"),
         ("{}", "fixed", "found only nothing"),
         (json.dumps(PAIR), "fixed", "found only tau1, tau2"),
@@ -245,7 +245,7 @@ def test_the_command_without_labels_shows_and_does_not_choose(choose, workspace)
     np.save(workspace / "mine.npy", blobs(seed=7)[0])
     code, out, _ = choose("--features", workspace / "mine.npy", "--out", workspace / "o")
     assert code == 0
-    assert "no labels: nothing is chosen" in out
+    assert "no labels: nothing was chosen" in out
     written = {"threshold_outline.csv", "threshold_outline.png", "files.json"}
     assert {p.name for p in (workspace / "o").iterdir()} == written
     for part in ("edges kept", "clusters", "share of the largest", "singletons"):
@@ -256,7 +256,7 @@ def test_the_command_without_labels_shows_and_does_not_choose(choose, workspace)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cfg-options", "validation.holdout_share=0"], "held no identities back to choose thresholds on"),
+        (["--cfg-options", "validation.holdout_share=0"], "held out no identities to choose thresholds on"),
         (["--labels", "x.meta"], "--labels: goes with --features"),
         (["--features", "nowhere.npy"], "no such features file"),
         (["--model", "nowhere"], "no such checkpoint"),

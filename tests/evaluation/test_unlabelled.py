@@ -107,7 +107,7 @@ def test_the_command_says_what_it_left_out(tmp_path):
     (folder / "run.json").write_text(json.dumps({"steps": [{"removed": [70]}]}))
     code, out = starfc("evaluate", tmp_path / "truth.npy", folder)
     assert code == 2
-    assert "rows removed that are none" in out
+    assert "removed rows must be 0.." in out
 
 
 def test_choosing_and_training_need_pairs(tmp_path):

@@ -435,7 +435,7 @@ def test_a_run_without_its_context_is_refused_and_one_with_a_damaged_one(tmp_pat
         edges / "context.npz",
         **{name: value[:100] if name.startswith("node") else value for name, value in whole.items()},
     )
-    with pytest.raises(InputError, match=r"context.npz: .* bytes where files.json says"):
+    with pytest.raises(InputError, match=r"context.npz: has .* bytes, but files.json says"):
         assign(tmp_path / "out", rows[:3])
     (tmp_path / "out" / "files.json").unlink()
     with pytest.raises(InputError, match="damaged context"):

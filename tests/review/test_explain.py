@@ -173,7 +173,7 @@ def test_the_command_explains_a_run(run_folder, workspace, capsys):
     explain(run_folder, a, int(np.flatnonzero(labels == 1)[0]))
     out, err = capsys.readouterr()
     assert "is in cluster 0" in out
-    assert "going on without similarities" in err
+    assert "the explanation leaves out similarities" in err
     with pytest.raises(InputError, match="B: a row between 0 and 179 needed; found 180"):
         explain(run_folder, 0, 180)
 

@@ -210,10 +210,10 @@ def test_lost_parts_of_the_state_are_made_anew(run, caplog):
     whole = run.parent / "whole"
     shutil.copytree(run, whole)
     (run / "state" / "sims.npy").write_bytes(b"")
-    assert "made anew" not in caplog.text
+    assert "it is computed again" not in caplog.text
     for folder in (run, whole):
         assign(folder, new[10:])
-    assert "made anew" in caplog.text
+    assert "it is computed again" in caplog.text
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
 
 
@@ -235,7 +235,7 @@ def test_damaged_parts_of_the_state_are_made_anew(run, caplog, monkeypatch, name
         damaged.write_bytes(kept[how])
     for folder in (run, whole):
         assign(folder, new[12:])
-    assert ("made anew" in caplog.text) == (name != "scale.npy")
+    assert ("it is computed again" in caplog.text) == (name != "scale.npy")
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
 
 
@@ -250,10 +250,10 @@ def test_a_step_that_fails_anywhere_leaves_the_run_as_it_was(run, monkeypatch):
     assert not (run / NEXT).exists()
     assert "steps" not in Run.open(run).record
     (run / "edges" / "manifest.json").unlink()
-    with pytest.raises(MissingFileError, match=r"not there, and files\.json lists it"):
+    with pytest.raises(MissingFileError, match=r"is missing, but files\.json lists it"):
         assign(run, new)
     (run / "files.json").unlink()
-    with pytest.raises(MissingFileError, match="kept no edges"):
+    with pytest.raises(MissingFileError, match="stored no edges"):
         assign(run, new)
 
 
@@ -391,7 +391,7 @@ def test_the_command_adds_and_removes(run, capsys):
 
     (run.parent / "gone.txt").write_text("3\n4\n")
     command(run, run.parent / "new.npy", remove=str(run.parent / "gone.txt"), labels=run.parent / "labels.npy")
-    assert "24 instances added, rows 200 and on" in capsys.readouterr().out
+    assert "24 instances added from row 200" in capsys.readouterr().out
     command(run, remove="7, 9", as_json=True, quiet=True)
     assert json.loads(capsys.readouterr().out)["removed"] == [7, 9]
     assert np.flatnonzero(Run.open(run).labels < 0).tolist() == [3, 4, 7, 9]

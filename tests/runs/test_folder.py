@@ -82,9 +82,9 @@ def test_invalid_rows_have_no_edges_and_the_others_keep_theirs(clustered):
 def test_a_folder_that_is_no_run_is_refused(clustered, tmp_path):
     with pytest.raises(MissingFileError, match=r"no run\.json"):
         Run.open(tmp_path)
-    with pytest.raises(MissingFileError, match="kept no edges"):
+    with pytest.raises(MissingFileError, match="stored no edges"):
         read_edges(tmp_path)
     write_edges(tmp_path, clustered["fixed"].parsed)
     np.save(tmp_path / "edges" / "kept.npy", np.zeros(3, bool))
-    with pytest.raises(InputError, match="not what the manifest says"):
+    with pytest.raises(InputError, match="sizes of the arrays differ from manifest"):
         read_edges(tmp_path)

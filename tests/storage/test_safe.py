@@ -57,7 +57,7 @@ def test_headers_of_npy(tmp_path, monkeypatch):
         assert "\n" not in str(stop.value)
     # a version 2 header that says it is 4 GiB long is not taken memory for
     (tmp_path / "long.npy").write_bytes(b"\x93NUMPY\x02\x00" + b"\xff\xff\xff\xff" + bytes(1000))
-    with pytest.raises(InputError, match="a header of 4,294,967,295 bytes"):
+    with pytest.raises(InputError, match="its header claims 4,294,967,295 bytes"):
         read_npy(tmp_path / "long.npy")
     stdin = io.TextIOWrapper(io.BytesIO(header(broken["negative"])))
     monkeypatch.setattr("sys.stdin", stdin)
@@ -96,7 +96,7 @@ def test_archives_that_are_damaged(tmp_path, rows):
         "huge": (
             "features.npy",
             huge.getvalue() + bytes(256),
-            r"shape \(1000000000000000, 8\) of float32 is more than",
+            r"shape \(1000000000000000, 8\) of float32 needs more than",
         ),
         "bare": ("features", b"x", "'features' in it is no .npy"),
         "none": (None, b"", "found no array"),
@@ -109,7 +109,7 @@ def test_archives_that_are_damaged(tmp_path, rows):
             read_features(tmp_path / f"{name}.npz")
     with zipfile.ZipFile(tmp_path / "bzip.npz", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("features.npy", huge.getvalue())
-    with pytest.raises(InputError, match="another method than deflate"):
+    with pytest.raises(InputError, match="not compressed with deflate"):
         read_features(tmp_path / "bzip.npz")
 
 
@@ -117,7 +117,7 @@ def test_what_is_compressed_is_plausible():
     require_plausible("f", 100 << 20, 10)
     require_plausible("f", 4096 * (1 << 30), 1 << 30)
     for count in (-1, (256 << 20) + 1):
-        with pytest.raises(InputError, match="says that it holds"):
+        with pytest.raises(InputError, match="claims to hold"):
             require_plausible("f", count, 1000)
 
 
@@ -482,7 +482,7 @@ def test_lines_and_arrays_of_archives(tmp_path):
         np.testing.assert_array_equal(archive.array("a"), np.arange(6.0).reshape(2, 3))
         assert archive.array("b").shape == (0, 3)
         assert archive.array("c", "U") == "x"
-        with pytest.raises(InputError, match="of a type among f"):
+        with pytest.raises(InputError, match="with dtype kind f"):
             archive.array("c", "f")
     for read in (read_features, read_labels, lambda path: open_split(path, None, feature_dim=None)):
         with pytest.raises(MissingFileError, match="no such"):

@@ -214,7 +214,7 @@ class TestWhatMayBeReplaced:
     def test_not_a_run_that_was_added_to(self, tmp_path):
         write(tmp_path)
         write(tmp_path, ASSIGN, names=("run.json", "labels.npy", "state/ids.npy"))
-        with pytest.raises(InputError, match="would lose its stable ids"):
+        with pytest.raises(InputError, match="would lose its cluster ids"):
             write(tmp_path)
         write(tmp_path, overwrite=True)
         assert names(tmp_path) == {"run.json", "labels.npy", FILES}
@@ -230,7 +230,7 @@ class TestWhatMayBeReplaced:
 
     def test_no_folder(self, tmp_path):
         (tmp_path / "labels.npy").mkdir()
-        with pytest.raises(InputError, match="a folder stands where a file is to be written"):
+        with pytest.raises(InputError, match="is a folder, but a file must be written there"):
             write(tmp_path, overwrite=True)
 
     def test_runs_of_earlier_versions_are_known_by_their_records(self, tmp_path):
@@ -248,7 +248,7 @@ class TestWhatMayBeReplaced:
             kept = set() if kind.drops else set(others)
             assert names(folder) == {record[0], "mine.txt", FILES} | kept
         write_json(tmp_path / "added" / "run.json", {"num_clusters": 3, "thresholds": {}, "steps": []})
-        with pytest.raises(InputError, match="stable ids"):
+        with pytest.raises(InputError, match="cluster ids"):
             write(tmp_path / "added")
         write_json(tmp_path / "foreign" / "run.json", {"hello": 1})
         with pytest.raises(InputError, match="no earlier run"):
@@ -326,14 +326,14 @@ class TestLeftovers:
 class TestWhatCannotBeWritten:
     def test_is_one_message(self, tmp_path):
         (tmp_path / "folder.npy").mkdir()
-        with pytest.raises(InputError, match=r"folder\.npy: cannot be written \(a folder stands there\)"):
+        with pytest.raises(InputError, match=r"folder\.npy: cannot be written \(it is a folder\)"):
             save_array(tmp_path / "folder.npy", np.zeros(2))
-        with pytest.raises(InputError, match=r"cannot be written \(File name too long\); name a shorter one"):
+        with pytest.raises(InputError, match=r"cannot be written \(File name too long\); use a shorter name"):
             save_array(tmp_path / f"{'n' * 300}.npy", np.zeros(2))
         (tmp_path / "file").write_text("mine")
         with pytest.raises(InputError, match="cannot be written"):
             save_array(tmp_path / "file" / "a.npy", np.zeros(2))
-        with pytest.raises(InputError, match="cannot be made there"):
+        with pytest.raises(InputError, match="cannot be created"):
             write(tmp_path / "file" / "run")
         save_array(tmp_path / f"{'n' * 250}.npy", np.zeros(2))  # the longest that is a name: temporary names are short
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.npy", f"{'n' * 250}.npy"]
@@ -425,7 +425,7 @@ def test_threads_are_at_most_the_cores(caplog):
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
     try:
         assert set_threads(100_000) == cores == torch.get_num_threads()
-        assert f"100000 asked for, and there are {cores} cores" in caplog.text
+        assert f"100000 requested, but there are {cores} cores" in caplog.text
     finally:
         set_threads(before)
 
@@ -433,7 +433,7 @@ def test_threads_are_at_most_the_cores(caplog):
 def test_a_long_list_of_rows_is_no_name(tmp_path):
     assert _rows(",".join(map(str, range(100, 170)))).tolist() == list(range(100, 170))
     for text in ("x" * 5000, "1,2,x", str(10**30), "a\0b"):
-        with pytest.raises(InputError, match="--remove: row ids such as 3,17,20") as refusal:
+        with pytest.raises(InputError, match="--remove: needs row ids such as 3,17,20") as refusal:
             _rows(text)
         assert len(str(refusal.value)) < 200
 

@@ -68,7 +68,7 @@ def test_what_a_search_leaves_goes_while_its_place_is_held(monkeypatch, tmp_path
     held = []
 
     def remove(partial):
-        with pytest.raises(InputError, match="is writing there"), changing(tmp_path / "g", KNN):
+        with pytest.raises(InputError, match="is writing to this folder"), changing(tmp_path / "g", KNN):
             pass
         held.append((partial.name, (tmp_path / "g" / "manifest.json").is_file()))
 
@@ -91,7 +91,7 @@ def test_json_has_a_limit(tmp_path, rows):
     (run / "files.json").unlink()
     with (run / "run.json").open("r+b") as file:
         file.truncate((64 << 20) + 1)
-    with pytest.raises(InputError, match=r"run\.json: a JSON file of at most 67,108,864 bytes is read; found 67,"):
+    with pytest.raises(InputError, match=r"run\.json: a JSON file may have at most 67,108,864 bytes; found 67,"):
         Run.open(run)
 
 
@@ -103,7 +103,7 @@ def test_a_torn_list_of_steps_is_no_list(tmp_path, rows):
     whole = (run / "assign.json").read_text()
     assert [step["first_row"] for step in json.loads(whole)] == [231, 234]
     (run / "assign.json").write_text(whole[:-3])
-    with pytest.raises(InputError, match=r"assign\.json: not what such a file holds"):
+    with pytest.raises(InputError, match=r"assign\.json: has wrong content"):
         assign(run, rows[-3:])
 
 
@@ -226,7 +226,7 @@ def test_of_two_rows_nothing_is_expected(rows):
 
 
 def test_a_model_is_a_folder_or_loaded(rows):
-    with pytest.raises(InputError, match="model: a folder, a loaded model or None needed; found 3"):
+    with pytest.raises(InputError, match="model: must be a folder, a loaded model or None; found 3"):
         StarFC(model=3).fit(rows)
 
 

@@ -14,7 +14,7 @@ def test_from_numpy_to_a_report(tmp_path):
     done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "8000 instances" in done.stdout
-    assert "joined clusters that were there" in done.stdout
+    assert "joined clusters that existed before" in done.stdout
     assert "cluster 0" in done.stdout
     assert (tmp_path / "index.html").is_file()
     assert list((tmp_path / "thumbs").iterdir())

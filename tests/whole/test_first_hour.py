@@ -257,7 +257,7 @@ def test_every_kind_of_array_is_the_same(sample):
         ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
         ({"th_sim": 0.2}, "th_sim: 0 needed by a structural model, which compares whole lists; found 0.2"),
         ({"random_state": None}, "random_state: a whole number needed; found None"),
-        ({"partition": "leiden", "refinement": "dynamic"}, "partition: None or 'components' needed with refinement="),
+        ({"partition": "leiden", "refinement": "dynamic"}, "partition: must be None or 'components' with refinement="),
     ],
 )
 def test_parameters_are_checked_in_words_of_the_estimator(sample, parameters, message):
@@ -367,7 +367,7 @@ def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
         (["--tau1", "3"], "--tau1: between 0 and 1 needed; found 3"),
         (["--refinement", "dynamic", "--tau2", "3"], "--tau2: between 0 and 1 needed; found 3"),
         (["--memory", "lots"], "--memory: a number with MB, GB or TB, such as '16GB', needed; found 'lots'"),
-        (["--memory", "1MB"], "set a limit above what it holds, by what the data take"),
+        (["--memory", "1MB"], "set a limit above the sum of this and the memory for the data"),
         (["--device", "gpu"], "--device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
         (["--feature-dim", "7"], "256-d features where 7-d ones are needed; set --feature-dim to 256"),
     ],
@@ -382,8 +382,8 @@ def test_messages_name_the_options_of_the_command(starfc, files, tmp_path, more,
 def test_the_words_of_a_config_run_are_its_keys(command, workspace):
     code, _, err = command("test_final.py", "--config", workspace / "config.py", "--cfg-options", "memory_limit=1MB")
     assert code == 2
-    assert "error: memory_limit: the process itself holds" in err
-    assert "raise it" not in err
+    assert "error: memory_limit: the process itself uses" in err
+    assert "raise the limit" not in err
 
 
 def test_what_was_added_to_a_run_is_said(starfc, sample, tmp_path):
@@ -410,7 +410,7 @@ def test_what_was_added_to_a_run_is_said(starfc, sample, tmp_path):
     assert "changed since       once, last on " in text
     assert f"50 added of {more}, 2 removed" in text
     assert "298 instances (300 rows, 2 removed)" in text
-    assert f"tau1 {before['thresholds']['tau1']:g}, tau2 0 as first clustered" in text
+    assert f"first clustered with tau1 {before['thresholds']['tau1']:g}, tau2 0" in text
     assert starfc("report", out, "-o", tmp_path / "report")[0] == 0
     index = (tmp_path / "report" / "data" / "index.js").read_text()
     page = json.loads(index[index.index("{") : index.rindex("}") + 1])
@@ -438,6 +438,6 @@ def test_a_published_config_runs_as_it_is(published, command, tmp_path):
 def test_nothing_to_assign_is_said(starfc, files, tmp_path):
     assert starfc("cluster", files(10)[0], "-o", tmp_path / "out")[0] == 0
     code, _, err = starfc("assign", tmp_path / "out")
-    assert (code, "error: FEATURES: new instances needed, or rows to take out (--remove)" in err) == (2, True)
+    assert (code, "error: FEATURES: nothing to do; give new instances, rows to remove (--remove)" in err) == (2, True)
     assert "--remove: rows from 0 to 9 needed; found [10]" in starfc("assign", tmp_path / "out", "--remove", 10)[2]
     assert "error: nowhere: no such file or folder" in starfc("info", "nowhere")[2]

@@ -260,8 +260,8 @@ def test_features_that_were_replaced_are_refused(run, made, tmp_path):
     ):
         code, said = starfc(*arguments)
         assert code == 2
-        assert "not the features that the run" in said
-        assert "put those back" in said
+        assert "changed since the run" in said
+        assert "restore the earlier file" in said
 
 
 EDGES = {
@@ -308,7 +308,10 @@ def test_a_flipped_bit_in_a_listed_file_is_noticed(run):
     listed(run)
     Run.open(run)
     flipped(run / "edges" / "scores.npy", -2)
-    with pytest.raises(InputError, match=r"scores\.npy: its digest is not that in files\.json; damaged, or of another"):
+    with pytest.raises(
+        InputError,
+        match=r"scores\.npy: its digest differs from that in files\.json; it is damaged or belongs to another",
+    ):
         Run.open(run)
     (run / "files.json").unlink()
     with pytest.raises(InputError, match="edges that are not the same in both directions"):
@@ -319,7 +322,7 @@ def test_files_of_two_runs_are_no_run(run):
     listed(run)
     labels = np.load(run / "labels.npy")
     np.save(run / "labels.npy", np.zeros_like(labels))
-    with pytest.raises(InputError, match="of another run; make it anew, or where you changed it yourself"):
+    with pytest.raises(InputError, match="belongs to another run; create it again, or if you changed it yourself"):
         Run.open(run)
 
 
@@ -352,7 +355,7 @@ def test_a_flipped_id_of_a_listed_knn_graph_is_noticed(run, made, tmp_path):
     flipped(graph / "ids.npy", -4)
     code, said = starfc(*arguments)
     assert code == 2
-    assert "ids.npy: its digest is not that in files.json; damaged, or of another run; run starfc knn again" in said
+    assert "ids.npy: its digest differs from that in files.json; it is damaged or belongs to another run; run s" in said
 
 
 RECORDS = [
@@ -388,7 +391,7 @@ def test_a_record_does_not_control_a_terminal(run, key):
     code, said = starfc("info", run)
     assert code == 2
     assert said.isprintable() or "\x1b" not in said
-    assert f"{key}: Value error, text without control characters needed" in said
+    assert f"{key}: Value error, must be text without control characters" in said
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"a": NaN}', "\xff", "{" + '"a":' * 3])

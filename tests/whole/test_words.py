@@ -57,7 +57,7 @@ def test_what_assign_prints_counts_in_good_english():
     [
         (COMMAND, "run starfc cluster again", "starfc cluster"),
         (CONFIG, "run starfc cluster again", "starfc cluster"),
-        (PYTHON, "make it anew", "'cluster'"),
+        (PYTHON, "create it again", "'cluster'"),
     ],
     ids=["cluster", "config", "python"],
 )
@@ -66,7 +66,7 @@ def test_folders_are_made_anew_in_words_of_the_interface(tmp_path, words, again,
     (tmp_path / "files.json").write_text(json.dumps({"format": 1, "id": "1", "command": "cluster", "files": listed}))
     (tmp_path / "labels.npy").write_text("mine")
     with use(words):
-        with pytest.raises(MissingFileError, match=f"lists it; {again}, or where you changed it yourself"):
+        with pytest.raises(MissingFileError, match=f"lists it; {again}, or if you changed it yourself"):
             opened(tmp_path).verified("run.json")
         (tmp_path / "files.json").unlink()
         with (
@@ -80,7 +80,7 @@ def test_folders_are_made_anew_in_words_of_the_interface(tmp_path, words, again,
 @pytest.mark.parametrize("name", ["rm -rf", "x\nerror: y", "{0}", ""])
 def test_a_name_that_a_folder_makes_up_is_advised_nowhere(words, name):
     with use(words):
-        assert (anew(name), maker(name)) == ("make it anew", repr(name))
+        assert (anew(name), maker(name)) == ("create it again", repr(name))
 
 
 def test_python_is_not_told_to_run_commands(tmp_path):
@@ -104,12 +104,15 @@ def test_a_limit_below_what_the_process_holds_can_only_be_raised():
         stages = Stages(1 << 20)
         with (
             use(words),
-            pytest.raises(InputError, match=f"^{name}: the process itself holds .*, above the") as found,
+            pytest.raises(InputError, match=f"^{name}: the process itself uses .*, above the") as found,
         ):
             stages.memory_left() if held else stages.stage("features", 1 << 20).__enter__()
-        assert str(found.value).endswith("set a limit above what it holds, by what the data take")
-        assert ("'features' needs about 1 MB on top" in str(found.value)) is not held
-    with use(COMMAND), pytest.raises(InputError, match=r"--memory: stage 'x' needs about .*raise it, lower --k, or"):
+        assert str(found.value).endswith("set a limit above the sum of this and the memory for the data")
+        assert ("'features' needs about 1 MB more" in str(found.value)) is not held
+    with (
+        use(COMMAND),
+        pytest.raises(InputError, match=r"--memory: stage 'x' needs about .*raise the limit, lower --k, or"),
+    ):
         Stages(1 << 40).stage("x", 1 << 41).__enter__()
 
 

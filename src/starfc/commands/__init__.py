@@ -1,6 +1,7 @@
-"""The command ``starfc``: one module for each of its commands, with one function of the same name.
+"""The command ``starfc``. Each of its commands has a module, and the module has one function of the same name.
 
-Nothing here imports torch or numba: a command imports what it needs when it runs, so help and completion are quick.
+These modules do not import torch or numba at the top. A command imports what it needs when it runs, so that help and
+completion stay quick.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from starfc.commands.tune import tune
 from starfc.runtime.entry import run_command
 from starfc.runtime.words import PARAMETERS, Words
 
-ABOUT = """Clusters faces, and any embeddings, by structure-aware clustering on their nearest-neighbour graph (STAR-FC).
+ABOUT = """Cluster faces, or any other embeddings, on their kNN graph by structure-aware clustering (STAR-FC).
 
-Results go to stdout and to files, progress and messages to stderr. Files that are written replace older ones whole or
-not at all."""
-EXIT_CODES = """Exit codes: 0 done; 2 something to be mended in the command, a file or an option, said in one message on
-stderr; 130 interrupted, or 128 + the signal that stopped training after a checkpoint; 1 a bug, with its traceback."""
+Results go to stdout and to files. Progress and messages go to stderr. An output file is either replaced completely or
+left as it was."""
+EXIT_CODES = """Exit codes: 0 success; 2 a mistake in the command, an option or a file, explained in one message on
+stderr; 130 interrupted; 128 + N training was stopped by signal N and wrote a checkpoint; 1 a bug, with its
+traceback."""
 
 app = typer.Typer(
     name="starfc",
@@ -43,7 +45,7 @@ app = typer.Typer(
 
 
 def _reported(command: Callable[..., None]) -> Callable[..., None]:
-    """The command under :func:`run_command`, whose code is that of the process."""
+    """Wrap a command in :func:`run_command` and make the code that it returns the exit code of the process."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -55,7 +57,7 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def words_of(command: Callable[..., None]) -> Words:
-    """What a command calls the parameters that it has options for, read off its signature."""
+    """Read from a command's signature which parameters it has, and the name of the option for each."""
     own = {}
     for name, hint in get_type_hints(command, include_extras=True).items():
         for about in get_args(hint):
@@ -89,5 +91,5 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line: the entry point of ``starfc``."""
     app(prog_name="starfc")

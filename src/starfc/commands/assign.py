@@ -1,4 +1,4 @@
-"""``starfc assign``: new instances into a finished run's clusters, others out of it."""
+"""``starfc assign``: add new instances to the clusters of a finished run, and remove instances from it."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ if TYPE_CHECKING:
 
     from starfc.incremental.state import Assigned
 
-_LINES = 20  # merges and splits that are printed; assign.json has all
+_LINES = 20  # so many merges and so many splits are printed; assign.json lists all of them
 
 
 def assign(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run of `starfc cluster`.")],
     features: Annotated[
-        Path | None, typer.Argument(metavar="FEATURES", help="Features of the new instances; none to remove only.")
+        Path | None, typer.Argument(metavar="FEATURES", help="Features of the new instances. Leave out to remove only.")
     ] = None,
     remove: Annotated[
-        str | None, typer.Option(metavar="ROWS", help="Rows to take out: 3,17,20, or a file of row ids (text, .npy).")
+        str | None, typer.Option(metavar="ROWS", help="Rows to remove: 3,17,20, or a file of row ids (text, .npy).")
     ] = None,
     apply_merges: Annotated[
         bool,
-        typer.Option("--apply-merges", help="Do the merges and splits that the edges ask for, not only list them."),
+        typer.Option("--apply-merges", help="Make the proposed merges and splits, instead of only listing them."),
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option("--labels", metavar="FILE", help="Identities of all rows, for the metrics.")
+        Path | None, typer.Option("--labels", metavar="FILE", help="Identities of all rows, to compute the metrics.")
     ] = None,
     key: options.Key = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Add instances to a run's clusters, and remove some, without clustering everything again.
+    """Add instances to the clusters of a run, or remove some, without clustering everything again.
 
-    Cluster ids and row ids stay what they are; new rows follow the earlier ones. Merges and splits of clusters that the
-    edges ask for are listed, here and in DIR/assign.json, and done with --apply-merges only.
+    Cluster ids and row ids do not change. New rows follow the existing ones. The new edges may show that clusters
+    should be merged or split: the command prints these proposals and writes them to DIR/assign.json. It makes them only
+    with --apply-merges.
     """
     if features is None and remove is None and not apply_merges:
-        raise InputError("FEATURES: new instances needed, or rows to take out (--remove), or --apply-merges")
+        raise InputError("FEATURES: nothing to do; give new instances, rows to remove (--remove), or --apply-merges")
     options.set_messages(quiet)
     from starfc.evaluation.metrics import metrics_table
     from starfc.runs.assign import assign as add
@@ -70,7 +71,7 @@ def assign(
 
 
 def _rows(remove: str) -> NDArray[np.integer]:
-    """Row ids of a list with commas, or of a file."""
+    """Return the row ids that ``--remove`` names: ids separated by commas, or the path of a file of ids."""
     import numpy as np
 
     from starfc.data.files import read_labels
@@ -78,21 +79,23 @@ def _rows(remove: str) -> NDArray[np.integer]:
     try:
         return np.array([int(row) for row in remove.split(",") if row.strip()], np.int64)
     except (ValueError, OverflowError):
-        pass  # then the name of a file
+        pass  # not a list of ids, so it may be a path
     try:
         if Path(remove).is_file():
             return read_labels(remove)
     except (OSError, ValueError):
-        pass  # no name
+        pass  # not a valid path
     shown = remove if len(remove) <= 60 else f"{remove[:57]}..."
-    raise InputError(f"--remove: row ids such as 3,17,20, or a file of them, needed; found {shown!r}, which is neither")
+    raise InputError(
+        f"--remove: needs row ids such as 3,17,20, or a file of row ids; found {shown!r}, which is neither"
+    )
 
 
 def _text(assigned: Assigned, folder: Path) -> str:
-    done = "done" if assigned.applied else "not done: --apply-merges does that"
+    done = "done" if assigned.applied else "not done; --apply-merges makes them"
     lines = [
-        f"{counted(len(assigned.labels), 'instance')} added, rows {assigned.first_row:,} and on: {assigned.joined:,} "
-        f"joined clusters that were there, the others made {counted(len(assigned.created), 'new one')}; "
+        f"{counted(len(assigned.labels), 'instance')} added from row {assigned.first_row:,}: {assigned.joined:,} "
+        f"joined existing clusters, the others form {counted(len(assigned.created), 'new cluster')}; "
         f"{len(assigned.removed):,} removed",
     ]
     if assigned.merges:

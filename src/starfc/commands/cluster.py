@@ -1,4 +1,4 @@
-"""``starfc cluster``: from features to clusters."""
+"""``starfc cluster``: cluster features."""
 
 from __future__ import annotations
 
@@ -17,31 +17,35 @@ from starfc.errors import InputError
 def cluster(
     features: options.FeaturesFile,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; - prints labels, one a line.")
+        str, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; - prints one label per line.")
     ],
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights or a training run. Default: the packaged weights.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of weights or of a training run. Default: the packaged weights."),
     ] = None,
     labels: options.LabelsOption = None,
-    tau1: Annotated[float | None, typer.Option(help="Edges with p > tau1 stay. Default: chosen from the data.")] = None,
-    tau2: Annotated[float | None, typer.Option(help="Of those, node intimacy > tau2 (components).")] = None,
+    tau1: Annotated[float | None, typer.Option(help="Keep edges with p > tau1. Default: chosen from the data.")] = None,
+    tau2: Annotated[
+        float | None, typer.Option(help="For components: keep only edges whose node intimacy is > tau2 as well.")
+    ] = None,
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,
     recall: options.Recall = None,
     knn_graph: options.KnnGraph = None,
     min_cluster_size: Annotated[
         int,
-        typer.Option(min=1, max=2**62, help="Instances of smaller clusters get label -1; metrics are of before that."),
+        typer.Option(min=1, max=2**62, help="Instances of smaller clusters get label -1. Metrics are computed before."),
     ] = 1,
     partition: Annotated[
         Partition | None,
-        typer.Option(help="Components of the refined edges, or communities (the default)."),
+        typer.Option(help="Connected components of the refined edges, or communities (default)."),
     ] = None,
     refinement: Annotated[
-        Refinement, typer.Option(help="Fixed thresholds, or undirected with thresholds by degree.")
+        Refinement,
+        typer.Option(help="fixed: the same thresholds everywhere; dynamic: undirected, thresholds by degree."),
     ] = Refinement.fixed,
     edges: Annotated[
-        bool, typer.Option(help="Keep the scored edges beside the results, for `starfc assign` and `starfc explain`.")
+        bool, typer.Option(help="Store the scored edges, for `starfc assign`, `explain` and `report`.")
     ] = True,
     invalid_rows: options.Invalid = None,
     copies: options.CopiesOption = None,
@@ -57,13 +61,14 @@ def cluster(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Cluster embeddings, without saying how many clusters there are.
+    """Cluster embeddings. The number of clusters need not be known.
 
-    Writes labels.npy, labels.meta, clusters.parquet (row, label, confidence) and run.json into the folder, and keeps
-    the kNN graph there, the scored edges, and features that came from stdin. Labels are 0..C-1, largest cluster first.
+    Writes labels.npy, labels.meta, clusters.parquet (row, label, confidence) and run.json into the folder. Also stores
+    the kNN graph, the scored edges, and features that were read from stdin. Labels are 0..C-1; 0 is the largest
+    cluster.
     """
     if out == options.STREAM and as_json:
-        raise InputError("--json: needs a folder for the results, -o DIR; -o - prints labels on stdout instead")
+        raise InputError("--json: needs a folder for the results (-o DIR); with -o - stdout is used for the labels")
     options.set_messages(quiet)
     from starfc.commands.opening import opened
     from starfc.config.recipes import changed

@@ -1,4 +1,4 @@
-"""``starfc convert``: features or labels from one format to another."""
+"""``starfc convert``: convert features or labels to another file format."""
 
 from __future__ import annotations
 
@@ -12,31 +12,36 @@ from starfc.errors import InputError
 
 
 class Dtype(str, Enum):
-    """Numbers of features."""
+    """Number types that features can be written in."""
 
     float16 = "float16"
     float32 = "float32"
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="File of features or labels; - is .npy from stdin.")],
-    target: Annotated[str, typer.Argument(metavar="OUT", help="File to write, format by suffix; - is .npy to stdout.")],
-    labels: Annotated[bool, typer.Option("--labels", help="Take the labels of a file that holds both.")] = False,
+    source: Annotated[str, typer.Argument(metavar="IN", help="File of features or labels; - reads .npy from stdin.")],
+    target: Annotated[
+        str, typer.Argument(metavar="OUT", help="File to write; its suffix sets the format; - writes .npy to stdout.")
+    ],
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Convert the labels if the file holds features and labels.")
+    ] = False,
     feature_dim: options.FeatureDim = None,
     key: options.KeyOfTable = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Of the features written. Default: as read, float64 as float32.")
+        Dtype | None, typer.Option(help="Number type to write. Default: the type that was read; float32 for float64.")
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Convert features or labels.
+    """Convert features or labels to another file format.
 
-    A block at a time, so that files may be larger than memory. Features: .npy, .npz, .bin, .parquet, .h5, .hdf5,
-    .fvecs. Labels: .meta, .txt, .npy, .csv, .parquet, and from an .npz; text is numbered by first appearance.
+    Data are read and written in blocks, so files may be larger than memory. Formats of features: .npy, .npz, .bin,
+    .parquet, .h5, .hdf5, .fvecs. Formats of labels: .meta, .txt, .npy, .csv, .parquet; they can also be read from an
+    .npz. Text labels become integers in the order of first appearance.
     """
     if target == options.STREAM and as_json:
-        raise InputError("--json: needs a file to write to; - puts that on stdout instead")
+        raise InputError("--json: needs a file as OUT; with - stdout is used for the converted data")
     options.set_messages(quiet)
     from starfc.data.convert import LABELS
     from starfc.data.convert import convert as written

@@ -1,4 +1,4 @@
-"""``starfc evaluate``: a clustering against the identities."""
+"""``starfc evaluate``: compare clusters with the true identities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Metric(str, Enum):
-    """What a clustering is judged by."""
+    """Metrics of a clustering."""
 
     pairwise = "pairwise"
     bcubed = "bcubed"
@@ -24,16 +24,20 @@ class Metric(str, Enum):
 
 
 def evaluate(
-    truth: Annotated[Path, typer.Argument(metavar="GT", help=f"Identities. {options.LABELS_HELP}")],
-    predicted: Annotated[Path, typer.Argument(metavar="PRED", help="Clusters, likewise; or the folder of results.")],
-    metrics: Annotated[list[Metric] | None, typer.Option(help="Once for each metric. Default: all.")] = None,
+    truth: Annotated[Path, typer.Argument(metavar="GT", help=f"True identities. {options.LABELS_HELP}")],
+    predicted: Annotated[
+        Path, typer.Argument(metavar="PRED", help="Clusters, in the same formats, or the folder of a run.")
+    ],
+    metrics: Annotated[
+        list[Metric] | None, typer.Option(help="A metric to compute; may be repeated. Default: all.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Score clusters against identities.
+    """Compare clusters with the true identities.
 
-    Pairwise and BCubed precision, recall and F-score, and NMI. Instances of label -1 in PRED, which are in no
-    cluster, count as clusters of one; those of label -1 in GT, whose identity is not known, are left out, and so are
-    those that `starfc assign` removed from a folder.
+    Computes pairwise and BCubed precision, recall and F-score, and NMI. An instance with label -1 in PRED is in no
+    cluster and counts as a cluster of its own. Instances with label -1 in GT have no known identity and are left out.
+    Instances that `starfc assign` removed from the run are left out too.
     """
     options.set_messages()
     import numpy as np
@@ -49,11 +53,14 @@ def evaluate(
         clusters, removed = read_labels(folder.verified("labels.npy")), _removed(folder)
         if len(clusters) != len(identities):
             raise InputError(
-                f"{predicted}: clusters of {len(clusters):,} instances, and {truth} has {len(identities):,} labels; "
-                "one is needed for each row, those removed since included"
+                f"{predicted}: holds {len(clusters):,} rows, but {truth} has {len(identities):,} labels; give one "
+                "label for each row, removed rows included"
             )
         if removed and not 0 <= min(removed) <= max(removed) < len(clusters):
-            raise InputError(f"{predicted / 'run.json'}: rows removed that are none; run starfc cluster again")
+            raise InputError(
+                f"{predicted / 'run.json'}: removed rows must be 0..{len(clusters) - 1}, and one is not; "
+                "run starfc cluster again"
+            )
         clusters, identities = np.delete(clusters, removed), np.delete(identities, removed)
     else:
         clusters, removed = read_labels(predicted, len(identities)), []
@@ -71,7 +78,7 @@ def evaluate(
     }
     text = (
         f"{metrics_table(found)}\n\n{counts['num_instances']:,} instances, {counts['num_identities']:,} identities, "
-        f"{counts['num_clusters']:,} clusters ({len(outside):,} of them instances of label -1)"
+        f"{counts['num_clusters']:,} clusters ({len(outside):,} of them instances with label -1)"
     )
     left_out = {"num_unlabelled": "of unknown identity (-1 in GT)", "num_removed": "removed"}
     text += "".join(f"\n{counts[key]:,} instances left out: {why}" for key, why in left_out.items() if counts[key])
@@ -79,7 +86,7 @@ def evaluate(
 
 
 def _removed(folder: OpenedFolder) -> list[int]:
-    """Rows that were taken out of a run since."""
+    """Return the rows that ``starfc assign`` has removed from a run."""
     from starfc.storage.records import Removals
 
     if not folder.has("run.json"):

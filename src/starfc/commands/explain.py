@@ -1,4 +1,4 @@
-"""``starfc explain``: why two instances are in one cluster, or are not."""
+"""``starfc explain``: explain why two instances share a cluster, or do not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from starfc.commands import options
 
 
 def explain(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run that kept its edges: -o of `starfc cluster`.")],
-    a: Annotated[int, typer.Argument(metavar="A", help="Row of an instance, from 0.")],
-    b: Annotated[int, typer.Argument(metavar="B", help="Row of another.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a run with stored edges (-o of `starfc cluster`).")
+    ],
+    a: Annotated[int, typer.Argument(metavar="A", help="Row of an instance; the first row is 0.")],
+    b: Annotated[int, typer.Argument(metavar="B", help="Row of another instance.")],
     as_json: options.Json = False,
 ) -> None:
-    """Say why two instances are in one cluster, or are not.
+    """Explain why two instances share a cluster, or do not.
 
-    Prints the strongest path of edges between them, with p, intimacy and similarity of each; where they are apart, the
-    edges on it that failed, and by how much.
+    Prints the strongest path of edges between them, with p, node intimacy and similarity of each edge. If they are in
+    different clusters, prints which edges of the path fail a threshold, and by how much.
     """
     from starfc.errors import InputError, MissingFileError
     from starfc.review.explain import explain_pair
@@ -29,11 +31,11 @@ def explain(
 
     run = Run.open(folder)
     for row in {a, b} & set(run.removed):
-        raise InputError(f"row {row}: removed from {folder}, so nothing joins it to others; name a row that is there")
+        raise InputError(f"row {row}: was removed from {folder} and has no edges; name a row that is still there")
     try:
         features = run.features()
     except MissingFileError as error:
-        typer.echo(f"{error}; going on without similarities", err=True)
+        typer.echo(f"{error}; the explanation leaves out similarities", err=True)
         features = None
     columns = run.record["config"]["knn"] - 1
     found = explain_pair(Pairs.of(run.parsed), run.labels, run.rule, a, b, features, columns)

@@ -1,4 +1,4 @@
-"""``starfc info``: what a file or folder is."""
+"""``starfc info``: describe a file or folder."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 def info(
     path: Annotated[
-        str, typer.Argument(metavar="FILE", help="Features, labels, or the folder of a run, model or graph.")
+        str, typer.Argument(metavar="FILE", help="File of features or labels, or folder of a run, model or graph.")
     ],
     labels: options.LabelsOption = None,
     feature_dim: options.FeatureDim = None,
     key: options.KeyOfTable = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a file or folder holds.
+    """Describe the content of a file or folder.
 
-    Rows, dimension, norms, invalid rows and exact duplicates; identities and their sizes; with --labels whether these
-    fit. One pass, a block at a time.
+    For features: rows, dimension, norms, invalid rows and exact duplicates. For labels: identities and their sizes.
+    With --labels also whether there is one label for each row. The file is read once, in blocks.
     """
     options.set_messages()
     place = Path(path)
@@ -35,7 +35,7 @@ def info(
         raise MissingFileError(f"{path}: no such file or folder")
     if path != options.STREAM and place.is_dir():
         if labels is not None:
-            raise InputError(f"--labels: of a file of features; {path} is a folder")
+            raise InputError(f"--labels: only for a file of features; {path} is a folder; leave it out")
         record, lines = _folder(place)
     else:
         record, lines = _file(path, labels, feature_dim, key)
@@ -67,7 +67,15 @@ def _file(path: str, labels: Path | None, feature_dim: int | None, key: str | No
 
 
 def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """A run's record, a kNN graph's manifest, or a model's widths and thresholds."""
+    """Describe a folder: the record of a run, the manifest of a kNN graph, or the sizes and thresholds of a model.
+
+    Returns
+    -------
+    dict
+        The description, for ``--json``.
+    list of str
+        The same as lines of text.
+    """
     from starfc.storage.opened import opened
     from starfc.storage.records import Anything, GraphManifest, RunRecord
 
@@ -77,26 +85,26 @@ def _folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return {"kind": "kNN graph", **manifest}, _lines(manifest)
     run = at.json("run.json", Anything).root if at.has("run.json") else {}
     if "num_clusters" in run:
-        at.json("run.json", RunRecord)  # checks it
+        at.json("run.json", RunRecord)  # raises if the record is damaged
         return _results(at, run)
     return _model(at, run)
 
 
-HELD = {  # what a run's folder may hold, and what it is for
-    "labels.npy": "clusters, an integer a row",
-    "labels.meta": "the same as text",
-    "clusters.parquet": "row, label, confidence and what stands out",
-    "run.json": "the record",
-    "features.npy": "features that came from stdin",
+HELD = {  # files of a run's folder, and what each holds
+    "labels.npy": "cluster labels, one integer per row",
+    "labels.meta": "the same labels as text",
+    "clusters.parquet": "row, label, confidence and diagnostics",
+    "run.json": "the record of the run",
+    "features.npy": "features that were read from stdin",
     "edges": "scored edges, for assign, explain and report",
     "knn": "the kNN graph",
-    "assign.json": "what was added and removed, with merges and splits that are asked for",
-    "state": "features and lists of all rows, for the next assign",
+    "assign.json": "added and removed rows, proposed merges and splits",
+    "state": "features and neighbour lists of all rows, for the next assign",
 }
 
 
 def _results(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A run as it is today: as it was clustered, or as it is since instances were added and removed."""
+    """Describe a run in its present state, with the instances added or removed since it was clustered."""
     from starfc.runs.cluster import report
 
     holds = [name for name in HELD if at.has(name) or (at.folder / name).is_dir()]
@@ -132,24 +140,24 @@ def _today(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[
     lines = [f"{'changed since':<20}{changed_since(run)}"]
     for step in run["steps"]:
         source = "" if step["features"] is None else f" of {step['features']}"
-        done = "done" if step["applied"] else "asked for, not done"
+        done = "done" if step["applied"] else "proposed, not done"
         lines.append(
             f"  {step['time']}  {step['added']:,} added{source}, {len(step['removed']):,} removed; "
             f"{step['joined']:,} joined clusters, {step['created']:,} new clusters; "
             f"{step['merges']:,} merges and {step['splits']:,} splits {done}"
         )
-    lines += ["", metrics_table(run["metrics"]) if run["metrics"] else "no labels of today's rows: metrics skipped"]
+    lines += ["", metrics_table(run["metrics"]) if run["metrics"] else "no labels of the present rows: no metrics"]
     tau1, tau2 = run["thresholds"]["tau1"], run["thresholds"]["tau2"]
     lines += [
         "",
         sizes_table(today["sizes"]),
         "",
         f"{today['num_instances']:,} instances ({len(labels):,} rows, {removed:,} removed), {run['num_clusters']:,} "
-        f"clusters ({run['num_singletons']:,} of one instance), tau1 {tau1:g}, tau2 {tau2:g} as first clustered",
+        f"clusters ({run['num_singletons']:,} of one instance), first clustered with tau1 {tau1:g}, tau2 {tau2:g}",
     ]
     if left_out:
         size = run["min_cluster_size"]
-        lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")
+        lines.append(f"{left_out:,} instances in clusters of fewer than {size:,} instances have label -1")
     return today, lines
 
 
@@ -161,14 +169,14 @@ def _model(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[
         model = load_model(at.folder)
     except MissingFileError:
         raise InputError(
-            f"{at.folder}: no folder of a run (run.json), of a kNN graph (manifest.json) or of a model (weights)"
+            f"{at.folder}: not the folder of a run (run.json), a kNN graph (manifest.json) or a model (weights)"
         ) from None
     content = {"type": type(model).__name__, **describe(model)}
     content["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     if at.has(THRESHOLDS):
         content["thresholds"] = at.json(THRESHOLDS, StoredThresholds).as_dict()
     if run:
-        at.json("run.json", TrainingRecord)  # checks it
+        at.json("run.json", TrainingRecord)  # raises if the record is damaged
         content |= {"started": run.get("started"), "stages": run.get("stages")}
     return {"kind": "training run" if run else "model", **content}, _lines(content)
 
@@ -178,5 +186,5 @@ def _lines(content: dict[str, Any]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """Text as it is, unless it could control a terminal."""
+    """Return printable text unchanged, and anything else as JSON: control characters never reach the terminal."""
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

@@ -1,4 +1,4 @@
-"""``starfc knn``: the kNN graph, kept to cluster on."""
+"""``starfc knn``: build a kNN graph and store it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from starfc.commands import options
 def knn(
     features: options.FeaturesFile,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the graph, or a published-style .npz.")
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder for the graph, or an .npz file in the published format."
+        ),
     ],
-    k: Annotated[int, typer.Option(min=2, help="Neighbours of an instance, itself counted.")] = 80,
+    k: Annotated[int, typer.Option(min=2, help="Neighbours per instance, the instance itself included.")] = 80,
     knn: options.SearchMethod = None,
     recall: options.Recall = None,
     invalid_rows: options.Invalid = None,
@@ -28,10 +31,10 @@ def knn(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Build and keep the kNN graph of features.
+    """Build the kNN graph of features and store it.
 
-    `starfc cluster --knn-graph` takes it. Says seconds, peak memory and, where the search is approximate, the
-    recall on sampled rows. A killed approximate search goes on where it stopped.
+    Use the graph with `starfc cluster --knn-graph`. Prints time, peak memory and, for an approximate search, the recall
+    on sampled rows. If an approximate search is killed, the next call continues it.
     """
     options.set_messages(quiet)
     from starfc.config.config import RETIRED, Config

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and what a command does first and last."""
+"""Arguments and options that several commands share, and their first and last steps: log level, input, output."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ import typer
 
 from starfc.data.names import FEATURE_NAMES, LABEL_NAMES, alternatives
 
-STREAM = "-"  # instead of a file: .npy from stdin, or to stdout
+STREAM = "-"  # in place of a file name: .npy from stdin, or .npy to stdout
 
-FEATURES_HELP = "Features: .npy, .npz, .bin (with --feature-dim), .parquet, .h5, .hdf5 or .fvecs; - is .npy from stdin."
-LABELS_HELP = "Labels: .meta, .txt, .npy, .csv or .parquet, or an .npz that holds them; -1 says of unknown identity."
+FEATURES_HELP = (
+    "Features: .npy, .npz, .bin (with --feature-dim), .parquet, .h5, .hdf5 or .fvecs; - reads .npy from stdin."
+)
+LABELS_HELP = (
+    "Labels: .meta, .txt, .npy, .csv, .parquet, or an .npz with labels. -1 means that the identity is unknown."
+)
 
 
 class Search(str, Enum):
-    """How neighbours are searched for."""
+    """Methods of the neighbour search."""
 
     exact = "exact"
     ivf = "ivf"
 
 
 class Partition(str, Enum):
-    """From edges to clusters."""
+    """Methods that turn edges into clusters."""
 
     components = "components"
     infomap = "infomap"
@@ -37,35 +41,35 @@ class Partition(str, Enum):
 
 
 class Refinement(str, Enum):
-    """Thresholds of node intimacy."""
+    """Methods that set the threshold of node intimacy."""
 
     fixed = "fixed"
     dynamic = "dynamic"
 
 
 class InvalidRows(str, Enum):
-    """What is done with rows of NaN, infinity or zeros."""
+    """Treatment of rows that hold NaN or infinity, or only zeros."""
 
     error = "error"
     singleton = "singleton"
 
 
 class Copies(str, Enum):
-    """What is done with rows that have the direction of an earlier row."""
+    """Treatment of rows that have the same direction as an earlier row."""
 
     collapse = "collapse"
     keep = "keep"
 
 
 class Reach(str, Enum):
-    """Whether clusters larger than the lists are looked at again in a sample of the rows."""
+    """Whether to search a sample of the rows for parts of clusters that are larger than the neighbour lists."""
 
     auto = "auto"
     off = "off"
 
 
 class Adapt(str, Enum):
-    """Whether the model is trained further on the clusters of the data."""
+    """Whether to train the model further on the clusters found in the data."""
 
     auto = "auto"
     off = "off"
@@ -74,13 +78,13 @@ class Adapt(str, Enum):
 FeaturesFile = Annotated[str, typer.Argument(metavar="FEATURES", help=FEATURES_HELP)]
 LabelsFile = Annotated[Path, typer.Argument(metavar="LABELS", help=LABELS_HELP)]
 LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help=LABELS_HELP)]
-FeatureDim = Annotated[int | None, typer.Option(min=1, help="Dimension d of a raw .bin file; other formats say it.")]
+FeatureDim = Annotated[int | None, typer.Option(min=1, help="Dimension of a raw .bin file. Other formats store it.")]
 Key = Annotated[
     str | None,
     typer.Option(
         "--key",
         metavar="NAME",
-        help="Array of an .npz or dataset of an .h5. Default: the only one, or one called "
+        help="Array in an .npz or dataset in an .h5. Default: the only one, or the one called "
         f"{alternatives(FEATURE_NAMES)}.",
     ),
 ]
@@ -89,67 +93,78 @@ KeyOfTable = Annotated[
     typer.Option(
         "--key",
         metavar="NAME",
-        help="Array of an .npz or dataset of an .h5. Default: the only one, or one called "
-        f"{alternatives(FEATURE_NAMES)}; of labels {alternatives(LABEL_NAMES)}.",
+        help="Array in an .npz or dataset in an .h5. Default: the only one, or the one called "
+        f"{alternatives(FEATURE_NAMES)}; for labels: {alternatives(LABEL_NAMES)}.",
     ),
 ]
 Neighbours = Annotated[
     int | None,
     typer.Option(
-        "--k", min=2, help="Neighbours of an instance, itself counted; fewer cost accuracy. Default: the model's."
+        "--k",
+        min=2,
+        help="Neighbours per instance, the instance itself included. Fewer lower the accuracy. Default: the model's.",
     ),
 ]
 SearchMethod = Annotated[
-    Search | None, typer.Option("--knn", help="Search: exact, or approximate. Default: exact, ivf with --recall.")
+    Search | None,
+    typer.Option("--knn", help="Neighbour search: exact, or approximate (ivf). Default: exact; ivf with --recall."),
 ]
 KnnGraph = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="A kNN graph that `starfc knn` made of these features.")
+    Path | None, typer.Option(metavar="DIR", help="A kNN graph of these features, made by `starfc knn`.")
 ]
 Recall = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Search approximately, until this share of the true neighbours is found (ivf: 0.99)."
+        min=0, max=1, help="Search approximately and find this share of the true neighbours. Default of ivf: 0.99."
     ),
 ]
 Invalid = Annotated[
     InvalidRows | None,
-    typer.Option(help="Rows of NaN, infinity or zeros: refuse them (default), or make each its own cluster."),
+    typer.Option(
+        help="Rows with NaN, infinity or only zeros: stop with an error (default), or give each its own cluster."
+    ),
 ]
 CopiesOption = Annotated[
     Copies | None,
     typer.Option(
-        "--copies", help="Rows of the same direction: cluster one of each (default), or search for all of them."
+        "--copies",
+        help="Rows with the same direction: cluster one and copy its label (default), or keep all of them.",
     ),
 ]
 AdaptOption = Annotated[
     Adapt | None,
-    typer.Option("--adapt", help="Train the model further on the clusters found, where that promises more (default)."),
+    typer.Option(
+        "--adapt", help="Train the model further on the clusters found, if the expected F rises (default: auto)."
+    ),
 ]
 ReachOption = Annotated[
     Reach | None,
-    typer.Option("--reach", help="Join clusters that samples of a third of the rows hold together (default)."),
+    typer.Option(
+        "--reach", help="Join clusters that a search in samples of a third of the rows connects (default: auto)."
+    ),
 ]
 Memory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Memory that may be held, such as 8GB; a stage above it is refused.")
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory limit, such as 8GB. A stage that needs more stops with an error."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random. Default: 0.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers. Default: 0.")]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace files in the output folder that no earlier run of this command wrote."),
+    typer.Option("--overwrite", help="Replace output files even if this command did not write them."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings, errors and --json.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and the output of --json.")]
 
 
 def set_messages(quiet: bool = False) -> None:
-    """What goes to stderr: progress and messages, or with ``quiet`` only warnings."""
+    """Set what goes to stderr: progress and messages, or only warnings if ``quiet``."""
     logging.getLogger("starfc").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def show(record: dict[str, Any], text: str, *, as_json: bool, quiet: bool = False) -> None:
-    """Print a command's result: as JSON, as text, or with ``quiet`` not as text."""
+    """Print a command's result: ``record`` as JSON if ``as_json``, otherwise ``text`` unless ``quiet``."""
     if as_json:
         print(json.dumps(record, default=str))
     elif not quiet:
@@ -157,7 +172,7 @@ def show(record: dict[str, Any], text: str, *, as_json: bool, quiet: bool = Fals
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The config values of those options that were given (not None), enumerations by their value."""
+    """Return the config values of the options that were given (not None). Enumerations become their values."""
     return {
         name: option.value if isinstance(option, Enum) else option
         for name, option in options.items()
@@ -166,12 +181,12 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 def search_options(search: Search | None, recall: float | None) -> dict[str, Any]:
-    """``--knn`` and ``--recall`` as config values.
+    """Return ``--knn`` and ``--recall`` as config values.
 
     Raises
     ------
     InputError
-        A recall for exact search.
+        A recall was given for the exact search.
     """
     from starfc.errors import InputError
 
@@ -184,10 +199,10 @@ def search_options(search: Search | None, recall: float | None) -> dict[str, Any
 
 @contextmanager
 def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tuple[Path, Path]]:
-    """Where features can be read while the block runs, and what to call them.
+    """Yield the path where features can be read while the block runs, and the name that messages use for them.
 
-    Those of stdin lie in a temporary file in ``folder``; with ``keep`` they are called ``folder/features.npy``, where
-    they may be moved to.
+    For a file both are ``path``. Features from stdin are copied to a temporary file in ``folder`` and called "stdin".
+    With ``keep`` they are called ``folder/features.npy`` instead: the caller moves the file there.
     """
     if path != STREAM:
         yield Path(path), Path(path)

@@ -1,4 +1,4 @@
-"""``starfc report``: a static page to review clusters with."""
+"""``starfc report``: write a static page for the review of clusters."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ from starfc.commands import options
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run that kept its edges: -o of `starfc cluster`.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a run with stored edges (-o of `starfc cluster`).")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the page; open its index.html.")],
     images: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Pictures: a list of files (one path a line), a folder of files in the order of the rows or named "
-            "after them, or a uint8 array (N, H, W[, 3]), .npy or .npz.",
+            help="Pictures: a list of files (one path per line), a folder of files that are in the order of the rows "
+            "or named after them, or a uint8 array (N, H, W[, 3]) in an .npy or .npz.",
         ),
     ] = None,
     names: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Names of the instances, one a line. Default: those of images.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Names of the instances, one per line. Default: the names of the pictures."),
     ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write a folder to review clusters with in any browser; it needs no server and loads nothing from elsewhere.
+    """Write a page for the review of clusters in a browser, without a server or a network.
 
-    The most doubtful clusters come first. What you mark as wrong, the same or to be split is exported as pairs.
+    The most doubtful clusters come first. Mark clusters as wrong, as the same or to be split; the page exports your
+    marks as pairs of instances.
     """
     from starfc.errors import MissingFileError
     from starfc.review.report import SURFACE, write_report
@@ -41,7 +45,7 @@ def report(
     try:
         features = run.features()
     except MissingFileError as error:
-        typer.echo(f"{error}; going on without projections", err=True)
+        typer.echo(f"{error}; the page leaves out projections", err=True)
         features = None
     surfaces = [opened(place).verified(SURFACE) for place in (folder, run.record["model"])]
     found = write_report(

@@ -1,6 +1,6 @@
-"""What the scripts share: their arguments, and how they run (:mod:`starfc.runtime.entry`).
+"""Arguments that the scripts share (train.py, test_final.py, test_dynamic.py), and the code that runs them.
 
-Nothing here imports torch or numba before the arguments are read, so that help and mistakes in them are quick.
+This module does not import torch or numba before the arguments are read, so that help and error messages stay quick.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starfc.storage.opened import opened
 
 
 class _Options(DictAction):
-    """KEY=VALUE pairs, added up where given more than once; one without '=' is a usage error, not a traceback."""
+    """KEY=VALUE pairs. A repeated option adds pairs; a value without '=' is a usage error instead of a traceback."""
 
     def __call__(
         self,
@@ -32,7 +32,7 @@ class _Options(DictAction):
     ) -> None:
         for value in values:
             if "=" not in value:
-                parser.error(f"{option_string}: KEY=VALUE needed; found {value!r}")
+                parser.error(f"{option_string}: needs KEY=VALUE; found {value!r}")
         before = getattr(namespace, self.dest)
         super().__call__(parser, namespace, values, option_string)
         setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
@@ -60,25 +60,32 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
-    """Load the config of the parsed arguments, and set the log level it asks for."""
+    """Load the config that the parsed arguments name, and set the log level of this config."""
     return _heard(load_config(arguments.config, arguments.cfg_options))
 
 
 def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> None:
-    """Add what names a trained model and the data to put to it: --config and --model, or --run; --features, --labels.
+    """Add the arguments that name a trained model (--config and --model, or --run) and its data (--features, --labels).
 
-    ``out`` says in the help where results go by default.
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Parser that gets the arguments.
+    default : str
+        Default of --config.
+    out : str
+        The default of --out, in words, for the help.
     """
     either = parser.add_mutually_exclusive_group()
     _add_config(either, default)
     either.add_argument(
         "--run",
         metavar="DIR",
-        help="folder of a training run: its config, weights and thresholds, instead of --config and --model",
+        help="folder of a training run; use its config, weights and thresholds instead of --config and --model",
     )
     parser.add_argument("--model", metavar="DIR", help="folder of the weights (default: the config's)")
     _add_options(parser)
-    parser.add_argument("--features", metavar="FILE", help="take this file instead of the config's split")
+    parser.add_argument("--features", metavar="FILE", help="use this file instead of the config's split")
     parser.add_argument("--labels", metavar="FILE", help="identities of --features")
     parser.add_argument("--out", metavar="DIR", help=f"folder for the results (default: {out})")
     overwrite_argument(parser)
@@ -87,13 +94,22 @@ def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> 
 def overwrite_argument(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite."""
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace files in the output folder that no earlier run of this wrote"
+        "--overwrite", action="store_true", help="replace output files even if this script did not write them"
     )
 
 
 @dataclass(frozen=True)
 class Source:
-    """A config, the folder of the weights (None: the config's ``pretrained``), and the training run they are of."""
+    """A config and the folder of its weights.
+
+    Attributes
+    ----------
+    config : Config
+    model_folder : path or None
+        Folder of the weights. None: ``pretrained`` of the config.
+    run : path or None
+        Folder of the training run that both are from; None without ``--run``.
+    """
 
     config: Config
     model_folder: Path | None
@@ -101,20 +117,20 @@ class Source:
 
 
 def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Source:
-    """What the arguments of :func:`model_arguments` name.
+    """Read the config and find the weights that the arguments of :func:`model_arguments` name.
 
-    Of a training run's config, what it says of its machine plays no part.
+    The config of a training run also holds settings of the machine (``OF_MACHINE``). They are replaced by the defaults.
 
     Raises
     ------
     MissingFileError, InputError
-        The folder of --run lacks its config or its weights; the config cannot be read.
+        The folder of --run lacks its config or its weights, or the config cannot be read.
     """
     if arguments.run is None:
         model = None if arguments.model is None else Path(arguments.model)
         return Source(read_config(arguments), model, None)
     if arguments.model is not None:
-        parser.error("argument --model: not allowed with argument --run")  # as argparse says it of --config
+        parser.error("argument --model: not allowed with argument --run")  # same words as argparse for --config
     from starfc.config.recipes import OF_MACHINE, changed
     from starfc.graph.store import find_graph
     from starfc.models.kinds import KINDS
@@ -124,31 +140,33 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     for needed in (["config.json"], weights):
         if not any(run.has(name) for name in needed):
             raise MissingFileError(
-                f"{run.folder}: not a training run's folder, or training has not finished; {' or '.join(needed)} "
-                "needed in it; name the --work-dir of a finished train.py, or weights by --config and --model"
+                f"{run.folder}: needs {' or '.join(needed)}, which is not there: this is not the folder of a training "
+                "run, or training has not finished; name the --work-dir of a finished train.py, or use --config and "
+                "--model"
             )
     own = asdict(Config())
     config = stored_config(run, {key: own[key] for key in OF_MACHINE} | arguments.cfg_options)
     graph = config.test_graph_path
     named = any(key.startswith("test_data") for key in arguments.cfg_options)
     if graph is not None and not named and find_graph(graph) is None:
-        # a run may be somebody else's: what it names is read, and never written
+        # the run may belong to another user: read the graph that it names, but never write one there
         config = changed(config, {"test_data": {"knn_graph_path": None}})
     return Source(_heard(config), run.folder, run.folder)
 
 
 def cluster_script(refinement: str, about: str, default: Path, outputs: Path) -> None:
-    """test_final.py and test_dynamic.py: cluster what the arguments name, and print what came of it.
+    """Run test_final.py or test_dynamic.py: cluster the data that the arguments name, and print a report.
 
     Parameters
     ----------
     refinement : {'fixed', 'dynamic'}
+        Method that sets the threshold of node intimacy.
     about : str
-        For the help.
+        Description for the help.
     default : path
-        The config where none is named.
+        Default of --config.
     outputs : path
-        Folder for the results of what is not a run.
+        Parent folder of the results when neither --out nor --run is given.
     """
     parser = argparse.ArgumentParser(description=about)
     suffix = "" if refinement == "fixed" else f"-{refinement}"
@@ -167,7 +185,7 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
         folder = outputs / (Path(arguments.config).stem + suffix)
     given, config = nested(arguments.cfg_options), source.config
     if source.run is not None and "seed" not in given:
-        config = replace(config, seed=Config().seed)  # that of the training was for the training
+        config = replace(config, seed=Config().seed)  # the seed in the config was for the training
     if refinement == "dynamic":
         given = given.get("dynamic") or {}
     record = run_inference(
@@ -185,6 +203,6 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
 
 
 def _heard(config: Config) -> Config:
-    """A config, after the log level that it asks for is set."""
+    """Set the log level of a config, and return the config."""
     logging.getLogger("starfc").setLevel(config.log_level)
     return config

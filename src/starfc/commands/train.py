@@ -1,4 +1,4 @@
-"""``starfc train``: a model of a user's own labelled features."""
+"""``starfc train``: train a model on the user's own labelled features."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from starfc.commands import options
 from starfc.errors import InputError
 from starfc.models.kinds import KINDS, STRUCTURAL
 
-# the members are those of the table, which no checker of types can know
+# a type checker cannot know the members, because they are read from the table
 Recipe = Enum("Recipe", {kind.recipe: kind.recipe for kind in KINDS.values()}, type=str)  # type: ignore[misc]
 
 
 def train(
     features: Annotated[Path, typer.Argument(metavar="FEATURES", help=options.FEATURES_HELP.split(";")[0] + ".")],
     labels: options.LabelsFile,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the training run.")],
     kind: Annotated[
         Recipe | None,
-        typer.Option("--type", help="Recipe. Default: structural, for data like yours."),
+        typer.Option("--type", help="Type of model. Default: structural, for data like the training data."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A config file instead of a recipe; its splits are not used.")
+        Path | None, typer.Option(metavar="FILE", help="A config file instead of --type. Its data splits are not used.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes. Default: the recipe's.")] = None,
-    k: Annotated[int | None, typer.Option(min=2, help="Neighbours, itself counted. Default: 80.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs. Default: set by the type.")] = None,
+    k: Annotated[
+        int | None, typer.Option(min=2, help="Neighbours per instance, the instance itself included. Default: 80.")
+    ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A config key, such as optimizer.lr=0.001.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set a config key, such as optimizer.lr=0.001; may be repeated."
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint in the folder.")
+    ] = False,
     invalid_rows: options.Invalid = None,
     feature_dim: options.FeatureDim = None,
     key: options.Key = None,
@@ -46,11 +53,12 @@ def train(
 ) -> None:
     """Train a model on labelled features.
 
-    Thresholds are chosen on identities held back. The folder is a complete record, and what `starfc cluster --model
-    DIR` takes: config, weights, thresholds, log, checkpoints. Ctrl-C and SIGTERM leave a checkpoint.
+    Some identities are held out of training; the thresholds are chosen on them. The folder gets config, weights,
+    thresholds, log and checkpoints; use it with `starfc cluster --model DIR`. On Ctrl-C or SIGTERM a checkpoint is
+    written.
     """
     if kind is not None and config is not None:
-        raise InputError("--type: of the recipes; with --config the config's model.type decides")
+        raise InputError("--type: not allowed with --config, whose model.type sets the type; leave out one of the two")
     options.set_messages(quiet)
     import shlex
     import sys
@@ -89,12 +97,12 @@ def train(
 
 
 def _setting(text: str) -> dict[str, Any]:
-    """KEY=VALUE with a dotted key as a nested mapping; a value that is no Python literal is text."""
+    """Return KEY=VALUE as a nested mapping: a dot in the key is a level. A value that is no Python literal is text."""
     import ast
 
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise InputError(f"--set: KEY=VALUE needed; found {text!r}")
+        raise InputError(f"--set: needs KEY=VALUE; found {text!r}")
     try:
         content: Any = ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""``starfc tune``: thresholds chosen on labelled data."""
+"""``starfc tune``: choose thresholds on labelled data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ def tune(
     features: options.FeaturesFile,
     labels: options.LabelsFile,
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights or a training run. Default: the packaged weights.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of weights or of a training run. Default: the packaged weights."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to. Default: the model's.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder for the results. Default: the model's folder."),
     ] = None,
     k: options.Neighbours = None,
     knn: options.SearchMethod = None,
@@ -37,15 +39,15 @@ def tune(
 ) -> None:
     """Choose thresholds on labelled features.
 
-    These should be like those to cluster, and of identities that the model was not trained on. Clusters at every
-    pair of a grid and takes the best pairwise F, averaged over neighbours on the grid; of a structural model the lowest
-    tau1 within a standard error of it (docs/tuning.md). They are thresholds of components; where the model makes
-    communities by default, these are scored on the same labels, and which is better is said. Writes thresholds.json,
-    threshold_surface.csv and .png, and into another folder than the model's its weights, so that `starfc cluster
-    --model DIR` takes it.
+    Use features that are like the ones to cluster, with identities that the model was not trained on. The command
+    clusters at every pair (tau1, tau2) of a grid and takes the best pairwise F, averaged over neighbours on the grid.
+    For a structural model it takes the lowest tau1 within a standard error of the best (docs/tuning.md). The thresholds
+    are for connected components. If the model makes communities by default, these are scored on the same labels, and
+    the command prints which of the two is better. Writes thresholds.json, threshold_surface.csv and .png. If the folder
+    is not the model's, the weights are copied too; use it with `starfc cluster --model DIR`.
     """
     if model is None and out is None:
-        raise InputError("--out: a folder to write to is needed where the model is the packaged one; or name a --model")
+        raise InputError("--out: needed with the packaged model, whose folder is not written to; or name a --model")
     options.set_messages(quiet)
     from starfc.commands.opening import opened
     from starfc.models.checkpoint import PRETRAINED

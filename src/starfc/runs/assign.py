@@ -1,19 +1,19 @@
-"""Adding to a finished run's folder.
+"""Add instances to the folder of a finished run, and remove instances from it.
 
-After the first step ``state/`` holds what the next one needs, so that nothing outside the folder is needed any more:
+A call of :func:`assign` is a step. The first creates ``state/``, which holds all that later steps need of the run:
 
 ================== ================================================================================================
-``features.bin``   all rows as they were given, row-major, in the type of the run's features; rows are appended
-``scale``          what normalises each row, .npy (N,) float32
-``ids``, ``sims``  kNN lists, .npy (n, k), as they were some steps ago
-``step-*.npz``     what each step since then did to the lists (:class:`starfc.incremental.lists.Step`)
-``alive``          rows with lists, .npy (N,) bool: neither invalid, nor removed, nor copies of others
-``clusters``       cluster of every row, .npy (N,) int64, also of those that labels.npy leaves out for their size
-``manifest.json``  rows, dimension and type of the features, the steps, the next id, the run that it is the state of
+``features.bin``   all rows as given, row-major, in the dtype of the run's features; new rows are appended
+``scale``          factor that normalises each row, .npy (N,) float32
+``ids``, ``sims``  kNN lists, .npy (n, k), in the state of some steps ago
+``step-*.npz``     the changes that each later step made to the lists (:class:`starfc.incremental.lists.Step`)
+``alive``          whether a row has a list, .npy (N,) bool; invalid rows, removed rows and copies have none
+``clusters``       cluster of every row, .npy (N,) int64; labels.npy may show -1 for small clusters instead
+``manifest.json``  number of rows, dimension and dtype of the features, names of the steps, next cluster id, run
 ================== ================================================================================================
 
-All files of a step take their places at once (:mod:`starfc.storage.commit`). features.bin alone is appended to in
-place: what stands behind the manifest's rows is of a step that did not end, and is overwritten by the next.
+The files of a step replace the earlier files all at once (:mod:`starfc.storage.commit`). Only features.bin is appended
+to in place. If a step is killed, rows remain behind those that the manifest counts; the next step overwrites them.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ from starfc.storage.safe import first_line, open_regular, read_own_npz
 log = logging.getLogger("starfc")
 
 FORMAT_VERSION = 2
-_SHARE = 8  # lists are written anew once the steps since then take more than this part of them,
-_STEPS = 64  # or are this many
+_SHARE = 8  # rewrite the lists when the steps since the last time take more than 1 / _SHARE of the lists' bytes,
+_STEPS = 64  # or when there are this many steps
 
 
 def assign(
@@ -77,40 +77,40 @@ def assign(
     key: str | None = None,
     stages: Stages | None = None,
 ) -> Assigned:
-    """Add instances to a finished run, remove some, and bring its folder up to date.
+    """Add instances to a finished run, remove some, and update its folder.
 
     Parameters
     ----------
     folder : path
-        Of a run that kept its edges, by fixed refinement; its clusters are components or communities.
+        Folder of a run with stored edges and fixed refinement. Its clusters may be components or communities.
     features : path or (m, d) array, optional
-        New instances; their rows follow the earlier ones. They are normalised as the run's were, and kept in the type
-        of the run's features.
+        New instances. Their row ids follow the existing ones. They are normalised like the features of the run and
+        stored in the same dtype.
     remove : integers
-        Rows to take out: label -1 from now on; no row id is used again.
+        Row ids to remove. These rows get label -1, and their row ids are not used again.
     apply_merges : bool
-        Do the merges and splits that the edges ask for; they are listed only otherwise.
+        Make the merges and splits that the edges propose. If False, they are only listed.
     labels : path or (N + m,) integers, optional
-        Identities of all rows, for the metrics.
+        Identities of all rows, to compute the metrics.
     key : str, optional
-        Which array of an .npz of features.
+        Name of the array in an .npz of features, or of the dataset in an .h5.
     stages : Stages, optional
-        Takes the times, and checks the memory.
+        Measures the time of each stage, and checks the memory limit.
 
     Returns
     -------
     Assigned
-        Also added to ``folder/assign.json``, without the labels.
+        The result of the step. It is also appended to ``folder/assign.json``, without the labels.
 
     Raises
     ------
     MissingFileError, InputError
-        No such run, one of another kind, a file that is not what it should be, or another process at work there.
-        Nothing has changed then.
+        There is no such run, the run is of another kind, a file is damaged, or another process writes to the folder.
+        The folder is unchanged then.
     """
     folder, stages = Path(folder), stages or Stages()
     if not folder.is_dir():
-        Run.open(folder)  # says so
+        Run.open(folder)  # raises the error
     read = [path for path in (features, labels) if isinstance(path, str | Path)]
     with changing(folder, ASSIGN, inputs=read) as change:
         started, place = time.perf_counter(), change.place
@@ -135,14 +135,14 @@ def assign(
 
 
 def _read_state(run: Run) -> tuple[State, list[str]] | None:
-    """The state that an earlier step left, and the steps since its lists were written.
+    """Read the state that an earlier step stored, and the files of the steps since its lists were written.
 
-    None if there is none, or if it is damaged: it is made anew then.
+    Return None if there is no state or if it is damaged; the caller then computes a new one.
     """
     at, rule = opened(run.folder), _rule(run)
     if "steps" not in run.record or not at.has(f"{STATE}/manifest.json"):
         return None
-    features = stored_features(at)  # these cannot be made anew
+    features = stored_features(at)  # outside the try: nothing can replace damaged features
     try:
         manifest = at.json(f"{STATE}/manifest.json", StateManifest)
         if manifest.format > FORMAT_VERSION or manifest.run != run.record["started"]:
@@ -155,7 +155,7 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
         suspects = np.array(manifest.suspects, np.int64)
         require_ids("suspects", suspects, 0, most)
     except ValueError as error:
-        log.info("%s: unreadable (%s); made anew", run.folder / STATE, error)
+        log.info("%s: damaged (%s); it is computed again", run.folder / STATE, error)
         return None
     representative = known_by_edges(run.parsed, lists.alive)
     parsed = left_out(run.parsed, representative)
@@ -166,7 +166,7 @@ def _read_state(run: Run) -> tuple[State, list[str]] | None:
 def _stored_lists(
     at: OpenedFolder, manifest: StateManifest, run: Run, rule: Rule
 ) -> tuple[StoredLists, NDArray[np.int64]]:
-    """The lists of a state, and the cluster of every row; ValueError where they are damaged."""
+    """Read the lists of a state and the cluster of every row, (N,) int64. Raise ValueError if they are damaged."""
     ids, sims = at.npy(f"{STATE}/ids.npy", 2, np.int32, np.int64), at.npy(f"{STATE}/sims.npy", 2, np.float32)
     alive, labels = at.npy(f"{STATE}/alive.npy", 1, np.bool_), at.npy(f"{STATE}/clusters.npy", 1, np.int64)
     n = len(run.labels)
@@ -183,40 +183,40 @@ def _stored_lists(
 
 
 def _read_step(path: Path, n: int, k: int) -> Step:
-    """A step; ValueError where it is damaged or not of n rows and k columns."""
+    """Read a step. Raise ValueError if it is damaged or does not fit lists of n rows and k columns."""
     arrays = read_own_npz(path)
     kinds = {"removed": ("q", 1), "queries": ("q", 1), "ids": ("iq", 2), "sims": ("f", 2)}
     kinds |= {"rows": ("iq", 1), "cols": ("iq", 1), "values": ("f", 1)}
     if {name: array.ndim for name, array in arrays.items()} != {name: ndim for name, (_, ndim) in kinds.items()}:
-        raise InputError(f"{path}: not the arrays of a step")
+        raise InputError(f"{path}: does not hold the arrays of a step")
     step = Step(**arrays)
     if any(array.dtype not in [np.dtype(code) for code in kinds[name][0]] for name, array in arrays.items()):
-        raise InputError(f"{path}: arrays of other types than a step's")
+        raise InputError(f"{path}: holds arrays of wrong types")
     if step.ids.shape[1] != k or not len(step.rows) == len(step.cols) == len(step.values):
-        raise InputError(f"{path}: lists of {step.ids.shape[1]} neighbours where {k} are needed, or entries not whole")
+        raise InputError(f"{path}: needs {k} neighbours, entries of one length; found {step.ids.shape[1]} neighbours")
     for name in ("removed", "queries", "rows", "cols"):
         require_ids(name, arrays[name], 0, n)
     require_lists(step.ids, step.sims, step.queries, n)
     require_numbers("values", step.values)
     if (np.diff(step.rows) < 0).any() or (step.rows == step.cols).any():
-        raise InputError(f"{path}: entries that are not in order")
+        raise InputError(f"{path}: entries are not sorted by row, or join a row with itself")
     return step
 
 
 def _first_state(run: Run) -> State:
-    """The state of a run as `starfc cluster` left it, or of one whose state was lost."""
+    """Compute the state of a run that has none: as `starfc cluster` left it, or after the state was lost."""
     features, rule = run.features(), _rule(run)
     if run.parsed.logits is not None:
         columns, _ = columns_of(rule.model, run.record["config"]["knn"])
         found = run.parsed.logits.shape[1]
         if found > columns:
             raise InputError(
-                f"{run.folder / 'edges' / 'logits.npy'}: logits of at most {columns} neighbours needed; found {found}; "
+                f"{run.folder / 'edges' / 'logits.npy'}: must have at most {columns} columns; found {found}; "
                 + anew("cluster")
             )
     alive = np.ones(len(features), np.bool_)
     alive[features.invalid_rows] = False
-    if "steps" in run.record:  # -1 is what was removed; clusters left out for their size get ids again
+    if "steps" in run.record:  # removed rows keep -1; rows of small clusters, -1 in labels.npy, get ids again
         alive[run.removed] = False
     rows, representative = np.flatnonzero(alive), np.arange(len(features))
     if run.record.get("num_copies", 0):
@@ -226,7 +226,7 @@ def _first_state(run: Run) -> State:
     k = run.record["config"]["knn"]
     if k > max(4096, len(features)) or (rule.model.kind.structural and k > MOST_NEIGHBOURS + 1):
         path = run.folder / "run.json"
-        raise InputError(f"{path}: config.knn: {k:,} neighbours; it is damaged, {anew('cluster')}")
+        raise InputError(f"{path}: config.knn is {k:,}, which is too many; the file is damaged, {anew('cluster')}")
     lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
     fitting = min(k, len(rows)) if rule.model.kind.structural else k
     graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))
@@ -240,12 +240,12 @@ def _first_state(run: Run) -> State:
 
 
 def _collapse(run: Run, rule: Rule) -> bool:
-    """Whether new rows of the direction of others are their copies."""
+    """Return whether a new row that has the same direction as an earlier row is treated as its copy."""
     return rule.model.kind.structural and run.record["config"].get("copies", "collapse") == "collapse"
 
 
 def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
-    """The run's kNN graph, from the folder or from where its config says; searched for anew where it is gone."""
+    """Open the run's kNN graph, in the run's folder or where its config says. If it is gone, build it again."""
     config = run.record["config"]
     search = Search(config["knn_method"], config["knn_params"], config["seed"], config["knn_recall"])
     named = config["test_data"].get("knn_graph_path")
@@ -257,7 +257,7 @@ def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
             continue
         if graph is not None:
             return graph
-    log.info("kNN graph: none of this run's is left, searched for anew")
+    log.info("kNN graph: the graph of this run is gone; it is built again")
     return search.build(valid, k)
 
 
@@ -272,7 +272,7 @@ def _rule(run: Run) -> Rule:
 def _new_rows(
     run: Run, features: str | Path | NDArray[np.floating] | None, key: str | None
 ) -> tuple[Features, NDArray[np.int64]]:
-    """The new instances, checked, and which of all rows they are that have no direction."""
+    """Return the new instances (m, d), checked, and the row ids (i,) in the run of those without a direction."""
     first, dim = len(run.labels), run.record["feature_dim"]
     if features is None:
         return Features(np.empty((0, dim), np.float32)), np.empty(0, np.int64)
@@ -280,7 +280,7 @@ def _new_rows(
     array = read_features(features, dim, key) if isinstance(features, str | Path) else np.asarray(features)
     if array.ndim != 2 or array.shape[1] != dim or array.dtype.kind != "f":
         raise InputError(
-            f"features: (m, {dim}) of a float type needed, as the run's are; found {array.shape}, {array.dtype}"
+            f"features: need shape (m, {dim}) and a float type, like the run's; found {array.shape}, {array.dtype}"
         )
     new = Features(array, name, run.record["normalise"])
     _, invalid = new.valid(run.record["config"]["invalid_rows"])
@@ -288,7 +288,7 @@ def _new_rows(
 
 
 def _append(folder: Path, place: Path, before: Features, new: Features, is_first: bool) -> Features:
-    """All rows in features.bin: of a first step a new file, which is committed; else the old one, appended to."""
+    """Write all rows to features.bin: the first step writes a new file, which is committed; later steps append."""
     dtype = before.array.dtype.newbyteorder("=")
     row = dtype.itemsize * before.dim
     path = opened(place if is_first else folder).path(f"{STATE}/features.bin")
@@ -301,7 +301,7 @@ def _append(folder: Path, place: Path, before: Features, new: Features, is_first
         file.truncate(len(before) * row)
         file.seek(len(before) * row)
         for rows in new.blocks():
-            # another type may not hold the values as they are, but it does hold directions
+            # the run's dtype may be too narrow for these values; normalised rows fit into every dtype
             block = new.array[rows] if new.array.dtype == dtype or not new.normalise else new.rows(rows)
             file.write(np.ascontiguousarray(block, dtype).data)
         file.flush()
@@ -317,7 +317,7 @@ def _truth(labels: str | Path | NDArray[np.integer] | None, rows: int) -> NDArra
     truth = read_labels(labels) if isinstance(labels, str | Path) else np.asarray(labels)
     if truth.shape != (rows,):
         raise InputError(
-            f"{word('labels')}: those of all {rows:,} rows needed, earlier and new ones; found {truth.shape}"
+            f"{word('labels')}: need one label for each of the {rows:,} rows, old and new; found shape {truth.shape}"
         )
     return truth
 
@@ -329,7 +329,7 @@ def _record(
     features: str | Path | NDArray[np.floating] | None,
     truth: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
-    """run.json after the step."""
+    """Return the content of run.json after the step."""
     record, there = dict(run.record), state.labels >= 0
     sizes = np.bincount(state.labels[there])
     metrics: dict[str, Any] = {}
@@ -367,12 +367,13 @@ def _record(
 def _write(
     folder: Path, place: Path, state: State, record: dict[str, Any], assigned: Assigned, logged: list[str] | None
 ) -> list[str]:
-    """Write what the step changed; returns the steps since the lists were written, of which ``logged`` are earlier.
+    """Write the files that the step changed, and return the files of the steps since the lists were written.
 
-    The lists are written anew where they were not yet, or where the steps would take too much beside them.
+    ``logged`` are these files before this step. The lists are written if they were not stored yet (``logged`` is None)
+    or if the steps would take too much space. If not, only the step is written.
     """
     lists, labels, small = state.lists, state.labels, record.get("min_cluster_size", 1)
-    assert isinstance(lists, Lists)  # a step leaves such
+    assert isinstance(lists, Lists)  # true after every step
     if small > 1:
         sizes = np.bincount(labels[labels >= 0])
         labels = np.where((labels < 0) | (sizes[labels] >= small), labels, -1)
@@ -381,7 +382,7 @@ def _write(
     kept = {"alive": lists.alive, "clusters": state.labels, "scale": scale}
     step = state.last
     size = sum((folder / STATE / name).stat().st_size for name in logged or [])
-    # where the state was made anew, clusters may be others than those that were measured
+    # a state that was computed again may have other clusters than those that were measured
     measured = None if logged is None else _earlier_measures(folder, assigned.first_row)
     too_much = step is None or _SHARE * (step.nbytes + size) > lists.ids.nbytes + lists.sims.nbytes
     if logged is None or len(logged) == _STEPS or too_much:
@@ -390,7 +391,7 @@ def _write(
         logged = [*logged, f"step-{len(record['steps'])}.npz"]
         with replacing(place / STATE / logged[-1]) as temporary:
             np.savez(temporary, **vars(step))
-    with ThreadPoolExecutor(1) as writer:  # beside it the clusters are measured
+    with ThreadPoolExecutor(1) as writer:  # writes files while this thread measures the clusters
         pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
         pending.append(writer.submit(write_edges, place, parsed))
         measures = instance_columns(parsed, state.labels, measured, state.touched)
@@ -422,26 +423,26 @@ def _write(
 
 
 def _with_step(earlier: Path | None, step: dict[str, Any]) -> bytes:
-    """A list of steps as JSON with one more at its end; it may be long, so that it is put together as text."""
+    """Return the JSON list of steps in ``earlier`` with one step appended, as text: a long list is not parsed."""
     last = json.dumps([step], indent=1).encode() + b"\n"
     if earlier is None:
         return last
     with open_regular(earlier, "JSON file", follow=False) as file:
         text = file.read().strip()
     if len(text) < 3 or text[:1] + text[-1:] != b"[]":
-        raise InputError(f"{earlier}: not what such a file holds (a list of steps needed); move it elsewhere")
+        raise InputError(f"{earlier}: needs a list of steps in JSON, and holds something else; move it elsewhere")
     return text[:-1].rstrip() + b"," + last[1:]
 
 
 def _earlier_measures(folder: Path, rows: int) -> pa.Table | None:
-    """What clusters.parquet says of the clusters before the step; None where it cannot be used."""
+    """Read the measures of the clusters before the step from clusters.parquet. Return None if it cannot be used."""
     path = folder / "clusters.parquet"
     try:
         with opened_parquet(opened(folder).verified(path.name)) as file:
             found = [file.schema_arrow.field(name).type for name in COLUMNS]
             if file.metadata.num_rows == rows and found == list(COLUMNS.values()):
                 return file.read(columns=list(COLUMNS))
-        log.info("%s: not of this run's %d rows; all clusters are measured anew", path, rows)
-    except Exception as error:  # whatever the parser of a damaged table raises
-        log.info("%s: unreadable (%s); all clusters are measured anew", path, first_line(error))
+        log.info("%s: does not have the %d rows of this run; all clusters are measured again", path, rows)
+    except Exception as error:  # the parser may raise any error for a damaged table
+        log.info("%s: cannot be read (%s); all clusters are measured again", path, first_line(error))
     return None

@@ -1,4 +1,4 @@
-"""`test_final.py` and `test_dynamic.py`: from a config to labels on disk."""
+"""Cluster the data that a config names, and write the results: `starfc cluster`, test_final.py, test_dynamic.py."""
 
 from __future__ import annotations
 
@@ -54,52 +54,55 @@ def run_inference(
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Cluster the configured split, or a file of the user's own, and write the results.
+    """Cluster the test split of a config, or a file of the user, and write the results.
 
     Parameters
     ----------
     config : Config
+        All settings that the other parameters do not override.
     refinement : {'fixed', 'dynamic'}
-        Node intimacy against the config's τ2 (:func:`~starfc.clustering.pipeline.cluster`), or the undirected form with
-        a threshold that depends on the degrees (:func:`~starfc.clustering.pipeline.cluster_dynamic`), whose thresholds
-        are those of ``config.dynamic``. Either takes either type of model.
+        'fixed' compares node intimacy with the config's τ2 (:func:`~starfc.clustering.pipeline.cluster`). 'dynamic'
+        uses undirected edges and a threshold that depends on the degrees
+        (:func:`~starfc.clustering.pipeline.cluster_dynamic`), with the thresholds of ``config.dynamic``. Both work with
+        every type of model.
     model_folder : path, optional
-        Folder of the weights; the config's ``pretrained`` otherwise.
+        Folder of the weights. Default: ``config.pretrained``.
     tau1, tau2 : float, optional
-        Thresholds that go before those stored beside the weights, which go before the config's
+        Thresholds. Default: those stored with the weights, or else those of the config
         (:func:`~starfc.config.thresholds.resolve`).
     features, labels : path, optional
-        Features to cluster instead of the configured split, and their labels, if any; or both as a split that is open.
+        Features to cluster instead of the config's test split, and their labels if there are any. ``features`` may also
+        be an open split that holds both.
     knn_graph : path, optional
-        The features' stored kNN graph, instead of the place that the config names.
+        Path of a stored kNN graph of these features. Default: the path that the config names.
     min_cluster_size : int
-        Instances of smaller clusters get label -1 in what is written; the metrics and the record's other numbers are
-        of the clustering before that.
+        Instances of smaller clusters get label -1 in the files. The metrics and the other numbers of the record are
+        computed before that.
     out : path
         Folder for the results.
     keep_edges : bool
-        Write the parsed edges too; those of an earlier run in ``out`` go otherwise.
+        Write the parsed edges too. If False, edges of an earlier run in ``out`` are removed.
     stdin : path, optional
-        Where the features lie that were read from stdin; they are kept as ``out/features.npy`` with the results.
+        Temporary file with the features that were read from stdin. It is moved to ``out/features.npy``.
     inputs : paths, optional
-        Files that were read already, which results are not to be written over; ``features`` and ``labels`` never are.
+        Other files that were read. The results must not replace them; ``features`` and ``labels`` are protected too.
     overwrite : bool
-        Whether files in ``out`` may be replaced that are not of an earlier run, and a run that was added to.
+        Whether to replace files in ``out`` that no earlier run wrote, and a run that instances were added to.
 
     Returns
     -------
     dict
-        The record that is also written to ``out/run.json``; :func:`report` makes text of it.
+        The record, which is also written to ``out/run.json``. :func:`report` prints it as text.
 
     Raises
     ------
     InputError
-        Anything a user can mend; nothing that was written before is touched by then.
+        There is a mistake in the input. No earlier file has been changed.
     """
     if refinement == "dynamic" and config.partition.type != "components":
         raise InputError(
-            f"{word('partition.type')}: {config.partition.type!r} has no use for the dynamic thresholds; take the "
-            f"fixed ones{advice(', or set {} to components', 'partition.type')}"
+            f"{word('partition.type')}: {config.partition.type!r} does not use the dynamic thresholds; use the fixed "
+            f"refinement{advice(', or set {} to components', 'partition.type')}"
         )
     chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
     if chosen:
@@ -209,20 +212,37 @@ def _run(
 def choices(
     result: Clustering, config: Config, decided: Thresholds, k: int, stored: bool, num_copies: int
 ) -> dict[str, dict[str, Any]]:
-    """What was chosen for this set, or given, each with its reason in one line.
+    """Return the settings that were chosen for these data or given by the user, each with a reason of one line.
 
-    ``decided`` are the thresholds before the data decided about those that are None. ``stored``: the kNN graph was
-    there before, and is of all rows.
+    Parameters
+    ----------
+    result : Clustering
+        The clustering.
+    config : Config
+        The config.
+    decided : Thresholds
+        The thresholds before the clustering. A threshold that is None was then chosen from the data.
+    k : int
+        Columns of the kNN graph.
+    stored : bool
+        Whether the kNN graph was stored before. Such a graph has all rows.
+    num_copies : int
+        Number of instances that are copies of others.
+
+    Returns
+    -------
+    dict
+        ``value`` and ``reason`` by the name of the setting.
     """
     reason = "as the config says; the packaged model was trained on 80"
     copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
     if config.copies == "keep":
         copies = {"value": "keep", "reason": GIVEN}
     elif stored and not num_copies:
-        copies = {"value": "keep", "reason": "the kNN graph that was named is of all rows"}
+        copies = {"value": "keep", "reason": "the given kNN graph has all rows"}
     default = config.partition.type == config.kind.partition
     found: dict[str, dict[str, Any]] = {
-        "knn": {"value": k, "reason": reason if k == config.knn else f"all of the {k:,} distinct instances"},
+        "knn": {"value": k, "reason": reason if k == config.knn else f"there are only {k:,} distinct instances"},
         "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
         "copies": copies,
     }
@@ -234,48 +254,48 @@ def choices(
 
 
 def _reach(result: Clustering, config: Config) -> dict[str, Any]:
-    """How many times as far as the lists what was looked at reaches, and why."""
+    """Return how many times farther than the neighbour lists the clustering searched, and why."""
     if config.reach == "off" or config.partition.type == "components":
         off = config.reach == "off"
-        return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are looked at again"}
+        return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are searched again"}
     if result.reached is None:
-        return {"value": 1, "reason": f"not two clusters of {LEAST} rows or more, or few rows"}
+        return {"value": 1, "reason": f"fewer than two clusters have {LEAST} rows or more, or there are few rows"}
     joined, into = result.reached
     found = f"{joined} clusters became {into}" if joined else "no clusters were joined"
-    return {"value": TIMES, "reason": f"in samples of a third of the rows, where lists reach farther, {found}"}
+    return {"value": TIMES, "reason": f"searched farther in samples of a third of the rows: {found}"}
 
 
 def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
-    """How many rounds of adaptation stayed, and why."""
+    """Return how many rounds of adaptation were kept, and why."""
     if config.adapt == "off" or config.partition.type != "infomap":
         off = config.adapt == "off"
-        reason = f"{word('adapt')} is off" if off else "only communities by infomap are learnt from"
+        reason = f"{word('adapt')} is off" if off else "the model adapts to communities of infomap only"
         return {"value": 0, "reason": reason}
     expected = result.rounds
     if len(expected) < 2:
-        return {"value": 0, "reason": "too few clusters or edges to learn from, or too doubtful ones"}
+        return {"value": 0, "reason": "the clusters or edges are too few or too doubtful to learn from"}
     kept = stayed(expected)
     rise = " -> ".join(f"{100 * value:.2f}" for value in kept)
-    reason = f"expected F, as the adapted model sees it, {rise}" if len(kept) > 1 else f"expected F {rise}"
+    reason = f"expected F by the adapted model: {rise}" if len(kept) > 1 else f"expected F {rise}"
     if len(kept) < len(expected):
-        reason += f"; a round more, {100 * expected[-1]:.2f}, gained less than {100 * GAIN:g} and was taken back"
+        reason += f"; one more round ({100 * expected[-1]:.2f}) gained less than {100 * GAIN:g} and was undone"
     return {"value": len(kept) - 1, "reason": reason}
 
 
 def open_model(config: Config, folder: Path) -> Model:
-    """The model of a folder; its type and widths must be those of the config, whose scales it takes."""
+    """Load the model of a folder with the scales of the config. Raise InputError unless type and widths agree."""
     kwargs = config.model.kwargs
     model = load_model(folder, kwargs.feature_dim, kwargs.nhid, tuple(config.hierarchical.scales))
     if model.kind is not config.kind:
         raise InputError(
-            f"{folder}: weights of a model of type {model.kind.name!r} where the config's model.type is "
+            f"{folder}: holds weights of a model of type {model.kind.name!r}, but model.type of the config is "
             f"{config.model.type!r}; name a config of that type, such as configs/{model.kind.config}, or other weights"
         )
     return model
 
 
 def settings_of(config: Config, decided: Thresholds, refinement: str) -> Settings:
-    """What a config asks of a clustering, with thresholds that are decided."""
+    """Return the settings of a clustering: those of the config, with the given thresholds."""
     return Settings(
         tau1=decided.tau1,
         tau2=decided.tau2,
@@ -294,14 +314,14 @@ def settings_of(config: Config, decided: Thresholds, refinement: str) -> Setting
 
 
 def report(record: dict[str, Any], out: str | Path) -> str:
-    """A run's record as the tables that the entry points print: stages, metrics, diagnostics, the clusters."""
+    """Return a run's record as the text that commands print: stages, metrics, diagnostics, clusters."""
     tau1, tau2 = record["thresholds"]["tau1"], record["thresholds"]["tau2"]
     components = record["partition"] == "components"
     how = f"{record['refinement']} refinement" if components else f"{record['partition']} communities"
     if record["metrics"]:
         metrics = [metrics_table(record["metrics"])]
     else:
-        metrics = [] if record["labelled"] else ["no labels: metrics skipped"]
+        metrics = [] if record["labelled"] else ["no labels: no metrics"]
     lines = [
         Stages(finished=[Stage(**stage) for stage in record["stages"]]).table(),
         "",
@@ -313,7 +333,7 @@ def report(record: dict[str, Any], out: str | Path) -> str:
         f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}",
     ]
     if record.get("num_copies", 0):
-        lines.append(f"{record['num_copies']:,} instances are copies of others, and lie where these do")
+        lines.append(f"{record['num_copies']:,} instances are copies of others, and have the same labels as these")
     if record.get("estimate"):
         e = {name: 100 * value for name, value in record["estimate"].items() if value is not None}
         agreed = f"; a third of the rows, clustered alone, agrees to F {e['agreement']:.1f}" if "agreement" in e else ""
@@ -329,5 +349,5 @@ def report(record: dict[str, Any], out: str | Path) -> str:
             lines.append(reached["reason"])
     if record.get("min_cluster_size", 1) > 1:
         left_out, size = record["num_left_out"], record["min_cluster_size"]
-        lines.append(f"{left_out:,} instances of clusters of fewer than {size:,} have label -1")
+        lines.append(f"{left_out:,} instances in clusters of fewer than {size:,} instances have label -1")
     return "\n".join([*lines, f"written to {out}: labels.npy, labels.meta, clusters.parquet, run.json"])

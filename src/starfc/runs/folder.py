@@ -1,4 +1,4 @@
-"""The folder of a finished run, opened again: what adding, explaining and reviewing start from."""
+"""Open the folder of a finished run: the first step of `starfc assign`, `explain` and `report`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,23 @@ from starfc.storage.safe import read_raw
 
 log = logging.getLogger("starfc")
 
-STATE = "state"  # what instances are added to (:mod:`starfc.runs.assign`)
+STATE = "state"  # subfolder with the state that `starfc assign` continues from (:mod:`starfc.runs.assign`)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that kept its edges.
+    """A finished run with stored edges.
 
-    ``labels`` (N,) int64 are the clusters, ``parsed`` the scored edges with their intimacies and which of them stayed,
-    ``record`` is run.json.
+    Attributes
+    ----------
+    folder : path
+        The run's folder.
+    record : dict
+        The content of run.json.
+    labels : (N,) int64
+        Cluster of every row; -1 for rows in none.
+    parsed : ParsedEdges
+        The scored edges, their node intimacies, and which edges were kept.
     """
 
     folder: Path
@@ -47,7 +55,7 @@ class Run:
         Raises
         ------
         MissingFileError, InputError
-            No finished run there, one without edges, or files that do not belong together.
+            The folder holds no finished run, the run stored no edges, or the files are of different runs.
         """
         at = opened(folder)
         folder = at.folder
@@ -61,7 +69,7 @@ class Run:
         n = len(labels)
         if n != parsed.edges.num_nodes:
             raise InputError(
-                f"{folder}: {n:,} labels and edges of {parsed.edges.num_nodes:,} instances; the files are of "
+                f"{folder}: holds {n:,} labels but edges of {parsed.edges.num_nodes:,} instances; the files are of "
                 f"different runs, {anew('cluster')}"
             )
         most = most_labels(n, len(record.steps))
@@ -88,57 +96,63 @@ class Run:
 
     @property
     def rule(self) -> Decision:
-        """What decided about the edges."""
+        """Return the rule that decided which edges were kept."""
         return Decision(self.tau1, self.tau2, self.record["refinement"], self.record["partition"])
 
     @property
     def removed(self) -> list[int]:
-        """Rows that were taken out since, label -1."""
+        """Return the rows that were removed since the run was clustered. Their label is -1."""
         return [row for step in self.record.get("steps", []) for row in step["removed"]]
 
     def features(self) -> Features:
-        """The features of all rows: from where the run found them, or as kept since rows were added."""
+        """Open the features of all rows: the file that the run read, or ``state/`` if rows were added or removed."""
         if "steps" in self.record:
             return stored_features(self.folder)
         path = Path(self.record["features"])
         if not path.is_file():
-            raise MissingFileError(f"{path}: the features of {self.folder} are no longer there; put them back")
+            raise MissingFileError(f"{path}: the features of {self.folder} are no longer there; restore this file")
         dim = self.record["feature_dim"]
         features = Features(read_features(path, dim, self.record.get("key")), str(path), self.record["normalise"])
         if len(features) != len(self.labels):
-            raise InputError(f"{path}: {len(features):,} rows where the run clustered {len(self.labels):,}")
+            raise InputError(
+                f"{path}: has {len(features):,} rows, but the run {self.folder} clustered {len(self.labels):,}; "
+                f"restore the earlier file, or {anew('cluster')}"
+            )
         was = self.record.get("features_fingerprint")
         if was is not None and fingerprint(features.array) != was:
             raise InputError(
-                f"{path}: not the features that the run {self.folder} clustered, which have been replaced or changed "
-                f"since; put those back, or {anew('cluster')}"
+                f"{path}: changed since the run {self.folder} clustered these features; restore the earlier file, or "
+                f"{anew('cluster')}"
             )
         return features
 
 
 def most_labels(rows: int, steps: int) -> int:
-    """More clusters than there can have been: their ids are not used again, and a step makes few for each row."""
+    """Return a bound on the cluster ids after some steps.
+
+    Ids are not used again, so they can exceed the number of rows; a step creates only a few new ones per row.
+    """
     return 4 * rows * (steps + 1)
 
 
 def stored_features(folder: str | Path | OpenedFolder) -> Features:
-    """The features that a run's folder keeps once rows were added to it.
+    """Open the features that `starfc assign` stores in a run's folder.
 
     Raises
     ------
     InputError
-        They are not there, or not whole.
+        They are missing or incomplete.
     """
     at = opened(folder)
     manifest = at.json(f"{STATE}/manifest.json", StateManifest)
     path, shape = at.verified(f"{STATE}/features.bin"), (manifest.num_rows, manifest.feature_dim)
     array = read_raw(path, np.dtype(manifest.dtype), shape, follow=False)
     if manifest.fingerprint is not None and fingerprint(array) != manifest.fingerprint:
-        raise InputError(f"{path}: damaged, or of another run; cluster everything again")
+        raise InputError(f"{path}: is damaged or belongs to another run; cluster everything again")
     try:
         scale = at.npy(f"{STATE}/scale.npy", 1, np.float32)
         whole = len(scale) == len(array) and bool(np.isfinite(scale).all())
     except InputError as error:
         log.info("%s", error)
         whole = False
-    return Features(array, str(path), manifest.normalise, scale if whole else None)  # it is computed otherwise
+    return Features(array, str(path), manifest.normalise, scale if whole else None)  # None: Features computes the scale

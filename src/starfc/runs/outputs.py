@@ -1,12 +1,21 @@
-"""What a run leaves in its folder: labels.npy, labels.meta, clusters.parquet and run.json, all of one change.
+"""Write and read the files of a run's folder: labels.npy, labels.meta, clusters.parquet, run.json and the edges.
 
-Where they were kept, the parsed edges are in ``edges/``: ``indptr.npy`` (N + 1,) int64, ``cols.npy``, ``scores.npy``,
-``intimacy.npy`` float32, ``kept.npy`` bool (E,) each, ``logits.npy`` int8 (N, k) of a structural model, ``context.npz``
-of a contextual one (:class:`starfc.models.contextual.Context`), and ``manifest.json``.
+``edges/`` holds the parsed edges, if the run stores them:
 
-``clusters.parquet`` has a row for every instance: ``row``, ``label`` int64, ``confidence`` float32. Where edges were
-kept, also what is doubtful about its cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``, ``weakest_bridge_b``
-and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
+================  ==================================================================================================
+``indptr.npy``    (N + 1,) int64
+``cols.npy``      (E,) int32 or int64
+``scores.npy``    (E,) float32: p of each edge
+``intimacy.npy``  (E,) float32: node intimacy of each edge
+``kept.npy``      (E,) bool: whether the edge was kept
+``logits.npy``    (N, k) int8, of a structural model
+``context.npz``   of a contextual model (:class:`starfc.models.contextual.Context`)
+``manifest.json`` number of nodes, number of entries, and whether the edges are symmetric
+================  ==================================================================================================
+
+``clusters.parquet`` has one row for every instance: ``row`` and ``label`` int64, ``confidence`` float32. If the run
+stores its edges, it also has diagnostics of the cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``,
+``weakest_bridge_b`` and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
 """
 
 from __future__ import annotations
@@ -35,16 +44,28 @@ from starfc.storage.safe import read_own_npz
 def write_clustering(
     folder: Path, labels: NDArray[np.int64], confidence: NDArray[np.float32], measures: dict[str, pa.Array]
 ) -> None:
-    """Labels as int64 .npy and as text, and the table clusters.parquet with what is measured of the clusters."""
+    """Write labels.npy (int64), labels.meta (text), and the table clusters.parquet.
+
+    Parameters
+    ----------
+    folder : path
+        Folder to write to.
+    labels : (N,) int64
+        Cluster of every row.
+    confidence : (N,) float32
+        Confidence of every row.
+    measures : dict
+        Further columns of the table, by name; (N,) each.
+    """
     write_labels(folder / "labels.npy", labels)
     write_labels(folder / "labels.meta", labels)
     columns = {"row": np.arange(len(labels), dtype=np.int64), "label": labels, "confidence": confidence}
     with replacing(folder / "clusters.parquet") as temporary, temporary.open("wb") as file:
-        pq.write_table(pa.table(columns | measures), file)  # Arrow takes no name that is not UTF-8
+        pq.write_table(pa.table(columns | measures), file)  # an open file, because Arrow accepts only UTF-8 file names
 
 
 def write_edges(folder: Path, parsed: ParsedEdges) -> None:
-    """The parsed edges, as ``folder/edges``."""
+    """Write the parsed edges to ``folder/edges``."""
     place, edges = folder / "edges", parsed.edges
     arrays: dict[str, NDArray] = {"indptr": edges.indptr, "cols": edges.cols, "scores": edges.scores}
     arrays |= {"intimacy": parsed.intimacy, "kept": parsed.kept}
@@ -59,17 +80,19 @@ def write_edges(folder: Path, parsed: ParsedEdges) -> None:
 
 
 def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
-    """The parsed edges of a run's folder, memory-mapped, and checked as far as what uses them relies on.
+    """Open the parsed edges of a run's folder, memory-mapped, and check the properties that other code relies on.
 
     Raises
     ------
     MissingFileError, InputError
-        The run kept no edges; they are damaged, or of several runs.
+        The run stored no edges, or they are damaged, or the files are of different runs.
     """
     folder = opened(folder)
     place = folder.folder / "edges"
     if not folder.has("edges/manifest.json"):
-        raise MissingFileError(f"{folder.folder}: the run kept no edges (edges/manifest.json); {anew('cluster')}")
+        raise MissingFileError(
+            f"{folder.folder}: the run stored no edges (edges/manifest.json is missing); {anew('cluster')}"
+        )
     manifest = folder.json("edges/manifest.json", EdgesManifest)
     floats, n = np.float32, manifest.num_nodes
     kinds: dict[str, tuple[DTypeLike, ...]] = {"indptr": (np.int64,), "cols": (np.int32, np.int64)}
@@ -77,7 +100,7 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
     arrays = [folder.npy(f"edges/{name}.npy", 1, *types) for name, types in kinds.items()]
     logits = folder.npy("edges/logits.npy", 2, np.int8) if folder.has("edges/logits.npy") else None
     if tuple(map(len, arrays)) != (n + 1, *[manifest.num_entries] * 4) or (logits is not None and len(logits) != n):
-        raise InputError(f"{place}: arrays that are not what the manifest says; {anew('cluster')}")
+        raise InputError(f"{place}: the sizes of the arrays differ from manifest.json; {anew('cluster')}")
     indptr, cols, scores, intimacy, kept = arrays
     try:
         require_rows(indptr, cols, manifest.symmetric)
@@ -98,7 +121,7 @@ def _read_context(folder: OpenedFolder, n: int) -> Context:
     try:
         context = Context.from_arrays(read_own_npz(path))
         if len(context.strangers.node_median) != n:
-            raise ValueError(f"of {len(context.strangers.node_median):,} rows where the edges are of {n:,}")
+            raise ValueError(f"it has {len(context.strangers.node_median):,} rows, but the edges have {n:,}")
     except (ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
@@ -107,5 +130,5 @@ def _read_context(folder: OpenedFolder, n: int) -> Context:
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:
-    """The run's record, run.json."""
+    """Write the run's record to run.json."""
     write_json(folder / "run.json", record)

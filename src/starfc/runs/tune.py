@@ -1,4 +1,4 @@
-"""Thresholds chosen on labelled data, or shown in their effect: `starfc tune`, `scripts/choose_thresholds.py`."""
+"""Choose thresholds on labelled data, or show what each pair does: `starfc tune`, `scripts/choose_thresholds.py`."""
 
 from __future__ import annotations
 
@@ -44,39 +44,44 @@ def run_choice(
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
 ) -> dict[str, Point] | dict[str, list[Outline]]:
-    """Choose a pair of thresholds for either refinement, and store it.
+    """Choose thresholds (τ1, τ2) for the fixed and for the dynamic refinement, and store them.
 
-    With ``features`` and ``labels`` on these. With neither, on the identities that training held back from the config's
-    training split: the same ones again, as long as the split, the seed and ``validation`` are those of the training.
-    With ``features`` alone nothing is chosen: what every pair of the grid makes of them is written.
+    The data for the choice depend on the parameters:
+
+    * ``features`` and ``labels``: these data.
+    * neither: the identities that training held out of the config's training split. They are the same identities if
+      the split, the seed and ``validation`` of the config did not change since training.
+    * ``features`` alone: nothing is chosen. The clustering at every pair of the grid is summarised instead.
+
+    If the model makes communities at a τ1 from the data by default, these are scored on the same labels too.
 
     Parameters
     ----------
+    config : Config
+        All other settings.
     model_folder : path, optional
-        Folder of the weights; the config's ``pretrained`` otherwise.
+        Folder of the weights. Default: ``config.pretrained``.
     features, labels : path, optional
-        A file of the user's own, and the identities of its rows; or both as a split that is open.
+        A file of the user, and the identities of its rows. ``features`` may also be an open split that holds both.
     knn_graph : path, optional
-        The features' stored kNN graph; it is built otherwise, and not kept.
+        Path of a stored kNN graph of these features. Default: a graph is built, and not stored.
     out : path, optional
-        Folder for what is written; that of the weights otherwise, where inference finds the thresholds.
+        Folder for the results. Default: the folder of the weights, where clustering finds the thresholds.
     inputs : paths, optional
-        Files that were read already, which nothing is to be written over; ``features`` and ``labels`` never are.
+        Other files that were read. The results must not replace them; ``features`` and ``labels`` are protected too.
     overwrite : bool
-        Whether files may be replaced that neither a training nor an earlier choice wrote.
-
-    Where the model's own way is another, communities at a τ1 that the data decide, it is scored on the same labels.
+        Whether to replace files that neither a training nor an earlier choice wrote.
 
     Returns
     -------
     dict
-        The chosen point of 'fixed' and of 'dynamic', and that of the model's own way as 'default'; or without labels
-        all outlines of either. :func:`report` makes text of it.
+        The chosen point of 'fixed' and 'dynamic', and as 'default' the score of the model's default communities.
+        Without labels: all outlines of 'fixed' and 'dynamic'. :func:`report` prints the dict as text.
 
     Raises
     ------
     InputError
-        Anything a user can mend; nothing is written then.
+        There is a mistake in the input. Nothing has been written.
     """
     require("matplotlib", "the picture of the thresholds")
     set_threads(config.threads)
@@ -86,7 +91,7 @@ def run_choice(
     read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
     out = model_folder if out is None else Path(out)
     elsewhere = not (out.exists() and out.samefile(model_folder))
-    files = copied_files(model_folder) if elsewhere else {}  # thresholds are found beside weights
+    files = copied_files(model_folder) if elsewhere else {}  # clustering reads thresholds and weights from one folder
     with changing(out, TUNE, also=files, inputs=read, overwrite=overwrite) as change:
         found = _run(config, model, features, labels, knn_graph, change.place, device)
         if isinstance(found["fixed"], Point):
@@ -96,7 +101,7 @@ def run_choice(
                     path.open("rb") as source,
                     temporary.open("wb") as file,
                 ):
-                    shutil.copyfileobj(source, file)  # copyfile names the source where the target's disk is full
+                    shutil.copyfileobj(source, file)  # not copyfile: its error for a full disk would name the source
         return found
 
 
@@ -113,8 +118,9 @@ def _run(
     if features is None and labels is None:
         if config.validation.holdout_share == 0:
             raise InputError(
-                f"{word('validation.holdout_share')}: 0, so this training held no identities back to choose thresholds "
-                f"on; name labelled data that the model was not trained on with {word('features')} and {word('labels')}"
+                f"{word('validation.holdout_share')}: is 0, so this training held out no identities to choose "
+                f"thresholds on; give labelled data that the model was not trained on as {word('features')} and "
+                f"{word('labels')}"
             )
         data = read_training_data(config)
         held = held_back_graph(config, data)
@@ -131,7 +137,7 @@ def _run(
     stages = Stages(config.memory_limit_bytes())
     path = None if knn_graph is None else stored_graph(knn_graph)
     make_graph, stored = graph_source(config, model.kind.structural, path, None)
-    # as rows are clustered
+    # the same preparation as for clustering
     prepared = prepare(split.features, model, settings, make_graph=make_graph, graph_of_all=stored, stages=stages)
     valid, graph = prepared.features, prepared.graph
     if split.labels is None:
@@ -148,7 +154,7 @@ def _run(
 
 
 def _point(done: Clustered, identities: NDArray[np.int64]) -> Point:
-    """The scores of a clustering, of the rows that ``identities`` (m,) are of: one of each direction."""
+    """Score a clustering on its prepared rows, one per direction. ``identities`` (m,) int64 belong to these rows."""
     labels = done.result.labels[done.prepared.rows]
     scores, clusters = evaluate(identities, labels, ("pairwise", "bcubed")), labels[labelled(identities)]
     pairs: Any = scores["pairwise"]
@@ -158,7 +164,7 @@ def _point(done: Clustered, identities: NDArray[np.int64]) -> Point:
 
 
 def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:
-    """What :func:`run_choice` found, as text; ``out`` is the folder it was written to."""
+    """Return the result of :func:`run_choice` as text. ``out`` is the folder that it was written to."""
     outlines = {refinement: surface for refinement, surface in found.items() if isinstance(surface, list)}
     if outlines:
         return _outlines(outlines, out)
@@ -174,15 +180,15 @@ def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) 
 
 
 def _verdict(found: dict[str, Point]) -> str:
-    """Whether the chosen thresholds are better than the model's own way, which uses none of them."""
+    """Return a sentence that says whether the chosen thresholds beat the model's default, which does not use them."""
     best = max(("fixed", "dynamic"), key=lambda refinement: found[refinement].fscore)
     gain = 100 * (found[best].fscore - found["default"].fscore)
     if gain > 0:
         how = {"fixed": "partition components", "dynamic": "refinement dynamic"}[best]
-        return f"better than the default by {gain:.2f} points of F: {best}; it is used with {how} only"
+        return f"{best} thresholds beat the default by {gain:.2f} points of F; they are used only with {how}"
     return (
-        "better, or as good: the default, communities at a tau1 that the data decide; cluster without thresholds "
-        "(these are used with partition components or refinement dynamic only)"
+        "the default (communities, tau1 chosen from the data) is at least as good; cluster with the default settings "
+        "(the chosen thresholds are used only with partition components or refinement dynamic)"
     )
 
 
@@ -193,5 +199,5 @@ def _outlines(outlines: dict[str, list[Outline]], out: str | Path) -> str:
         for field, what in OUTLINED.items()
     ]
     return "\n".join(
-        [*tables, f"no labels: nothing is chosen; written to {out}: threshold_outline.csv, threshold_outline.png"]
+        [*tables, f"no labels: nothing was chosen; written to {out}: threshold_outline.csv, threshold_outline.png"]
     )

@@ -1,16 +1,16 @@
-"""Names and numbers that configs and the code share. Nothing is imported here, so that options are read quickly."""
+"""Names and numbers that configs and code share. This module imports nothing, so that option parsing stays quick."""
 
 from __future__ import annotations
 
 METRICS = ("pairwise", "bcubed", "nmi")
 PARTITIONS = ("components", "infomap", "leiden")
-RESOLUTION = 0.1  # of Leiden
+RESOLUTION = 0.1  # resolution of Leiden
 
 KNN_METHODS = ("exact", "faiss_gpu", "ivf")
-KNN_FORMER = {"faiss": "exact"}  # what published configs and earlier runs call exact search
+KNN_FORMER = {"faiss": "exact"}  # published configs and earlier runs call exact search "faiss"
 KNN_PARAMS = {"ivf": ("nlist", "nprobe")}
-RECALL = 0.99  # of approximate search
+RECALL = 0.99  # default recall of approximate search
 
-MOST_NEIGHBOURS = 253  # of structural features: places in a list fit into a byte
-OFFSETS = (5, 10, 15, 20, 25, 30)  # of the graphs of several scales
-SCALES = (80, 100, 120)
+MOST_NEIGHBOURS = 253  # limit for structural features: a position in a neighbour list must fit into a byte
+OFFSETS = (5, 10, 15, 20, 25, 30)  # differences in k that the hierarchical model draws from to train on nested graphs
+SCALES = (80, 100, 120)  # k of the nested graphs of the hierarchical model at inference

@@ -1,7 +1,8 @@
-"""Several training processes, one per GPU (or per share of the CPU), as started by torchrun.
+"""Training in several processes, which torchrun starts: one per GPU, or one per share of the CPU cores.
 
-Every process trains on subgraphs of its own; their gradients are averaged at every step, so all weights stay equal, bit
-for bit. The process of rank 0 alone writes. Without torchrun there is one process, and nothing is sent.
+Every process trains on its own subgraphs. The gradients are averaged at every step, so the weights of all processes
+stay equal, bit for bit. Only the process of rank 0 writes files. Without torchrun there is one process, and nothing is
+sent.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from starfc.errors import InputError
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: ``rank`` of ``size``, ``local_rank`` of ``local_size`` on its machine."""
+    """The place of this process among all processes: ``rank`` of ``size``, and ``local_rank`` of ``local_size``.
+
+    The local numbers count only the processes on the same machine.
+    """
 
     rank: int = 0
     size: int = 1
@@ -30,15 +34,15 @@ class World:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that writes logs and checkpoints."""
+        """Return whether this process writes logs and checkpoints."""
         return self.rank == 0
 
     def highest(self, value: int) -> int:
-        """The highest value of all processes."""
+        """Return the highest of the values that all processes pass."""
         return value if self.size == 1 else int(self._reduced(torch.tensor(value), dist.ReduceOp.MAX))
 
     def total(self, *values: float) -> list[float]:
-        """The sum over all processes of each value."""
+        """Return the sum of each value over all processes."""
         if self.size == 1:
             return list(values)
         return self._reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.SUM).tolist()
@@ -51,23 +55,23 @@ class World:
         Parameters
         ----------
         parameters : iterable
-            In the same order in every process.
+            The parameters with gradients, in the same order in every process.
         loss : scalar tensor or None
-            None where this process has no subgraph at this step: it takes the others' gradients.
+            Loss of this process. None if it has no subgraph at this step; it then takes the gradients of the others.
         stop : bool
             Whether this process was asked to stop.
 
         Returns
         -------
         (float, bool)
-            The mean loss, and whether any process was asked to stop; equal in all processes.
+            The mean loss, and whether any process was asked to stop. Both are equal in all processes.
 
         Notes
         -----
-        One all-reduce: gradients, loss, number of processes and requests to stop travel in one buffer.
+        There is one all-reduce per step: gradients, losses, counts and stop requests are sent in one buffer.
         """
         if self.size == 1:
-            assert loss is not None  # there is no other that has one
+            assert loss is not None  # a single process has a subgraph at every step
             return float(loss.detach()), stop
         parameters = list(parameters)
         device = parameters[0].device
@@ -86,18 +90,18 @@ class World:
             if dist.get_backend() == "nccl":
                 tensor = tensor.to(torch.device("cuda", self.local_rank))
             dist.all_reduce(tensor, operation)
-        except RuntimeError as error:  # what a broken connection looks like in torch's backends
+        except RuntimeError as error:  # the backends of torch raise this for a broken connection
             reason = str(error).splitlines()[0][:160]
             raise InputError(
-                f"process {self.rank} of {self.size}: another process of this run has ended ({reason}); its own "
-                "message says why"
+                f"process {self.rank} of {self.size}: another process of this run has ended ({reason}); see the "
+                "message of that process"
             ) from None
         return tensor
 
 
 @contextmanager
 def processes(device: str) -> Iterator[World]:
-    """Join the other processes that torchrun has started, if any; ``device`` is the config's."""
+    """Connect to the other processes that torchrun started, if there are any. ``device`` is that of the config."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield World()
         return
@@ -106,12 +110,13 @@ def processes(device: str) -> Iterator[World]:
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu and world.local_size > torch.cuda.device_count():
         raise InputError(
-            f"NPROC: at most one process per GPU ({torch.cuda.device_count()}) needed; found {world.local_size}; "
+            f"NPROC: must be at most the number of GPUs ({torch.cuda.device_count()}); found {world.local_size}; "
             "lower it, or set device=cpu"
         )
     if on_gpu:
         torch.cuda.set_device(world.local_rank)
-    # one process may search a large validation graph while the others wait; a process that ends is noticed at once
+    # The timeout is long because one process may build a large validation graph while the others wait. A process that
+    # ends is noticed at once in any case.
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     try:
         yield world

@@ -1,4 +1,4 @@
-"""Running an entry point: logs on stderr, and errors as one message."""
+"""Run an entry point: logs go to stderr, and an error is one message."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ _OF_NAMES = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.
 
 
 def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
-    """Run an entry point, whose messages speak in ``words``; the codes are those of the command line.
+    """Run an entry point and return the exit code of the process.
 
-    A user's mistake is one message on stderr and exit code 2; a bug keeps its traceback.
+    A mistake in the input gives one message on stderr and exit code 2. A bug keeps its traceback.
+
+    Parameters
+    ----------
+    main : callable
+        The entry point.
+    words : Words
+        Names of the parameters in messages.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may not be UTF-8
     logger = logging.getLogger("starfc")
     logger.addHandler(handler)
     try:
@@ -38,7 +45,7 @@ def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # who reads the output has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         with open(os.devnull, "w") as nothing:  # noqa: PTH123
             os.dup2(nothing.fileno(), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -46,7 +53,7 @@ def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
         if error.errno not in (*_OF_WRITING, *_OF_NAMES):
             raise
         how = "written" if error.errno in _OF_WRITING else "opened"
-        print(f"error: {_named(error)}: cannot be {how} ({error.strerror}); name another place", file=sys.stderr)
+        print(f"error: {_named(error)}: cannot be {how} ({error.strerror}); name another path", file=sys.stderr)
         return 2
     except Stopped as stop:
         if str(stop):

@@ -1,4 +1,4 @@
-"""Packages that only some uses need: they come with an extra, and are imported where they are used."""
+"""Optional packages. Each is installed with an extra, and imported only where it is used."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ EXTRAS = {  # module: package, extra
 
 
 def require(module: str, what: str, otherwise: str = "") -> None:
-    """Import a module of :data:`EXTRAS`; for the message, what needs it, and what else can be done.
+    """Import a module of :data:`EXTRAS`, or raise an error that says how to install it.
+
+    Parameters
+    ----------
+    module : str
+        Name of the module.
+    what : str
+        The feature that needs the module, for the message.
+    otherwise : str
+        An alternative for the user, for the message.
 
     Raises
     ------
     InputError
-        Its package is not installed, or cannot be imported.
+        The package is not installed, or cannot be imported.
     """
     try:
         importlib.import_module(module)
@@ -33,11 +42,11 @@ def require(module: str, what: str, otherwise: str = "") -> None:
 
 
 def installed(module: str) -> bool:
-    """Whether a module is there; it is not imported."""
+    """Return whether a module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def needs(module: str, what: str) -> str:
-    """What is said where ``what`` needs a package that is missing."""
+    """Return the message for a missing package that ``what`` needs."""
     package, extra = EXTRAS[module]
     return f"{what} needs the package {package}; pip install 'starfc[{extra}]'"

@@ -1,4 +1,4 @@
-"""16-bit floats in compiled kernels, which have none of their own: arrays come as their bits."""
+"""16-bit floats in numba kernels. Numba has no such types, so kernels get the bits of the numbers as integers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @intrinsic
 def single(typing_context, value):
-    """float32 value of a float32, or of a float16 given as uint16 bits (one instruction, also for a whole vector)."""
+    """Return the float32 value of a float32, or of a float16 given as uint16 bits (one vector instruction)."""
 
     def generate(context, builder, signature, arguments):
         if isinstance(value, types.Float):
@@ -23,7 +23,7 @@ def single(typing_context, value):
 
 @intrinsic
 def half(typing_context, value):
-    """float16 nearest to a float32, ties to even, as uint16 bits."""
+    """Return the float16 nearest to a float32, ties to even, as uint16 bits."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
@@ -33,7 +33,7 @@ def half(typing_context, value):
 
 @intrinsic
 def number(typing_context, value):
-    """float32 value of a float32, or of a bfloat16 given as int16 bits."""
+    """Return the float32 value of a float32, or of a bfloat16 given as int16 bits."""
 
     def generate(context, builder, signature, arguments):
         if isinstance(value, types.Float):
@@ -46,7 +46,7 @@ def number(typing_context, value):
 
 @intrinsic
 def rounded(typing_context, value):
-    """bfloat16 nearest to a finite float32, ties to even, as int16 bits."""
+    """Return the bfloat16 nearest to a finite float32, ties to even, as int16 bits."""
 
     def generate(context, builder, signature, arguments):
         word = ir.IntType(32)
@@ -59,5 +59,5 @@ def rounded(typing_context, value):
 
 
 def bits(array: NDArray[np.floating]) -> NDArray[np.float32] | NDArray[np.uint16]:
-    """The array as kernels take it: float32 as it is, float16 as its bits."""
+    """Return an array in the form that kernels accept: float32 unchanged, float16 as its uint16 bits."""
     return array.view(np.uint16) if array.dtype == np.float16 else array

@@ -1,4 +1,4 @@
-"""The package infomap, in a process of its own: in one process with faiss it is killed (each brings its own OpenMP)."""
+"""Run the package infomap in a separate process. In one process with faiss it crashes: each loads its own OpenMP."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from starfc.errors import InputError
 from starfc.runtime.extras import installed, needs
 
-_BLOCK = 1 << 20  # links that the other process reads at a time
-# the other process finds the same modules as this one, and no others
+_BLOCK = 1 << 20  # the separate process reads this many links at a time
+# the separate process gets the sys.path of this process, so that it imports the same modules
 _START = """
 import sys
 sys.path[:] = sys.argv.pop(1).splitlines()
@@ -26,20 +26,25 @@ _main()
 def modules(
     links: Iterable[NDArray[np.float64]], num_nodes: int, *, directed: bool, seed: int, what: str = "Infomap"
 ) -> NDArray[np.int64]:
-    """Infomap's two-level modules, one trial, made in a process of its own.
+    """Compute the two-level modules of Infomap (one trial) in a separate process.
 
     Parameters
     ----------
-    links : blocks (m, 3) float64 of source, target, weight
+    links : iterable of (m, 3) float64
+        Blocks of links: source, target, weight.
     num_nodes : int
-        N.
+        Number of nodes N.
+    directed : bool
+        Whether the links are directed.
+    seed : int
+        Seed of Infomap's random numbers.
     what : str
-        Who needs the package, for the message.
+        The feature that needs the package, for the message.
 
     Returns
     -------
     (N,) int64
-        A number for every module; -1 for nodes without a link.
+        Module of every node; -1 for nodes without a link.
 
     Raises
     ------
@@ -58,7 +63,7 @@ def modules(
                 for block in links:
                     process.stdin.write(np.ascontiguousarray(block, np.float64).data)
                 process.stdin.close()
-            except BrokenPipeError:  # it has ended, and its code says so below
+            except BrokenPipeError:  # the process has ended; its exit code is checked below
                 pass
             answer = process.stdout.read()
         except BaseException:
@@ -73,7 +78,7 @@ def modules(
 def modules_here(
     links: Iterable[NDArray[np.float64]], num_nodes: int, *, directed: bool, seed: int
 ) -> NDArray[np.int64]:
-    """The same as :func:`modules` in this process, which must not import faiss."""
+    """Compute the same as :func:`modules` in this process, which must not import faiss."""
     from infomap import Infomap
 
     network, found = Infomap(silent=True, two_level=True, directed=directed, seed=seed, num_trials=1), None
@@ -81,7 +86,7 @@ def modules_here(
     for block in links:
         network.add_links(block)
         found = network
-    if found is not None:  # Infomap refuses an empty network
+    if found is not None:  # Infomap raises an error for an empty network
         of_nodes = network.run().modules()
         labels[list(of_nodes)] = list(of_nodes.values())
     return labels
@@ -90,7 +95,7 @@ def modules_here(
 def _main() -> None:
     num_nodes, directed, seed = map(int, sys.argv[1:])
     answer = os.dup(1)
-    os.dup2(2, 1)  # whatever a package prints is no part of the answer
+    os.dup2(2, 1)  # packages may print to stdout, which must hold only the answer
     found = modules_here(_blocks(), num_nodes, directed=bool(directed), seed=seed)
     with os.fdopen(answer, "wb") as out:
         out.write(found.data)

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM (a scheduler) and SIGINT (Ctrl-C) are noted, and acted on between two steps."""
+"""Requests to stop. SIGTERM (from a scheduler) and SIGINT (Ctrl-C) are noted, and the work stops between two steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_AT_ONCE = 2.0  # seconds after which a second Ctrl-C ends the process where it stands
+_AT_ONCE = 2.0  # a second Ctrl-C this many seconds after the first ends the process immediately
 
 
 class Stopped(Exception):
-    """Work that ended early because it was asked to, with all of it kept; the message says how to go on."""
+    """The work stopped early because of a signal, and its state was saved. The message says how to continue."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -21,7 +21,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether, and by which signal, the process was asked to stop."""
+    """The signal that asked this process to stop, if any. It is false until a signal arrives."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -31,7 +31,7 @@ class StopRequest:
         return self.signal is not None
 
     def note(self, number: int, _frame: FrameType | None) -> None:
-        """The handler; the same request often comes twice at once, from the terminal and from torchrun."""
+        """Handle a signal. The terminal and torchrun often both send it, so a second one within 2 s is ignored."""
         if self.signal is not None and number == signal.SIGINT and time.monotonic() - self._since > _AT_ONCE:
             raise KeyboardInterrupt
         if self.signal is None:
@@ -40,7 +40,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note SIGTERM and SIGINT while the block runs (in the main thread; elsewhere nothing is noted)."""
+    """Note SIGTERM and SIGINT while the block runs. Outside the main thread no signal is noted."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: versions, commit, machine; and the device and threads it uses."""
+"""Record versions, commit and machine of a run, and set its threads and its device."""
 
 from __future__ import annotations
 
@@ -34,37 +34,49 @@ _PACKAGES = (
 
 
 def set_threads(threads: int | None, processes: int = 1) -> int:
-    """Give torch and numba the same number of threads (None: this process's share of the cores); returns it.
+    """Set the number of threads of torch and numba, and return it.
 
-    More than there are cores are not taken, with a warning.
+    Parameters
+    ----------
+    threads : int or None
+        Number of threads. None: the cores divided by ``processes``. If there are fewer cores, it is lowered to their
+        number, with a warning.
+    processes : int
+        Number of processes on this machine.
     """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = threads or max(1, available // processes)
     if count > available:
-        log.warning("threads: %d asked for, and there are %d cores; %d threads are used", count, available, available)
+        log.warning("threads: %d requested, but there are %d cores; using %d threads", count, available, available)
         count = available
     torch.set_num_threads(count)
-    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set as numba reads the environment
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # numba sets it when it reads the environment
     numba.set_num_threads(min(count, most))
     return count
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
-    """'auto' is cuda where torch sees a GPU, else cpu; asking for a GPU that is not there is an error.
+    """Return the torch device for a name: 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
-    'auto' and 'cuda' mean the GPU whose number is the process's rank on its machine.
+    'auto' is a GPU if torch finds one, and the CPU otherwise. 'auto' and 'cuda' mean GPU number ``local_rank``, which
+    is the rank of this process on its machine.
+
+    Raises
+    ------
+    InputError
+        A GPU is requested and torch finds none.
     """
     if device == "auto" or (device == "cuda" and torch.cuda.is_available()):
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
-            f"{word('device')}: {device!r} needs a GPU that torch can use; none found; name 'cpu' or 'auto'"
+            f"{word('device')}: {device!r} needs a GPU that torch can use; found none; use 'cpu' or 'auto'"
         )
     return torch.device(device)
 
 
 def environment(threads: int, device: torch.device) -> dict[str, Any]:
-    """Versions, git commit and machine, for a run's record."""
+    """Return versions, git commit, machine and command line, for the record of a run."""
     return {
         "versions": {"python": platform.python_version(), "starfc": __version__}
         | {p: v for p in _PACKAGES if (v := _version(p))},
@@ -83,7 +95,7 @@ def environment(threads: int, device: torch.device) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this package runs from and whether it was changed; None outside a checkout."""
+    """Return the commit of the package's checkout, and whether its files were changed. None without a checkout."""
     root = Path(__file__).resolve().parent
     try:
         commit = _git(root, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""Memory-mapped arrays: giving back what was read of them."""
+"""Give back the memory of memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 
 def release(array: NDArray) -> None:
-    """Unmap the pages that were read of a memory-mapped file, which is read again where needed; others are left alone.
+    """Release the pages of a memory-mapped array. They are read from the file again when needed.
 
-    Pages of a mapped file count as this process's memory once they were touched.
+    Pages of a mapped file count as memory of this process once they have been read. An array in memory is not changed.
     """
     base = _file_of(array)
     if base is not None and hasattr(mmap, "MADV_DONTNEED"):
@@ -19,7 +19,7 @@ def release(array: NDArray) -> None:
 
 
 def mapped_bytes(*arrays: NDArray) -> int:
-    """What touching all of these adds to this process's memory: the bytes of those that are memory-mapped."""
+    """Return how many bytes reading these arrays adds to this process: the size of the memory-mapped ones."""
     return sum(array.nbytes for array in arrays if _file_of(array) is not None)
 
 

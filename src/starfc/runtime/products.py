@@ -1,4 +1,4 @@
-"""Which products a search makes: float32, or bfloat16 where the processor makes those several times faster."""
+"""Choose the number type of matrix products: float32, or bfloat16 if the processor is much faster with it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from starfc.runtime import threads
 
 @cache
 def product_dtype() -> torch.dtype:
-    """bfloat16 where this machine multiplies it at least twice as fast as float32 (measured once, milliseconds)."""
+    """Return bfloat16 if this machine multiplies it at least twice as fast as float32, otherwise float32.
+
+    The speed is measured once, in a few milliseconds.
+    """
 
     def seconds(dtype: torch.dtype) -> float:
         a, out = torch.ones(512, 256, dtype=dtype), torch.empty(512, 512, dtype=dtype)
         times = []
         for _ in range(5):
-            started = thread_time()  # not the clock: the machine may have other work
+            started = thread_time()  # CPU time, because other work on the machine would distort the clock time
             torch.mm(a, a.T, out=out)
             times.append(thread_time() - started)
         return min(times)
@@ -29,5 +32,5 @@ def product_dtype() -> torch.dtype:
 
 
 def slices(n: int, step: int) -> list[slice]:
-    """[0, n) cut into slices of ``step``."""
+    """Cut [0, n) into slices of ``step`` elements; the last one may be shorter."""
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]

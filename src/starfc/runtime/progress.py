@@ -1,6 +1,6 @@
-"""Progress bars: a live one on a terminal, a line every 30 seconds elsewhere, none for what is over in two.
+"""Progress bars: a live bar on a terminal, and a line every 30 seconds elsewhere.
 
-A log level above INFO, set for the logger ``starfc``, leaves them out.
+Work that ends within two seconds shows no bar. If the level of the logger ``starfc`` is above INFO, there are no bars.
 """
 
 from __future__ import annotations
@@ -16,7 +16,21 @@ from tqdm import tqdm
 def progress(
     what: str, items: Iterable[Any] | None = None, *, total: float | None = None, unit: str = "it", done: float = 0
 ) -> tqdm:
-    """A tqdm bar over ``items``, or to be advanced by hand with ``update`` where there are none, from ``done`` on."""
+    """Return a tqdm bar over ``items``. Without items, the caller advances it with ``update``.
+
+    Parameters
+    ----------
+    what : str
+        Description of the work.
+    items : iterable, optional
+        Items to iterate over.
+    total : float, optional
+        The count at which the work is complete.
+    unit : str
+        Unit of the count.
+    done : float
+        The count at the start.
+    """
     live = sys.stderr.isatty()
     return tqdm(
         items,
@@ -35,7 +49,7 @@ def progress(
 
 
 class _Lines:
-    """Where there is no terminal: each state of the bar is a line of its own, and clearing it writes nothing."""
+    """Output of a bar without a terminal: each update is a separate line, and clearing the bar writes nothing."""
 
     def write(self, text: str) -> None:
         if text.strip():

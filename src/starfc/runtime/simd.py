@@ -1,4 +1,4 @@
-"""Vector instructions that compiled kernels cannot say in Python."""
+"""Vector instructions for numba kernels that have no form in Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LANES = 64
 
 
 def _load(context, builder, array_type, array, at):
-    """64 neighbouring elements of a contiguous array as one vector."""
+    """Load 64 consecutive elements of a contiguous array as one vector."""
     held = context.make_array(array_type)(context, builder, array)
     element = context.get_data_type(array_type.dtype)
     pointer = builder.bitcast(builder.gep(held.data, [at]), ir.VectorType(element, LANES).as_pointer())
@@ -28,7 +28,10 @@ def _at_least(builder, element_type, values, floors):
 
 @intrinsic
 def reached(typing_context, values, at, floor):
-    """Bit c is set where ``values[at + c] >= floor``, c = 0..63; ``values`` is contiguous and at + 63 lies within."""
+    """Return a uint64 whose bit c is set if ``values[at + c] >= floor``, c = 0..63.
+
+    ``values`` must be contiguous and have an element at + 63.
+    """
 
     def generate(context, builder, signature, arguments):
         vector = _load(context, builder, signature.args[0], arguments[0], arguments[1])
@@ -41,7 +44,7 @@ def reached(typing_context, values, at, floor):
 
 @intrinsic
 def reached_each(typing_context, values, at, floors, first):
-    """Bit c is set where ``values[at + c] >= floors[first + c]``, c = 0..63."""
+    """Return a uint64 whose bit c is set if ``values[at + c] >= floors[first + c]``, c = 0..63."""
 
     def generate(context, builder, signature, arguments):
         left = _load(context, builder, signature.args[0], arguments[0], arguments[1])
@@ -53,7 +56,7 @@ def reached_each(typing_context, values, at, floors, first):
 
 @intrinsic
 def lowest_bit(typing_context, mask):
-    """The number of the lowest bit set in a uint64 that is not 0."""
+    """Return the index of the lowest set bit of a uint64 that is not 0."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.IntType(1)(1))
@@ -63,7 +66,7 @@ def lowest_bit(typing_context, mask):
 
 @intrinsic
 def _prefetch(typing_context, array, row, byte):
-    """Ask for the cache line that holds a byte of a row of a contiguous two-dimensional array."""
+    """Prefetch the cache line that holds one byte of a row of a contiguous two-dimensional array."""
 
     def generate(context, builder, signature, arguments):
         held = context.make_array(array)(context, builder, arguments[0])
@@ -80,6 +83,6 @@ def _prefetch(typing_context, array, row, byte):
 
 @nb.njit(cache=True)
 def prefetch_row(array, row, columns):
-    """Ask for the first columns of a row of a contiguous two-dimensional array, ahead of their use."""
+    """Prefetch the first columns of a row of a contiguous two-dimensional array into the cache."""
     for byte in range(0, columns * array.itemsize, 64):
         _prefetch(array, row, byte)

@@ -1,4 +1,4 @@
-"""Stages of a run: what each needs before it starts, what it took when it ended."""
+"""Stages of a run: check the memory before each stage, and measure its time and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("starfc")
 
 @dataclass(frozen=True)
 class Stage:
-    """Seconds and peak resident memory (MiB) of one finished stage."""
+    """Name, seconds and peak resident memory (MiB) of one finished stage."""
 
     name: str
     seconds: float
@@ -28,14 +28,14 @@ class Stage:
 
 @dataclass
 class Stages:
-    """Times stages and checks their memory.
+    """The stages of a run. It measures the time of each, and checks the memory limit.
 
     Parameters
     ----------
     memory_limit : int, optional
-        Bytes this process may hold. A stage that is predicted to need more does not start.
+        Bytes that this process may hold. A stage that is predicted to need more does not start.
     finished : list of Stage
-        Those that have ended.
+        The finished stages.
     """
 
     memory_limit: int | None = None
@@ -43,7 +43,7 @@ class Stages:
 
     @contextmanager
     def together(self, name: str) -> Iterator[Stages]:
-        """Stages that end as one of this name, with the time of all and the highest of their peaks."""
+        """Yield new stages, and record them as one stage ``name`` with their total time and highest peak."""
         inner, started = Stages(self.memory_limit), time.perf_counter()
         yield inner
         peak = max((stage.peak_rss_mb for stage in inner.finished), default=peak_rss_mb())
@@ -51,7 +51,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, needs: int = 0) -> Iterator[None]:
-        """Run one stage; ``needs`` is the memory in bytes that it will add, predicted from shapes."""
+        """Run the block as one stage. ``needs`` is the memory in bytes that it will add, predicted from shapes."""
         self._check(name, needs)
         _reset_peak()
         started = time.perf_counter()
@@ -60,12 +60,12 @@ class Stages:
         log.info("%s: %.1f s, peak %.0f MB", name, self.finished[-1].seconds, self.finished[-1].peak_rss_mb)
 
     def memory_left(self) -> int | None:
-        """Bytes between what this process holds and its limit, None where it has none.
+        """Return the bytes that this process may still take. None if there is no limit.
 
         Raises
         ------
         InputError
-            It holds more than its limit.
+            The process already holds more than its limit.
         """
         if self.memory_limit is None:
             return None
@@ -76,27 +76,27 @@ class Stages:
     def _check(self, name: str, needs: int) -> None:
         log.info("%s: needs about %s", name, megabytes(needs))
         held = resident_bytes()
-        self._require_above(held, f", and stage '{name}' needs about {megabytes(needs)} on top")
+        self._require_above(held, f", and stage '{name}' needs about {megabytes(needs)} more")
         if self.memory_limit is not None and held + needs > self.memory_limit:
             raise InputError(
-                f"{word('memory_limit')}: stage '{name}' needs about {megabytes(needs)} on top of {megabytes(held)} "
-                f"held, above the limit of {megabytes(self.memory_limit)}; raise it{advice(', lower {}', 'knn')}, or "
-                "take fewer instances"
+                f"{word('memory_limit')}: stage '{name}' needs about {megabytes(needs)} in addition to the "
+                f"{megabytes(held)} in use, above the limit of {megabytes(self.memory_limit)}; raise the limit"
+                f"{advice(', lower {}', 'knn')}, or use fewer instances"
             )
         free = available_bytes()
         if free is not None and needs > free:
-            log.warning("%s: needs about %s and the machine has %s free", name, megabytes(needs), megabytes(free))
+            log.warning("%s: needs about %s, but the machine has %s free", name, megabytes(needs), megabytes(free))
 
     def _require_above(self, held: int, more: str = "") -> None:
-        """No option makes the process itself smaller: a limit below what it holds can only be raised."""
+        """Raise InputError if the process holds more than its limit. ``more`` is added to the message."""
         if self.memory_limit is not None and held > self.memory_limit:
             raise InputError(
-                f"{word('memory_limit')}: the process itself holds {megabytes(held)}, above the limit of "
-                f"{megabytes(self.memory_limit)}{more}; set a limit above what it holds, by what the data take"
+                f"{word('memory_limit')}: the process itself uses {megabytes(held)}, above the limit of "
+                f"{megabytes(self.memory_limit)}{more}; set a limit above the sum of this and the memory for the data"
             )
 
     def table(self) -> str:
-        """Stage, seconds, share and peak memory, as text."""
+        """Return a table of stage, seconds, share and peak memory, as text."""
         total = sum(s.seconds for s in self.finished) or 1.0
         lines = [f"{'stage':<24}{'seconds':>10}{'share':>8}{'peak MB':>10}"]
         lines += [
@@ -107,17 +107,17 @@ class Stages:
 
 
 def megabytes(count: int) -> str:
-    """Bytes as 'n MB' (2^20)."""
+    """Return a number of bytes as text 'n MB', in units of 2^20 bytes."""
     return f"{count / 2**20:,.0f} MB"
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now; its peak where the system does not tell."""
+    """Return the resident memory of this process in bytes, or its peak if the system does not report it."""
     return int(_proc_status("VmRSS") or peak_rss_mb() * 2**20)
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory in MiB: since the last reset on Linux, of the whole process elsewhere."""
+    """Return the peak resident memory in MiB: on Linux since the last reset, elsewhere of the whole process."""
     peak = _proc_status("VmHWM")
     if peak is not None:
         return peak / 2**20
@@ -126,7 +126,7 @@ def peak_rss_mb() -> float:
 
 
 def available_bytes() -> int | None:
-    """Memory that the machine can still give, None where it does not say."""
+    """Return the free memory of the machine in bytes. None if the system does not report it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -140,7 +140,7 @@ def _reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        pass  # then the peak is the process's so far
+        pass  # then the peak is that of the whole process so far
 
 
 def _proc_status(key: str) -> int | None:

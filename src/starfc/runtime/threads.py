@@ -1,7 +1,7 @@
-"""Work for several threads that each run from matrix product to selection without waiting for one another.
+"""Run work in several threads, each of which goes from matrix product to selection without waiting for the others.
 
-A worker makes its products with one thread and selects from them while they lie in its core's cache; no barrier stands
-between the two, and compiled kernels and products release the interpreter.
+A worker computes a product with one thread and selects from it while it lies in the cache of its core. There is no
+barrier between the two steps. Matrix products and compiled kernels release the GIL.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def each(work: Callable[[T], Any], items: Iterable[T]) -> None:
-    """Call ``work`` on every item, from as many threads as torch has; the first exception stops the rest."""
+    """Call ``work`` on every item, in as many threads as torch has. The first exception stops the other threads."""
     threads, pending, lock, stop = torch.get_num_threads(), iter(items), threading.Lock(), threading.Event()
 
     def worker() -> None:
@@ -45,7 +45,7 @@ def each(work: Callable[[T], Any], items: Iterable[T]) -> None:
 
 
 def results(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """What ``work`` returns of every item, in the order of the items; otherwise as :func:`each`."""
+    """Return the results of ``work`` in the order of the items. Threads and exceptions are as in :func:`each`."""
     found: dict[int, R] = {}
 
     def keep(at: int) -> None:

@@ -1,9 +1,8 @@
-"""What parameters are called in the interface that is used: ``--k`` on the command line, ``k`` in Python, ``knn`` in a
-config.
+"""Names of parameters in messages. They depend on the interface: ``--k`` (shell), ``k`` (Python), ``knn`` (config).
 
-Inside the package a parameter has one name, its dotted config key, and a command its own ("starfc report"), for which
-Python may have a method. A message that names one asks :func:`word` for what
-its reader calls it, and :func:`advice` gives advice only where the reader has the parameter to follow it.
+Inside the package the name of a parameter is its dotted config key. The name of a command is "starfc report"; Python
+may have a method instead. A message that names one of them gets the name from :func:`word`, so that the user knows it.
+A message gives advice with :func:`advice`, only if the interface has the parameters that the advice needs.
 """
 
 from __future__ import annotations
@@ -16,9 +15,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Words:
-    """An interface: the words of the parameters that it has, by config key, and what it calls any other.
+    """The parameter names of one interface.
 
-    ``whole``: the interface has every parameter, each under the name that ``other`` gives it.
+    Attributes
+    ----------
+    known : mapping
+        Name of each parameter that the interface has, by config key.
+    other : callable
+        Function from the config key of any other parameter to its name.
+    whole : bool
+        Whether the interface has all parameters; those outside ``known`` are then named by ``other``.
     """
 
     known: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +38,7 @@ class Words:
         return self.known.get(key) or self.other(key)
 
 
-CONFIG = Words({name: f"--{name}" for name in ("features", "labels", "overwrite")}, whole=True)  # scripts' arguments
+CONFIG = Words({name: f"--{name}" for name in ("features", "labels", "overwrite")}, whole=True)  # arguments of scripts
 _SAME = [
     "tau1",
     "tau2",
@@ -59,7 +65,7 @@ PYTHON = Words(
     },
     lambda key: key.rpartition(".")[2],
 )
-PARAMETERS = {  # of the command line's commands, where they are not called as the config's key
+PARAMETERS = {  # names of parameters in the functions of the commands, if they differ from the config key
     "knn": "k",
     "knn_method": "knn",
     "knn_recall": "recall",
@@ -78,7 +84,7 @@ _used: ContextVar[Words] = ContextVar("words", default=PYTHON)
 
 @contextmanager
 def use(words: Words) -> Iterator[None]:
-    """Messages in the words of an interface, while the block runs."""
+    """Use the parameter names of an interface in messages while the block runs."""
     before = _used.set(words)
     try:
         yield
@@ -87,26 +93,26 @@ def use(words: Words) -> Iterator[None]:
 
 
 def word(key: str) -> str:
-    """What the interface in use calls the parameter of a dotted config key."""
+    """Return the name that the interface in use has for the parameter of a dotted config key."""
     return _used.get().word(key)
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: ``1 split``, ``2 splits``; ``many`` where the plural is not ``one`` with an s."""
+    """Return a number with its noun: ``1 split``, ``2 splits``. ``many`` is the plural if it is not ``one`` plus s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def maker(command: str) -> str:
-    """What the interface in use calls a command by its name in ``files.json``: that name, quoted, where it has none."""
+    """Return what the interface in use calls a command that ``files.json`` names, or else that name in quotes."""
     return (advice("{}", f"starfc {command}") if command.isidentifier() else "") or repr(command)
 
 
 def anew(command: str) -> str:
-    """What mends a folder that a command makes: that command again, where the interface in use has it."""
-    return (advice("run {} again", f"starfc {command}") if command.isidentifier() else "") or "make it anew"
+    """Return advice to run the command again that wrote a damaged folder, in the words of the interface in use."""
+    return (advice("run {} again", f"starfc {command}") if command.isidentifier() else "") or "create it again"
 
 
 def advice(text: str, *keys: str) -> str:
-    """``text`` with the words of ``keys`` for its ``{}``; nothing where the interface in use lacks one of them."""
+    """Return ``text`` with the names of ``keys`` in place of its ``{}``, or "" if the interface in use lacks one."""
     words = _used.get()
     return text.format(*map(words.word, keys)) if all(map(words.has, keys)) else ""

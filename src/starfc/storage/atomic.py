@@ -1,7 +1,7 @@
-"""Writing files so that a kill at any moment leaves the old file or the new one, never a part.
+"""Write files atomically: a kill at any moment leaves the old file or the new file, never a part of one.
 
-Temporary names say which process they are of: ``.starfc-HOST-PID-START-N.tmp.SUFFIX``. What a process left that has
-ended is removed by the next that writes in the same folder (:func:`sweep`).
+The name of a temporary file identifies its process: ``.starfc-HOST-PID-START-N.tmp.SUFFIX``. If a process was killed,
+the next process that writes to the same folder removes its temporary files (:func:`sweep`).
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ _NUMBERS = itertools.count()
 _TEMPORARY = re.compile(r"\.?starfc-([0-9a-f]{8})-(\d+)-(\d+)-.*", re.DOTALL)
 _SWEPT: set[tuple[int, str]] = set()
 _REMEDIES = {
-    errno.ENOSPC: "free space there, or name another place",
-    errno.EDQUOT: "free space there, or name another place",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or name another place",
-    errno.ENAMETOOLONG: "name a shorter one",
+    errno.ENOSPC: "free space there, or name another path",
+    errno.EDQUOT: "free space there, or name another path",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or name another path",
+    errno.ENAMETOOLONG: "use a shorter name",
 }
 
 
 def unwritable(path: str | Path, error: OSError) -> InputError:
-    """An error of the system in writing a path, as one message that names it."""
+    """Return an InputError for an operating system error in writing ``path``. Its message names the path."""
     text = str(error)
     number, found = error.errno, re.search(r"errno = (\d+)", text)
-    if number is None:  # HDF5 has it in the text, numpy says how much it wrote
+    if number is None:  # HDF5 puts the error number into the text; numpy only says how much it wrote
         number = int(found[1]) if found else errno.ENOSPC if "requested and" in text else errno.EIO
     reason = error.strerror or (
         os.strerror(number) if found else text.splitlines()[0][:160] if text else "no reason given"
     )
     if "requested and" in text:
-        reason = "not all of it was written: the disk is full, or a limit of file sizes reached"
-    return InputError(f"{path}: cannot be written ({reason}); {_REMEDIES.get(number, 'name another place')}")
+        reason = "only a part was written: the disk is full, or a limit of file sizes was reached"
+    return InputError(f"{path}: cannot be written ({reason}); {_REMEDIES.get(number, 'name another path')}")
 
 
 @contextmanager
 def writes(path: str | Path, within: str | Path) -> Iterator[None]:
-    """Turn what the system says against writing ``path`` while the block runs into an :class:`InputError`.
+    """Turn operating system errors in the block, which writes ``path``, into an :class:`InputError`.
 
-    An error that names a file outside of the folder ``within`` is not of this, and goes on.
+    An error that names a file outside of the folder ``within`` has another cause and is not changed.
     """
     try:
         yield
@@ -69,33 +69,35 @@ def writes(path: str | Path, within: str | Path) -> Iterator[None]:
 
 
 def prepare_folder(path: str | Path) -> Path:
-    """Make a folder for results, before the work that fills it.
+    """Create a folder for results, before the work that fills it starts.
 
     Raises
     ------
     InputError
-        It cannot be made or written to.
+        The folder cannot be created or written to.
     """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{path}: a folder for the results cannot be made there ({error.strerror}); name another"
+            f"{path}: the folder for the results cannot be created ({error.strerror}); name another folder"
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: the folder for the results cannot be written to; name another")
+        raise InputError(f"{path}: the folder for the results cannot be written to; name another folder")
     return path
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block ends well, flush it and rename it over ``path``.
+    """Yield a temporary path in the folder of ``path``. If the block succeeds, rename the temporary file to ``path``.
+
+    The file is written to the disk (fsync) before it is renamed.
 
     Raises
     ------
     InputError
-        It cannot be written; what was there before is as it was.
+        The file cannot be written. The earlier file is unchanged.
     """
     path = Path(path)
     with writes(path, path.parent):
@@ -110,7 +112,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; what lies there at the end of the block goes."""
+    """Yield a temporary path in the folder of ``path``. Remove the file at the end of the block, if it still exists."""
     _sweep_once(path.parent)
     temporary = path.with_name(f".{mark()}{next(_NUMBERS)}.tmp{path.suffix}")
     try:
@@ -121,15 +123,16 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 
 def require_place(path: Path) -> None:
-    """Refuse, before the work, a path that no file can be renamed to: a folder is there, or the name is too long.
+    """Raise an error, before the work, if no file can be renamed to ``path``.
 
     Raises
     ------
     OSError
+        ``path`` is a folder, or its name is too long.
     """
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
-            raise IsADirectoryError(errno.EISDIR, "a folder stands there", str(path))
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
 
 
 def save_array(path: str | Path, array: NDArray) -> None:
@@ -141,7 +144,7 @@ def save_array(path: str | Path, array: NDArray) -> None:
 def save_arrays(path: str | Path, arrays: Mapping[str, NDArray]) -> None:
     """Write arrays as .npz, atomically."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a name for its own allow_pickle
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the arrays for its option allow_pickle
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
@@ -156,17 +159,17 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def mark() -> str:
-    """What temporary names of this process begin with."""
+    """Return the prefix of temporary names of this process."""
     return f"starfc-{_host()}-{os.getpid()}-{_started(os.getpid())}-"
 
 
 def temporary_place() -> Path:
-    """The system's place for temporary files.
+    """Return the operating system's folder for temporary files.
 
     Raises
     ------
     InputError
-        There is none that can be written to.
+        There is no such folder that can be written to.
     """
     try:
         return Path(tempfile.gettempdir())
@@ -176,7 +179,10 @@ def temporary_place() -> Path:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder in the system's place for temporary files, which goes with the block; those of killed processes go."""
+    """Yield a new folder in the system's temporary folder, and remove it after the block.
+
+    Temporary folders of killed processes are removed too.
+    """
     place = temporary_place()
     sweep(place)
     with writes(place, place):
@@ -186,7 +192,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this user on this machine left in a folder that have ended."""
+    """Remove the temporary files in a folder that ended processes of this user on this machine left there."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
@@ -211,7 +217,7 @@ def _sweep_once(folder: Path) -> None:
 
 @functools.cache
 def _host() -> str:
-    """This machine and, of a container, its numbering of processes, as 8 hexadecimal digits."""
+    """Return 8 hexadecimal digits that identify this machine and the PID namespace of its container."""
     namespace = ""
     with contextlib.suppress(OSError):
         namespace = str(Path("/proc/self/ns/pid").readlink())
@@ -219,7 +225,7 @@ def _host() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process started, in ticks since the machine did; 0 where the system does not say."""
+    """Return the start time of a process in clock ticks since boot. "0" if the system does not report it."""
     try:
         return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
@@ -232,5 +238,5 @@ def _alive(process: int, started: str) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # of another user
+        pass  # it exists, but belongs to another user
     return "0" in (started, _started(process)) or _started(process) == started

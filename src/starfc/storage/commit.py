@@ -1,16 +1,18 @@
-"""Changing a folder as a whole: a kill at any moment leaves all the old files or all the new ones.
+"""Change all files of a folder at once: a kill at any moment leaves all old files or all new files.
 
-New files are written to ``.next/`` in the folder. When all of them are on the disk, ``.next/commit.json`` is, which
-lists them (and ``.next/remove.json``, which lists old ones that go); from then on the new ones count. They are renamed
-over the old ones, the list goes, and ``.next/`` with it. A kill before the list leaves the old files, and what lies in
-``.next/`` is thrown away by the next command that writes there; one after it leaves renames to be done, and that
-command does them first. Commands that only look read the new files where they lie.
+1. New files are written to ``.next/`` in the folder, and ``.next/remove.json`` lists old files to remove.
+2. When they are on the disk, ``.next/commit.json`` is written, which lists the new files. From then on they are valid.
+3. They are renamed over the old files, and ``.next/`` is removed.
 
-``files.json`` comes with the files: which they are, the command that wrote each, their sizes and digests, and an id of
-its own for every change. It tells what may be replaced: a file that no earlier run of the command wrote is refused.
+After a kill before step 2 the old files are valid, and the next command that writes to the folder removes ``.next/``.
+After a kill in step 3 that command first completes the renames. A command that only reads takes the new files from
+``.next/``.
 
-One process writes at a time: it holds the lock file ``.lock``, which says who it is, and which the system gives back
-when the process ends.
+``files.json`` lists the files of the folder: the command that wrote each, its size and digest, and a new id for every
+change. A command replaces only files that an earlier run of it wrote.
+
+Only one process writes at a time. It holds the lock file ``.lock``, which describes the process. The operating system
+releases the lock when the process ends.
 """
 
 from __future__ import annotations
@@ -44,7 +46,27 @@ NEXT, LIST, REMOVE, LOCK, FILES = ".next", "commit.json", "remove.json", ".lock"
 
 @dataclass
 class Change:
-    """A folder while a command changes it: files written to ``place`` take the places of those of their names."""
+    """A folder while a command changes it. The command writes new files to ``place``; the commit moves them.
+
+    Attributes
+    ----------
+    folder : path
+        The folder.
+    kind : Owner
+        The command that changes it.
+    owned : dict
+        Files in the folder that commands wrote, by name.
+    inputs : list of path
+        Files that the command reads. They are never replaced.
+    overwrite : bool
+        Whether to replace files that no earlier run of the command wrote.
+    appended : list of str
+        Names of files that the command appends to in place.
+    removed : list of str
+        Names of files that the commit removes.
+    afterwards : list of callable
+        Functions to call after the commit, under the lock.
+    """
 
     folder: Path
     kind: Owner
@@ -53,34 +75,34 @@ class Change:
     overwrite: bool
     appended: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    afterwards: list[Callable[[], object]] = field(default_factory=list)  # once the new files count, under the lock
+    afterwards: list[Callable[[], object]] = field(default_factory=list)
 
     @property
     def place(self) -> Path:
         return self.folder / NEXT
 
     def take(self, path: Path, name: str) -> None:
-        """Have a file that lies on the same disk take its place with the others."""
+        """Move a file that is on the same disk to ``place``, so that the commit includes it."""
         (self.place / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, self.place / name)
 
     def wrote(self, name: str) -> None:
-        """Note that a file was written ahead, straight into the folder: it is this command's to replace."""
+        """Note that this command wrote a file directly into the folder before the commit, so it may be replaced."""
         self.owned[name] = ListedFile(bytes=(self.folder / name).stat().st_size, digest=None, by=self.kind.command)
 
     def append(self, name: str) -> None:
-        """Note that a file is appended to where it stands: what it holds beyond the old files' part does not count."""
+        """Note that the command appends to a file in place. Until the commit the appended part is not valid."""
         _require_inside(self.folder, name)
         self.appended.append(name)
 
     def require_free(self, names: Iterable[str]) -> None:
-        """Refuse to replace what is not this command's.
+        """Raise an error unless this command may write files with these names.
 
         Raises
         ------
         InputError
-            Of one of the names there is an input of the command, a folder, a file that no earlier run of the command
-            wrote, or one that was changed since.
+            One of the names is an input of the command, a folder, a file that no earlier run of the command wrote, or a
+            file that was changed since.
         """
         for name in names:
             path = self.folder / name
@@ -89,11 +111,11 @@ class Change:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if stat.S_ISDIR(found.st_mode):
-                raise InputError(f"{path}: a folder stands where a file is to be written; name another folder for it")
+                raise InputError(f"{path}: is a folder, but a file must be written there; name another output folder")
             if self._is_input(path):
                 raise InputError(
-                    f"{path}: is read by this command, which would write a file of that name; name another folder for "
-                    "the results"
+                    f"{path}: this command reads the file and would also write a file of that name; name another "
+                    "folder for the results"
                 )
             if not self.overwrite:
                 self._require_own(name, found.st_size)
@@ -105,18 +127,18 @@ class Change:
             raise InputError(f"{path}: no earlier run of {maker(self.kind.command)} wrote this file; {remedy}")
         if known.by not in self.kind.over and known.by == "assign":
             raise InputError(
-                f"{self.folder}: instances were added to this run or removed since, and clustering anew would lose its "
-                f"stable ids; {remedy}"
+                f"{self.folder}: instances were added to this run or removed from it; clustering again would lose its "
+                f"cluster ids; {remedy}"
             )
         if known.by not in self.kind.over:
-            raise InputError(f"{path}: a file of {maker(known.by)}; {remedy}")
+            raise InputError(f"{path}: was written by {maker(known.by)}; {remedy}")
         if known.digest is not None and known.bytes != size and not self.kind.reads:
             raise InputError(
                 f"{path}: changed since {maker(known.by)} wrote it ({known.bytes:,} bytes then, {size:,} now); {remedy}"
             )
 
     def _may_go(self, name: str) -> bool:
-        """Whether an old file is still as the command left it, and not read by this one."""
+        """Return whether an old file may be removed: its size has not changed, and this command does not read it."""
         path, known = self.folder / name, self.owned.get(name)
         edited = (
             known is not None and known.digest is not None and path.is_file() and path.stat().st_size != known.bytes
@@ -127,7 +149,7 @@ class Change:
         return any(source.exists() and path.exists() and source.samefile(path) for source in self.inputs)
 
     def commit(self) -> None:
-        """Have what lies in ``place`` on the disk and count."""
+        """Write the files in ``place`` to the disk (fsync), and make them the valid files of the folder."""
         paths = sorted(path for path in self.place.rglob("*") if path.is_file())
         names = [path.relative_to(self.place).as_posix() for path in paths]
         if not names:
@@ -161,24 +183,28 @@ def changing(
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
 ) -> Iterator[Change]:
-    """Be the one process that changes a folder while the block runs, and commit what it wrote when it ends well.
+    """Lock a folder while the block runs, and commit the files that the block wrote if it succeeds.
 
-    What a process that was killed had committed there is finished first, and the rest that it left is removed.
+    First the commit of a killed process is completed, and its other files are removed.
 
     Parameters
     ----------
+    folder : path
+        The folder. It is created if needed.
+    kind : Owner
+        The command that changes it.
     also : names, optional
-        Of files that this run writes besides those of its kind.
+        Further files that this run writes, besides those of ``kind``.
     inputs : paths, optional
-        Files that the command reads: it refuses to write over them.
+        Files that the command reads. They are never replaced.
     overwrite : bool
-        Whether files that are not of an earlier run may be replaced; inputs never are.
+        Whether to replace files that no earlier run wrote.
 
     Raises
     ------
     InputError
-        Another process is at it; something there is not this command's to replace; the folder cannot be made or
-        written to. All old files are as they were.
+        Another process writes to the folder, the command may not replace one of the files, or the folder cannot be
+        created or written to. All old files are unchanged.
     """
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -205,17 +231,19 @@ def changing(
             for call in change.afterwards:
                 call()
     finally:
-        for place in made:  # where nothing came of it
+        for place in made:  # remove new folders that stayed empty
             _remove_empty(place)
 
 
 def settle(folder: Path, kind: Owner) -> None:
-    """Finish what a killed process had committed in a folder that is only read from now on, and remove what it left.
+    """Complete the commit of a killed process in a folder, and remove its other files.
+
+    Call it before files of the folder are read without :class:`starfc.storage.opened.OpenedFolder`.
 
     Raises
     ------
     InputError
-        Another process is at it; it cannot be written to.
+        Another process writes to the folder, or it cannot be written to.
     """
     if any(os.path.lexists(folder / name) for name in (NEXT, LOCK)):
         with _lock(folder, kind.command), writes(folder, folder):
@@ -224,7 +252,7 @@ def settle(folder: Path, kind: Owner) -> None:
 
 
 def read_files(folder: Path) -> FileList | None:
-    """``files.json`` of a folder, None where there is none."""
+    """Read ``files.json`` of a folder. Return None if there is none."""
     try:
         found = read_json(folder / FILES, FileList)
     except MissingFileError:
@@ -235,7 +263,7 @@ def read_files(folder: Path) -> FileList | None:
 
 
 def is_ours(path: Path) -> str | None:
-    """The command that wrote a file as one of a folder's, None where none did."""
+    """Return the command that wrote a file, according to ``files.json`` of its folder. None if no command did."""
     try:
         found = read_files(path.parent)
     except InputError:
@@ -244,13 +272,13 @@ def is_ours(path: Path) -> str | None:
 
 
 def _owned(folder: Path) -> dict[str, ListedFile]:
-    """The files of a folder that commands wrote."""
+    """Return the files in a folder that commands wrote, by name."""
     found = read_files(folder)
     return earlier(folder) if found is None else found.files
 
 
 def _roll_forward(folder: Path) -> None:
-    """Finish what was committed."""
+    """Complete a commit: move its files into the folder, and remove the old files that it lists."""
     place = folder / NEXT
     if place.is_symlink() or not (place / LIST).exists():
         return
@@ -263,7 +291,7 @@ def _roll_forward(folder: Path) -> None:
         _require_inside(place, name)
     for name in names:
         if not (place / name).exists():
-            continue  # renamed before
+            continue  # already renamed before the kill
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(place / name, folder / name)
     for name in gone:
@@ -277,7 +305,10 @@ def _roll_forward(folder: Path) -> None:
 
 
 def _require_inside(folder: Path, name: str) -> None:
-    """Refuse names that a link leads elsewhere, and what is no regular file: such a folder is none of ours."""
+    """Raise InputError unless all parts of the name are folders, and the last one is a regular file or does not exist.
+
+    This package makes no symbolic links, so a link in such a folder could lead to a foreign file.
+    """
     path = folder
     parts = Path(name).parts
     for part in parts:
@@ -287,11 +318,11 @@ def _require_inside(folder: Path, name: str) -> None:
         except FileNotFoundError:
             return
         if not (stat.S_ISREG(mode) if path == folder / name else stat.S_ISDIR(mode)):
-            raise InputError(f"{path}: a file or folder of its own needed; found a link or the like; remove it")
+            raise InputError(f"{path}: must be a regular file or folder; found a link or a special file; remove it")
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a process left that did not come to its end."""
+    """Remove the files of a process that ended before its commit."""
     place = folder / NEXT
     if place.is_symlink():
         place.unlink()
@@ -311,16 +342,16 @@ def _lock(folder: Path, command: str) -> Iterator[None]:
             holder = os.read(descriptor, 4096)
             os.close(descriptor)
             raise InputError(
-                f"{folder}: {_said(holder)} is writing there; wait until it has ended, or end it"
+                f"{folder}: {_said(holder)} is writing to this folder; wait until it has ended, or end it"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 os.close(descriptor)
                 raise
-            log.warning("%s: the file system has no locks; see to it that one command at a time writes there", folder)
+            log.warning("%s: the file system has no locks; let only one command at a time write to this folder", folder)
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.lstat()):
             break
-        os.close(descriptor)  # that of a process that has just ended, and removed it
+        os.close(descriptor)  # the holder ended just now and removed this file; lock a new one
     try:
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         ours = {"pid": os.getpid(), "started": started, "command": maker(command), "host": socket.gethostname()}
@@ -334,7 +365,7 @@ def _lock(folder: Path, command: str) -> Iterator[None]:
 
 
 def _said(holder: bytes) -> str:
-    """Who holds a lock, in words."""
+    """Describe the process that holds a lock, from the content of the lock file."""
     try:
         h = json.loads(holder)
         return f"process {int(h['pid'])} ({h['command']}, since {h['started']}, on {h['host']})"
@@ -346,11 +377,11 @@ def _remove_empty(folder: Path) -> None:
     try:
         folder.rmdir()
     except OSError:
-        pass  # not empty, or not there
+        pass  # the folder is not empty or does not exist
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Write the directory entries of a folder to the disk (fsync)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""What each command makes of a folder: which files, and whose it may replace.
+"""The files that each command writes to a folder, and the commands whose files it may replace.
 
-Folders that were written before ``files.json`` was are recognised by their records.
+Folders of earlier versions have no ``files.json``. Their records show which command wrote them.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from starfc.storage.safe import open_regular, read_json
 
 @dataclass(frozen=True)
 class Owner:
-    """What a command makes of a folder.
+    """A command that writes a folder.
 
     Parameters
     ----------
     command : str
-        The name it has in ``files.json``.
+        Name of the command in ``files.json``.
     names : tuple of str
-        Names of the files it writes, with ``*`` for any characters.
+        Names of the files that it writes; ``*`` stands for any characters.
     over : tuple of str
         Commands whose files it may replace.
     drops : tuple of str
-        Commands whose files go where it does not write them anew; none where it adds to what is there.
+        Commands whose old files it removes if it does not replace them. Empty for a command that adds to a folder.
     reads : bool
-        It reads the files that it replaces, and judges of their state itself.
+        Whether it reads the files that it replaces. Such a command checks their state itself.
     """
 
     command: str
@@ -73,7 +73,7 @@ REPORT = Owner("report", _PAGE, over=("report",), drops=("report",))
 
 
 class _Run(BaseModel):
-    """What tells a record of clustering."""
+    """The keys that identify run.json of a clustering."""
 
     num_clusters: int
     thresholds: dict[str, Any]
@@ -103,7 +103,7 @@ class _Graph(BaseModel):
 
 
 def earlier(folder: Path) -> dict[str, ListedFile]:
-    """The files that commands wrote into a folder before they left ``files.json``."""
+    """Return the files of a folder that commands of earlier versions wrote, which left no ``files.json``."""
     return {
         name: ListedFile(bytes=(folder / name).stat().st_size, digest=None, by=command)
         for command, patterns in _recognised(folder)
@@ -114,7 +114,7 @@ def earlier(folder: Path) -> dict[str, ListedFile]:
 
 
 def matching(folder: Path, pattern: str) -> list[str]:
-    """Names in a folder that a pattern of one or two parts means."""
+    """Return the names in a folder that match a pattern of one or two parts. A pattern without ``*`` is such a name."""
     *above, last = pattern.split("/")
     place = folder.joinpath(*above)
     if "*" not in last:

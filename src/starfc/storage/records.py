@@ -1,7 +1,7 @@
-"""What the JSON files of this product's folders hold: models that validate what the code uses, and keep the rest.
+"""Models of the JSON files in the folders of this package. They validate the keys that the code uses.
 
-Types are strict (no text where a number belongs), numbers finite, and counts fit into 64 bits. Keys that are not named
-here are kept as they are.
+Types are strict (no text in place of a number), numbers are finite, and counts fit into 64 bits. Other keys are kept
+without validation.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from starfc.runtime.words import counted
 
 
 def _text(value: Any) -> str:
-    # pydantic's own text refuses names of files that are not UTF-8; what controls a terminal is no name
+    # pydantic's own str rejects file names that are not UTF-8; control characters could change a terminal
     if not isinstance(value, str) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in value):
-        raise ValueError("text without control characters needed")
+        raise ValueError("must be text without control characters")
     return value
 
 
@@ -35,12 +35,12 @@ Amount = Annotated[float, Field(ge=0)]
 
 
 class Record(BaseModel):
-    """An object of which some keys are validated and all are kept."""
+    """An object. The named keys are validated, and all keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
 
     def as_dict(self) -> dict[str, Any]:
-        """The object as it was given."""
+        """Return the object as it was read."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -53,13 +53,13 @@ class Whatever(RootModel[Any]):
 
 
 class NameList(RootModel[list[Text]]):
-    """``.next/commit.json`` and ``remove.json``: names of files that are to take their places, or to go."""
+    """``.next/commit.json`` and ``remove.json``: names of files to move into the folder, or to remove."""
 
 
 class ListedFile(Record):
-    """A file as a command left it: its size, and its digest; without one the size is the least that it has.
+    """A file that a command wrote: its size, its digest, and the command (``by``).
 
-    ``by`` is that command, where others wrote into the folder, too.
+    Without a digest the file may have grown, and ``bytes`` is its minimum size.
     """
 
     bytes: Count
@@ -85,7 +85,7 @@ class Score(Record):
 
 
 class Kept(Record):
-    """What a threshold left of the edges."""
+    """The edges that a threshold kept, and their connected components."""
 
     edges: Count
     share: float
@@ -95,7 +95,7 @@ class Kept(Record):
 
 
 class SizeRange(Record):
-    """Clusters of a range of sizes."""
+    """The number of clusters and instances in a range of cluster sizes."""
 
     low: Count
     high: Count
@@ -104,7 +104,7 @@ class SizeRange(Record):
 
 
 class Diagnostics(Record):
-    """What each stage kept (:func:`starfc.clustering.diagnostics.diagnose`)."""
+    """The edges that each stage kept (:func:`starfc.clustering.diagnostics.diagnose`)."""
 
     candidates: Count
     parsed: Kept
@@ -114,7 +114,7 @@ class Diagnostics(Record):
 
 
 class Estimate(Record):
-    """What is to be expected without labels."""
+    """The expected scores, estimated without labels."""
 
     precision: float
     recall: float
@@ -124,7 +124,7 @@ class Estimate(Record):
 
 
 class Choice(Record):
-    """A value that was chosen, and why."""
+    """A setting that was chosen, and the reason."""
 
     reason: Text
 
@@ -140,7 +140,7 @@ class StageRecord(Record):
 
 
 class StepRecord(Record):
-    """What a step of ``starfc assign`` did."""
+    """The result of one step of ``starfc assign``."""
 
     removed: list[Count]
     next_label: Count
@@ -161,19 +161,19 @@ class StoredThresholds(Record):
 
 
 class PartitionConfig(Record):
-    """Of a run's config."""
+    """``partition`` in the config of a run."""
 
     resolution: Amount | None = None
 
 
 class TestData(Record):
-    """Of a run's config."""
+    """``test_data`` in the config of a run."""
 
     knn_graph_path: Text | None = None
 
 
 class RunConfig(Record):
-    """What is used of the config that a run's record holds."""
+    """The keys of a run's config that later commands use."""
 
     knn: Neighbours
     knn_method: Annotated[Literal["exact", "faiss_gpu", "ivf"], BeforeValidator(_search)] = "exact"
@@ -191,7 +191,7 @@ class RunConfig(Record):
 class GraphInfo(Record):
     """The kNN graph that a run used."""
 
-    k: Annotated[int, Field(ge=0, lt=2**20)]  # 0 where there was nothing to search
+    k: Annotated[int, Field(ge=0, lt=2**20)]  # 0: there was nothing to search
 
 
 class RunRecord(Record):
@@ -254,7 +254,7 @@ class GraphManifest(Record):
 
 
 class StateManifest(Record):
-    """``state/manifest.json``: what instances are added to."""
+    """``state/manifest.json``: the state that ``starfc assign`` continues from."""
 
     format: Count
     run: Text
@@ -269,7 +269,7 @@ class StateManifest(Record):
 
 
 class ModelKind(Record):
-    """What a training checkpoint says of its model (:func:`starfc.models.checkpoint.describe`)."""
+    """The description of a model in a training checkpoint (:func:`starfc.models.checkpoint.describe`)."""
 
     structural: bool = False
     scales: Annotated[list[Neighbours], Field(min_length=3, max_length=3)] | None = None
@@ -277,14 +277,14 @@ class ModelKind(Record):
 
 
 class SearchProgress(Record):
-    """``done.json`` of a kNN search that is under way."""
+    """``done.json`` of an unfinished kNN search."""
 
     probes: Positive
-    done: dict[str, Text]  # digests of the chunks that are stored, by their first row
+    done: dict[str, Text]  # digest of each stored chunk, by its first row
 
 
 class ScalesOf(Record):
-    """What is used of the config beside a hierarchical model's weights."""
+    """The keys that are used of the config stored with the weights of a hierarchical model."""
 
     class _Scales(Record):
         scales: Annotated[list[Neighbours], Field(min_length=3, max_length=3)]
@@ -293,19 +293,19 @@ class ScalesOf(Record):
 
 
 class Taken(Record):
-    """Rows that a step took out."""
+    """The rows that a step removed."""
 
     removed: list[Count] = []
 
 
 class Removals(Record):
-    """What of ``run.json`` says which rows were taken out since."""
+    """The part of ``run.json`` that lists removed rows."""
 
     steps: list[Taken] = []
 
 
 def changed_since(record: Mapping[str, Any]) -> str | None:
-    """What was added and removed since the clustering of a run's record, in words; None where that is nothing."""
+    """Describe the instances added and removed since a run was clustered. Return None if there are none."""
     steps = record.get("steps", [])
     if not steps:
         return None

@@ -1,7 +1,7 @@
-"""Arrays in temporary files instead of memory; their room on the disk is taken before they are used.
+"""Arrays in temporary files instead of memory. Their disk space is allocated before they are used.
 
-A page of a mapped file that the disk has no room for would end the process (SIGBUS), so :func:`scratch_array` has the
-file system give all of it first.
+If the disk is full, writing to a page of a mapped file kills the process (SIGBUS). For this reason
+:func:`scratch_array` allocates the whole file first.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _PIECE = 1 << 22
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Have a file of ``size`` bytes that the disk has room for.
+    """Allocate ``size`` bytes of disk space for an open file.
 
     Raises
     ------
     OSError
-        It has not.
+        The disk has too little space.
     """
     if size == 0:
         return
     try:
         os.posix_fallocate(descriptor, 0, size)
-    except AttributeError:  # macOS
+    except AttributeError:  # macOS has no posix_fallocate
         _fill(descriptor, size)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
@@ -43,17 +43,21 @@ def allocate(descriptor: int, size: int) -> None:
 
 
 def scratch_array(shape: tuple[int, ...], dtype: DTypeLike, folder: str | Path | None) -> NDArray:
-    """An array of zeros in an unnamed file, memory-mapped; the file goes with the array.
+    """Create an array of zeros in an unnamed memory-mapped file, which is removed together with the array.
 
     Parameters
     ----------
+    shape : tuple of int
+        Shape of the array.
+    dtype : dtype
+        Type of its elements.
     folder : path, optional
-        Where the file lies; the system's folder for temporary files otherwise.
+        Folder of the file. Default: the system's temporary folder.
 
     Raises
     ------
     InputError
-        The disk has no room for it.
+        The disk has too little space.
     """
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -68,12 +72,12 @@ def scratch_array(shape: tuple[int, ...], dtype: DTypeLike, folder: str | Path |
 
 
 def create_npy(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """A ``.npy`` of zeros that the disk has room for.
+    """Write a ``.npy`` of zeros, with its disk space allocated.
 
     Raises
     ------
     InputError
-        It has not.
+        The disk has too little space.
     """
     dtype = np.dtype(dtype)
     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
@@ -84,12 +88,16 @@ def create_npy(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
 
 
 class ScratchRows:
-    """(n, width) rows in an unnamed temporary file; slices of rows are written and read from any thread.
+    """Rows (n, width) in an unnamed temporary file. Any thread may write and read slices of rows.
 
     Parameters
     ----------
+    width : int
+        Number of columns.
+    dtype : dtype
+        Type of the elements.
     folder : path, optional
-        Where the file lies (the system's folder for temporary files otherwise); it goes with this object.
+        Folder of the file, which is removed together with this object. Default: the system's temporary folder.
     """
 
     def __init__(self, width: int, dtype: DTypeLike, folder: Path | None = None) -> None:
@@ -135,7 +143,7 @@ def _no_room(folder: str | Path | None, error: OSError) -> InputError:
 
 
 def _fill(descriptor: int, size: int) -> None:
-    """Zeros, where the file system cannot allocate."""
+    """Write zeros instead, for a file system that cannot allocate."""
     zeros = memoryview(bytes(_PIECE))
     for at in range(0, size, _PIECE):
         data = zeros[: min(_PIECE, size - at)]

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 
 from starfc.errors import InputError
-from starfc.runtime.interrupts import Stopped
+from starfc.runtime.interrupts import Stopped, until_reported
 from starfc.runtime.words import CONFIG, Words, use
 
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -31,6 +31,11 @@ def run_command(main: Callable[[], object], words: Words = CONFIG) -> int:
     words : Words
         Names of the parameters in messages.
     """
+    with until_reported():
+        return _run(main, words)
+
+
+def _run(main: Callable[[], object], words: Words) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _AT_ONCE = 2.0  # a second Ctrl-C this many seconds after the first ends the process immediately
+_put_back_later: dict[int, Any] | None = None  # within until_reported: the handlers to restore at its end
 
 
 class Stopped(Exception):
@@ -40,7 +42,11 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note SIGTERM and SIGINT while the block runs. Outside the main thread no signal is noted."""
+    """Note SIGTERM and SIGINT while the block runs. Outside the main thread no signal is noted.
+
+    If an error ends the block within :func:`until_reported`, signals are noted until the error has been reported.
+    """
+    global _put_back_later
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -48,6 +54,32 @@ def stop_requests() -> Iterator[StopRequest]:
     before = {number: signal.signal(number, request.note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
+    except BaseException:
+        if _put_back_later is not None:
+            _put_back_later, before = before | _put_back_later, {}
+        raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _put_back(before)
+
+
+@contextmanager
+def until_reported() -> Iterator[None]:
+    """Keep a request to stop from ending an entry point whose work has failed before it has reported the failure.
+
+    torchrun sends SIGTERM to all processes as soon as one has ended. The others are then about to report that failure.
+    """
+    global _put_back_later
+    if threading.current_thread() is not threading.main_thread() or _put_back_later is not None:
+        yield
+        return
+    _put_back_later = {}
+    try:
+        yield
+    finally:
+        before, _put_back_later = _put_back_later, None
+        _put_back(before)
+
+
+def _put_back(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -378,7 +378,8 @@ def test_where_nothing_is_expected_the_highest_threshold_stays():
     choice, members = choose(pairs(12, weights), sum(weights.values()), (0.3, 0.8))
     assert max(choice.tried.values()) < 0.5
     assert choice.tau1 == 0.8
-    assert choice.reason.startswith("the highest one, because the expected F of candidate edges is low at every threshold")
+    low = "the highest one, because the expected F of candidate edges is low at every threshold"
+    assert choice.reason.startswith(low)
     np.testing.assert_array_equal(members, np.arange(12))
 
 

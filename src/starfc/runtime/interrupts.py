@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -80,6 +80,6 @@ def until_reported() -> Iterator[None]:
         _put_back(before)
 
 
-def _put_back(handlers: dict[int, Any]) -> None:
+def _put_back(handlers: Mapping[int, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -80,6 +80,6 @@ def until_reported() -> Iterator[None]:
         _put_back(before)
 
 
-def _put_back(handlers: Mapping[int, Any]) -> None:
+def _put_back(handlers: Mapping[Any, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -18,13 +18,13 @@ def main() -> None:
     )
     overwrite_argument(parser)
     arguments = parser.parse_args()
-    from starfc.training.trainer import report, run_training
+    from starfc.training.trainer import run_training, training_text
 
     config = read_config(arguments)
     work_dir = Path(arguments.work_dir or ROOT / "work_dirs" / Path(arguments.config).stem)
     record = run_training(config, work_dir, arguments.resume, overwrite=arguments.overwrite)
     if record is not None:
-        print(report(record, work_dir))
+        print(training_text(record, work_dir))
 
 
 if __name__ == "__main__":

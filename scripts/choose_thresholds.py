@@ -20,7 +20,7 @@ def main() -> None:
         parser, default=str(ROOT / "configs" / "cfg_gcn_structural_ms1m.py"), out="the folder of the weights"
     )
     arguments = parser.parse_args()
-    from starfc.runs.tune import report, run_choice
+    from starfc.runs.tune import run_choice, tune_text
 
     source = read_source(parser, arguments)
     weights = source.config.pretrained if source.model_folder is None else source.model_folder
@@ -33,7 +33,7 @@ def main() -> None:
         out=out,
         overwrite=arguments.overwrite,
     )
-    print(report(found, out))
+    print(tune_text(found, out))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.contextual import Context
 from starfc.models.structural import EdgeScorer
 from starfc.runs.assign import assign
-from starfc.runs.cluster import report, run_inference
+from starfc.runs.cluster import cluster_text, run_inference
 from starfc.runs.folder import Run
 from starfc.scoring.structural import Scoring
 
@@ -130,7 +130,7 @@ def test_a_run_keeps_what_adaptation_learnt(tmp_path):
     assert adapted["value"] >= 1
     assert adapted["reason"].startswith("expected F by the adapted model: ")
     times = "once" if adapted["value"] == 1 else f"{adapted['value']} times"
-    assert f"adapted {times}: expected F" in report(record, tmp_path / "run")
+    assert f"adapted {times}: expected F" in cluster_text(record, tmp_path / "run")
     context = Run.open(tmp_path / "run").parsed.context
     assert context.adapted.shape[0] == 2
     step = assign(tmp_path / "run", rows[-20:])

@@ -18,7 +18,7 @@ from helpers.samples import blobs
 from starfc.clustering.pipeline import REFINEMENTS
 from starfc.commands import COMMANDS, app
 from starfc.commands.evaluate import Metric
-from starfc.commands.options import Partition, Refinement
+from starfc.commands.options import PartitionName, RefinementName
 from starfc.commands.train import Recipe
 from starfc.config.config import load_config
 from starfc.config.recipes import RECIPES, training_config
@@ -145,8 +145,8 @@ def test_commands_without_a_model_do_not_load_torch(tmp_path):
 
 
 def test_choices_are_the_packages():
-    assert tuple(choice.value for choice in Partition) == PARTITIONS
-    assert {choice.value for choice in Refinement} == set(REFINEMENTS)
+    assert tuple(choice.value for choice in PartitionName) == PARTITIONS
+    assert {choice.value for choice in RefinementName} == set(REFINEMENTS)
     assert tuple(choice.value for choice in Metric) == METRICS
     assert [choice.value for choice in Recipe] == [kind.recipe for kind in KINDS.values()]
     assert {path.stem for path in RECIPES.glob("[a-z]*.py")} == {kind.recipe for kind in KINDS.values()}

@@ -11,7 +11,7 @@ import torch
 
 from helpers.paths import ROOT
 from helpers.samples import blobs
-from starfc.config.config import Hierarchical, Model, load_config, save_config
+from starfc.config.config import Hierarchical, ModelOptions, load_config, save_config
 from starfc.config.thresholds import save_thresholds
 from starfc.models.checkpoint import save_model
 from starfc.models.hierarchical import HierarchicalModel
@@ -153,7 +153,7 @@ def test_weights_of_the_other_type_are_one_message(command, run, refinement):
     config = load_config(run / "config.json")
     found, other = config.model.type, {"gcn": "hierarchical", "hierarchical": "gcn"}[config.model.type]
     turned = replace(
-        config, model=Model(other, config.model.kwargs), hierarchical=Hierarchical(scales=[6, 8, 10], k_mid=40)
+        config, model=ModelOptions(other, config.model.kwargs), hierarchical=Hierarchical(scales=[6, 8, 10], k_mid=40)
     )
     save_config(turned, run / "config.json")
     code, _, err = command(COMMANDS[refinement], "--run", run)

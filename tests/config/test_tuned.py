@@ -15,7 +15,7 @@ from starfc.evaluation.thresholds import Point
 from starfc.models.checkpoint import PRETRAINED, load_model, save_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
-from starfc.runs.tune import report
+from starfc.runs.tune import tune_text
 
 GIVEN = "given, not chosen from the data"
 PAIR = {"tau1": 0.95, "tau2": 0.4}
@@ -151,14 +151,14 @@ def test_the_better_way_is_named():
     found = {"fixed": point(0.91), "dynamic": point(0.9), "default": point(0.9)}
     assert (
         "fixed thresholds beat the default by 1.00 points of F; they are used only with partition components"
-        in report(found, "o")
+        in tune_text(found, "o")
     )
     found |= {"dynamic": point(0.925)}
     assert (
         "dynamic thresholds beat the default by 2.50 points of F; they are used only with refinement dynamic"
-        in report(found, "o")
+        in tune_text(found, "o")
     )
-    assert "default" not in report({"fixed": point(0.9), "dynamic": point(0.9)}, "o")
+    assert "default" not in tune_text({"fixed": point(0.9), "dynamic": point(0.9)}, "o")
 
 
 def test_weights_and_config_of_a_training_go_where_thresholds_are_written(tmp_path):

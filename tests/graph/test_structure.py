@@ -16,8 +16,8 @@ from starfc.graph.neighbours import KnnGraph, tidy
 from starfc.graph.structure import (
     FEATURES,
     FIRST_FEATURES,
+    CandidateEdges,
     EdgeLogits,
-    Pairs,
     Structure,
     encode,
     smooth,
@@ -92,7 +92,7 @@ def symmetric_graph(n: int, k: int, seed: int) -> KnnGraph:
     return tidy(ids, sims[np.arange(n)[:, None], ids], np.arange(n), n)
 
 
-def ends(graph: KnnGraph, pairs: Pairs) -> list[tuple[int, int]]:
+def ends(graph: KnnGraph, pairs: CandidateEdges) -> list[tuple[int, int]]:
     return list(zip(pairs.rows.tolist(), graph.ids[pairs.rows, pairs.slots].tolist(), strict=True))
 
 

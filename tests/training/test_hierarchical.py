@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from helpers.samples import blobs, unit
-from starfc.config.config import Config, Hierarchical, Model, Sampling, load_config
+from starfc.config.config import Config, Hierarchical, ModelOptions, Sampling, load_config
 from starfc.graph.affinity import propagation_matrix
 from starfc.graph.knn import exact_knn
 from starfc.models.checkpoint import load_model, save_model
@@ -59,7 +59,7 @@ def overrides(**more):
 
 def small_config(**hierarchical) -> Config:
     options = Hierarchical(k_mid=K_MID, offsets=[2, 3, 4], **hierarchical)
-    return Config(model=Model(type="hierarchical"), hierarchical=options, sampling=Sampling(passes=1))
+    return Config(model=ModelOptions(type="hierarchical"), hierarchical=options, sampling=Sampling(passes=1))
 
 
 def test_a_choice_is_exactly_one_hot_and_follows_its_probabilities():

@@ -15,7 +15,7 @@ from starfc.config.recipes import model_config
 from starfc.config.thresholds import load_thresholds
 from starfc.data.names import FEATURE_NAMES, LABEL_COLUMNS, LABEL_NAMES, alternatives
 from starfc.errors import InputError, MissingFileError
-from starfc.incremental.clusters import Merge, Split
+from starfc.incremental.clusters import ClusterMerge, ClusterSplit
 from starfc.incremental.state import Assigned
 from starfc.models.checkpoint import PRETRAINED
 from starfc.runs.cluster import run_inference
@@ -36,8 +36,8 @@ def test_numbers_have_their_nouns():
 
 def assigned(times: int) -> Assigned:
     """What a step did, everything so many times."""
-    merge = Merge((0, 4), 0.8, 0.9, 1, [(1, 5, 0.8, 0.9)], [5], 0)
-    split = Split(3, [3, 2], [[0, 1]], None)
+    merge = ClusterMerge((0, 4), 0.8, 0.9, 1, [(1, 5, 0.8, 0.9)], [5], 0)
+    split = ClusterSplit(3, [3, 2], [[0, 1]], None)
     return Assigned(
         np.zeros(times, np.int64), 8, times, list(range(times)), [merge] * times, [split] * times, True,
         list(range(times)), times, [], 0.0,

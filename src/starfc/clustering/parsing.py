@@ -106,7 +106,7 @@ class Parsed:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CandidateSet:
     """The candidate edges of a method, for models that score pairs of embeddings.
 
     Attributes
@@ -124,15 +124,15 @@ class Candidates:
     entry_bytes: int
 
 
-ENTRIES = Candidates(parse_graph, num_entries, 9)  # all kNN entries i -> j
-PAIRS = Candidates(parse_affinity, num_pairs, 22)  # the edges of the affinity graph, undirected
+ENTRIES = CandidateSet(parse_graph, num_entries, 9)  # all kNN entries i -> j
+PAIRS = CandidateSet(parse_affinity, num_pairs, 22)  # the edges of the affinity graph, undirected
 
 
 def parse(
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
     model: Model,
-    candidates: Candidates,
+    candidates: CandidateSet,
     *,
     tau1: float,
     tau2: float = 0.0,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from starfc.commands import options
-from starfc.commands.options import Partition, Refinement
+from starfc.commands.options import PartitionName, RefinementName
 from starfc.errors import InputError
 
 
@@ -37,13 +37,13 @@ def cluster(
         typer.Option(min=1, max=2**62, help="Instances of smaller clusters get label -1. Metrics are computed before."),
     ] = 1,
     partition: Annotated[
-        Partition | None,
+        PartitionName | None,
         typer.Option(help="Connected components of the refined edges, or communities (default)."),
     ] = None,
     refinement: Annotated[
-        Refinement,
+        RefinementName,
         typer.Option(help="fixed: the same thresholds everywhere; dynamic: undirected, thresholds by degree."),
-    ] = Refinement.fixed,
+    ] = RefinementName.fixed,
     edges: Annotated[
         bool, typer.Option(help="Store the scored edges, for `starfc assign`, `explain` and `report`.")
     ] = True,
@@ -70,10 +70,10 @@ def cluster(
     if out == options.STREAM and as_json:
         raise InputError("--json: needs a folder for the results (-o DIR); with -o - stdout is used for the labels")
     options.set_messages(quiet)
-    from starfc.commands.opening import opened
-    from starfc.config.recipes import changed
+    from starfc.commands.opening import opened_split
+    from starfc.config.recipes import with_changes
     from starfc.models.checkpoint import PRETRAINED
-    from starfc.runs.cluster import report, run_inference
+    from starfc.runs.cluster import cluster_text, run_inference
     from starfc.storage.atomic import temporary_folder
 
     model = PRETRAINED if model is None else model
@@ -96,9 +96,9 @@ def cluster(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(temporary_folder()) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder, keep=out != options.STREAM))
-        config, split = opened(model, asked, place, name, labels, feature_dim, key)
-        if refinement is Refinement.dynamic and partition is None:
-            config = changed(config, {"partition": {"type": "components"}})
+        config, split = opened_split(model, asked, place, name, labels, feature_dim, key)
+        if refinement is RefinementName.dynamic and partition is None:
+            config = with_changes(config, {"partition": {"type": "components"}})
         record = run_inference(
             config,
             refinement=refinement.value,
@@ -117,4 +117,4 @@ def cluster(
         if out == options.STREAM:
             sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))
             return
-    options.show({**record, "out": out}, report(record, out), as_json=as_json, quiet=quiet)
+    options.show({**record, "out": out}, cluster_text(record, out), as_json=as_json, quiet=quiet)

@@ -105,13 +105,13 @@ HELD = {  # files of a run's folder, and what each holds
 
 def _results(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Describe a run in its present state, with the instances added or removed since it was clustered."""
-    from starfc.runs.cluster import report
+    from starfc.runs.cluster import cluster_text
 
     holds = [name for name in HELD if at.has(name) or (at.folder / name).is_dir()]
     lines = _lines({name: run[name] for name in ("features", "model", "started")})
     lines += [f"{'holds' * (not at):<20}{name}: {HELD[name]}" for at, name in enumerate(holds)]
     if "steps" not in run:
-        return {"kind": "results", "holds": holds, **run}, [*lines, "", report(run, at.folder)]
+        return {"kind": "results", "holds": holds, **run}, [*lines, "", cluster_text(run, at.folder)]
     today, text = _today(at, run)
     return {"kind": "results", "holds": holds, "today": today, **run}, [*lines, *text]
 

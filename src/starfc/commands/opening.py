@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from starfc.config.config import Config
-from starfc.config.recipes import changed, model_config
+from starfc.config.recipes import model_config, with_changes
 from starfc.data.dataset import Features, Split, open_split
 from starfc.runtime.stages import Stages
 
 
-def opened(
+def opened_split(
     model: Path,
     asked: Mapping[str, Any],
     place: Path,
@@ -54,6 +54,6 @@ def opened(
     room = Stages(config.memory_limit_bytes()).memory_left()
     split = open_split(place, labels, feature_dim=dim, normalise=config.test_data.is_norm_feat, key=key, room=room)
     if structural:  # such a model accepts embeddings of any dimension
-        config = changed(config, {"model": {"kwargs": {"feature_dim": split.features.dim}}})
+        config = with_changes(config, {"model": {"kwargs": {"feature_dim": split.features.dim}}})
     features = Features(split.features.array, str(name), split.features.normalise)
     return config, replace(split, features=features, name=name.stem)

@@ -25,14 +25,14 @@ LABELS_HELP = (
 )
 
 
-class Search(str, Enum):
+class SearchName(str, Enum):
     """Methods of the neighbour search."""
 
     exact = "exact"
     ivf = "ivf"
 
 
-class Partition(str, Enum):
+class PartitionName(str, Enum):
     """Methods that turn edges into clusters."""
 
     components = "components"
@@ -40,7 +40,7 @@ class Partition(str, Enum):
     leiden = "leiden"
 
 
-class Refinement(str, Enum):
+class RefinementName(str, Enum):
     """Methods that set the threshold of node intimacy."""
 
     fixed = "fixed"
@@ -106,7 +106,7 @@ Neighbours = Annotated[
     ),
 ]
 SearchMethod = Annotated[
-    Search | None,
+    SearchName | None,
     typer.Option("--knn", help="Neighbour search: exact, or approximate (ivf). Default: exact; ivf with --recall."),
 ]
 KnnGraph = Annotated[
@@ -180,7 +180,7 @@ def given(**options: Any) -> dict[str, Any]:
     }
 
 
-def search_options(search: Search | None, recall: float | None) -> dict[str, Any]:
+def search_options(search: SearchName | None, recall: float | None) -> dict[str, Any]:
     """Return ``--knn`` and ``--recall`` as config values.
 
     Raises
@@ -190,9 +190,9 @@ def search_options(search: Search | None, recall: float | None) -> dict[str, Any
     """
     from starfc.errors import InputError
 
-    if search is Search.exact and recall is not None:
+    if search is SearchName.exact and recall is not None:
         raise InputError("--recall: exact search finds all neighbours; leave it out, or set --knn ivf")
-    if search is Search.ivf or recall is not None:
+    if search is SearchName.ivf or recall is not None:
         return {"knn_method": "ivf"} | given(knn_recall=recall)
     return {} if search is None else {"knn_method": "exact"}
 

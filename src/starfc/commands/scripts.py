@@ -131,7 +131,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         return Source(read_config(arguments), model, None)
     if arguments.model is not None:
         parser.error("argument --model: not allowed with argument --run")  # same words as argparse for --config
-    from starfc.config.recipes import OF_MACHINE, changed
+    from starfc.config.recipes import OF_MACHINE, with_changes
     from starfc.graph.store import find_graph
     from starfc.models.kinds import KINDS
 
@@ -150,7 +150,7 @@ def read_source(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     named = any(key.startswith("test_data") for key in arguments.cfg_options)
     if graph is not None and not named and find_graph(graph) is None:
         # the run may belong to another user: read the graph that it names, but never write one there
-        config = changed(config, {"test_data": {"knn_graph_path": None}})
+        config = with_changes(config, {"test_data": {"knn_graph_path": None}})
     return Source(_heard(config), run.folder, run.folder)
 
 
@@ -173,7 +173,7 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
     out = f"{outputs.name}/<config name>{suffix}; of a run, DIR/results/<test split>-{refinement}"
     model_arguments(parser, default=str(default), out=out)
     arguments = parser.parse_args()
-    from starfc.runs.cluster import report, run_inference
+    from starfc.runs.cluster import cluster_text, run_inference
 
     source = read_source(parser, arguments)
     if arguments.out is not None:
@@ -199,7 +199,7 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
         out=folder,
         overwrite=arguments.overwrite,
     )
-    print(report(record, folder))
+    print(cluster_text(record, folder))
 
 
 def _heard(config: Config) -> Config:

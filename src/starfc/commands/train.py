@@ -66,7 +66,7 @@ def train(
     from starfc.config.config import load_config
     from starfc.config.recipes import merged, training_config
     from starfc.data.files import feature_blocks
-    from starfc.training.trainer import report, run_training
+    from starfc.training.trainer import run_training, training_text
 
     dim = feature_blocks(features, feature_dim, key).dim
     asked: dict[str, Any] = {"model": {"kwargs": {"feature_dim": dim}}, "train_data": {"key": key}} | options.given(
@@ -93,7 +93,7 @@ def train(
         overwrite=overwrite,
     )
     if record is not None:
-        options.show({"out": str(out), **record}, report(record, out), as_json=as_json, quiet=quiet)
+        options.show({"out": str(out), **record}, training_text(record, out), as_json=as_json, quiet=quiet)
 
 
 def _setting(text: str) -> dict[str, Any]:

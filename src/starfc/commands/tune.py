@@ -49,9 +49,9 @@ def tune(
     if model is None and out is None:
         raise InputError("--out: needed with the packaged model, whose folder is not written to; or name a --model")
     options.set_messages(quiet)
-    from starfc.commands.opening import opened
+    from starfc.commands.opening import opened_split
     from starfc.models.checkpoint import PRETRAINED
-    from starfc.runs.tune import report, run_choice
+    from starfc.runs.tune import run_choice, tune_text
     from starfc.storage.atomic import temporary_folder
 
     asked = {
@@ -66,7 +66,7 @@ def tune(
         temporary_folder() as temporary,
         options.stored_features(features, temporary) as (place, name),
     ):
-        config, split = opened(model, asked, place, name, labels, feature_dim, key)
+        config, split = opened_split(model, asked, place, name, labels, feature_dim, key)
         chosen = run_choice(
             config,
             model_folder=model,
@@ -77,4 +77,4 @@ def tune(
             overwrite=overwrite,
         )
     record = {"out": str(out), "thresholds": {refinement: vars(point) for refinement, point in chosen.items()}}
-    options.show(record, report(chosen, out), as_json=as_json, quiet=quiet)
+    options.show(record, tune_text(chosen, out), as_json=as_json, quiet=quiet)

@@ -18,7 +18,7 @@ from typing import Any
 from starfc.config.published import RETIRED, with_effect, with_shares
 from starfc.config.schema import build, merged, nested, option
 from starfc.errors import InputError, MissingFileError
-from starfc.models.kinds import HIERARCHICAL, KINDS, Kind
+from starfc.models.kinds import HIERARCHICAL, KINDS, ModelKind
 from starfc.runtime import defaults
 from starfc.runtime.words import CONFIG, use, word
 from starfc.storage.atomic import write_json
@@ -71,7 +71,7 @@ class ModelKwargs:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelOptions:
     """The network."""
 
     type: str = option(
@@ -122,7 +122,7 @@ class Kinds:
 
 
 @dataclass(frozen=True)
-class Partition:
+class PartitionOptions:
     """From the edges that graph parsing keeps to clusters."""
 
     type: str = option(
@@ -247,7 +247,7 @@ class Config:
         "with model.type 'gcn_structural_any': join clusters that samples of the rows hold together, or not",
         choices=("auto", "off"),
     )
-    model: Model = option(factory=Model)
+    model: ModelOptions = option(factory=ModelOptions)
     hierarchical: Hierarchical = option(factory=Hierarchical)
     structural: Structural = option(factory=Structural)
     kinds: Kinds = option(factory=Kinds)
@@ -264,7 +264,7 @@ class Config:
     tau1: float | None = option(None, "edges with p > tau1 stay; None: the default of model.type", low=0, high=1)
     tau2: float | None = option(None, "edges with NI > tau2 stay; None: the default of model.type", low=0, high=1)
     dynamic: Dynamic = option(factory=Dynamic)
-    partition: Partition = option(factory=Partition)
+    partition: PartitionOptions = option(factory=PartitionOptions)
     giant_share: float = option(
         0.1, "a component that holds more of the instances than this is warned of", low=0, high=1
     )
@@ -274,7 +274,7 @@ class Config:
     memory_limit: str | None = option(None, "memory a stage may need, such as '16GB'; None: what the machine has free")
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ModelKind:
         """The kind of model that ``model.type`` names."""
         return KINDS[self.model.type]
 

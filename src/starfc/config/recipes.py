@@ -61,7 +61,7 @@ def model_config(model: str | Path | Model, given: Mapping[str, Any] | None = No
     return build(Config, merged(base, given or {}), RETIRED)
 
 
-def changed(config: Config, given: Mapping[str, Any]) -> Config:
+def with_changes(config: Config, given: Mapping[str, Any]) -> Config:
     """A config with ``given`` (nested mapping) instead of what it says; every problem of the values is said at once."""
     return build(Config, merged(asdict(config), given), RETIRED)
 

@@ -22,7 +22,7 @@ from starfc.data.dataset import Features
 from starfc.evaluation.metrics import labelled
 from starfc.evaluation.surface import drawable
 from starfc.graph.neighbours import KnnGraph
-from starfc.graph.structure import Pairs
+from starfc.graph.structure import CandidateEdges
 from starfc.models.structural import StructuralModel
 from starfc.scoring.structural import score_edges
 from starfc.storage.atomic import replacing
@@ -47,7 +47,7 @@ def labelled_logits(
     found: dict[int, tuple[NDArray, NDArray]] = {}
     judged = scored & labelled(labels)
 
-    def take(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
+    def take(at: int, pairs: CandidateEdges, logits: NDArray[np.float32]) -> None:
         rows, ends = pairs.rows, graph.ids[pairs.rows, pairs.slots]
         ours = judged[rows] & judged[ends]
         found[at] = logits[ours], labels[rows[ours]] == labels[ends[ours]]

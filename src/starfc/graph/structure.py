@@ -154,7 +154,7 @@ def smooth_rows(
 
 
 @dataclass(frozen=True)
-class Pairs:
+class CandidateEdges:
     """m candidate edges of some nodes, in the order of these, with their features.
 
     Edge e joins ``rows[e] = nodes[local[e]]`` and its neighbour ``slots[e]`` of the graph; ``back`` (m,) is where that
@@ -237,7 +237,7 @@ class Structure:
         )
         object.__setattr__(self, "_norms", norms)
 
-    def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> Pairs:
+    def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> CandidateEdges:
         """The candidate edges that some nodes own, with the first round's features.
 
         Every candidate edge is owned by one of its ends: by the lower id where both list the other among their
@@ -246,7 +246,7 @@ class Structure:
         """
         return self._pairs(rows, every, since, None)
 
-    def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits, since: int = 0) -> Pairs:
+    def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits, since: int = 0) -> CandidateEdges:
         """The same edges with the second round's features."""
         return self._pairs(rows, False, since, logits)
 
@@ -261,7 +261,7 @@ class Structure:
         counts[1] *= np.float32(79 / self.ids.shape[1])
         return np.log1p(counts, out=counts)
 
-    def _pairs(self, rows: NDArray[np.integer], every: bool, since: int, before: EdgeLogits | None) -> Pairs:
+    def _pairs(self, rows: NDArray[np.integer], every: bool, since: int, before: EdgeLogits | None) -> CandidateEdges:
         own = self._buffers
         if not hasattr(own, "place"):
             own.place = np.zeros(self.graph.num_nodes, np.uint8)
@@ -283,7 +283,7 @@ class Structure:
             absolute_structure(
                 rows, local, slots, back, self.ids, self.graph.sims, nodes, self._degrees, log_nodes, count, features
             )
-        return Pairs(rows, local[:count], slots[:count], back[:count], features[:count])
+        return CandidateEdges(rows, local[:count], slots[:count], back[:count], features[:count])
 
 
 _NO_CODES, _NO_DEGREES = np.zeros((1, 1), np.int8), np.zeros(1, np.float32)
@@ -305,7 +305,7 @@ class EdgeLogits:
         self.codes = np.full(structure.ids.shape, NO_LOGIT, np.int8) if codes is None else codes
         self.degrees = np.zeros(len(structure.ids), np.float32)
 
-    def put(self, pairs: Pairs, codes: NDArray[np.int8]) -> None:
+    def put(self, pairs: CandidateEdges, codes: NDArray[np.int8]) -> None:
         """Store codes at the entries of their edges, of both ends where both have them among their candidates."""
         rows = pairs.rows
         self.codes[rows, pairs.slots] = codes

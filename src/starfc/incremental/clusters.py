@@ -31,7 +31,7 @@ _ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
-class Merge:
+class ClusterMerge:
     """Clusters that kept edges join. ``into``: the id that stayed, where it was done.
 
     ``score`` and ``intimacy`` are those of the best edge, ``edges`` how many there are, ``evidence`` the best of them
@@ -48,7 +48,7 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class Split:
+class ClusterSplit:
     """A cluster that the kept edges no longer hold together.
 
     ``sizes`` of its pieces, the largest first; ``rows``, of every piece but the first, instances, 20 at most;
@@ -74,8 +74,8 @@ class Grouping:
     next_label: int
     joined: int = 0
     created: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    merges: list[Merge] = field(default_factory=list)
-    splits: list[Split] = field(default_factory=list)
+    merges: list[ClusterMerge] = field(default_factory=list)
+    splits: list[ClusterSplit] = field(default_factory=list)
     suspects: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     across: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
@@ -197,7 +197,7 @@ def _find_splits(
             for new, of_piece in zip(ids[1:], rows, strict=True):
                 labels[of_piece] = new
         of_pieces = [int(size[others[0] - 1]), *(int(size[at]) for at in others)]
-        result.splits.append(Split(name, of_pieces, [r[:_LISTED].tolist() for r in rows], ids))
+        result.splits.append(ClusterSplit(name, of_pieces, [r[:_LISTED].tolist() for r in rows], ids))
     result.suspects = np.array([] if apply else list(found), np.int64)
 
 
@@ -260,7 +260,7 @@ def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool,
         ]
         met = np.concatenate([rows[start:end], cols[start:end]])
         result.merges.append(
-            Merge(
+            ClusterMerge(
                 (int(low[start]), int(high[start])),
                 evidence[0][2],
                 evidence[0][3],

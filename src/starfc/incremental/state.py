@@ -21,7 +21,7 @@ from starfc.graph.edges import edge_confidence
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.incremental import copies
-from starfc.incremental.clusters import Merge, Split, regroup
+from starfc.incremental.clusters import ClusterMerge, ClusterSplit, regroup
 from starfc.incremental.communities import within_communities
 from starfc.incremental.edges import changed, without
 from starfc.incremental.lists import Lists, Step, StoredLists
@@ -104,8 +104,8 @@ class Assigned:
     first_row: int
     joined: int
     created: list[int]
-    merges: list[Merge]
-    splits: list[Split]
+    merges: list[ClusterMerge]
+    splits: list[ClusterSplit]
     applied: bool
     removed: list[int]
     num_clusters: int

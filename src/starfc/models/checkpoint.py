@@ -17,13 +17,13 @@ from starfc.errors import InputError, MissingFileError
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
-from starfc.models.kinds import ANY, GCN, HIERARCHICAL, STRUCTURAL, Kind
+from starfc.models.kinds import ANY, GCN, HIERARCHICAL, STRUCTURAL, ModelKind
 from starfc.models.structural import StructuralModel
 from starfc.runtime.defaults import MOST_NEIGHBOURS, OFFSETS, SCALES
 from starfc.runtime.words import advice
 from starfc.storage.atomic import write_bytes
 from starfc.storage.opened import OpenedFolder, opened
-from starfc.storage.records import ModelKind, ScalesOf
+from starfc.storage.records import CheckpointKind, ScalesOf
 from starfc.storage.safe import first_line, open_regular
 
 THRESHOLDS = "thresholds.json"
@@ -120,7 +120,7 @@ def _from_folder(
     return model.eval()
 
 
-def _stored_names(folder: OpenedFolder) -> tuple[Kind, dict[str, str]]:
+def _stored_names(folder: OpenedFolder) -> tuple[ModelKind, dict[str, str]]:
     """The kind of the model in a folder, and the names that its files have there, by the part of the model."""
     kind = next((kind for kind in (ANY, GCN, STRUCTURAL, HIERARCHICAL) if folder.has(kind.first_file)), None)
     if kind is None:
@@ -196,7 +196,7 @@ def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scal
     content = read_checkpoint(path)
     state = _require_state(content["model"], path)
     try:
-        kind = ModelKind.model_validate(content["kind"])
+        kind = CheckpointKind.model_validate(content["kind"])
     except ValidationError as error:
         raise InputError(f"{path}: kind: not that of a model ({first_line(error)})") from None
     if kind.structural:

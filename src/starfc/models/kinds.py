@@ -13,7 +13,7 @@ PUBLISHED = {"fixed": (0.7, 0.72), "dynamic": (0.85, 0.78)}  # tau1, tau2
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelKind:
     """A kind of model.
 
     Parameters
@@ -54,7 +54,7 @@ class Kind:
         return next(iter(self.files.values()))
 
 
-ANY = Kind(
+ANY = ModelKind(
     "gcn_structural_any",
     "any",
     "cfg_gcn_structural_any.py",
@@ -65,9 +65,11 @@ ANY = Kind(
     # dynamic: edges that are rather right than wrong, and the published ceiling
     thresholds={"fixed": (None, None), "dynamic": (0.5, PUBLISHED["dynamic"][1])},
 )
-STRUCTURAL = Kind("gcn_structural", "structural", "cfg_gcn_structural_ms1m.py", {"": "Structural.pth"}, structural=True)
-GCN = Kind("gcn", "gcn", "cfg_gcn_ms1m.py", {"backbone": "Backbone.pth", "head": "Head.pth"})
-HIERARCHICAL = Kind(
+STRUCTURAL = ModelKind(
+    "gcn_structural", "structural", "cfg_gcn_structural_ms1m.py", {"": "Structural.pth"}, structural=True
+)
+GCN = ModelKind("gcn", "gcn", "cfg_gcn_ms1m.py", {"backbone": "Backbone.pth", "head": "Head.pth"})
+HIERARCHICAL = ModelKind(
     "hierarchical",
     "hierarchical",
     "cfg_gcn_ms1m_hierarchical.py",

@@ -18,7 +18,7 @@ from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_g
 from starfc.clustering.pipeline import Clustering, without_small
 from starfc.clustering.reach import LEAST, TIMES
 from starfc.config.config import Config
-from starfc.config.recipes import changed
+from starfc.config.recipes import with_changes
 from starfc.config.splits import graph_source, open_test_split, search_of, stored_graph
 from starfc.config.thresholds import Thresholds, resolve
 from starfc.data.dataset import Split
@@ -92,7 +92,7 @@ def run_inference(
     Returns
     -------
     dict
-        The record, which is also written to ``out/run.json``. :func:`report` prints it as text.
+        The record, which is also written to ``out/run.json``. :func:`cluster_text` prints it as text.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def run_inference(
         )
     chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
     if chosen:
-        config = changed(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
+        config = with_changes(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
     also = () if stdin is None else ("features.npy",)
     with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
@@ -313,7 +313,7 @@ def settings_of(config: Config, decided: Thresholds, refinement: str) -> Setting
     )
 
 
-def report(record: dict[str, Any], out: str | Path) -> str:
+def cluster_text(record: dict[str, Any], out: str | Path) -> str:
     """Return a run's record as the text that commands print: stages, metrics, diagnostics, clusters."""
     tau1, tau2 = record["thresholds"]["tau1"], record["thresholds"]["tau2"]
     components = record["partition"] == "components"

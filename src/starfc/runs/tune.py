@@ -76,7 +76,7 @@ def run_choice(
     -------
     dict
         The chosen point of 'fixed' and 'dynamic', and as 'default' the score of the model's default communities.
-        Without labels: all outlines of 'fixed' and 'dynamic'. :func:`report` prints the dict as text.
+        Without labels: all outlines of 'fixed' and 'dynamic'. :func:`tune_text` prints the dict as text.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def _point(done: Clustered, identities: NDArray[np.int64]) -> Point:
     return Point(done.tau1, 0.0, *values, len(np.unique(clusters)))
 
 
-def report(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:
+def tune_text(found: dict[str, Point] | dict[str, list[Outline]], out: str | Path) -> str:
     """Return the result of :func:`run_choice` as text. ``out`` is the folder that it was written to."""
     outlines = {refinement: surface for refinement, surface in found.items() if isinstance(surface, list)}
     if outlines:

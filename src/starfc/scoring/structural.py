@@ -20,7 +20,7 @@ from starfc.data.dataset import Features, as_features
 from starfc.graph.edges import Block, EdgeList, undirected
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
-from starfc.graph.structure import EdgeLogits, Pairs, Structure, encode, smooth
+from starfc.graph.structure import CandidateEdges, EdgeLogits, Structure, encode, smooth
 from starfc.models.contextual import (
     Context,
     ContextualModel,
@@ -92,13 +92,15 @@ class Scoring:
         logits.sum_degrees(self.order)
         return logits
 
-    def pairs(self, nodes: NDArray[np.integer]) -> Pairs:
+    def pairs(self, nodes: NDArray[np.integer]) -> CandidateEdges:
         """The candidate edges of some nodes with their columns of the last round that there is by now."""
         if self.before is None:
             return self.structure.first_round(nodes)
         return self.structure.second_round(nodes, self.before)
 
-    def each(self, use: Callable[[int, Pairs, NDArray[np.float32]], None], halves: Halves | None = None) -> None:
+    def each(
+        self, use: Callable[[int, CandidateEdges, NDArray[np.float32]], None], halves: Halves | None = None
+    ) -> None:
         """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
 
         Parameters
@@ -117,7 +119,7 @@ class Scoring:
 
         threads.each(last_round, range(len(self.blocks)))
 
-    def _last_round(self, halves: Halves | None) -> Callable[[Pairs], NDArray[np.float32]]:
+    def _last_round(self, halves: Halves | None) -> Callable[[CandidateEdges], NDArray[np.float32]]:
         if halves is not None:
             return lambda pairs: halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
         score = on_device(self.scorer, self.device)
@@ -132,7 +134,7 @@ class Scoring:
         found: dict[int, Block] = {}
         candidates, mass = [0] * len(self.blocks), np.zeros(len(self.blocks))
 
-        def keep(at: int, pairs: Pairs, logits: NDArray[np.float32]) -> None:
+        def keep(at: int, pairs: CandidateEdges, logits: NDArray[np.float32]) -> None:
             above = np.flatnonzero(logits > line)
             local = pairs.local[above]
             ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
@@ -196,7 +198,7 @@ def score_edges(
     model: StructuralModel,
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
-    use: Callable[[int, Pairs, NDArray[np.float32]], None],
+    use: Callable[[int, CandidateEdges, NDArray[np.float32]], None],
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
     scratch: Path | None = None,

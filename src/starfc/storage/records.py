@@ -76,7 +76,7 @@ class FileList(Record):
     files: dict[str, ListedFile]
 
 
-class Score(Record):
+class ScoreRecord(Record):
     """Precision, recall and F-score of a metric."""
 
     precision: float
@@ -84,7 +84,7 @@ class Score(Record):
     fscore: float
 
 
-class Kept(Record):
+class KeptRecord(Record):
     """The edges that a threshold kept, and their connected components."""
 
     edges: Count
@@ -107,13 +107,13 @@ class Diagnostics(Record):
     """The edges that each stage kept (:func:`starfc.clustering.diagnostics.diagnose`)."""
 
     candidates: Count
-    parsed: Kept
-    refined: Kept
+    parsed: KeptRecord
+    refined: KeptRecord
     sizes: list[SizeRange]
     giant_share: Share
 
 
-class Estimate(Record):
+class EstimateRecord(Record):
     """The expected scores, estimated without labels."""
 
     precision: float
@@ -123,7 +123,7 @@ class Estimate(Record):
     agreement: float | None = None
 
 
-class Choice(Record):
+class ChoiceRecord(Record):
     """A setting that was chosen, and the reason."""
 
     reason: Text
@@ -146,7 +146,7 @@ class StepRecord(Record):
     next_label: Count
 
 
-class Thresholds(Record):
+class ThresholdsRecord(Record):
     """A pair of thresholds."""
 
     tau1: Share
@@ -156,8 +156,8 @@ class Thresholds(Record):
 class StoredThresholds(Record):
     """``thresholds.json``."""
 
-    fixed: Thresholds | None = None
-    dynamic: Thresholds | None = None
+    fixed: ThresholdsRecord | None = None
+    dynamic: ThresholdsRecord | None = None
 
 
 class PartitionConfig(Record):
@@ -197,7 +197,7 @@ class GraphInfo(Record):
 class RunRecord(Record):
     """``run.json`` of a clustering."""
 
-    metrics: dict[Text, Score | float]
+    metrics: dict[Text, ScoreRecord | float]
     labelled: bool
     num_clusters: Count
     num_instances: Count
@@ -207,10 +207,10 @@ class RunRecord(Record):
     num_copies: Count = 0
     refinement: Literal["fixed", "dynamic"]
     partition: Literal["components", "infomap", "leiden"]
-    thresholds: Thresholds
-    choices: dict[Text, Choice] = {}
+    thresholds: ThresholdsRecord
+    choices: dict[Text, ChoiceRecord] = {}
     doubts: list[Text] = []
-    estimate: Estimate | None = None
+    estimate: EstimateRecord | None = None
     diagnostics: Diagnostics
     knn_graph: GraphInfo
     stages: list[StageRecord]
@@ -268,7 +268,7 @@ class StateManifest(Record):
     fingerprint: Text | None = None
 
 
-class ModelKind(Record):
+class CheckpointKind(Record):
     """The description of a model in a training checkpoint (:func:`starfc.models.checkpoint.describe`)."""
 
     structural: bool = False

@@ -69,7 +69,7 @@ from starfc.storage.opened import opened
 from starfc.storage.owners import TRAIN
 from starfc.storage.records import Anything
 from starfc.storage.safe import first_line, read_own_npz
-from starfc.training.kinds import FAMILIES, Kind, Real, make_kind
+from starfc.training.kinds import FAMILIES, DataKind, Real, make_kind
 
 log = logging.getLogger("starfc")
 
@@ -255,7 +255,7 @@ def _make_chunk(
 
 
 def sample_edges(
-    kind: Kind,
+    kind: DataKind,
     rng: np.random.Generator,
     count: int,
     before: ContextualModel | None,

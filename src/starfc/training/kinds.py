@@ -54,7 +54,7 @@ _LOOKED_AT = 800  # rows that say how accurate the nearest neighbour is
 
 
 @dataclass(frozen=True)
-class Kind:
+class DataKind:
     """A small set: ``features`` (N, d) float16, ``labels`` (N,) int64, and the family that it is of."""
 
     features: NDArray[np.float16]
@@ -87,7 +87,7 @@ class Real:
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def make_kind(seed: int, number: int, real: Real | None = None) -> Kind | None:
+def make_kind(seed: int, number: int, real: Real | None = None) -> DataKind | None:
     """The kind of this number; None where it is hopeless: nearest neighbours are mostly of other identities."""
     rng = np.random.default_rng([seed, number])
     names = [name for name in FAMILIES if real is not None or name != "real"]
@@ -106,7 +106,7 @@ def make_kind(seed: int, number: int, real: Real | None = None) -> Kind | None:
     kept = rng.random() < _HOPELESS_KEPT
     if len(labels) < 150 or not (kept or _nearest_accuracy(halves, labels) > _LEAST_ACCURACY):
         return None
-    return Kind(halves, labels, family)
+    return DataKind(halves, labels, family)
 
 
 def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:

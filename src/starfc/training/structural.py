@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from starfc.config.config import Config
 from starfc.evaluation.labelled import Labelled, LabelledGraph
-from starfc.graph.structure import FIRST_FEATURES, EdgeLogits, Pairs, Structure, encode, smooth
+from starfc.graph.structure import FIRST_FEATURES, CandidateEdges, EdgeLogits, Structure, encode, smooth
 from starfc.models.structural import StructuralModel
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import patches
@@ -36,7 +36,7 @@ class Neighbourhood:
     """Nodes (n,) to learn from, and of the nodes around them every candidate edge, with its fold."""
 
     nodes: NDArray[np.int64]
-    around: Pairs
+    around: CandidateEdges
     folds: NDArray[np.int64]
 
 
@@ -148,7 +148,7 @@ class StructuralTraining:
             logits[others] = scorer(features).cpu().numpy()
         return encode(logits)
 
-    def _folds(self, pairs: Pairs) -> NDArray[np.int64]:
+    def _folds(self, pairs: CandidateEdges) -> NDArray[np.int64]:
         """The half of the identities that an edge is of: that of its end of the lower id, whoever owns it."""
         rows = pairs.rows
         ends = self._structure.ids[rows, pairs.slots]

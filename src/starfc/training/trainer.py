@@ -102,8 +102,8 @@ def run_training(
     Returns
     -------
     dict or None
-        The record that is also in ``run.json``, of which :func:`report` makes text; None in all of several processes
-        but the one that writes.
+        The record that is also written to ``run.json``; :func:`training_text` formats it. None in every process but
+        the one that writes.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def _require_own_journal(work_dir: Path, change: Change) -> None:
         raise InputError(f"{path}: no earlier training wrote this file; name another folder{remedy}")
 
 
-def report(record: dict[str, Any], work_dir: str | Path) -> str:
+def training_text(record: dict[str, Any], work_dir: str | Path) -> str:
     """A finished training's record as the text that the entry points print."""
     table = Stages(finished=[Stage(**stage) for stage in record["stages"]]).table()
     logs = "" if KINDS[record["config"]["model"]["type"]].contextual else "checkpoints, metrics.jsonl, "

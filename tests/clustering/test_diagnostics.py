@@ -141,7 +141,7 @@ def test_a_giant_is_warned_of_once(caplog):
         "cluster 0: 40 instances (56.3%), 2.5 edges per instance, mean p 0.900",
         "cluster 1: 30 instances (42.3%)",
         "raise tau1 or tau2",
-        "or choose thresholds on labelled data like these\n",
+        "or choose thresholds on labelled data of this kind\n",
     ):
         assert part in caplog.text
 
@@ -160,8 +160,8 @@ def test_warnings_name_what_the_interface_has(caplog, words, report, tune):
     with use(words), caplog.at_level(logging.WARNING, "starfc"):
         warn_of_giants(diagnose(clustering([40, 30, 1]), 0.4), 9)
         found = doubts(replace(clustering([10, 9, 8]), outside=0.9), 9)
-    assert caplog.text.endswith(f"labelled data like these{tune}\n")
-    assert found[0].endswith(f"check clusters{report}, or choose thresholds on labelled data{tune}")
+    assert caplog.text.endswith(f"labelled data of this kind{tune}\n")
+    assert found[0].endswith(f"check the clusters{report}, or choose thresholds on labelled data{tune}")
 
 
 def test_the_table_by_hand():

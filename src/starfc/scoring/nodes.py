@@ -1,4 +1,4 @@
-"""The nodes of a graph after the network: projections in scratch files, and what makes any of them again."""
+"""Node projections in scratch files, and the means to compute single nodes again at higher precision."""
 
 from __future__ import annotations
 
@@ -20,12 +20,28 @@ from starfc.storage.scratch import ScratchRows
 
 @dataclass(frozen=True)
 class NodeProjections:
-    """u (float32) and v (half precision) of every node of a graph, and what is needed to make any of them again.
+    """The projections u (float32) and v (half precision) of all nodes, and the inputs to compute them again.
 
-    Nodes are taken in an order: place t is node ``order[t]``, and ``place`` (N,) is its inverse. By place, ``source``
-    and ``target`` are u and v, ``source_term`` and ``target_term`` (N,) a node's own part of a logit, and ``error``
-    (N,) the bound on what halving v changes (:mod:`starfc.scoring.projection_kernels`). ``choice`` (N,) is the scale of
-    the affinity graph whose X a node has, by node.
+    Nodes are stored in processing order. The place of a node is its position in this order.
+
+    Attributes
+    ----------
+    model, features : EmbeddingModel, Features
+        The network and its input (N, d).
+    affinity : Affinity
+        The affinity graphs, one per scale.
+    choice : (N,) uint8
+        The scale whose embedding X each node uses, by node.
+    order, place : (N,) integers
+        ``order[t]`` is the node at place t; ``place`` is the inverse of ``order``.
+    scorer : Scorer
+        The parameters of the edge head.
+    source, target : ScratchRows
+        u (N, h) float32 and v (N, h) float16, by place.
+    source_term, target_term : (N,) float32
+        The part of a logit that depends on one end only, by place (:mod:`starfc.scoring.projection_kernels`).
+    error : (N,) float32
+        Bound on the change of a logit by rounding v to half precision, by place.
     """
 
     model: EmbeddingModel
@@ -43,36 +59,38 @@ class NodeProjections:
 
     @property
     def graph(self) -> KnnGraph:
+        """The kNN graph."""
         return self.affinity.graph
 
     @property
     def device(self) -> torch.device:
+        """The device of the network."""
         return self.scorer.bend.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In what the network computes."""
+        """The dtype in which the network computes."""
         return self.model.head.layers[0].weight.dtype
 
     def in_double(self) -> NodeProjections:
-        """The same nodes for a network that computes in float64."""
+        """Return the same nodes with a network that computes in float64."""
         return replace(self, model=copy.deepcopy(self.model).double())
 
     @torch.inference_mode()
     def tokens(self, rows: NDArray[np.integer]) -> Tensor:
-        """X of some nodes at every scale: (m, S, h)."""
+        """Return the embeddings X of some nodes at all scales, (m, S, h)."""
         own, aggregated = self._inputs(rows)
         return torch.stack(self.model.backbone.at_scales(own, *aggregated), dim=1)
 
     @torch.inference_mode()
     def embed(self, rows: NDArray[np.integer]) -> Tensor:
-        """X of some nodes at the scale that each chose: (m, h)."""
+        """Return the embeddings X of some nodes, each at its chosen scale, (m, h)."""
         own, aggregated = self._inputs(rows)
         chosen = torch.from_numpy(self.choice[rows]).long().to(self.device)
         return self.model.backbone(own, aggregated[chosen, torch.arange(len(rows), device=self.device)])
 
     def _inputs(self, rows: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
-        """F (m, d) and ÂF (S, m, d)."""
+        """Return the features F (m, d) of some nodes and their aggregates ÂF (S, m, d)."""
         aggregated = self.affinity.aggregate(
             self.features, rows, np.float64 if self.dtype == torch.float64 else np.float32
         )

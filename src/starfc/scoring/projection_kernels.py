@@ -1,13 +1,14 @@
-"""Per-edge scores from node projections, threshold included: compiled for the CPU, and in torch for other devices.
+"""Score edges from node projections and apply the threshold: compiled kernels for the CPU, torch for other devices.
 
-With slopes a, w = W2[1] - W2[0] and c = b2[1] - b2[0], PReLU(t) = a t + (1 - a) max(t, 0) splits a logit into what
-belongs to the nodes and what is left per edge:
+Let a be the slopes of the PReLU, w = W2[1] - W2[0] and c = b2[1] - b2[0]. Because PReLU(t) = a t + (1 - a) max(t, 0),
+a logit splits into terms of single nodes (in brackets) and one sum per edge:
 
     z_ij = [Σ_h w_h a_h u_ih] + [Σ_h w_h a_h v_jh] + Σ_h w_h (1 - a_h) max(u_ih + v_jh, 0) + c
 
-The bracketed terms are made in float32, once per node; v of the last sum is half-precision. max(t, 0) moves by no more
-than t does, so this changes z_ij by at most e_j = Σ_h |w_h (1 - a_h)| |half(v_jh) - v_jh|: an edge whose logit is
-farther than that from the threshold is decided.
+The terms in brackets are computed once per node in float32. In the last sum, v is rounded to half precision. Rounding
+changes max(t, 0) by at most as much as t. Therefore z_ij changes by at most
+e_j = Σ_h |w_h (1 - a_h)| |half(v_jh) - v_jh|. If a logit is farther than e_j from the threshold, half precision is
+enough to decide about the edge.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from starfc.models.gcn import EdgeHead
 from starfc.runtime.half import single
 from starfc.runtime.simd import prefetch_row
 
-SUMMATION = 1e-4  # of a logit: float32 sums of 512 terms in another order stay below it
-_AHEAD = 4  # rows of v asked for ahead of their use
-_EDGES = 1 << 14  # torch: 2^14 edges x 512 float32 = 32 MiB at a time
+SUMMATION = 1e-4  # bound on the change of a logit if the 512 terms of a float32 sum are added in another order
+_AHEAD = 4  # rows of v are prefetched this many edges ahead
+_EDGES = 1 << 14  # edges that torch scores at a time: 2^14 edges x 512 float32 = 32 MiB
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """w a (h,), w (1 - a) (h,) and c of an edge head."""
+    """The parameters of an edge head: ``linear`` w a (h,), ``bend`` w (1 - a) (h,) and ``constant`` c."""
 
     linear: Tensor
     bend: Tensor
@@ -40,14 +41,14 @@ class Scorer:
 
     @classmethod
     def of(cls, head: EdgeHead) -> Scorer:
-        """The parameters of a head, on its device."""
+        """Return the parameters of an edge head, on the head's device."""
         slope, weight, constant = (p.detach() for p in head.scorer())
         return cls(weight * slope, weight * (1 - slope), float(constant))
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Entries of m rows that are to be scored: those of row i are ``ids[indptr[i] : indptr[i + 1]]``."""
+    """The candidate edges of m rows. The other ends of row i's edges are ``ids[indptr[i] : indptr[i + 1]]``."""
 
     indptr: NDArray[np.int64]
     ids: NDArray[np.integer]
@@ -55,9 +56,18 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Entries:
-    """Entries of m rows that reach a threshold: ``counts`` (m,) a row; ``cols``, ``scores``, ``doubtful`` (E,).
+    """The E edges of m rows whose logit may exceed the threshold.
 
-    ``doubtful`` entries are those that half precision leaves undecided.
+    Attributes
+    ----------
+    counts : (m,) int64
+        Number of edges of each row.
+    cols : (E,) integers
+        The other end of each edge.
+    scores : (E,) float32
+        p of each edge.
+    doubtful : (E,) bool
+        True where half precision cannot decide whether the logit exceeds the threshold.
     """
 
     counts: NDArray[np.int64]
@@ -67,11 +77,11 @@ class Entries:
 
     @property
     def local(self) -> NDArray[np.int64]:
-        """Which of the m rows each entry is of, (E,)."""
+        """The row of each edge, (E,) int64 in [0, m)."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     def select(self, mask: NDArray[np.bool_]) -> Entries:
-        """The entries where ``mask`` (E,) holds."""
+        """Return the edges where ``mask`` (E,) is True."""
         counts = np.bincount(self.local[mask], minlength=len(self.counts))
         return Entries(counts, self.cols[mask], self.scores[mask], self.doubtful[mask])
 
@@ -87,18 +97,26 @@ def score_rows(
     scorer: Scorer,
     line: float,
 ) -> Entries:
-    """Entries whose logit may exceed ``line``, row by row, in their order, with their p.
+    """Score candidate edges and return those whose logit may exceed ``line``, in the order of the candidates.
 
     Parameters
     ----------
     candidates : Candidates
-        Of m rows; those below ``first`` or not below first + n are passed over.
+        The candidate edges of m rows, by place. Edges to places outside [first, first + n) are ignored.
     source : (m, h) float32
-        u of these rows.
+        u of the m rows.
     target : (n, h) float16
-        v of the nodes from ``first`` on.
-    source_term (m,), target_term (N,), error (N,)
-        The bracketed terms, and e.
+        v of the places [first, first + n).
+    first : int
+        The first place of ``target``.
+    source_term, target_term : (m,), (N,) float32
+        The terms of single nodes.
+    error : (N,) float32
+        The bounds e.
+    scorer : Scorer
+        The parameters of the edge head.
+    line : float
+        The threshold of the logit.
     """
     indptr, ids = candidates.indptr, candidates.ids
     counts = np.zeros(len(indptr) - 1, np.int64)
@@ -121,7 +139,7 @@ def score_rows_torch(
     scorer: Scorer,
     line: float,
 ) -> Entries:
-    """:func:`score_rows` on any device."""
+    """Do the same as :func:`score_rows` on any device, in torch."""
     ids, m = candidates.ids, len(candidates.indptr) - 1
     held = (ids >= first) & (ids < first + len(target))
     local, cols = np.repeat(np.arange(m), np.diff(candidates.indptr))[held], ids[held]
@@ -142,6 +160,7 @@ def score_rows_torch(
 
 @nb.njit(cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 def _bent(u, v, bend):
+    """Return Σ_h w_h (1 - a_h) max(u_h + v_h, 0) of one edge."""
     zero = np.float32(0.0)
     z = zero
     for h in range(bend.size):
@@ -176,7 +195,7 @@ def _score_rows(
 
 @nb.njit(cache=True, nogil=True)
 def own_entries(rows, ids, width, place):
-    """Places of the neighbours that some rows list, among the first ``width``: row pointers and places."""
+    """Return the places of the first ``width`` neighbours of some rows: row pointers, and places."""
     indptr, found = np.empty(rows.size + 1, np.int64), np.empty(rows.size * width, place.dtype)
     at = 0
     for r in range(rows.size):
@@ -191,9 +210,9 @@ def own_entries(rows, ids, width, place):
 
 @nb.njit(cache=True, nogil=True)
 def stored_entries(rows, ids, kinds, sources_indptr, sources, place):
-    """Places of some rows' neighbours in the affinity graph, the rows themselves left out: row pointers and places.
+    """Return the places of some rows' neighbours in the affinity graph, without self loops: row pointers, and places.
 
-    ``sources_indptr`` (N + 1,) are pointers over ``sources`` a node, all scales together.
+    ``sources_indptr`` (N + 1,) are pointers into ``sources``, one range per node for all scales together.
     """
     indptr, width = np.empty(rows.size + 1, np.int64), kinds.shape[1]
     most = rows.size * width

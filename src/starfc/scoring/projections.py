@@ -1,14 +1,15 @@
-"""Edge scores: the probability that the two ends of an edge are the same identity.
+"""Score edges: compute the probability p that the two ends of an edge belong to the same identity.
 
-The network runs once per node, over row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. A hierarchical
-model makes X at three scales, of which each node keeps one (:mod:`starfc.scoring.selection`). Per edge remain an
-addition, a PReLU, a dot product and a sigmoid (:mod:`starfc.scoring.projection_kernels`). v, which is gathered from, is
-kept in half precision, with a bound on what that changes of an edge's logit; an edge whose p could fall on either side
-of τ1 is scored again in float32, and in float64 where that leaves a doubt too: rounding decides nothing.
+The network runs once per node, in row blocks: X = ReLU([F ‖ ÂF] W + b), u = W1a X + b1, v = W1b X. A hierarchical model
+computes X at three scales, and each node keeps one of them (:mod:`starfc.scoring.selection`). Per edge, only an
+addition, a PReLU, a dot product and a sigmoid remain (:mod:`starfc.scoring.projection_kernels`). v is stored in half
+precision, with a bound on the resulting error of a logit. If p could be on either side of τ1 within this bound, the
+edge is scored again in float32, and near-ties again in float64. Therefore rounding does not change which edges are
+kept.
 
-u (float32) and v lie in scratch files, in the order in which they were made. u is read block by block; v is gathered
-from, and a slice of it at a time is held in memory: all of it where that is not above ``target_bytes``. Memory
-beyond the graph is that slice, one block of rows a thread, and the edges that are kept.
+u (float32) and v are stored in scratch files, in processing order. u is read block by block. v is read at random
+places, so it is loaded in slices of at most ``target_bytes``. Memory in addition to the graph: one slice of v, one
+block of rows per thread, and the edges that are kept.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ from starfc.scoring.selection import chosen_embeddings
 from starfc.storage.scratch import ScratchRows
 
 ROW_BLOCK = 1 << 11  # rows per block: 2^11 x 512 float32 = 4 MiB of node embeddings
-_CLOSE = 1e-5  # of a probability: float32 errors stay below it
-TARGET_BYTES = 2 << 30  # of v: 2^21 rows of 512 float16
-_DOUBTFUL = 1 << 12  # edges scored again at a time: 2^12 x 512 float32 = 8 MiB for either end
+_CLOSE = 1e-5  # bound on the float32 error of p
+TARGET_BYTES = 2 << 30  # maximum size of a slice of v: 2^21 rows of 512 float16
+_DOUBTFUL = 1 << 12  # edges that are scored again at a time: 2^12 x 512 float32 = 8 MiB for each end
 
 
 def project_nodes(
@@ -60,27 +61,28 @@ def project_nodes(
     order: NDArray[np.integer] | None = None,
     scratch: Path | None = None,
 ) -> NodeProjections:
-    """Propagation, backbone, choice of scales and node projections, fused over row blocks.
+    """Compute the node projections: propagation, backbone, choice of scales and projection, block by block.
 
     Parameters
     ----------
     model : StarFCModel or HierarchicalModel
-        The first has one scale, the whole graph; the graphs of the second are as deep as its ``scales`` say.
+        A StarFCModel has one scale, the whole graph. A HierarchicalModel has several; ``scales`` are their numbers of
+        neighbours.
     features : Features, or (N, d) float32 L2-normalised
     graph : KnnGraph
-        Their kNN graph.
+        kNN graph of the features.
     th_sim : float
-        Entries below this similarity do not enter the affinity graph.
+        kNN entries below this similarity are left out of the affinity graph.
     order : (N,) integers, optional
-        Order in which to take the nodes; one in which neighbours stand together is fastest
+        Order in which nodes are processed. An order that keeps neighbours together is fastest
         (:func:`starfc.graph.order.locality_order`).
     scratch : path, optional
-        Folder for the scratch files of u and v, 6 N h bytes.
+        Folder for the scratch files of u and v, 6 N h bytes. Default: the system's temporary folder.
 
     Raises
     ------
     InputError
-        The graph has fewer neighbours than the model's largest scale.
+        If the graph has fewer neighbours than the model's largest scale.
     """
     model, n = model.eval().to(device), graph.num_nodes
     order = np.arange(n, dtype=id_dtype(n)) if order is None else order
@@ -97,7 +99,7 @@ def project_nodes(
         *(np.empty(n, np.float32) for _ in range(3)),
     )
 
-    nodes.features.scaled  # noqa: B018 made once, before the threads
+    nodes.features.scaled  # noqa: B018 computed once here, so that threads do not compute it at the same time
     embed = chosen_embeddings(nodes)
 
     @torch.inference_mode()
@@ -115,9 +117,9 @@ def project_nodes(
 def edge_probabilities(
     nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
 ) -> NDArray[np.floating]:
-    """p of the edges rows_e -> cols_e by the whole network: two (E,) integer arrays -> (E,) in [0, 1].
+    """Return p of the edges rows_e -> cols_e, (E,), computed by the whole network without half precision.
 
-    float32, or float64 for nodes ``in_double``.
+    ``rows`` and ``cols`` are (E,) integers. The result is float32, or float64 for nodes ``in_double``.
     """
     p = np.empty(len(rows), np.float64 if nodes.dtype == torch.float64 else np.float32)
 
@@ -129,24 +131,24 @@ def edge_probabilities(
 
 
 def own_candidates(nodes: NodeProjections, rows: NDArray[np.integer]) -> Candidates:
-    """The kNN entries of some nodes in the graph of the largest scale, by place."""
+    """Return the kNN entries of some nodes in the graph of the largest scale, as places."""
     return Candidates(*own_entries(rows, nodes.graph.ids, nodes.affinity.widths[-1], nodes.place))
 
 
 def stored_candidates(nodes: NodeProjections, rows: NDArray[np.integer]) -> Candidates:
-    """What Â of the largest scale stores of some nodes' rows, self loops left out, by place."""
+    """Return the entries of some nodes' rows in Â of the largest scale, without self loops, as places."""
     affinity = nodes.affinity
     pointers = affinity.indptr[:: affinity.num_scales]
     return Candidates(*stored_entries(rows, nodes.graph.ids, affinity.kinds, pointers, affinity.sources, nodes.place))
 
 
 def num_entries(nodes: NodeProjections) -> int:
-    """How many candidates :func:`own_candidates` has for all nodes together."""
+    """Return the number of :func:`own_candidates` of all nodes together."""
     return nodes.graph.num_entries(int(nodes.affinity.widths[-1]))
 
 
 def num_pairs(nodes: NodeProjections) -> int:
-    """How many pairs Â of the largest scale stores, which are twice among the :func:`stored_candidates`."""
+    """Return the number of pairs in Â of the largest scale. Each pair occurs twice in the :func:`stored_candidates`."""
     affinity = nodes.affinity
     return (int(np.count_nonzero(affinity.kinds)) + len(affinity.sources)) // 2
 
@@ -157,10 +159,25 @@ def score_entries(
     target_bytes: int = TARGET_BYTES,
     candidates: Callable[[NodeProjections, NDArray[np.integer]], Candidates] = own_candidates,
 ) -> Iterator[tuple[NDArray[np.integer], Entries]]:
-    """The candidates i -> j whose logit may exceed ``line`` (all of them by default), with their p.
+    """Yield the candidate edges whose logit may exceed ``line``, block by block, with p.
 
-    ``candidates`` gives those of some nodes: their kNN entries, or :func:`stored_candidates`. Yields rows (m,) and
-    their entries, block by block; for each slice of v that is held, of at most ``target_bytes``, all blocks.
+    Parameters
+    ----------
+    nodes : NodeProjections
+        The projections of all nodes.
+    line : float
+        The threshold of the logit. Default: all candidates.
+    target_bytes : int
+        Maximum size of a slice of v. All blocks are yielded once per slice.
+    candidates : function (nodes, node ids) -> Candidates
+        Returns the candidate edges of some nodes: :func:`own_candidates` or :func:`stored_candidates`.
+
+    Yields
+    ------
+    (m,) integers
+        The nodes of the block.
+    Entries
+        Their edges; ``cols`` are nodes.
     """
     n = nodes.graph.num_nodes
     score = score_rows if nodes.device.type == "cpu" else score_rows_torch
@@ -184,19 +201,19 @@ def score_entries(
 
 
 def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:
-    """Graph parsing, STAR-FC section 3.4: the directed kNN edges with p > τ1; v is held ``target_bytes`` at a time.
+    """Return the directed kNN edges with p > τ1: graph parsing, STAR-FC section 3.4.
 
-    Which edges these are does not hang on rounding; scores that half precision decided are within its error.
+    Rounding does not change which edges are returned. Their p may have the error of half precision. ``target_bytes`` is
+    the maximum size of a slice of v.
     """
     return _parse(nodes, tau1, target_bytes, own_candidates)
 
 
 def parse_affinity(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:
-    """Graph parsing of the extended method (TPAMI 2023): the entries of Â of the largest scale with p > τ1, undirected.
+    """Return the edges of Â of the largest scale with p > τ1, undirected: graph parsing of the extended method.
 
-    p_ij and p_ji differ: a pair stays where one of them is above τ1, with the higher of those that are. Every pair is
-    listed once in either direction, columns sorted, without self loops. Rounding decides as little as in
-    :func:`parse_graph`.
+    See TPAMI 2023. p_ij and p_ji differ. A pair is kept if at least one of them is above τ1, with the higher value. The
+    list is symmetric, with sorted columns and without self loops. Rounding does not change which edges are returned.
     """
     return undirected(_parse(nodes, tau1, target_bytes, stored_candidates))
 
@@ -207,7 +224,7 @@ def _parse(
     target_bytes: int,
     candidates: Callable[[NodeProjections, NDArray[np.integer]], Candidates],
 ) -> EdgeList:
-    """The candidates with p > τ1."""
+    """Return the candidates with p > τ1."""
     line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
     found = list(score_entries(nodes, line, target_bytes, candidates))
     doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
@@ -233,7 +250,7 @@ def _parse(
 def _decided(
     nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer], tau1: float
 ) -> NDArray[np.float64]:
-    """p of some edges in float32, of those within its error of τ1 in float64."""
+    """Return p of some edges in float32; if p is within the float32 error of τ1, compute it in float64."""
     p = edge_probabilities(nodes, rows, cols).astype(np.float64)
     close = np.abs(p - tau1) < _CLOSE
     if close.any():
@@ -245,7 +262,7 @@ def _decided(
 def _probabilities(
     nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
 ) -> NDArray[np.floating]:
-    """p of some edges, from projections of their ends made for them."""
+    """Return p of some edges; the projections of their ends are computed again."""
     ends = []
     for of_x, side in ((nodes.model.head.project_source, rows), (nodes.model.head.project_target, cols)):
         ours, place = np.unique(side, return_inverse=True)

@@ -1,12 +1,13 @@
-"""Which scale each node takes its embedding from: the highest of the scale selector's logits.
+"""Choose the scale of each node's embedding: the scale with the highest logit of the scale selector.
 
-Rounding is kept from deciding, as far as it can be told. Where the processor multiplies bfloat16 several times faster
-than float32, the logits are made from such products (:mod:`starfc.scoring.selector`); a node whose two highest logits
-stand too close is chosen for again in float32, and in float64, embeddings included, where that leaves a doubt too.
+Near-ties are recomputed at higher precision. If the processor multiplies bfloat16 several times faster than float32,
+the logits are computed from bfloat16 products (:mod:`starfc.scoring.selector`). If the two highest logits of a node are
+too close, its logits are computed again in float32. If they are still too close, its embeddings and logits are computed
+again in float64.
 
-How close is too close for bfloat16 is measured, not proven. The error of a difference of logits is in proportion to
-the differences themselves, down to a floor in proportion to how far the node's tokens lie apart; the largest ratio, on
-up to 2^10 nodes spread over all, times a safety factor is what a call goes by.
+The limit for bfloat16 is measured, not proven. The error of a difference of two logits is assumed proportional to
+(range of the node's logits + a small constant × distance of the node's tokens). Each call measures the largest ratio on
+up to 2^10 evenly spaced nodes and multiplies it by a safety factor.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from starfc.runtime.products import product_dtype, slices
 from starfc.scoring.nodes import NodeProjections
 from starfc.scoring.selector import HalfSelector
 
-_SAMPLE = 1 << 10
-_SAFETY = 2.0
-_FLOOR = 2e-4  # of a node's spread
-_CLOSE = 5e-6  # of a difference of logits, or relative to the highest of them: float32 errors stay below it
-_BLOCK = 1 << 9  # nodes: 2^9 x 3 tokens x 2048 float32 = 12 MiB within the selector
+_SAMPLE = 1 << 10  # maximum number of nodes on which the error of bfloat16 is measured
+_SAFETY = 2.0  # the measured error is multiplied by this
+_FLOOR = 2e-4  # weight of a node's spread in the error scale
+_CLOSE = 5e-6  # bound on the float32 error of a difference of logits, relative to max(1, largest |logit|)
+_BLOCK = 1 << 9  # nodes per block: 2^9 x 3 tokens x 2048 float32 = 12 MiB inside the selector
 
 
 def chosen_embeddings(nodes: NodeProjections) -> Callable[[NDArray[np.integer]], Tensor]:
-    """A function of nodes (m,) that chooses the scale of each, notes it in ``nodes.choice``, and gives X (m, h)."""
+    """Return a function of nodes (m,) that chooses their scales and returns their embeddings X (m, h).
+
+    The function also writes the chosen scales to ``nodes.choice``.
+    """
     if not isinstance(nodes.model, HierarchicalModel):
-        return nodes.embed  # of the one scale there is
+        return nodes.embed  # there is only one scale
     choose = _choice(nodes, nodes.model.selector)
 
     @torch.inference_mode()
@@ -50,9 +54,9 @@ def chosen_embeddings(nodes: NodeProjections) -> Callable[[NDArray[np.integer]],
 def _choice(
     nodes: NodeProjections, selector: ScaleSelector
 ) -> Callable[[NDArray[np.integer], Tensor], NDArray[np.uint8]]:
-    """A function of some nodes (m,) and their tokens (m, 3, h) that gives the scale (m,) of each."""
+    """Return a function of nodes (m,) and their tokens (m, 3, h) that returns the scale (m,) of each node."""
     exact = nodes.in_double()
-    assert isinstance(exact.model, HierarchicalModel)  # as that of the nodes
+    assert isinstance(exact.model, HierarchicalModel)  # the caller has checked nodes.model
     sure = exact.model.selector
     fast = nodes.device.type == "cpu" and product_dtype() == torch.bfloat16
     half = HalfSelector(selector) if fast else None
@@ -75,7 +79,7 @@ def _choice(
 
 
 def _relative_error(nodes: NodeProjections, selector: ScaleSelector, half: HalfSelector) -> float:
-    """Largest error of ``half`` in the differences of a node's logits, relative to :func:`_error_scale`."""
+    """Return the largest error of ``half`` in differences of a node's logits, relative to :func:`_error_scale`."""
     n = len(nodes.order)
     sample = nodes.order[:: -(-n // _SAMPLE)]
     errors: list[float] = []
@@ -85,7 +89,7 @@ def _relative_error(nodes: NodeProjections, selector: ScaleSelector, half: HalfS
         logits, spreads = half(tokens.numpy())
         wrong = np.ptp(logits - _logits(selector, tokens), axis=1)
         scale = _error_scale(logits, spreads)
-        apart = scale > 0  # where all tokens are alike there is no difference to be wrong in
+        apart = scale > 0  # scale is 0 if all tokens of a node are equal; then the differences are exactly 0
         errors.append(float((wrong[apart] / scale[apart]).max(initial=0.0)))
 
     threads.each(work, slices(len(sample), _BLOCK))
@@ -93,18 +97,18 @@ def _relative_error(nodes: NodeProjections, selector: ScaleSelector, half: HalfS
 
 
 def _error_scale(logits: NDArray[np.float32], spreads: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What errors of differences are in proportion to: logits (m, 3) and spreads (m,) -> (m,)."""
+    """Return the scale (m,) of the errors of differences, from logits (m, 3) and spreads (m,)."""
     return np.ptp(logits, axis=1) + np.float32(_FLOOR) * spreads
 
 
 @torch.inference_mode()
 def _logits(selector: ScaleSelector, tokens: Tensor) -> NDArray[np.floating]:
-    """Logits (m, 3) by the module itself, in its dtype."""
+    """Return the logits (m, 3) of the selector module itself, in its dtype."""
     parts = [selector(tokens[part]) for part in slices(len(tokens), _BLOCK)]
     return (torch.cat(parts) if parts else tokens[:, :, 0]).cpu().numpy()
 
 
 def _gaps(logits: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How far the highest logit stands above the next: (m, 3) -> (m,)."""
+    """Return the difference (m,) between the highest and the second highest of the logits (m, 3)."""
     top = np.sort(logits, axis=1)
     return top[:, -1] - top[:, -2]

@@ -1,4 +1,4 @@
-"""The scale selector's logits from products of bfloat16 inputs, where a processor makes those several times faster."""
+"""Compute the scale selector's logits with bfloat16 matrix products, for processors on which these are faster."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from starfc.models.hierarchical import ScaleSelector
 from starfc.scoring import selector_kernels as kernels
 
-_BLOCK = 1 << 9  # nodes: 2^9 x 3 tokens x 2048 bfloat16 = 6 MiB between the two products of the MLP
+_BLOCK = 1 << 9  # nodes per block: 2^9 x 3 tokens x 2048 bfloat16 = 6 MiB between the two products of the MLP
 
 
 class HalfSelector:
-    """A selector on the CPU whose matrix products take bfloat16 (:mod:`starfc.scoring.selector_kernels`)."""
+    """A scale selector on the CPU with bfloat16 matrix products (:mod:`starfc.scoring.selector_kernels`)."""
 
     def __init__(self, selector: ScaleSelector) -> None:
         block = selector.block
@@ -35,9 +35,10 @@ class HalfSelector:
         self._constant = np.float32(selector.score.bias.item())
 
     def __call__(self, tokens: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Tokens (n, 3, h) -> logits (n, 3), whose differences are more exact than they are, and spreads (n,).
+        """Return logits (n, 3) and spreads (n,), both float32, of tokens (n, 3, h).
 
-        A node's spread is how far its normalised tokens lie apart; errors of differences are in proportion to it.
+        The differences between the logits of a node are more exact than the logits. The spread of a node is the
+        distance between its normalised tokens. The errors of the differences are proportional to it.
         """
         logits, spreads = np.empty(tokens.shape[:2], np.float32), np.empty(len(tokens), np.float32)
         for start in range(0, len(tokens), _BLOCK):
@@ -59,6 +60,6 @@ class HalfSelector:
         )
 
     def _product(self, bits: NDArray[np.int16], layer: int) -> NDArray[np.int16]:
-        """(n, 3, ·) bfloat16 bits times a layer's weights, as bits."""
+        """Multiply (n, 3, ·) bfloat16 bits by the weights of a layer; return bfloat16 bits."""
         rows = torch.from_numpy(bits).view(torch.bfloat16).view(-1, bits.shape[2])
         return (rows @ self._weights[layer]).view(torch.int16).numpy().reshape(len(bits), 3, -1)

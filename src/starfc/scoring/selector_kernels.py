@@ -1,14 +1,15 @@
-"""What stands between the matrix products of the scale selector, for products of bfloat16 inputs.
+"""Compiled kernels for the scale selector's steps between the bfloat16 matrix products.
 
-A node's tokens are embeddings on almost the same neighbours, so they and their logits differ by little, and rounding
-each to bfloat16 would drown that. Here a token goes into a product as the middle token, or as its difference from the
-middle token, each rounded to bfloat16:
+The three tokens of a node are embeddings of almost the same neighbourhood. They differ little, and so do their logits.
+Rounding each token to bfloat16 would make an error larger than these differences. Therefore a product takes the middle
+token and the differences of the other tokens from it, each rounded to bfloat16:
 
     W x_t = W x_mid + W (x_t - x_mid)
 
-What rounding does to the middle token is the same in all tokens of the node and falls out of the differences of their
-logits, up to second order; what it does to a difference is relative to that difference. Everything between products is
-float32. ``products`` (n, 3, ·) and ``out`` (n, 3, ·) are bfloat16 bits, in that form; biases are added to the middle.
+The rounding error of the middle token is the same in all three tokens. It cancels in the differences of the logits, up
+to second order. The rounding error of a difference is relative to the difference. All steps between products are
+float32. ``products`` (n, 3, ·) and ``out`` (n, 3, ·) are bfloat16 bits in this form (difference, middle, difference);
+biases are added to the middle token.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import numpy as np
 
 from starfc.runtime.half import number, rounded
 
-MIDDLE = 1
-_FAST = {"reassoc", "contract", "nsz", "arcp"}  # with no check of divisors, these loops are vector instructions
+MIDDLE = 1  # index of the middle token
+_FAST = {"reassoc", "contract", "nsz", "arcp"}  # with error_model="numpy", these let the compiler vectorise the loops
 _SQRT_HALF = np.float32(math.sqrt(0.5))
 _ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
-# erf(x) = x P(x²) / Q(x²) on [-4, 4], to the last places of float32 (Eigen's)
+# Coefficients of erf(x) = x P(x²) / Q(x²) on [-4, 4] from Eigen, accurate to the last digits of float32
 _P = tuple(
     map(
         np.float32,
@@ -47,7 +48,7 @@ _Q = tuple(
 
 @nb.njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _gelu(x):
-    """x Φ(x)."""
+    """Return GELU(x) = x Φ(x)."""
     t = min(max(x * _SQRT_HALF, np.float32(-4)), np.float32(4))
     s = t * t
     p = _P[0]
@@ -67,7 +68,7 @@ def _gelu(x):
 
 @nb.njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _normalise(x, eps, weight, bias, out):
-    """LayerNorm of one token."""
+    """Write the LayerNorm of one token to ``out``."""
     mean, square = _ZERO, _ZERO
     for c in range(x.size):
         mean += x[c]
@@ -81,7 +82,7 @@ def _normalise(x, eps, weight, bias, out):
 
 @nb.njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _differences(tokens, out):
-    """Three tokens as the middle one and the others' differences from it."""
+    """Write the middle token and the differences of the other two from it to ``out``, as bfloat16 bits."""
     for c in range(tokens.shape[1]):
         middle = tokens[MIDDLE, c]
         out[0, c] = rounded(tokens[0, c] - middle)
@@ -91,7 +92,10 @@ def _differences(tokens, out):
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def norm_tokens(tokens, eps, weight, bias, out, spreads):
-    """First LayerNorm; spreads (n,) are how far the farther token lies from the middle one after it."""
+    """Apply the first LayerNorm to tokens (n, 3, h).
+
+    ``spreads`` (n,) receives the larger distance of an outer normalised token from the middle one.
+    """
     normal = np.empty(tokens.shape[1:], np.float32)
     for i in range(tokens.shape[0]):
         for t in range(3):
@@ -106,7 +110,7 @@ def norm_tokens(tokens, eps, weight, bias, out, spreads):
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def attend(products, bias, heads, out):
-    """Self-attention among a node's tokens: (n, 3, 3h) products of [W_q; W_k; W_v] -> (n, 3, h)."""
+    """Apply self-attention between the tokens of each node: (n, 3, 3h) products of [W_q; W_k; W_v] -> (n, 3, h)."""
     h = out.shape[2]
     width = h // heads
     factor = _ONE / np.float32(math.sqrt(width))
@@ -137,7 +141,7 @@ def attend(products, bias, heads, out):
 
 @nb.njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _add_products(tokens, products, bias, out):
-    """Three tokens plus what a product made of them, bias included."""
+    """Add the products and the bias to three tokens (the residual connection)."""
     for c in range(tokens.shape[1]):
         middle = number(products[MIDDLE, c]) + bias[c]
         out[0, c] = tokens[0, c] + (middle + number(products[0, c]))
@@ -147,7 +151,7 @@ def _add_products(tokens, products, bias, out):
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def add_and_norm(tokens, products, product_bias, eps, weight, bias, residual, out):
-    """Residual sum (n, 3, h) float32, and the second LayerNorm of it."""
+    """Write the residual sum (n, 3, h) float32 to ``residual`` and its LayerNorm, the second one, to ``out``."""
     normal = np.empty(tokens.shape[1:], np.float32)
     for i in range(tokens.shape[0]):
         _add_products(tokens[i], products[i], product_bias, residual[i])
@@ -158,7 +162,7 @@ def add_and_norm(tokens, products, product_bias, eps, weight, bias, residual, ou
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def activate(products, bias):
-    """GELU, in place."""
+    """Add the bias and apply GELU in place."""
     middle, at_middle = np.empty(bias.size, np.float32), np.empty(bias.size, np.float32)
     for i in range(products.shape[0]):
         row = products[i, MIDDLE]
@@ -174,7 +178,7 @@ def activate(products, bias):
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def score_tokens(residual, products, product_bias, eps, weight, bias, unit, constant, logits):
-    """Residual sum, last LayerNorm and linear unit: (n, 3) logits."""
+    """Write the logits (n, 3): residual sum, last LayerNorm and linear unit."""
     tokens, normal = np.empty(residual.shape[1:], np.float32), np.empty(residual.shape[2], np.float32)
     for i in range(residual.shape[0]):
         _add_products(residual[i], products[i], product_bias, tokens)

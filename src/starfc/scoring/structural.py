@@ -1,8 +1,8 @@
-"""Edge scores of the structural model: rounds over blocks of nodes, kernel and network one after the other.
+"""Score the edges of a kNN graph with a structural model, block by block.
 
-A block's features are made, scored and dropped while they lie in the caches. Beside the graph there are a byte for
-every kNN entry (the first round's logits), a block a thread, and the edges that are kept; the smoothed nodes, float16,
-lie in a scratch file.
+For each block of nodes, a kernel computes the structural features of the edges, and the network scores them while they
+are in the processor's caches. Memory in addition to the graph: one byte per kNN entry (the first round's logits), one
+block per thread, and the edges that are kept. The smoothed features (float16) are stored in a scratch file.
 """
 
 from __future__ import annotations
@@ -32,20 +32,29 @@ from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 
-ROW_BLOCK = 128  # some 4,000 edges: 0.4 MiB of features, 1 MiB of a hidden layer
+ROW_BLOCK = 128  # nodes per block, about 4,000 edges: 0.4 MiB of features, 1 MiB per hidden layer
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Scoring:
-    """The edges of a graph before their last round: what is known of every node by then, and the context.
+    """The state of a graph before the last round of scoring: first-round logits, and a contextual model's context.
 
-    Made once a set; :meth:`each` scores all candidate edges, as often as there are scorers to score them.
+    It is computed once per set. :meth:`each` and :meth:`parse` then score all candidate edges, with the model's scorer
+    or with adapted scorers.
 
     Parameters
     ----------
+    model : StructuralModel
+    features : Features, or (N, d) float32 L2-normalised
+    graph : KnnGraph
+        kNN graph of the features.
     order : (N,) integers, optional
-        Order in which to take the nodes; it changes no logit.
+        Order in which nodes are processed. It does not change the logits.
+    device
+        Device of the scorers.
+    scratch : path, optional
+        Folder for the scratch file of the smoothed features.
     """
 
     def __init__(
@@ -76,7 +85,7 @@ class Scoring:
         self.scorer = model.first if model.second is None else model.second
 
     def _in_context(self, model: ContextualModel, strangers: Strangers, dim: int) -> EdgeScorer:
-        """The last round's scorer of this set, after the first round."""
+        """Run the first round of a contextual model, set ``context``, and return the last round's scorer."""
         n = self.graph.num_nodes
         sample = self._of_some(sampled_nodes(n))
         first = first_context(sample, n, dim, strangers) if len(sample) else model.first.neutral
@@ -87,13 +96,14 @@ class Scoring:
         return model.second.of(second)
 
     def _first_round(self, scorer: EdgeScorer) -> EdgeLogits:
+        """Return the first round's logits of all candidate edges."""
         logits = EdgeLogits(self.structure)
         score_first_round(on_device(scorer, self.device), self.structure, logits, self.order)
         logits.sum_degrees(self.order)
         return logits
 
     def pairs(self, nodes: NDArray[np.integer]) -> CandidateEdges:
-        """The candidate edges of some nodes with their columns of the last round that there is by now."""
+        """Return the candidate edges of some nodes, with their features for the next round."""
         if self.before is None:
             return self.structure.first_round(nodes)
         return self.structure.second_round(nodes, self.before)
@@ -101,15 +111,15 @@ class Scoring:
     def each(
         self, use: Callable[[int, CandidateEdges, NDArray[np.float32]], None], halves: Halves | None = None
     ) -> None:
-        """Call ``use(block, pairs, logits)`` for every block of nodes, from several threads.
+        """Score all candidate edges: call ``use(block, pairs, logits)`` for each block of nodes, from several threads.
 
         Parameters
         ----------
-        use : callable
-            Takes the number of the block, its candidate edges (each edge of the graph comes once), and z / T (m,)
-            float32.
+        use : function (int, Pairs, (m,) float32)
+            Takes the number of the block, its m candidate edges, and their logits divided by the temperature, z / T.
+            Each edge of the graph occurs in one block only.
         halves : Halves, optional
-            Adapted scorers (:mod:`starfc.clustering.adaptation`) instead of the model's.
+            Adapted scorers (:mod:`starfc.clustering.adaptation`) that replace the model's scorer.
         """
         score = self._last_round(halves)
 
@@ -120,15 +130,16 @@ class Scoring:
         threads.each(last_round, range(len(self.blocks)))
 
     def _last_round(self, halves: Halves | None) -> Callable[[CandidateEdges], NDArray[np.float32]]:
+        """Return a function that computes the logits (m,) of candidate edges in the last round."""
         if halves is not None:
             return lambda pairs: halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
         score = on_device(self.scorer, self.device)
         return lambda pairs: score(pairs.features)
 
     def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
-        """Graph parsing: the candidate edges with p > τ1, how many candidates there were, and Σ p of all of these.
+        """Return the candidate edges with p > τ1, the number of candidates, and Σ p of all candidates.
 
-        Edges are undirected: every one is listed once in either direction, columns sorted, without self loops.
+        The edge list is symmetric, with sorted columns and without self loops. ``halves`` are as for :meth:`each`.
         """
         line, graph = logit(tau1), self.graph
         found: dict[int, Block] = {}
@@ -149,11 +160,11 @@ class Scoring:
 
     @property
     def codes(self) -> NDArray[np.int8] | None:
-        """The first round's logits (N, k) int8 (``EdgeLogits.codes``), where there are two rounds."""
+        """The first round's logits, (N, k) int8 (``EdgeLogits.codes``); None for a model with one round."""
         return None if self.before is None else self.before.codes
 
     def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The columns of the edges of some nodes."""
+        """Return the structural features of the candidate edges of some nodes."""
         blocks = slices(len(nodes), ROW_BLOCK)
         return np.concatenate(threads.results(lambda part: self.pairs(nodes[part]).features, blocks))
 
@@ -168,14 +179,22 @@ def score_first_round(
     since: int = 0,
     block: int = ROW_BLOCK,
 ) -> None:
-    """Score candidate edges of some nodes by the first round, and note the logits at both ends.
+    """Score the candidate edges of some nodes in the first round, and store each logit at both ends of its edge.
 
     Parameters
     ----------
+    score : function ((m, f) float32) -> (m,) float32
+        Returns the logits of edges, given their structural features.
+    structure : Structure
+        Computes the structural features.
+    logits : EdgeLogits
+        Receives the logits.
+    nodes : (n,) integers
+        The nodes whose edges are scored.
     every, since
         As for :meth:`starfc.graph.structure.Structure.first_round`.
     block : int
-        Nodes to score at a time.
+        Number of nodes that are scored at a time.
     """
 
     def work(part: slice) -> None:
@@ -186,12 +205,15 @@ def score_first_round(
 
 
 class Halves(Protocol):
-    """Two scorers, each trained on one half of the clusters, and which half every node is of."""
+    """A pair of scorers, each trained on the edges within one half of the clusters."""
 
     def logits(
         self, features: NDArray[np.float32], rows: NDArray[np.integer], cols: NDArray[np.integer]
     ) -> NDArray[np.float32]:
-        """Of edges (m, f) and their ends (m,) each: those of the scorer that was not trained on them."""
+        """Return the logits (m,) of edges, by the scorer that was not trained on them.
+
+        ``features`` (m, f) are the edges' structural features; ``rows`` and ``cols`` (m,) are their ends.
+        """
 
 
 def score_edges(
@@ -203,7 +225,7 @@ def score_edges(
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
 ) -> None:
-    """Call ``use`` for every block of nodes (:meth:`Scoring.each`)."""
+    """Score all candidate edges: call ``use`` for each block of nodes (:meth:`Scoring.each`)."""
     Scoring(model, features, graph, order, device, scratch).each(use)
 
 
@@ -216,11 +238,12 @@ def parse_structure(
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
 ) -> tuple[EdgeList, int]:
-    """The candidate edges with p > τ1, and how many candidates there were (:meth:`Scoring.parse`)."""
+    """Return the candidate edges with p > τ1, and the number of candidates (:meth:`Scoring.parse`)."""
     return Scoring(model, features, graph, order, device, scratch).parse(tau1)[:2]
 
 
 def on_device(scorer: EdgeScorer, device: str | torch.device) -> Score:
+    """Move a scorer to ``device``; return a function that maps features (m, f) to logits (m,), both numpy arrays."""
     scorer = scorer.to(device)
 
     @torch.inference_mode()

@@ -210,7 +210,7 @@ def test_features_of_stdin_are_kept(starfc, data, tmp_path):
 
 def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
     cases = [
-        (("--tau1", 2), "--tau1: between 0 and 1 needed; found 2.0"),
+        (("--tau1", 2), "--tau1: must be between 0 and 1; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
         (("--memory", "lots"), "--memory: a number with MB, GB or TB"),
         (("--memory", "1MB"), "--memory: the process itself uses"),

@@ -240,7 +240,7 @@ def test_seeds_have_a_bound_on_the_command_line(starfc, tmp_path, rows, command)
     np.save(tmp_path / "rows.npy", rows)
     code, said = starfc(command, tmp_path / "rows.npy", "-o", tmp_path / "out", "--seed", 2**63)
     assert (code, said.strip().count("\n")) == (2, 0)
-    assert "--seed: between 0 and 4611686018427387904 needed; found 9223372036854775808" in said
+    assert "--seed: must be between 0 and 4611686018427387904; found 9223372036854775808" in said
 
 
 def test_weights_stay_readable_where_thresholds_are_chosen_for_them(starfc, tmp_path, rows):

@@ -248,15 +248,15 @@ def test_every_kind_of_array_is_the_same(sample):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"tau1": 3}, "tau1: between 0 and 1 needed; found 3"),
-        ({"tau2": "high"}, "tau2: a number or None needed; found 'high' (str)"),
-        ({"k": 2.5}, "k: a whole number needed; found 2.5 (float)"),
-        ({"k": 300}, "k: at most 254 needed by the packaged model and other structural ones; found 300"),
-        ({"knn_method": "hnsw"}, "knn_method: one of 'exact', 'faiss_gpu', 'ivf' needed; found 'hnsw'"),
-        ({"invalid_rows": "drop"}, "invalid_rows: one of 'error', 'singleton' needed; found 'drop'"),
-        ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
-        ({"th_sim": 0.2}, "th_sim: 0 needed by a structural model, which compares whole lists; found 0.2"),
-        ({"random_state": None}, "random_state: a whole number needed; found None"),
+        ({"tau1": 3}, "tau1: must be between 0 and 1; found 3"),
+        ({"tau2": "high"}, "tau2: must be a number or None; found 'high' (str)"),
+        ({"k": 2.5}, "k: must be a whole number; found 2.5 (float)"),
+        ({"k": 300}, "k: must be at most 254 for the packaged model and other structural models; found 300"),
+        ({"knn_method": "hnsw"}, "knn_method: must be one of 'exact', 'faiss_gpu', 'ivf'; found 'hnsw'"),
+        ({"invalid_rows": "drop"}, "invalid_rows: must be one of 'error', 'singleton'; found 'drop'"),
+        ({"device": "gpu"}, "device: must be auto, cpu, cuda or cuda:N; found 'gpu'"),
+        ({"th_sim": 0.2}, "th_sim: must be 0 for structural models, which compare whole lists; found 0.2"),
+        ({"random_state": None}, "random_state: must be a whole number; found None"),
         ({"partition": "leiden", "refinement": "dynamic"}, "partition: must be None or 'components' with refinement="),
     ],
 )
@@ -363,12 +363,12 @@ def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--k", "300"], "--k: at most 254 needed by the packaged model and other structural ones; found 300"),
-        (["--tau1", "3"], "--tau1: between 0 and 1 needed; found 3"),
-        (["--refinement", "dynamic", "--tau2", "3"], "--tau2: between 0 and 1 needed; found 3"),
-        (["--memory", "lots"], "--memory: a number with MB, GB or TB, such as '16GB', needed; found 'lots'"),
+        (["--k", "300"], "--k: must be at most 254 for the packaged model and other structural models; found 300"),
+        (["--tau1", "3"], "--tau1: must be between 0 and 1; found 3"),
+        (["--refinement", "dynamic", "--tau2", "3"], "--tau2: must be between 0 and 1; found 3"),
+        (["--memory", "lots"], "--memory: must be a number with MB, GB or TB, such as '16GB'; found 'lots'"),
         (["--memory", "1MB"], "set a limit above the sum of this and the memory for the data"),
-        (["--device", "gpu"], "--device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
+        (["--device", "gpu"], "--device: must be auto, cpu, cuda or cuda:N; found 'gpu'"),
         (["--feature-dim", "7"], "256-d features where 7-d ones are needed; set --feature-dim to 256"),
     ],
 )

@@ -97,7 +97,7 @@ def test_known_keys_are_listed_once():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tau1": float("nan")}, "tau1: between 0 and 1"),
+        ({"tau1": float("nan")}, "tau1: must be between 0 and 1"),
         ({"sampling": {"nearest": 5}}, "sampling.nearest: must be at least cluster_num"),
         ({"sampling": {"min_nodes": 50, "max_nodes": 20}}, "min_nodes"),
         ({"validation": {"source": "holdout"}}, "holdout_share above 0"),

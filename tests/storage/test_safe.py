@@ -44,7 +44,7 @@ def test_headers_of_npy(tmp_path, monkeypatch):
     }
     messages = (
         "not a readable NumPy file",
-        "shape of (-5, 8)",
+        "shape in its header is (-5, 8)",
         "more than the file's 384 bytes",
         "1000000",
         "complex64",

@@ -167,7 +167,7 @@ def test_a_kept_knn_graph_is_written_through_no_link(tmp_path, made):
     (tmp_path / "out" / "knn").symlink_to(tmp_path / "victim")
     code, said = starfc("cluster", made / "features.npy", "-o", tmp_path / "out")
     assert code == 2
-    assert "knn: a symbolic link" in said
+    assert "knn: is a symbolic link" in said
     assert not list((tmp_path / "victim").iterdir())
 
 

@@ -46,7 +46,7 @@ def assigned(times: int) -> Assigned:
 
 def test_what_assign_prints_counts_in_good_english():
     one, two = _text(assigned(1), Path("run")), _text(assigned(2), Path("run"))
-    for words in ("1 instance added", "made 1 new one;", "1 merge (done)", "1 split (done)", "1 cluster; run"):
+    for words in ("1 instance added", "form 1 new cluster;", "1 merge (done)", "1 split (done)", "1 cluster; run"):
         assert words in one
     for words in ("2 instances added", "made 2 new ones;", "2 merges (done)", "2 splits (done)", "2 clusters; run"):
         assert words in two

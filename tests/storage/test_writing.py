@@ -267,7 +267,7 @@ class TestWhatMayBeReplaced:
         assert "a file of the results of starfc cluster" in refused("convert", x, run / "labels.npy")
         write_json(tmp_path / "thresholds.json", {"fixed": 1})
         assert "no earlier run of starfc tune" in refused("tune", x, y, "-o", tmp_path)
-        assert "not empty, and no report" in refused("report", run, "-o", run)
+        assert "is not empty and holds no report" in refused("report", run, "-o", run)
         assert "labels.npy: no earlier run of starfc cluster" in refused("cluster", x, "-o", tmp_path)
 
     def test_a_run_over_itself_and_from_stdin(self, clustered, tmp_path):

@@ -28,7 +28,6 @@ from starfc.storage.safe import read_json
 
 log = logging.getLogger("starfc")
 
-
 MODELS = tuple(KINDS)
 
 
@@ -222,9 +221,7 @@ class Config:
     train_name: str = option("part0_train", "training split")
     test_name: str = option("part1_test", "split to cluster")
     knn: int = option(80, "neighbours per node k, the node itself included (as in the published files)", low=2)
-    knn_method: str = option(
-        "exact", "kNN search; ivf is approximate", choices=defaults.KNN_METHODS, former=defaults.KNN_FORMER
-    )
+    knn_method: str = option("exact", "ivf: approximate", choices=defaults.KNN_METHODS, former=defaults.KNN_FORMER)
     knn_params: dict = option(factory=dict, help="ivf: nlist, nprobe; by default they are chosen automatically")
     knn_recall: float = option(defaults.RECALL, "share of the true neighbours to find (ivf)", low=0, high=1)
     th_sim: float = option(0.0, "kNN entries below this similarity are not in the affinity graph", low=0, high=1)

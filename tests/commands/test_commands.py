@@ -271,7 +271,7 @@ def test_training_then_clustering_and_tuning(starfc, data, tmp_path):
     assert json.loads(text)["kind"] == "results"
     code, _, err = starfc("train", data / "f.npy", data / "l.npy", "-o", run, "--resume", *SMALL)
     assert code == 0
-    assert "going on from" in err
+    assert "continuing from" in err
 
 
 def test_training_takes_a_config(starfc, data, workspace):

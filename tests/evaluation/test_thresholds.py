@@ -215,7 +215,7 @@ def test_the_command_repeats_the_choice_of_training(command, choose, workspace):
     assert command("train.py", "--config", workspace / "config.py", "--work-dir", workspace / "run")[0] == 0
     names = ("thresholds.json", "threshold_surface.csv")
     stored = [(workspace / "run" / name).read_text() for name in names]
-    assert "held back from part0_train" in stored[0]
+    assert "held out of part0_train" in stored[0]
     for name in names:
         (workspace / "run" / name).unlink()
     code, out, _ = choose("--model", workspace / "run")

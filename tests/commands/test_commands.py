@@ -217,7 +217,7 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
         (("--knn-graph", tmp_path), "no kNN graph there"),
         (("--model", tmp_path / "none"), "no such checkpoint"),
         (("--labels", tmp_path / "none.npy"), "no such labels file"),
-        (("--feature-dim", 7), "16-d features where 7-d ones are needed; set --feature-dim to 16"),
+        (("--feature-dim", 7), "has 16-d features, but 7-d features are needed; set --feature-dim to 16"),
         (
             ("--refinement", "dynamic", "--partition", "infomap"),
             "--partition: 'infomap' does not use the dynamic thresholds",

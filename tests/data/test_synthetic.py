@@ -201,7 +201,7 @@ def test_a_kill_between_the_two_files_leaves_no_mixture(tmp_path, monkeypatch):
         ({"num_nodes": 10, "seed": -1}, "seed"),
         ({"num_nodes": 10, "dim": 1}, "dim"),
         ({"num_nodes": 10, "name": "a/b"}, "'a/b'"),
-        ({"num_nodes": 2**45, "name": "huge"}, "free on its disk"),
+        ({"num_nodes": 2**45, "name": "huge"}, "but its disk has"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, monkeypatch, keywords, message):
@@ -227,7 +227,7 @@ def test_the_command(tmp_path):
     for wrong, message in (
         (["-5"], "synthetic data: 1 <= num_nodes"),
         (["5", "--modes", "0"], "synthetic data: modes >= 1"),
-        (["5", "--threads", "0"], "--threads: at least 1"),
+        (["5", "--threads", "0"], "--threads: must be at least 1"),
     ):
         refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
         assert (refused.returncode, refused.stdout) == (2, "")

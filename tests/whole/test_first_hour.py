@@ -268,7 +268,9 @@ def test_parameters_are_checked_in_words_of_the_estimator(sample, parameters, me
 def test_a_row_of_nan_names_the_parameter_that_takes_it(sample):
     features = sample[0][:20].copy()
     features[3] = np.nan
-    with pytest.raises(InputError, match=r"X: 1 of 20 rows have NaN .* first rows \[3\]; repair them, or set invalid_"):
+    with pytest.raises(
+        InputError, match=r"X: 1 of 20 rows have NaN .* first rows \[3\]; correct them, or set invalid_"
+    ):
         StarFC().fit(features)
 
 
@@ -369,7 +371,7 @@ def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
         (["--memory", "lots"], "--memory: must be a number with MB, GB or TB, such as '16GB'; found 'lots'"),
         (["--memory", "1MB"], "set a limit above the sum of this and the memory for the data"),
         (["--device", "gpu"], "--device: must be auto, cpu, cuda or cuda:N; found 'gpu'"),
-        (["--feature-dim", "7"], "256-d features where 7-d ones are needed; set --feature-dim to 256"),
+        (["--feature-dim", "7"], "has 256-d features, but 7-d features are needed; set --feature-dim to 256"),
     ],
 )
 def test_messages_name_the_options_of_the_command(starfc, files, tmp_path, more, message):

@@ -80,7 +80,7 @@ def test_undirected_edges_are_those_of_either_list():
 def test_k_counts_the_node_itself_and_is_checked():
     graph = random_graph(9, 4, seed=0)
     np.testing.assert_array_equal(first_neighbours(graph, 3).ids, graph.ids[:, :2])
-    with pytest.raises(InputError, match="k: between 2 and 5"):
+    with pytest.raises(InputError, match="k: must be between 2 and 5"):
         first_neighbours(graph, 6)
 
 

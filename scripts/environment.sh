@@ -1,9 +1,9 @@
-# The other scripts source this file, with ROOT set to the repository. It sets PYTHON to an interpreter with this package:
+# The other scripts source this file, with ROOT set to the repository. It sets PYTHON to an interpreter with the package:
 #   STARFC_PYTHON=/path/to/python   use that interpreter, and install missing packages into it
 #   an active virtual environment   use it in the same way
 #   otherwise                       use .venv, and create it if there is none
-# STARFC_EXTRAS: extras to install, such as [dev]. Without it only the packages for clustering are installed. Versions are
-# those of requirements.txt. A file in the environment notes what was installed, so a second run installs nothing.
+# STARFC_EXTRAS: extras to install, such as [dev]. Without it only the packages for clustering are installed. Versions
+# are those of requirements.txt. A file in the environment notes what was installed, so a second run installs nothing.
 
 if [ -n "${STARFC_PYTHON:-}" ]; then
     PYTHON=$STARFC_PYTHON

@@ -13,7 +13,7 @@ usage: [NPROC=N] sh scripts/train_gcn_ms1m_hierarchical.sh [K_MID [K_NUM3]] [ARG
   K_NUM3   no effect: the published code reads it but does not use it
   NPROC    number of processes (default: one per GPU); NNODES and RDZV=HOST:PORT for several machines (README.md)
 
-Further arguments are passed to train.py, such as --work-dir DIR, --resume auto, --config FILE, --cfg-options KEY=VALUE ...
+Further arguments go to train.py, such as --work-dir DIR, --resume auto, --config FILE, --cfg-options KEY=VALUE ...
 EOF
 }
 

@@ -183,7 +183,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Validation:
-    """The data for validation. With 'holdout', thresholds are chosen on them as well."""
+    """The data for validation, and the identities to hold out of training, on which thresholds are chosen."""
 
     source: str = option(
         "test",

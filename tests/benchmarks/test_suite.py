@@ -132,7 +132,7 @@ def test_what_is_asked_wrongly(manifest, run, module, tmp_path):
     for found, message in (
         ([good, good], "twice: a"),
         ({"sets": [good]}, "found dict"),
-        ([good | {"labels": None}], "set 0: name, features, labels, kind needed"),
+        ([good | {"labels": None}], "set 0: needs name, features, labels, kind"),
         ([good | {"trained": "no"}], "true or false"),
         ([good | {"name": "../a"}], "without '/'"),
     ):

@@ -212,7 +212,7 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
     cases = [
         (("--tau1", 2), "--tau1: must be between 0 and 1; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
-        (("--memory", "lots"), "--memory: a number with MB, GB or TB"),
+        (("--memory", "lots"), "--memory: must be a number with MB, GB or TB"),
         (("--memory", "1MB"), "--memory: the process itself uses"),
         (("--knn-graph", tmp_path), "no kNN graph there"),
         (("--model", tmp_path / "none"), "no such checkpoint"),

@@ -54,7 +54,7 @@ def test_bad_files_say_what_is_wrong(tmp_path):
         (lambda: read_features(tmp_path / "objects.npy", 4), "holds? objects"),
         (lambda: read_features(tmp_path / "ints.npy", 4), "two-dimensional"),
         (lambda: read_features(tmp_path / "wide.npy", 4), "has 5-d features, but 4-d features are needed"),
-        (lambda: read_features(tmp_path / "l.meta", 4), "read from .bin"),
+        (lambda: read_features(tmp_path / "l.meta", 4), "the suffix of features must be one of .bin"),
         (lambda: read_labels(tmp_path / "l.meta"), "one integer per line"),
         (lambda: read_labels(tmp_path / "wide.npy"), "one-dimensional integer"),
         (lambda: read_labels(tmp_path / "none.meta"), "no such labels file"),

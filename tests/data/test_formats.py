@@ -221,7 +221,7 @@ def test_broken_files_say_what_is_wrong(tmp_path, features):
     of_labels = {
         "scalars.parquet": "one column 'label' or 'identity', or only one column",
         "missing.parquet": "row 1 .from 0. has no label",
-        "real.parquet": "labels must be integers or text; found double",
+        "real.parquet": "labels must be 64-bit integers or text; found double",
         "text.parquet": "not a readable Parquet file",
         "hole.csv": r"row 1 .from 0. has no label|not a readable table of labels",
         "empty.csv": "row 1 .from 0. has no label",
@@ -242,7 +242,7 @@ def test_conversions_that_cannot_be(tmp_path, features):
     np.save(tmp_path / "l.npy", LABELS)
     (tmp_path / "g.npy").write_text("old")
     cases = [
-        (("f.npy", "g.meta"), "holds features; .*g.meta takes labels"),
+        (("f.npy", "g.meta"), "holds features, but .*g.meta can hold labels"),
         (("l.npy", "g.bin"), "holds labels; .*g.bin takes features"),
         (("l.npy", "g.npy", None, "float16"), "--dtype: only for features"),
         (("f.npy", "g.npy", None, None, "labels"), "holds features, but labels are requested"),

@@ -132,7 +132,7 @@ def test_which_array_of_an_archive(tmp_path, rows):
     np.testing.assert_array_equal(read_features(tmp_path / "two.npz", key="b"), 2 * rows)
     with pytest.raises(InputError, match=r"found 'a', 'b'; name the one to use with key"):
         read_features(tmp_path / "two.npz")
-    with pytest.raises(InputError, match=r"no array 'c' in it \(key\); found 'a', 'b'"):
+    with pytest.raises(InputError, match=r"has no array 'c' \(key\); found 'a', 'b'"):
         read_features(tmp_path / "two.npz", key="c")
     np.save(tmp_path / "f.npy", rows)
     with pytest.raises(InputError, match=r"key is only for an \.npz"):
@@ -230,7 +230,7 @@ def test_which_dataset_of_hdf5(tmp_path, rows):
     listed = "found 'test/features', 'train/features'"
     with pytest.raises(InputError, match=f"{listed}; name the one to use with key"):
         read_features(path)
-    with pytest.raises(InputError, match=rf"no dataset 'test' in it \(key\); {listed}"):
+    with pytest.raises(InputError, match=rf"has no dataset 'test' \(key\); {listed}"):
         read_features(path, key="test")
     with use(words_of(cluster)), pytest.raises(InputError, match=f"{listed}; name the one to use with --key"):
         read_features(path)

@@ -131,9 +131,9 @@ def test_a_published_config_is_read_with_one_warning(published, caplog, more):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("train_data['k'] = 60", "train_data.k: knn decides that"),
-        ("test_data.update(th_sim=0.5)", "test_data.th_sim: th_sim decides that"),
-        ("k_num2 = 60", "k_num2: hierarchical.k_mid decides that"),
+        ("train_data['k'] = 60", "train_data.k: the value of knn is used instead"),
+        ("test_data.update(th_sim=0.5)", "test_data.th_sim: the value of th_sim is used instead"),
+        ("k_num2 = 60", "k_num2: the value of hierarchical.k_mid is used instead"),
         ("clusternum = 3", "clusternum: unknown key; did you mean cluster_num?"),
     ],
 )
@@ -161,7 +161,7 @@ def test_epochs_that_are_never_reached_are_said(tmp_path, caplog):
     own = tmp_path / "own.py"
     own.write_text("total_epochs = 20\nlr_config = dict(policy='step', step=[10, 25])\n")
     assert load_config(own).milestones == [10]
-    assert caplog.messages == [f"{own}: lr_config.step: 25 never reached in 20 epochs"]
+    assert caplog.messages == [f"{own}: lr_config.step: 25 is never reached in 20 epochs"]
 
 
 @pytest.fixture(scope="module")

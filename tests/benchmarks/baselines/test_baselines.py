@@ -199,7 +199,7 @@ def test_dbscan_by_hand():
     np.testing.assert_array_equal(knn_dbscan(graph, min_sim=0.85, min_points=2), [0, 0, 1, 2])
     cut = graph_of([[(1, 0.9)], [(0, 0.9), (2, 0.8)], [(1, 0.8)], [(2, 0.7)]])
     np.testing.assert_array_equal(knn_dbscan(cut, min_sim=0.75, min_points=3), [0, 0, 0, 1])
-    with pytest.raises(InputError, match="min_points: between 1 and 3"):
+    with pytest.raises(InputError, match="min_points: must be between 1 and 3"):
         knn_dbscan(graph, min_sim=0.5, min_points=4)
 
 

@@ -222,7 +222,7 @@ def test_a_picture_is_what_its_name_may_say(tmp_path, monkeypatch):
 def test_of_two_rows_nothing_is_expected(rows):
     model = StarFC().fit(rows[:2])
     assert model.estimate_ is None
-    assert any("not show which instances belong together" in doubt for doubt in model.doubts_)
+    assert any("similarity does not show which instances belong together" in doubt for doubt in model.doubts_)
 
 
 def test_a_model_is_a_folder_or_loaded(rows):

@@ -1,17 +1,18 @@
-"""Adding to a clustering against clustering everything at once: agreement with the labels, and seconds.
+"""Compare adding instances to a clustering with clustering everything at once: F scores and seconds.
 
     python benchmarks/assign.py --features FILE --labels FILE --out DIR [--threads 1] [--added 1000]
 
-Quality: a random 90 % of the rows are clustered, the others added in ten steps; after each step pairwise and BCubed F
-of the rows that are there, without and with --apply-merges, against clustering them all at once (at the last step).
+Quality: a random 90 % of the rows are clustered, and the others are added in ten steps. After each step the pairwise
+and BCubed F of the present rows are computed, without and with --apply-merges. At the last step they are compared with
+a clustering of all rows at once.
 
-Time: all but four times ``--added`` rows are clustered, and these are added in four steps, of which the first also
-makes the state of the folder; against clustering all rows. Every side is a process of its own: it first clusters and
-adds a few rows, so that libraries and compiled code are loaded, and then does that and nothing else. Its seconds are
-those of the latter (files read and written), and the same by the processor's clock, which other work on the machine
-hardly changes.
+Time: all rows except four times ``--added`` rows are clustered. The others are added in four steps; the first one also
+creates the state of the folder. The time is compared with that of clustering all rows. Each side runs in its own
+process. It first clusters and adds a few rows, to load libraries and compiled code. Then the measured work starts,
+including reading and writing of files. The time is given in seconds and in CPU seconds; the latter hardly depend on
+other work on the machine.
 
-Weights and thresholds are the packaged structural ones. Writes quality.csv, time.csv and assign.json into DIR; runs and
+Weights and thresholds are the packaged structural ones. Writes quality.csv, time.csv and assign.json to DIR. Runs and
 rows are kept in DIR/work. Prints Markdown.
 """
 
@@ -47,12 +48,12 @@ ADDING = {f"add-{which}": f"adding, the {which} time" for which in ("first", "se
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Adding to a clustering against clustering everything at once.")
+    parser = argparse.ArgumentParser(description="Compare adding instances to a clustering with clustering everything.")
     parser.add_argument("--features", type=Path, metavar="FILE")
     parser.add_argument("--labels", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, metavar="DIR")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--added", type=int, default=1000, metavar="M", help="rows added where time is measured")
+    parser.add_argument("--added", type=int, default=1000, metavar="M", help="rows per step in the measurement of time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -73,7 +74,7 @@ def main() -> None:
     def side(name: str) -> dict[str, Any]:
         return run_side(__file__, name, work, "--threads", arguments.threads, "--added", arguments.added)
 
-    side("before")  # compiles what is not compiled yet
+    side("before")  # compiles kernels that are not in the cache yet
     sides = {name: side(name) for name in ("at-once", "before", *ADDING, "steps", "steps-merged")}
     quality = quality_rows(sides)
     times = time_rows(sides)
@@ -85,11 +86,11 @@ def main() -> None:
 
 
 def run(side: str, work: Path, threads: int, added: int) -> None:
-    """One side; what it found goes to ``work/SIDE.json``."""
+    """Run one side, and write its result to ``work/SIDE.json``."""
     features, labels = np.load(work / "features.npy", mmap_mode="r"), np.load(work / "labels.npy")
     n, few = len(features), min(len(features) // 2, 2000)
     cluster(features[:few], work, work / "few", threads)
-    for start in (few, few + 100):  # the first makes the state, the second reads it
+    for start in (few, few + 100):  # the first step creates the state, the second one reads it
         assign(work / "few", features[start : start + 100])
     started, cpu = time.perf_counter(), time.process_time()
     if side == "at-once":
@@ -124,7 +125,7 @@ def run(side: str, work: Path, threads: int, added: int) -> None:
 
 
 def cluster(features: np.ndarray, work: Path, out: Path, threads: int) -> dict[str, float]:
-    """A run of some rows with the packaged weights, its edges kept; seconds by stage."""
+    """Cluster some rows with the packaged weights, store the edges, and return the seconds by stage."""
     path = work / f"{out.name}.npy"
     np.save(path, features)
     config = load_config(
@@ -143,7 +144,7 @@ def scores(folder: Path, labels: np.ndarray) -> dict[str, float]:
 
 
 def steps(features: np.ndarray, labels: np.ndarray, work: Path, side: str, threads: int) -> list[dict[str, Any]]:
-    """90 % clustered, the others added in ten steps; F after each."""
+    """Cluster 90 % of the rows, add the others in ten steps, and return the F scores after each step."""
     n = len(features)
     bounds = np.linspace(int(0.9 * n), n, STEPS + 1).astype(int).tolist()
     cluster(features[: bounds[0]], work, work / side, threads)
@@ -168,7 +169,7 @@ def steps(features: np.ndarray, labels: np.ndarray, work: Path, side: str, threa
 
 
 def quality_rows(sides: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each number of rows, and the last one for clustering everything at once."""
+    """Return a table row for each step, and a last one for clustering everything at once."""
     rows = []
     for listed, merged in zip(sides["steps"]["steps"], sides["steps-merged"]["steps"], strict=True):
         rows.append(

@@ -1,19 +1,19 @@
-"""Every baseline of baselines, and trained runs of this project, on the same kNN graph.
+"""Compare all baselines and trained runs of this project on the same kNN graph.
 
     python benchmarks/compare.py --train FOLDER/part0_train --test FOLDER/part1_test --out DIR
         [--methods infomap leiden ...] [--run NAME=FOLDER ...] [--k 80] [--threads 2]
 
-``--train`` and ``--test`` name features and labels without a suffix; FOLDER may hold them, or folders ``features`` and
-``labels`` of them. Exact kNN graphs of both are built and kept in DIR. A method's parameters are those of the best
-pairwise F on the training split among its grid; with these it runs on the test split once, in a process of its own:
-seconds are the method's after the kNN graph, with imports done and compiled code loaded, and memory is the process's
-peak of resident memory, the graph's file and about 400 MB of interpreter and libraries included. Mini-batch k-means is
-told the true number of clusters of each split. Infomap and FC-ES start the package infomap in a process of its own: its
-start counts in the seconds, and its memory is not seen. ``--run`` adds a folder of train.py as it stands, with its own
-thresholds (test_final.py --run FOLDER).
+``--train`` and ``--test`` name features and labels without a suffix. They are in FOLDER, or in its folders ``features``
+and ``labels``. Exact kNN graphs of both splits are built and kept in DIR. For each method the parameters with the best
+pairwise F on the training split are chosen from a grid. With these parameters it runs once on the test split, in its
+own process. Seconds count only the method after the kNN graph, with libraries and compiled code loaded. Memory is the
+peak resident memory of the process, including the file of the graph and about 400 MB for interpreter and libraries.
+Mini-batch k-means is given the true number of clusters of each split. Infomap and FC-ES run the package infomap in a
+separate process: the seconds include its start, but the memory does not include this process. ``--run`` adds the folder
+of a train.py run with its own thresholds (test_final.py --run FOLDER).
 
-Writes compare.md, compare.csv, compare.json (with every point of every grid) and compare.png to DIR. What is done is
-kept in DIR and not run again. A method that could not run is in the tables, with the reason.
+Writes compare.md, compare.csv, compare.json (with every point of every grid) and compare.png to DIR. Finished results
+are kept in DIR and not computed again. A method that could not run is in the tables, with the reason.
 """
 
 from __future__ import annotations
@@ -54,7 +54,12 @@ import matplotlib.pyplot as plt
 from matplotlib.transforms import Bbox
 
 SCORES = {"precision": "P", "recall": "R", "fscore": "F", "bcubed": "BCubed F", "nmi": "NMI"}
-BESIDE = ("features", "kNN graph", "metrics", "write")  # stages of inference that no baseline's seconds count either
+BESIDE = (
+    "features",
+    "kNN graph",
+    "metrics",
+    "write",
+)  # stages of inference that the seconds of baselines do not include either
 OURS, TOLD = "★", "‡"
 
 
@@ -65,7 +70,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/compare"), metavar="DIR")
     parser.add_argument("--methods", nargs="*", choices=BASELINES, default=list(BASELINES), metavar="METHOD")
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="a trained run; repeatable")
-    parser.add_argument("--k", type=int, default=80, help="entries a node of the kNN graph, itself counted")
+    parser.add_argument(
+        "--k", type=int, default=80, help="neighbours per node of the kNN graph, the node itself included"
+    )
     parser.add_argument("--feature-dim", type=int, help="for a raw .bin")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -80,7 +87,7 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of scikit-learn, in the processes started here
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for scikit-learn in the processes started here
     runs = dict(named_run(text) for text in arguments.run)
     out = prepare_folder(arguments.out)
     splits = {part: describe(arguments, part) for part in ("train", "test")}
@@ -97,7 +104,7 @@ def compare(arguments: argparse.Namespace) -> None:
 def named_run(text: str) -> tuple[str, Path]:
     name, _, folder = text.partition("=")
     if not name or not folder or "/" in name:
-        raise InputError(f"--run: NAME=FOLDER needed, NAME without '/'; found {text!r}")
+        raise InputError(f"--run: must be NAME=FOLDER, with NAME without '/'; found {text!r}")
     return name, Path(folder)
 
 
@@ -112,13 +119,13 @@ def open_data(arguments: argparse.Namespace, part: str) -> Split:
 
 
 def describe(arguments: argparse.Namespace, part: str) -> dict[str, Any]:
-    """A split in a few numbers; its kNN graph is built where DIR does not hold it."""
+    """Describe a split in a few numbers. Build its kNN graph if it is not in DIR."""
     split, place, seconds = open_data(arguments, part), arguments.out / part, None
     if find_graph(place) is None:
         started = time.perf_counter()
         write_graph(place, build_knn(split.features, arguments.k), split.features)
         seconds = time.perf_counter() - started
-    read_graph(place, split.features, arguments.k)  # of other data, or of another k, it is refused
+    read_graph(place, split.features, arguments.k)  # raises an error for a graph of other data or of another k
     return {
         "name": split.name,
         "instances": len(split),
@@ -160,7 +167,7 @@ def run_row(arguments: argparse.Namespace, name: str, folder: Path, out: Path) -
 
 
 def common(arguments: argparse.Namespace) -> list[object]:
-    """Arguments that a side needs too."""
+    """Return the arguments that a side needs too."""
     more = [word for run in arguments.run for word in ("--run", run)]
     more += [] if arguments.feature_dim is None else ["--feature-dim", arguments.feature_dim]
     places = ["--train", arguments.train, "--test", arguments.test, "--out", arguments.out]
@@ -168,7 +175,7 @@ def common(arguments: argparse.Namespace) -> list[object]:
 
 
 def tune(parser: argparse.ArgumentParser, arguments: argparse.Namespace, method: str) -> None:
-    """Every combination of the grid on the training split."""
+    """Run every combination of the grid on the training split."""
     split, graph = load(arguments, "train")
     points, stages = [], Stages()
     with stages.stage("tuning"):
@@ -182,11 +189,11 @@ def tune(parser: argparse.ArgumentParser, arguments: argparse.Namespace, method:
 
 
 def test(parser: argparse.ArgumentParser, arguments: argparse.Namespace, method: str) -> None:
-    """The best combination, once, on the test split."""
+    """Run the best combination once on the test split."""
     baseline = BASELINES[method]
     parameters = finished(arguments.folder / f"tune_{method}.json")["best"]["parameters"]
     split, graph = load(arguments, "test")
-    cluster(baseline, *small_graph(arguments.k), parameters)  # imports, and loads compiled code
+    cluster(baseline, *small_graph(arguments.k), parameters)  # loads libraries and compiled code
     stages = Stages()
     with stages.stage("clustering"):
         labels = cluster(baseline, graph, split, parameters)
@@ -195,7 +202,7 @@ def test(parser: argparse.ArgumentParser, arguments: argparse.Namespace, method:
 
 
 def test_run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, name: str) -> None:
-    """A trained run on the test split, by inference as test_final.py makes it."""
+    """Cluster the test split with a trained run, as test_final.py does."""
     run, split = dict(named_run(text) for text in arguments.run)[name], open_data(arguments, "test")
     options = {"threads": arguments.threads, "knn_method": "exact", "metrics": ["pairwise", "bcubed", "nmi"]}
     source = read_source(parser, argparse.Namespace(run=run, model=None, cfg_options=options))
@@ -227,7 +234,7 @@ def test_run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, nam
 
 
 def tried(baseline: Baseline, k: int) -> list[dict[str, Any]]:
-    """The grid, without what asks for more neighbours than the graph has."""
+    """Return the points of the grid that do not need more neighbours than the graph has."""
     return [parameters for parameters in baseline.grid if parameters.get("k", k) <= k]
 
 
@@ -245,7 +252,7 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def write_tables(rows: list[dict[str, Any]], out: Path) -> None:
-    """compare.md in per cent, compare.csv in fractions."""
+    """Write compare.md in per cent, and compare.csv in fractions."""
     heads = ["method", "parameters", *SCORES.values(), "clusters", "seconds", "peak MB", "F, training split"]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
     cells = [[label(row), described(row), *numbers(row)] for row in rows]
@@ -281,7 +288,7 @@ def numbers(row: dict[str, Any]) -> list[str]:
 
 
 def plot(rows: list[dict[str, Any]], name: str, path: Path) -> None:
-    """Pairwise F against seconds; a label stands at the first place beside its point that is free."""
+    """Plot pairwise F against seconds. Each label is at the first free position next to its point."""
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     axis.set(xscale="log", xlabel="seconds after the kNN graph", ylabel="pairwise F, %", title=name)
     axis.margins(x=0.15, y=0.08)

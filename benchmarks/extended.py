@@ -1,13 +1,13 @@
-"""The extended method against the basic one, after kNN, each side in its own process.
+"""Compare the extended method with the basic one after the kNN search, each side in its own process.
 
     python benchmarks/extended.py --features F --model DIR [--hierarchical-model DIR] [--json OUT] [--threads 2]
 
-Prints and writes {"ratio", "memory_ratio", "stages", "seconds", "peak_rss_mb", ...}: extended / basic, of everything
-between the kNN graph in memory and the labels, the best of ``--repeats`` runs. One search makes the kNN graph, of the
-largest scale's number of neighbours; the basic method takes the first ``--knn`` of them. Without
-``--hierarchical-model`` its selector is at its start, and backbone and head are those of the basic model: as many edges
-go through the stages as with a trained one. Compiled code is loaded from its cache; reading, checking and normalising
-features is not counted.
+Prints and writes {"ratio", "memory_ratio", "stages", "seconds", "peak_rss_mb", ...}. The ratios are extended / basic
+for all stages from the kNN graph in memory to the labels, the best of ``--repeats`` runs. One search builds the kNN
+graph with the k of the largest scale; the basic method uses the first ``--knn`` neighbours. Without
+``--hierarchical-model`` the selector has initial weights, and backbone and head are those of the basic model. The
+stages then process as many edges as with a trained model. Compiled code is loaded from its cache. The time to read,
+check and normalise features is not included.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from starfc.scoring.projections import edge_probabilities, project_nodes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The extended method against the basic one, after kNN.")
+    parser = argparse.ArgumentParser(description="Compare the extended method with the basic one after the kNN search.")
     parser.add_argument("--features", type=Path, required=True, metavar="F")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument("--hierarchical-model", type=Path, metavar="DIR")
-    parser.add_argument("--tau1", type=float, help="of both; default: the model's thresholds.json, else 0.7")
-    parser.add_argument("--tau2", type=float, help="of the basic method; default: thresholds.json, else 0.72")
-    parser.add_argument("--ceiling", type=float, default=0.78, help="of the dynamic thresholds")
+    parser.add_argument("--tau1", type=float, help="for both methods; default: the model's thresholds.json, else 0.7")
+    parser.add_argument("--tau2", type=float, help="for the basic method; default: thresholds.json, else 0.72")
+    parser.add_argument("--ceiling", type=float, default=0.78, help="ceiling of the dynamic thresholds")
     parser.add_argument("--knn", type=int, default=80, help="neighbours of the basic method")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -116,11 +116,11 @@ def run_extended(arguments: argparse.Namespace) -> None:
 
 def measure(arguments: argparse.Namespace, side: str, run, graph: KnnGraph, model: Model) -> None:
     features, stages = open_features(arguments), Stages()
-    few = Features(features.array[:500])  # loads the compiled code, that for near-ties of the threshold too
+    few = Features(features.array[:500])  # loads the compiled code, also that for near-ties of the threshold
     small = build_knn(few, graph.k)
     run(few, small, model, Stages())
     edge_probabilities(project_nodes(model, few, small).in_double(), np.arange(2), small.ids[:2, 0])
-    features.scaled  # noqa: B018 read and normalised
+    features.scaled  # noqa: B018 reads and normalises the features before the time starts
     result = run(features, graph, model, stages)
     finish_side(side, arguments.folder, stages, edges=[result.edges_parsed, result.edges_refined])
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides in processes of their own, records with machine and versions, runs of baselines."""
+"""Code that the benchmarks share: sides in separate processes, records with machine and versions, runs of baselines."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from starfc.storage.atomic import write_json
 
 
 def run_side(script: str, side: str, folder: Path, *arguments: object) -> dict[str, Any]:
-    """Run ``script --side SIDE --folder FOLDER ...`` in a fresh process; returns what :func:`finish_side` wrote."""
+    """Run ``script --side SIDE --folder FOLDER ...`` in a new process, and return what :func:`finish_side` wrote."""
     command = [sys.executable, script, "--side", side, "--folder", str(folder), *map(str, arguments)]
     subprocess.run(command, check=True)
     return json.loads((folder / f"{side}.json").read_text())
 
 
 def finish_side(side: str, folder: Path, stages: Stages, **more: Any) -> None:
-    """Write a side's seconds by stage, their sum, and the highest of the stages' peaks of resident memory."""
+    """Write a side's seconds by stage, their sum, and the highest peak of resident memory of the stages."""
     content = {
         "seconds": sum(stage.seconds for stage in stages.finished),
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
@@ -38,21 +38,21 @@ def finish_side(side: str, folder: Path, stages: Stages, **more: Any) -> None:
 
 
 def report(result: dict[str, Any], threads: int, path: Path | None) -> None:
-    """Print the result as JSON and write it, with the environment, where asked."""
+    """Print the result as JSON. Write it with the environment to ``path``, if one is given."""
     print(json.dumps(result, indent=1))
     if path is not None:
         write_json(path, with_environment(result, threads))
 
 
 def with_environment(result: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The result, and machine, versions, commit and command beside it."""
+    """Return the result with machine, versions, commit and command added."""
     record = {**result, **environment(threads, choose_device("cpu"))}
-    record["command"] = [Path(word).name for word in record["command"]]  # folders of this machine say nothing to others
+    record["command"] = [Path(word).name for word in record["command"]]  # the folders of this machine do not matter
     return record
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """What a side wrote, None where it has not."""
+    """Read the result of a side. Return None if it has not written one."""
     return json.loads(path.read_text()) if path.is_file() else None
 
 
@@ -62,14 +62,14 @@ def cluster(baseline: Baseline, graph: KnnGraph, split: Split, parameters: dict[
 
 
 def small_features(dim: int, k: int) -> np.ndarray:
-    """More than k noisy directions around a few centres, float32."""
+    """Return more than k noisy directions around a few centres, float32."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(8, dim))
     return (np.repeat(centres, k // 4, axis=0) + 0.5 * rng.normal(size=(8 * (k // 4), dim))).astype(np.float32)
 
 
 def small_graph(k: int) -> tuple[KnnGraph, Split]:
-    """A graph and its split as the real ones come: compiled code is the same for read-only arrays only."""
+    """Return a small graph and its split with read-only arrays, as the real ones: numba compiles these separately."""
     features = Features(small_features(16, k))
     graph = build_knn(features, k)
     for array in (graph.ids, graph.sims):

@@ -1,12 +1,12 @@
-"""Inference against the reference twin, after kNN on the same graph and as a whole, each side in its own process.
+"""Compare inference with the reference twin, after the kNN search and as a whole, each side in its own process.
 
     python benchmarks/inference.py --features F --labels L --model DIR [--json OUT] [--threads 2]
 
 Prints and writes {"speedup", "memory_ratio", "labels_equal", "fscore", "twin_fscore", "stages", "whole", ...}. speedup
-is twin seconds / ours and memory_ratio ours / twin, both over everything between the kNN graph in memory (that of faiss
-IndexFlatIP, for both) and the labels. ``whole`` has the kNN graph in it: approximate search with its target recall
-here, IndexFlatIP there; its fscore is that of the approximate graph. Compiled code is loaded from its cache (one small
-run warms it up); reading, checking and normalising features is not counted on either side.
+is twin / ours in seconds, and memory_ratio is ours / twin. Both cover all stages from the kNN graph in memory (that of
+faiss IndexFlatIP on both sides) to the labels. ``whole`` includes the kNN search: our approximate search with its
+target recall, and IndexFlatIP for the twin; its fscore is that of the approximate graph. Compiled code is loaded from
+its cache by one small run. The time to read, check and normalise features is not included on either side.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def thresholds(arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two labelings are equal up to renaming."""
+    """Return whether two labelings are equal after renaming."""
     table = contingency(a, b)
     return len(table.cells) == len(table.row_sums) == len(table.col_sums)
 
@@ -119,7 +119,7 @@ def load_graph(folder: Path, name: str) -> KnnGraph:
 
 
 def run_flat(arguments: argparse.Namespace) -> None:
-    """The kNN graph as the published code makes it."""
+    """Build the kNN graph as the published code does."""
     import faiss
 
     faiss.omp_set_num_threads(arguments.threads)
@@ -133,10 +133,10 @@ def run_flat(arguments: argparse.Namespace) -> None:
 
 
 def run_cells(arguments: argparse.Namespace) -> None:
-    """The approximate kNN graph."""
+    """Build the approximate kNN graph."""
     features, stages = open_features(arguments), Stages()
     warm_up(features)
-    features.check  # noqa: B018 read and checked
+    features.check  # noqa: B018 reads and checks the features before the time starts
     with stages.stage("kNN graph"):
         graph = build_knn(features, arguments.knn, "ivf")
     save_graph(arguments.folder, "cells", graph)
@@ -160,11 +160,11 @@ def run_approximate(arguments: argparse.Namespace) -> None:
 
 def cluster_side(arguments: argparse.Namespace, side: str, graph: KnnGraph) -> None:
     features, model, stages = open_features(arguments), load_model(arguments.model), Stages()
-    few = Features(features.array[:500])  # loads the compiled code, that for near-ties of the threshold too
+    few = Features(features.array[:500])  # loads the compiled code, also that for near-ties of the threshold
     small = build_knn(few, 10)
     cluster(few, small, model, tau1=0.5, tau2=0.5)
     edge_probabilities(project_nodes(model, few, small).in_double(), np.arange(2), small.ids[:2, 0])
-    features.scaled  # noqa: B018 read and normalised
+    features.scaled  # noqa: B018 reads and normalises the features before the time starts
     result = cluster(features, graph, model, tau1=arguments.tau1, tau2=arguments.tau2, stages=stages)
     np.save(arguments.folder / f"{side}_labels.npy", result.labels)
     finish_side(side, arguments.folder, stages)

@@ -1,12 +1,12 @@
-"""Throughput of the compiled kernels against what the machine can do, on one thread and random data.
+"""Compare the throughput of the compiled kernels with the limits of the machine, with one thread and random data.
 
     python benchmarks/kernels.py [--rows 125688] [--json OUT]
 
-* edge scores: one edge gathers a row of 512 float16 and makes 512 x (add, max, multiply-add). Beside it, a plain gather
-  of the same rows (a sum of every 32nd entry, one per cache line): the bytes moved by both are the same. Neighbours lie
-  within 800 rows of a node, as an order of the nodes puts them, or anywhere.
-* selection: products scanned against floors that none reaches, by rows and by columns, beside a plain sum of the same
-  array.
+* edge scores: one edge gathers a row of 512 float16 and computes 512 x (add, max, multiply-add). It is compared with a
+  plain gather of the same rows (a sum of every 32nd entry, one per cache line), which moves the same bytes. Neighbours
+  are within 800 rows of a node, as after sorting the nodes, or anywhere.
+* selection: products are compared with floors that none reaches, by rows and by columns. It is compared with a plain
+  sum of the same array.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """The best CPU time of several runs, after one that compiles."""
+    """Return the best CPU time of several runs, after one that compiles."""
     run()
     times = []
     for _ in range(repeats):

@@ -1,14 +1,15 @@
-"""kNN graphs against faiss IndexFlatIP search, and other libraries beside them, each in a process of its own.
+"""Compare kNN graphs of this project and of other libraries with faiss IndexFlatIP, each in its own process.
 
     python benchmarks/knn.py --features F [--methods exact cells faiss-hnsw ...] [--recall 0.99] [--json OUT]
 
-``exact`` and ``cells`` are this repository's knn_method='exact' and 'ivf'. The others are asked for the same recall:
-their search parameter is doubled until 1,000 sampled rows reach it, and then only building the index and searching all
-rows is timed (ours is timed with its tuning and the measurement of its recall). ``--flat-queries M`` times IndexFlatIP
-on M rows and scales to all, for sizes at which the whole search takes too long.
+``exact`` and ``cells`` are knn_method='exact' and 'ivf' of this project. The other libraries must reach the same
+recall: their search parameter is doubled until it is reached on 1,000 sampled rows. For them the time includes only
+building the index and searching all rows; our time also includes tuning and measuring the recall. ``--flat-queries M``
+measures IndexFlatIP on M rows and scales the time to all rows, if the whole search would take too long.
 
-Prints and writes for every method seconds, peak_rss_mb, speedup and memory_ratio against IndexFlatIP, recall on 1,000
-rows that were not tuned on, and the share of all entries equal to IndexFlatIP's where that searched all rows.
+Prints and writes for every method seconds, peak_rss_mb, speedup and memory_ratio relative to IndexFlatIP, and the
+recall on 1,000 rows that were not used for tuning. If IndexFlatIP searched all rows, also the share of entries that are
+equal to its entries.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Search = Callable[[np.ndarray, int, int], Found]  # queries, k, effort
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="kNN graphs against faiss IndexFlatIP search.")
+    parser = argparse.ArgumentParser(description="Compare kNN graphs with faiss IndexFlatIP.")
     parser.add_argument("--features", type=Path, metavar="F")
     parser.add_argument("--feature-dim", type=int, help="for a raw .bin")
     parser.add_argument("--methods", nargs="+", choices=("exact", "cells", *OTHERS), default=["exact", "cells"])
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace, features: Features) -> None:
     if method in ("exact", "cells"):
         few = Features(features.array[:20000])  # loads the compiled code
         build_knn(few, 10), build_knn(few, 10, "ivf", {"nlist": 4, "nprobe": 2})
-        features.check  # noqa: B018 read and checked
+        features.check  # noqa: B018 reads and checks the features before the time starts
         with stages.stage("kNN graph"):
             graph = build_knn(features, k, "exact" if method == "exact" else "ivf", recall=arguments.recall)
         params = graph.info
@@ -125,7 +126,7 @@ def run(arguments: argparse.Namespace, features: Features) -> None:
 
 
 def tuned(search: Search, sample: Sample, matrix: np.ndarray, k: int, effort: int, limit: int, recall: float) -> int:
-    """The first of effort, 2 effort, ... that reaches the recall on the sample, or 3/4 of it where that does."""
+    """Return the first of effort, 2 effort, ... that reaches the recall on the sample, or 3/4 of it if enough."""
 
     def reaches(effort: int) -> bool:
         sims, ids = search(matrix[sample.rows], k, effort)
@@ -145,7 +146,7 @@ def _placed(graph: KnnGraph, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.n
 
 
 def faiss_index(factory: str, parameter: str, effort: int, limit: int, train: int | None = None) -> Callable:
-    """A faiss index by its factory string; ``{nlist}`` is 4 sqrt(N)."""
+    """Return a function that makes a faiss index from its factory string; ``{nlist}`` is 4 sqrt(N)."""
 
     def make(matrix: np.ndarray, k: int, threads: int) -> tuple[Search, int, int]:
         import faiss
@@ -185,7 +186,7 @@ def hnswlib_index(matrix: np.ndarray, k: int, threads: int) -> tuple[Search, int
 
 
 def nn_descent(matrix: np.ndarray, k: int, threads: int) -> tuple[Search, int, int]:
-    """pynndescent: the graph is what it builds; queries of the tuning read it, there is nothing to tune."""
+    """Build the graph with pynndescent. There is nothing to tune: the queries of the tuning only read the graph."""
     from pynndescent import NNDescent
 
     graph = NNDescent(matrix, metric="cosine", n_neighbors=k, n_jobs=threads, random_state=0).neighbor_graph

@@ -1,7 +1,7 @@
 """Plot the training loss of several runs: python benchmarks/loss_curves.py RUN_DIR ... --out FILE.png
 
-A run is a work directory of train.py; its metrics.jsonl gives the mean loss of every subgraph. The same curves are
-written as CSV beside the picture.
+A run is the --work-dir of train.py. Its metrics.jsonl has the mean loss of every subgraph. The curves are also written
+as CSV to the folder of the picture.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Basic against hierarchical training, fixed against dynamic thresholds: equal training time, several seeds.
+"""Compare basic with hierarchical training, and fixed with dynamic thresholds: equal training time, several seeds.
 
     python benchmarks/methods.py --prefix FOLDER --folder RUNS [--seeds 0 1 2] [--seconds 300] [--threads 2]
         [--json OUT]
 
-For every seed, trains configs/cfg_gcn_glyph.py (also with knn=60) and configs/cfg_gcn_glyph_hierarchical.py on
-part0_train for the given seconds each (the number of subgraphs is that which a short run says they take), thresholds
-chosen on the identities that the run holds back, and clusters part1_test with test_final.py and test_dynamic.py. The
-dynamic refinement differs from the fixed one in two things, so what lies between is scored too: its undirected edges
-with one threshold for all. Prints a table of mean and spread (lowest to highest) over the seeds, and writes every run's
-figures. Runs are kept in RUNS, and a run that is there is not made again; a training run that was killed goes on.
+For every seed the script trains configs/cfg_gcn_glyph.py (also with knn=60) and configs/cfg_gcn_glyph_hierarchical.py
+on part0_train for the given seconds each. A short run measures how many subgraphs this time allows. Thresholds are
+chosen on the identities that the run holds out. Then part1_test is clustered with test_final.py and test_dynamic.py.
+The dynamic refinement differs from the fixed one in two ways: undirected edges, and a threshold by degree. To separate
+the two, undirected edges with one threshold for all are scored as well. Prints a table of mean and spread (lowest to
+highest) over the seeds, and writes the figures of every run. Runs are kept in RUNS. A finished run is not repeated; a
+training run that was killed is continued.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from starfc.storage.atomic import write_json
 from starfc.training.data import held_back_graph, read_training_data
 
 ROOT = Path(__file__).resolve().parent.parent
-# hierarchical training's middle graph has 60 neighbours: the basic method on such a graph shows what that does alone
+# the middle graph of hierarchical training has 60 neighbours; basic_k60 shows the effect of such a graph alone
 TRAINING = {
     "basic": ("cfg_gcn_glyph.py", []),
     "basic_k60": ("cfg_gcn_glyph.py", ["knn=60"]),
     "hierarchical": ("cfg_gcn_glyph_hierarchical.py", []),
 }
 REFINEMENTS = {"fixed": "test_final.py", "dynamic": "test_dynamic.py"}
-CALIBRATION = 12  # subgraphs of the short run; the first two are not counted
+CALIBRATION = 12  # subgraphs of the short run; the first two do not count
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def table(runs: list[dict]) -> str:
-    """Mean over the seeds, lowest and highest, of every combination."""
+    """Return a table of mean, lowest and highest value over the seeds for every combination."""
     columns = {"pairwise": "pairwise F", "bcubed": "BCubed F", "nmi": "NMI", "training_seconds": "training s"}
     columns |= {"seconds": "after kNN s", "peak_rss_mb": "peak MB"}
     lines = ["| training, refinement | " + " | ".join(columns.values()) + " |", "|---" * 7 + "|"]
@@ -96,7 +97,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _subgraphs(arguments: argparse.Namespace, method: str) -> int:
-    """How many subgraphs take the given time, by a short run."""
+    """Measure in a short run how many subgraphs take the given time."""
     folder = _train(arguments, method, 0, CALIBRATION, arguments.folder / f"{method}_short")
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     seconds = [e["seconds"] for e in entries if e["kind"] == "train"][2:]
@@ -136,9 +137,9 @@ def _cluster(arguments: argparse.Namespace, method: str, seed: int, refinement: 
 
 
 def _undirected(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Undirected edges and one threshold: chosen on the run's held-back identities, scored on the test split.
+    """Score undirected edges with one threshold, chosen on the held-out identities of the run, on the test split.
 
-    In a list that holds each edge in both directions, the directed node intimacy is the undirected one.
+    In a list with each edge in both directions, the directed node intimacy equals the undirected one.
     """
     place = folder / "results" / "undirected.json"
     if not place.is_file():

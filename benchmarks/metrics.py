@@ -1,13 +1,13 @@
-"""Metrics at scale against scikit-learn's, each side in a process of its own, on the same labels.
+"""Compare metrics at scale with those of scikit-learn, each side in its own process, on the same labels.
 
     python benchmarks/metrics.py [--nodes 10000000] [--json OUT]
 
-Ours: pairwise, BCubed and NMI. scikit-learn's: pair_confusion_matrix and normalized_mutual_info_score, which hold what
-pairwise and NMI need; it has no BCubed. Prints and writes each side's seconds and peak_rss_mb (the labels, 160 MB at
-10^7, and the libraries included), their ratios, and the largest difference of a figure that both have. The labels:
-identities of :mod:`starfc.data.synthetic`'s sizes; a tenth of them merged with another, a fifth of each one's
-instances in a second cluster, and 15 % of all instances alone. Compiled code is loaded from its cache (one small
-run warms it up).
+Ours are pairwise, BCubed and NMI. Those of scikit-learn are pair_confusion_matrix and normalized_mutual_info_score.
+They are enough for pairwise and NMI; it has no BCubed. Prints and writes the seconds and peak_rss_mb of each side
+(including the labels, 160 MB at 10^7, and the libraries), their ratios, and the largest difference of a common score.
+The identities have the sizes of :mod:`starfc.data.synthetic`. A tenth of them is merged with another, a fifth of the
+instances of each is in a second cluster, and 15 % of all instances are alone. Compiled code is loaded from its cache by
+one small run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from starfc.storage.atomic import write_json
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Metrics at scale against scikit-learn's.")
+    parser = argparse.ArgumentParser(description="Compare metrics at scale with those of scikit-learn.")
     parser.add_argument("--nodes", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--side", choices=("starfc", "sklearn"), help=argparse.SUPPRESS)

@@ -1,24 +1,27 @@
-"""From scored edges to clusters: components and intimacy, Infomap, Leiden and Louvain, each in a process of its own.
+"""Compare methods that turn scored edges into clusters, each in its own process.
+
+The methods are components with node intimacy, Infomap, Leiden and Louvain.
 
     python benchmarks/partition.py --edges E.npz --folder DIR --tau1 0.5 [--copies R] [--methods ...] [--json OUT]
     python benchmarks/partition.py --edges E.npz --features F --labels L --model DIR ...    first makes E.npz
-    python benchmarks/partition.py --edges E.npz --run RUN --prefix DATA ...    so does this: a structural training run
+    python benchmarks/partition.py --edges E.npz --run RUN --prefix DATA ...    the same for a structural training run
 
-E.npz holds an edge list (indptr, cols, scores, symmetric) and the identities (labels): directed edges of a model of
-node embeddings, or undirected ones of a structural model, of the run's test split. With --run, components take their
-thresholds from its thresholds.json; code lengths of edge lists of different tau1 do not compare.
+E.npz has an edge list (indptr, cols, scores, symmetric) and the identities (labels). The edges are directed edges of a
+model with node embeddings, or undirected edges of a structural model on the test split of the run. With --run the
+thresholds of components are those of its thresholds.json. Code lengths of edge lists with different tau1 cannot be
+compared.
 
-For every method: pairwise and BCubed F, clusters, seconds from the edge list with p > tau1 to labels (what a package
-takes to build its own graph included, imports and compilation not), peak memory (of the parent alone for
-package-infomap-split), and the code length in bits of the two-level map equation on the whole graph and with an index
-for every component (starfc.clustering.partition).
+Results of every method: pairwise and BCubed F; clusters; seconds from the edge list with p > tau1 to the labels
+(including the time in which a package builds its own graph, without imports and compilation); peak memory (for
+package-infomap-split only that of the parent process); the code length in bits of the two-level map equation on the
+whole graph and with an index for every component (starfc.clustering.partition).
 
---copies R times the methods on a larger graph, a random lift: R copies, and for every pair of identities one shift s,
-by which edges between the two go from copy c to copy c + s (mod R). Scores, degrees and the edges between look-alikes
-stay what they were, components grow. Its F scores say nothing beyond those of the original graph. With --disjoint, s
-is 0 throughout: R copies without an edge between them, so that components stay as they are and only become more.
+--copies R measures the time on a larger graph, a random lift. It has R copies of the nodes, and one shift s for every
+pair of identities: edges between the two go from copy c to copy c + s (mod R). Scores, degrees and edges between
+look-alikes stay the same, and components grow. The F scores have no further meaning. With --disjoint all s are 0: there
+are R copies without edges between them, so there are more components of the same sizes.
 
-The packages are compared where they are installed: infomap, igraph, networkit.
+The packages infomap, igraph and networkit are compared if they are installed.
 """
 
 from __future__ import annotations
@@ -59,22 +62,26 @@ from starfc.runtime.stages import Stages
 from starfc.scoring.projections import parse_graph, project_nodes
 from starfc.scoring.structural import parse_structure
 
-LOWEST = 0.05  # p of the edges in a file that is made here
+LOWEST = 0.05  # lowest p of the edges in a file that this script makes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edges", type=Path, required=True, metavar="E")
-    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="for what the sides read and write")
+    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="folder for files of the sides")
     parser.add_argument("--tau1", type=float, help="default: 0.7 with --run, else 0.5")
     parser.add_argument("--components-tau1", type=float, help="default: the run's, else --tau1")
-    parser.add_argument("--tau2", type=float, help="of components only; default: the run's, else 0.84")
-    parser.add_argument("--copies", type=int, default=1, metavar="R", help="times R copies of the graph, see above")
+    parser.add_argument("--tau2", type=float, help="for components only; default: the run's, else 0.84")
+    parser.add_argument(
+        "--copies", type=int, default=1, metavar="R", help="measure the time on R copies of the graph, see above"
+    )
     parser.add_argument("--disjoint", action="store_true", help="without edges between the copies")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--cpm", type=float, nargs="+", default=[0.05, 0.1, 0.15], help="resolutions")
-    parser.add_argument("--modularity", type=float, nargs="+", default=[1, 300], help="resolutions, times the copies")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for the methods that have them")
+    parser.add_argument(
+        "--modularity", type=float, nargs="+", default=[1, 300], help="resolutions, multiplied by the copies"
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for the methods that use threads")
     parser.add_argument("--features", type=Path)
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--model", type=Path)
@@ -82,7 +89,9 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, metavar="RUN", help="work_dir of a structural train.py, in place of --model"
     )
-    parser.add_argument("--prefix", type=Path, metavar="DATA", help="of the run's data; default: as in its config")
+    parser.add_argument(
+        "--prefix", type=Path, metavar="DATA", help="folder of the run's data; default: as in its config"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -106,7 +115,7 @@ def main() -> None:
 
 
 def fill_thresholds(arguments: argparse.Namespace) -> None:
-    """What was not given: of components as the run's thresholds.json has it."""
+    """Set thresholds that were not given; those of components are in thresholds.json of the run."""
     of_run = (None, None) if arguments.run is None else load_thresholds(arguments.run)
     if arguments.tau1 is None:
         arguments.tau1 = 0.5 if arguments.run is None else 0.7
@@ -117,7 +126,7 @@ def fill_thresholds(arguments: argparse.Namespace) -> None:
 
 
 def make_edges(arguments: argparse.Namespace) -> None:
-    """Scores of the exact kNN graph's edges, those above LOWEST."""
+    """Write the edges of the exact kNN graph with a score above LOWEST."""
     features = np.array(read_features(arguments.features), np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     graph = exact_knn(features, arguments.knn)
@@ -128,13 +137,13 @@ def make_edges(arguments: argparse.Namespace) -> None:
 
 
 def make_structural_edges(arguments: argparse.Namespace) -> None:
-    """Scores of the candidate pairs of the run's test split, those above LOWEST; its kNN graph is kept in --folder."""
+    """Write the candidate edges of the run's test split with a score above LOWEST. Keep its kNN graph in --folder."""
     overrides = {} if arguments.prefix is None else {"prefix": str(arguments.prefix.absolute())}
     config = load_config(arguments.run / "config.json", overrides)
     split, stored = open_test_split(config, None, None)
     model = open_model(config, arguments.run)
     if split.labels is None or not isinstance(model, StructuralModel):
-        raise InputError(f"--run: a structural model and a labelled test split needed; found {type(model).__name__}")
+        raise InputError(f"--run: needs a structural model and a labelled test split; found {type(model).__name__}")
     split.features.require_valid()
     graph = knn_graph(config, split.features, stored, arguments.folder)
     edges, _ = parse_structure(model, split.features, graph, LOWEST, locality_order(graph), scratch=arguments.folder)
@@ -147,7 +156,7 @@ def save_edges(path: Path, edges: EdgeList, labels: np.ndarray) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> dict[str, int]:
-    """Write the edges that a side may want, lifted, for the sides to read; returns sizes of the graph of p > τ1."""
+    """Write the lifted edges that the sides read, and return the sizes of the graph with p > τ1."""
     with np.load(arguments.edges) as file:
         symmetric = "symmetric" in file and bool(file["symmetric"])
         edges, labels = EdgeList(file["indptr"], file["cols"], file["scores"], symmetric), file["labels"]
@@ -167,9 +176,9 @@ def prepare(arguments: argparse.Namespace) -> dict[str, int]:
 def lift(
     edges: EdgeList, labels: np.ndarray, copies: int, seed: int = 0, disjoint: bool = False
 ) -> tuple[EdgeList, np.ndarray]:
-    """R copies of the nodes; edges from identity a to b > a go s_ab copies on (mod R), from b to a as many back.
+    """Make R copies of the nodes. Edges from identity a to b > a go from copy c to c + s_ab (mod R).
 
-    ``disjoint``: s = 0.
+    Edges from b to a go back to the same copies. ``disjoint``: all s are 0.
     """
     n, m = edges.num_nodes, len(edges)
     _, identity = np.unique(labels, return_inverse=True)
@@ -182,13 +191,13 @@ def lift(
         cols[copy * m : (copy + 1) * m] = edges.cols + n * ((copy + shift) % copies)
     lifted = EdgeList(row_pointers(np.tile(np.diff(edges.indptr), copies)), cols, np.tile(edges.scores, copies))
     if edges.symmetric:
-        lifted = undirected(lifted)  # with columns in order again
+        lifted = undirected(lifted)  # sorts the columns again
     step = int(identity.max()) + 1
     return lifted, np.concatenate([identity + copy * step for copy in range(copies)])
 
 
 def sides(arguments: argparse.Namespace) -> list[str]:
-    """Names of sides, 'method threads parameter', of the packages that are there."""
+    """Return the names of the sides, 'method threads parameter', for the packages that are installed."""
     found = []
     for method in arguments.methods:
         package, threads, resolutions = METHODS[method][1:]
@@ -217,7 +226,7 @@ def run_method(arguments: argparse.Namespace) -> None:
     with stages.stage("partition"):
         found = run(edges)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nothing but single nodes: precision 0
+        warnings.simplefilter("ignore")  # if all clusters are single nodes, precision is 0 / 0
         scores = evaluate(labels, found, ("pairwise", "bcubed"))
     lengths = {"code_length": code_length(edges, found)}
     lengths["code_length_by_component"] = code_length(edges, found, components(edges))
@@ -225,7 +234,7 @@ def run_method(arguments: argparse.Namespace) -> None:
 
 
 def code_length(edges: EdgeList, found: np.ndarray, pieces: np.ndarray | None = None) -> float:
-    """Bits a step of the two-level map equation, edges undirected; with ``pieces`` each has an index of its own."""
+    """Return the two-level map equation in bits per step for undirected edges. Each of ``pieces`` has its own index."""
     rows, total = edges.rows, 2 * edges.scores.sum(dtype=np.float64)
     _, first, module = np.unique(found, return_index=True, return_inverse=True)
     crossing = module[rows] != module[edges.cols]
@@ -256,19 +265,19 @@ def our_infomap_whole(edges: EdgeList, parameter: float, threads: int) -> np.nda
 
 
 def package_infomap(edges: EdgeList, parameter: float, threads: int, directed: bool = False) -> np.ndarray:
-    """One run of the package on the whole graph, in this process, which is a side's own and never imports faiss."""
+    """Run the package once on the whole graph, in the process of this side, which never imports faiss."""
     return by_package(edges, modules_here, directed)
 
 
 def by_package(edges: EdgeList, run: Callable[..., np.ndarray], directed: bool = False) -> np.ndarray:
-    """The communities of ``run``: ``modules`` or ``modules_here`` of :mod:`starfc.runtime.infomap`."""
+    """Return the communities of ``run``, which is ``modules`` or ``modules_here`` of :mod:`starfc.runtime.infomap`."""
     links = np.column_stack([edges.rows, edges.cols, edges.scores]).astype(np.float64)
     found = run([links], edges.num_nodes, directed=directed, seed=1)
     return np.where(found < 0, np.arange(edges.num_nodes), edges.num_nodes + found)
 
 
 def split_infomap(edges: EdgeList, parameter: float, threads: int) -> np.ndarray:
-    """The package on every component, batches of components in processes of their own."""
+    """Run the package on every component. Each batch of components has its own process."""
     pieces, n = components(edges), edges.num_nodes
     order = np.argsort(pieces, kind="stable")
     starts = np.append(np.flatnonzero(np.diff(pieces[order], prepend=-1)), n)
@@ -288,7 +297,7 @@ def split_infomap(edges: EdgeList, parameter: float, threads: int) -> np.ndarray
         each = map if threads == 1 else stack.enter_context(ProcessPoolExecutor(threads, get_context("spawn"))).map
         for batch in each(_infomap_batch, jobs):
             for nodes, modules in batch:
-                found[nodes] = nodes[modules]  # modules are named by a member's place in the component
+                found[nodes] = nodes[modules]  # the name of a module is the position of a member in the component
     return found
 
 
@@ -298,7 +307,7 @@ def _infomap_batch(batch: list[tuple[np.ndarray, EdgeList]]) -> list[tuple[np.nd
 
 
 def networkit_communities(edges: EdgeList, parameter: float, threads: int, algorithm: str) -> np.ndarray:
-    """Parallel Louvain ('PLM') or 'ParallelLeiden', by modularity."""
+    """Run parallel Louvain ('PLM') or 'ParallelLeiden' with modularity."""
     import networkit
     import scipy.sparse as sp
 

@@ -25,7 +25,7 @@ SHOWN = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time and memory of scale.py against the number of nodes.")
+    parser = argparse.ArgumentParser(description="Plot time and memory of scale.py against the number of nodes.")
     parser.add_argument("record", type=Path, metavar="SCALE.json")
     parser.add_argument("--out", type=Path, default=Path("scale.png"), metavar="FILE.png")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""The yardstick: what the published implementation computes after kNN and in training, and how it computes it.
+"""Reference implementation: the steps of the published code after the kNN search and in training.
 
-A plain transcription of spec sections 2 to 6, slow and obvious, with equal results (tests/benchmarks/test_reference.py
-holds it against the golden files):
+It is a plain transcription of spec sections 2 to 6, slow and obvious, with the same results as the published code
+(tests/benchmarks/test_reference.py compares it with the golden files):
 
 * the propagation matrix through scipy, then an uncoalesced torch sparse matrix;
 * one forward of the whole graph;
@@ -26,7 +26,7 @@ PATCHES = 65
 
 
 def propagation_matrix(ids: np.ndarray, sims: np.ndarray, th_sim: float = 0.0) -> sp.csr_matrix:
-    """Â = D^-1 (max(S, Sᵀ) + I) from neighbour ids (N, k), -1 where missing, and similarities."""
+    """Return Â = D^-1 (max(S, Sᵀ) + I) for neighbour ids (N, k), -1 where missing, and similarities (N, k)."""
     n, k = ids.shape
     rows = np.repeat(np.arange(n), k)
     keep = (ids.ravel() >= 0) & (ids.ravel() != rows) & (sims.ravel() >= th_sim)
@@ -37,7 +37,7 @@ def propagation_matrix(ids: np.ndarray, sims: np.ndarray, th_sim: float = 0.0) -
 
 
 def sparse_tensor(matrix: sp.csr_matrix) -> torch.Tensor:
-    """Â as an uncoalesced torch tensor."""
+    """Return Â as an uncoalesced torch tensor."""
     coo = matrix.tocoo()
     indices = torch.from_numpy(np.vstack([coo.row, coo.col]).astype(np.int64))
     values = torch.from_numpy(coo.data.astype(np.float32))
@@ -45,13 +45,13 @@ def sparse_tensor(matrix: sp.csr_matrix) -> torch.Tensor:
 
 
 def backbone(state: dict[str, torch.Tensor], features: torch.Tensor, adjacency: torch.Tensor) -> torch.Tensor:
-    """X = ReLU([F ‖ ÂF] W + b)."""
+    """Return X = ReLU([F ‖ ÂF] W + b)."""
     both = torch.cat([features, torch.sparse.mm(adjacency, features)], dim=1)
     return torch.relu(both @ state["conv1.weight"] + state["conv1.bias"])
 
 
 def head(state: dict[str, torch.Tensor], nodes: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
-    """z (E, 2) as written: concatenate, 2h x h, PReLU, h x 2."""
+    """Return z (E, 2), computed as written in the paper: concatenate, 2h x h, PReLU, h x 2."""
     pairs = torch.cat([nodes[rows], nodes[cols]], dim=1)
     hidden = functional.linear(pairs, state["classifier.0.weight"], state["classifier.0.bias"])
     hidden = functional.prelu(hidden, state["classifier.1.weight"])
@@ -60,7 +60,7 @@ def head(state: dict[str, torch.Tensor], nodes: torch.Tensor, rows: torch.Tensor
 
 @torch.no_grad()
 def node_embeddings(state: dict[str, torch.Tensor], features: np.ndarray, matrix: sp.csr_matrix) -> torch.Tensor:
-    """X of every node, in one forward."""
+    """Return X of every node, computed in one forward pass."""
     return backbone(state, torch.from_numpy(features), sparse_tensor(matrix))
 
 
@@ -68,7 +68,7 @@ def node_embeddings(state: dict[str, torch.Tensor], features: np.ndarray, matrix
 def edge_probabilities(
     state: dict[str, torch.Tensor], nodes: torch.Tensor, rows: np.ndarray, cols: np.ndarray
 ) -> np.ndarray:
-    """p = softmax(z)[1] of every edge."""
+    """Return p = softmax(z)[1] of every edge."""
     scores = []
     for part in np.array_split(np.arange(len(rows)), PATCHES):
         z = head(state, nodes, torch.from_numpy(rows[part]).long(), torch.from_numpy(cols[part]).long())
@@ -77,7 +77,7 @@ def edge_probabilities(
 
 
 def parse(rows: np.ndarray, cols: np.ndarray, scores: np.ndarray, tau1: float) -> list[tuple[int, int]]:
-    """Directed edges with p > τ1, as a list of pairs."""
+    """Return the directed edges with p > τ1 as a list of pairs."""
     kept = []
     for i, j, p in zip(rows.tolist(), cols.tolist(), scores.tolist(), strict=True):
         if p > tau1:
@@ -86,7 +86,7 @@ def parse(rows: np.ndarray, cols: np.ndarray, scores: np.ndarray, tau1: float) -
 
 
 def refine(edges: list[tuple[int, int]], num_nodes: int, tau2: float) -> list[tuple[int, int]]:
-    """Edges with max(c_ij / n_i, c_ij / n_j) > τ2, c = B·B, one by one."""
+    """Return the edges with max(c_ij / n_i, c_ij / n_j) > τ2, c = B·B, computed one by one."""
     if not edges:
         return []
     pairs = np.array(edges)
@@ -105,7 +105,7 @@ def refine(edges: list[tuple[int, int]], num_nodes: int, tau2: float) -> list[tu
 
 
 def union_find(edges: list[tuple[int, int]], num_nodes: int) -> np.ndarray:
-    """Labels of the connected components: the smallest member of each."""
+    """Return the labels of the connected components: the smallest member of each."""
     parent = list(range(num_nodes))
 
     def find(i: int) -> int:
@@ -124,7 +124,7 @@ def union_find(edges: list[tuple[int, int]], num_nodes: int) -> np.ndarray:
 def cluster(
     features: np.ndarray, ids: np.ndarray, sims: np.ndarray, state: dict[str, torch.Tensor], tau1: float, tau2: float
 ) -> np.ndarray:
-    """Features (N, d), kNN graph (N, k) and both state dicts merged -> labels (N,), any integers."""
+    """Return labels (N,) for features (N, d) and a kNN graph (N, k). ``state`` is both state dicts merged."""
     n, k = ids.shape
     nodes = node_embeddings(state, features, propagation_matrix(ids, sims))
     rows, cols = np.repeat(np.arange(n), k), ids.ravel()
@@ -135,7 +135,7 @@ def cluster(
 
 
 def knn_through_files(features: np.ndarray, k: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """ids and sims (N, k), the node itself among them, by way of features.bin and faiss_k_{k}.npz as published."""
+    """Return ids and sims (N, k), with the node itself, through features.bin and faiss_k_{k}.npz as published."""
     features.tofile(folder / "features.bin")
     stored = np.fromfile(folder / "features.bin", np.float32).reshape(-1, features.shape[1])
     index = faiss.IndexFlatIP(stored.shape[1])
@@ -149,7 +149,7 @@ def knn_through_files(features: np.ndarray, k: int, folder: Path) -> tuple[np.nd
 
 
 def training_edges(matrix: sp.csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every stored entry of Â, by row, then by column, with its class: 1 for the same identity."""
+    """Return every stored entry of Â, sorted by row and column, with its class: 1 for the same identity."""
     matrix.sort_indices()
     coo = matrix.tocoo()
     return coo.row, coo.col, (labels[coo.row] == labels[coo.col]).astype(np.int64)
@@ -166,7 +166,7 @@ def train(
     momentum: float = 0.9,
     weight_decay: float = 1e-5,
 ) -> list[float]:
-    """One SGD step a patch of edge numbers; ``state`` is changed in place -> the loss of every step."""
+    """Make one SGD step per patch of edge numbers, and return the loss of every step. ``state`` is changed in place."""
     f, adjacency = torch.from_numpy(features), sparse_tensor(matrix)
     rows, cols, classes = (torch.from_numpy(x).long() for x in training_edges(matrix, labels))
     parameters = [p.requires_grad_() for p in state.values()]

@@ -1,11 +1,12 @@
-"""A report of a run's folder: seconds, peak memory and size, and how long Chromium takes to open it from the disk.
+"""Measure the report of a run's folder: seconds, peak memory, size, and the time in which Chromium opens it.
 
     python benchmarks/report.py --run results --folder DIR [--images thumbs.npy] [--labels part1_test.meta]
 
-The report is written in a process of its own. Times of the page are medians of several openings, each in a new browser
-context (nothing kept from the one before): until the overview is shown, until the largest cluster is, and the longest
-time that a frame took while that cluster was scrolled through from end to end. With labels it says too how well the
-order of the review finds impure clusters: of four or more instances, a tenth of them not of the most frequent identity.
+The report is written in a separate process. Times of the page are medians over several openings, each in a new browser
+context without a cache. They are the time until the overview is shown, the time until the largest cluster is shown, and
+the longest frame while this cluster is scrolled from end to end. With labels the script also measures how well the
+order of the review finds impure clusters. A cluster is impure if it has four or more instances and a tenth of them are
+not of its most frequent identity.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def write(arguments: argparse.Namespace) -> None:
 
 
 def opened(page_path: Path, times: int) -> dict[str, float]:
-    """Medians over several openings, in milliseconds."""
+    """Return the medians over several openings, in milliseconds."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -83,7 +84,7 @@ def opened(page_path: Path, times: int) -> dict[str, float]:
 
 
 def ranking(run: Run, identities: np.ndarray) -> dict[str, float]:
-    """How the doubtful clusters, and the order of the review, agree with impurity."""
+    """Count how many of the doubtful clusters, and of the first clusters of the review, are impure."""
     found = review(run.parsed, run.labels)
     rows = np.argsort(run.labels, kind="stable")
     members = np.split(identities[rows], np.cumsum(found.sizes)[:-1])
@@ -103,8 +104,8 @@ def ranking(run: Run, identities: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a run that kept its edges")
-    parser.add_argument("--folder", type=Path, required=True, help="where to write the report")
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run with stored edges")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the report")
     parser.add_argument("--images", type=Path, help="pictures of the instances")
     parser.add_argument("--labels", type=Path, help="identities of the instances")
     parser.add_argument("--threads", type=int, default=1)

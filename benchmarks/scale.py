@@ -1,14 +1,14 @@
-"""Features to labels at rising numbers of synthetic nodes: time and memory by stage, and the law time = a N^b.
+"""Cluster rising numbers of synthetic nodes: measure time and memory by stage, and fit the law time = a N^b.
 
     python benchmarks/scale.py --nodes 100000 1000000 3000000 10000000 --folder DIR [--model DIR] [--json OUT]
 
-Every size runs in a process of its own, below DIR/N: synthetic data, kNN graph, clustering, metrics, and single link at
-its best threshold, which shows how hard the data are. What a stage made is kept with its record, and a stage that is
-done is not run again, so that a size may take several runs; inside data and kNN graph a killed run goes on where it
-stopped (its record then says ``resumed``, and its seconds are those of the last run). Without --model a model is
-trained on 120,000 other synthetic nodes first.
+Every size runs in its own process in DIR/N. Its stages are synthetic data, kNN graph, clustering, metrics, and single
+link at its best threshold, which shows how hard the data are. The result of a stage is stored with its record, and a
+finished stage is not repeated, so that a size may take several runs. A killed run continues within the stages data and
+kNN graph; the record then says ``resumed``, and its seconds are those of the last run. Without --model a model is first
+trained on 120,000 other synthetic nodes.
 
-Scores are of synthetic data (starfc.data.synthetic), whatever they are.
+All scores are for synthetic data (starfc.data.synthetic).
 """
 
 from __future__ import annotations
@@ -45,14 +45,16 @@ SINGLE_LINK = np.round(np.arange(0.5, 0.8, 0.02), 2).tolist()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Features to labels at rising numbers of synthetic nodes.")
+    parser = argparse.ArgumentParser(
+        description="Cluster rising numbers of synthetic nodes, and measure time and memory."
+    )
     parser.add_argument("--nodes", type=int, nargs="+", required=True, metavar="N")
-    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where data, graphs and labels go")
+    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="folder for data, graphs and labels")
     parser.add_argument("--model", type=Path, metavar="DIR", help="default: trained on other synthetic nodes")
     parser.add_argument("--knn", type=int, default=80)
     parser.add_argument("--recall", type=float, default=0.99, help="target recall of the kNN graph")
     parser.add_argument("--nprobe", type=int, metavar="P", help="probe P cells instead of reaching the target recall")
-    parser.add_argument("--nprobe-from", type=int, default=0, metavar="N", help="--nprobe is for sizes from N on")
+    parser.add_argument("--nprobe-from", type=int, default=0, metavar="N", help="use --nprobe only for sizes from N")
     parser.add_argument("--memory-limit", type=float, default=20.0, metavar="GB")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def trained_model(folder: Path) -> Path:
-    """The folder of a model trained on synthetic nodes of another seed."""
+    """Return the folder of a model that is trained on synthetic nodes of another seed."""
     model = folder / "model"
     if not (model / "thresholds.json").is_file():
         generate(folder / "training", TRAINING_NODES, seed=TRAINING_SEED, name="train")
@@ -87,7 +89,7 @@ def trained_model(folder: Path) -> Path:
 
 
 class Record:
-    """``record.json`` of a size: the stages that are done, with seconds, peak memory and results."""
+    """``record.json`` of a size: its finished stages, with seconds, peak memory and results."""
 
     def __init__(self, folder: Path, memory_limit: float) -> None:
         self.path, self.limit = folder / "record.json", int(memory_limit * 2**30)
@@ -153,7 +155,7 @@ PIPELINE = ("knn", "clustering", "metrics")
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
-    """Seconds by stage, their sum from features to labels and metrics, peak memory and scores of one size."""
+    """Return seconds by stage, their sum from features to labels and metrics, peak memory and scores of one size."""
     stages = [stage for part in PIPELINE for stage in record[part]["stages"]]
     return {
         "seconds": {stage["name"]: stage["seconds"] for stage in stages},
@@ -169,7 +171,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def laws(sizes: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """time = a N^b of every stage and of their sum, by least squares of the logarithms; from two sizes on."""
+    """Fit time = a N^b for every stage and for their sum, by least squares of the logarithms, for two or more sizes."""
     if len(sizes) < 2:
         return {}
     nodes, found = np.array(list(sizes), float), {}

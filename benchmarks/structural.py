@@ -1,18 +1,19 @@
-"""What the parts of structure-aware edge confidence are worth: trained anew without each, over seeds; and what training
-on rebuilt subgraphs would have shown it.
+"""Measure the value of each part of structure-aware edge confidence: train without it, with several seeds.
+
+Also compare the subgraphs of the training with kNN graphs that are built only from their nodes.
 
     python benchmarks/structural.py --train FOLDER/part0_train --test FOLDER/part1_test --out DIR
         [--variants full one_round ...] [--seeds 0 1 2] [--shift 20] [--threads 2]
 
-``--train`` and ``--test`` as for compare.py, which made the kNN graph in DIR/test if it is the same DIR. Every variant
-is trained once a seed, as train.py trains configs/cfg_gcn_structural_glyph.py, and clusters the test split with the
-thresholds that its run chose on held-back identities. On the test split, too: the accuracy of p > 0.5, cross-entropy,
-and expected calibration error with the run's temperature and without one.
+``--train`` and ``--test`` are as for compare.py. If DIR is the same, the kNN graph that compare.py made in DIR/test is
+used. Every variant is trained once per seed, as train.py trains configs/cfg_gcn_structural_glyph.py. It clusters the
+test split with the thresholds that its run chose on held-out identities. On the test split the script also measures the
+accuracy of p > 0.5, the cross-entropy, and the expected calibration error with and without the run's temperature.
 
-``--shift N`` draws N training subgraphs and compares the candidate edges of their nodes in a kNN graph of just these
-instances, as the published method trains, with the same nodes' edges in the whole split's graph.
+``--shift N`` draws N training subgraphs. It compares the candidate edges of their nodes in a kNN graph of only these
+instances, as in the training of the published method, with the edges of the same nodes in the graph of the whole split.
 
-Writes structural.md, structural.csv and structural.json to DIR. What is done is kept in DIR and not run again.
+Writes structural.md, structural.csv and structural.json to DIR. Finished results are kept in DIR and not repeated.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def one_run(arguments: argparse.Namespace, name: str, out: Path) -> dict[str, An
 
 
 def common(arguments: argparse.Namespace) -> list[object]:
-    """Arguments that a side needs too."""
+    """Return the arguments that a side needs too."""
     places = ["--train", arguments.train, "--test", arguments.test, "--out", arguments.out]
     more = [] if arguments.subgraphs is None else ["--subgraphs", arguments.subgraphs]
     more += [] if arguments.feature_dim is None else ["--feature-dim", arguments.feature_dim]
@@ -114,7 +115,7 @@ def common(arguments: argparse.Namespace) -> list[object]:
 
 
 def spread(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean and standard deviation of every measure."""
+    """Return mean and standard deviation of every measure."""
     keys = (*COLUMNS, "training_seconds")
     values = {key: np.array([run[key] for run in runs]) for key in keys}
     return {key: float(v.mean()) for key, v in values.items()} | {
@@ -137,7 +138,7 @@ def config_of(arguments: argparse.Namespace, variant: str, seed: int) -> Config:
 
 
 def train(arguments: argparse.Namespace, name: str) -> None:
-    """One training run."""
+    """Run one training."""
     variant, seed = name.rsplit("-", 1)
     stages = Stages()
     with stages.stage("training"):
@@ -146,7 +147,7 @@ def train(arguments: argparse.Namespace, name: str) -> None:
 
 
 def test(arguments: argparse.Namespace, name: str) -> None:
-    """A trained run on the test split, with its own thresholds."""
+    """Cluster the test split with a trained run and its own thresholds."""
     folder = arguments.folder / "runs" / name
     model, (tau1, tau2) = load_model(folder), load_thresholds(folder, "fixed")
     split = open_data(arguments, "test")
@@ -171,7 +172,7 @@ def test(arguments: argparse.Namespace, name: str) -> None:
 
 
 def test_graph(arguments: argparse.Namespace, split: Split, k: int) -> KnnGraph:
-    """The exact kNN graph of the test split, built where DIR does not hold it."""
+    """Return the exact kNN graph of the test split. Build it if it is not in DIR."""
     place = arguments.folder / "test"
     if find_graph(place) is None:
         write_graph(place, build_knn(split.features, k), split.features)
@@ -179,7 +180,7 @@ def test_graph(arguments: argparse.Namespace, split: Split, k: int) -> KnnGraph:
 
 
 def shift(arguments: argparse.Namespace, _: str) -> None:
-    """Candidate edges of subgraphs' nodes in graphs of their own and in the whole graph."""
+    """Compare the candidate edges of subgraphs' nodes in graphs of only these nodes and in the whole graph."""
     config, stages = config_of(arguments, "full", 0), Stages()
     data = read_training_data(config)
     whole = whole_graph(config, data)
@@ -217,7 +218,7 @@ def shift(arguments: argparse.Namespace, _: str) -> None:
 
 
 def write_tables(rows: list[dict[str, Any]], seeds: list[int], out: Path) -> None:
-    """structural.md in per cent where a share is meant, structural.csv in fractions."""
+    """Write structural.md with shares in per cent, and structural.csv with fractions."""
     heads = ["variant", *COLUMNS.values(), "training, s"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in rows:

@@ -1,30 +1,31 @@
-"""The whole method, told nothing, against every baseline, told the answers: on many kinds of data.
+"""Compare the whole method, without labels, with all baselines, tuned on the labels, on many kinds of data.
 
     python benchmarks/suite.py [--manifest FILE.json] [--out DIR] [--sets NAME ...] [--methods METHOD ...] [--quick]
         [--no-tuned] [--no-ours] [--keep-ours] [--fit JSON --name NAME] [--threads 2] [--json]
 
-``--manifest`` lists sets (suite_sets.py says how); without one, the sets are those of ../shared/datasets and others
-made from seeds. On each run, in processes of their own:
+``--manifest`` lists the sets (format: suite_sets.py). Without it, the sets are those of ../shared/datasets and others
+that are made from seeds. The following runs on each set, in separate processes:
 
-- ``StarFC().fit(X)``, told nothing; ``--fit`` passes it keyword parameters, ``--name`` names the results of such a
-  run. Seconds are those of the whole fit, the kNN graph included, once compiled code is loaded; memory is the
-  process's peak.
+- ``StarFC().fit(X)``, without labels. ``--fit`` passes keyword parameters to it, and ``--name`` names the results of
+  such a run. Seconds are those of the whole fit, including the kNN graph, after compiled code is loaded. Memory is the
+  peak of the process.
 - every baseline with the parameters that are best on part0_train of glyph (part0_parameters.json), on the exact 80-NN
-  graph of raw cosine.
-- every baseline tuned on the set's own answers: the best pairwise F among grids that fit any embedding
-  (suite_grids.py). k-means is told the true number of clusters. Infomap and FC-ES start the package infomap in a
-  process of its own, whose start counts in the seconds, and whose memory is not seen.
+  graph with cosine similarity.
+- every baseline tuned on the labels of the set: the best pairwise F among grids that fit any embedding
+  (suite_grids.py). k-means is given the true number of clusters. Infomap and FC-ES run the package infomap in a
+  separate process: the seconds include its start, but the memory does not include this process.
 
-**Regret** is the best tuned baseline minus ours, in points: for F the baseline of the highest F, for BCubed F that of
-the highest BCubed F, each at its point of the best F (``highest_bcubed`` is the highest of all its points). All scores
-are in per cent. Where no two instances share an identity there are no pairs to find: F is then 100 if none is predicted
-and 0 if any is. A set that ``fit`` refuses has F 0, and the message in its row. ``estimated_fscore`` is what the
-estimator says of itself without labels (``estimate_``), null where it says nothing; the estimate's error is the mean
-distance from the true F.
+**Regret** is the score of the best tuned baseline minus ours, in points. For F it is the baseline with the highest F,
+for BCubed F the one with the highest BCubed F; each baseline is scored at its point of the best F (``highest_bcubed``
+is the highest of all its points). All scores are in per cent. If no two instances share an identity, there are no true
+pairs: F is then 100 if no pair is predicted, and 0 otherwise. If ``fit`` refuses a set, F is 0, and the row has the
+message. ``estimated_fscore`` is the estimator's own estimate without labels (``estimate_``), or null without one. The
+error of the estimate is the mean distance from the true F.
 
-Writes suite.json and suite.md to DIR (suite-NAME with ``--name``), and suite.png, estimated against true F, where
-there are estimates. Baselines are kept in DIR by a fingerprint of features and labels and not run again; ours is run
-anew unless ``--keep-ours`` is given. ``--json`` prints suite.json on stdout instead of the tables.
+Writes suite.json and suite.md to DIR (suite-NAME with ``--name``), and, if there are estimates, suite.png with
+estimated against true F. Results of baselines are kept in DIR by a fingerprint of features and labels and not computed
+again. Our results are computed again unless ``--keep-ours`` is given. ``--json`` prints suite.json on stdout instead of
+the tables.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ from suite_grids import GRIDS, ROUNDS, fitted, search
 from suite_sets import DEFAULT, Entry, default_sets, read_manifest
 from suite_tables import per_set, plot, summarise, summary_lines
 
-K = 80  # entries a node of the baselines' kNN graph, itself counted; N - 1 where there are fewer instances
-QUICK = 50_000  # instances above which --quick leaves a set out
+K = 80  # neighbours per node of the baselines' kNN graph, the node itself included; N - 1 if there are fewer instances
+QUICK = 50_000  # --quick skips sets with more instances
 OURS = "StarFC"
 PART0 = Path(__file__).with_name("part0_parameters.json")
 ESTIMATES = ("precision", "recall", "fscore", "bcubed")
@@ -75,11 +76,11 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="only these sets")
     parser.add_argument("--methods", nargs="*", choices=BASELINES, default=list(BASELINES), metavar="METHOD")
     parser.add_argument("--quick", action="store_true", help=f"without the sets above {QUICK:,} instances")
-    parser.add_argument("--no-tuned", action="store_true", help="baselines with their part0_train parameters only")
-    parser.add_argument("--no-ours", action="store_true", help="baselines only, for a later run to take over")
-    parser.add_argument("--keep-ours", action="store_true", help="take over our results, too, where they are there")
+    parser.add_argument("--no-tuned", action="store_true", help="run baselines only with their part0_train parameters")
+    parser.add_argument("--no-ours", action="store_true", help="run only the baselines; a later run reuses the results")
+    parser.add_argument("--keep-ours", action="store_true", help="reuse our earlier results too")
     parser.add_argument("--fit", default="{}", metavar="JSON", help="keyword parameters of StarFC, as a JSON object")
-    parser.add_argument("--name", default=OURS, help="of the results of such parameters (default: %(default)s)")
+    parser.add_argument("--name", default=OURS, help="name of the results with --fit (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print suite.json on stdout")
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -96,9 +97,9 @@ def main() -> None:
 
 
 def suite(arguments: argparse.Namespace) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of scikit-learn, in the processes started here
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for scikit-learn in the processes started here
     if Path(arguments.name).name != arguments.name:
-        raise InputError(f"--name: one that a file can have needed, without '/'; found {arguments.name!r}")
+        raise InputError(f"--name: must be a file name without '/'; found {arguments.name!r}")
     parameters_of(arguments.fit)
     out = prepare_folder(arguments.out)
     rows = [row for entry in entries_of(arguments, out) if (row := row_of(arguments, entry, out)) is not None]
@@ -116,11 +117,11 @@ def suite(arguments: argparse.Namespace) -> None:
 
 
 def entries_of(arguments: argparse.Namespace, out: Path) -> list[Entry]:
-    """The sets to run; a name that none has is an error, a default set that cannot be had here a message."""
+    """Return the sets to run. An unknown name is an error; a default set that is not available is a message."""
     known = DEFAULT if arguments.manifest is None else [entry.name for entry in read_manifest(arguments.manifest)]
     unknown = [name for name in arguments.sets or [] if name not in known]
     if unknown:
-        raise InputError(f"--sets: {', '.join(known)} are known; found {', '.join(unknown)}")
+        raise InputError(f"--sets: must be among {', '.join(known)}; found {', '.join(unknown)}")
     wanted = arguments.sets or known
     if arguments.manifest is not None:
         return [entry for entry in read_manifest(arguments.manifest) if entry.name in wanted]
@@ -131,10 +132,10 @@ def entries_of(arguments: argparse.Namespace, out: Path) -> list[Entry]:
 
 
 def row_of(arguments: argparse.Namespace, entry: Entry, out: Path) -> dict[str, Any] | None:
-    """One set: ours, every baseline, and what lies between; None for a set that --quick leaves out."""
+    """Return the results of one set: ours, every baseline, and the regret. None for a set that --quick skips."""
     split = entry.open()
     if arguments.quick and len(split) > QUICK:
-        say(f"{entry.name} is left out: {len(split):,} instances, above {QUICK:,}, and --quick")
+        say(f"{entry.name} is skipped: --quick allows {QUICK:,} instances, and it has {len(split):,}")
         return None
     digest = hashlib.blake2b(split.labels.tobytes(), digest_size=4).hexdigest()
     kept = prepare_folder(out / "kept" / f"{split.features.check.fingerprint}-{digest}")
@@ -153,7 +154,7 @@ def row_of(arguments: argparse.Namespace, entry: Entry, out: Path) -> dict[str, 
 
 
 def ours_of(arguments: argparse.Namespace, entry: Entry, folder: Path, fingerprint: str) -> dict[str, Any]:
-    """Our figures of a set, by a fresh run or, with --keep-ours, by one of the same parameters on the same data."""
+    """Return our results of a set. With --keep-ours an earlier run with the same parameters and data is reused."""
     key = {"fit": parameters_of(arguments.fit), "data": fingerprint}
     found = finished(folder / "ours.json") if arguments.keep_ours else None
     if found is None or found["key"] != key:
@@ -168,7 +169,7 @@ def ours_of(arguments: argparse.Namespace, entry: Entry, folder: Path, fingerpri
 
 
 def baseline_of(arguments: argparse.Namespace, method: str, entry: Entry, split: Split, kept: Path) -> dict[str, Any]:
-    """A baseline's scores with its parameters from part0_train ('part0') and with the best ones ('tuned')."""
+    """Return a baseline's scores with its parameters from part0_train ('part0') and with the best ones ('tuned')."""
     baseline = BASELINES[method]
     row = {"name": baseline.name, "told_clusters": baseline.told_clusters}
     if not baseline.available:
@@ -193,14 +194,14 @@ def baseline_of(arguments: argparse.Namespace, method: str, entry: Entry, split:
 
 
 def make_graph(split: Split, kept: Path) -> None:
-    """The exact kNN graph of the baselines, where it is not there yet."""
+    """Build the exact kNN graph of the baselines, if it is not stored yet."""
     if find_graph(kept / "graph") is None:
         split.features.require_valid()
         write_graph(kept / "graph", build_knn(split.features, min(K, len(split) - 1)), split.features)
 
 
 def regret_of(row: dict[str, Any]) -> dict[str, Any]:
-    """The best tuned baseline by either metric, and how far ours is behind it, in points."""
+    """Return the best tuned baseline by F and by BCubed F, and the difference to our score, in points."""
     found: dict[str, Any] = {}
     for metric, suffix in (("fscore", ""), ("bcubed", "_bcubed")):
         tuned = {name: b["tuned"][metric] for name, b in row["baselines"].items() if "tuned" in b}
@@ -212,8 +213,8 @@ def regret_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_ours(arguments: argparse.Namespace) -> None:
-    """``StarFC().fit(X)`` on the rows as their file holds them."""
-    from starfc.estimator import StarFC  # scikit-learn, which the baselines' sides do not wait for
+    """Run ``StarFC().fit(X)`` on the rows of the file, unchanged."""
+    from starfc.estimator import StarFC  # imports scikit-learn, which the sides of baselines do not need
 
     entry = read_entry(arguments.entry)
     split, stages = entry.open(), Stages()
@@ -270,13 +271,13 @@ def key_of(method: str) -> dict[str, Any]:
 
 
 def usable(found: dict[str, Any] | None, method: str, no_tuned: bool) -> bool:
-    """Whether a kept result is there and is one of these parameters and, where it matters, of this grid."""
+    """Return whether there is a stored result with the present part0 parameters and, if needed, the present grid."""
     asked = ["part0"] if no_tuned else ["part0", "grid"]
     return found is not None and all(found["key"][part] == key_of(method)[part] for part in asked)
 
 
 def scores(truth: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Every metric in per cent; where there are no true pairs, F is 100 if none is predicted and 0 if any is."""
+    """Return every metric in per cent. Without true pairs, F is 100 if no pair is predicted, and 0 otherwise."""
     table = contingency(truth, labels)
     pairs = asdict(pairwise(table))
     if len(table.row_sums) == table.total:
@@ -286,12 +287,12 @@ def scores(truth: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def nothing() -> dict[str, Any]:
-    """The scores of a set that was refused."""
+    """Return the scores of a set that ``fit`` refused."""
     return dict.fromkeys(("precision", "recall", "fscore", "bcubed", "nmi"), 0.0) | {"clusters": None}
 
 
 def estimate_of(model: object) -> dict[str, float] | None:
-    """What the model says of its own clusters without labels, in per cent; None where it says nothing."""
+    """Return the model's estimate of its scores without labels, in per cent. None without an estimate."""
     found = getattr(model, "estimate_", None)
     if found is None:
         return None
@@ -301,7 +302,7 @@ def estimate_of(model: object) -> dict[str, float] | None:
 
 @contextlib.contextmanager
 def heard() -> Iterator[list[str]]:
-    """The warnings given meanwhile: of the log and of Python, without those that a package will change."""
+    """Yield a list that collects the warnings of the log and of Python in the block, except DeprecationWarning."""
     said: list[str] = []
 
     class Listener(logging.Handler):
@@ -321,7 +322,7 @@ def heard() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Without a word on stderr."""
+    """Suppress stderr in the block."""
     log = logging.getLogger("starfc")
     before, log.disabled = log.disabled, True
     try:
@@ -334,7 +335,7 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def timed_search() -> Iterator[list[float]]:
-    """Seconds of the kNN searches that are made meanwhile, those in samples of the rows included."""
+    """Yield a list that collects the seconds of all kNN searches in the block, also those in samples of the rows."""
     from starfc.graph import opening
 
     seconds: list[float] = []
@@ -355,21 +356,21 @@ def timed_search() -> Iterator[list[float]]:
 
 
 def parameters_of(text: str) -> dict[str, Any]:
-    """The keyword parameters that --fit passes."""
+    """Return the keyword parameters that --fit passes."""
     from starfc.estimator import StarFC
 
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise InputError(f"--fit: a JSON object needed, such as '{{\"k\": 40}}'; found {text!r} ({error})") from None
+        raise InputError(f"--fit: must be a JSON object, such as '{{\"k\": 40}}'; found {text!r} ({error})") from None
     known = StarFC().get_params()
     if not isinstance(found, dict) or not set(found) <= set(known):
-        raise InputError(f"--fit: a JSON object with parameters of StarFC needed: {', '.join(known)}; found {text}")
+        raise InputError(f"--fit: must be a JSON object with parameters of StarFC: {', '.join(known)}; found {text}")
     return found
 
 
 def written(entry: Entry) -> str:
-    """An entry as a side's argument."""
+    """Return an entry as the text of a side's argument."""
     return json.dumps(asdict(entry), default=str)
 
 

@@ -1,9 +1,10 @@
-"""Grids that fit any embedding, for suite.py: a least similarity is a quantile of the set's own similarities.
+"""Grids that fit any embedding, for suite.py. A minimum similarity is given as a quantile of the set's similarities.
 
-The grids of :data:`baselines.BASELINES` are for one embedding: what is near in another may be 0.9 or 0.3. Here
-``quantile`` stands in for ``min_sim``: the share of the entries of the set's kNN graph (of its first k - 1 columns
-where a grid has a k) that are less similar; 1 leaves no entry. The best point of a coarse grid is then refined: one
-value after the other is tried halfway to the next ones, from the best point so far, three times over.
+The grids of :data:`baselines.BASELINES` are for one embedding; in another one near neighbours may have a similarity of
+0.9 or of 0.3. Here ``quantile`` replaces ``min_sim``. It is the share of the entries of the set's kNN graph (of its
+first k - 1 columns if the grid has a k) with a lower similarity; 1 keeps no entry. The best point of a coarse grid is
+then refined three times: from the best point so far, each value is moved halfway to its next lower and next higher
+value.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ import numpy as np
 from baselines import grid
 from starfc.graph.neighbours import KnnGraph
 
-LARGE = 50_000  # instances above which the smaller grid is taken
+LARGE = 50_000  # the smaller grid is used for more instances
 ROUNDS = 3
 _WIDE = tuple(np.linspace(0, 1, 41).round(3).tolist())
 _HALF = tuple(np.linspace(0, 1, 21).round(3).tolist())
 _SPARSE = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.88, 0.96, 1.0)
 _FEW = (0.0, 0.25, 0.5, 0.75, 1.0)
 _KS = (10, 15, 20, 30, 50, 80)
-_COUNTS = ("k", "min_points", "min_samples", "min_cluster_size")  # of instances: none beyond a list of neighbours
-_GEOMETRIC = ("resolution", "k")  # halfway between two of these is their geometric mean
+_COUNTS = ("k", "min_points", "min_samples", "min_cluster_size")  # counts, at most the length of a neighbour list
+_GEOMETRIC = ("resolution", "k")  # the middle of two values is their geometric mean
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried at first, on sets of up to :data:`LARGE` instances and on larger ones, and what is refined."""
+    """The coarse grid, for sets of up to :data:`LARGE` instances and for larger ones, and the values to refine."""
 
     points: tuple[dict[str, Any], ...]
     large: tuple[dict[str, Any], ...]
@@ -88,7 +89,7 @@ GRIDS = {
 
 
 def fitted(choice: dict[str, Any], graph: KnnGraph) -> dict[str, Any]:
-    """A grid's point as a baseline takes it: a similarity for a quantile, and no more neighbours than there are."""
+    """Return a grid point as parameters of a baseline: the quantile as a similarity, and counts within the lists."""
     most = graph.k + 1
     parameters = {key: min(value, most) if key in _COUNTS else value for key, value in choice.items()}
     if parameters.pop("quantile", None) is not None:
@@ -102,9 +103,9 @@ def fitted(choice: dict[str, Any], graph: KnnGraph) -> dict[str, Any]:
 def search(
     made: Grid, graph: KnnGraph, run: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Every point of the grid and of its refinement, and the best one by ``fscore``, the first of equals.
+    """Run all points of the grid and of its refinement. Return them, and the best one (the first one) by ``fscore``.
 
-    ``run`` takes a baseline's parameters and returns scores.
+    ``run`` is a function from a baseline's parameters to its scores.
     """
     points: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -125,7 +126,7 @@ def search(
 
 
 def _around(best: dict[str, Any], name: str, tried: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The best point with one value moved halfway to the next lower, and to the next higher, that was tried."""
+    """Yield the best point with one value moved halfway to the next lower and to the next higher value tried so far."""
     here, values = best[name], sorted({choice[name] for choice in tried})
     at = values.index(here)
     for other in values[max(0, at - 1) : at] + values[at + 1 : at + 2]:

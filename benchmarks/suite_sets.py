@@ -1,8 +1,8 @@
-"""The sets of suite.py: read from a manifest, found in a folder of data, or made from seeds.
+"""The data sets of suite.py. They are read from a manifest, found in a folder of data, or made from seeds.
 
-A manifest is a JSON list of ``{"name", "features", "labels", "kind", "trained"}``; paths are relative to it, and
-``trained`` says whether the packaged model learnt from this set. Without one, :func:`default_sets` lists what lies in
-``../shared/datasets`` (``$STARFC_SHARED`` names another folder) and what :data:`MADE` makes.
+A manifest is a JSON list of ``{"name", "features", "labels", "kind", "trained"}``. Paths are relative to it, and
+``trained`` is true if the packaged model was trained on the set. Without a manifest, :func:`default_sets` lists the
+sets in ``../shared/datasets`` (``$STARFC_SHARED`` names another folder) and those that :data:`MADE` makes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Entry:
     trained: bool = False
 
     def open(self) -> Split:
-        """Its features and labels; rows may be without direction, which is for who clusters them to say."""
+        """Open its features and labels. Rows without a direction are not checked here; the clustering does this."""
         split = open_split(self.features, self.labels, feature_dim=None, name=self.name)
         if split.labels is None:
             raise MissingFileError(f"{self.labels}: no such labels file; the suite needs the identities of {self.name}")
@@ -48,12 +48,12 @@ class Entry:
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """The sets that a manifest lists.
+    """Read the sets that a manifest lists.
 
     Raises
     ------
     MissingFileError, InputError
-        No such manifest, one that is no list of sets, or one that names a set twice.
+        The manifest does not exist, is no list of sets, or has a name twice.
     """
     if not path.is_file():
         raise MissingFileError(f"--manifest: {path}: no such file")
@@ -62,12 +62,12 @@ def read_manifest(path: Path) -> list[Entry]:
     except ValueError as error:
         raise InputError(f"--manifest: {path}: not JSON ({error})") from None
     if not isinstance(listed, list) or not listed:
-        raise InputError(f"--manifest: {path}: a list of sets, at least one, needed; found {type(listed).__name__}")
+        raise InputError(f"--manifest: {path}: must be a list of at least one set; found {type(listed).__name__}")
     entries = [_entry(path, number, found) for number, found in enumerate(listed)]
     names = [entry.name for entry in entries]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"--manifest: {path}: every set needs a name of its own; found twice: {', '.join(twice)}")
+        raise InputError(f"--manifest: {path}: names of sets must be unique; found twice: {', '.join(twice)}")
     return entries
 
 
@@ -75,11 +75,11 @@ def _entry(path: Path, number: int, found: object) -> Entry:
     where = f"--manifest: {path}: set {number}"
     texts = ("name", "features", "labels", "kind")
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) and found[key] for key in texts):
-        raise InputError(f"{where}: {', '.join(texts)} needed, each a text; found {json.dumps(found)}")
+        raise InputError(f"{where}: needs {', '.join(texts)}, each a text; found {json.dumps(found)}")
     if not isinstance(found.get("trained", False), bool):
-        raise InputError(f"{where}: trained: true or false needed; found {json.dumps(found['trained'])}")
+        raise InputError(f"{where}: trained: must be true or false; found {json.dumps(found['trained'])}")
     if Path(found["name"]).name != found["name"] or found["name"].startswith("."):
-        raise InputError(f"{where}: name: one that a folder can have needed, without '/'; found {found['name']!r}")
+        raise InputError(f"{where}: name: must be a folder name without '/'; found {found['name']!r}")
     features, labels = path.parent / found["features"], path.parent / found["labels"]
     return Entry(found["name"], features, labels, found["kind"], found.get("trained", False))
 
@@ -90,12 +90,12 @@ def glyph_six() -> Rows:
 
 
 def glyph_zipf() -> Rows:
-    """1,302 identities of part1_test whose sizes fall as those of names do: 190, 112, 83, … down to 1."""
+    """1,302 identities of part1_test with sizes that follow Zipf's law: 190, 112, 83, … down to 1."""
     return _cut(lambda number: max(1, int(190 * (number + 1) ** -0.75)))
 
 
 def glyph_strangers() -> Rows:
-    """2,500 identities of part1_test: every fifth with 30 instances at most, of all others only one."""
+    """2,500 identities of part1_test: every fifth with at most 30 instances, all others with only one."""
     return _cut(lambda number: 30 if number % 5 == 0 else 1, identities=2500)
 
 
@@ -110,7 +110,7 @@ def sample_quadrupled() -> Rows:
 
 
 def sample_pixels() -> Rows:
-    """The pictures of the bundled sample, 400 grey values each: no embedding at all."""
+    """The pictures of the bundled sample as 400 grey values each, without an embedding."""
     images = np.load(ROOT / "data/glyph/thumbs.npz")["images"]
     return images.reshape(len(images), -1).astype(np.float32), _bundled()[1]
 
@@ -131,7 +131,7 @@ def synthetic_hard() -> Rows:
 
 
 def large_identities() -> Rows:
-    """Six well separated identities of 400: each has far more instances than a list of neighbours holds."""
+    """Six well separated identities of 400 instances, far more than a neighbour list holds."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((6, 128))
     features = np.repeat(centres, 400, axis=0) + 0.5 * rng.standard_normal((2400, 128))
@@ -139,7 +139,7 @@ def large_identities() -> Rows:
 
 
 def singletons() -> Rows:
-    """2,000 random directions, each an identity of its own."""
+    """2,000 random directions; each is a separate identity."""
     return np.random.default_rng(1).standard_normal((2000, 128)).astype(np.float32), np.arange(2000)
 
 
@@ -151,7 +151,7 @@ def one_identity() -> Rows:
 
 
 def high_dimension() -> Rows:
-    """6,000 synthetic instances in 2,048 dimensions, with noise to match."""
+    """6,000 synthetic instances in 2,048 dimensions, with more noise accordingly."""
     return sample(6000, Synthetic(noise_weight=1.8, mean_size=30), 6, dim=2048)
 
 
@@ -164,20 +164,20 @@ def digits() -> Rows:
 
 
 def small_100() -> Rows:
-    """100 rows of the bundled sample: ten identities of ten."""
+    """100 rows of the bundled sample: ten identities of ten instances."""
     return _few(10, 10)
 
 
 def small_300() -> Rows:
-    """300 rows of the bundled sample: twenty identities of fifteen."""
+    """300 rows of the bundled sample: twenty identities of fifteen instances."""
     return _few(20, 15)
 
 
 def _cut(size: Callable[[int], int], identities: int = 1302, seed: int = 7) -> Rows:
-    """Rows of some identities of part1_test, in random order: the n-th identity keeps ``size(n)`` at most."""
+    """Return rows of some identities of part1_test, in random order. The n-th identity has at most ``size(n)`` rows."""
     place = SHARED / PART1
     if not place.with_suffix(".npy").is_file():
-        raise MissingFileError(f"{place}.npy: not there; set STARFC_SHARED to the folder that holds datasets/")
+        raise MissingFileError(f"{place}.npy: no such file; set STARFC_SHARED to the folder that holds datasets/")
     features, rng = np.load(place.with_suffix(".npy"), mmap_mode="r"), np.random.default_rng(seed)
     labels = read_labels(place.with_suffix(".meta"), len(features))
     chosen = rng.permutation(np.unique(labels))[:identities]
@@ -204,7 +204,7 @@ def _few(identities: int, size: int, seed: int = 3) -> Rows:
     return features[rows], labels[rows]
 
 
-# names, kind, and the files, or the function that makes them
+# name of a set: its kind, and its files or the function that makes it
 FOUND = {
     "lfw_dlib": ("faces", "faces/lfw_dlib"),
     "celeba_mobileface": ("faces", "faces/celeba_mobileface"),
@@ -230,14 +230,14 @@ MADE: dict[str, tuple[str, Callable[[], Rows]]] = {
     "small_100": ("small", small_100),
     "small_300": ("small", small_300),
 }
-LARGE = {"glyph": ("glyph", PART1.removeprefix("datasets/"))}  # part1_test whole, last
+LARGE = {"glyph": ("glyph", PART1.removeprefix("datasets/"))}  # the whole of part1_test, which runs last
 DEFAULT = (*FOUND, *MADE, *LARGE)
 
 
 def default_sets(folder: Path, names: Iterable[str] = DEFAULT) -> tuple[list[Entry], list[str]]:
-    """The named sets, in the order of :data:`DEFAULT`, and a message for each that cannot be had here.
+    """Return the named sets, in the order of :data:`DEFAULT`, and a message for each set that is not available.
 
-    What is made is written to ``folder`` as NAME.npy and NAME.labels.npy, and taken from there the next time.
+    Sets made from seeds are written to ``folder`` as NAME.npy and NAME.labels.npy, and read from there the next time.
     """
     entries, missing, wanted = [], [], set(names)
     for name in (name for name in DEFAULT if name in wanted):
@@ -257,7 +257,7 @@ def default_sets(folder: Path, names: Iterable[str] = DEFAULT) -> tuple[list[Ent
             features = SHARED / "datasets" / f"{place}.npy"
             labels = features.with_suffix(".meta")
             if not features.is_file():
-                missing.append(f"{name} is left out: {features}: not there; set STARFC_SHARED")
+                missing.append(f"{name} is skipped: {features} does not exist; set STARFC_SHARED")
                 continue
         entries.append(Entry(name, features, labels, kind))
     return entries, missing

@@ -1,4 +1,4 @@
-"""The tables of suite.py, its figures over all sets, and its picture. All scores are in per cent."""
+"""Make the tables of suite.py, the summary over all sets, and the picture. All scores are in per cent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS = (
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and worst F, BCubed F and regret over the sets, which set is the worst, and the estimate's mean error."""
+    """Return mean and worst F, BCubed F and regret over the sets, the worst sets, and the estimate's mean error."""
     found: dict[str, Any] = {}
     for metric, worst in (("fscore", min), ("bcubed", min), ("regret", max), ("regret_bcubed", max)):
         values = {row["name"]: row[metric] for row in rows if row.get(metric) is not None}
@@ -31,7 +31,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def per_set(rows: list[dict[str, Any]]) -> list[str]:
-    """A line for each set, and under them every baseline's F and BCubed F, tuned and with its part0 parameters."""
+    """Return a table of the sets, then tables of the baselines' F and BCubed F, tuned and with part0 parameters."""
     lines = ["| " + " | ".join(HEADS) + " |", "|---|---|" + "---:|" * (len(HEADS) - 2)]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     notes = [f"{row['name']}: {row['refused']}" for row in rows if row.get("refused")]
@@ -56,7 +56,7 @@ def per_set(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def summary_lines(result: dict[str, Any]) -> list[str]:
-    """The figures over all sets, one a line."""
+    """Return the summary over all sets, one value per line."""
     lines = []
     for metric, name in (
         ("fscore", "F"), ("bcubed", "BCubed F"), ("regret", "regret F"), ("regret_bcubed", "regret BCubed F")
@@ -70,7 +70,7 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Estimated against true F, a point for each set that has both, and the diagonal."""
+    """Plot estimated against true F, one point for each set that has both, and the diagonal."""
     import matplotlib
 
     matplotlib.use("Agg")

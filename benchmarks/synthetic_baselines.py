@@ -1,13 +1,19 @@
-"""How hard a data set is: its neighbours, single link and Infomap, beside what is published for MS1M.
+"""Measure how hard a data set is, by its neighbours, single link and Infomap, and compare with published MS1M scores.
 
     python benchmarks/synthetic_baselines.py [--nodes 50000] [--seed 0] [--threads 2] [--json OUT]
     python benchmarks/synthetic_baselines.py --features F --labels L [--threads 2] [--json OUT]
 
-On an exact kNN graph (k = 80), prints and writes same_identity (the share of neighbours 1 .. m of all instances that
-are of the same identity), single_link (every threshold, and the best), infomap (k = 50; every minimum similarity, and
-the best; left out with a message where the package is missing: `pip install 'starfc[baselines]'`), their seconds, and
-the published figures: pairwise F of single link (learn-to-cluster's README) and Infomap (face-cluster-by-infomap's) on
-MS1M's 584,013 instances of part1_test. Best is by pairwise F, chosen on the very labels that score it, for both.
+The script uses an exact kNN graph (k = 80). It prints and writes:
+
+- same_identity: the share of the first m neighbours of all instances that have the same identity;
+- single_link: the scores at every threshold, and the best;
+- infomap (k = 50): the scores at every minimum similarity, and the best. It is skipped with a message if the package is
+  missing: `pip install 'starfc[baselines]'`;
+- the seconds of both;
+- the published pairwise F of single link (README of learn-to-cluster) and Infomap (README of face-cluster-by-infomap)
+  on the 584,013 instances of part1_test of MS1M.
+
+The best is chosen by pairwise F on the same labels that score it, for both methods.
 """
 
 from __future__ import annotations
@@ -38,9 +44,9 @@ NEIGHBOURS = (1, 10, 20, 40, 79)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How hard a data set is: neighbours, single link, Infomap.")
-    parser.add_argument("--nodes", type=int, default=50_000, help="synthetic instances, where no files are named")
-    parser.add_argument("--seed", type=int, default=0, help="of the synthetic data")
+    parser = argparse.ArgumentParser(description="Measure how hard a data set is: neighbours, single link, Infomap.")
+    parser.add_argument("--nodes", type=int, default=50_000, help="synthetic instances, if no files are named")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic data")
     parser.add_argument("--features", type=Path, metavar="F")
     parser.add_argument("--labels", type=Path, metavar="L")
     parser.add_argument("--feature-dim", type=int, help="for a raw .bin")
@@ -66,13 +72,13 @@ def main() -> None:
     if BASELINES["infomap"].available:
         result["infomap"] = best_infomap(graph, split.labels, arguments.min_sims)
     else:
-        print("infomap is not installed and left out: pip install 'starfc[baselines]'")
+        print("infomap is not installed, so it is skipped: pip install 'starfc[baselines]'")
     report(result, arguments.threads, arguments.json)
 
 
 def open_data(arguments: argparse.Namespace) -> Split:
     if (arguments.features is None) != (arguments.labels is None):
-        raise InputError("--features and --labels: both or neither needed")
+        raise InputError("--features and --labels: give both or neither")
     if arguments.features is not None:
         return open_split(arguments.features, arguments.labels, feature_dim=arguments.feature_dim)
     features, labels = Population(arguments.nodes, seed=arguments.seed).rows(0, arguments.nodes)
@@ -80,7 +86,7 @@ def open_data(arguments: argparse.Namespace) -> Split:
 
 
 def same_identity(graph: KnnGraph, labels: np.ndarray) -> dict[int, float]:
-    """Share of the first m neighbours that are of the same identity, for several m."""
+    """Return the share of the first m neighbours that have the same identity, for several m."""
     same = (labels[graph.ids] == labels[:, None]) & (graph.ids >= 0)
     return {m: float(same[:, :m].mean()) for m in NEIGHBOURS}
 

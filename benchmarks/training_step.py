@@ -1,14 +1,14 @@
-"""Training steps against the reference twin, on the same subgraph, edges, patches and weights, each in its own process.
+"""Compare training steps with the reference twin on the same subgraph, patches and weights, each in its own process.
 
     python benchmarks/training_step.py --features F --labels L [--nodes 15000] [--patches 6 40] [--steps 50]
         [--threads 2] [--json OUT]
 
 Prints and writes for every number of patches {"speedup": ratio of the optimiser steps per second, "memory_ratio": ours
 over twin, "loss_curves_agree": the two loss curves differ by at most 1e-4 (relative) at every step, "loss_difference",
-"steps_per_second", "build_seconds", "node_products", ...}. The subgraph is the given number of instances nearest to a
-seed identity; a step is one patch of its edges, published SGD, no rotation. build_seconds is the construction of it
-(neighbours, propagation matrix, edges), each side with a search of its own; both then train on one kNN graph. Compiled
-code is loaded from its cache (one small run warms it up).
+"steps_per_second", "build_seconds", "node_products", ...}. The subgraph has the given number of instances nearest to a
+seed identity. A step is one patch of its edges, with the published SGD and without rotation. build_seconds is the time
+to build the subgraph (neighbours, propagation matrix, edges); each side makes its own search, and then both train on
+one kNN graph. Compiled code is loaded from its cache by one small run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AGREEMENT = 1e-4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Optimiser steps per second: ours against the reference twin.")
+    parser = argparse.ArgumentParser(description="Compare optimiser steps per second with the reference twin.")
     parser.add_argument("--features", type=Path, metavar="F")
     parser.add_argument("--labels", type=Path, metavar="L")
     parser.add_argument("--nodes", type=int, default=15000)
@@ -76,7 +76,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def compared(folder: Path, ours: dict, twin: dict, steps: int, count: int) -> dict[str, object]:
-    """What the two sides took, and whether their losses are the same."""
+    """Compare time and memory of the two sides, and check that their losses agree."""
     losses = {side: np.load(folder / f"{side}_losses.npy") for side in ("ours", "twin")}
     difference = float(np.max(np.abs(losses["ours"] - losses["twin"]) / losses["twin"]))
     rates = {side: steps / record["stages"]["steps"] for side, record in (("ours", ours), ("twin", twin))}
@@ -96,19 +96,19 @@ def compared(folder: Path, ours: dict, twin: dict, steps: int, count: int) -> di
 
 
 def products_gflop(n: int, d: int, h: int) -> float:
-    """GFLOP of a step's products over nodes, ours: X and its dW (2d x h), u and v and their dX and dW (h x 2h)."""
+    """Return the GFLOP of our products over nodes per step: X and its dW (2d x h), u, v and their dX, dW (h x 2h)."""
     return 2 * n * (2 * 2 * d * h + 3 * h * 2 * h) / 1e9
 
 
 def neighbourhood(features: np.ndarray, labels: np.ndarray, nodes: int) -> np.ndarray:
-    """``nodes`` instances of the identities most similar to identity 0, those of an identity together."""
+    """Return ``nodes`` instances of the identities most similar to identity 0; those of an identity are consecutive."""
     centres = identity_centres(features, labels)
     rank = np.argsort(np.argsort(-(centres @ centres[0]), kind="stable"))
     return np.argsort(rank[labels], kind="stable")[:nodes]
 
 
 def steps_of(num_edges: int, arguments: argparse.Namespace) -> list[np.ndarray]:
-    """Edge numbers of every step: as many passes over the shuffled patches as it takes."""
+    """Return the edge numbers of every step, in as many passes over the shuffled patches as needed."""
     (count,), rng = arguments.patches, np.random.default_rng(0)
     passes = -(-arguments.steps // count)
     return [patch for _ in range(passes) for patch in patches(num_edges, count, rng)][: arguments.steps]

@@ -8,10 +8,10 @@ from pathlib import Path
 from starfc.commands.scripts import model_arguments, read_source, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
-ABOUT = """Choose the thresholds of test_final.py and test_dynamic.py for a trained model, stored beside its weights.
+ABOUT = """Choose thresholds of test_final.py and test_dynamic.py for a trained model, and store them with its weights.
 
-On --features with --labels; without both, on the identities that training held back. With --features alone nothing is
-chosen: what every pair of thresholds makes of them is written and printed."""
+The data are --features with --labels. Without both, they are the identities that training held out. With --features
+alone nothing is chosen: a summary of the clustering at every pair of thresholds is written and printed."""
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints docs/commands.md: what the commands say of themselves.
+# Print docs/commands.md: the help of all commands.
 #   sh scripts/commands_page.sh > docs/commands.md
 set -eu
 cd "$(dirname "$0")/.."
@@ -7,7 +7,7 @@ export COLUMNS=80 PYTHONPATH=src
 
 echo '# The commands'
 echo
-echo 'What `starfc --help` and `starfc COMMAND --help` print. How to go about it: [own-data.md](own-data.md).'
+echo 'The output of `starfc --help` and `starfc COMMAND --help`. For a guide see [own-data.md](own-data.md).'
 for command in "" cluster assign explain report train evaluate knn tune convert info; do
     echo
     echo "## starfc${command:+ $command}"

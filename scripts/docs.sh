@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up with the docs extra and build the documentation into site/; a warning is an error. Arguments go to mkdocs.
+# Install the docs extra, and build the documentation into site/. A warning is an error. Arguments are passed to mkdocs.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 STARFC_EXTRAS='[docs]'

@@ -1,4 +1,4 @@
-"""Docstrings for mkdocs: a role such as :func:`~starfc.graph.knn.build_knn` becomes a link where its target has a page.
+"""Prepare docstrings for mkdocs: a role such as :func:`~starfc.graph.knn.build_knn` becomes a link if it has a page.
 
 mkdocs.yml names this file as an extension of griffe, which reads the sources.
 """
@@ -14,7 +14,7 @@ _ROLE = re.compile(r":(?:func|class|meth|mod|data|attr|exc):`(~?)([\w.]+)`")
 
 
 class Roles(Extension):
-    """Rewrites the roles of every docstring."""
+    """A griffe extension that rewrites the roles of every docstring."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring is not None:

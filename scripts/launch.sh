@@ -1,19 +1,19 @@
-# Sourced by the training scripts after environment.sh, with CONFIG set: runs train.py on the arguments given.
-#   NPROC=N           processes on this machine (default: one per GPU, one where there is none)
-#   NNODES=M          machines; each runs the same command
-#   RDZV=HOST:PORT    where they meet: a free port on one of them
-# More than one process is started by torchrun, with a share of the cores each.
+# The training scripts source this file after environment.sh, with CONFIG set. It runs train.py with their arguments.
+#   NPROC=N           number of processes on this machine (default: one per GPU, or one without a GPU)
+#   NNODES=M          number of machines; each runs the same command
+#   RDZV=HOST:PORT    a free port on one of the machines, through which they connect
+# torchrun starts several processes, each with a share of the cores.
 
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))')}
 case $NPROC in
-    '' | *[!0-9]* | 0) echo "error: NPROC: a whole number above 0 needed; found '$NPROC'" >&2; exit 2 ;;
+    '' | *[!0-9]* | 0) echo "error: NPROC: must be a whole number above 0; found '$NPROC'" >&2; exit 2 ;;
 esac
 if [ "${NNODES:-1}" = 1 ]; then
     where=--standalone
 elif [ -n "${RDZV:-}" ]; then
     where="--nnodes=$NNODES --rdzv-backend=c10d --rdzv-id=starfc --rdzv-endpoint=$RDZV"
 else
-    echo "error: RDZV: HOST:PORT of one of the $NNODES machines needed; found nothing" >&2
+    echo "error: RDZV: must be HOST:PORT of one of the $NNODES machines; found nothing" >&2
     exit 2
 fi
 if [ "$NPROC" = 1 ] && [ "${NNODES:-1}" = 1 ]; then

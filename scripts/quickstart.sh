@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up and cluster the bundled sample with the bundled weights. Arguments go to test_final.py.
+# Install the package, and cluster the bundled sample with the bundled weights. Arguments are passed to test_final.py.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"

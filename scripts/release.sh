@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds the sdist and the wheel, tries the wheel in an environment of its own, and prints how to tag. Publishes nothing.
-#   sh scripts/release.sh [DIR]          DIR: where the packages go (default: dist)
-#   STARFC_PYTHON=/path/to/python        the interpreter that makes both environments (default: python3)
-#   STARFC_SYSTEM_SITE_PACKAGES=1        the second one sees the packages of that interpreter, such as a large torch;
-#                                        otherwise pip installs every dependency anew
+# Build the sdist and the wheel, test the wheel in a new environment, and print the tag command. Publish nothing.
+#   sh scripts/release.sh [DIR]          DIR: folder for the packages (default: dist)
+#   STARFC_PYTHON=/path/to/python        the interpreter for the build and the test environment (default: python3)
+#   STARFC_SYSTEM_SITE_PACKAGES=1        the test environment uses the packages of that interpreter, such as a large
+#                                        torch; otherwise pip installs all dependencies
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 OUT=${1:-$ROOT/dist}
@@ -19,14 +19,14 @@ step() { echo "== $*"; }
 
 step "version and changelog"
 version=$(sed -n 's/^__version__ = "\([^"]*\)"$/\1/p' "$ROOT/src/starfc/version.py")
-[ -n "$version" ] || fail "src/starfc/version.py: a line __version__ = \"X.Y.Z\" needed; found none"
-grep -qF "## [$version]" "$ROOT/CHANGELOG.md" || fail "CHANGELOG.md: a heading ## [$version] - YYYY-MM-DD needed; found none"
+[ -n "$version" ] || fail "src/starfc/version.py: needs a line __version__ = \"X.Y.Z\"; found none"
+grep -qF "## [$version]" "$ROOT/CHANGELOG.md" || fail "CHANGELOG.md: needs a heading ## [$version] - YYYY-MM-DD; found none"
 if sed -n '/^## \[Unreleased\]/,/^## \[[0-9]/p' "$ROOT/CHANGELOG.md" | grep -q '^- '; then
     echo "warning: CHANGELOG.md has entries under Unreleased; give them the number of this release first" >&2
 fi
 if git -C "$ROOT" rev-parse --git-dir >/dev/null 2>&1; then
-    git -C "$ROOT" rev-parse -q --verify "refs/tags/v$version" >/dev/null && fail "tag v$version: there is one already"
-    [ -z "$(git -C "$ROOT" status --porcelain)" ] || echo "warning: there are changes that are not committed" >&2
+    git -C "$ROOT" rev-parse -q --verify "refs/tags/v$version" >/dev/null && fail "tag v$version: already exists"
+    [ -z "$(git -C "$ROOT" status --porcelain)" ] || echo "warning: there are uncommitted changes" >&2
 fi
 echo "starfc $version"
 
@@ -35,14 +35,14 @@ step "sdist and wheel"
 "$work/build/bin/python" -m pip install --quiet build
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-# from a copy of what is committed or about to be: leftovers of an earlier build would go into the wheel
+# build from a copy of the files that git does not ignore: leftovers of an earlier build would get into the wheel
 mkdir "$work/source"
 (cd "$ROOT" && git ls-files -z --cached --others --exclude-standard | xargs -0 tar -cf - --) | tar -xf - -C "$work/source"
 "$work/build/bin/python" -m build --outdir "$OUT" "$work/source" >"$work/build.log" 2>&1 || { cat "$work/build.log" >&2; fail "the build failed"; }
 wheel=$OUT/starfc-$version-py3-none-any.whl
 sdist=$OUT/starfc-$version.tar.gz
 for file in "$wheel" "$sdist"; do
-    [ -f "$file" ] || fail "$file: not made by the build"
+    [ -f "$file" ] || fail "$file: was not made by the build"
     echo "$(wc -c <"$file" | tr -d ' ') bytes  $(basename "$file")"
 done
 "$work/build/bin/python" - "$wheel" "$work/source/src" <<'PYTHON'
@@ -56,7 +56,7 @@ wanted.discard("starfc/pretrained/README.md")
 missing = sorted(wanted - names)
 others = sorted(n for n in names - wanted if ".dist-info/" not in n)
 if missing or others or not any(n.endswith("/licenses/LICENSE") for n in names):
-    sys.exit(f"error: wheel: missing {missing}; not of src {others}; licence must be in it")
+    sys.exit(f"error: wheel: must hold the files of src and the licence; missing: {missing}; not from src: {others}")
 print(f"the wheel holds all {len(wanted)} files of src, and the licence")
 PYTHON
 
@@ -64,7 +64,7 @@ step "a clean environment"
 if [ "${STARFC_SYSTEM_SITE_PACKAGES:-0}" = 1 ]; then
     "$PYTHON" -m venv --system-site-packages "$work/clean"
     "$work/clean/bin/python" -m pip install --quiet "$wheel"
-    # where the interpreter has the package already
+    # install the wheel again, in case the interpreter already has the package
     "$work/clean/bin/python" -m pip install --quiet --no-deps --force-reinstall "$wheel"
 else
     "$PYTHON" -m venv "$work/clean"
@@ -77,7 +77,7 @@ cd "$work"
 where=$("$work/clean/bin/python" -c 'import starfc; print(starfc.__file__)')
 case $where in "$work/clean"/*) ;; *) fail "starfc is imported from $where, not from the wheel" ;; esac
 found=$("$work/clean/bin/starfc" --version)
-[ "$found" = "$version" ] || fail "starfc --version: $version needed; found $found"
+[ "$found" = "$version" ] || fail "starfc --version: must be $version; found $found"
 echo "starfc --version: $found"
 "$work/clean/bin/python" - <<'PYTHON'
 import numpy as np

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up with the extras dev and docs, check style and types, run the test suite. Arguments go to pytest.
+# Install the extras dev and docs, check style and types, and run the tests. Arguments are passed to pytest.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 STARFC_EXTRAS='[dev,docs]'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train on MS1M, from any working directory, with one process per GPU (NPROC=N overrides). Arguments go to train.py.
+# Train on MS1M, from any working directory, with NPROC processes (default: one per GPU). Arguments go to train.py.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 STARFC_EXTRAS='[plots,tensorboard]'

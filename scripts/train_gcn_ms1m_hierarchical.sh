@@ -1,5 +1,5 @@
 #!/bin/sh
-# Hierarchical training on MS1M, from any working directory, with one process per GPU (NPROC=N overrides).
+# Train the hierarchical model on MS1M, from any working directory, with NPROC processes (default: one per GPU).
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 CONFIG=$ROOT/configs/cfg_gcn_ms1m_hierarchical.py
@@ -8,10 +8,10 @@ usage() {
     cat <<'EOF'
 usage: [NPROC=N] sh scripts/train_gcn_ms1m_hierarchical.sh [K_MID [K_NUM3]] [ARGUMENTS OF train.py]
 
-  K_MID    neighbours of the middle graph (default: hierarchical.k_mid of the config, 100; the published command line's
-           own default was 60)
-  K_NUM3   no effect: the published code reads it and uses it nowhere
-  NPROC    processes, one per GPU by default; NNODES and RDZV=HOST:PORT for several machines (README.md)
+  K_MID    neighbours of the middle graph (default: hierarchical.k_mid of the config, 100; the default of the published
+           command line was 60)
+  K_NUM3   no effect: the published code reads it but does not use it
+  NPROC    number of processes (default: one per GPU); NNODES and RDZV=HOST:PORT for several machines (README.md)
 
 Further arguments go to train.py, such as --work-dir DIR, --resume auto, --config FILE, --cfg-options KEY=VALUE ...
 EOF
@@ -33,7 +33,7 @@ fi
 for argument in "$@"; do
     case $argument in -h | --help) usage; exit 0 ;; esac
 done
-case ${1:-} in '' | -*) ;; *) echo "error: K_MID: a whole number needed; found '$1'" >&2; usage >&2; exit 2 ;; esac
+case ${1:-} in '' | -*) ;; *) echo "error: K_MID: must be a whole number; found '$1'" >&2; usage >&2; exit 2 ;; esac
 
 STARFC_EXTRAS='[plots,tensorboard]'
 . "$ROOT/scripts/environment.sh"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Train structure-aware edge confidence on MS1M, from any working directory, with one process per GPU (NPROC=N
-# overrides). Arguments go to train.py.
+# Train structure-aware edge confidence on MS1M, from any working directory, with NPROC processes (default: one per
+# GPU). Arguments are passed to train.py.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 STARFC_EXTRAS='[plots,tensorboard]'

@@ -54,7 +54,7 @@ def test_from_pretrained_uses_weights_and_thresholds(tmp_path):
 def test_exact_search_under_its_earlier_name():
     features = blobs()[0]
     np.testing.assert_array_equal(StarFC(knn_method="faiss").fit(features).labels_, StarFC().fit(features).labels_)
-    with pytest.raises(InputError, match="knn_method: one of 'exact', 'faiss_gpu', 'ivf' needed; found 'annoy'"):
+    with pytest.raises(InputError, match="knn_method: must be one of 'exact', 'faiss_gpu', 'ivf'; found 'annoy'"):
         StarFC(knn_method="annoy").fit(features)
 
 
@@ -90,9 +90,9 @@ def test_what_cannot_be_clustered(tmp_path):
     with pytest.raises(InputError, match="feature_dim = 16"):
         StarFC(tmp_path, k=10).fit(features)
     published = StarFCModel(16, 32)
-    with pytest.raises(InputError, match="k: at least 2 needed; found 1"):
+    with pytest.raises(InputError, match="k: must be at least 2; found 1"):
         StarFC(published, k=1).fit(features)
-    with pytest.raises(InputError, match="copies: one of 'collapse', 'keep' needed; found 'drop'"):
+    with pytest.raises(InputError, match="copies: must be one of 'collapse', 'keep'; found 'drop'"):
         StarFC(k=10, copies="drop").fit(features)
     with pytest.raises(InputError, match="refinement: must be one of 'fixed', 'dynamic'; found 'static'"):
         StarFC(k=10, refinement="static").fit(features)

@@ -1,11 +1,11 @@
-"""Clusterings to stand beside, without training: every one takes the same kNN graph through the same call.
+"""Baselines: clustering methods without training. All of them use the same kNN graph and the same call.
 
     labels = BASELINES["infomap"].run(graph, features, min_sim=0.6)
 
-``graph`` is a :class:`~starfc.graph.neighbours.KnnGraph` of N nodes, ``features`` the
-:class:`~starfc.data.dataset.Features` it was made of (or unit vectors (N, d) float32), and the labels are (N,) int64,
-0..C-1, largest cluster first. What a method calls noise is a cluster of one. ``grid`` holds the parameters that a
-comparison tries on a training split.
+``graph`` is a :class:`~starfc.graph.neighbours.KnnGraph` of N nodes. ``features`` are the
+:class:`~starfc.data.dataset.Features` that it was built from (or unit vectors (N, d) float32). The labels are (N,)
+int64, 0..C-1, largest cluster first. An instance that a method calls noise is a cluster of its own. ``grid`` has the
+parameters that a comparison tries on a training split.
 
 ===================================  ==============================================================
 :mod:`~baselines.connected`   single link, approximate rank order
@@ -34,10 +34,10 @@ from baselines.means import finch, kmeans
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method: its name in tables, where it is published, how to run it, and the parameters to choose from.
+    """A method: its name in tables, its publication, its function, and the parameters to choose from.
 
-    ``package`` is the optional package it needs. One that is ``told_clusters`` takes the true number of clusters as
-    ``num_clusters``, beside its parameters.
+    ``package`` is the optional package that it needs. A method with ``told_clusters`` is given the true number of
+    clusters as the further parameter ``num_clusters``.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Baseline:
 
     @property
     def available(self) -> bool:
-        """Whether its package is installed."""
+        """Return whether its package is installed."""
         return self.package is None or importlib.util.find_spec(self.package) is not None
 
 
 def grid(**values: Iterable[Any]) -> tuple[dict[str, Any], ...]:
-    """Every combination of the named parameters' values."""
+    """Return every combination of the values of the named parameters."""
     return tuple(dict(zip(values, choice, strict=True)) for choice in product(*values.values()))
 
 

@@ -15,7 +15,7 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.runtime.extras import require
 from starfc.runtime.infomap import modules
 
-_LINKS = 1 << 16  # rows whose links are handed to Infomap at a time
+_LINKS = 1 << 16  # rows per block of links that Infomap gets
 
 
 def chinese_whispers(
@@ -27,13 +27,14 @@ def chinese_whispers(
     iterations: int = 20,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Chinese Whispers (Biemann, TextGraphs 2006) on the undirected edges of similarity >= ``min_sim``.
+    """Cluster with Chinese Whispers (Biemann, TextGraphs 2006) on the undirected edges of similarity >= ``min_sim``.
 
-    Edges are those to the first k - 1 neighbours (k counts the node itself; all of the graph's by default).
+    Edges go to the first k - 1 neighbours (k includes the node itself; default: all neighbours of the graph).
 
-    Every node starts as a class of its own. In each iteration all nodes, in random order, take the class of the
-    highest sum of similarities among their neighbours, as these stand; a tie is no reason to change, and else the class
-    of the neighbour of the lower id is taken. It ends after ``iterations``, or when one changed nothing.
+    Every node starts as a separate class. In each iteration all nodes, in random order, take the class with the highest
+    sum of similarities among their neighbours in the present state. In a tie a node keeps its class if it is one of the
+    best; otherwise it takes the class of the neighbour with the lowest id. The method ends after ``iterations``, or
+    after an iteration without a change.
     """
     edges, rng = undirected(first_neighbours(graph, k), min_sim), np.random.default_rng(seed)
     classes, sums = np.arange(graph.num_nodes), np.zeros(graph.num_nodes)
@@ -45,7 +46,7 @@ def chinese_whispers(
 
 @nb.njit(cache=True)
 def _whisper(indptr, ids, weights, order, classes, sums):
-    """One iteration, in place; how many nodes changed their class. ``sums`` (N,) are zeros before and after."""
+    """Run one iteration in place, and return how many nodes changed. ``sums`` (N,) must be 0, and is 0 afterwards."""
     changed = 0
     for i in order:
         edges = range(indptr[i], indptr[i + 1])
@@ -72,13 +73,13 @@ def leiden(
     objective: str = "CPM",
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Leiden (Traag, Waltman, van Eck, Scientific Reports 2019) on the undirected edges of similarity >= ``min_sim``.
+    """Cluster with Leiden (Traag, Waltman, van Eck, Scientific Reports 2019) on undirected edges >= ``min_sim``.
 
-    Edges are those to the first k - 1 neighbours, as in :func:`chinese_whispers`, weighted by similarity; igraph's
-    implementation, two iterations. With the constant Potts model ('CPM'), communities
-    are denser than ``resolution``, in similarity a pair, and sparser than it between each other; with 'modularity',
-    denser than ``resolution`` times what their degrees lead to expect. Needs the package `igraph`, whose random numbers
-    come from one generator for the whole process: it is Python's ``random`` again afterwards.
+    Edges go to the first k - 1 neighbours, as in :func:`chinese_whispers`, and are weighted by similarity. The
+    implementation is igraph's, with two iterations. With the constant Potts model ('CPM') the mean similarity per pair
+    is above ``resolution`` within communities, and below it between them. With 'modularity' communities are denser than
+    ``resolution`` times the density expected from their degrees. Needs the package `igraph`. It has one random number
+    generator per process, which is set to Python's ``random`` again afterwards.
     """
     import random
 
@@ -99,11 +100,12 @@ def leiden(
 def infomap(
     graph: KnnGraph, features: Features | None = None, *, min_sim: float, k: int | None = None, seed: int = 1
 ) -> NDArray[np.int64]:
-    """Infomap's two-level modules (Rosvall, Bergstrom, PNAS 2008) of the directed kNN graph.
+    """Cluster with Infomap's two-level modules (Rosvall, Bergstrom, PNAS 2008) of the directed kNN graph.
 
-    Links i -> j, weighted by similarity, to the first k - 1 neighbours (k counts the node itself; all of the graph's by
-    default) of similarity >= ``min_sim``, as in github.com/xiaoxiong74/face-cluster-by-infomap; a node without a link
-    is its own cluster. Needs the package `infomap`.
+    Links i -> j go to the first k - 1 neighbours (k includes the node itself; default: all neighbours of the graph)
+    with similarity >= ``min_sim``, and are weighted by similarity, as in
+    github.com/xiaoxiong74/face-cluster-by-infomap. A node without a link is its own cluster. Needs the package
+    `infomap`.
     """
     graph = first_neighbours(graph, k)
     return _modules(graph.ids, graph.sims, near(graph, min_sim), seed)
@@ -118,16 +120,17 @@ def fc_es(
     sigma: float = 0.5,
     seed: int = 1,
 ) -> NDArray[np.int64]:
-    """FC-ES (Liu: Face Clustering via Early Stopping and Edge Recall, arXiv 2408.13431), unsupervised.
+    """Cluster with FC-ES (Liu: Face Clustering via Early Stopping and Edge Recall, arXiv 2408.13431), unsupervised.
 
-    Each node's neighbours, nearest first, are linked to it with their :func:`edge_probabilities` as weights until the
-    first whose probability is below ``theta``, which ends its list (early stopping), however probable later ones are;
-    Infomap makes directed two-level modules of the links. Needs the package `infomap`.
+    Each node is linked to its neighbours, nearest first, with their :func:`edge_probabilities` as weights. The first
+    neighbour with a probability below ``theta`` ends the list (early stopping), even if later neighbours have a higher
+    probability. Infomap makes directed two-level modules of the links. Needs the package `infomap`.
 
-    From the paper's abstract: a probability of an edge by its neighbours, and early stopping. From the authors' code
-    (github.com/jumptoliujj/FC-ESER), as the paper's full text was not at hand: the formula, sigma = 0.5, the rule that
-    stops, theta = 0.22 on MS1M with k = 80, weights and Infomap's options. Decided here: a missing neighbour ends a
-    list too, k may be lower than the graph's, and Infomap's seed and single trial are those of :func:`infomap`.
+    Sources: the paper's abstract describes a probability of an edge by its neighbours, and early stopping. The full
+    text of the paper was not available. The formula, sigma = 0.5, the stopping rule, theta = 0.22 on MS1M with k = 80,
+    weights and Infomap's options are from the authors' code (github.com/jumptoliujj/FC-ESER). This project decided that
+    a missing neighbour ends a list too, that k may be lower than the graph's, and that Infomap's seed and single trial
+    are those of :func:`infomap`.
     """
     graph = first_neighbours(graph, k)
     probabilities = edge_probabilities(graph, sigma)
@@ -135,10 +138,10 @@ def fc_es(
 
 
 def edge_probabilities(graph: KnnGraph, sigma: float = 0.5) -> NDArray[np.float32]:
-    """Neighbour-based edge probability along every edge: (N, k) float32 in [0, 1], 0 where there is no neighbour.
+    """Return the neighbour-based probability of every edge, (N, k) float32 in [0, 1]; 0 for a missing neighbour.
 
     With P_im = exp(-d_im² / sigma) / sum over i's list, d² = 2 - 2 s, the probability of i -> j is half the sum of
-    P_im + P_jm over the nodes m that both lists hold. A node is in its own list, at distance 0.
+    P_im + P_jm over the nodes m in both lists. A node is in its own list, at distance 0.
     """
     weights = np.where(graph.ids >= 0, np.exp((2 * graph.sims - 2) / np.float32(sigma)), 0).astype(np.float32)
     own = 1 / (1 + weights.sum(axis=1))
@@ -149,13 +152,13 @@ def edge_probabilities(graph: KnnGraph, sigma: float = 0.5) -> NDArray[np.float3
 
 
 def early_stopping(graph: KnnGraph, probabilities: NDArray[np.float32], theta: float) -> NDArray[np.bool_]:
-    """Which slots of each row come before the first that is missing or less probable than ``theta``: (N, k)."""
+    """Return which slots of each row come before the first that is missing or has a probability below ``theta``."""
     return np.logical_and.accumulate((graph.ids >= 0) & (probabilities >= np.float32(theta)), axis=1)
 
 
 @nb.njit(cache=True)
 def _edge_probabilities(ids, weights, own, row, probabilities):
-    """``row`` (N,) zeros: P of the row at hand, 0 for nodes outside its list."""
+    """Write ``probabilities``. ``row`` (N,) must be zeros; it holds P of the present row, 0 for nodes not listed."""
     n, k = ids.shape
     for i in range(n):
         row[i] = own[i]
@@ -182,14 +185,14 @@ def _edge_probabilities(ids, weights, own, row, probabilities):
 def _modules(
     ids: NDArray[np.integer], weights: NDArray[np.float32], kept: NDArray[np.bool_], seed: int
 ) -> NDArray[np.int64]:
-    """Infomap's directed two-level modules of the slots ``kept``; a node without a link is its own cluster."""
+    """Return Infomap's directed two-level modules of the slots ``kept``. A node without a link is its own cluster."""
     return ordered(modules(_links(ids, weights, kept), len(ids), directed=True, seed=seed))
 
 
 def _links(
     ids: NDArray[np.integer], weights: NDArray[np.float32], kept: NDArray[np.bool_]
 ) -> Iterator[NDArray[np.float64]]:
-    """Blocks of links (source, target, weight), float64 as Infomap takes them."""
+    """Yield blocks of links (source, target, weight), float64, as Infomap needs them."""
     for start in range(0, len(ids), _LINKS):
         rows, columns = np.nonzero(kept[start : start + _LINKS])
         rows += start

@@ -1,4 +1,4 @@
-"""Baselines that choose edges and take connected components: single link, approximate rank order."""
+"""Baselines that select edges and return connected components: single link, approximate rank order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starfc.runtime.union_find_kernels import flatten, unite
 
 
 def single_link(graph: KnnGraph, features: Features | None = None, *, min_sim: float) -> NDArray[np.int64]:
-    """Single link on the kNN graph: components of the edges of similarity >= ``min_sim``. Labels (N,)."""
+    """Cluster with single link on the kNN graph: connected components of the edges with similarity >= ``min_sim``."""
     return largest_first(joined(graph, near(graph, min_sim)))
 
 
@@ -33,10 +33,10 @@ class Point(NamedTuple):
 
 
 def sweep_single_link(graph: KnnGraph, labels: NDArray[np.integer], thresholds: Iterable[float]) -> list[Point]:
-    """:func:`single_link` scored at every threshold, highest first.
+    """Score :func:`single_link` at every threshold, highest first.
 
-    Thresholds fall, so one union-find grows from each to the next, and every edge is looked at once: 10 bytes a node
-    beside the graph, which may be memory-mapped, and the metrics.
+    Because thresholds fall, one union-find grows from each threshold to the next, and every edge is read once. This
+    takes 10 bytes per node, besides the metrics and the graph, which may be memory-mapped.
     """
     parent = np.arange(graph.num_nodes, dtype=id_dtype(graph.num_nodes))
     seen = np.zeros(graph.num_nodes, np.int16)
@@ -52,16 +52,16 @@ def sweep_single_link(graph: KnnGraph, labels: NDArray[np.integer], thresholds: 
 def rank_order(
     graph: KnnGraph, features: Features | None = None, *, threshold: float, k: int | None = None
 ) -> NDArray[np.int64]:
-    """Approximate rank order (Otto, Wang, Jain: Clustering Millions of Faces by Identity, TPAMI 2018).
+    """Cluster with approximate rank order (Otto, Wang, Jain: Clustering Millions of Faces by Identity, TPAMI 2018).
 
-    One transitive merge of all edges of :func:`rank_distances` <= ``threshold``.
+    All edges with :func:`rank_distances` <= ``threshold`` are merged transitively, once.
 
     Parameters
     ----------
     threshold : float
-        Of the distance; 0 joins only nodes whose lists agree up to each other.
+        Threshold of the distance. 0 joins only nodes whose lists agree up to each other's position.
     k : int, optional
-        Entries of each list, the node itself counted; all of the graph's by default.
+        Length of each list, the node itself included. Default: that of the graph.
     """
     graph = first_neighbours(graph, k)
     distances = rank_distances(graph)
@@ -69,11 +69,11 @@ def rank_order(
 
 
 def rank_distances(graph: KnnGraph) -> NDArray[np.float32]:
-    """Otto's distance along every edge of the kNN graph: (N, k) float32, infinite where there is no neighbour.
+    """Return Otto's distance of every edge of the kNN graph, (N, k) float32; infinite for a missing neighbour.
 
     D(a, b) = (d(a, b) + d(b, a)) / min(O_a(b), O_b(a)), where O_a(b) is b's rank among a's neighbours (from 1), and
     d(a, b) counts those among a's first min(O_a(b), k) neighbours that are not in b's list. A node is in its own list.
-    O_b(a) is beyond k where b does not list a: then d(b, a) goes over b's whole list, and O_a(b) is the minimum.
+    If b does not list a, O_b(a) is larger than k: then d(b, a) uses b's whole list, and O_a(b) is the minimum.
     """
     distances = np.full(graph.ids.shape, np.inf, np.float32)
     _rank_distances(graph.ids, np.zeros(graph.num_nodes, np.int32), distances)
@@ -82,7 +82,7 @@ def rank_distances(graph: KnnGraph) -> NDArray[np.float32]:
 
 @nb.njit(cache=True)
 def _rank_distances(ids, rank, distances):
-    """``rank`` (N,) zeros: the rank of each node in the list of the row at hand, 0 where it is not in it."""
+    """Write ``distances``. ``rank`` (N,) must be zeros; it holds each node's rank in the present list, 0: not in it."""
     n, k = ids.shape
     for a in range(n):
         for c in range(k):
@@ -92,7 +92,7 @@ def _rank_distances(ids, rank, distances):
             b = ids[a, c]
             if b < 0:
                 continue
-            shared, foreign, back = 1, 0, 0  # shared: b is in its own list
+            shared, foreign, back = 1, 0, 0  # shared starts at 1, because b is in its own list
             for r in range(k):
                 m = ids[b, r]
                 if m < 0:
@@ -103,7 +103,7 @@ def _rank_distances(ids, rank, distances):
                 if 0 < rank[m] <= c + 1:
                     shared += 1
                 if rank[m] == 0 and back == 0:
-                    foreign += 1  # among b's first O_b(a), and not in a's list
+                    foreign += 1  # one of b's first O_b(a) neighbours that is not in a's list
             nearer = min(c + 1, back) if back else c + 1
             distances[a, c] = np.float32(c + 1 - shared + foreign) / np.float32(nearer)
         for c in range(k):
@@ -113,7 +113,7 @@ def _rank_distances(ids, rank, distances):
 
 @nb.njit(cache=True)
 def _join(ids, sims, threshold, seen, parent):
-    """Join the edges of similarity >= threshold; ``seen`` counts those of each row (rows fall) joined so far."""
+    """Join the edges of similarity >= threshold. ``seen`` counts those joined so far in each row, sorted descending."""
     n, k = ids.shape
     for row in range(n):
         at = seen[row]

@@ -1,4 +1,4 @@
-"""Density baselines on a kNN graph: DBSCAN and HDBSCAN. Their noise becomes clusters of one."""
+"""Density baselines on a kNN graph: DBSCAN and HDBSCAN. Each noise instance becomes a cluster of its own."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from starfc.errors import InputError
 from starfc.graph.edges import row_pointers
 from starfc.graph.neighbours import KnnGraph
 
-_APART = 2.0  # the largest distance of unit vectors: what components of the kNN graph are joined by
-_LEAST = 1e-6  # a distance of 0 would be no edge to scipy
+_APART = 2.0  # the largest distance of unit vectors; it is used between components of the kNN graph
+_LEAST = 1e-6  # lowest distance, because scipy treats 0 as a missing edge
 
 
 def knn_dbscan(
     graph: KnnGraph, features: Features | None = None, *, min_sim: float, min_points: int
 ) -> NDArray[np.int64]:
-    """DBSCAN (Ester et al., KDD 1996) whose neighbourhoods are read off the kNN graph.
+    """Cluster with DBSCAN (Ester et al., KDD 1996). The neighbourhoods are those of the kNN graph.
 
-    A neighbour of similarity >= ``min_sim`` is near. A node with at least ``min_points`` near nodes, itself counted, is
-    a core. Cores near each other are joined; any other node joins the nearest of the cores near it, and is noise where
-    there is none. The graph holds every near neighbour of a node that is no core, so only edges between cores can be
-    missing from it.
+    A neighbour with similarity >= ``min_sim`` is near. A node with at least ``min_points`` near nodes, itself included,
+    is a core. Cores that are near each other are joined. Any other node joins the nearest near core, or is noise if
+    there is none. The graph has every near neighbour of a node that is no core, so only edges between cores can be
+    missing.
     """
     _check_points("min_points", min_points, graph)
     close = near(graph, min_sim)
     core = close.sum(axis=1) + 1 >= min_points
-    to_core = close & core[graph.ids]  # id -1 reads the last node's, and is not close
+    to_core = close & core[graph.ids]  # id -1 reads the entry of the last node, but close is False there
     labels = joined(graph, to_core & core[:, None])
     border = np.flatnonzero(~core & to_core.any(axis=1))
     labels[border] = labels[graph.ids[border, to_core[border].argmax(axis=1)]]
@@ -45,19 +45,19 @@ def knn_hdbscan(
     min_samples: int,
     selection: str = "eom",
 ) -> NDArray[np.int64]:
-    """HDBSCAN (Campello, Moulavi, Sander, PAKDD 2013) on the kNN graph.
+    """Cluster with HDBSCAN (Campello, Moulavi, Sander, PAKDD 2013) on the kNN graph.
 
-    Core distances and mutual reachability are those of the Euclidean distances sqrt(2 - 2 s) in the graph; scipy makes
-    its minimum spanning forest, whose trees are joined at distance 2. scikit-learn's HDBSCAN is given this tree as its
-    sparse distances, with one sample a core, which leaves them as they are; the condensed tree and the choice of its
-    clusters are scikit-learn's.
+    Core distances and mutual reachability use the Euclidean distances sqrt(2 - 2 s) in the graph. scipy computes the
+    minimum spanning forest, and its trees are joined at distance 2. scikit-learn's HDBSCAN gets this tree as sparse
+    distances, with min_samples = 1, which does not change them. The condensed tree and the selection of clusters are
+    those of scikit-learn.
 
     Parameters
     ----------
     min_cluster_size : int
         Instances of the smallest cluster, at least 2.
     min_samples : int
-        The core distance is that to the ``min_samples``-th nearest, the node itself counted.
+        The core distance is the distance to the ``min_samples``-th nearest node, the node itself included.
     selection : {'eom', 'leaf'}
         Excess of mass, or the leaves of the condensed tree.
     """
@@ -76,7 +76,7 @@ def knn_hdbscan(
 
 
 def _spanning_tree(graph: KnnGraph, min_samples: int) -> sp.csr_array:
-    """Minimum spanning tree of mutual reachability, symmetric (N, N) with 2 (N - 1) entries."""
+    """Return the minimum spanning tree of mutual reachability, symmetric (N, N) with 2 (N - 1) entries."""
     held = graph.ids >= 0
     distances = np.sqrt(np.maximum(2 - 2 * graph.sims.astype(np.float64), 0))
     distances[~held] = _APART
@@ -98,6 +98,5 @@ def _spanning_tree(graph: KnnGraph, min_samples: int) -> sp.csr_array:
 def _check_points(name: str, found: int, graph: KnnGraph) -> None:
     if not 1 <= found <= graph.k + 1:
         raise InputError(
-            f"{name}: between 1 and {graph.k + 1}, the neighbours of the kNN graph and the node itself, needed; "
-            f"found {found}"
+            f"{name}: must be between 1 and {graph.k + 1}, the k of the kNN graph with the node itself; found {found}"
         )

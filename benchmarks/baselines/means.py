@@ -14,16 +14,16 @@ from starfc.graph.neighbours import KnnGraph
 
 
 def finch(graph: KnnGraph, features: Features | NDArray[np.float32], *, level: int) -> NDArray[np.int64]:
-    """FINCH (Sarfraz, Sharma, Stiefelhagen, CVPR 2019): the partition of one level, from 1.
+    """Cluster with FINCH (Sarfraz, Sharma, Stiefelhagen, CVPR 2019), and return the partition of one level, from 1.
 
-    Two nodes are linked where one is the other's first neighbour or both have the same; level 1 are the components,
-    first neighbours those of the kNN graph. Every further level does so with the clusters of the one before, each the
-    mean of its instances' unit vectors, nearest by cosine, found exactly (the authors' package finch-clust approximates
-    them from 20,000 points on). Where the levels end sooner, in one cluster, the last but one is taken, and the first
-    at least.
+    Two nodes are linked if one is the other's first neighbour, or if both have the same first neighbour. Level 1 are
+    the connected components, with the first neighbours of the kNN graph. Every further level does the same with the
+    clusters of the level before. A cluster is represented by the mean of its instances' unit vectors, and its first
+    neighbour by cosine is found exactly (the authors' package finch-clust approximates it from 20,000 points). If the
+    levels end earlier, in one cluster, the last level but one is returned, or level 1 if there is only one.
     """
     if level < 1:
-        raise InputError(f"level: at least 1 needed; found {level}")
+        raise InputError(f"level: must be at least 1; found {level}")
     first = graph.ids[:, 0]
     labels = _first_neighbour_components(first)
     points = as_features(features).all() if level > 1 else None
@@ -42,7 +42,7 @@ def finch(graph: KnnGraph, features: Features | NDArray[np.float32], *, level: i
 
 
 def _first_neighbour_components(first: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Components of the edges i - first_i, as 0..C-1: that two have the same first neighbour joins them through it."""
+    """Return the components of the edges i - first_i, 0..C-1. Nodes with the same first neighbour are joined by it."""
     rows = np.flatnonzero(first >= 0)
     edges = sp.coo_array((np.ones(len(rows), np.int8), (rows, first[rows])), shape=(len(first),) * 2)
     return sp.csgraph.connected_components(edges.tocsr(), directed=False)[1].astype(np.int64)
@@ -58,7 +58,7 @@ def kmeans(
     max_iter: int = 20,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Mini-batch k-means (Sculley, WWW 2010; scikit-learn's) of unit vectors; it is told the number of clusters."""
+    """Cluster unit vectors with mini-batch k-means (Sculley, WWW 2010; scikit-learn), given the number of clusters."""
     from sklearn.cluster import MiniBatchKMeans
 
     model = MiniBatchKMeans(

@@ -120,9 +120,9 @@ def test_a_set_that_is_refused_counts_as_nothing(manifest, run):
 def test_what_is_asked_wrongly(manifest, run, module, tmp_path):
     where = ("--manifest", manifest, "--out", tmp_path / "out")
     for more, message in (
-        (("--sets", "glyph"), "blobs, strangers are known; found glyph"),
+        (("--sets", "glyph"), "must be among blobs, strangers; found glyph"),
         (("--fit", '{"tau3": 1}'), "tau3"),
-        (("--fit", "tau1=1"), "a JSON object needed"),
+        (("--fit", "tau1=1"), "must be a JSON object"),
         (("--name", "a/b"), "without '/'"),
     ):
         with pytest.raises(InputError, match=message):
@@ -132,7 +132,7 @@ def test_what_is_asked_wrongly(manifest, run, module, tmp_path):
     for found, message in (
         ([good, good], "twice: a"),
         ({"sets": [good]}, "found dict"),
-        ([good | {"labels": None}], "set 0: name, features, labels, kind needed"),
+        ([good | {"labels": None}], "set 0: needs name, features, labels, kind"),
         ([good | {"trained": "no"}], "true or false"),
         ([good | {"name": "../a"}], "without '/'"),
     ):

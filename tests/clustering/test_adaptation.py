@@ -147,7 +147,7 @@ def test_set_by_hand(tmp_path):
     assert record["choices"]["adapt"] == {"value": 0, "reason": "adapt is off"}
     found = StarFC(adapt="off").fit(rows)
     np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), found.labels_)
-    with pytest.raises(InputError, match="adapt: one of 'auto', 'off' needed; found 'on'"):
+    with pytest.raises(InputError, match="adapt: must be one of 'auto', 'off'; found 'on'"):
         StarFC(adapt="on").fit(rows)
 
 

@@ -210,14 +210,14 @@ def test_features_of_stdin_are_kept(starfc, data, tmp_path):
 
 def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
     cases = [
-        (("--tau1", 2), "--tau1: between 0 and 1 needed; found 2.0"),
+        (("--tau1", 2), "--tau1: must be between 0 and 1; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
-        (("--memory", "lots"), "--memory: a number with MB, GB or TB"),
+        (("--memory", "lots"), "--memory: must be a number with MB, GB or TB"),
         (("--memory", "1MB"), "--memory: the process itself uses"),
         (("--knn-graph", tmp_path), "no kNN graph there"),
         (("--model", tmp_path / "none"), "no such checkpoint"),
         (("--labels", tmp_path / "none.npy"), "no such labels file"),
-        (("--feature-dim", 7), "16-d features where 7-d ones are needed; set --feature-dim to 16"),
+        (("--feature-dim", 7), "has 16-d features, but 7-d features are needed; set --feature-dim to 16"),
         (
             ("--refinement", "dynamic", "--partition", "infomap"),
             "--partition: 'infomap' does not use the dynamic thresholds",
@@ -271,7 +271,7 @@ def test_training_then_clustering_and_tuning(starfc, data, tmp_path):
     assert json.loads(text)["kind"] == "results"
     code, _, err = starfc("train", data / "f.npy", data / "l.npy", "-o", run, "--resume", *SMALL)
     assert code == 0
-    assert "going on from" in err
+    assert "continuing from" in err
 
 
 def test_training_takes_a_config(starfc, data, workspace):

@@ -170,7 +170,7 @@ BAD_INPUTS = {
     "not whole rows": (
         lambda w: (w / "data/features/part1_test.bin").write_bytes(b"0" * 1003),
         [],
-        "1,003 bytes is not a whole number of 16-d float32 rows",
+        "1,003 bytes are not a whole number of 16-d float32 rows",
     ),
     "labels of another length": (
         lambda w: (w / "data/labels/part1_test.meta").write_text("1\n2\n"),
@@ -199,14 +199,14 @@ BAD_INPUTS = {
     ),
     "missing checkpoint": (lambda w: (w / "model/Backbone.pth").unlink(), [], "no such checkpoint"),
     "unknown key": (None, ["--cfg-options", "tua1=0.5"], "tua1: unknown key; did you mean tau1?"),
-    "tau1 outside": (None, ["--cfg-options", "tau1=1.5"], "tau1: between 0 and 1 needed; found 1.5"),
-    "tau2 outside": (None, ["--cfg-options", "tau2=-0.1"], "tau2: between 0 and 1 needed; found -0.1"),
-    "no instance": (keep_rows(0), [], "no rows (shape (0, 16)); at least 1 needed"),
-    "k of one": (None, ["--cfg-options", "knn=1"], "knn: at least 2 needed; found 1"),
+    "tau1 outside": (None, ["--cfg-options", "tau1=1.5"], "tau1: must be between 0 and 1; found 1.5"),
+    "tau2 outside": (None, ["--cfg-options", "tau2=-0.1"], "tau2: must be between 0 and 1; found -0.1"),
+    "no instance": (keep_rows(0), [], "needs at least one row; found shape (0, 16)"),
+    "k of one": (None, ["--cfg-options", "knn=1"], "knn: must be at least 2; found 1"),
     "memory": (None, ["--cfg-options", "memory_limit=1MB"], "memory_limit: the process itself uses"),
     "no GPU": (None, ["--cfg-options", "knn_method=faiss_gpu"], "'faiss_gpu' needs a GPU build"),
     "missing own file": (None, ["--features", "nowhere.npy"], "nowhere.npy: no such features file"),
-    "labels alone": (None, ["--labels", "x.meta"], "--labels: goes with --features"),
+    "labels alone": (None, ["--labels", "x.meta"], "--labels: needs --features"),
 }
 
 

@@ -70,15 +70,15 @@ def test_every_problem_is_reported_at_once(tmp_path):
     message = str(caught.value)
     assert message.startswith(f"{path}: 9 problems\n")
     for part in (
-        "tau1: between 0 and 1 needed; found 1.5",
+        "tau1: must be between 0 and 1; found 1.5",
         "clusternum: unknown key; did you mean cluster_num?",
-        "knn: a whole number needed; found 80.5 (float)",
-        "seed: a whole number needed; found True (bool)",
-        "optimizer.type: one of 'SGD', 'AdamW' needed; found 'Adam'",
-        "optimizer.lr: at least 0 needed; found -1",
+        "knn: must be a whole number; found 80.5 (float)",
+        "seed: must be a whole number; found True (bool)",
+        "optimizer.type: must be one of 'SGD', 'AdamW'; found 'Adam'",
+        "optimizer.lr: must be at least 0; found -1",
         "model.kwargs.feature_dims: unknown key; did you mean feature_dim?",
-        "metrics: one of 'pairwise', 'bcubed', 'nmi' needed; found 'purity'",
-        "test_data: a dict needed; found 7 (int)",
+        "metrics: must be one of 'pairwise', 'bcubed', 'nmi'; found 'purity'",
+        "test_data: must be a dict; found 7 (int)",
     ):
         assert part in message
 
@@ -89,16 +89,16 @@ def test_known_keys_are_listed_once():
     assert str(caught.value).split("\n  - ") == [
         "3 problems",
         "tua1: unknown key; did you mean tau1?",
-        f"zzz, qqq: unknown keys; known here: {', '.join(f.name for f in fields(Config))}",
-        "xxx: unknown key; known here: type, resolution",
+        f"zzz, qqq: unknown keys; the known keys are {', '.join(f.name for f in fields(Config))}",
+        "xxx: unknown key; the known keys are type, resolution",
     ]
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tau1": float("nan")}, "tau1: between 0 and 1"),
-        ({"sampling": {"nearest": 5}}, "sampling.nearest: at least cluster_num"),
+        ({"tau1": float("nan")}, "tau1: must be between 0 and 1"),
+        ({"sampling": {"nearest": 5}}, "sampling.nearest: must be at least cluster_num"),
         ({"sampling": {"min_nodes": 50, "max_nodes": 20}}, "min_nodes"),
         ({"validation": {"source": "holdout"}}, "holdout_share above 0"),
         ({"device": "gpu"}, "device"),

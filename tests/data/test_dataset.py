@@ -48,14 +48,14 @@ def test_bad_files_say_what_is_wrong(tmp_path):
     (tmp_path / "l.meta").write_text("1\n2\nx\n")
     cases = [
         (lambda: read_features(tmp_path / "none.bin", 4), "no such features file"),
-        (lambda: read_features(tmp_path / "f.bin", 256), "1,003 bytes is not a whole number of 256-d"),
+        (lambda: read_features(tmp_path / "f.bin", 256), "1,003 bytes are not a whole number of 256-d"),
         (lambda: read_features(tmp_path / "f.bin"), "feature_dim"),
         (lambda: read_features(tmp_path / "cut.npy", 4), "not a readable NumPy file"),
         (lambda: read_features(tmp_path / "objects.npy", 4), "holds? objects"),
         (lambda: read_features(tmp_path / "ints.npy", 4), "two-dimensional"),
-        (lambda: read_features(tmp_path / "wide.npy", 4), "5-d features where 4-d ones are needed"),
-        (lambda: read_features(tmp_path / "l.meta", 4), "read from .bin"),
-        (lambda: read_labels(tmp_path / "l.meta"), "one integer identity per line"),
+        (lambda: read_features(tmp_path / "wide.npy", 4), "has 5-d features, but 4-d features are needed"),
+        (lambda: read_features(tmp_path / "l.meta", 4), "the suffix of features must be one of .bin"),
+        (lambda: read_labels(tmp_path / "l.meta"), "one integer per line"),
         (lambda: read_labels(tmp_path / "wide.npy"), "one-dimensional integer"),
         (lambda: read_labels(tmp_path / "none.meta"), "no such labels file"),
     ]

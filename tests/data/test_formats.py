@@ -146,7 +146,7 @@ def test_streams_are_npy(tmp_path, features, monkeypatch):
     assert convert("-", str(tmp_path / "l.csv"))["kind"] == "labels"
     assert read_labels(tmp_path / "l.csv").tolist() == LABELS
     monkeypatch.setattr("sys.stdin", Pipe((tmp_path / "f.npy").read_bytes()[:-3]))
-    with pytest.raises(InputError, match="stdin: cut short: 37 rows by its header"):
+    with pytest.raises(InputError, match="stdin: is cut short: its header says 37 rows"):
         convert("-", str(tmp_path / "cut.npy"))
     assert not (tmp_path / "cut.npy").exists()
 
@@ -205,27 +205,27 @@ def test_broken_files_say_what_is_wrong(tmp_path, features):
         "text.parquet": "not a readable Parquet file",
         "text.h5": "not a readable HDF5 file",
         "text.fvecs": "not a whole number of .fvecs rows",
-        "two.npz": "features, embeddings, X or data, needed; found 'a', 'b'; name the one to take with key",
+        "two.npz": "features, embeddings, X or data; found 'a', 'b'; name the one to use with key",
         "ragged.parquet": r"row 1 \(from 0\) has one of 4",
-        "null.parquet": r"a list of 5 numbers needed in every row; row 1 \(from 0\) has none",
+        "null.parquet": r"every row needs a list of 5 numbers; row 1 \(from 0\) has none",
         "hole.parquet": r"row 0 \(from 0\) has one with a missing number",
         "scalars.parquet": r"a column 'features' of lists of numbers.*found a \(int64\), b \(string\)",
-        "two.h5": "one dataset, or one called features, embeddings, X or data, needed; found",
+        "two.h5": "one dataset, or one called features, embeddings, X or data; found",
         "ints.h5": r"two-dimensional array \(N, d\) of float16, float32 or float64",
-        "mixed.fvecs": "row 1099 .* is of d = 6, the first of d = 5",
-        "whole.fvecs": "5-d features where 4-d ones are needed",
+        "mixed.fvecs": "row 1099 .* has d = 6, but the first row has d = 5",
+        "whole.fvecs": "has 5-d features, but 4-d features are needed",
     }
     for name, message in of_features.items():
         with pytest.raises(InputError, match=message):
             read_features(tmp_path / name, 4 if name == "whole.fvecs" else None)
     of_labels = {
-        "scalars.parquet": "a column 'label' or 'identity', or the only column",
+        "scalars.parquet": "one column 'label' or 'identity', or only one column",
         "missing.parquet": "row 1 .from 0. has no label",
-        "real.parquet": "labels are integers or text; found double",
+        "real.parquet": "labels must be 64-bit integers or text; found double",
         "text.parquet": "not a readable Parquet file",
         "hole.csv": r"row 1 .from 0. has no label|not a readable table of labels",
         "empty.csv": "row 1 .from 0. has no label",
-        "none.csv": "a column 'label' or 'identity', or the only column",
+        "none.csv": "one column 'label' or 'identity', or only one column",
         "latin.csv": "UTF-8|utf8|UTF8",
     }
     for name, message in of_labels.items():
@@ -242,14 +242,14 @@ def test_conversions_that_cannot_be(tmp_path, features):
     np.save(tmp_path / "l.npy", LABELS)
     (tmp_path / "g.npy").write_text("old")
     cases = [
-        (("f.npy", "g.meta"), "holds features; .*g.meta takes labels"),
+        (("f.npy", "g.meta"), "holds features, but .*g.meta can hold labels"),
         (("l.npy", "g.bin"), "holds labels; .*g.bin takes features"),
-        (("l.npy", "g.npy", None, "float16"), "--dtype: of features"),
-        (("f.npy", "g.npy", None, None, "labels"), "holds features; labels are asked for"),
+        (("l.npy", "g.npy", None, "float16"), "--dtype: only for features"),
+        (("f.npy", "g.npy", None, None, "labels"), "holds features, but labels are requested"),
         (("f.npy", "g.fvecs", None, "float16"), "--dtype: .fvecs holds float32"),
         (("f.npy", "g.jpg"), "features are .bin"),
         (("none.npy", "g.npy"), "none.npy: no such file"),
-        (("f.npy", "f.npy"), "the file that is read"),
+        (("f.npy", "f.npy"), "is the file to read"),
         (("big.npy", "g.npy", None, "float16"), "numbers above 65504, the largest float16"),
     ]
     for (source, target, *more), message in cases:

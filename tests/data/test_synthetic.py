@@ -201,7 +201,7 @@ def test_a_kill_between_the_two_files_leaves_no_mixture(tmp_path, monkeypatch):
         ({"num_nodes": 10, "seed": -1}, "seed"),
         ({"num_nodes": 10, "dim": 1}, "dim"),
         ({"num_nodes": 10, "name": "a/b"}, "'a/b'"),
-        ({"num_nodes": 2**45, "name": "huge"}, "free on its disk"),
+        ({"num_nodes": 2**45, "name": "huge"}, "but its disk has"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, monkeypatch, keywords, message):
@@ -211,7 +211,9 @@ def test_bad_input_is_refused(tmp_path, monkeypatch, keywords, message):
 
 
 def test_every_wrong_parameter_is_named_at_once():
-    with pytest.raises(InputError, match=r"modes >= 1.*quality_a > 0.*poor_share between 0 and 1.*max_size"):
+    with pytest.raises(
+        InputError, match=r"modes must be >= 1.*quality_a must be > 0.*poor_share must be between 0 and 1.*max_size"
+    ):
         Synthetic(modes=0, quality_a=0, poor_share=2, max_size=1)
 
 
@@ -225,9 +227,9 @@ def test_the_command(tmp_path):
     expected = sample(100, dim=8, parameters=Synthetic(noise_weight=2.0, modes=1))[0]
     np.testing.assert_array_equal(np.load(tmp_path / "features" / "noisy.npy"), expected)
     for wrong, message in (
-        (["-5"], "synthetic data: 1 <= num_nodes"),
-        (["5", "--modes", "0"], "synthetic data: modes >= 1"),
-        (["5", "--threads", "0"], "--threads: at least 1"),
+        (["-5"], "synthetic data: num_nodes must be >= 1"),
+        (["5", "--modes", "0"], "synthetic data: modes must be >= 1"),
+        (["5", "--threads", "0"], "--threads: must be at least 1"),
     ):
         refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
         assert (refused.returncode, refused.stdout) == (2, "")

@@ -179,7 +179,7 @@ def test_thresholds_are_read_by_refinement(tmp_path):
     ("content", "refinement", "message"),
     [
         ("{", "fixed", "not JSON"),
-        ("[1]", "fixed", "an object 'fixed' with numbers tau1 and tau2 between 0 and 1 needed; found None"),
+        ("[1]", "fixed", "needs an object 'fixed' with numbers tau1 and tau2 between 0 and 1; found None"),
         ("{}", "fixed", "found only nothing"),
         (json.dumps(PAIR), "fixed", "found only tau1, tau2"),
         (json.dumps({"fixed": PAIR}), "dynamic", "'dynamic' with numbers tau1 and tau2 .* found only fixed"),
@@ -215,7 +215,7 @@ def test_the_command_repeats_the_choice_of_training(command, choose, workspace):
     assert command("train.py", "--config", workspace / "config.py", "--work-dir", workspace / "run")[0] == 0
     names = ("thresholds.json", "threshold_surface.csv")
     stored = [(workspace / "run" / name).read_text() for name in names]
-    assert "held back from part0_train" in stored[0]
+    assert "held out of part0_train" in stored[0]
     for name in names:
         (workspace / "run" / name).unlink()
     code, out, _ = choose("--model", workspace / "run")
@@ -257,7 +257,7 @@ def test_the_command_without_labels_shows_and_does_not_choose(choose, workspace)
     ("arguments", "message"),
     [
         (["--cfg-options", "validation.holdout_share=0"], "held out no identities to choose thresholds on"),
-        (["--labels", "x.meta"], "--labels: goes with --features"),
+        (["--labels", "x.meta"], "--labels: needs --features"),
         (["--features", "nowhere.npy"], "no such features file"),
         (["--model", "nowhere"], "no such checkpoint"),
     ],

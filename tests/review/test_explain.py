@@ -71,7 +71,7 @@ def test_of_equally_strong_paths_the_shortest():
     assert found.together
     assert found.failed == ()
     assert found.weakest.score == pytest.approx(0.8)
-    assert found.summary() == "0 and 3 are both in cluster 0: joined by 2 edges, the weakest of p 0.800"
+    assert found.summary() == "0 and 3 are both in cluster 0: joined by 2 edges, the weakest with p 0.800"
 
 
 def test_apart_names_the_edge_that_failed_and_by_how_much():
@@ -85,7 +85,7 @@ def test_apart_names_the_edge_that_failed_and_by_how_much():
     assert [(link.a, link.b) for link in found.failed] == [(2, 5)]
     assert found.weakest.threshold - found.weakest.intimacy == pytest.approx(0.04)
     assert "failed: 0.040 below 0.500" in found.text()
-    assert found.summary().endswith("on the strongest path of 3 edges, 1 edge failed, by 0.040 of intimacy or less")
+    assert found.summary().endswith("on the strongest path of 3 edges, 1 edge failed (intimacy up to 0.040 too low)")
     alone = explain_pair(pairs, labels, FIXED, 0, 6)
     assert alone.path == ()
     assert alone.weakest is None
@@ -114,14 +114,21 @@ def test_similarities_and_ranks():
     assert [link.similarity for link in found.path] == pytest.approx([0.8, 0.96])
     assert found.similarity == pytest.approx(0.6)
     assert found.ranks == (2, 3)  # 1 is nearer to 0; 1 and 3 (0.96, 0.8) are nearer to 2
-    assert "2 is number 2 of the nearest of 0, 0 number 3 of 2; lists of the kNN graph hold 3" in found.text()
+    assert (
+        "2 is neighbour number 2 of 0, 0 is neighbour number 3 of 2; a list of the kNN graph holds 3 neighbours"
+        in found.text()
+    )
     nowhere = explain_pair(pairs, labels, FIXED, 0, 4, Features(features, "X"), 3)
     assert nowhere.similarity is nowhere.ranks is None
 
 
 def test_rows_that_are_none():
     edges = parsed(3, [(0, 1, 0.9, 0.9)])
-    for a, b, message in ((0, 3, "B: a row between 0 and 2 needed; found 3"), (-1, 0, "A: a row"), (1, 1, "1 twice")):
+    for a, b, message in (
+        (0, 3, "B: must be a row between 0 and 2; found 3"),
+        (-1, 0, "A: must be a row"),
+        (1, 1, "1 twice"),
+    ):
         with pytest.raises(InputError, match=message):
             explain_pair(Pairs.of(edges), labels_of(edges), FIXED, a, b)
 
@@ -174,7 +181,7 @@ def test_the_command_explains_a_run(run_folder, workspace, capsys):
     out, err = capsys.readouterr()
     assert "is in cluster 0" in out
     assert "the explanation leaves out similarities" in err
-    with pytest.raises(InputError, match="B: a row between 0 and 179 needed; found 180"):
+    with pytest.raises(InputError, match="B: must be a row between 0 and 179; found 180"):
         explain(run_folder, 0, 180)
 
 

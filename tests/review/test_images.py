@@ -75,7 +75,7 @@ def test_what_is_no_picture_is_grey_and_counted(tmp_path, caplog):
     assert [pictures.open(row) is None for row in range(7)] == [False, *[True] * 6]
     with caplog.at_level(logging.WARNING, logger="starfc"):
         write_sheets(pictures, np.arange(7), tmp_path / "out")
-    assert "6 of 7 are missing or unreadable" in caplog.text
+    assert "6 of 7 are missing or cannot be read" in caplog.text
 
 
 def test_lists_and_folders(tmp_path):
@@ -103,7 +103,7 @@ def test_a_list_in_a_runs_folder_stays_there(tmp_path):
     (run / "link.png").symlink_to(tmp_path / "mine.png")
     for name in ("../mine.png", str(tmp_path / "mine.png"), "link.png"):
         (run / "list.txt").write_text(f"{name}\n")
-        with pytest.raises(InputError, match="copy the list elsewhere"):
+        with pytest.raises(InputError, match="copy the list to another folder"):
             open_pictures(run / "list.txt", 1, run)
         assert open_pictures(run / "list.txt", 1).open(0) is not None  # a user's own list may name any file
     (run / "list.txt").write_text("own.png\n")

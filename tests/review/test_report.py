@@ -124,7 +124,7 @@ def test_a_new_report_replaces_the_old_one_and_nothing_else(small, tmp_path):
     assert not (tmp_path / "report" / "data" / "names.js").exists()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("x")
-    with pytest.raises(InputError, match="not empty, and no report"):
+    with pytest.raises(InputError, match="is not empty and holds no report"):
         write_report(tmp_path / "letters", **small)
 
 
@@ -168,7 +168,7 @@ def test_pictures_that_are_missing_are_grey_and_counted(small, tmp_path, caplog)
     (tmp_path / "by_row" / "00004.png").unlink()
     (tmp_path / "by_row" / "00005.png").write_bytes(b"no picture")
     write_report(tmp_path / "report", **small, images=tmp_path / "by_row")
-    assert "2 of 11 are missing or unreadable" in caplog.text
+    assert "2 of 11 are missing or cannot be read" in caplog.text
 
 
 def test_what_is_no_pictures_or_names(small, tmp_path):
@@ -181,11 +181,11 @@ def test_what_is_no_pictures_or_names(small, tmp_path):
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
     for source, message in (
         ("float.npy", "uint8"),
-        ("short.txt", "1 lines; one path is needed for each of 11"),
+        ("short.txt", "has 1 lines; needs one path for each of 11"),
         ("nowhere.txt", "no such image"),
         ("absent", "no such images"),
-        ("by_name", "10 images; one is needed for each of 11"),
-        ("by_row", "named after a row, of which there are 11"),
+        ("by_name", "has 10 images; needs one for each of 11"),
+        ("by_row", "named after a row, but the rows are 0 to 10"),
         ("broken.npy", "not a readable NumPy file"),
     ):
         with pytest.raises(InputError, match=message):

@@ -44,7 +44,7 @@ def test_headers_of_npy(tmp_path, monkeypatch):
     }
     messages = (
         "not a readable NumPy file",
-        "shape of (-5, 8)",
+        "shape in its header is (-5, 8)",
         "more than the file's 384 bytes",
         "1000000",
         "complex64",
@@ -130,12 +130,12 @@ def test_which_array_of_an_archive(tmp_path, rows):
     assert open_split(tmp_path / "f.npz", tmp_path / "f.npz", feature_dim=8).labels.tolist() == labels.tolist()
     np.savez(tmp_path / "two.npz", a=rows, b=2 * rows)
     np.testing.assert_array_equal(read_features(tmp_path / "two.npz", key="b"), 2 * rows)
-    with pytest.raises(InputError, match=r"found 'a', 'b'; name the one to take with key"):
+    with pytest.raises(InputError, match=r"found 'a', 'b'; name the one to use with key"):
         read_features(tmp_path / "two.npz")
-    with pytest.raises(InputError, match=r"no array 'c' in it \(key\); found 'a', 'b'"):
+    with pytest.raises(InputError, match=r"has no array 'c' \(key\); found 'a', 'b'"):
         read_features(tmp_path / "two.npz", key="c")
     np.save(tmp_path / "f.npy", rows)
-    with pytest.raises(InputError, match=r"key names an array of an \.npz"):
+    with pytest.raises(InputError, match=r"key is only for an \.npz"):
         read_features(tmp_path / "f.npy", key="a")
 
 
@@ -203,11 +203,11 @@ def test_hdf5_stays_in_its_file(tmp_path, rows):
         file["x"] = rows
     (tmp_path / "heap.h5").write_bytes((tmp_path / "heap.h5").read_bytes().replace(b"HEAP", b"HEAQ"))
     for name, message in {
-        "external": "one dataset, or one called features, .* needed; found no dataset",
-        "storage": "lies in other files",
-        "virtual": "lies in other files",
-        "loop": r"found 'a/features', 'a/b/c'; name the one to take with key",
-        "empty": "nothing was ever written to its 10,000,000,000 rows",
+        "external": "one dataset, or one called features, .*; found no dataset",
+        "storage": "are in other files",
+        "virtual": "are in other files",
+        "loop": r"found 'a/features', 'a/b/c'; name the one to use with key",
+        "empty": "has 10,000,000,000 rows, but no data were written",
         "heap": "not a readable HDF5 file",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -228,17 +228,17 @@ def test_which_dataset_of_hdf5(tmp_path, rows):
     split = open_split(path, None, feature_dim=8, key="train/features")
     np.testing.assert_array_equal(split.features.array, rows)
     listed = "found 'test/features', 'train/features'"
-    with pytest.raises(InputError, match=f"{listed}; name the one to take with key"):
+    with pytest.raises(InputError, match=f"{listed}; name the one to use with key"):
         read_features(path)
-    with pytest.raises(InputError, match=rf"no dataset 'test' in it \(key\); {listed}"):
+    with pytest.raises(InputError, match=rf"has no dataset 'test' \(key\); {listed}"):
         read_features(path, key="test")
-    with use(words_of(cluster)), pytest.raises(InputError, match=f"{listed}; name the one to take with --key"):
+    with use(words_of(cluster)), pytest.raises(InputError, match=f"{listed}; name the one to use with --key"):
         read_features(path)
 
 
 def test_labels_of_an_archive_are_not_chosen_by_the_key_of_features(tmp_path):
     np.savez(tmp_path / "two.npz", a=np.arange(3), b=np.arange(3))
-    with use(words_of(cluster)), pytest.raises(InputError, match=r"called labels, .* or y, needed; found 'a', 'b'$"):
+    with use(words_of(cluster)), pytest.raises(InputError, match=r"called labels, .* or y; found 'a', 'b'$"):
         read_labels(tmp_path / "two.npz")
 
 
@@ -285,18 +285,18 @@ def test_parquet_names_the_row(tmp_path, rows):
         pq.write_table(
             pa.table({"features": pa.array([*lists[:at], None, *lists[at + 1 :]])}), tmp_path / f"{name}.parquet"
         )
-        with pytest.raises(InputError, match=rf"a list of 8 numbers needed in every row; row {at} \(from 0\) has none"):
+        with pytest.raises(InputError, match=rf"every row needs a list of 8 numbers; row {at} \(from 0\) has none"):
             read_features(tmp_path / f"{name}.parquet")
     fixed = pa.array([lists[0], None, lists[2]], pa.list_(pa.float32(), 8))
     pq.write_table(pa.table({"features": fixed}), tmp_path / "fixed.parquet")
     with pytest.raises(InputError, match=r"row 1 \(from 0\) has none"):
         read_features(tmp_path / "fixed.parquet")
     pq.write_table(pa.table({"features": pa.array([[]] * 10, pa.list_(pa.float32()))}), tmp_path / "empty.parquet")
-    with pytest.raises(InputError, match="found empty ones"):
+    with pytest.raises(InputError, match="found empty lists"):
         read_features(tmp_path / "empty.parquet")
     twice = pa.table([pa.array([[1.0]]), pa.array([[1.0]])], names=["features", "features"])
     pq.write_table(twice, tmp_path / "twice.parquet")
-    with pytest.raises(InputError, match="the column 'features' is in it twice"):
+    with pytest.raises(InputError, match="has the column 'features' twice"):
         read_features(tmp_path / "twice.parquet")
 
 
@@ -307,7 +307,9 @@ def test_what_has_to_be_held_fits_into_memory(tmp_path, rows):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file.create_dataset("features", data=rows, chunks=(8, 8))
     for name in ("f.npz", "f.parquet", "f.h5"):
-        with pytest.raises(InputError, match=r"held.*of memory_limit are left; raise it, or write them as .npy, which"):
+        with pytest.raises(
+            InputError, match=r"memory.*of memory_limit are left; raise the limit, or convert them to .npy, which"
+        ):
             read_features(tmp_path / name, room=rows.nbytes - 1)
         np.testing.assert_array_equal(read_features(tmp_path / name, room=rows.nbytes), rows)
     np.testing.assert_array_equal(read_features(tmp_path / "f.npy", room=0), rows)  # memory-mapped
@@ -339,12 +341,12 @@ def test_one_reader_for_label_text(tmp_path, suffix, end, mark):
 
 def test_label_text_that_is_none(tmp_path):
     for name, text, message in (
-        ("a.csv", "a|0\nb|1\n", r"columns that '\|' separates"),
-        ("b.csv", "0;5\n1;5\n", "a column 'label' or 'identity', or the only column"),
-        ("c.csv", "a;0\nb;1;2\n", "not the same number of times"),
-        ("d.csv", "file,person\na,0\nb,1\n", "a column 'label' or 'identity'"),
+        ("a.csv", "a|0\nb|1\n", r"columns are separated by '\|'"),
+        ("b.csv", "0;5\n1;5\n", "one column 'label' or 'identity', or only one column"),
+        ("c.csv", "a;0\nb;1;2\n", "different numbers of cells"),
+        ("d.csv", "file,person\na,0\nb,1\n", "one column 'label' or 'identity'"),
         ("e.csv", "label\n1\nnan\n", r"row 1 \(from 0\) has no label|integers or text"),
-        ("f.meta", "0 1 2\n", "one integer identity per line; found '0 1 2' in row 0"),
+        ("f.meta", "0 1 2\n", "one integer per line; found '0 1 2' in row 0"),
         ("g.meta", "1\n2\nx\n", "found 'x' in row 2"),
         ("h.meta", "1\n18446744073709551615\n", "found '18446744073709551615' in row 1"),
         ("i.meta", "1\n2.5\n", "found '2.5' in row 1"),
@@ -371,13 +373,13 @@ def test_an_index_of_hdf5_chunks_that_leads_nowhere(tmp_path, rows):
     assert content.count(second) == 1
     for other in (bytes(8), (len(content) - 1).to_bytes(8, "little")):
         path.write_bytes(content.replace(second, other))
-        with pytest.raises(InputError, match=r"x\.h5: dataset 'features': damaged \(its chunks do not lie"):
+        with pytest.raises(InputError, match=r"x\.h5: dataset 'features' is damaged \(the positions of its chunks"):
             read_features(path)
 
 
 def test_label_text_with_a_control_character(tmp_path):
     (tmp_path / "y.meta").write_bytes("\ufeff^_0\n1\x1f2\n7\n".encode())
-    with pytest.raises(InputError, match=r"y\.meta: labels are text; found the control character U\+001F"):
+    with pytest.raises(InputError, match=r"y\.meta: labels must be text; found the control character U\+001F"):
         read_labels(tmp_path / "y.meta")
 
 
@@ -385,7 +387,7 @@ def test_labels_of_64_bits(tmp_path):
     np.save(tmp_path / "u.npy", np.array([1, 2**63 + 5], np.uint64))
     pq.write_table(pa.table({"label": pa.array([1, 2**63 + 5], pa.uint64())}), tmp_path / "u.parquet")
     for name in ("u.npy", "u.parquet"):
-        with pytest.raises(InputError, match="64 bits"):
+        with pytest.raises(InputError, match="64-bit integer"):
             read_labels(tmp_path / name)
     np.save(tmp_path / "f.npy", np.array([1.0, -1.0, 3.0]))
     assert read_labels(tmp_path / "f.npy").tolist() == [1, -1, 3]

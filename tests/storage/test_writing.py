@@ -202,7 +202,7 @@ class TestWhatMayBeReplaced:
 
     def test_not_the_files_of_other_commands(self, tmp_path):
         write(tmp_path, TRAIN, names=("run.json", "Head.pth"))
-        with pytest.raises(InputError, match=r"run\.json: a file of 'train'"):
+        with pytest.raises(InputError, match=r"run\.json: was written by 'train'"):
             write(tmp_path)
         write(tmp_path, TUNE, names=("thresholds.json",))  # those of a training are chosen anew
         assert {name: file["by"] for name, file in files(tmp_path).items()} == {
@@ -224,7 +224,7 @@ class TestWhatMayBeReplaced:
         (tmp_path / "link.npy").symlink_to(tmp_path / "labels.npy")
         for source in ("labels.npy", "link.npy"):
             for overwrite in (False, True):
-                with pytest.raises(InputError, match="is read by this command"):
+                with pytest.raises(InputError, match="this command reads the file"):
                     write(tmp_path, inputs=[tmp_path / source], overwrite=overwrite)
         assert (tmp_path / "labels.npy").read_text() == "1\n"
 
@@ -258,16 +258,16 @@ class TestWhatMayBeReplaced:
         x, y, run = clustered / "x.npy", clustered / "y.npy", clustered / "run"
         mine = tmp_path / "labels.npy"
         mine.write_bytes(x.read_bytes())
-        assert "is read by this command" in refused("cluster", mine, "-o", tmp_path)
+        assert "this command reads the file" in refused("cluster", mine, "-o", tmp_path)
         mine.write_bytes(y.read_bytes())
-        assert "is read by this command" in refused("cluster", x, "--labels", mine, "-o", tmp_path)
+        assert "this command reads the file" in refused("cluster", x, "--labels", mine, "-o", tmp_path)
         (tmp_path / "mine.npz").write_bytes(b"PK")
         assert "no kNN graph" in refused("knn", x, "-o", tmp_path / "mine.npz")
-        assert "the file that is read" in refused("convert", mine, mine)
-        assert "a file of the results of starfc cluster" in refused("convert", x, run / "labels.npy")
+        assert "is the file to read" in refused("convert", mine, mine)
+        assert "belongs to the results of starfc cluster" in refused("convert", x, run / "labels.npy")
         write_json(tmp_path / "thresholds.json", {"fixed": 1})
         assert "no earlier run of starfc tune" in refused("tune", x, y, "-o", tmp_path)
-        assert "not empty, and no report" in refused("report", run, "-o", run)
+        assert "is not empty and holds no report" in refused("report", run, "-o", run)
         assert "labels.npy: no earlier run of starfc cluster" in refused("cluster", x, "-o", tmp_path)
 
     def test_a_run_over_itself_and_from_stdin(self, clustered, tmp_path):

@@ -111,7 +111,7 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(workspace
     (checkpoints / left).write_bytes(b"of a killed process")
     done = subprocess.run(command(workspace, "killed", "--resume", "auto"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "going on from subgraph_" in done.stderr
+    assert "continuing from subgraph_" in done.stderr
     assert not list(checkpoints.glob(".*"))
     assert same_weights(workspace / "whole", workspace / "killed")
     assert journal(workspace / "killed") == journal(workspace / "whole")
@@ -130,7 +130,7 @@ def test_a_signal_ends_the_command_with_the_one_that_goes_on(workspace, config):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    go_on = re.search(r"go on with: python (.*)", err)[1]
+    go_on = re.search(r"continue with: python (.*)", err)[1]
     done = subprocess.run(f"{sys.executable} {go_on}", shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert same_weights(workspace / "whole", workspace / "run")
@@ -156,7 +156,7 @@ def test_a_truncated_or_foreign_checkpoint_is_refused_and_the_good_one_named(wor
         checkpoints[-1].write_bytes(broken)
         with pytest.raises(InputError, match="not a readable checkpoint") as error:
             run_training(config(), workspace / "run", resume="auto")
-        assert f"the good one before it: --resume {checkpoints[-2]}" in str(error.value)
+        assert f"use an earlier one: --resume {checkpoints[-2]}" in str(error.value)
     torch.save({"weights": torch.zeros(3)}, checkpoints[-1])
     with pytest.raises(InputError, match="not a training checkpoint of this package"):
         run_training(config(), workspace / "run", resume="auto")
@@ -169,15 +169,15 @@ def test_a_truncated_or_foreign_checkpoint_is_refused_and_the_good_one_named(wor
 
 def test_a_checkpoint_of_another_run_is_refused(workspace, config):
     run_training(config(), workspace / "run")
-    with pytest.raises(InputError, match=r"of another config: optimizer.lr 0.001 there, 0.5 here"):
+    with pytest.raises(InputError, match=r"with another config: optimizer.lr 0.001 there, 0.5 here"):
         run_training(config(**{"optimizer.lr": 0.5}), workspace / "run", resume="auto")
-    with pytest.raises(InputError, match=r"holds a run already \(subgraph_000008.pt\)"):
+    with pytest.raises(InputError, match=r"already holds a run \(subgraph_000008.pt\)"):
         run_training(config(), workspace / "run")
     path = workspace / "data" / "features" / "part0_train.bin"
     features = np.fromfile(path, np.float32)
     features[0] += 1
     features.tofile(path)
-    with pytest.raises(InputError, match="the training features are not those of the checkpoint"):
+    with pytest.raises(InputError, match="with other training features"):
         run_training(config(), workspace / "run", resume="auto")
 
 

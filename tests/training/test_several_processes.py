@@ -110,7 +110,7 @@ def test_two_processes_killed_and_resumed_the_weights_are_the_same(workspace, me
     process = launch(workspace, "other")
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
-    assert "going on from subgraph_" in out
+    assert "continuing from subgraph_" in out
     assert same_weights(workspace / "whole", workspace / "other")
     assert journal(workspace / "other") == journal(workspace / "whole")
     assert json.loads((workspace / "other" / "run.json").read_text())["processes"] == 2
@@ -144,11 +144,11 @@ def test_a_request_to_stop_ends_all_processes_with_one_checkpoint(workspace):
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert out.count("SIGTERM: stopped after step") == 1
-    assert "go on with: torchrun --standalone --nproc-per-node 2" in out
+    assert "continue with: torchrun --standalone --nproc-per-node 2" in out
 
 
 def test_another_number_of_processes_is_refused(workspace):
     overrides = COMMON | METHODS["basic"]
     two(train_and_keep, workspace / "config.py", overrides, workspace)
-    with pytest.raises(ValueError, match=r"a run of 2 process\(es\) where this one has 1; set NPROC=2"):
+    with pytest.raises(ValueError, match=r"a run of 2 process\(es\), but this run has 1; set NPROC=2"):
         run_training(load_config(workspace / "config.py", overrides), workspace / "run", resume="auto")

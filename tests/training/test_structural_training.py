@@ -200,11 +200,13 @@ def test_either_halfs_scorer_learns_from_its_own_half(config, method):
 
 def test_configs_that_cannot_be_are_refused(config):
     with pytest.raises(
-        InputError, match=r"th_sim: 0 needed by a structural model, which compares whole lists; found 0\.2"
+        InputError, match=r"th_sim: must be 0 for structural models, which compare whole lists; found 0\.2"
     ):
         config(th_sim=0.2)
     config(knn=254)
-    with pytest.raises(InputError, match=r"knn: at most 254 needed by the packaged model and other .* ones; found 255"):
+    with pytest.raises(
+        InputError, match=r"knn: must be at most 254 for the packaged model and other .* models; found 255"
+    ):
         config(knn=255)
     with pytest.raises(InputError, match=r"structural\.rounds"):
         config(**{"structural.rounds": 3})

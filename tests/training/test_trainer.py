@@ -228,7 +228,7 @@ def test_thresholds_come_from_the_held_back_part_whatever_validates(workspace):
         run_training(load_config(workspace / "config.py", overrides), workspace / source)
         surfaces.append((workspace / source / "threshold_surface.csv").read_text())
     assert surfaces[0] == surfaces[1] == surfaces[2]
-    assert "held back from part0_train" in (workspace / "test" / "thresholds.json").read_text()
+    assert "held out of part0_train" in (workspace / "test" / "thresholds.json").read_text()
 
 
 def test_subgraphs_of_the_wrong_size_are_skipped_and_said(workspace, caplog):

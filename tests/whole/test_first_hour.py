@@ -131,9 +131,9 @@ def test_a_published_config_is_read_with_one_warning(published, caplog, more):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("train_data['k'] = 60", "train_data.k: knn decides that"),
-        ("test_data.update(th_sim=0.5)", "test_data.th_sim: th_sim decides that"),
-        ("k_num2 = 60", "k_num2: hierarchical.k_mid decides that"),
+        ("train_data['k'] = 60", "train_data.k: the value of knn is used instead"),
+        ("test_data.update(th_sim=0.5)", "test_data.th_sim: the value of th_sim is used instead"),
+        ("k_num2 = 60", "k_num2: the value of hierarchical.k_mid is used instead"),
         ("clusternum = 3", "clusternum: unknown key; did you mean cluster_num?"),
     ],
 )
@@ -161,7 +161,7 @@ def test_epochs_that_are_never_reached_are_said(tmp_path, caplog):
     own = tmp_path / "own.py"
     own.write_text("total_epochs = 20\nlr_config = dict(policy='step', step=[10, 25])\n")
     assert load_config(own).milestones == [10]
-    assert caplog.messages == [f"{own}: lr_config.step: 25 never reached in 20 epochs"]
+    assert caplog.messages == [f"{own}: lr_config.step: 25 is never reached in 20 epochs"]
 
 
 @pytest.fixture(scope="module")
@@ -248,15 +248,15 @@ def test_every_kind_of_array_is_the_same(sample):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"tau1": 3}, "tau1: between 0 and 1 needed; found 3"),
-        ({"tau2": "high"}, "tau2: a number or None needed; found 'high' (str)"),
-        ({"k": 2.5}, "k: a whole number needed; found 2.5 (float)"),
-        ({"k": 300}, "k: at most 254 needed by the packaged model and other structural ones; found 300"),
-        ({"knn_method": "hnsw"}, "knn_method: one of 'exact', 'faiss_gpu', 'ivf' needed; found 'hnsw'"),
-        ({"invalid_rows": "drop"}, "invalid_rows: one of 'error', 'singleton' needed; found 'drop'"),
-        ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
-        ({"th_sim": 0.2}, "th_sim: 0 needed by a structural model, which compares whole lists; found 0.2"),
-        ({"random_state": None}, "random_state: a whole number needed; found None"),
+        ({"tau1": 3}, "tau1: must be between 0 and 1; found 3"),
+        ({"tau2": "high"}, "tau2: must be a number or None; found 'high' (str)"),
+        ({"k": 2.5}, "k: must be a whole number; found 2.5 (float)"),
+        ({"k": 300}, "k: must be at most 254 for the packaged model and other structural models; found 300"),
+        ({"knn_method": "hnsw"}, "knn_method: must be one of 'exact', 'faiss_gpu', 'ivf'; found 'hnsw'"),
+        ({"invalid_rows": "drop"}, "invalid_rows: must be one of 'error', 'singleton'; found 'drop'"),
+        ({"device": "gpu"}, "device: must be auto, cpu, cuda or cuda:N; found 'gpu'"),
+        ({"th_sim": 0.2}, "th_sim: must be 0 for structural models, which compare whole lists; found 0.2"),
+        ({"random_state": None}, "random_state: must be a whole number; found None"),
         ({"partition": "leiden", "refinement": "dynamic"}, "partition: must be None or 'components' with refinement="),
     ],
 )
@@ -268,7 +268,9 @@ def test_parameters_are_checked_in_words_of_the_estimator(sample, parameters, me
 def test_a_row_of_nan_names_the_parameter_that_takes_it(sample):
     features = sample[0][:20].copy()
     features[3] = np.nan
-    with pytest.raises(InputError, match=r"X: 1 of 20 rows have NaN .* first rows \[3\]; repair them, or set invalid_"):
+    with pytest.raises(
+        InputError, match=r"X: 1 of 20 rows have NaN .* first rows \[3\]; correct them, or set invalid_"
+    ):
         StarFC().fit(features)
 
 
@@ -363,13 +365,13 @@ def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--k", "300"], "--k: at most 254 needed by the packaged model and other structural ones; found 300"),
-        (["--tau1", "3"], "--tau1: between 0 and 1 needed; found 3"),
-        (["--refinement", "dynamic", "--tau2", "3"], "--tau2: between 0 and 1 needed; found 3"),
-        (["--memory", "lots"], "--memory: a number with MB, GB or TB, such as '16GB', needed; found 'lots'"),
+        (["--k", "300"], "--k: must be at most 254 for the packaged model and other structural models; found 300"),
+        (["--tau1", "3"], "--tau1: must be between 0 and 1; found 3"),
+        (["--refinement", "dynamic", "--tau2", "3"], "--tau2: must be between 0 and 1; found 3"),
+        (["--memory", "lots"], "--memory: must be a number with MB, GB or TB, such as '16GB'; found 'lots'"),
         (["--memory", "1MB"], "set a limit above the sum of this and the memory for the data"),
-        (["--device", "gpu"], "--device: auto, cpu, cuda or cuda:N needed; found 'gpu'"),
-        (["--feature-dim", "7"], "256-d features where 7-d ones are needed; set --feature-dim to 256"),
+        (["--device", "gpu"], "--device: must be auto, cpu, cuda or cuda:N; found 'gpu'"),
+        (["--feature-dim", "7"], "has 256-d features, but 7-d features are needed; set --feature-dim to 256"),
     ],
 )
 def test_messages_name_the_options_of_the_command(starfc, files, tmp_path, more, message):

@@ -167,7 +167,7 @@ def test_a_kept_knn_graph_is_written_through_no_link(tmp_path, made):
     (tmp_path / "out" / "knn").symlink_to(tmp_path / "victim")
     code, said = starfc("cluster", made / "features.npy", "-o", tmp_path / "out")
     assert code == 2
-    assert "knn: a symbolic link" in said
+    assert "knn: is a symbolic link" in said
     assert not list((tmp_path / "victim").iterdir())
 
 
@@ -202,12 +202,12 @@ def test_the_config_of_a_folder_executes_nothing(tmp_path, made, command, monkey
     (hostile / "config.json").write_text(json.dumps(content))
     code, said = starfc("cluster", made / "features.npy", "--model", hostile, "-o", tmp_path / "o")
     assert code == 2
-    assert "_base_: only a .py config inherits" in said
+    assert "_base_: only a .py config can inherit" in said
     code, out, err = command(
         "test_final.py", "--run", hostile, "--features", made / "features.npy", "--out", tmp_path / "o"
     )
     assert code == 2
-    assert "_base_: only a .py config inherits" in err
+    assert "_base_: only a .py config can inherit" in err
     assert SECRET not in said + out + err
     assert not (tmp_path / "executed").exists()
     assert isinstance(StarFC.from_pretrained(hostile), StarFC)

@@ -59,9 +59,9 @@ def test_several_processes_are_torchruns(script):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"NPROC": "0"}, "NPROC: a whole number above 0 needed; found '0'"),
-        ({"NPROC": "two"}, "NPROC: a whole number above 0 needed; found 'two'"),
-        ({"NPROC": "2", "NNODES": "2"}, "RDZV: HOST:PORT of one of the 2 machines needed"),
+        ({"NPROC": "0"}, "NPROC: must be a whole number above 0; found '0'"),
+        ({"NPROC": "two"}, "NPROC: must be a whole number above 0; found 'two'"),
+        ({"NPROC": "2", "NNODES": "2"}, "RDZV: must be HOST:PORT of one of the 2 machines"),
     ],
 )
 def test_wrong_numbers_of_processes(script, environment, message):
@@ -96,7 +96,7 @@ def test_help_says_what_k_num3_does(script):
     assert "K_NUM3   no effect" in out
     code, _, err = script(HIERARCHICAL, "sixty")
     assert code == 2
-    assert "K_MID: a whole number needed; found 'sixty'" in err
+    assert "K_MID: must be a whole number; found 'sixty'" in err
 
 
 def test_repeated_options_add_up(monkeypatch):

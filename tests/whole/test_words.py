@@ -46,9 +46,9 @@ def assigned(times: int) -> Assigned:
 
 def test_what_assign_prints_counts_in_good_english():
     one, two = _text(assigned(1), Path("run")), _text(assigned(2), Path("run"))
-    for words in ("1 instance added", "made 1 new one;", "1 merge (done)", "1 split (done)", "1 cluster; run"):
+    for words in ("1 instance added", "form 1 new cluster;", "1 merge (done)", "1 split (done)", "1 cluster; run"):
         assert words in one
-    for words in ("2 instances added", "made 2 new ones;", "2 merges (done)", "2 splits (done)", "2 clusters; run"):
+    for words in ("2 instances added", "form 2 new clusters;", "2 merges (done)", "2 splits (done)", "2 clusters; run"):
         assert words in two
 
 
@@ -126,4 +126,4 @@ def test_names_that_are_found_by_themselves_are_said_as_they_are():
         section = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8").split(f"\n## starfc {command}\n")[1]
         said = " ".join(section.split("\n## ")[0].split())
         assert f"called {alternatives(FEATURE_NAMES)}" in said
-        assert (f"of labels {alternatives(LABEL_NAMES)}." in said) is (command == "convert")
+        assert (f"for labels: {alternatives(LABEL_NAMES)}." in said) is (command == "convert")

@@ -1,4 +1,4 @@
-"""Keys of the published code's configs: which have no effect here, and which say again what another key says."""
+"""Keys of the published code's configs: keys without effect here, and keys that repeat the value of another key."""
 
 from __future__ import annotations
 
@@ -24,20 +24,33 @@ WITHOUT_EFFECT = frozenset(
         *(f"{split}.{key}" for split in _SPLITS for key in ("list_path", "conf_metric", "eval_interim")),
         *(f"{split}.neighbor_depth" for split in _SPLITS),
     )
-)  # keys of the published configs that change nothing
+)  # keys of the published configs that have no effect here
 SAID_TWICE = {f"{split}.{key}": top for split in _SPLITS for key, top in (("k", "knn"), ("th_sim", "th_sim"))} | {
     "k_num2": "hierarchical.k_mid"
-}  # keys of the published configs, and the ones that decide
-RETIRED = dict.fromkeys(WITHOUT_EFFECT, "a key of the published configs that has no effect; remove it") | {
-    key: f"{decides} decides that; set it there, and remove this key" for key, decides in SAID_TWICE.items()
+}  # keys of the published configs that repeat a value, and the key that is used instead
+RETIRED = dict.fromkeys(WITHOUT_EFFECT, "this key of the published configs has no effect here; remove it") | {
+    key: f"the value of {decides} is used instead; set it there, and remove this key"
+    for key, decides in SAID_TWICE.items()
 }
-RETIRED["_base_"] = "only a .py config inherits from another; a .json config is data, and stands alone"
+RETIRED["_base_"] = "only a .py config can inherit from another one, a .json config cannot; remove this key"
 
 
 def with_effect(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """A config without those keys of the published ones that change nothing, and these; what disagrees stays in it.
+    """Remove the published configs' keys that change nothing from a config.
 
-    ``defaults`` is a whole config, for the keys that are not given.
+    Parameters
+    ----------
+    values : mapping
+        The config.
+    defaults : mapping
+        A complete config with the default of every key.
+
+    Returns
+    -------
+    dict
+        The config without these keys. A key that repeats another one stays if the two values differ.
+    set of str
+        The removed keys.
     """
     ignored = {key for key in WITHOUT_EFFECT if _at(values, key) is not _NOWHERE}
     for key, decides in SAID_TWICE.items():
@@ -66,7 +79,7 @@ def _at(values: Any, dotted: str, default: Any = _NOWHERE) -> Any:
 
 
 def with_shares(values: dict[str, Any], epochs: Any) -> dict[str, Any]:
-    """A config whose epochs of ``lr_config.step`` are shares of the number of epochs that they were written for."""
+    """Return a config with ``lr_config.step`` as shares of ``epochs``, the number of epochs that it was written for."""
     policy = values.get("lr_config")
     if not isinstance(policy, Mapping):
         return values

@@ -1,6 +1,6 @@
-"""Configs without a config file: that of a trained model, and what training on a user's own files starts from.
+"""Configs without a config file: the config of a trained model, and the config of a training on a user's files.
 
-The recipes of training come with the package (:mod:`starfc.recipes`); the config files of the repository inherit them.
+The training recipes are part of the package (:mod:`starfc.recipes`). The config files in ``configs/`` inherit them.
 """
 
 from __future__ import annotations
@@ -21,33 +21,35 @@ RECIPES = Path(recipes.__file__).parent  # NAME.py for the ``recipe`` of each ki
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The values of a recipe (nested mapping), which go before the schema's defaults."""
+    """Return the values of a recipe (nested mapping). They override the defaults of the schema."""
     from mmengine.config import Config as FileConfig
 
     return FileConfig.fromfile(str(RECIPES / f"{name}.py"), lazy_import=False)._cfg_dict.to_dict()
 
 
-# what a training was told of its machine and of its data, which says nothing about another machine or set
+# settings of a training for its machine and its data, which do not apply to another machine or data set
 OF_MACHINE = ("threads", "device", "memory_limit")
 _OF_TRAINING = ("seed", "invalid_rows", "knn_method", "knn_params", "knn_recall", "copies", "adapt", "reach", "metrics")
 
 
 def model_config(model: str | Path | Model, given: Mapping[str, Any] | None = None) -> Config:
-    """The config to cluster by a trained model, with ``given`` (nested mapping) before what the model says.
+    """Return the config for clustering with a trained model.
 
-    A training run's folder has a config, of which the settings of the training itself play no part; weights alone say
-    their type, widths and neighbours, and the rest is the schema's defaults. What the thresholds are,
-    :func:`starfc.config.thresholds.resolve` says.
+    The folder of a training run has a config. Its settings for the training itself are not used. Weights without a
+    config give the type of the model, its widths and k; all other values are defaults. The thresholds are set later, by
+    :func:`starfc.config.thresholds.resolve`.
 
     Parameters
     ----------
     model : path or Model
-        A folder, a checkpoint, or a model that was loaded from one or made.
+        A folder, a checkpoint, or a model object.
+    given : mapping, optional
+        Values that override those of the model (nested mapping).
 
     Raises
     ------
     MissingFileError, InputError
-        No such model, or every problem of the values, at once.
+        There is no such model, or values break rules. The message lists all problems.
     """
     if isinstance(model, str | Path):
         model = load_model(model)
@@ -55,14 +57,14 @@ def model_config(model: str | Path | Model, given: Mapping[str, Any] | None = No
     if run is not None:
         base["pretrained"] = str(model.folder)
         if run.has("config.json"):
-            stored = run.json("config.json", Anything).root  # data: nothing in it is executed
+            stored = run.json("config.json", Anything).root  # JSON, so no code is executed
             own = {key: value for key, value in stored.items() if key not in (*OF_MACHINE, *_OF_TRAINING)}
             base = own | {"pretrained": str(model.folder)}
     return build(Config, merged(base, given or {}), RETIRED)
 
 
 def with_changes(config: Config, given: Mapping[str, Any]) -> Config:
-    """A config with ``given`` (nested mapping) instead of what it says; every problem of the values is said at once."""
+    """Return a config with the values of ``given`` (nested mapping) replaced. An InputError lists all problems."""
     return build(Config, merged(asdict(config), given), RETIRED)
 
 
@@ -79,16 +81,18 @@ def _described(model: Model) -> dict[str, Any]:
 def training_config(
     features: str | Path, labels: str | Path, kind: str, given: Mapping[str, Any], base: Config | None = None
 ) -> Config:
-    """The config of a training on a user's own files: a recipe, or another config, with ``given`` before it.
+    """Return the config of a training on a user's own files.
 
     Parameters
     ----------
     features, labels : path
-        The training split; there is no test split, so validation is on identities held back from it, or none.
+        The training split. There is no test split, so validation uses identities held out of training, or is off.
     kind : {'any', 'structural', 'gcn', 'hierarchical'}
-        Recipe.
+        The recipe.
+    given : mapping
+        Values that override those of the recipe (nested mapping).
     base : Config, optional
-        Instead of the recipe.
+        A config to use instead of the recipe.
     """
     values = recipe(kind) if base is None else asdict(base)
     paths = {"feat_path": _literal(features), "label_path": _literal(labels)}
@@ -100,5 +104,5 @@ def training_config(
 
 
 def _literal(path: str | Path) -> str:
-    """A path in which braces name nothing."""
+    """Return a path with its braces doubled, so that they are not filled in as names."""
     return str(path).replace("{", "{{").replace("}", "}}")

@@ -1,6 +1,6 @@
-"""Nested mappings -> nested dataclasses, with every problem reported at once.
+"""Build nested dataclasses from nested mappings, and report all problems in one error.
 
-A field's annotation is its type; ``metadata`` of :func:`option` gives the rule (choices, bounds) and the meaning.
+The annotation of a field is its type. :func:`option` adds the rule (choices or bounds) and the meaning as metadata.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def option(
     former: Mapping[str, str] | None = None,
     factory: Any = MISSING,
 ) -> Any:
-    """A dataclass field with its rule: one of ``choices``, or within [``low``, ``high``].
+    """Return a dataclass field with a rule: the value is one of ``choices``, or within [``low``, ``high``].
 
-    ``former`` are earlier names of choices, which are taken for what they are called now.
+    ``former`` maps earlier names of choices, which are still accepted, to the present ones.
     """
     rule = {"help": help, "choices": choices, "low": low, "high": high, "former": former or {}}
     if factory is not MISSING:
@@ -37,19 +37,23 @@ def option(
 
 
 def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None = None, source: str = "") -> Any:
-    """Make ``cls`` from ``given``.
+    """Build an object of the dataclass ``cls`` from ``given``.
 
     Parameters
     ----------
+    cls : type
+        The dataclass.
+    given : mapping
+        Values by name; nested mappings for nested dataclasses.
     retired : mapping
-        Dotted names that are no longer options, with what to do instead.
+        Dotted names that are no longer options, with advice for the user.
     source : str
-        File, for the message.
+        The file that the values are from, for the message.
 
     Raises
     ------
     InputError
-        Lists every unknown key (with the nearest known one), wrong type, broken rule and contradiction.
+        Its message lists every unknown key (with the nearest known one), wrong type, broken rule and contradiction.
     """
     problems: list[str] = []
     value = _build(cls, given, "", problems, retired or {})
@@ -63,7 +67,7 @@ def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None
 
 
 def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings, ``given`` before ``base``."""
+    """Merge nested mappings. Values of ``given`` override those of ``base``."""
     both = dict(base)
     for key, value in given.items():
         old = both.get(key)
@@ -72,7 +76,7 @@ def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of dotted keys as nested mappings."""
+    """Return the values of dotted keys as nested mappings."""
     whole: dict[str, Any] = {}
     for key, value in dotted.items():
         for name in reversed(key.split(".")):
@@ -96,7 +100,7 @@ def _build(cls: type, given: Mapping[str, Any], prefix: str, problems: list[str]
             values[key] = _checked(value, hints[key], known[key].metadata, dotted, problems)
     missing = [k for k, f in known.items() if k not in given and f.default is MISSING and f.default_factory is MISSING]
     problems += [
-        f"{word(prefix + key)}: missing; {known[key].metadata.get('help', 'it has no default')}" for key in missing
+        f"{word(prefix + key)}: is missing; {known[key].metadata.get('help', 'it has no default')}" for key in missing
     ]
     if missing or any(k not in values for k in given if k in known) or any(v is MISSING for v in values.values()):
         return None
@@ -104,7 +108,7 @@ def _build(cls: type, given: Mapping[str, Any], prefix: str, problems: list[str]
 
 
 def _unknown(keys: list[str], prefix: str, known: Mapping[str, Any], retired: Mapping[str, str]) -> list[str]:
-    """What is wrong with keys that are not known; those that are known are listed once."""
+    """Return the problems of unknown keys. The known keys are listed only once."""
     found, strange = [], []
     for key in keys:
         dotted, nearest = f"{prefix}{key}", difflib.get_close_matches(key, known, n=1)
@@ -116,13 +120,13 @@ def _unknown(keys: list[str], prefix: str, known: Mapping[str, Any], retired: Ma
             strange.append(word(dotted))
     if strange:
         what = "unknown key" if len(strange) == 1 else "unknown keys"
-        found.append(f"{', '.join(strange)}: {what}; known here: {', '.join(known)}")
+        found.append(f"{', '.join(strange)}: {what}; the known keys are {', '.join(known)}")
     return found
 
 
 def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, problems: list[str]) -> Any:
     if not _matches(value, hint):
-        problems.append(f"{word(dotted)}: {_spell(hint)} needed; found {value!r} ({type(value).__name__})")
+        problems.append(f"{word(dotted)}: must be {_spell(hint)}; found {value!r} ({type(value).__name__})")
         return MISSING
     if isinstance(value, int) and not isinstance(value, bool) and float in _members(hint) and int not in _members(hint):
         value = float(value)
@@ -135,10 +139,10 @@ def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, proble
             near = difflib.get_close_matches(str(item), rule["choices"], n=1)
             hint_text = f"; did you mean {near[0]!r}?" if near else ""
             problems.append(
-                f"{word(dotted)}: one of {', '.join(map(repr, rule['choices']))} needed; found {item!r}{hint_text}"
+                f"{word(dotted)}: must be one of {', '.join(map(repr, rule['choices']))}; found {item!r}{hint_text}"
             )
         low, high = rule.get("low"), rule.get("high")
-        # written as "not (inside)" so that NaN is outside
+        # "not (inside)" instead of "outside", so that NaN breaks the rule
         if (low is not None and not item >= low) or (high is not None and not item <= high):
             bounds = (
                 f"at least {low}"
@@ -147,7 +151,7 @@ def _checked(value: Any, hint: Any, rule: Mapping[str, Any], dotted: str, proble
                 if low is not None
                 else f"at most {high}"
             )
-            problems.append(f"{word(dotted)}: {bounds} needed; found {item!r}")
+            problems.append(f"{word(dotted)}: must be {bounds}; found {item!r}")
     return list(value) if isinstance(value, list | tuple) else value
 
 

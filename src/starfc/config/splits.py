@@ -1,4 +1,4 @@
-"""The splits that a config names, and their kNN graphs."""
+"""Open the data splits that a config names, and their kNN graphs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from starfc.runtime.stages import Stages
 from starfc.runtime.words import advice, word
 
 MS1M_HINT = (
-    "docs/ms1m.md says where these files come from and how they are laid out; "
-    "the bundled sample runs with: python test_final.py --config configs/cfg_gcn_glyph.py"
+    "docs/ms1m.md says where to get these files and describes their format; to run the sample in this repository: "
+    "python test_final.py --config configs/cfg_gcn_glyph.py"
 )
 
 
 def open_train_split(config: Config) -> Split:
-    """The configured training split; it must have labels."""
+    """Open the training split of a config. It must have labels."""
     data = config.train_data
     try:
         split = open_split(
@@ -49,9 +49,22 @@ def open_train_split(config: Config) -> Split:
 def open_test_split(
     config: Config, features: str | Path | Split | None, labels: str | Path | None
 ) -> tuple[Split, Path | None]:
-    """The configured test split and its kNN graph's path, or the user's own file (no path: kept in the outputs).
+    """Open the test split of a config, or the user's own file.
 
-    ``features`` may be the user's own file as a split that is open, with its labels.
+    Parameters
+    ----------
+    config : Config
+        The config.
+    features, labels : path, optional
+        The user's own file, and the labels of its rows. ``features`` may also be an open split that holds both.
+
+    Returns
+    -------
+    Split
+        Features, and labels if there are any.
+    path or None
+        Path of the kNN graph of the config's split. None for the user's own file, whose graph is stored in the output
+        folder.
     """
     if isinstance(features, Split):
         return features, None
@@ -62,7 +75,7 @@ def open_test_split(
         ), None
     if labels is not None:
         raise InputError(
-            f"{word('labels')}: goes with {word('features')}; the configured split's labels are test_data.label_path"
+            f"{word('labels')}: needs {word('features')}; set labels of the config's test split as test_data.label_path"
         )
     try:
         split = open_split(
@@ -81,17 +94,17 @@ def open_test_split(
 
 
 def _room(config: Config) -> int | None:
-    """Bytes that features may take which have to be held."""
+    """Return the bytes of memory that features may take if they cannot be memory-mapped."""
     return Stages(config.memory_limit_bytes()).memory_left()
 
 
 def search_of(config: Config) -> Search:
-    """How a config asks to search for neighbours."""
+    """Return the neighbour search that a config sets."""
     return Search(config.knn_method, config.knn_params, config.seed, config.knn_recall)
 
 
 def stored_graph(path: str | Path) -> Path:
-    """The kNN graph that a user names, which must be there."""
+    """Return the path of the kNN graph that a user names. Raise MissingFileError if there is none."""
     found = find_graph(Path(path))
     if found is None:
         raise MissingFileError(f"{path}: no kNN graph there{advice('; {} makes one', 'starfc knn')}")
@@ -99,9 +112,9 @@ def stored_graph(path: str | Path) -> Path:
 
 
 def knn_graph(config: Config, features: Features, path: Path | None, out: Path | None) -> KnnGraph:
-    """The kNN graph stored at ``path`` where there is one, else a new one, which is then stored.
+    """Open the kNN graph stored at ``path``, or build a graph and store it there.
 
-    Where there is no path (a file of the user's own) or it cannot be written, the graph is kept below ``out``, if any.
+    Without a path (for the user's own file), or if it cannot be written, the graph is stored in ``out``, if given.
     """
     search, place = search_of(config), None
     if path is not None and (find_graph(path) or _writable(path)):
@@ -114,20 +127,25 @@ def knn_graph(config: Config, features: Features, path: Path | None, out: Path |
 def graph_source(
     config: Config, structural: bool, path: Path | None, out: Path | None
 ) -> tuple[Callable[[Features, int, bool], KnnGraph], Path | None]:
-    """What gives :func:`starfc.clustering.arrays.prepare` the kNN graph of the rows that are clustered.
+    """Return the two arguments that :func:`starfc.clustering.arrays.prepare` needs to get a kNN graph.
 
-    And the graph that is stored at ``path`` if a structural model is to use it for all rows, copies among them.
+    Returns
+    -------
+    callable
+        Function (features, k, as_asked) that opens or builds the kNN graph of the rows to cluster.
+    path or None
+        The graph stored at ``path``, if there is one and the model is structural. It has all rows, copies included.
     """
     stored = path if structural and path is not None and find_graph(path) is not None else None
 
     def make_graph(rows: Features, k: int, as_asked: bool) -> KnnGraph:
-        # what is named is the graph of all rows
+        # the graph at the given path is that of all rows
         return knn_graph(replace(config, knn=k), rows, path if stored is not None or as_asked else None, out)
 
     return make_graph, stored
 
 
 def _writable(path: Path) -> bool:
-    """Whether a file or folder can be made at ``path``: its nearest existing parent decides."""
+    """Return whether a file or folder can be created at ``path``. This depends on its nearest existing parent."""
     parent = next(p for p in (path, *path.absolute().parents) if p.exists())
     return os.access(parent, os.W_OK)

@@ -1,4 +1,4 @@
-"""Thresholds beside weights: ``thresholds.json``, and which thresholds a clustering has."""
+"""Store thresholds with the weights (``thresholds.json``), and determine the thresholds of a clustering."""
 
 from __future__ import annotations
 
@@ -21,27 +21,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("starfc")
 
-GIVEN, DATA, PUBLISHED_VALUE = "given", "the data", "the published value"  # sources
+GIVEN, DATA, PUBLISHED_VALUE = "given", "the data", "the published value"  # sources of a threshold
 
 
 def save_thresholds(folder: str | Path, pairs: Mapping[str, Mapping[str, object]], chosen_on: str) -> None:
-    """Write ``thresholds.json``: a pair for either refinement, and what they were chosen on.
+    """Write ``thresholds.json``: a pair of thresholds for each refinement.
 
-    ``pairs`` has an entry 'fixed' and one 'dynamic', each with tau1, tau2 and whatever else is known of the pair. Both
-    are of components, and used for these alone where the model has another way.
+    Parameters
+    ----------
+    folder : path
+        Folder of the weights.
+    pairs : mapping
+        The entries 'fixed' and 'dynamic', each with tau1, tau2 and further information. Both pairs were chosen for
+        components. A model that makes communities by default does not use them for communities.
+    chosen_on : str
+        Description of the data that they were chosen on.
     """
     write_json(Path(folder) / THRESHOLDS, {**pairs, "chosen_on": chosen_on})
 
 
 def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[float, float]:
-    """τ1 and τ2 of a refinement, 'fixed' or 'dynamic', from ``thresholds.json`` beside the weights.
+    """Read τ1 and τ2 of a refinement, 'fixed' or 'dynamic', from ``thresholds.json`` in the folder of the weights.
 
-    Those of a checkpoint file are its run's.
+    If ``folder`` is a checkpoint file, the thresholds of its training run are read.
 
     Raises
     ------
     MissingFileError, InputError
-        There is no such file, or no such pair in it.
+        There is no such file, or it lacks the pair.
     """
     folder, prefix = Path(folder), {"fixed": "", "dynamic": "dynamic."}[refinement]
     folder = folder.parent.parent if folder.is_file() else folder  # DIR/checkpoints/NAME.pt
@@ -63,7 +70,7 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
     if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in values):
         found = f"only {', '.join(content) or 'nothing'}" if pair is None and isinstance(content, dict) else pair
         raise InputError(
-            f"{path}: an object {refinement!r} with numbers tau1 and tau2 between 0 and 1 needed; found {found}; "
+            f"{path}: needs an object {refinement!r} with numbers tau1 and tau2 between 0 and 1; found {found}; "
             f"{remedy}"
         )
     return float(values[0]), float(values[1])
@@ -71,7 +78,15 @@ def load_thresholds(folder: str | Path, refinement: str = "fixed") -> tuple[floa
 
 @dataclass(frozen=True)
 class Thresholds:
-    """τ1 and τ2 of a clustering, None where the data decide, and where each is from."""
+    """The thresholds of a clustering.
+
+    Attributes
+    ----------
+    tau1, tau2 : float or None
+        None: the threshold is chosen from the data.
+    sources : tuple of str
+        The source of each threshold.
+    """
 
     tau1: float | None
     tau2: float | None
@@ -79,34 +94,41 @@ class Thresholds:
 
     @property
     def source(self) -> str:
-        """Where they are from, in words."""
+        """Return the sources of both thresholds as text."""
         first, second = self.sources
         return first if first == second else f"tau1: {first}; tau2: {second}"
 
     @property
     def reason(self) -> str | None:
-        """Where τ1 is from, None where it was given or the data decide."""
+        """Return the source of τ1. None if the user gave it or it is chosen from the data."""
         return None if self.sources[0] in (GIVEN, DATA) else self.sources[0]
 
 
 def resolve(
     explicit: tuple[float | None, float | None], config: Config, model: Model, refinement: str = "fixed"
 ) -> Thresholds:
-    """The thresholds of a clustering, the same wherever one asks: from the command line, a script or Python.
+    """Determine the thresholds of a clustering, in the same way for the command line, scripts and Python.
 
-    Each of them is the first that is not None of: the one given; that of ``thresholds.json`` beside the weights, of
-    this refinement; the config's; the default of the kind of model. What is stored was chosen for components, so it is
-    not taken for communities of a contextual model. Of communities τ2 is 0.
+    Each threshold is the first of these values that is not None:
+
+    1. the value that the user gave;
+    2. the value of this refinement in ``thresholds.json`` in the folder of the weights. It was chosen for components,
+       so it is not used for communities of a contextual model;
+    3. the value of the config;
+    4. the default of the kind of model.
+
+    For communities τ2 is 0.
 
     Parameters
     ----------
     explicit : tuple of float or None
         τ1 and τ2 that the user gave for this clustering.
     config : Config
-        Of the clustering; its partition says what is made of the edges.
+        Config of the clustering. Its partition sets whether there are components or communities.
     model : Model
-        One that was loaded knows the folder of its weights.
+        The model. A loaded model knows the folder of its weights.
     refinement : {'fixed', 'dynamic'}
+        Method that sets the threshold of node intimacy.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Features that are read, or written, once, from front to back, a block of rows at a time."""
+"""Read or write features once, from front to back, in blocks of rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Write = Callable[[NDArray[np.floating]], object]
 
 @dataclass(frozen=True)
 class Blocks:
-    """(rows, dim) features of a dtype, to be read once; ``name`` is what they are read from, for messages."""
+    """Features (rows, dim) as an iterator of blocks, which can be read once. ``name`` is their source, for messages."""
 
     rows: int
     dim: int
@@ -32,24 +32,24 @@ class Blocks:
     name: str = "features"
 
     def array(self, room: int | None = None) -> NDArray[np.floating]:
-        """All rows.
+        """Read all rows into one array.
 
         Parameters
         ----------
         room : int, optional
-            Bytes that they may take.
+            Bytes of memory that the array may take.
 
         Raises
         ------
         InputError
-            They would take more, or are fewer than was said.
+            The array would take more, or a block is damaged.
         """
         needs = self.rows * self.dim * self.dtype.itemsize
         if room is not None and needs > room:
             raise InputError(
-                f"{self.name}: its features have to be held, {megabytes(needs)} where {megabytes(room)} of "
-                f"{word('memory_limit')} are left; raise it, or write them as .npy"
-                f"{advice(' ({})', 'starfc convert')}, which is read as needed"
+                f"{self.name}: features of this format must fit into memory; they need {megabytes(needs)}, but "
+                f"{megabytes(room)} of {word('memory_limit')} are left; raise the limit, or convert them to .npy"
+                f"{advice(' ({})', 'starfc convert')}, which is memory-mapped"
             )
         out, at = np.empty((self.rows, self.dim), self.dtype), 0
         for part in self.parts:
@@ -59,12 +59,12 @@ class Blocks:
 
 
 def rows_of_block(dim: int, itemsize: int = 4) -> int:
-    """Rows that make a block."""
+    """Return the number of rows per block."""
     return max(1, BLOCK_BYTES // max(1, dim * itemsize))
 
 
 def blocks_of(array: NDArray[np.floating], name: str = "features") -> Blocks:
-    """The blocks of an array; of a memory-mapped one, what was read is given back."""
+    """Return the blocks of an array. The memory of a memory-mapped array is released after each block."""
 
     def parts() -> Iterator[NDArray[np.floating]]:
         step = rows_of_block(array.shape[1], array.dtype.itemsize)
@@ -77,7 +77,7 @@ def blocks_of(array: NDArray[np.floating], name: str = "features") -> Blocks:
 
 
 def floats(blocks: Blocks) -> Blocks:
-    """The blocks, integers as float32."""
+    """Return the blocks with integers converted to float32."""
     if blocks.dtype.kind == "f":
         return blocks
     parts = (part.astype(np.float32) for part in blocks.parts)
@@ -87,29 +87,37 @@ def floats(blocks: Blocks) -> Blocks:
 def chosen_name(
     path: str | Path, what: str, names: list[str], obvious: tuple[str, ...], key: str | None, keyed: bool
 ) -> str:
-    """Which of the arrays or datasets of a file is taken: ``key``, or the only one, or the first that is obvious.
+    """Return the name of the array or dataset of a file to use: ``key``, or the only one, or the first obvious name.
 
     Parameters
     ----------
+    path : path
+        The file.
     what : str
         'array' or 'dataset', for messages.
+    names : list of str
+        Names of the arrays or datasets in the file.
+    obvious : tuple of str
+        Names that are used without a key, in order of preference, in upper or lower case.
+    key : str, optional
+        The name that the user gives.
     keyed : bool
         Whether messages may advise to give ``key``.
 
     Raises
     ------
     InputError
-        None of the name ``key``, or several, of which none has an obvious name.
+        There is no array ``key``, or there are several and none has an obvious name.
     """
     there = listed(names) or f"no {what}"
     if key is not None and key not in names:
-        raise InputError(f"{path}: no {what} {key!r} in it ({word('key')}); found {there}")
+        raise InputError(f"{path}: has no {what} {key!r} ({word('key')}); found {there}")
     called = {name.lower(): name for name in reversed(names)}
     found = [key] if key is not None else [called[name.lower()] for name in obvious if name.lower() in called]
     found = found or (names if len(names) == 1 else [])
     if not found:
-        remedy = advice("; name the one to take with {}", "key") if keyed else ""
-        raise InputError(f"{path}: one {what}, or one called {alternatives(obvious)}, needed; found {there}{remedy}")
+        remedy = advice("; name the one to use with {}", "key") if keyed else ""
+        raise InputError(f"{path}: needs one {what}, or one called {alternatives(obvious)}; found {there}{remedy}")
     return found[0]
 
 
@@ -117,27 +125,27 @@ def require_features(name: str | Path, shape: tuple[int, ...], dtype: np.dtype) 
     """Raise :class:`InputError` unless a shape and dtype are those of features."""
     if len(shape) != 2 or dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise InputError(
-            f"{name}: features are a two-dimensional array (N, d) of float16, float32 or float64, or of integers; "
+            f"{name}: features must be a two-dimensional array (N, d) of float16, float32 or float64, or of integers; "
             f"found shape {tuple(shape)}, {dtype}"
         )
     if shape[1] == 0:
-        raise InputError(f"{name}: features of at least one dimension needed; found shape {tuple(shape)}")
+        raise InputError(f"{name}: features must have at least one dimension; found shape {tuple(shape)}")
 
 
 def converted(blocks: Blocks, dtype: np.dtype, name: str) -> Iterator[NDArray[np.floating]]:
-    """The blocks as another dtype.
+    """Yield the blocks converted to another dtype.
 
     Raises
     ------
     InputError
-        A finite number that is too large for it.
+        A finite number is too large for the dtype.
     """
     for part in blocks.parts:
         with np.errstate(over="ignore"):
             out = np.ascontiguousarray(part, dtype)
         if dtype.itemsize < part.dtype.itemsize and (np.isinf(out) & np.isfinite(part)).any():
             raise InputError(
-                f"{name}: numbers above {np.finfo(dtype).max:g}, the largest {dtype.name}; scale the features, or "
-                "write a wider --dtype"
+                f"{name}: has numbers above {np.finfo(dtype).max:g}, the largest {dtype.name}; scale the features, or "
+                "choose a wider --dtype"
             )
         yield out

@@ -1,4 +1,4 @@
-"""Files of features or labels, read as what they are and written as another format."""
+"""Find out whether a file holds features or labels, read it, and write it in another format."""
 
 from __future__ import annotations
 
@@ -38,40 +38,43 @@ FEATURES, LABELS = "features", "labels"
 def open_either(
     path: str, feature_dim: int | None = None, kind: str | None = None, key: str | None = None
 ) -> Blocks | NDArray[np.int64]:
-    """Features, to be read once from front to back, or labels: what a file, or stdin, holds.
+    """Open a file, or stdin, as blocks of features or as labels, whichever it holds.
 
     Parameters
     ----------
     path : str
         A file; '-' is a .npy on stdin.
     feature_dim : int, optional
-        d, for a raw .bin.
+        Dimension d of a raw .bin.
     kind : {'features', 'labels'}, optional
-        Which of both, where a file has both; features otherwise.
+        What to read from a file that holds both. Default: features.
     key : str, optional
-        Which array of an .npz, or dataset of an .h5 or .hdf5.
+        Name of the array in an .npz, or of the dataset in an .h5 or .hdf5.
 
     Raises
     ------
     MissingFileError, InputError
-        The file is missing, unreadable, or holds neither or not what is asked for.
+        The file does not exist, cannot be read, or does not hold features or labels as requested.
     """
     if path == STREAM:
         return _of_stdin(kind)
     kinds = kinds_of(Path(path), key)
     if kind is not None and kind not in kinds:
-        raise InputError(f"{path}: holds {' and '.join(kinds)}; {kind} are needed")
+        raise InputError(f"{path}: holds {' and '.join(kinds)}, but {kind} are needed")
     if (kind or kinds[0]) == FEATURES:
         return feature_blocks(path, feature_dim, key)
     try:
         return read_labels(path, key=key)
     except InputError as error:
         foreign = foreign_features(Path(path))
-        raise InputError(f"{error}; where these are features: {foreign}") if foreign is not None else error from None
+        raise InputError(f"{error}; if these are features: {foreign}") if foreign is not None else error from None
 
 
 def kinds_of(path: Path, key: str | None = None) -> list[str]:
-    """What a file can be read as, by its suffix, and by its content where the suffix says both; features first."""
+    """Return whether a file can be read as features, as labels or as both, features first.
+
+    The suffix decides. If it can mean both, the content decides.
+    """
     if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such file")
     foreign = foreign_features(path)
@@ -95,7 +98,7 @@ def kinds_of(path: Path, key: str | None = None) -> list[str]:
 
 
 def _kinds_of_archive(path: Path, key: str | None) -> list[str]:
-    """What the array of an .npz is that is taken, or what its arrays are by their names."""
+    """Return what an .npz holds: by the shape of the array that is used, or else by the names of its arrays."""
     with Npz(path) as archive:
         taken = key if key is not None else archive.names[0] if len(archive.names) == 1 else None
         if taken in archive.names:
@@ -109,8 +112,8 @@ def _kinds_of_suffix(path: str | Path, suffix: str) -> list[str]:
     kinds = [kind for kind, known in ((FEATURES, FEATURE_SUFFIXES), (LABELS, LABEL_SUFFIXES)) if suffix in known]
     if not kinds:
         raise InputError(
-            f"{path}: features are {', '.join(FEATURE_SUFFIXES)} and labels {', '.join(LABEL_SUFFIXES)}; "
-            f"found {suffix or 'no suffix'!r}"
+            f"{path}: the suffix must be one of {', '.join(FEATURE_SUFFIXES)} for features or "
+            f"{', '.join(LABEL_SUFFIXES)} for labels; found {suffix or 'no suffix'!r}"
         )
     return kinds
 
@@ -120,10 +123,10 @@ def _of_stdin(kind: str | None) -> Blocks | NDArray[np.int64]:
     shape, fortran, dtype = npy_header(file, name)
     if len(shape) != 1:
         if kind == LABELS:
-            raise InputError(f"{name}: labels are a one-dimensional integer array; found {shape}, {dtype}")
+            raise InputError(f"{name}: labels must be a one-dimensional integer array; found {shape}, {dtype}")
         return floats(npy_blocks(file, name, (shape, fortran, dtype)))
     if kind == FEATURES or dtype.kind not in "iu":
-        raise InputError(f"{name}: features have two dimensions, labels are integers of one; found {shape}, {dtype}")
+        raise InputError(f"{name}: needs features (N, d) or integer labels (N,); found shape {shape}, {dtype}")
     parts = [part[:, 0] for part in npy_numbers(file, name, (*shape, 1), False, dtype).parts]
     return whole_numbers(name, np.concatenate([np.empty(0, dtype), *parts]))
 
@@ -136,50 +139,52 @@ def convert(
     kind: str | None = None,
     key: str | None = None,
 ) -> dict[str, Any]:
-    """Write the features or labels of one file as another, by its suffix, atomically and without holding features.
+    """Write the features or labels of one file to another file, atomically. Features are converted in blocks.
 
     Parameters
     ----------
     source, target : str
-        Files; '-' is a .npy on stdin or stdout.
+        Files; '-' is a .npy on stdin or stdout. The suffix of the target sets its format.
     feature_dim : int, optional
-        d, for a raw .bin.
+        Dimension d of a raw .bin.
     dtype : {'float16', 'float32'}, optional
-        Of the features that are written. By default float16 where they are read as that and the format can hold it,
-        otherwise float32.
+        Number type of the features that are written. Default: float16 if the source has float16 and the format can
+        store it, otherwise float32.
     kind : {'features', 'labels'}, optional
-        Which of both, where a file has both; features otherwise.
+        What to convert from a file that holds both. Default: features.
     key : str, optional
-        Which array of an .npz, or dataset of an .h5 or .hdf5.
+        Name of the array in an .npz, or of the dataset in an .h5 or .hdf5.
 
     Returns
     -------
     dict
-        What was written: kind, rows, and of features d and dtype, of labels the number of identities.
+        ``kind`` and ``rows``. For features also ``dim`` and ``dtype``, for labels the number of ``identities``.
 
     Raises
     ------
     MissingFileError, InputError
-        The source cannot be read as what the target's format holds; nothing is written then.
+        The source does not hold data that the format of the target can store. Nothing has been written.
     """
     found = [FEATURES, LABELS] if source == STREAM else kinds_of(Path(source), key)
     fits = [FEATURES, LABELS] if target == STREAM else _kinds_of_suffix(target, Path(target).suffix)
     possible = [one for one in found if one in fits and kind in (None, one)]
     if not possible:
         asked = (
-            f"{kind} are asked for" if kind is not None and kind not in found else f"{target} takes {' or '.join(fits)}"
+            f"{kind} are requested"
+            if kind is not None and kind not in found
+            else f"{target} can hold {' or '.join(fits)}"
         )
-        raise InputError(f"{source}: holds {' and '.join(found)}; {asked}")
+        raise InputError(f"{source}: holds {' and '.join(found)}, but {asked}")
     if source != STREAM and target != STREAM and Path(target).exists() and Path(source).samefile(target):
-        raise InputError(f"{target}: the file that is read; name another to write")
+        raise InputError(f"{target}: is the file to read; name another file to write")
     if target != STREAM and (by := is_ours(Path(target))) is not None:
-        raise InputError(f"{target}: a file of the results of {maker(by)}; name another to write")
+        raise InputError(f"{target}: belongs to the results of {maker(by)}; name another file to write")
     chosen = kind or (possible[0] if len(possible) == 1 or source != STREAM else None)
     opened = open_either(source, feature_dim, chosen, key)
     if isinstance(opened, Blocks):
         return _write_features(opened, source, target, dtype)
     if dtype is not None:
-        raise InputError(f"--dtype: of features; {source} holds labels, which are integers")
+        raise InputError(f"--dtype: only for features; {source} holds labels, which are integers; leave it out")
     if target == STREAM:
         np.lib.format.write_array(sys.stdout.buffer, opened)
     else:
@@ -192,7 +197,7 @@ def _write_features(blocks: Blocks, source: str, target: str, dtype: str | None)
     if dtype is None:
         dtype = "float16" if blocks.dtype == np.float16 and not FORMATS[suffix].float32 else "float32"
     if dtype != "float32" and FORMATS[suffix].float32:
-        raise InputError(f"--dtype: {suffix} holds float32; found {dtype}; write .npy, .npz, .h5 or .parquet")
+        raise InputError(f"--dtype: {suffix} can hold only float32; found {dtype}; write .npy, .npz, .h5 or .parquet")
     name = "stdin" if source == STREAM else source
     if target == STREAM:
         with npy_writer(sys.stdout.buffer, blocks.rows, blocks.dim, np.dtype(dtype)) as write:

@@ -1,9 +1,10 @@
-"""Copies: rows that have the direction of an earlier row.
+"""Find copies: rows that have the same direction as an earlier row.
 
-A picture that was saved twice gives the same embedding twice, up to a factor and to the rounding of the type it is
-stored in. Copies are found in time that is linear for all purposes: a few random projections of the normalised row are
-rounded to cells of a grid and hashed, and rows of equal hash are compared. Two equal rows on either side of a border of
-one grid lie well within the cells of another, so there are three grids, apart by a third of a cell.
+A picture that was saved twice gives the same embedding twice, except for a factor and the rounding of the stored type.
+The time of the search is practically linear. A few random projections of each normalised row are rounded to cells of a
+grid, and the cells are hashed. Rows with equal hashes are compared. Two equal rows may lie on different sides of a cell
+border. For this reason there are three grids, shifted by a third of a cell: such rows are well inside a cell of another
+grid.
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from starfc.runtime.memory import release
 from starfc.runtime.products import slices
 from starfc.runtime.union_find_kernels import find_root, flatten
 
-DISTANCE = 1e-6  # cosine distance of copies; two roundings to float16 are 5e-7 apart at most
-_GRIDS, _PROJECTIONS, _CELL = 3, 12, 0.25  # projections of a unit vector are about as large as 1
-_WINDOW = 64  # rows of equal hash that a row is compared with
+DISTANCE = 1e-6  # maximum cosine distance of copies; two float16 roundings of one row differ by at most 5e-7
+_GRIDS, _PROJECTIONS, _CELL = 3, 12, 0.25  # projections of a unit vector have a size of about 1
+_WINDOW = 64  # a row is compared with at most this many rows of equal hash
 
 
 def find_copies(features: Features, rows: NDArray[np.integer] | None = None) -> NDArray[np.int64]:
-    """For every row, the lowest row of the same direction: itself, where it has no earlier copy.
+    """Find for every row the lowest row with the same direction. Without an earlier copy this is the row itself.
 
-    Directions are the same where their cosine distance is 1e-6 at most. Rows without a direction (NaN, infinity, zeros)
-    stand for themselves. Memory beside the features: some 60 bytes a row, and a block of rows.
+    Two directions are the same if their cosine distance is at most 1e-6. A row without a direction (NaN, infinity, only
+    zeros) has no copies. The search needs about 60 bytes of memory per row, and one block of rows.
 
     Parameters
     ----------
     features : Features
-        (N, d), read block by block.
+        Features (N, d), which are read in blocks.
     rows : (m,) integers, optional
-        Rising; only these are compared, and the others stand for themselves.
+        Sorted rows to compare. Other rows are treated as rows without copies.
 
     Returns
     -------
     (N,) int64
+        The lowest row with the same direction.
     """
     every = np.arange(len(features)) if rows is None else np.asarray(rows, np.int64)
     parent = np.arange(len(features))
@@ -53,7 +55,7 @@ def find_copies(features: Features, rows: NDArray[np.integer] | None = None) -> 
 
 
 def _hashes(features: Features, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-    """A projection of each row (m,), and the hash of its cells in each grid (3, m); 0 for one without direction."""
+    """Return a projection of each row (m,), and the hash of its cells in each grid (3, m); 0 if it has no direction."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(features.dim, _PROJECTIONS)).astype(np.float32)
     factors = rng.integers(1 << 62, size=_PROJECTIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -73,7 +75,7 @@ def _hashes(features: Features, rows: NDArray[np.int64]) -> tuple[NDArray[np.flo
 
 
 def _block(features: Features, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Some rows, which rise, of any length, and their norms; NaN for those without direction."""
+    """Read some sorted rows with :func:`within_range`, and their norms (NaN for a row without a direction)."""
     whole = len(rows) and rows[-1] - rows[0] == len(rows) - 1
     stored = features.array[int(rows[0]) : int(rows[-1]) + 1] if whole else features.array[rows]
     block, norms = within_range(stored)
@@ -88,21 +90,29 @@ def _block_rows(features: Features) -> int:
 def _repeated(
     keys: NDArray[np.uint64], fine: NDArray[np.float32], roots: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places whose key a row of another root has too, by key, then by ``fine``; and where each one's key begins."""
+    """Find rows that share their key with a row of another root.
+
+    Returns
+    -------
+    places : (p,) int64
+        Positions of these rows in ``keys``, sorted by key, then by ``fine``.
+    first : (p,) int64
+        For each, the position in ``places`` of the first row with the same key.
+    """
     order = np.argsort(keys, kind="stable")
     places = order[_adjacent(keys[order]) & (keys[order] != 0)]
     number = np.cumsum(np.diff(keys[places], prepend=np.uint64(0)) != 0) - 1
     lowest, highest = (np.full(len(places), value) for value in (np.iinfo(np.int64).max, -1))
     np.minimum.at(lowest, number, roots[places])
     np.maximum.at(highest, number, roots[places])
-    several = (lowest < highest)[number]  # others are known to be of one direction
+    several = (lowest < highest)[number]  # rows with one root are already known to be copies
     places, number = places[several], number[several]
     places = places[np.lexsort((places, fine[places], number))]
     return places, np.searchsorted(number, number)
 
 
 def _adjacent(ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which of some sorted values are there more than once."""
+    """Return which of the sorted values occur more than once."""
     out = np.zeros(len(ordered), np.bool_)
     same = ordered[1:] == ordered[:-1]
     out[1:] |= same
@@ -111,7 +121,7 @@ def _adjacent(ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 
 def _compare(features: Features, rows: NDArray[np.int64], first: NDArray[np.int64], parent: NDArray[np.int64]) -> None:
-    """Join rows of the same direction among those of equal hash, which begin at ``first`` (m,)."""
+    """Join rows with the same direction. Each row is compared with earlier rows of equal hash, from ``first`` (m,)."""
     for part in slices(len(rows), _block_rows(features)):
         start = max(0, part.start - _WINDOW)
         _join(_unit(features, rows[start : part.stop]), rows, first, part.start, part.stop, start, parent)
@@ -126,7 +136,7 @@ def _unit(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
 
 @nb.njit(cache=True, nogil=True)
 def _join(units, rows, first, start, stop, offset, parent):
-    """``units`` are the normalised rows from place ``offset`` on; a group's root is its lowest row."""
+    """Join near rows. ``units`` are the normalised rows from position ``offset``; a group's root is its lowest row."""
     for p in range(start, stop):
         i = find_root(parent, rows[p])
         for q in range(p - 1, max(first[p], p - _WINDOW) - 1, -1):
@@ -138,7 +148,7 @@ def _join(units, rows, first, start, stop, offset, parent):
 
 @nb.njit(cache=True, nogil=True)
 def _near(x, y):
-    """Whether the cosine distance of two unit vectors, half of |x - y|^2, is no more than that of copies."""
+    """Return whether the cosine distance of two unit vectors, which is |x - y|^2 / 2, is at most that of copies."""
     total = 0.0
     for c in range(x.size):
         total += (x[c] - y[c]) ** 2
@@ -148,7 +158,10 @@ def _near(x, y):
 
 
 def _let_go(features: Features, parent: NDArray[np.int64]) -> None:
-    """Rows that only others between lead to the lowest one of their group, and which are farther from it, stay."""
+    """Remove rows from a group whose lowest row is farther away than a copy may be.
+
+    Such rows were joined through other rows between the two.
+    """
     copies = np.flatnonzero(parent != np.arange(len(parent)))
     for part in slices(len(copies), _block_rows(features)):
         some = copies[part]

@@ -1,4 +1,4 @@
-"""A split: features that are checked and L2-normalised on read, with labels if there are any."""
+"""Open a data split: features that are checked and L2-normalised when they are read, and labels if there are any."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ from starfc.storage.scratch import scratch_array
 
 log = logging.getLogger("starfc")
 
-_SMALLEST, _LARGEST = 1e-30, 1e36  # of squared norms that float32 holds with all their parts
+_SMALLEST, _LARGEST = 1e-30, 1e36  # between these, a squared norm in float32 loses none of its terms
 BLOCK_BYTES = 64 << 20  # features are read 64 MiB of float32 at a time
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one pass over the features found: a fingerprint of their bytes, and the rows that have no direction."""
+    """The result of one pass over the features.
+
+    Attributes
+    ----------
+    fingerprint : str
+        Digest of their dtype, shape and bytes.
+    non_finite, zero, off_unit : (n,) int64
+        Rows with NaN or infinity, rows with only zeros, and rows whose norm is not 1.
+    """
 
     fingerprint: str
     non_finite: NDArray[np.int64]
@@ -37,10 +45,10 @@ class Check:
 
 
 def within_range(rows: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rows as float32 whose squares float32 holds, and their norms: (n, d) and (n,).
+    """Return rows (n, d) as float32 and their norms (n,), such that float32 can hold the squares.
 
-    Rows too long or too short for that are brought to length by a factor, which does not change their direction; all
-    others are as they were.
+    Rows that are too long or too short for that are scaled, which does not change their direction. All others are
+    unchanged.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         out = np.array(rows, np.float32)
@@ -54,17 +62,17 @@ def within_range(rows: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArr
 
 
 def _squares(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Squared norms (n,), and the rows where float32 does not hold them well."""
+    """Return the squared norms (n,), and the rows whose squared norm is too large or too small for float32."""
     squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float32)
     return squares, np.flatnonzero(~((squares > _SMALLEST) & (squares < _LARGEST)))
 
 
 def lengths(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Lengths of rows: (n,), infinite or NaN exactly where a number is, and 0 exactly where all are."""
+    """Return the lengths (n,) of rows. They are infinite or NaN only if a number is, and 0 only if all numbers are."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
         out = np.sqrt(squares)
-        if rows.dtype.itemsize > 4:  # others have no squares that float64 does not hold
+        if rows.dtype.itemsize > 4:  # float64 holds the squares of all narrower types
             odd = np.flatnonzero(~((squares > 1e-200) & (squares < np.inf)))
             most = np.abs(rows[odd]).max(axis=1, initial=0)
             scaled = rows[odd] / np.where((most > 0) & np.isfinite(most), most, 1)[:, None]
@@ -74,18 +82,19 @@ def lengths(rows: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 class Features:
-    """(N, d) features, given as an array or memory map and handed out as L2-normalised float32.
+    """Features (N, d) in an array or memory map, which are read as L2-normalised float32.
 
     Parameters
     ----------
     array : (N, d) float16/32/64
+        The features.
     name : str
         File or parameter name for messages.
     normalise : bool
-        True (``is_norm_feat`` of the published configs) divides every row by its norm. False takes rows as they are,
-        and :meth:`require_valid` then demands unit length.
+        True (``is_norm_feat`` of the published configs) divides every row by its norm. False uses rows unchanged;
+        :meth:`require_valid` then requires unit length.
     scale : (m,) float32, optional
-        What :attr:`scaled` found for the first m rows, where that is known from an earlier time.
+        :attr:`factors` of the first m rows, if they are known from an earlier run.
     """
 
     def __init__(
@@ -106,7 +115,7 @@ class Features:
         return self.array.shape[1]
 
     def rows(self, selection: slice | NDArray[np.integer]) -> NDArray[np.float32]:
-        """Selected rows as a new float32 array, normalised."""
+        """Return selected rows as a new float32 array, normalised."""
         if not self.normalise:
             return np.array(self.array[selection], np.float32)
         rows, norms = within_range(self.array[selection])
@@ -114,7 +123,7 @@ class Features:
         return rows
 
     def all(self) -> NDArray[np.float32]:
-        """Every row, normalised: one (N, d) float32 array, filled block by block (the given one where it is that)."""
+        """Return all rows as one normalised (N, d) float32 array. It is the given array if that needs no change."""
         if not self.normalise and self.array.dtype == np.float32 and self.array.flags.c_contiguous:
             return np.asarray(self.array)
         out = np.empty(self.array.shape, np.float32)
@@ -124,10 +133,11 @@ class Features:
 
     @cached_property
     def scaled(self) -> tuple[NDArray[np.float32] | NDArray[np.uint16], NDArray[np.float32]]:
-        """What compiled kernels gather from, without a normalised copy: normalised row i is ``array[i] * scale[i]``.
+        """Return an array and a scale for compiled kernels: normalised row i is ``array[i] * scale[i]``.
 
-        The array is float32, or float16 as its bits (uint16), both (N, d) and possibly memory-mapped; the scale is (N,)
-        float32. float64 features are converted, and so are rows too long or too short for a factor of float32.
+        Kernels thus need no normalised copy. The array (N, d) is float32, or the bits (uint16) of float16, and may be
+        memory-mapped. The scale is (N,) float32. float64 features are copied as normalised float32, as are features
+        with rows that are too long or too short for a float32 factor.
         """
         direct = self.array.dtype.itemsize <= 4 and self.array.flags.c_contiguous and self.array.dtype.isnative
         if not direct or not self.factors.all():
@@ -136,7 +146,7 @@ class Features:
 
     @cached_property
     def factors(self) -> NDArray[np.float32]:
-        """What normalises each row, (N,); 0 for a row of such a length that float32 does not hold it well."""
+        """Return the factor that normalises each row, (N,) float32; 0 if float32 cannot hold the factor."""
         factors, known = np.ones(len(self), np.float32), len(self.scale)
         factors[:known] = self.scale
         if self.normalise:
@@ -147,19 +157,19 @@ class Features:
                 if odd.size:
                     length = lengths(self.array[rows][odd])
                     held = (length > 1e-37) & (length < 1e37)
-                    none = (length == 0) | ~np.isfinite(length)  # no direction to keep
+                    none = (length == 0) | ~np.isfinite(length)  # the row has no direction
                     factors[rows][odd] = np.where(held, 1 / np.where(held, length, 1), none)
         return factors
 
     def blocks(self, first: int = 0) -> Iterator[slice]:
-        """Slices of the rows from ``first`` on, of about :data:`BLOCK_BYTES` of float32 each."""
+        """Yield slices of the rows from ``first``, of about :data:`BLOCK_BYTES` bytes of float32 each."""
         step = max(1, BLOCK_BYTES // (4 * max(1, self.dim)))
         for start in range(first, len(self), step):
             yield slice(start, min(start + step, len(self)))
 
     @cached_property
     def check(self) -> Check:
-        """One pass over the data: fingerprint (blake2b of dtype, shape and bytes) and invalid rows."""
+        """Read the data once, and return their fingerprint (blake2b of dtype, shape and bytes) and invalid rows."""
         digest = hashlib.blake2b(f"{self.array.dtype.str}{self.array.shape}".encode(), digest_size=16)
         found: list[list[NDArray[np.int64]]] = [[], [], []]
         for rows in self.blocks():
@@ -175,30 +185,30 @@ class Features:
 
     @property
     def invalid_rows(self) -> NDArray[np.int64]:
-        """Rows that are not finite or of zero norm, ascending."""
+        """Return the rows that are not finite or have zero norm, sorted."""
         return np.union1d(self.check.non_finite, self.check.zero)
 
     def require_valid(self) -> None:
-        """Raise :class:`InputError` naming the first rows that are not finite, of zero norm, or not of norm 1."""
+        """Raise :class:`InputError` if rows are not finite, have zero norm, or must have norm 1 but do not."""
         kinds = [(self.check.non_finite, "NaN or infinite values"), (self.check.zero, "zero norm (no direction)")]
         for rows, what in kinds:
             if rows.size:
                 raise InputError(
                     f"{self.name}: {rows.size:,} of {len(self):,} rows have {what}, first rows {rows[:5].tolist()}; "
-                    f"repair them{advice(', or set {} to singleton, which makes each its own cluster', 'invalid_rows')}"
+                    f"correct them{advice(', or set {} to singleton to give each its own cluster', 'invalid_rows')}"
                 )
         if not self.normalise and self.check.off_unit.size:
             rows = self.check.off_unit
             raise InputError(
-                f"{self.name}: is_norm_feat is False but {rows.size:,} of {len(self):,} rows are not of unit length, "
-                f"first rows {rows[:5].tolist()}; set is_norm_feat=True to normalise on read"
+                f"{self.name}: is_norm_feat is False but {rows.size:,} of {len(self):,} rows do not have length 1, "
+                f"first rows {rows[:5].tolist()}; set is_norm_feat=True to normalise them"
             )
 
     def valid(self, policy: str = "error") -> tuple[Features, NDArray[np.int64]]:
-        """Features that all have a direction, and the rows left out.
+        """Return features that all have a direction, and the rows that were left out.
 
-        ``policy`` 'error' raises for a row without direction (:meth:`require_valid`) and leaves none out; 'singleton'
-        leaves such rows out, for the caller to make each its own cluster.
+        With ``policy`` 'error' a row without direction raises an error (:meth:`require_valid`). With 'singleton' such
+        rows are left out, and the caller gives each its own cluster.
         """
         invalid = self.invalid_rows
         if policy != "singleton" or not invalid.size:
@@ -213,9 +223,9 @@ class Features:
         return self.subset(np.setdiff1d(np.arange(len(self)), invalid)), invalid
 
     def subset(self, rows: NDArray[np.integer], folder: Path | None = None) -> Features:
-        """The given rows, copied, as features of their own.
+        """Copy the given rows to new features.
 
-        Those of a memory-mapped file go to an unnamed file in ``folder``, where there is one, instead of memory.
+        Rows of a memory-mapped file are copied to an unnamed file in ``folder``, if one is given, instead of memory.
         """
         if folder is None or not mapped_bytes(self.array) or not len(rows):
             return Features(np.array(self.array[rows]), self.name, self.normalise)
@@ -228,13 +238,13 @@ class Features:
 
 
 def as_features(features: Features | NDArray[np.floating]) -> Features:
-    """Features as they are; an array of L2-normalised rows as features that need no normalising."""
+    """Return features unchanged, and an array of L2-normalised rows as features that are not normalised again."""
     return features if isinstance(features, Features) else Features(features, normalise=False)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Features and, where known, the identity of every instance; ``key`` is the array of an .npz that was named."""
+    """Features, and the identity of every instance if known. ``key`` is the array of an .npz that the user named."""
 
     features: Features
     labels: NDArray[np.int64] | None
@@ -256,31 +266,30 @@ def open_split(
     room: int | None = None,
     labels_needed: bool = True,
 ) -> Split:
-    """Open a split's files; paths without a suffix are looked for with every suffix of their kind.
+    """Open the files of a split. For a path without a suffix, all suffixes of features or labels are tried.
 
     Parameters
     ----------
     feat_path, label_path : path
-        No labels where the latter is None.
+        Features and labels. ``label_path`` None: there are no labels.
     feature_dim, key, room
         As for :func:`~starfc.data.formats.read_features`.
     normalise : bool
         As for :class:`Features`.
     name : str
-        What the split is called; the features' file name otherwise.
+        Name of the split. Default: the file name of the features.
     labels_needed : bool
-        Whether labels that are not there are an error. Where they are not needed, ``label_path`` says where they would
-        be, and is an error only where it names one file.
+        Whether missing labels are an error. If False, they are an error only if ``label_path`` has a suffix.
 
     Raises
     ------
     MissingFileError, InputError
-        A file is missing or not what it should be, or all labels are -1.
+        A file does not exist or is damaged, or all labels are -1.
     """
     feat_path = find_file(feat_path, FEATURE_SUFFIXES, "features")
     features = Features(read_features(feat_path, feature_dim, key, room=room), str(feat_path), normalise)
     if not len(features):
-        raise InputError(f"{feat_path}: no rows (shape {features.array.shape}); at least 1 needed")
+        raise InputError(f"{feat_path}: needs at least one row; found shape {features.array.shape}")
     labels = None
     if label_path is not None:
         try:
@@ -292,15 +301,15 @@ def open_split(
         else:
             labels = read_labels(label_path, len(features))
             if len(labels) and (labels == UNLABELLED).all():
-                raise InputError(f"{label_path}: every label is -1, which is no identity; leave the labels out")
+                raise InputError(f"{label_path}: every label is -1 (unknown identity); leave the labels out")
     return Split(features, labels, name or feat_path.stem, key)
 
 
 def find_file(path: str | Path, suffixes: tuple[str, ...], what: str) -> Path:
-    """The file itself, or the first of ``path`` + suffix that exists.
+    """Return the file itself, or the first file ``path`` + suffix that exists.
 
-    Of the published layout ``features/<split>`` and ``labels/<split>`` the folder may be left out: where it holds no
-    such file, the one above is searched too.
+    The published layout is ``features/<split>`` and ``labels/<split>``. If that folder has no such file, the parent
+    folder is searched too.
     """
     path = Path(path)
     folders = [path.parent, path.parent.parent] if path.parent.name in ("features", "labels") else [path.parent]

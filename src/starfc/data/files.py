@@ -1,17 +1,17 @@
-"""Files of features and labels, in the layouts that the community has (docs/file-formats.md).
+"""Read and write files of features and labels, in common formats (docs/file-formats.md).
 
 =========  ====================================================================================
 features   ``.bin`` raw little-endian float32, row-major, no header (needs ``feature_dim``);
            ``.npy``, ``.npz`` (one array, or one called ``features``, ``embeddings``, ``X`` or ``data``, or
            the one that ``key`` names) of float16/32/64 or of integers;
-           ``.parquet`` a column of lists; ``.h5``, ``.hdf5`` a dataset, named as an array of an .npz is; ``.fvecs``
+           ``.parquet`` a column of lists; ``.h5``, ``.hdf5`` a dataset, with the names of ``.npz``; ``.fvecs``
 labels     ``.meta`` / ``.txt`` text, one integer identity per line, or a table with a column of them;
-           ``.csv``, ``.parquet`` a column of integers or text; ``.npy`` integers; ``.npz``, where it is named,
+           ``.csv``, ``.parquet`` a column of integers or text; ``.npy`` integers; ``.npz``, if the user names it,
            the array called ``labels``, ``label``, ``identity`` or ``y``
 =========  ====================================================================================
 
-``.bin``, ``.npy``, ``.fvecs`` and a contiguous dataset of HDF5 are memory-mapped; the others, and integers, are read.
-Everything enters by :mod:`starfc.storage.safe`.
+``.bin``, ``.npy``, ``.fvecs`` and a contiguous dataset of HDF5 are memory-mapped. Other formats, and integers, are read
+into memory. All files are opened with :mod:`starfc.storage.safe`.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ from starfc.storage.atomic import replacing
 
 @dataclass(frozen=True)
 class Format:
-    """A format of files: what it reads and writes, None where it does not.
+    """A file format, with its functions for reading and writing. None: the format does not support this.
 
     Parameters
     ----------
     open_features : function of a path, the dimension and a key
-        Gives features (N, d), memory-mapped, or blocks of them.
+        Returns features (N, d), memory-mapped, or blocks of them.
     write_features : context manager of a path, rows, dimension and dtype
-        Gives a function that writes blocks of rows, one after the other.
+        Yields a function that writes blocks of rows, one after the other.
     read_labels : function of a path and a key
+        Returns labels (N,) int64.
     write_labels : function of a path and labels
+        Writes labels.
     keyed : bool
-        A file can hold several arrays, of which a key names one.
+        Whether a file can hold several arrays, so that a key can name one.
     float32 : bool
-        It holds float32 and nothing else.
+        Whether the format can hold only float32.
     """
 
     open_features: Callable[[Path, int | None, str | None], NDArray[Any] | Blocks] | None = None
@@ -75,10 +77,10 @@ FORMATS = {
     ".csv": Format(read_labels=text.read_named_labels, write_labels=text.write_table),
 }
 FEATURE_SUFFIXES = tuple(suffix for suffix, known in FORMATS.items() if known.open_features)
-LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")  # and .npz, where it is named
+LABEL_SUFFIXES = (".meta", ".txt", ".npy", ".csv", ".parquet")  # also .npz, but only if the user names the file
 UNLABELLED = -1  # the label of an instance whose identity is not known
-_PICKLED = "is a pickle, which may run code when it is opened, and is not read; where you trust it, convert it: "
-_TEXT = "is text, which is slow to read and seldom exact; convert it: "
+_PICKLED = "is a pickle, which can run code when it is opened, so it is not read; if you trust it, convert it: "
+_TEXT = "is text, which is slow to read and rarely exact, so it is not read; convert it: "
 _FOREIGN = {
     ".pkl": _PICKLED + "numpy.save('features.npy', pickle.load(open('{0}', 'rb')))",
     ".pt": _PICKLED + "numpy.save('features.npy', torch.load('{0}'))",
@@ -91,31 +93,31 @@ _FOREIGN |= {".pickle": _FOREIGN[".pkl"], ".pth": _FOREIGN[".pt"]}
 def read_features(
     path: str | Path, feature_dim: int | None = None, key: str | None = None, *, room: int | None = None
 ) -> NDArray[np.floating]:
-    """Open features as an (N, d) array of float16/32/64, memory-mapped where the format allows.
+    """Open features as an (N, d) array of float16/32/64, memory-mapped if the format allows it.
 
     Parameters
     ----------
     path : path
-        A file of one of :data:`FEATURE_SUFFIXES`.
+        A file with one of :data:`FEATURE_SUFFIXES`.
     feature_dim : int, optional
-        d. Needed for ``.bin``; a different d in another format is an error.
+        Dimension d. It is needed for ``.bin``; in other formats a different d is an error.
     key : str, optional
-        Which array of an ``.npz``, or dataset of an ``.h5`` or ``.hdf5``.
+        Name of the array in an ``.npz``, or of the dataset in an ``.h5`` or ``.hdf5``.
     room : int, optional
-        Bytes that may be held; memory-mapped features need none.
+        Bytes of memory that the features may take. Memory-mapped features need none.
 
     Raises
     ------
     MissingFileError, InputError
-        The file is missing, of another format, cut short or damaged, not whole rows, of another dimension, not numbers,
-        or would have to be held and needs more than ``room``.
+        The file does not exist, has another format, is damaged, has incomplete rows or another dimension, does not hold
+        numbers, or needs more memory than ``room``.
     """
     opened = _open_features(_existing(path, "features"), feature_dim, key)
     return opened.array(room) if isinstance(opened, Blocks) else opened
 
 
 def feature_blocks(path: str | Path, feature_dim: int | None = None, key: str | None = None) -> Blocks:
-    """Features to be read once from front to back, without holding them; as :func:`read_features` otherwise."""
+    """Open features as blocks, which are read once from front to back. The rest is as in :func:`read_features`."""
     opened = _open_features(_existing(path, "features"), feature_dim, key)
     return opened if isinstance(opened, Blocks) else blocks_of(opened, str(path))
 
@@ -124,13 +126,14 @@ def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDAr
     known = FORMATS.get(path.suffix, Format())
     if key is not None and not known.keyed:
         raise InputError(
-            f"{path}: {word('key')} names an array of an .npz, or a dataset of an .h5 or .hdf5; leave it out"
+            f"{path}: {word('key')} is only for an .npz, .h5 or .hdf5 (it names the array or dataset); leave it out"
         )
     if (foreign := foreign_features(path)) is not None:
         raise InputError(f"{path}: {foreign}")
     if known.open_features is None:
         raise InputError(
-            f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)}; found {path.suffix or 'no suffix'!r}"
+            f"{path}: the suffix of features must be one of {', '.join(FEATURE_SUFFIXES)}; found "
+            f"{path.suffix or 'no suffix'!r}"
         )
     opened = known.open_features(path, feature_dim, key)
     if opened.dtype.kind != "f":
@@ -138,47 +141,50 @@ def _open_features(path: Path, feature_dim: int | None, key: str | None) -> NDAr
     dim = opened.dim if isinstance(opened, Blocks) else opened.shape[1]
     if feature_dim is not None and dim != feature_dim:
         raise InputError(
-            f"{path}: {dim}-d features where {feature_dim}-d ones are needed"
+            f"{path}: has {dim}-d features, but {feature_dim}-d features are needed"
             f"{advice('; set {} to ' + str(dim), FEATURE_DIM)}, or use a model trained on such features"
         )
     return opened
 
 
 def foreign_features(path: Path) -> str | None:
-    """What a file is that may hold features and is not read, and how to convert it; None for any other."""
+    """Return why a file that may hold features is not read, and how to convert it. None for other suffixes."""
     known = _FOREIGN.get(path.suffix.lower())
     return None if known is None else f"{path.suffix} {known.format(path)}"
 
 
 def read_labels(path: str | Path, num_instances: int | None = None, key: str | None = None) -> NDArray[np.int64]:
-    """Identities, one per instance: (N,) int64. Text in a ``.csv`` or ``.parquet`` is numbered by first appearance.
+    """Read one identity per instance, (N,) int64. Text in a ``.csv`` or ``.parquet`` is numbered by first appearance.
 
-    ``key`` says which array of an ``.npz``.
+    ``key`` is the name of the array in an ``.npz``.
 
     Raises
     ------
     MissingFileError, InputError
-        The file is missing, holds something else than identities, or not ``num_instances`` of them.
+        The file does not exist, does not hold identities, or does not hold ``num_instances`` of them.
     """
     path = _existing(path, "labels")
     if key is not None and path.suffix != ".npz":
-        raise InputError(f"{path}: {word('key')} names an array of an .npz, where labels are read; leave it out")
+        raise InputError(
+            f"{path}: for labels, {word('key')} is only for an .npz, where it names the array; leave it out"
+        )
     read = FORMATS[path.suffix].read_labels if path.suffix in FORMATS else None
     if read is None:
         raise InputError(
-            f"{path}: labels are read from {', '.join(LABEL_SUFFIXES)}, .npz; found {path.suffix or 'no suffix'!r}"
+            f"{path}: the suffix of labels must be one of {', '.join(LABEL_SUFFIXES)}, .npz; found "
+            f"{path.suffix or 'no suffix'!r}"
         )
     labels = read(path, key)
     if num_instances is not None and len(labels) != num_instances:
         raise InputError(
-            f"{path}: {len(labels):,} labels for {num_instances:,} features; one is needed for each row of the "
-            "features, check that both files belong to the same split"
+            f"{path}: has {len(labels):,} labels for {num_instances:,} features; needs one label for each row of the "
+            "features; check that both files belong to the same split"
         )
     return labels
 
 
 def write_labels(path: str | Path, labels: NDArray[np.integer]) -> None:
-    """Write labels as ``.npy`` (int64), ``.csv``, ``.parquet``, or as ``.meta`` text, by suffix, atomically."""
+    """Write labels atomically as ``.npy`` (int64), ``.csv``, ``.parquet`` or ``.meta`` text. The suffix decides."""
     path = Path(path)
     written = FORMATS.get(path.suffix, FORMATS[".meta"]).write_labels or text.write_lines
     with replacing(path) as temporary:
@@ -186,9 +192,9 @@ def write_labels(path: str | Path, labels: NDArray[np.integer]) -> None:
 
 
 def write_blocks(path: Path, blocks: Blocks, dtype: np.dtype, name: str) -> None:
-    """Write blocks as the features file that the suffix of ``path`` names, as float16 or float32.
+    """Write blocks as float16 or float32 to a features file, in the format of its suffix.
 
-    ``name`` is what they are read from, for messages.
+    ``name`` is the source of the blocks, for messages.
     """
     writer = FORMATS[path.suffix].write_features
     assert writer is not None  # callers choose among the suffixes of features

@@ -1,4 +1,4 @@
-"""What large features are recognised by without reading them all."""
+"""Compute a fingerprint of large features without reading all of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ BLOCKS, BLOCK_BYTES = 256, 1 << 16
 
 
 def fingerprint(array: NDArray) -> str:
-    """Type, shape, and blocks of rows at even distances: xxh3 of at most 256 blocks of 64 KiB (or of one row).
+    """Return the xxh3 digest of type, shape, and at most 256 evenly spaced blocks of 64 KiB (or of one row).
 
-    Up to 16 MiB every byte counts. Of more, rows that were exchanged or another file are noticed, and a change of a few
-    rows is noticed only where it meets a block.
+    Up to 16 MiB every byte is used. In larger arrays the fingerprint detects another file or a different order of rows.
+    It detects a change of a few rows only if they are in one of the blocks.
 
     Parameters
     ----------
-    array : (N, d), memory-mapped or not
+    array : (N, d)
+        Features, memory-mapped or not.
     """
     n, width = array.shape
     rows = max(1, BLOCK_BYTES // max(1, width * array.dtype.itemsize))

@@ -1,4 +1,4 @@
-"""Identities from what files hold: whole numbers as they are, text numbered by first appearance."""
+"""Convert the labels in files to identities: whole numbers are kept, text is numbered by first appearance."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 
 def whole_numbers(path: str | Path, labels: NDArray) -> NDArray[np.int64]:
-    """Labels of an array as int64; floats that are whole are integers."""
+    """Return the labels of an array as int64. Floats must be whole numbers."""
     if labels.ndim == 2 and 1 in labels.shape:
         labels = labels.reshape(-1)
     if labels.ndim != 1 or labels.dtype.kind not in "iuf":
-        raise InputError(f"{path}: labels are a one-dimensional integer array; found {labels.shape}, {labels.dtype}")
+        raise InputError(
+            f"{path}: labels must be a one-dimensional integer array; found {labels.shape}, {labels.dtype}"
+        )
     if labels.dtype.kind == "f":
         labels = np.asarray(labels, np.float64)
         with np.errstate(invalid="ignore"):
@@ -30,26 +32,26 @@ def whole_numbers(path: str | Path, labels: NDArray) -> NDArray[np.int64]:
     if wrong.any():
         row = int(wrong.argmax())
         raise InputError(
-            f"{path}: row {row} (from 0) has label {labels[row]}, which is no integer of 64 bits; number the identities"
+            f"{path}: row {row} (from 0) has label {labels[row]}, which is no 64-bit integer; number the identities"
         )
     return labels.astype(np.int64)
 
 
 def label_column(path: Path, names: list[str]) -> str:
-    """The name of the column that holds labels."""
+    """Return the name of the column that holds labels."""
     named = [name for name in names if name.lower() in LABEL_COLUMNS]
     if (not named and len(names) != 1) or len(named) > 1:
-        raise InputError(f"{path}: labels are a column 'label' or 'identity', or the only column; found {names[:8]}")
+        raise InputError(f"{path}: needs one column 'label' or 'identity', or only one column; found {names[:8]}")
     return named[0] if named else names[0]
 
 
 def identities(column: pa.Array, name: str) -> NDArray[np.int64]:
-    """Integers as they are; text that is not all integers is numbered by first appearance.
+    """Return a column as identities (N,) int64. Text that is not all integers is numbered by first appearance.
 
     Raises
     ------
     InputError
-        A missing value, or a column of something else.
+        A value is missing, or the column holds neither integers nor text.
     """
     import pyarrow.compute as pc
     import pyarrow.types as kinds
@@ -58,20 +60,20 @@ def identities(column: pa.Array, name: str) -> NDArray[np.int64]:
         column = column.dictionary_decode()
     text = kinds.is_string(column.type) or kinds.is_large_string(column.type)
     if not text and not kinds.is_integer(column.type) and not kinds.is_floating(column.type):
-        raise InputError(f"{name}: labels are integers or text; found {column.type}")
+        raise InputError(f"{name}: labels must be integers or text; found {column.type}")
     missing = pc.is_null(column, nan_is_null=not text)
     if text:
         missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True))
     missing = missing.to_numpy(zero_copy_only=False)
     if missing.any():
         raise InputError(
-            f"{name}: row {int(missing.argmax())} (from 0) has no label; every row needs one, -1 where it is unknown"
+            f"{name}: row {int(missing.argmax())} (from 0) has no label; every row needs one; use -1 if it is unknown"
         )
     values = integers(column)
     if values is not None:
         return values.to_numpy(zero_copy_only=False).astype(np.int64)
     if not text:
-        raise InputError(f"{name}: labels are integers or text; found {column.type} that no integer of 64 bits holds")
+        raise InputError(f"{name}: labels must be 64-bit integers or text; found {column.type} values that are neither")
     codes = column.dictionary_encode()
     numbers = codes.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     outside = [at for at, value in enumerate(codes.dictionary.to_pylist()) if value.strip() in ("-1", "-1.0")]
@@ -83,7 +85,7 @@ def identities(column: pa.Array, name: str) -> NDArray[np.int64]:
 
 
 def integers(column: pa.Array) -> pa.Array | None:
-    """The column as int64, None where it is not one of integers; whole numbers such as 3.0 are."""
+    """Return a column as int64. Return None if it holds other values than whole numbers; 3.0 is a whole number."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as kinds

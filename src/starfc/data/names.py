@@ -1,15 +1,15 @@
-"""What arrays, datasets and columns are called that are found by themselves, in any case: the one list of them.
+"""Names of arrays, datasets and columns that are found without a key, in upper or lower case.
 
-Nothing here imports NumPy: the help of the commands names them, too.
+This module does not import NumPy, because the help of the commands lists these names.
 """
 
 from __future__ import annotations
 
-FEATURE_NAMES = ("features", "embeddings", "X", "data")  # of an .npz or an HDF5 file
-LABEL_NAMES = ("labels", "label", "identity", "y")  # of an .npz, which may hold both
-LABEL_COLUMNS = ("label", "identity")  # of a .csv or Parquet table
+FEATURE_NAMES = ("features", "embeddings", "X", "data")  # in an .npz or an HDF5 file
+LABEL_NAMES = ("labels", "label", "identity", "y")  # in an .npz, which may hold both
+LABEL_COLUMNS = ("label", "identity")  # in a .csv or Parquet table
 
 
 def alternatives(names: tuple[str, ...]) -> str:
-    """``features, embeddings, X or data``."""
+    """Return names as text, such as ``features, embeddings, X or data``."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,4 +1,4 @@
-"""What is in a file of features or labels, found in one pass."""
+"""Describe the content of a file of features or labels, in one pass over the data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
 def profile_features(blocks: Blocks) -> dict[str, Any]:
-    """Rows, norms, invalid rows and exact duplicates; memory is 24 bytes a row and one block.
+    """Count rows, invalid rows and exact duplicates, and compute norms. This takes 24 bytes per row and one block.
 
     Returns
     -------
     dict
-        ``rows``, ``dim``, ``dtype``; ``norm``: min, median and max of the rows that are finite (None without any);
-        ``non_finite_rows``, ``zero_rows``; ``duplicates``: ``rows`` that equal an earlier row, ``groups`` of equal rows
-        and the size of the ``largest`` (1 where all differ). Equal rows are those with two equal 64-bit hashes.
+        ``rows``, ``dim``, ``dtype``. ``norm``: min, median and max of the finite rows (None without any).
+        ``non_finite_rows``, ``zero_rows``. ``duplicates``: number of ``rows`` that equal an earlier row, number of
+        ``groups`` of equal rows, and size of the ``largest`` group (1 if all rows differ). Two rows are equal if two
+        64-bit hashes of them are equal.
     """
     norms, hashes = np.empty(blocks.rows), np.empty((2, blocks.rows), np.uint64)
     at = 0
@@ -48,7 +49,7 @@ def profile_features(blocks: Blocks) -> dict[str, Any]:
 
 
 def _hash(rows: NDArray[np.floating], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Σ key · word mod 2^64 over the 32-bit words of a row (16-bit ones of float16); 0.0 and -0.0 are equal."""
+    """Return Σ key · word mod 2^64 over the 32-bit words of each row (16-bit words for float16). -0.0 equals 0.0."""
     words = (rows + rows.dtype.type(0)).view(np.uint16 if rows.dtype.itemsize == 2 else np.uint32)
     return (words * key[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
 
@@ -65,9 +66,9 @@ def _duplicates(hashes: NDArray[np.uint64]) -> dict[str, int]:
 
 
 def profile_labels(labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Instances, identities, their sizes at :data:`QUANTILES`, those of one instance, and instances of label -1.
+    """Count instances, identities, identities with one instance, and instances with label -1 (unknown identity).
 
-    -1 is no identity: it stands for instances that are in none.
+    The result also has the sizes of the identities at :data:`QUANTILES`.
     """
     sizes = np.unique(labels[labels != -1], return_counts=True)[1]
     return {
@@ -80,7 +81,7 @@ def profile_labels(labels: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def feature_lines(found: dict[str, Any]) -> Iterator[str]:
-    """:func:`profile_features` as text."""
+    """Yield the result of :func:`profile_features` as lines of text."""
     yield f"{'rows':<20}{found['rows']:,}"
     yield f"{'dimension':<20}{found['dim']:,}"
     yield f"{'dtype':<20}{found['dtype']}"
@@ -94,7 +95,7 @@ def feature_lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def label_lines(found: dict[str, Any]) -> Iterator[str]:
-    """:func:`profile_labels` as text."""
+    """Yield the result of :func:`profile_labels` as lines of text."""
     yield f"{'labels':<20}{found['rows']:,}"
     yield f"{'identities':<20}{found['identities']:,}, {found['singletons']:,} of one instance"
     if found["without_label"]:

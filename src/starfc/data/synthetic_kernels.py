@@ -1,9 +1,9 @@
-"""Compiled kernels of :mod:`starfc.data.synthetic`: every number is a hash of the seed and of its own address.
+"""Compiled kernels of :mod:`starfc.data.synthetic`. Every random number is a hash of the seed and of its own address.
 
-A number is ``mix(key + m·GOLDEN)``, SplitMix64's output function (Steele, Lea and Flood 2014), with a key for each
-object (a family, an identity, an instance ...). So any row is made from its number alone, in any order and on any
-thread, and nothing rests on a library's random stream. Sums run in a fixed order (no fast-math), so the bits do not
-hang on the width of the machine's vectors either.
+A number is ``mix(key + m·GOLDEN)``, the output function of SplitMix64 (Steele, Lea and Flood 2014). Each object (a
+family, an identity, an instance, ...) has a key. For this reason any row can be generated from its number alone, in any
+order and in any thread, and the result does not depend on a library's random numbers. Sums are computed in a fixed
+order (no fast-math), so the result does not depend on the vector width of the machine either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _U = np.uint64
 
-# what a key is for: the second word that goes into it
+# kinds of keys: the second word that is hashed into a key
 SIZE, FAMILY_OF, FAMILY, OWN, MODE, BAD, NOISE, INSTANCE, ORDER = range(9)
 
 _ROWS_A_TASK = 64
@@ -35,13 +35,13 @@ def _key(seed, kind, index):
 
 @nb.njit(cache=True, inline="always")
 def _uniform(key, m):
-    """The m-th number of a key, uniform in [0, 1)."""
+    """Return the m-th number of a key, uniform in [0, 1)."""
     return np.float64(_mix(key + _U(m) * GOLDEN) >> _U(11)) * 2.0**-53
 
 
 @nb.njit(cache=True)
 def uniforms(seed: int, kind: int, start: int, stop: int) -> NDArray[np.float64]:
-    """One uniform number in [0, 1) for each object ``start .. stop`` of a kind: (stop - start,) float64."""
+    """Return a uniform number in [0, 1) for each object ``start .. stop`` of a kind, (stop - start,) float64."""
     out = np.empty(stop - start)
     for i in range(out.size):
         out[i] = _uniform(_key(seed, kind, start + i), 0)
@@ -50,9 +50,9 @@ def uniforms(seed: int, kind: int, start: int, stop: int) -> NDArray[np.float64]
 
 @nb.njit(cache=True)
 def _direction(seed, kind, index, spectrum, out):
-    """Unit vector of independent bell-shaped numbers scaled by ``spectrum``; (d,) float32 into ``out``.
+    """Write to ``out`` (d,) float32 a unit vector of independent bell-shaped numbers scaled by ``spectrum``.
 
-    The four 16-bit words of a hash, summed, stand in for a Gaussian: over hundreds of axes nobody can tell.
+    The sum of the four 16-bit words of a hash replaces a Gaussian. With hundreds of axes the difference is negligible.
     """
     key = _key(seed, kind, index)
     for m in range(out.size):
@@ -74,10 +74,11 @@ def _normalise(x):
 
 @nb.njit(cache=True)
 def shuffled(row: int, num_nodes: int, seed: int) -> int:
-    """The instance that stands in ``row``: a bijection on [0, N).
+    """Return the instance in ``row``. The function is a bijection on [0, N).
 
-    On b bits, 2^b >= N, an odd factor and an xor with the upper half are bijections; four rounds of them mix. A result
-    outside [0, N) goes round again ("cycle walking", Black and Rogaway 2002), which keeps it a bijection on [0, N).
+    On b bits with 2^b >= N, multiplication by an odd number and xor with the upper half are bijections. Four rounds of
+    them mix the numbers. If the result is outside [0, N), the rounds are repeated ("cycle walking", Black and Rogaway
+    2002), so that the whole remains a bijection on [0, N).
     """
     bits = 0
     while (1 << bits) < num_nodes:
@@ -95,7 +96,7 @@ def shuffled(row: int, num_nodes: int, seed: int) -> int:
 
 @nb.njit(cache=True)
 def _centre(seed, identity, num_families, family_weight, spectrum, part, out):
-    """Identity centre: normalise(family_weight·u·family + own), u uniform in [0, 1)."""
+    """Write to ``out`` an identity's centre: normalise(family_weight·u·family + own), u uniform in [0, 1)."""
     key = _key(seed, FAMILY_OF, identity)
     _direction(seed, OWN, identity, spectrum, out)
     _direction(seed, FAMILY, min(int(_uniform(key, 0) * num_families), num_families - 1), spectrum, part)
@@ -120,19 +121,28 @@ def _quality(u_beta, u_poor, quantiles, poor_share, poor_factor):
 
 @nb.njit(parallel=True, cache=True)
 def make_rows(start, features, labels, ends, num_families, spectrum, quantiles, seed, p) -> None:
-    """Fill the rows ``start ..`` of the shuffled data.
+    """Generate n rows of the shuffled data, from row ``start``.
 
     Parameters
     ----------
-    features : (n, d) float32, written
-    labels : (n,) int64, written
+    start : int
+        First row.
+    features : (n, d) float32
+        Output: the features.
+    labels : (n,) int64
+        Output: the identities.
     ends : (C,) int64
         Cumulative sizes of the identities.
+    num_families : int
+        Number of families of look-alikes.
     spectrum : (d,) float32
         Standard deviation of each axis.
     quantiles : (Q,) float64
         Quality at the quantiles 0, 1/(Q-1), ..., 1.
-    p : Synthetic's weights, a named tuple
+    seed : int
+        Seed of all random numbers.
+    p : named tuple
+        Weights of :class:`starfc.data.synthetic.Synthetic`.
     """
     n, dim = features.shape
     for task in nb.prange((n + _ROWS_A_TASK - 1) // _ROWS_A_TASK):

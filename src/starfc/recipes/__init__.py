@@ -1,4 +1,4 @@
-"""Training recipes, one config file for each kind of model: what the schema's defaults do not already say.
+"""Training recipes: one config file for each kind of model, with the values that differ from the defaults.
 
-``starfc train --type NAME`` takes the file NAME.py, and the files in configs/ inherit these by ``_base_``.
+``starfc train --type NAME`` uses the file NAME.py. The files in configs/ inherit these files with ``_base_``.
 """

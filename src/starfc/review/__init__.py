@@ -1,1 +1,1 @@
-"""Looking at a clustering: why two instances are together, which clusters are doubtful, and a page for both."""
+"""Review a clustering: explain why two instances share a cluster, rate doubtful clusters, and write a page for both."""

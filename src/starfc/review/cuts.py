@@ -1,24 +1,29 @@
-"""Where a cluster would fall apart: its cuts of one or two kept edges, all found in one depth-first search.
+"""Find where a cluster could be split: all cuts of one or two kept edges, in one depth-first search.
 
-Take a spanning forest by depth-first search. An edge outside it joins a node to an ancestor and *covers* the tree edges
-on the path between them.
+The search builds a spanning forest. An edge outside the forest joins a node to an ancestor. It *covers* the tree edges
+on the path between the two.
 
-* A tree edge is a bridge where no edge covers it (Tarjan, 1974).
-* Two edges, neither a bridge, separate a component where the same edges cover both: two tree edges, or a tree edge and
-  the only edge that covers it. Give each edge outside the tree a random word of 64 bits, and each tree edge the XOR of
-  those that cover it: such edges have the same word, others by chance with probability 2^-64 (cycle space sampling,
-  Pritchard and Thurimella, ACM Transactions on Algorithms 2011; arXiv:cs/0702113).
+* A tree edge is a bridge if no edge covers it (Tarjan, 1974).
+* Two edges that are no bridges separate a component if the same edges cover both. They are two tree edges, or a tree
+  edge and the only edge that covers it. To find them, each edge outside the tree gets a random word of 64 bits, and
+  each tree edge gets the XOR of the words that cover it. Such two edges have the same word. Other edges have the same
+  word with probability 2^-64 (cycle space sampling, Pritchard and Thurimella, ACM Transactions on Algorithms 2011;
+  arXiv:cs/0702113).
 
-Tree edges with the same word lie on one path down the tree, so the piece that two of them cut off is the difference of
-two subtrees, which are intervals of the search's order: its size costs nothing.
+Tree edges with the same word lie on one path down the tree, so two of them cut off the difference of two subtrees.
+Subtrees are intervals in the order of the search, so the size of this piece needs no further computation.
 
-With the smaller piece of m of n instances and the evidence E = Σ p · NI of the one or two edges, a cut is rated
+A cut has a smaller piece of m of n instances, and one or two edges with the evidence E = Σ p · NI. Its rating is
 
     rating = 4 m (n - m) / n²  ·  (1 - 1 / m)  ·  (1 - E / 3)
 
-the share of pairs of instances that hang on the cut, over an even split's; less where the piece is so small that it is
-an outlier rather than a second identity (nothing for a single instance); less where the edges are strong. Three perfect
-edges would be no doubt at all. It lies in [0, 1). A cluster's *suspicion* is the rating of its best cut, 0 without one.
+The factors mean:
+
+1. the share of the pairs of instances that the cut separates, relative to that of an even split;
+2. a very small piece is an outlier rather than a second identity (0 for a single instance);
+3. strong edges reduce the doubt; three perfect edges would leave none.
+
+The rating lies in [0, 1). The *suspicion* of a cluster is the rating of its best cut, or 0 without a cut.
 """
 
 from __future__ import annotations
@@ -31,15 +36,26 @@ from numpy.typing import NDArray
 
 from starfc.review.pairs import Pairs
 
-_CHAIN = 256  # edges of one class of which all pairs are rated; of a longer chain, that many, evenly spread
+_CHAIN = 256  # in a class of edges all pairs are rated; in a longer class, only those of so many edges, evenly spaced
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """The best cut of every cluster, (C,) each; ``suspicion`` float32.
+    """The best cut of each of C clusters.
 
-    ``first`` and ``second`` (C, 2) int64 are the ends of its edges, the weaker by p · NI first; -1 where there is none.
-    ``pieces`` (C,) int64 is m. The smaller piece of cluster c is :meth:`piece`.
+    Attributes
+    ----------
+    suspicion : (C,) float32
+        Rating of the cut; 0 without a cut.
+    first, second : (C, 2) int64
+        Ends of the edges of the cut. The first edge has the lower p · NI. -1: there is no such edge.
+    pieces : (C,) int64
+        Number m of instances in the smaller piece; 0 without a cut. :meth:`piece` returns the instances.
+    order : (N,) int64
+        Instances in the order of the depth-first search.
+    spans : (C, 6) int64
+        Three intervals [start, stop) in ``order``: the subtree below the first edge, the subtree to leave out of it
+        (below the second edge, or empty), and the whole component.
     """
 
     suspicion: NDArray[np.float32]
@@ -50,7 +66,7 @@ class Cuts:
     spans: NDArray[np.int64]
 
     def piece(self, cluster: int) -> NDArray[np.int64]:
-        """The instances of the smaller piece, rising; of even pieces, that of the first edge's far end."""
+        """Return the instances of the smaller piece, sorted. Of two equal pieces, return that below the tree edge."""
         if self.pieces[cluster] == 0:
             return np.empty(0, np.int64)
         start, stop, inner, inner_stop, root, root_stop = self.spans[cluster]
@@ -65,23 +81,27 @@ def best_cuts(pairs: Pairs, labels: NDArray[np.int64], num_clusters: int, seed: 
 
     Parameters
     ----------
+    pairs : Pairs
+        The edges.
     labels : (N,) int64
-        Clusters, in 0..num_clusters - 1; kept pairs lie within one.
+        Cluster of every node, 0..num_clusters - 1. Kept edges must lie within a cluster.
+    num_clusters : int
+        Number of clusters C.
     seed : int
-        Of the random words.
+        Seed of the random words.
     """
     indptr, cols, strength, numbers = pairs.kept_graph()
     words = np.random.default_rng(seed).integers(1, 2**64, len(cols) // 2, np.uint64, endpoint=False)
     order, parent, entry, root = _search(indptr, cols, numbers)
     tin, parent_entry, size, word, cover, back = _covers(order, parent, entry, root, indptr, cols, numbers, words)
-    # equal words together, and within them down the tree; bridges (word 0, no cover) are apart from these
+    # sort tree edges by word, and by depth for equal words; bridges have no cover and are left out
     nodes = np.flatnonzero((parent >= 0) & (cover > 0))
     nodes = nodes[np.lexsort((tin[nodes], word[nodes]))]
-    # in the order of the search, whatever the words: of equal cuts the first one counts
+    # sort the classes in the order of the search, so that the choice among equal cuts does not depend on the words
     starts = np.flatnonzero(np.diff(word[nodes], prepend=~word[nodes[:1]]))
     met = np.repeat(tin[nodes[starts]], np.diff(starts, append=len(nodes)))
     nodes = nodes[np.argsort(met, kind="stable")]
-    best = np.full((num_clusters, 2), -np.inf)  # rating, then the weakness that decides where nothing hangs on it
+    best = np.full((num_clusters, 2), -np.inf)  # rating; weakness 1 - E / 3, which decides between equal ratings
     edges, spans = np.full((num_clusters, 2), -1, np.int64), np.zeros((num_clusters, 6), np.int64)
     pieces = np.zeros(num_clusters, np.int64)
     found = (best, edges, spans, pieces)
@@ -100,7 +120,15 @@ def best_cuts(pairs: Pairs, labels: NDArray[np.int64], num_clusters: int, seed: 
 
 @nb.njit(cache=True, nogil=True)
 def _search(indptr, cols, numbers):
-    """Depth-first search, iterative: nodes in the order met, their parents, entries to these, and their roots."""
+    """Search depth-first, without recursion.
+
+    Returns
+    -------
+    order : (N,) int64
+        Nodes in the order of the search.
+    parent, entry, root : (N,) int64
+        Of each node: its parent (-1: none), the entry of the edge from the parent (-1: none), and its root.
+    """
     n = indptr.size - 1
     order, parent = np.empty(n, np.int64), np.full(n, -2, np.int64)
     entry, root = np.full(n, -1, np.int64), np.empty(n, np.int64)
@@ -129,18 +157,34 @@ def _search(indptr, cols, numbers):
 
 @nb.njit(cache=True, nogil=True)
 def _covers(order, parent, entry, root, indptr, cols, numbers, words):
-    """Of the tree edge above every node: subtree size, XOR of the words that cover it, how many, and XOR of these."""
+    """Compute which edges cover the tree edge above every node.
+
+    Returns
+    -------
+    tin : (N,) int64
+        Position of a node in the order of the search.
+    entry : (N,) int64
+        As given.
+    size : (N,) int64
+        Number of nodes in the subtree of a node.
+    word : (N,) uint64
+        XOR of the words of the covering edges.
+    cover : (N,) int64
+        Number of covering edges.
+    back : (N,) int64
+        XOR of the entries of the covering edges. If there is only one, this is its entry.
+    """
     n = order.size
     tin, size = np.empty(n, np.int64), np.ones(n, np.int64)
     for at in range(n):
         tin[order[at]] = at
     word, cover = np.zeros(n, np.uint64), np.zeros(n, np.int64)
-    back = np.zeros(n, np.int64)  # XOR of the covering entries: of a single one, the entry itself
+    back = np.zeros(n, np.int64)
     for i in range(n):
         above = numbers[entry[i]] if entry[i] >= 0 else -1
         for e in range(indptr[i], indptr[i + 1]):
             j = np.int64(cols[e])
-            if tin[j] < tin[i] and numbers[e] != above:  # up to an ancestor, outside the tree
+            if tin[j] < tin[i] and numbers[e] != above:  # an edge outside the tree, to an ancestor
                 word[i] ^= words[numbers[e]]
                 word[j] ^= words[numbers[e]]
                 back[i] ^= e
@@ -182,7 +226,7 @@ def _rate_bridges(parent, cover, tree, strength, labels, best, edges, spans, pie
 
 @nb.njit(cache=True, nogil=True)
 def _rate_classes(nodes, word, cover, back, tree, strength, labels, best, edges, spans, pieces):
-    """Pairs within each class: two tree edges, or one and the single edge outside that covers it."""
+    """Rate the pairs of edges in each class: two tree edges, or a tree edge and the only edge that covers it."""
     tin, size, root, entry = tree
     start = 0
     while start < nodes.size:

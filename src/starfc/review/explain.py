@@ -1,4 +1,4 @@
-"""Why two instances are in one cluster, or are not: the strongest path of edges between them."""
+"""Explain why two instances share a cluster, or do not, by the strongest path of edges between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,23 @@ from starfc.review.pairs import Pairs
 
 @dataclass(frozen=True)
 class Link:
-    """An edge of a path. ``threshold`` is what its intimacy had to exceed, None with communities."""
+    """An edge of a path.
+
+    Attributes
+    ----------
+    a, b : int
+        Rows of its ends.
+    score : float
+        Probability p.
+    intimacy : float
+        Node intimacy.
+    threshold : float or None
+        The threshold of its node intimacy. None for communities.
+    kept : bool
+        Whether the edge was kept.
+    similarity : float or None
+        Cosine similarity of a and b. None without features.
+    """
 
     a: int
     b: int
@@ -31,20 +47,34 @@ class Link:
 
     @property
     def missed(self) -> float:
-        """How far the intimacy is below the threshold, where there is one."""
-        assert self.threshold is not None  # nobody asks with communities
+        """Return how far the node intimacy is below the threshold, which must exist."""
+        assert self.threshold is not None  # not called for communities
         return self.threshold - self.intimacy
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a and b are together or apart.
+    """The reason why instances a and b share a cluster, or do not.
 
-    ``clusters`` are their labels, -1 where the run left a cluster out as too small; ``together`` says whether they are
-    of one. ``path`` leads from a to b: over kept edges where they are together, else over any
-    parsed edges, of which some failed; empty where there is none. ``similarity`` is theirs, and ``ranks`` are b's place
-    among a's nearest instances and a's among b's, from 1; None without features. ``columns`` is how many neighbours a
-    list of the kNN graph holds.
+    Attributes
+    ----------
+    a, b : int
+        Rows of the instances.
+    clusters : tuple of int
+        Their labels. -1: the run left the cluster out because it is too small.
+    together : bool
+        Whether they are in one cluster.
+    path : tuple of Link
+        Path from a to b. It uses kept edges if they are in one cluster, and otherwise all parsed edges, some of which
+        failed. Empty if there is no path.
+    rule : Decision
+        The rule that decided which edges were kept.
+    similarity : float or None
+        Cosine similarity of a and b. None without features.
+    ranks : tuple of int or None
+        Rank of b among the nearest instances of a, and of a among those of b, from 1. None without features.
+    columns : int or None
+        Number of neighbours in a list of the kNN graph.
     """
 
     a: int
@@ -59,12 +89,15 @@ class Explanation:
 
     @property
     def failed(self) -> tuple[Link, ...]:
-        """Edges of the path that did not stay."""
+        """Return the edges of the path that were not kept."""
         return tuple(link for link in self.path if not link.kept)
 
     @property
     def weakest(self) -> Link | None:
-        """The edge that the path's strength is: the lowest p where all stayed, else the one that failed by most."""
+        """Return the edge that limits the path.
+
+        This is the edge that failed by most. If none failed, or for communities, it is the edge with the lowest p.
+        """
         if not self.path:
             return None
         if not self.failed or self.rule.communities:
@@ -72,18 +105,18 @@ class Explanation:
         return max(self.path, key=lambda link: link.missed)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return the explanation as plain values, for JSON."""
         content = asdict(self)
         weakest = self.path.index(self.weakest) if self.path else None
         return {**content, "weakest": weakest, "summary": self.summary()}
 
     def summary(self) -> str:
-        """One sentence."""
+        """Return the explanation in one sentence."""
         a, b, weakest = self.a, self.b, self.weakest
         if self.together:
             where = f"{a} and {b} are both in {_cluster(self.clusters[0])}"
             if weakest is not None and not self.failed:
-                return f"{where}: joined by {_edges(len(self.path))}, the weakest of p {weakest.score:.3f}"
+                return f"{where}: joined by {_edges(len(self.path))}, the weakest with p {weakest.score:.3f}"
         else:
             where = f"{a} is in {_cluster(self.clusters[0])}, {b} in {_cluster(self.clusters[1])}"
         if weakest is None:
@@ -92,11 +125,11 @@ class Explanation:
         if self.rule.communities:
             reason = f"{_edges(failed)} between two communities"
         else:
-            reason = f"{_edges(failed)} failed, by {weakest.missed:.3f} of intimacy or less"
+            reason = f"{_edges(failed)} failed (intimacy up to {weakest.missed:.3f} too low)"
         return f"{where}: on the strongest path of {_edges(len(self.path))}, {reason}"
 
     def text(self) -> str:
-        """The summary, the path edge by edge, and how near the two are."""
+        """Return the summary, a table of the path's edges, and the similarity and ranks of the two."""
         lines = [self.summary()]
         if self.path:
             lines += ["", f"{'from':>10}{'to':>10}{'p':>8}{'intimacy':>10}{'similarity':>12}"]
@@ -108,10 +141,10 @@ class Explanation:
         if self.similarity is not None:
             lines += ["", f"similarity of {self.a} and {self.b}: {self.similarity:.3f}"]
         if self.ranks is not None:
-            lists = "" if self.columns is None else f"; lists of the kNN graph hold {self.columns}"
+            lists = "" if self.columns is None else f"; a list of the kNN graph holds {self.columns} neighbours"
             lines.append(
-                f"{self.b} is number {self.ranks[0]:,} of the nearest of {self.a}, "
-                f"{self.a} number {self.ranks[1]:,} of {self.b}{lists}"
+                f"{self.b} is neighbour number {self.ranks[0]:,} of {self.a}, "
+                f"{self.a} is neighbour number {self.ranks[1]:,} of {self.b}{lists}"
             )
         return "\n".join(lines)
 
@@ -132,23 +165,40 @@ def explain_pair(
     features: Features | None = None,
     columns: int | None = None,
 ) -> Explanation:
-    """The strongest path between two instances: the one whose weakest edge is strongest; of equals, of fewest edges.
+    """Find the strongest path between two instances.
 
-    Within a cluster it leads over kept edges, which are as strong as their p. Between two clusters, or where kept edges
-    do not join the two (a community need not be connected), it leads over all parsed edges, and an edge is as strong as
-    the margin by which its intimacy is above its threshold (p, with communities).
+    The strongest path is the one whose weakest edge is strongest. Among equally strong paths it has the fewest edges.
+
+    * Within a cluster the path uses kept edges, and the strength of an edge is p.
+    * Between two clusters, or if kept edges do not connect the two (a community may be disconnected), the path uses all
+      parsed edges. The strength of an edge is its node intimacy minus the threshold, or p for communities.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        The edges.
+    labels : (N,) int64
+        Cluster of every row.
+    rule : Decision
+        The rule that decided which edges were kept.
+    a, b : int
+        Rows of the instances.
+    features : Features, optional
+        Features of all rows, for similarities and ranks.
+    columns : int, optional
+        Number of neighbours in a list of the kNN graph, for the text.
 
     Raises
     ------
     InputError
-        a or b is no row, or they are the same.
+        a or b is no row, or they are the same row.
     """
     n = len(labels)
     for name, row in (("A", a), ("B", b)):
         if not 0 <= row < n:
-            raise InputError(f"{name}: a row between 0 and {n - 1:,} needed; found {row}")
+            raise InputError(f"{name}: must be a row between 0 and {n - 1:,}; found {row}")
     if a == b:
-        raise InputError(f"A, B: two rows needed; found {a} twice")
+        raise InputError(f"A, B: must be two different rows; found {a} twice")
     whole, nodes = numbered(pairs, labels), np.empty(0, np.int64)
     together = bool(whole[a] == whole[b])
     if together:
@@ -178,10 +228,10 @@ def explain_pair(
 
 @nb.njit(cache=True)
 def strongest_path(indptr, cols, strength, allowed, a, b):
-    """Nodes of the path from a to b over allowed entries whose weakest is strongest, of those the shortest.
+    """Return the nodes of the strongest path from a to b over allowed entries, or an empty array if there is no path.
 
-    First the strength of that path, by search outwards along the strongest edge met; then breadth-first search over
-    edges that are at least as strong. Empty where no path leads there.
+    The first step computes the strength of this path: a search from a always follows the strongest edge found so far.
+    The second step is a breadth-first search over the edges that are at least as strong; it finds the shortest path.
     """
     n = indptr.size - 1
     width = np.full(n, -np.inf, np.float32)
@@ -230,7 +280,7 @@ def strongest_path(indptr, cols, strength, allowed, a, b):
 
 
 def _similarity(features: Features | None, a: int, b: int) -> float | None:
-    """<f_a, f_b>; None without features, or where a row has no direction."""
+    """Return <f_a, f_b>. None without features, or if a row has no direction."""
     if features is None:
         return None
     x, y = features.rows(np.array([a, b]))
@@ -239,7 +289,7 @@ def _similarity(features: Features | None, a: int, b: int) -> float | None:
 
 
 def _ranks(features: Features, a: int, b: int, similarity: float) -> tuple[int, int]:
-    """The places of b among the nearest of a, and of a among those of b: 1 + the instances that are nearer."""
+    """Return the rank of b among the neighbours of a, and of a among those of b: 1 + the number of nearer instances."""
     both = features.rows(np.array([a, b]))
     nearer = np.zeros(2, np.int64)
     for block in features.blocks():

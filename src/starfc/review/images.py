@@ -1,16 +1,17 @@
-"""Pictures of the instances, and sprite sheets of their thumbnails.
+"""Read pictures of the instances, and write sprite sheets of their thumbnails.
 
-Pictures come as an array, as a list of files, or as a folder of files:
+Pictures may be given as an array, as a list of files, or as a folder of files:
 
 =========  ======================================================================================
 array      ``.npy`` (memory-mapped) or ``.npz`` with one array or one called ``images``:
            uint8 (N, H, W) or (N, H, W, 3)
-list       any other file: text, one path a line, relative to the list's folder; an empty line is no picture
+list       any other file: text, one path per line, relative to the folder of the list; an empty line
+           means that there is no picture
 folder     files named after rows (``00017.jpg``; some may be missing), or N files in the order of their
-           paths; folders in it are searched too
+           paths; subfolders are searched too
 =========  ======================================================================================
 
-A picture that is missing, broken, too large or no regular file is none; :func:`write_sheets` counts them.
+A picture that is missing, damaged, too large or not a regular file is left out; :func:`write_sheets` counts them.
 """
 
 from __future__ import annotations
@@ -40,19 +41,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("starfc")
 
-TILE = 64  # pixels of a thumbnail's longer side, at most
-COLUMNS = 16  # thumbnails a line and a column: a sheet of 1024 x 1024 pixels is 4 MiB where it is shown
+TILE = 64  # maximum pixels of a thumbnail's longer side
+COLUMNS = 16  # thumbnails per line and per column; the browser needs 4 MiB to show a sheet of 1024 x 1024 pixels
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # whatever a file's name says
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # accepted whatever the suffix of the file
 _GREY = 128
-_MOST_PIXELS = 90_000_000  # of a picture that is decoded
+_MOST_PIXELS = 90_000_000  # larger pictures are not decoded
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """``open(row)`` gives a picture, or None where there is none; ``names`` are file names, None for an array.
+    """Pictures of the instances.
 
-    ``size`` is the longer side in pixels, None where it differs.
+    Attributes
+    ----------
+    open : callable
+        Function from a row to its picture, or to None if there is none.
+    names : sequence of str or None
+        File names. None for an array.
+    size : int or None
+        Longer side in pixels. None if the pictures may differ in size.
     """
 
     open: Callable[[int], Image | None]
@@ -61,19 +69,21 @@ class Pictures:
 
 
 def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | None = None) -> Pictures:
-    """Pictures of N instances, from an array, a list of files or a folder.
+    """Open the pictures of N instances: an array, a list of files or a folder.
 
     Parameters
     ----------
     source : path or (N, H, W) or (N, H, W, 3) uint8
+        Path of the pictures, or an array.
     num_instances : int
+        Number of instances N.
     run : path, optional
-        A run's folder, which somebody else may have made: a list that lies in it names files in it only.
+        Folder of a run. The run may be from another person, so a list in this folder may name only files in it.
 
     Raises
     ------
     MissingFileError, InputError
-        Nothing there, an array of another kind, or not one picture for each instance.
+        There is nothing at the path, the array is of another kind, or there is not one picture for each instance.
     """
     require("PIL", word("images"))
     if isinstance(source, np.ndarray):
@@ -93,17 +103,17 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
             return _of_array(archive.array(name), str(path), num_instances)
     lines = read_lines(path, "list of images")
     if len(lines) != num_instances:
-        raise InputError(f"{path}: {len(lines):,} lines; one path is needed for each of {num_instances:,} instances")
+        raise InputError(f"{path}: has {len(lines):,} lines; needs one path for each of {num_instances:,} instances")
     files = [path.parent / line.strip() if line.strip() else None for line in lines]
     if run is not None and _lies_in(path, run):
         for file in files:
             if file is not None and not _lies_in(file, run):
-                raise InputError(f"{path}: lies in {run} and names {file}, which does not; copy the list elsewhere")
+                raise InputError(f"{path}: is in {run} but names {file}, which is not; copy the list to another folder")
     return _of_files(files)
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether a path leads to a place in a folder, by way of no link."""
+    """Return whether a path is inside a folder after all symbolic links are resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
@@ -111,7 +121,7 @@ def _require_pictures(name: str, shape: tuple[int, ...], dtype: np.dtype, num_in
     colour = len(shape) == 4 and shape[3] == 3
     if not (len(shape) == 3 or colour) or dtype != np.uint8 or shape[0] != num_instances or 0 in shape[1:]:
         raise InputError(
-            f"{name}: uint8 ({num_instances}, H, W) or ({num_instances}, H, W, 3) needed, a picture for each instance; "
+            f"{name}: must be uint8 ({num_instances}, H, W) or ({num_instances}, H, W, 3), one picture per instance; "
             f"found {dtype} {shape}"
         )
 
@@ -135,15 +145,17 @@ def _in_folder(folder: Path, num_instances: int) -> list[Path | None]:
         for path in found:
             row = int(path.stem)
             if row >= num_instances:
-                raise InputError(f"{path}: named after a row, of which there are {num_instances:,}, counted from 0")
+                raise InputError(
+                    f"{path}: is named after a row, but the rows are 0 to {num_instances - 1:,}; rename it"
+                )
             if files[row] is not None:
-                raise InputError(f"{path}: named after the same row as {files[row]}; leave one of them")
+                raise InputError(f"{path}: is named after the same row as {files[row]}; remove one of them")
             files[row] = path
         return files
     if len(found) != num_instances:
         raise InputError(
-            f"{folder}: {len(found):,} images; one is needed for each of {num_instances:,} instances, or files named "
-            "after their rows (00017.jpg), or a list of files"
+            f"{folder}: has {len(found):,} images; needs one for each of {num_instances:,} instances, or files named "
+            "after their rows (00017.jpg); or give a list of files"
         )
     return list(found)
 
@@ -151,7 +163,8 @@ def _in_folder(folder: Path, num_instances: int) -> list[Path | None]:
 def _of_files(files: list[Path | None]) -> Pictures:
     if not any(path is not None and os.path.lexists(path) for path in files[:1000]):
         raise MissingFileError(
-            f"{files[0] if files else 'images'}: no such image, nor the next ones; paths of a list are relative to it"
+            f"{files[0] if files else 'images'}: no such image, nor the following ones; paths in a list are relative "
+            "to its folder"
         )
     names = ["" if path is None else os.fsencode(path.name).decode("utf-8", "replace") for path in files]
 
@@ -163,26 +176,26 @@ def _of_files(files: list[Path | None]) -> Pictures:
 
 
 def read_picture(path: Path) -> Image | None:
-    """A picture as it is meant to be seen, upright, RGB; None where the file is no whole picture of sensible size.
+    """Read a picture as upright RGB. Return None if the file is no complete picture, or if it is too large.
 
-    Numbers of more than 8 bits are brought to 0..255: 16-bit ones by their range, other ones by the least and the
-    greatest of the picture. What is transparent is grey.
+    Values of more than 8 bits are scaled to 0..255. For 16-bit pictures the scale is the range of the type, for others
+    the minimum and maximum of the picture. Transparent areas become grey.
     """
     from PIL import Image, ImageOps
 
     try:
         with open_regular(path, "picture") as file, Image.open(file, formats=_FORMATS) as image:
-            image.draft("RGB", (TILE, TILE))  # a JPEG is decoded at the size that is needed
+            image.draft("RGB", (TILE, TILE))  # decodes a JPEG at a reduced size
             if image.width * image.height > _MOST_PIXELS:
                 return None
             image.load()
             return _colours(ImageOps.exif_transpose(image))
-    except Exception:  # decoders raise what they happen to meet: OSError, SyntaxError, struct.error, ...
+    except Exception:  # decoders may raise any error for a damaged file: OSError, SyntaxError, struct.error, ...
         return None
 
 
 def _colours(image: Image) -> Image:
-    """A picture of any mode in 8-bit colours."""
+    """Convert a picture of any mode to 8-bit RGB."""
     from PIL import Image
 
     if image.mode[0] in "IF":
@@ -200,12 +213,13 @@ def _colours(image: Image) -> Image:
 
 
 def write_sheets(pictures: Pictures, order: NDArray[np.integer], folder: Path) -> dict[str, int]:
-    """Write thumbnails of the instances, in the given order, as WebP sheets ``folder/0.webp`` and on.
+    """Write thumbnails of the instances, in the given order, as WebP sheets ``folder/0.webp``, ``folder/1.webp``, ….
 
     Returns
     -------
     dict
-        ``tile``: pixels of a thumbnail's side; ``columns``: thumbnails a line, and lines, of a sheet; ``sheets``.
+        ``tile``: pixels of a thumbnail's side. ``columns``: thumbnails per line, and lines per sheet. ``sheets``:
+        number of sheets.
     """
     from PIL import Image
 
@@ -232,10 +246,10 @@ def write_sheets(pictures: Pictures, order: NDArray[np.integer], folder: Path) -
         bar.update(len(rows))
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # of pictures that are large or a little broken
+        warnings.filterwarnings("ignore", module="PIL")  # PIL warns of large and of slightly damaged pictures
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         threads.each(write, sheets)
     bar.close()
     if missing.any():
-        log.warning("images: %d of %d are missing or unreadable; they are left grey", missing.sum(), len(order))
+        log.warning("images: %d of %d are missing or cannot be read; they appear grey", missing.sum(), len(order))
     return {"tile": tile, "columns": COLUMNS, "sheets": len(sheets)}

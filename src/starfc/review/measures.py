@@ -1,9 +1,9 @@
-"""What is doubtful about each cluster, and which clusters are one edge short of being one: near linear in the edges.
+"""Measure how doubtful each cluster is, and find pairs of clusters that could be merged. The time is near linear.
 
-* cohesion: mean p of the kept edges inside, 0 without one;
-* density: kept edges over all pairs of members, 0 for a single instance;
+* cohesion: mean p of the kept edges in a cluster; 0 without edges;
+* density: number of kept edges divided by the number of pairs of members; 0 for a single instance;
 * weakest bridge and suspicion: the best cut of one or two edges, and its rating (:mod:`starfc.review.cuts`);
-* merge candidates: pairs of clusters between which parsed edges failed, with the strongest of these.
+* merge candidates: pairs of clusters with failed parsed edges between them, and the strongest of these edges.
 """
 
 from __future__ import annotations
@@ -26,8 +26,18 @@ from starfc.review.pairs import Pairs
 class Review:
     """Measures of C clusters.
 
-    ``sizes`` and ``edges`` (kept pairs inside) (C,) int64, ``cohesion`` and ``density`` (C,) float32, and ``cuts``.
-    ``bridge_scores`` (C,) float32 is p of ``cuts.first``, the weakest bridge; NaN where there is none.
+    Attributes
+    ----------
+    sizes : (C,) int64
+        Number of instances.
+    edges : (C,) int64
+        Number of kept edges.
+    cohesion, density : (C,) float32
+        See the docstring of the module.
+    cuts : Cuts
+        The best cuts.
+    bridge_scores : (C,) float32
+        p of ``cuts.first``, the weakest bridge; NaN without a cut.
     """
 
     sizes: NDArray[np.int64]
@@ -39,16 +49,26 @@ class Review:
 
     @property
     def order(self) -> NDArray[np.int64]:
-        """Clusters, the most doubtful first: by falling suspicion, equals by rising cohesion, then by label."""
+        """Return the clusters, most doubtful first: by falling suspicion, then by rising cohesion, then by label."""
         return np.lexsort((self.cohesion, -self.cuts.suspicion))
 
 
 @dataclass(frozen=True)
 class Merges:
-    """Pairs of clusters with parsed edges between them, none of which stayed; the nearest to staying first.
+    """M pairs of clusters with parsed edges between them, none of which was kept. The highest margin comes first.
 
-    (M,) each: ``first`` < ``second`` labels, ``count`` edges between them, and of the strongest edge its ends ``a`` (in
-    ``first``) and ``b``, ``scores`` p, ``intimacy``, and ``margins``: how far above what decided (negative: missed by).
+    Attributes
+    ----------
+    first, second : (M,) int64
+        Labels of the clusters; first < second.
+    count : (M,) int64
+        Number of edges between them.
+    a, b : (M,) int64
+        Ends of the strongest edge; a is in the cluster ``first``.
+    scores, intimacy : (M,) float32
+        p and node intimacy of the strongest edge.
+    margins : (M,) float32
+        Node intimacy of the strongest edge minus its threshold (negative: it failed). For communities: p.
     """
 
     first: NDArray[np.int64]
@@ -67,17 +87,16 @@ def review(edges: ParsedEdges | Pairs, labels: NDArray[np.int64]) -> Review:
     Parameters
     ----------
     edges : ParsedEdges or Pairs
-        Of the clustering.
+        The edges of the clustering. Kept edges must lie within a cluster.
     labels : (N,) int64
-        0..C-1 (:func:`numbered`), some of which may have no instance; -1 for removed rows. Kept edges lie within a
-        cluster.
+        Cluster of every row, 0..C-1 (:func:`numbered`). Some clusters may have no instance. -1: a removed row.
     """
     pairs = edges if isinstance(edges, Pairs) else Pairs.of(edges)
     there = labels >= 0
     sizes = np.bincount(labels[there])
     total, number = (np.bincount(labels[there], x[there]) for x in sums_of_rows(pairs.indptr, pairs.scores, pairs.kept))
     cohesion = (total / np.maximum(number, 1)).astype(np.float32)
-    number = number.astype(np.int64) // 2  # a pair is listed at either end
+    number = number.astype(np.int64) // 2  # each edge is listed at both ends
     density = (number / np.maximum(sizes * (sizes - 1) // 2, 1)).astype(np.float32)
     cuts = best_cuts(pairs, labels, len(sizes))
     bridge_scores = np.full(len(sizes), np.nan, np.float32)
@@ -89,9 +108,10 @@ def review(edges: ParsedEdges | Pairs, labels: NDArray[np.int64]) -> Review:
 def numbered(
     pairs: Pairs, labels: NDArray[np.int64], removed: NDArray[np.integer] | Sequence[int] = ()
 ) -> NDArray[np.int64]:
-    """Labels with a number of its own for every cluster that a run left out as too small (-1): (N,) int64.
+    """Return labels (N,) int64 in which clusters that a run left out as too small (-1) have numbers again.
 
-    These are told apart by the kept edges, and come after the others. Rows that were ``removed`` keep -1.
+    These clusters are the connected components of the kept edges. Their numbers follow those of the other clusters.
+    Rows that were ``removed`` keep -1.
     """
     left_out = labels < 0
     left_out[np.asarray(removed, np.int64)] = False
@@ -119,26 +139,29 @@ def instance_columns(
     earlier: pa.Table | None = None,
     changed: NDArray[np.bool_] | None = None,
 ) -> dict[str, pa.Array]:
-    """Columns of clusters.parquet, the measures of each instance's cluster (N,).
+    """Return columns of clusters.parquet: the measures of each instance's cluster, (N,) each.
 
     ``cohesion`` and ``suspicion`` are float32. ``weakest_bridge_a``, ``weakest_bridge_b`` (rows, int64) and
-    ``weakest_bridge_score`` (p, float32) are null in a cluster that no cut of one or two edges separates.
+    ``weakest_bridge_score`` (p, float32) are null if no cut of one or two edges splits the cluster.
 
     Parameters
     ----------
+    edges : ParsedEdges
+        The edges of the clustering.
     labels : (N,) int64
-        As :func:`review` takes them, so also of instances that a run leaves out (:func:`numbered`).
+        Cluster of every row, as for :func:`review`: instances that a run leaves out need a number (:func:`numbered`).
     earlier : pa.Table, optional
-        These columns before instances were added or removed; ``changed`` (C,) bool then says of which clusters the
-        instances or the edges are others now: only those are measured.
+        These columns before instances were added or removed.
+    changed : (C,) bool, optional
+        Clusters whose instances or edges have changed since ``earlier``. Only these are measured.
     """
     pairs = Pairs.of(edges)
     if earlier is not None:
-        assert changed is not None  # comes with them
+        assert changed is not None  # always given together with earlier
         measured = changed[labels] | (labels < 0)
         pairs = replace(pairs, kept=pairs.kept & np.repeat(measured, np.diff(pairs.indptr)))
     found = review(pairs, labels)
-    ends = np.append(found.cuts.first, [[-1, -1]], axis=0)[labels]  # the last is what -1 points to
+    ends = np.append(found.cuts.first, [[-1, -1]], axis=0)[labels]  # label -1 selects the last row
     values = {
         "cohesion": np.append(found.cohesion, np.float32(0))[labels],
         "suspicion": np.append(found.cuts.suspicion, np.float32(0))[labels],
@@ -157,9 +180,9 @@ def instance_columns(
 
 
 def merge_candidates(pairs: Pairs, labels: NDArray[np.int64], rule: Decision) -> Merges:
-    """Clusters that a parsed edge would join, had it stayed, by falling margin of their strongest edge.
+    """Find pairs of clusters that a parsed edge would join if it had been kept.
 
-    With communities the margin is p: there is no threshold that such an edge missed.
+    They are sorted by falling margin of the strongest edge. For communities there is no threshold, so the margin is p.
     """
     entries = np.flatnonzero((pairs.rows < pairs.cols) & (labels[pairs.rows] != labels[pairs.cols]) & ~pairs.kept)
     ends = np.stack([pairs.rows[entries], pairs.cols[entries]]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The members of each cluster, in the order in which they are shown, and where they lie in two dimensions."""
+"""Sort the members of each cluster for display, and project them to two dimensions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from numpy.typing import NDArray
 from starfc.data.dataset import Features
 from starfc.review.measures import Review
 
-DRAWN = 2000  # members of a cluster that are projected, at most
+DRAWN = 2000  # maximum number of members of a cluster that are projected
 _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Members:
-    """Rows of a cluster, the most typical first (so the medoid is ``rows[0]``), with their similarity to its mean.
+    """The n members of a cluster.
 
-    ``drawn`` are the places in ``rows`` of those that are projected, and ``xy`` (len(drawn), 2) float32 their two
-    principal components. Without features ``typical`` and ``xy`` are None, and the order is by confidence.
+    Attributes
+    ----------
+    rows : (n,) int64
+        Rows of the members, most typical first, so that ``rows[0]`` is the medoid. Without features they are sorted by
+        confidence.
+    typical : (n,) float32 or None
+        Similarity of each member to the mean of the cluster. None without features.
+    drawn : (p,) int64
+        Positions in ``rows`` of the members that are projected.
+    xy : (p, 2) float32 or None
+        The first two principal components of these members. None without features.
     """
 
     rows: NDArray[np.int64]
@@ -32,7 +41,7 @@ class Members:
 def each_cluster(
     labels: NDArray[np.int64], confidence: NDArray[np.float32], review: Review, features: Features | None
 ) -> Iterator[Members]:
-    """The members of every cluster, by label; none where there is no such cluster any more."""
+    """Yield the members of every cluster, in the order of the labels. A removed cluster has no members."""
     by_label = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]
     stops = np.cumsum(review.sizes)
     for label, (start, stop) in enumerate(zip(stops - review.sizes, stops, strict=True)):
@@ -50,7 +59,10 @@ def each_cluster(
 
 
 def _typical(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """<f_i, mean>, which is i's mean similarity to the members, over the mean's length: (n,) float32; -1 for NaN."""
+    """Return the similarity of each member to the normalised mean of all members, (n,) float32; -1 in place of NaN.
+
+    It is proportional to the mean similarity of the member to all members.
+    """
     if len(rows) <= 1:
         return np.ones(len(rows), np.float32)
     blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
@@ -61,15 +73,16 @@ def _typical(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]
 
 
 def _sample(rows: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places spread evenly from the most to the least typical, and those of the weakest bridge's ends."""
+    """Return evenly spaced positions from the most to the least typical member, and those of the rows ``ends``."""
     spread = np.linspace(0, len(rows) - 1, DRAWN).astype(np.int64)
     return np.union1d(spread, np.flatnonzero(np.isin(rows, ends)))
 
 
 def components_2d(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Two principal components of (n, d) points, the same for equal points: (n, 2) float32.
+    """Project (n, d) points to their first two principal components, (n, 2) float32.
 
-    The sign of a component is such that its entry of largest size is positive.
+    The sign of a component is chosen so that its entry of largest absolute value is positive; equal points thus give
+    equal results.
     """
     centred = np.nan_to_num(points - points.mean(axis=0))
     if len(points) <= points.shape[1]:

@@ -1,7 +1,7 @@
-"""The parsed edges as an undirected graph, and what decided about each: what all of the review starts from.
+"""The parsed edges as an undirected graph with the margin of each edge. All other modules of the review use it.
 
-A pair that is listed in both directions is one edge. It has the higher p and the higher intimacy of the two, and stays
-where either direction does.
+Two directed edges between the same nodes become one edge. It has the higher p and the higher node intimacy of the two,
+and it is kept if one of them was kept.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ from starfc.graph.edges import EdgeList, undirected
 
 @dataclass(frozen=True)
 class Pairs:
-    """An undirected graph of N nodes and P pairs, each listed at either end.
+    """An undirected graph of N nodes and P edges. Each edge has two entries, one in the list of each end.
 
-    ``indptr`` (N + 1,) int64 and ``cols`` (2 P,) list neighbours, rising; ``scores``, ``intimacy`` float32 and ``kept``
-    bool are (2 P,), equal at both ends.
+    Attributes
+    ----------
+    indptr : (N + 1,) int64
+        Start of each node's list.
+    cols : (2 P,) integer
+        Neighbours, sorted in each list.
+    scores, intimacy : (2 P,) float32
+        p and node intimacy of the edge.
+    kept : (2 P,) bool
+        Whether the edge was kept.
     """
 
     indptr: NDArray[np.int64]
@@ -34,7 +42,7 @@ class Pairs:
 
     @classmethod
     def of(cls, parsed: ParsedEdges) -> Pairs:
-        """The pairs of a run's parsed edges."""
+        """Build the undirected graph of a run's parsed edges."""
         edges = parsed.edges
         if edges.symmetric:
             values = (edges.indptr, edges.cols, edges.scores, parsed.intimacy, parsed.kept)
@@ -52,14 +60,15 @@ class Pairs:
 
     @cached_property
     def rows(self) -> NDArray[np.integer]:
-        """The node at which each entry is listed, (2 P,)."""
+        """Return the node whose list holds each entry, (2 P,)."""
         return np.repeat(np.arange(self.num_nodes, dtype=self.cols.dtype), np.diff(self.indptr))
 
     def thresholds(self, rule: Decision) -> NDArray[np.float32]:
-        """The intimacy that every entry had to exceed, (2 P,); a dynamic threshold depends on the degrees.
+        """Return the threshold of the node intimacy of every entry, (2 P,) float32.
 
-        Edges to copies (:mod:`starfc.clustering.copies`) do not count in these. A copy has no other edge, and that one
-        has intimacy 1, which no other edge has at a node of a single neighbour.
+        A dynamic threshold depends on the degrees. Edges to copies (:mod:`starfc.clustering.copies`) do not count in
+        the degrees. They are recognised by this rule: a copy has exactly one edge, with intimacy 1. No other edge of a
+        node with a single neighbour has intimacy 1.
         """
         if rule.refinement == "dynamic":
             edges = EdgeList(self.indptr, self.cols, self.scores, symmetric=True)
@@ -71,20 +80,30 @@ class Pairs:
         return np.full(len(self.cols), rule.tau2, np.float32)
 
     def margins(self, rule: Decision) -> NDArray[np.float32]:
-        """How far every entry is above what decided about it, negative where it failed: (2 P,).
+        """Return the margin of every entry, (2 P,) float32; it is negative if the edge failed.
 
-        Intimacy less its threshold; with communities, which have no threshold, p.
+        The margin is the node intimacy minus its threshold. For communities, which have no threshold, it is p.
         """
         return self.scores if rule.communities else self.intimacy - self.thresholds(rule)
 
     def find(self, a: int, b: int) -> int:
-        """The entry of the pair {a, b} in a's list, or -1."""
+        """Return the entry of the edge {a, b} in a's list, or -1 if there is none."""
         first, last = self.indptr[a], self.indptr[a + 1]
         at = first + int(np.searchsorted(self.cols[first:last], b))
         return int(at) if at < last and self.cols[at] == b else -1
 
     def kept_graph(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32], NDArray[np.int64]]:
-        """The kept pairs: ``indptr``, ``cols``, and of each entry p · NI and the number that both its ends share."""
+        """Return the graph of the kept edges.
+
+        Returns
+        -------
+        indptr, cols
+            As in this class.
+        strength : (E,) float32
+            p · NI of each entry.
+        numbers : (E,) int64
+            Number of the edge, the same in both of its entries.
+        """
         indptr, cols, strength = _select(self.indptr, self.cols, self.scores, self.intimacy, self.kept)
         return indptr, cols, strength, _numbers(indptr, cols)
 
@@ -105,14 +124,16 @@ def _select(indptr, cols, scores, intimacy, kept):
 
 @nb.njit(cache=True, nogil=True)
 def _numbers(indptr, cols):
-    """A number 0..P-1 for every pair, at both entries: rows are met in the order in which the others list them."""
+    """Give every edge a number 0..P-1, and write it to both of its entries."""
     out, cursor, number = np.empty(cols.size, np.int64), indptr[:-1].copy(), 0
     for i in range(indptr.size - 1):
         for e in range(indptr[i], indptr[i + 1]):
             j = cols[e]
             if i < j:
                 out[e] = number
-                out[cursor[j]] = number  # j's neighbours below j come first in its list, in rising order
+                out[cursor[j]] = (
+                    number  # lists are sorted, and i rises, so the next entry of j's list with a neighbour below j is i
+                )
                 cursor[j] += 1
                 number += 1
     return out

@@ -1,15 +1,16 @@
-"""A static folder to review a clustering with: a page, data in chunks, thumbnails in sprite sheets.
+"""Write a static page for the review of a clustering: the page, its data in files, and sprite sheets of thumbnails.
 
-It opens from the disk in any browser. Scripts of a page from the disk may not read files, so data are scripts too, each
-of which hands one value over: ``starfc.put("clusters", ...)``. ``docs/reviewing.md`` describes the page.
+The page opens from the disk in any browser. Browsers do not let such a page read files, so the data are scripts as
+well. Each script passes one value to the page: ``starfc.put("clusters", ...)``. ``docs/reviewing.md`` describes the
+page.
 
 =====================  =============================================================================================
 ``index.html, page/``  the page
-``data/index.js``      what the overview shows, and where everything is
+``data/index.js``      the content of the overview, and general information
 ``data/clusters.js``   measures of every cluster, by columns
-``data/merges.js``     merge candidates, nearest first
-``data/members-M.js``  members of consecutive clusters, some thousands together; read when one of them is opened
-``data/rows.js``       cluster of every row, and ``names.js`` the names; read by the first search
+``data/merges.js``     merge candidates, highest margin first
+``data/members-M.js``  members of consecutive clusters, a few thousand per file; loaded when a cluster is opened
+``data/rows.js``       cluster of every row; ``data/names.js`` holds the names; both are loaded by the first search
 ``thumbs/M.webp``      thumbnails, cluster by cluster in the order of the members
 =====================  =============================================================================================
 """
@@ -46,9 +47,9 @@ from starfc.storage.owners import REPORT
 from starfc.storage.records import changed_since
 from starfc.storage.safe import Npz, first_line, open_regular, read_lines
 
-CHUNK = 4096  # members of a file, at least, but for the last
-MERGES = 5000  # candidates that are listed
-MERGES_EACH = 8  # of a cluster
+CHUNK = 4096  # minimum number of members per file, except in the last one
+MERGES = 5000  # maximum number of merge candidates in the list
+MERGES_EACH = 8  # maximum number of merge candidates per cluster
 SURFACE = "threshold_surface.csv"
 
 
@@ -68,33 +69,36 @@ def write_report(
     title: str = "Clusters",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a report.
+    """Write the review page of a clustering.
 
     Parameters
     ----------
     folder : path
-        Where; an earlier report there is replaced.
+        Output folder. An earlier report in it is replaced.
     labels : (N,) int64
-        Clusters; -1 for clusters that were left out as too small, which are shown all the same.
+        Cluster of every row. -1: the cluster was left out as too small; the page shows it nevertheless.
     parsed : ParsedEdges
+        The edges of the clustering.
     rule : Decision
-        What decided about the edges.
+        The rule that decided which edges were kept.
     removed : (r,) integers
-        Rows that were taken out of the run, which are not shown.
+        Rows that were removed from the run. The page does not show them.
     features : Features, optional
-        For the order of members, the projections and similarities.
+        Features of all rows, for the order of members, for projections and similarities.
     images : path or array, optional
         Pictures (:mod:`starfc.review.images`).
-    names : path of a text file with one name a line, or N strings, optional
-        Otherwise the names of image files, if any.
+    names : path or sequence of N str, optional
+        Names of the instances, or a text file with one name per line. Default: the names of the image files.
     record : dict, optional
-        The run's record, for the overview.
+        The record of the run, for the overview.
     run : path, optional
-        The run's folder: a list of images in it names files in it only.
+        Folder of the run. A list of images in it may name only files in it.
     surface : path, optional
         Threshold surface (CSV) to show.
+    title : str
+        Title of the page.
     overwrite : bool
-        Whether to write into a folder that holds something else, and over files there.
+        Whether to write into a folder that holds other files, and to replace them.
 
     Returns
     -------
@@ -104,15 +108,15 @@ def write_report(
     Raises
     ------
     InputError
-        Images or names that are not one for each instance; a folder that holds something else. An earlier report is
-        as it was then.
+        There is not one image or name for each instance, or the folder holds other files. An earlier report is
+        unchanged.
     """
     inputs = [path for path in (images, names, surface) if isinstance(path, str | Path)]
     folder = Path(folder)
     with changing(folder, REPORT, inputs=inputs, overwrite=overwrite) as change:
         others = {path.name for path in folder.iterdir()} - {LOCK, NEXT}
         if others and not overwrite and all(file.by != "report" for file in change.owned.values()):
-            raise InputError(f"{folder}: not empty, and no report; name a new folder")
+            raise InputError(f"{folder}: is not empty and holds no report; name a new folder")
         found = _write(
             change.place, labels, parsed, rule, removed, features, images, names, record, run, surface, title
         )
@@ -177,7 +181,7 @@ def _write(
 
 
 class _Shown:
-    """How an instance is told: its row, its place among all thumbnails, its cluster and name."""
+    """The data that the page shows of an instance: its row, the position of its thumbnail, its cluster and name."""
 
     def __init__(
         self,
@@ -207,7 +211,7 @@ def _write_members(
     confidence: NDArray[np.float32],
     shown: _Shown,
 ) -> tuple[NDArray[np.int64], list[int]]:
-    """Write the members' files; returns all rows in the order shown, and the first label of each file."""
+    """Write the files of the members. Return all rows in the order of display, and the first label of each file."""
     offsets = np.cumsum(found.sizes) - found.sizes
     order = np.empty(found.sizes.sum(), np.int64)
     kept: list[Members] = []
@@ -258,7 +262,9 @@ def _clusters(
     found: Review, pairs: Pairs, order: NDArray[np.int64], starts: list[int], shown: _Shown
 ) -> dict[str, Any]:
     first = np.cumsum(found.sizes) - found.sizes
-    medoids = order[np.minimum(first, len(order) - 1)]  # of a cluster without members, any: it is not shown
+    medoids = order[
+        np.minimum(first, len(order) - 1)
+    ]  # for a cluster without members any row will do, since it is not shown
     cuts = {}
     for c in np.flatnonzero(found.cuts.pieces > 0).tolist():
         edges = [ends for ends in (found.cuts.first[c], found.cuts.second[c]) if ends[0] >= 0]
@@ -302,7 +308,7 @@ def _merge(merges: Merges, m: int, shown: _Shown) -> dict[str, Any]:
 
 
 def _merges_by_cluster(merges: Merges, clusters: int) -> list[list[int]]:
-    """The first candidates of every cluster."""
+    """Return the first merge candidates of every cluster."""
     found: list[list[int]] = [[] for _ in range(clusters)]
     for m, ends in enumerate(zip(merges.first.tolist(), merges.second.tolist(), strict=True)):
         for c in ends:
@@ -315,7 +321,7 @@ def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]
     share, columns, precision = 0.1, 0, None
     if record is not None:
         share, columns = record["diagnostics"]["giant_share"], record["knn_graph"]["k"] - 1
-        if "steps" not in record:  # it is of the first clustering
+        if "steps" not in record:  # the estimate holds only for the first clustering
             precision = (record.get("estimate") or {}).get("precision")
     sizes = [{"label": c, "size": found.sizes[c]} for c in np.flatnonzero(found.sizes > share * n)]
     giants = [giant["label"] for giant in surprising(sizes, columns, precision)]
@@ -327,8 +333,8 @@ def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]
     alone = int((found.sizes == 1).sum())
     if alone > 0.3 * n:
         lines.append(
-            f"{alone:,} instances ({alone / n:.0%}) are alone. If that is not how the data are, the thresholds are too "
-            "high, or the neighbours that were searched for too few."
+            f"{alone:,} instances ({alone / n:.0%}) are alone. If the data are not like that, the thresholds are too "
+            "high, or k is too low."
         )
     return lines
 
@@ -340,7 +346,9 @@ def _of_record(record: dict[str, Any] | None) -> dict[str, Any]:
     stages = {"candidates": diagnostics["candidates"], **{k: diagnostics[k] for k in ("parsed", "refined")}}
     return {
         "metrics": record["metrics"],
-        "stages": None if steps else stages,  # they are of the first clustering; the page counts today's edges
+        "stages": None
+        if steps
+        else stages,  # these numbers hold only for the first clustering; the page counts the present edges
         "run": {
             "features": Path(record["features"]).name,
             "model": Path(record["model"]).name,
@@ -353,11 +361,16 @@ def _of_record(record: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _surface(path: Path, refinement: str) -> dict[str, Any] | None:
-    """The surface of a refinement: its values of τ1 and τ2, and of each pair the best-informed value there is."""
+    """Read the threshold surface of a refinement: its values of τ1 and τ2, and one value for each pair.
+
+    The value is the F-score if the file has it, otherwise the largest share, otherwise the number of clusters.
+    """
     try:
         return _values(path, refinement)
     except (ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"{path}: not a threshold surface ({first_line(error)}); delete it, or make it anew") from None
+        raise InputError(
+            f"{path}: not a threshold surface ({first_line(error)}); delete it, or create it again"
+        ) from None
 
 
 def _values(path: Path, refinement: str) -> dict[str, Any] | None:
@@ -383,7 +396,7 @@ def _names(names: str | Path | Sequence[str] | None, n: int) -> list[str] | None
         else:
             found = [os.fsencode(line).decode("utf-8", "replace") for line in read_lines(names, "file of names")]
     if len(found) != n:
-        raise InputError(f"{where}: {len(found):,} names; one is needed for each of {n:,} instances")
+        raise InputError(f"{where}: has {len(found):,} names; needs one for each of {n:,} instances")
     return [str(name) for name in found]
 
 
@@ -400,12 +413,12 @@ class _Writer:
         self.folder = folder
 
     def put(self, name: str, value: Any) -> None:
-        """Write a value as a script that hands it to the page."""
+        """Write a value as a script that passes it to the page."""
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
         self._write(f"data/{name}.js", f'starfc.put("{name}",{text});\n')
 
     def page(self) -> None:
-        """Copy the page, index.html last."""
+        """Copy the files of the page, index.html last."""
         page = resources.files("starfc.review") / "page"
         for source in sorted(page.iterdir(), key=lambda item: item.name == "index.html"):
             where = source.name if source.name == "index.html" else f"page/{source.name}"

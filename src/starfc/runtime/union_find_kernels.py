@@ -1,4 +1,4 @@
-"""Union-find over ids 0..N-1: every tree's root is its smallest id."""
+"""Union-find over ids 0..N-1. The root of every tree is its smallest id."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 @nb.njit(cache=True, nogil=True)
 def find_root(parent, i):
-    """The root of i; the path to it is halved on the way."""
+    """Return the root of i, and halve the path to it."""
     i = np.int64(i)
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -18,7 +18,7 @@ def find_root(parent, i):
 
 @nb.njit(cache=True, nogil=True)
 def unite(parent, i, j):
-    """Make the trees of i and j one."""
+    """Join the trees of i and j."""
     i, j = find_root(parent, i), find_root(parent, j)
     if i < j:
         parent[j] = i
@@ -28,6 +28,6 @@ def unite(parent, i, j):
 
 @nb.njit(cache=True, nogil=True)
 def flatten(parent):
-    """Let every id point to its root. A parent is a smaller id, so its own root is known when it is needed."""
+    """Make every id point to its root. A parent is a smaller id, so it already points to its root when it is used."""
     for i in range(parent.size):
         parent[i] = parent[parent[i]]

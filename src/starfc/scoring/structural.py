@@ -111,7 +111,7 @@ class Scoring:
     def each(
         self, use: Callable[[int, CandidateEdges, NDArray[np.float32]], None], halves: Halves | None = None
     ) -> None:
-        """Score all candidate edges: call ``use(block, pairs, logits)`` for each block of nodes, from several threads.
+        """Score all candidate edges: call ``use(block, pairs, logits)`` for each block of nodes, on several threads.
 
         Parameters
         ----------

@@ -1,10 +1,10 @@
-"""Training of the basic method on one subgraph, spec section 5: one graph, one head.
+"""Train the basic method on one subgraph, spec section 5: one graph, one head.
 
     for every pass, for every patch of the subgraph's edges (shuffled):
         loss = cross-entropy of the patch; one optimiser step
 
-Cross-entropy over two classes is the logistic loss of z[1] - z[0]. ÂF does not change within a subgraph and is made
-once; the backbone runs afresh for every patch, because its weights changed.
+Cross-entropy over two classes is the logistic loss of z[1] - z[0]. ÂF does not change within a subgraph and is computed
+once. The backbone is computed for every patch, because each step changes its weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from starfc.training.sampling import Subgraph, build_subgraph, patches, random_r
 
 
 class BasicTraining:
-    """What the training loop (:mod:`starfc.training.trainer`) asks of a method; this one is the CVPR paper's."""
+    """The method of the CVPR paper. Its methods are those that :mod:`starfc.training.trainer` calls."""
 
     def __init__(self, config: Config, model: StarFCModel) -> None:
         self.model, self._config = model, config
@@ -31,48 +31,60 @@ class BasicTraining:
         self.optimizers = {"main": self.optimizer}
 
     def build(self, data: Labelled, instances: NDArray[np.int64]) -> Subgraph:
-        """A subgraph of some instances; it runs beside the training of another."""
+        """Build the subgraph of some instances. This runs while the previous subgraph is used for training."""
         features, labels = data.features[instances], data.labels[instances]
         return build_subgraph(features, labels, self._config.knn, self._config.th_sim)
 
     def start(self, graph: Subgraph, rng: np.random.Generator, device: torch.device) -> Subgraph:
-        """A subgraph as training needs it: on its device."""
+        """Move a subgraph to the device of the training."""
         return graph.to(device)
 
     def num_steps(self, graph: Subgraph) -> int:
-        """Optimiser steps that a subgraph asks for."""
+        """Return the number of optimiser steps for a subgraph."""
         s = self._config.sampling
         return s.passes * min(s.patches, graph.num_edges)
 
     def deal(self, graph: Subgraph, steps: int, rng: np.random.Generator) -> list[Tensor]:
-        """The edges of each of ``steps`` steps: those of every pass shuffled and cut."""
+        """Return the edges of each of ``steps`` steps. In every pass the edges are shuffled and cut into patches."""
         passes = self._config.sampling.passes
         parts = (part for _ in range(passes) for part in patches(graph.num_edges, steps // passes, rng))
         return [torch.from_numpy(part) for part in parts]
 
     def loss(self, graph: Subgraph, edges: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a step, and nothing else to log; ``generator`` is that of the step."""
+        """Return the loss of a step, and an empty dict of further values to log. ``generator`` belongs to the step."""
         strength = self._config.sampling.rotation
         turn = random_rotation(self.model.feature_dim, strength, generator) if strength else None
         return step_loss(self.model, graph, edges, turn), {}
 
     def update(self) -> None:
-        """Use the gradients of a step."""
+        """Update the weights with the gradients of a step."""
         self.optimizer.step()
 
     def finish(self) -> None:
-        """The end of a subgraph: nothing is left to do."""
+        """End a subgraph. This method has nothing to do here."""
 
     def carried(self) -> dict[str, Tensor]:
-        """What is kept from step to step besides weights and optimisers: nothing."""
+        """Return the state that passes from step to step besides weights and optimisers. Here it is empty."""
         return {}
 
     def restore(self, carried: dict[str, Tensor]) -> None:
-        """Take :meth:`carried` of a checkpoint."""
+        """Restore the state :meth:`carried` from a checkpoint."""
 
 
 def step_loss(model: StarFCModel, graph: Subgraph, edges: Tensor, turn: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of the edges of these numbers, the features turned where a rotation is given."""
+    """Return the mean cross-entropy of some edges.
+
+    Parameters
+    ----------
+    model : StarFCModel
+        The network.
+    graph : Subgraph
+        The subgraph.
+    edges : (m,) int64
+        Numbers of the edges.
+    turn : (d, d) tensor, optional
+        Rotation of the features.
+    """
     edges = edges.to(graph.rows.device)
     rows, cols, targets = (x[edges] for x in (graph.rows, graph.cols, graph.targets))
     turn = None if turn is None else turn.to(graph.features.device)
@@ -87,7 +99,7 @@ def train_step(
     edges: Tensor,
     turn: Tensor | None = None,
 ) -> Tensor:
-    """One optimiser step on the edges of these numbers -> the loss."""
+    """Make one optimiser step on some edges, and return the loss. Parameters as for :func:`step_loss`."""
     loss = step_loss(model, graph, edges, turn)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

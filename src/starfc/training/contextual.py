@@ -1,18 +1,19 @@
-"""Training over many kinds of data, of a model that takes any embedding (:mod:`starfc.models.contextual`).
+"""Train a model for any embedding (:mod:`starfc.models.contextual`) on many kinds of data.
 
     for kinds 0 .. A - 1:        columns of the first round                       -> an early first scorer
     for kinds A .. A + B - 1:    columns of both rounds, after the early scorer   -> second scorer
     for all kinds:               columns of the first round                       -> first scorer
 
-The second scorer must not learn from probabilities that were fitted to the answers it is to give. So its kinds are not
-those of the early scorer, whose place the first scorer, of all kinds, takes in the end.
+The second scorer must not be trained on probabilities of a scorer that was fitted to the same labels. For this reason
+it is trained on other kinds than the early scorer. At the end the first scorer, trained on all kinds, replaces the
+early one.
 
-A kind (:mod:`starfc.training.kinds`) is a whole set: its kNN graph, its strangers and its contexts are its own, and
-``edges`` of its candidate edges are kept to learn from. Every kind counts the same. One kind in twelve is held back and
-says how the scorers do on kinds that they have not seen.
+A kind (:mod:`starfc.training.kinds`) is a complete data set with its own kNN graph, strangers and contexts. At most
+``edges`` of its candidate edges are used for training. Every kind has the same weight. One kind in twelve is held out,
+to measure the loss on kinds that the scorers have not seen.
 
-What was made of the kinds is kept in ``work_dir/kinds`` until the end, so that a run which was stopped goes on from
-there; the two fits take a few minutes, and are made anew.
+The samples of the kinds are kept in ``work_dir/kinds`` until the end, so that a stopped run can continue from them. The
+fits take a few minutes and are repeated.
 """
 
 from __future__ import annotations
@@ -73,37 +74,36 @@ from starfc.training.kinds import FAMILIES, DataKind, Real, make_kind
 
 log = logging.getLogger("starfc")
 
-_CHUNK = 10  # kinds of a file
-_FAMILY_NAMES = tuple(FAMILIES)  # files have the number of a family
-_HELD_BACK = 12  # one kind of so many
-_EDGES_OF_A_KIND = 64  # in a step
-_STANDARD = 400  # edges of a kind that means and standard deviations are taken from
-_DROPPED = 0.1  # share of the context's hidden units that are dropped in a step
+_CHUNK = 10  # kinds per file
+_FAMILY_NAMES = tuple(FAMILIES)  # a file stores a family as its position in this tuple
+_HELD_BACK = 12  # one of so many kinds is held out
+_EDGES_OF_A_KIND = 64  # edges per kind and step
+_STANDARD = 400  # edges per kind from which means and standard deviations are computed
+_DROPPED = 0.1  # share of the context's hidden units that a step drops
 
 _WIDTHS = {"first": (COLUMNS_FIRST, CONTEXT_FIRST), "second": (COLUMNS_SECOND, CONTEXT_SECOND)}
 
-Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]  # of a kind, and its family
+Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]  # columns, targets, context, family
 
 
 def run_kinds_training(
     config: Config, work_dir: str | Path, inputs: Iterable[str | Path | None] = (), overwrite: bool = False
 ) -> dict[str, Any]:
-    """Train on kinds of data and leave a complete record in ``work_dir``.
+    """Train on kinds of data, and write ``config.json``, ``Contextual.pth`` and ``run.json`` to ``work_dir``.
 
-    Writes ``config.json``, ``Contextual.pth`` and ``run.json``. Parameters as for
-    :func:`starfc.training.trainer.run_training`.
+    The parameters are those of :func:`starfc.training.trainer.run_training`.
 
     Returns
     -------
     dict
-        The record that is also in ``run.json``.
+        The record, which is also in ``run.json``.
     """
     with changing(work_dir, TRAIN, inputs=inputs, overwrite=overwrite) as change:
-        torch.set_flush_denormal(True)  # weights that decay to nothing would be slow to multiply
+        torch.set_flush_denormal(True)  # products with weights that decay to denormal numbers would be slow
         try:
             record = _train(config, change)
         finally:
-            torch.set_flush_denormal(False)  # features of the same process may be as small
+            torch.set_flush_denormal(False)  # features in the same process may be denormal numbers
     shutil.rmtree(change.folder / "kinds", ignore_errors=True)
     return record
 
@@ -145,11 +145,11 @@ def _train(config: Config, change: Change) -> dict[str, Any]:
 def _samples(
     config: Config, real: tuple[str, str] | None, work_dir: Path, name: str, start: int, stop: int, processes: int
 ) -> dict[str, list[Sample]]:
-    """The edges to learn from, by round, of kinds ``start`` to ``stop - 1``, made by several processes."""
+    """Return the training edges of kinds ``start`` to ``stop - 1``, by round. Several processes make them."""
     folder = work_dir / "kinds"
     chunks = [(name, first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
     todo = [chunk for chunk in chunks if not _file(folder, chunk).is_file()]
-    todo.sort(key=lambda chunk: -(chunk[1] % 60))  # kinds that are huge come early
+    todo.sort(key=lambda chunk: -(chunk[1] % 60))  # start with chunks that have a huge kind
     given = (asdict(config.kinds), config.seed, real, config.structural.candidates)
     shape = (config.knn, config.structural.smoothing)
     context = multiprocessing.get_context("spawn")
@@ -164,8 +164,8 @@ def _samples(
             if request.signal is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise Stopped(
-                    f"training: stopped by {request.signal.name}; what was made of the kinds is in {folder}: the same "
-                    "command goes on from there",
+                    f"training: stopped by {request.signal.name}; the samples of the kinds are in {folder}; run the "
+                    "same command to continue from them",
                     request.signal,
                 )
     samples: dict[str, list[Sample]] = {"first": [], "second": []}
@@ -176,7 +176,7 @@ def _samples(
 
 
 def _require_same_settings(config: Config, real: tuple[str, str] | None, folder: Path) -> None:
-    """Refuse what an earlier run made of the kinds with other settings; note the present ones."""
+    """Raise InputError if the samples in ``folder`` were made with other settings. Without samples, write settings."""
     ours = {name: value for name, value in asdict(config.kinds).items() if name != "second"}
     ours |= {"seed": config.seed, "knn": config.knn, "nhid": config.model.kwargs.nhid, **asdict(config.structural)}
     ours |= {"real": real}
@@ -189,23 +189,23 @@ def _require_same_settings(config: Config, real: tuple[str, str] | None, folder:
     if other:
         now = {name: ours[name] for name in other}
         raise InputError(
-            f"{folder}: made by a run with {other}, and the config now has {now}; delete the folder, or name another "
-            "folder for this run"
+            f"{folder}: was made by a run with {other}, but the config now has {now}; delete this folder, or name "
+            "another folder for this run"
         )
 
 
 def _alone() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     set_threads(1)
-    torch.set_flush_denormal(True)  # weights that decay to nothing would be slow to multiply
+    torch.set_flush_denormal(True)  # products with weights that decay to denormal numbers would be slow
 
 
 def _real_paths(config: Config) -> tuple[str, str] | None:
-    """The configured training split, None where it is not there: kinds are then made without real data."""
+    """Return the paths of the config's training split. None if it does not exist: kinds then have no real data."""
     try:
         split = open_train_split(config)
     except MissingFileError as error:
-        log.warning("kinds: no family 'real', which takes labelled features (%s)", error)
+        log.warning("kinds: without the family 'real', which needs labelled features (%s)", error)
         return None
     data = config.train_data
     del split
@@ -225,17 +225,17 @@ def _make_chunk(
     knn: int,
     smoothing: int,
 ) -> None:
-    """Make a file of samples, in a process of its own."""
+    """Make a file of samples. This runs in a worker process."""
     from starfc.data.dataset import open_split
 
     global _real
     name, start, stop = chunk
     if real_paths is not None and _real is None:
         split = open_split(*real_paths, feature_dim=None)
-        assert split.labels is not None  # they are needed
+        assert split.labels is not None  # open_train_split has checked that there are labels
         _real = Real(split.features, split.labels)
     before = load_model(folder) if name == "both" else None
-    assert before is None or isinstance(before, ContextualModel)  # the early one
+    assert before is None or isinstance(before, ContextualModel)  # the early scorer
     content: dict[str, NDArray] = {}
     for number in range(start, stop):
         kind = make_kind(seed, number, _real)
@@ -263,18 +263,25 @@ def sample_edges(
     knn: int = 80,
     smoothing: int = 10,
 ) -> dict[str, tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32]]]:
-    """Edges of a kind to learn from, of the 'first' round, and with ``before`` of the 'second' round, too.
+    """Draw training edges of a kind, for the 'first' round, and with ``before`` also for the 'second' round.
 
     Parameters
     ----------
+    kind : Kind
+        The data set.
+    rng : Generator
+        Random numbers of the draw.
     count : int
-        Edges, at most.
+        Maximum number of edges.
     before : ContextualModel, optional
-        Its first round's probabilities are what the second round sees.
+        Model whose first round computes the probabilities that the second round uses.
+    candidates, knn, smoothing : int
+        Settings of the structural features; see the config.
 
     Returns
     -------
-    dict of name -> columns (m, f), whether both ends are of one identity (m,), context (c,)
+    dict
+        By round: columns (m, f) float16, whether both ends have the same identity (m,) bool, context (c,) float32.
     """
     features = Features(kind.features)
     valid = features.valid("singleton")[0]
@@ -297,7 +304,7 @@ def sample_edges(
 
 
 def first_logits(model: ContextualModel, structure: Structure, context: NDArray[np.float32]) -> EdgeLogits:
-    """The first round's logits of all candidate edges."""
+    """Compute the first round's logits of all candidate edges."""
     scorer, logits, n = model.first.of(context), EdgeLogits(structure), structure.graph.num_nodes
 
     @torch.inference_mode()
@@ -323,10 +330,10 @@ def _read_chunk(path: Path) -> Iterator[tuple[str, Sample]]:
             x, y, c, f = (content[f"{name}.{part}"] for part in "xycf")
             columns, context = _WIDTHS[of_round]
             if x.shape != (len(y), columns) or y.ndim != 1 or c.shape != (context,):
-                raise ValueError(f"{name}: {x.shape} columns, {y.shape} answers, a context of {c.shape}")
+                raise ValueError(f"{name}: columns {x.shape}, targets {y.shape}, context {c.shape}")
             yield of_round, (x, y, c, _FAMILY_NAMES[int(f)])
     except (ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{path}: not whole ({first_line(error)}); {remedy}") from None
+        raise InputError(f"{path}: is incomplete or damaged ({first_line(error)}); {remedy}") from None
 
 
 def _fit_members(
@@ -343,13 +350,13 @@ def fit(
     generator: torch.Generator,
     name: str = "",
 ) -> dict[str, Any]:
-    """Fit a scorer by cross-entropy: every step takes 64 edges of each of some kinds, drawn anew.
+    """Fit a scorer by cross-entropy. Every step draws some kinds, and 64 edges of each of them.
 
     Returns
     -------
     dict
-        Kinds and families learnt from, the loss of the last tenth of the steps, and on the kinds held back the mean
-        cross-entropy.
+        Numbers of kinds and of families in the training, the mean loss of the last tenth of the steps, and the mean
+        cross-entropy on the kinds that are held out.
     """
     held = samples[_HELD_BACK // 2 :: _HELD_BACK]
     learnt = [sample for at, sample in enumerate(samples) if at % _HELD_BACK != _HELD_BACK // 2]
@@ -377,7 +384,7 @@ def fit(
         logits = scorer(features[edges].float().to(device), modulation.repeat_interleave(_EDGES_OF_A_KIND, dim=0))
         loss = _cross_entropy(logits, targets[edges].float().to(device))
         if not torch.isfinite(loss):
-            raise InputError("training on kinds: a loss that is not finite; lower kinds.lr")
+            raise InputError("training on kinds: the loss is not finite; lower kinds.lr")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -390,13 +397,13 @@ def fit(
         "loss": float(np.mean(losses[-max(1, settings.steps // 10) :])),
         "held_back": held_back_loss(scorer, held),
     }
-    log.info("%s: loss %.4f, on kinds held back %.4f", name, found["loss"], found["held_back"])
+    log.info("%s: loss %.4f, on held-out kinds %.4f", name, found["loss"], found["held_back"])
     return found
 
 
 @torch.no_grad()
 def held_back_loss(scorer: ContextScorer, samples: list[Sample]) -> float:
-    """Mean over kinds of the cross-entropy of their edges; NaN without kinds."""
+    """Return the mean over kinds of the cross-entropy of their edges; NaN without kinds."""
     device, losses = scorer.feature_mean.device, []
     for features, same, context, _ in samples:
         modulation = scorer.modulation(torch.from_numpy(context)[None].to(device))

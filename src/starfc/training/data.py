@@ -1,4 +1,4 @@
-"""The labelled instances of a run: those to train on, and those held back to choose thresholds on."""
+"""Read the labelled instances of a training: those to train on, and those held out to choose thresholds on."""
 
 from __future__ import annotations
 
@@ -27,9 +27,18 @@ log = logging.getLogger("starfc")
 class TrainingData:
     """The training split.
 
-    ``train`` are the instances to train on, ``rows`` (N,) their places in the user's file and ``identities`` (C,) the
-    names of their labels there; ``held`` are those held back, None where there are none. ``fingerprint`` is that of
-    the file's features.
+    Attributes
+    ----------
+    train : Labelled
+        The N instances to train on.
+    rows : (N,) int64
+        Their rows in the user's file.
+    identities : (C,) integer
+        The label in the user's file of each of their C identities.
+    held : Labelled or None
+        The instances that are held out.
+    fingerprint : str
+        Fingerprint of the features in the file.
     """
 
     train: Labelled
@@ -40,17 +49,17 @@ class TrainingData:
 
 
 def read_training_data(config: Config) -> TrainingData:
-    """Read the training split and hold identities back, as the config says.
+    """Read the training split, and hold out the share of identities that the config sets.
 
     Raises
     ------
     InputError
-        Fewer than two identities to train on, none with two instances, or a share to hold back that leaves too few on
-        one side.
+        There are fewer than two identities to train on, no identity has two instances, or the share to hold out leaves
+        too few identities on one side.
     """
     split = open_train_split(config)
     named = split.labels
-    assert named is not None  # it refuses a split without
+    assert named is not None  # open_train_split raises an error without labels
     valid, invalid = split.features.valid(config.invalid_rows)
     features = valid.all()
     rows = np.delete(np.arange(len(named)), invalid)
@@ -67,7 +76,8 @@ def read_training_data(config: Config) -> TrainingData:
     held = hold_back(centres, share, config.validation.holdout_group, holdout_stream(config.seed))
     if not held.size or len(names) - len(held) < 2:
         raise InputError(
-            f"{word('validation.holdout_share')}: {share} of {len(names)} identities leaves too few on one side"
+            f"{word('validation.holdout_share')}: {share} of {len(names)} identities leaves too few on one side: to "
+            "train on, or to hold out"
         )
     is_held = np.isin(labels, held)
     kept, kept_labels = np.unique(labels[~is_held], return_inverse=True)
@@ -81,21 +91,21 @@ def read_training_data(config: Config) -> TrainingData:
 
 
 def held_back_graph(config: Config, data: TrainingData) -> LabelledGraph | None:
-    """The instances held back in the graph in which they are judged, None where there are none.
+    """Return the held-out instances with the kNN graph in which they are scored. None if there are none.
 
-    That of the held-back instances alone, or for the structural model :func:`whole_graph`.
+    The graph has only the held-out instances. For the structural model it is :func:`whole_graph`.
     """
     if data.held is None:
         return None
     if config.kind.structural:
         return whole_graph(config, data)
     features, labels = data.held.features, data.held.labels
-    k = fitting_k(config.knn, len(labels), "the held-back identities")
+    k = fitting_k(config.knn, len(labels), "the held-out identities")
     return LabelledGraph(features, labels, exact_knn(features, k), np.ones(len(labels), bool))
 
 
 def whole_graph(config: Config, data: TrainingData) -> LabelledGraph:
-    """The kNN graph of the whole training split: the instances to train on, then those held back, all labels apart."""
+    """Build the kNN graph of the whole training split: training instances, then held-out ones, with distinct labels."""
     features, labels, num_held = data.train.features, data.train.labels, 0
     if data.held is not None:
         num_held = len(data.held.labels)
@@ -107,12 +117,12 @@ def whole_graph(config: Config, data: TrainingData) -> LabelledGraph:
 
 
 def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) -> LabelledGraph | None:
-    """What ``validation.source`` says, None where that is nothing."""
+    """Return the validation data that ``validation.source`` sets. None if there are none."""
     if config.validation.source != "test":
         return held if config.validation.source == "holdout" else None
     split, graph_path = open_test_split(config, None, None)
     if split.labels is None:
-        log.warning("validation: the test split %s has no labels; skipped", split.name)
+        log.warning("validation: the test split %s has no labels; validation is skipped", split.name)
         return None
     split.features.require_valid()
     k = fitting_k(config.knn, len(split), split.features.name)
@@ -122,8 +132,8 @@ def validation_data(config: Config, held: LabelledGraph | None, work_dir: Path) 
 
 
 def holdout_text(config: Config, held: Labelled) -> str:
-    """What thresholds were chosen on, in words."""
+    """Describe the held-out data that thresholds were chosen on."""
     return (
-        f"{len(np.unique(held.labels))} identities ({len(held.labels)} instances) held back from {config.train_name}, "
+        f"{len(np.unique(held.labels))} identities ({len(held.labels)} instances) held out of {config.train_name}, "
         f"in groups of {config.validation.holdout_group}, seed {config.seed}"
     )

@@ -1,7 +1,7 @@
-"""Drawn pictures: identities are figures of a few strokes, instances are warped and disturbed pictures of them.
+"""Draw pictures: an identity is a figure of a few strokes, an instance is a distorted picture of it.
 
-They stand for what is clustered by its pixels, or by what a network makes of pixels: unlike points of random numbers,
-neighbours among them are made by overlap of shapes, and a small shift moves a picture far.
+They represent data that are clustered by their pixels, or by the output of a network for pixels. They differ from
+random points: two pictures are neighbours if their shapes overlap, and a small shift changes a picture much.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ Rng = np.random.Generator
 Rows = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-_SIDE = 32  # of the figures; pictures of them are smaller
-_POINTS = 12  # of a stroke
-_CHUNK = 4096
+_SIDE = 32  # side of a figure in pixels; the pictures are smaller
+_POINTS = 12  # points per stroke
+_CHUNK = 4096  # pictures that are drawn at once
 
 
 def draw_pictures(rng: Rng, ids: Ids, side: int, strength: float) -> Rows:
-    """A picture of figure ``ids[i]`` for every i.
+    """Draw one picture of figure ``ids[i]`` for every i.
 
     Parameters
     ----------
+    rng : Generator
+        Random numbers.
     ids : (n,) int64
-        Figures, from 0 up.
+        Numbers of the figures, from 0.
     side : int
         Width and height in pixels.
     strength : float
-        How much pictures of one figure differ: 0 not at all, 1 strongly.
+        How much the pictures of one figure differ; 0: not at all, 1: strongly.
 
     Returns
     -------
-    (n, side * side) float32, from about 0 to about 1
+    (n, side * side) float32
+        Grey values from about 0 to about 1.
     """
     figures = torch.from_numpy(_figures(rng, int(ids.max()) + 1))
     shapes, gammas = _ways_of_drawing(rng, len(ids), strength)
@@ -56,7 +59,7 @@ def draw_pictures(rng: Rng, ids: Ids, side: int, strength: float) -> Rows:
 
 
 def _figures(rng: Rng, count: int) -> Rows:
-    """Figures of three to eight curved strokes, some of which a family of look-alikes shares: (count, 32, 32)."""
+    """Draw figures of three to eight curved strokes, (count, 32, 32) float32. Look-alikes share some of the strokes."""
     strokes = int(rng.integers(3, 9))
     ends = rng.uniform(0.1, 0.9, (count, strokes, 3, 2))
     if rng.random() < 0.6:
@@ -77,7 +80,7 @@ def _figures(rng: Rng, count: int) -> Rows:
 
 
 def _ways_of_drawing(rng: Rng, count: int, strength: float) -> tuple[Rows, Rows]:
-    """Affine maps (count, 2, 3) and exponents of the grey values (count,): a few styles, and variations of them."""
+    """Draw affine maps (count, 2, 3) and exponents of the grey values (count,), as variations of a few styles."""
     styles = int(rng.integers(1, 40))
     of_style = rng.normal(size=(styles, 7))[rng.integers(0, styles, count)]
     weight = rng.uniform(0, 0.9)
@@ -93,7 +96,7 @@ def _ways_of_drawing(rng: Rng, count: int, strength: float) -> tuple[Rows, Rows]
 
 
 def _occlude(rng: Rng, pictures: Rows, share: float) -> None:
-    """Cover a rectangle of some pictures (n, side, side)."""
+    """Cover a random rectangle in a share of the pictures (n, side, side), in place."""
     side = pictures.shape[1]
     for at in np.flatnonzero(rng.random(len(pictures)) < share):
         top, left = rng.integers(0, side, 2)

@@ -1,4 +1,4 @@
-"""Hierarchical training on one subgraph (TPAMI 2023), spec section 7: five graphs, four heads, a choice of scale.
+"""Train the hierarchical model on one subgraph (TPAMI 2023), spec section 7: five graphs, four heads, a scale per node.
 
     d1 > d2  from the offset learner;  graphs of k_mid - d1, k_mid - d2, k_mid, k_mid + d2, k_mid + d1 neighbours
     for every pass, for every patch:
@@ -6,8 +6,9 @@
                + λ (log2 3 - H(r)),   r = share of the nodes that choose each scale;   one step of all but the offsets
     one step of the offset learner, on the sum of the patches' gradients
 
-X_small is trained on the edges of the smallest graph, X_mid on those of the middle one, X_large and X_fused on those of
-the largest. One kNN search serves all graphs: a smaller graph is the first entries of the larger one's rows.
+X_small is trained on the edges of the smallest graph, X_mid on those of the middle graph, X_large and X_fused on those
+of the largest graph. One kNN search is enough for all graphs: a smaller graph has the first entries of each row of a
+larger graph.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from starfc.models.hierarchical import HierarchicalModel, OffsetDraw, straight_t
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import patches, random_rotation
 
-SMALL, MID, LARGE = 0, 2, 4  # of the five graphs, smallest first: those whose edges are trained on
+SMALL, MID, LARGE = 0, 2, 4  # positions, among the five graphs from small to large, of those with training edges
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """A subgraph before its offsets are drawn: features (n, d), labels (n,), and the deepest search."""
+    """A subgraph before its offsets are drawn: features (n, d), labels (n,), and the kNN graph of the largest k."""
 
     features: NDArray[np.float32]
     labels: NDArray[np.integer]
@@ -51,10 +52,20 @@ class Neighbourhood:
 
 @dataclass(frozen=True)
 class ScaleGraphs:
-    """Five nested graphs of n nodes, smallest first.
+    """Five nested graphs of n nodes, from small to large.
 
-    F (n, d); ÂF of every graph, (5, n, d); every stored entry of the largest Â as an edge with its target, (E,), and
-    the first of the five graphs that has it (``levels``).
+    Attributes
+    ----------
+    features : (n, d)
+        F.
+    aggregated : (5, n, d)
+        ÂF of every graph.
+    rows, cols : (E,)
+        Ends of the edges: every stored entry of the largest Â.
+    levels : (E,)
+        The smallest of the five graphs that has the edge, 0..4.
+    targets : (E,)
+        1 if both ends have the same label, else 0.
     """
 
     features: Tensor
@@ -65,13 +76,13 @@ class ScaleGraphs:
     targets: Tensor
 
     def to(self, device: torch.device) -> ScaleGraphs:
-        """The same graphs on another device."""
+        """Return the same graphs on another device."""
         return ScaleGraphs(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Numbers of the edges of one step, of the smallest, the middle and the largest graph."""
+    """Numbers of the edges of one step, for the smallest, the middle and the largest graph."""
 
     small: Tensor
     mid: Tensor
@@ -80,14 +91,18 @@ class Patch:
 
 @dataclass(frozen=True)
 class Work:
-    """A subgraph on its device, and the seed that draws its offsets, anew at every step: their logits do not change."""
+    """A subgraph on its device, and the seed of its offsets.
+
+    Every step draws the offsets again with this seed. The result is the same, because their logits do not change within
+    a subgraph.
+    """
 
     graphs: ScaleGraphs
     offset_seed: int
 
 
 class HierarchicalTraining:
-    """What the training loop (:mod:`starfc.training.trainer`) asks of a method; this one is the TPAMI paper's."""
+    """The method of the TPAMI paper. Its methods are those that :mod:`starfc.training.trainer` calls."""
 
     def __init__(self, config: Config, model: HierarchicalModel) -> None:
         self.model, self._config = model, config
@@ -98,23 +113,26 @@ class HierarchicalTraining:
         self._offset_gradient = torch.zeros_like(model.offset_learner.logits)
 
     def build(self, data: Labelled, instances: NDArray[np.int64]) -> Neighbourhood:
-        """The one kNN search of a subgraph, as deep as any offset asks for; it runs beside the training of another."""
+        """Make the kNN search of a subgraph, with the largest k that an offset can need.
+
+        This runs while the previous subgraph is used for training.
+        """
         h = self._config.hierarchical
         features, labels = data.features[instances], data.labels[instances]
         return Neighbourhood(features, labels, exact_knn(features, min(h.k_mid + max(h.offsets), len(features))))
 
     def start(self, found: Neighbourhood, rng: np.random.Generator, device: torch.device) -> Work:
-        """Draw the offsets, and make the five graphs that they ask for."""
+        """Draw the offsets, and build the five graphs that they define."""
         seed = int(rng.integers(2**63))
         draw = self._draw(seed)
         return Work(make_graphs(found, self._config.hierarchical.k_mid, draw, self._config.th_sim).to(device), seed)
 
     def num_steps(self, work: Work) -> int:
-        """Optimiser steps that a subgraph asks for: one for each patch of its largest graph."""
+        """Return the number of optimiser steps for a subgraph: one for each patch of its largest graph, per pass."""
         return self._config.sampling.passes * -(-len(work.graphs.rows) // self._config.hierarchical.patch_edges)
 
     def deal(self, work: Work, steps: int, rng: np.random.Generator) -> list[Patch]:
-        """The edges of each of ``steps`` steps: those of the three graphs shuffled and cut, in every pass."""
+        """Return the edges of each of ``steps`` steps. Every pass shuffles and cuts the edges of the three graphs."""
         passes, levels, dealt = self._config.sampling.passes, work.graphs.levels.cpu().numpy(), []
         edges = [np.flatnonzero(levels <= level) for level in (SMALL, MID, LARGE)]
         for _ in range(passes):
@@ -124,7 +142,7 @@ class HierarchicalTraining:
         return dealt
 
     def loss(self, work: Work, patch: Patch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a step, and its terms; ``generator`` is that of the step."""
+        """Return the loss of a step, and its terms to log. ``generator`` belongs to the step."""
         h, strength = self._config.hierarchical, self._config.sampling.rotation
         turn = random_rotation(self.model.feature_dim, strength, generator) if strength else None
         draw = self._draw(work.offset_seed)
@@ -135,26 +153,26 @@ class HierarchicalTraining:
         return loss, logged | shares | {"offset_1": draw.d1, "offset_2": draw.d2}
 
     def update(self) -> None:
-        """Use the gradients of a step: all parts but the offset learner move, whose gradients are added up."""
+        """Update all weights except the offset learner's, whose gradients are summed instead."""
         self.optimizer.step()
         logits = self.model.offset_learner.logits
-        assert logits.grad is not None  # every loss hangs on the offsets
+        assert logits.grad is not None  # every loss depends on the offsets
         self._offset_gradient += logits.grad
         logits.grad = None
 
     def finish(self) -> None:
-        """The end of a subgraph: the offset learner moves."""
+        """Update the offset learner at the end of a subgraph."""
         self.model.offset_learner.logits.grad = self._offset_gradient
         self.offset_optimizer.step()
         self.model.offset_learner.logits.grad = None
         self._offset_gradient = torch.zeros_like(self._offset_gradient)
 
     def carried(self) -> dict[str, Tensor]:
-        """What is kept from step to step besides weights and optimisers: the offset learner's gradient so far."""
+        """Return the state that passes from step to step: the summed gradient of the offset learner."""
         return {"offset_gradient": self._offset_gradient.cpu()}
 
     def restore(self, carried: dict[str, Tensor]) -> None:
-        """Take :meth:`carried` of a checkpoint."""
+        """Restore the state :meth:`carried` from a checkpoint."""
         self._offset_gradient = carried["offset_gradient"].to(self._offset_gradient)
 
     def _draw(self, seed: int) -> OffsetDraw:
@@ -162,7 +180,7 @@ class HierarchicalTraining:
 
 
 def make_graphs(found: Neighbourhood, k_mid: int, draw: OffsetDraw, th_sim: float = 0.0) -> ScaleGraphs:
-    """The graphs of k_mid - d1, k_mid - d2, k_mid, k_mid + d2 and k_mid + d1 neighbours, of one search and one sort."""
+    """Build the graphs of k_mid - d1, k_mid - d2, k_mid, k_mid + d2 and k_mid + d1 neighbours, with one sort."""
     scales = (k_mid - draw.d1, k_mid - draw.d2, k_mid, k_mid + draw.d2, k_mid + draw.d1)
     rows, cols, levels = affinity_edges(found.graph, scales, th_sim)
     affinity = Affinity.of(found.graph, th_sim, scales=scales)
@@ -180,10 +198,14 @@ def step_terms(
     turn: Tensor | None = None,
     selector_precision: str = "float32",
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The four cross-entropies, and the share r (3,) of the nodes that choose each scale.
+    """Compute the four cross-entropies, and the share r (3,) of the nodes that choose each scale.
 
     Parameters
     ----------
+    model : HierarchicalModel
+        The network.
+    graphs : ScaleGraphs
+        The five graphs.
     patch : Patch
         Edges of the step.
     draw : OffsetDraw
@@ -191,9 +213,9 @@ def step_terms(
     generator : torch.Generator
         CPU generator of the selector's Gumbel noise.
     turn : (d, d) tensor, optional
-        A rotation of the features.
+        Rotation of the features.
     selector_precision : {'float32', 'bfloat16'}
-        In what the selector's products are made.
+        Number type of the selector's products.
     """
     small, mid, large = tokens = scale_embeddings(model, graphs, draw, turn)
     stacked = torch.stack(tokens, dim=1)  # (n, 3, h)
@@ -214,10 +236,10 @@ def step_terms(
 def scale_embeddings(
     model: HierarchicalModel, graphs: ScaleGraphs, draw: OffsetDraw, turn: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """X_small, X_mid and X_large, (n, h) each.
+    """Compute X_small, X_mid and X_large, (n, h) each.
 
-    The weight of the offset that was not drawn is 0: no gradient reaches the backbone through its graphs, and they are
-    embedded for the gradient of the weight alone.
+    The weight of the offset that was not drawn is 0, so no gradient reaches the backbone through its two graphs. Their
+    embeddings are computed only for the gradient of the weight.
     """
     turn = None if turn is None else turn.to(graphs.features.device)
     smallest, smaller, middle, larger, largest = graphs.aggregated
@@ -230,7 +252,7 @@ def scale_embeddings(
 
 
 def imbalance(ratio: Tensor) -> Tensor:
-    """log2 3 - H(r) in bits, of the shares r (3,) of the scales: 0 where all are used alike."""
+    """Return log2 3 - H(r) in bits for the shares r (3,) of the scales. It is 0 if all scales are used equally."""
     entropy = -(ratio * ratio.clamp_min(torch.finfo(ratio.dtype).tiny).log2()).sum()  # 0 log 0 = 0
     return math.log2(len(ratio)) - entropy
 

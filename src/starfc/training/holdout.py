@@ -1,4 +1,4 @@
-"""Identities held back from training, on which thresholds are chosen."""
+"""Select identities to hold out of training. Thresholds are chosen on them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 
 def hold_back(centres: NDArray[np.float32], share: float, group: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Identities to hold back, in groups of look-alikes.
+    """Select identities to hold out, in groups of look-alikes.
 
-    A random seed identity and its nearest free ones make a group, until ``share`` of the C identities is held back. A
-    random choice of single identities would leave most of their look-alikes behind: the held-back graph would be easier
-    than a whole one, and thresholds chosen on it too loose.
+    A group is a random seed identity and the nearest identities that are still free. Groups are added until ``share``
+    of the C identities is held out. If single identities were chosen at random, most of their look-alikes would stay in
+    the training data. The graph of the held-out identities would then be easier than a complete graph, and thresholds
+    chosen on it would be too low.
 
     Parameters
     ----------
@@ -21,11 +22,13 @@ def hold_back(centres: NDArray[np.float32], share: float, group: int, rng: np.ra
         Share of the identities, in [0, 1).
     group : int
         Identities per group.
+    rng : Generator
+        Random numbers.
 
     Returns
     -------
     (n,) int64
-        Held-back identities, ascending; n = floor(share · C).
+        Held-out identities, sorted; n = floor(share · C).
     """
     wanted = int(share * len(centres))
     free = np.ones(len(centres), bool)

@@ -1,4 +1,4 @@
-"""The log of a training run: metrics.jsonl always, text lines and TensorBoard scalars where the config asks."""
+"""Write the log of a training run: metrics.jsonl, and text lines and TensorBoard scalars if the config has the hook."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ log = logging.getLogger("starfc")
 
 
 def require_hooks(config: LogConfig) -> None:
-    """Raise :class:`InputError` where a hook needs a package that is missing."""
+    """Raise :class:`InputError` if a hook needs a package that is not installed."""
     if any(hook["type"] == "TensorboardLoggerHook" for hook in config.hooks):
         require("tensorboard", f"{word('log_config.hooks')}: TensorboardLoggerHook")
 
 
 class Journal:
-    """Appends one JSON object per entry to ``work_dir/metrics.jsonl``.
+    """The log of a training run. It appends one JSON object per entry to ``work_dir/metrics.jsonl``.
 
-    ``TextLoggerHook`` adds a line to the log for every entry, ``TensorboardLoggerHook`` scalars under
+    ``TextLoggerHook`` adds a line to the log for every entry. ``TensorboardLoggerHook`` adds scalars in
     ``work_dir/tensorboard``.
 
     Parameters
     ----------
+    work_dir : path
+        Folder of the run.
+    config : LogConfig
+        The hooks.
     start, step : int
-        Bytes of the file, and subgraphs, that a run goes on from: what was logged after them is dropped. 0 for a new
+        Bytes of the file, and number of subgraphs, from which a run continues. Later entries are removed. 0 for a new
         run.
     """
 
@@ -52,11 +56,11 @@ class Journal:
 
     @property
     def bytes(self) -> int:
-        """Length of metrics.jsonl."""
+        """Return the length of metrics.jsonl in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def write(self, kind: str, step: int, entry: dict[str, float]) -> None:
-        """Log one entry: ``kind`` is train or validation, ``step`` the number of subgraphs so far."""
+        """Log one entry. ``kind`` is 'train' or 'validation', ``step`` the number of subgraphs so far."""
         with writes(self._path, self._path.parent):
             self._file.write(json.dumps({"kind": kind, "step": step, **entry}) + "\n")
         if self._text:
@@ -75,7 +79,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with writes(self._path, self._path.parent):  # what could not be written is tried once more
+        with writes(self._path, self._path.parent):  # closing writes the buffer, which may fail
             self._file.close()
         if self._events is not None:
             self._events.close()

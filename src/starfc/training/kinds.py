@@ -1,23 +1,22 @@
-"""Kinds of data: many small labelled sets, each unlike the others, for a model that is to take any embedding.
+"""Kinds of data: many different small labelled data sets, to train a model that works with any embedding.
 
-A kind is a function of a seed and its number. What differs from kind to kind: the number of rows and dimensions, the
-sizes of identities (log-normal, Zipf, equal, geometric; many singletons; a few giants), how identities resemble each
-other, how instances of one differ (at random, in modes of their own or of all identities, along tracks as in videos),
-poor photos, the shape of the space (a narrow cone, stretched axes), near copies, and wrong labels. There are five
-families:
+A kind is determined by a seed and its number. Kinds differ in these properties: the number of rows and dimensions; the
+sizes of identities (log-normal, Zipf, equal, geometric; many singletons; a few giants); the similarity of identities;
+the variation within an identity (random, in modes of the identity or of all identities, along tracks as in videos);
+poor photos; the shape of the space (a narrow cone, stretched axes); near copies; wrong labels. There are five families:
 
 =========== =======================================================================================================
-``latent``  identities and what varies within them are points of low dimension, mapped to the embedding by random
-            networks: the intrinsic dimension is far below the embedding's
-``axes``    the vectors of :mod:`starfc.data.synthetic` with all their numbers drawn anew
-``real``    labelled features that are given: some identities, cut to other sizes, projected, squashed, made noisy
-``network`` what a small network makes of either: trained by softmax or margin for a short or long time on *other*
-            identities, as embedding networks are
-``drawn``   pictures of figures (:mod:`starfc.training.drawn`): their pixels, main directions of these, or what a random
-            or a trained small network makes of them
+``latent``  identities and the variation within them are points of low dimension. Random networks map them to the
+            embedding, so the intrinsic dimension is far lower than that of the embedding.
+``axes``    vectors of :mod:`starfc.data.synthetic` with random parameters
+``real``    given labelled features: some identities, cut to other sizes, projected, squashed, with noise
+``network`` output of a small network for ``latent`` or ``real`` data. As real embedding networks it was trained, with
+            softmax or margin and for a short or long time, on *other* identities.
+``drawn``   pictures of figures (:mod:`starfc.training.drawn`): their pixels, the principal directions of these, or the
+            output of a random or a trained small network
 =========== =======================================================================================================
 
-No family looks at the data that a model is to be used on.
+No family uses the data that a model is evaluated on.
 """
 
 from __future__ import annotations
@@ -45,17 +44,17 @@ Ids = NDArray[np.int64]
 FAMILIES = {"latent": 0.28, "axes": 0.13, "real": 0.24, "network": 0.28, "drawn": 0.07}  # shares
 _TINY, _SMALL, _LARGE, _HUGE = (200, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
 _TINY_SHARE, _LARGE_SHARE = 0.12, 0.05
-_HUGE_EVERY = 60  # one kind of so many is huge
+_HUGE_EVERY = 60  # one of so many kinds is huge
 _DIMENSIONS = (32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
-_LEAST_ACCURACY = 0.5  # of the nearest neighbour; kinds below it are hopeless and seldom kept
-_HOPELESS_KEPT = 0.15
-_BATCH = 192  # of the training of a small network
-_LOOKED_AT = 800  # rows that say how accurate the nearest neighbour is
+_LEAST_ACCURACY = 0.5  # accuracy of the nearest neighbour below which a kind is hopeless
+_HOPELESS_KEPT = 0.15  # share of the hopeless kinds that are used
+_BATCH = 192  # batch size in the training of a small network
+_LOOKED_AT = 800  # number of rows on which the accuracy of the nearest neighbour is measured
 
 
 @dataclass(frozen=True)
 class DataKind:
-    """A small set: ``features`` (N, d) float16, ``labels`` (N,) int64, and the family that it is of."""
+    """A small data set: ``features`` (N, d) float16, ``labels`` (N,) int64, and its family."""
 
     features: NDArray[np.float16]
     labels: Ids
@@ -63,7 +62,7 @@ class DataKind:
 
 
 class Real:
-    """Labelled features of which kinds are cut: every identity's rows, and which identities look alike."""
+    """Labelled features that kinds of the family ``real`` are cut from: the rows and the centroid of each identity."""
 
     def __init__(self, features: Features, labels: Ids) -> None:
         self.features = features
@@ -82,13 +81,13 @@ class Real:
 
     @cached_property
     def centroids(self) -> Rows:
-        """Mean direction of every identity: (C, d)."""
+        """Return the mean direction of every identity, (C, d) float32."""
         means = np.stack([self.features.rows(rows).mean(axis=0) for rows in self.members])
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def make_kind(seed: int, number: int, real: Real | None = None) -> DataKind | None:
-    """The kind of this number; None where it is hopeless: nearest neighbours are mostly of other identities."""
+    """Make the kind with this number. Return None if it is hopeless: most nearest neighbours have another identity."""
     rng = np.random.default_rng([seed, number])
     names = [name for name in FAMILIES if real is not None or name != "real"]
     shares = np.array([FAMILIES[name] for name in names])
@@ -110,7 +109,10 @@ def make_kind(seed: int, number: int, real: Real | None = None) -> DataKind | No
 
 
 def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
-    """Share of rows, of those whose identity has others, whose nearest row is of the same identity; 1 for few rows."""
+    """Return the share of rows whose nearest row has the same identity.
+
+    Rows of identities with a single row do not count. If at most 20 rows count, the result is 1.
+    """
     unit = features.astype(np.float32)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     some = np.arange(min(len(unit), _LOOKED_AT))
@@ -121,9 +123,9 @@ def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
 
 
 def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
-    """Sizes of identities that add up to about ``rows``: (C,), in random order."""
+    """Draw the sizes (C,) int64 of identities, in random order. Their sum is about ``rows``, each at most ``most``."""
     mean, sigma = _log_uniform(rng, 2, 300), rng.uniform(0.2, 1.5)
-    if rng.random() < 0.015:  # hardly anything belongs together
+    if rng.random() < 0.015:  # nearly all rows are singletons
         return np.concatenate([np.full(int(rng.integers(0, max(1, rows // 50))), 2), np.ones(rows, np.int64)])
     profile, count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]), int(rows / mean) + 64
     if profile == 0:
@@ -157,10 +159,10 @@ def _latent(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     identity = _identities(rng, len(sizes))
     within = _variations(rng, ids, len(sizes))
     maps = rng.integers(0, 3)
-    if maps == 0:  # one network of both
+    if maps == 0:  # one network maps identity and variation together
         joint = _random_network(rng, (identity.shape[1] + within.shape[1], int(_log_uniform(rng, 48, 256)), dim))
         out = joint(np.concatenate([2 * identity[ids], 2 * noise * within], axis=1))
-    else:  # centres, and what is added to them by a network or a matrix
+    else:  # one network maps identities to centres; another network or a matrix maps the variation, which is added
         centres = _random_network(rng, (identity.shape[1], int(_log_uniform(rng, 48, 256)), dim))(2 * identity)
         hidden = (int(_log_uniform(rng, 32, 128)),) if maps == 1 else ()
         added = _random_network(rng, (within.shape[1], *hidden, dim))(2 * within)
@@ -171,7 +173,7 @@ def _latent(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     noises = _centred(noises * (np.arange(1, dim + 1) ** -rng.uniform(0, 0.5)).astype(np.float32))
     quality = np.exp(rng.uniform(0, 0.6) * rng.normal(size=(len(ids), 1))).astype(np.float32)
     out = out + rng.uniform(0, 0.8) * noise * quality * noises
-    if rng.random() < 0.5:  # poor photos drift to a few places, whoever is on them
+    if rng.random() < 0.5:  # poor photos drift towards a few points, whatever their identity
         places = rng.normal(size=(rng.integers(1, 6), dim)).astype(np.float32) / np.sqrt(np.float32(dim))
         poor = np.flatnonzero(rng.random(len(ids)) < rng.uniform(0.01, 0.25))
         drift = (rng.uniform(0.2, 1.5) * rng.random((len(poor), 1))).astype(np.float32)
@@ -205,7 +207,7 @@ def _axes(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
 
 
 def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
-    assert real is not None  # else another family is drawn
+    assert real is not None  # without real data this family is never drawn
     features, ids = _cut(rng, rows, real)
     if rng.random() < 0.3:
         return features, ids
@@ -228,7 +230,7 @@ def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
 
 
 def _cut(rng: Rng, rows: int, real: Real) -> tuple[Rows, Ids]:
-    """Some identities of real data, cut to drawn sizes or whole; half of the time those that look alike together."""
+    """Take some identities of real data, cut to drawn sizes or whole; in half of the cases groups of look-alikes."""
     sizes = draw_sizes(rng, rows)
     chosen = rng.permutation(real.num_identities)
     if rng.random() < 0.5:
@@ -287,7 +289,7 @@ def _drawn(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     pixels = draw_pictures(rng, ids, int(rng.integers(8, 21)), _log_uniform(rng, 0.15, 1.6))
     test = ids < count
     features = pixels[test]
-    if way == 1:  # main directions
+    if way == 1:  # principal directions
         centred = features - features.mean(axis=0)
         dim = min(int(rng.choice(_DIMENSIONS)), centred.shape[1])
         _, directions = np.linalg.eigh(centred.T @ centred)
@@ -300,7 +302,7 @@ def _drawn(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
 
 
 def _embedded(rng: Rng, learnt: Rows, learnt_ids: Ids, features: Rows) -> Rows:
-    """Embeddings of ``features`` by a network that was trained to tell the ``learnt`` identities apart."""
+    """Embed ``features`` with a network that is trained here to distinguish the ``learnt`` identities."""
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
     dim, hidden = int(rng.choice((32, 64, 128, 128, 256, 512))), int(rng.choice((128, 256)))
     unit = nn.ReLU() if rng.random() < 0.5 else nn.PReLU()
@@ -340,7 +342,10 @@ _MAKE: dict[str, Callable[[Rng, int, Real | None], tuple[Rows, Ids]]] = {
 
 
 def _disturbed(rng: Rng, features: Rows, labels: Ids) -> tuple[Rows, Ids]:
-    """A cone, stretched axes, near copies and wrong labels, each in some kinds; rows have a mean square of 1."""
+    """Add a cone, stretched axes, near copies and wrong labels, each with some probability.
+
+    The rows given must have a mean square length of 1.
+    """
     dim: int = features.shape[1]
     if rng.random() < 0.45:
         axis = rng.normal(size=dim).astype(np.float32)
@@ -359,7 +364,7 @@ def _disturbed(rng: Rng, features: Rows, labels: Ids) -> tuple[Rows, Ids]:
 
 
 def _identities(rng: Rng, count: int) -> Rows:
-    """Identities as points of low dimension, of mean square length 1, some of them in families: (count, l)."""
+    """Draw identities, often in families, as points of low dimension l: (count, l) float32, mean square length 1."""
     dim = int(_log_uniform(rng, 8, 64))
     points = rng.normal(size=(count, dim)).astype(np.float32)
     if rng.random() < 0.7:
@@ -374,16 +379,16 @@ def _identities(rng: Rng, count: int) -> Rows:
 
 
 def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
-    """What varies within identities, as points of low dimension: modes, and lengths with a tail: (n, l)."""
+    """Draw the variation within identities as points of low dimension l, (n, l): modes, and lengths with a tail."""
     n, dim = len(ids), int(_log_uniform(rng, 4, 40))
     points = rng.normal(size=(n, dim)).astype(np.float32)
     modes, weight = int(rng.integers(1, 6)), np.float32(rng.uniform(0, 0.8))
     if weight > 0.2:
         way = rng.random()
-        if way < 0.86:  # modes of each identity
+        if way < 0.86:  # each identity has its own modes
             places = rng.normal(size=(count * modes, dim)).astype(np.float32)
             drawn = places[ids * modes + rng.integers(0, modes, n)]
-        elif way < 0.93:  # modes that all identities have, as poses are
+        elif way < 0.93:  # all identities share the modes, such as poses
             places = rng.normal(size=(3 * modes, dim)).astype(np.float32)
             drawn = places[rng.integers(0, 3 * modes, n)]
         else:
@@ -396,11 +401,11 @@ def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
 
 
 def _tracks(rng: Rng, ids: Ids, dim: int) -> Rows:
-    """Points (n, dim) of paths through space: the next row of an identity lies near the row before it."""
+    """Draw points (n, dim) on paths through space: each row of an identity is near its previous row."""
     step = _log_uniform(rng, 0.05, 0.7)
     points = rng.normal(size=(len(ids), dim)).astype(np.float32)
     begins = np.diff(ids, prepend=-1) != 0
-    begins |= rng.random(len(ids)) < rng.uniform(0, 0.1)  # another track of the same identity
+    begins |= rng.random(len(ids)) < rng.uniform(0, 0.1)  # start another track of the same identity
     stay, move = np.float32(np.sqrt(1 - step**2)), np.float32(step)
     for at in np.flatnonzero(~begins):
         points[at] = stay * points[at - 1] + move * points[at]
@@ -408,7 +413,7 @@ def _tracks(rng: Rng, ids: Ids, dim: int) -> Rows:
 
 
 def _random_network(rng: Rng, widths: tuple[int, ...], kinds: int = 3) -> Callable[[Rows], Rows]:
-    """A network of random weights, by tanh, ReLU or sine between its layers."""
+    """Return a network with random weights, and with tanh, ReLU or sine between its layers."""
     pairs = list(itertools.pairwise(widths))
     weights = [(rng.normal(size=pair) / np.sqrt(pair[0])).astype(np.float32) for pair in pairs]
     offsets = [(0.3 * rng.normal(size=out)).astype(np.float32) for _, out in pairs]
@@ -424,14 +429,14 @@ def _random_network(rng: Rng, widths: tuple[int, ...], kinds: int = 3) -> Callab
 
 
 def _centred(rows: Rows) -> Rows:
-    """Rows of mean 0, and of a mean square length of 1."""
+    """Return rows shifted to mean 0 and scaled to a mean square length of 1."""
     return _of_mean_length_1(rows - rows.mean(axis=0))
 
 
 def _of_mean_length_1(rows: Rows) -> Rows:
-    """Rows divided by the root of their mean square length."""
+    """Return rows divided by the square root of their mean square length."""
     length = np.float32(max(np.sqrt(np.einsum("ij,ij->", rows, rows, dtype=np.float64) / len(rows)), 1e-12))
-    return rows / length  # type: ignore[return-value]  # the stub has float64 of float32 and float32
+    return rows / length  # type: ignore[return-value]  # numpy's stub gives float64 for float32 / float32
 
 
 def _log_uniform(rng: Rng, low: float, high: float) -> float:

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules."""
+"""Create optimisers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starfc.config.config import Config
 def make_optimizer(
     config: Config, parameters: Iterable[nn.Parameter], lr: float | None = None
 ) -> torch.optim.Optimizer:
-    """SGD (published) or AdamW, at the configured rate unless another is given."""
+    """Create the optimiser of a config: SGD (published) or AdamW. ``lr`` overrides the learning rate of the config."""
     o = config.optimizer
     lr = o.lr if lr is None else lr
     if o.type == "SGD":
@@ -23,32 +23,32 @@ def make_optimizer(
 
 
 class Schedule:
-    """The learning rate of a run: a tenth at the given epochs (published), or one cycle over all its subgraphs."""
+    """The learning-rate schedule of a run: divided by 10 at given epochs (published), or one cycle over all rounds."""
 
     def __init__(self, config: Config, optimizer: torch.optim.Optimizer, rounds: int) -> None:
         policy = config.lr_config
         self._by_epoch = policy.policy == "step"
         if self._by_epoch:
             self._schedule: LRScheduler = MultiStepLR(optimizer, config.milestones, gamma=0.1)
-        else:  # one more than it takes: torch counts the step of its own construction
+        else:  # + 1, because torch counts a step in the constructor
             self._schedule = OneCycleLR(optimizer, config.optimizer.lr, total_steps=rounds + 1, pct_start=policy.warmup)
 
     def after_round(self) -> None:
-        """One subgraph (of every process) is done."""
+        """Update the learning rate after a round, which is one subgraph of every process."""
         if not self._by_epoch:
             self._schedule.step()
 
     def after_epoch(self) -> None:
-        """One epoch is done."""
+        """Update the learning rate after an epoch."""
         if self._by_epoch:
             self._schedule.step()
 
     def state_dict(self) -> dict[str, object]:
-        """Numbers that :meth:`load_state_dict` takes; milestones are the config's."""
+        """Return the state for :meth:`load_state_dict`, without the milestones, which the config sets."""
         state = self._schedule.state_dict()
         state.pop("milestones", None)
         return state
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on where a schedule of the same config was."""
+        """Restore the state of a schedule of the same config."""
         self._schedule.load_state_dict(state)

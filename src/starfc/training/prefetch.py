@@ -1,4 +1,4 @@
-"""The next item is made while the current one is used."""
+"""Make the next item of an iterator while the current one is used."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ class _End(Enum):
 
 
 def prefetched(items: Iterator[T], threads: int | None, processes: int = 1) -> Generator[T, None, None]:
-    """The same items in the same order, each but the first made in a worker thread while the one before it is used.
+    """Yield the same items in the same order. A worker thread makes each item while the one before it is used.
 
-    One thread at a time advances ``items``, so what an item is cannot depend on timing where it depends on ``items``
-    alone. An error raised by ``items`` is raised here, at the item it belongs to. Closing this generator waits for
-    the item being made and starts no other. Where two threads must not run compiled kernels at once
-    (:func:`concurrent_kernels`; it is known once the first item is made) there is no worker.
+    Only one thread at a time advances ``items``, so the items do not depend on timing. An error of ``items`` is raised
+    here at the same item. Closing this generator waits for the item in work and starts no other. There is no worker if
+    two threads must not run compiled kernels at once (:func:`concurrent_kernels`). This is known only after the first
+    item, which the calling thread makes.
 
     Parameters
     ----------
     items : iterator
+        The items.
     threads : int, optional
-        Threads of the worker's compiled kernels (None: one per core), which numba sets for every thread anew.
+        Threads of the worker's compiled kernels; numba sets this number per thread. None: one per core.
     processes : int
-        Processes that share this machine's cores.
+        Number of processes that share the cores of this machine.
     """
 
     def following() -> T | _End:
@@ -52,10 +53,10 @@ def prefetched(items: Iterator[T], threads: int | None, processes: int = 1) -> G
 
 
 def concurrent_kernels() -> bool:
-    """Whether two threads may run compiled parallel kernels at once.
+    """Return whether two threads may run compiled parallel kernels at once.
 
-    numba's layers ``tbb`` and ``omp`` allow it; ``workqueue``, its last resort, ends the process when it happens. The
-    layer is chosen when the first parallel kernel runs; before that the answer is no.
+    The threading layers ``tbb`` and ``omp`` of numba allow it. The fallback ``workqueue`` would end the process. Numba
+    chooses the layer when the first parallel kernel runs; before that the result is False.
     """
     try:
         return numba.threading_layer() in ("tbb", "omp")

@@ -1,11 +1,11 @@
-"""Structure-preserved subgraph sampling (SPSS), STAR-FC (CVPR 2021) section 3.3.
+"""Sample subgraphs that preserve the structure of the graph (SPSS), STAR-FC (CVPR 2021) section 3.3.
 
-A training subgraph is a seed identity's neighbourhood in identity space, not a crop of the big graph:
+A training subgraph is not a part cut out of the large graph. It has the identities around a seed identity:
 
-1. the `nearest` identities whose centres are most similar to the seed's (the hard negatives);
-2. cluster randomness: `identities` of them, without replacement;
-3. node randomness: of each a random `instance_share` of its instances, at least one;
-4. the kNN graph is built anew on just these instances, so the subgraph has the structure a whole graph has.
+1. Take the `nearest` identities whose centres are most similar to that of the seed (the hard negatives).
+2. Cluster randomness: draw `identities` of them without replacement.
+3. Node randomness: of each, draw a share `instance_share` of its instances, at least one.
+4. Build a new kNN graph of these instances, so that the subgraph has the same structure as a whole graph.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starfc.graph.knn import exact_knn
 
 
 def identity_centres(features: NDArray[np.float32], labels: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Normalised mean of every identity's normalised features: (N, d) and labels 0..C-1 -> (C, d)."""
+    """Return the normalised mean (C, d) of every identity's normalised features (N, d), for labels (N,) in 0..C-1."""
     centres = np.zeros((int(labels.max()) + 1, features.shape[1]), np.float32)
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
@@ -31,17 +31,18 @@ def identity_centres(features: NDArray[np.float32], labels: NDArray[np.integer])
 
 
 class SubgraphSampler:
-    """Draws the instances of structure-preserved subgraphs.
+    """A sampler that draws the instances of structure-preserved subgraphs.
 
     Parameters
     ----------
     features : (N, d) float32
-        L2-normalised.
-    labels : (N,) integers 0..C-1
+        L2-normalised features.
+    labels : (N,) integers
+        Identities, 0..C-1.
     nearest, identities : int
-        N_near and the number of identities drawn from them; both are cut to C where there are fewer.
+        Number of nearest identities, and number of identities drawn from them. Both are at most C.
     instance_share : float in (0, 1]
-        Share of an identity's instances that is kept.
+        Share of an identity's instances that is drawn.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class SubgraphSampler:
         return len(self.centres)
 
     def sample(self, seed_identity: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Instances of one subgraph, those of an identity together and ascending.
+        """Draw the instances of one subgraph. Those of an identity are consecutive and sorted.
 
-        Neighbours mostly share an identity: standing together they are in the cache for the kernels that go from
-        neighbour to neighbour.
+        Neighbours mostly have the same identity. In consecutive rows they are in the cache together, which speeds up
+        kernels that go from neighbour to neighbour.
         """
         similarity = self.centres @ self.centres[seed_identity]
         near = np.argsort(-similarity, kind="stable")[: self.nearest]
@@ -83,7 +84,17 @@ class SubgraphSampler:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A training graph of n nodes: F and ÂF (n, d), and every stored entry of Â as an edge with its target (E,)."""
+    """A training graph of n nodes.
+
+    Attributes
+    ----------
+    features, aggregated : (n, d)
+        F and ÂF.
+    rows, cols : (E,)
+        Ends of the edges: every stored entry of Â.
+    targets : (E,)
+        1 if both ends have the same label, else 0.
+    """
 
     features: Tensor
     aggregated: Tensor
@@ -100,15 +111,15 @@ class Subgraph:
         return self.rows.numel()
 
     def to(self, device: torch.device) -> Subgraph:
-        """The same graph on another device."""
+        """Return the same graph on another device."""
         return Subgraph(*(getattr(self, f).to(device) for f in ("features", "aggregated", "rows", "cols", "targets")))
 
 
 def build_subgraph(features: NDArray[np.float32], labels: NDArray[np.integer], k: int, th_sim: float) -> Subgraph:
-    """kNN graph, Â and training edges of some instances, in memory.
+    """Build the kNN graph, Â and training edges of some instances, in memory.
 
-    Edges are all stored entries of Â (self loops and symmetrised edges included); the target of an edge is 1 where
-    both ends have the same label. Rows are sorted; `k` is cut to the number of nodes.
+    Edges are all stored entries of Â, self loops and symmetrised edges included. The target of an edge is 1 if both
+    ends have the same label. Rows are sorted. `k` is at most the number of nodes.
     """
     adjacency = propagation_matrix(exact_knn(features, min(k, len(features))), th_sim)
     rows = np.repeat(np.arange(len(features), dtype=np.int32), np.diff(adjacency.indptr))
@@ -123,15 +134,15 @@ def build_subgraph(features: NDArray[np.float32], labels: NDArray[np.integer], k
 
 
 def random_rotation(dim: int, strength: float, generator: torch.Generator) -> Tensor:
-    """A random rotation R = exp(A - Aᵀ), (d, d), with A_ij normal of standard deviation strength / sqrt(d).
+    """Draw a random rotation R = exp(A - Aᵀ), (d, d), with A_ij normal of standard deviation strength / sqrt(d).
 
-    Turning F and ÂF alike (F R and ÂF R) keeps every similarity and moves every direction: a regulariser that keeps
-    the head from learning where the training identities lie.
+    Multiplying F and ÂF with the same R keeps every similarity and changes every direction. This is a regulariser: the
+    head cannot learn the directions of the training identities.
     """
     noise = torch.randn(dim, dim, generator=generator) * (strength / dim**0.5)
     return torch.linalg.matrix_exp(noise - noise.T)
 
 
 def patches(num_edges: int, count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Shuffle the edges and cut them into `count` patches; each patch is sorted, for locality in the kernels."""
+    """Shuffle the edges and cut them into `count` patches. Each patch is sorted, for cache locality in the kernels."""
     return [np.sort(part) for part in np.array_split(rng.permutation(num_edges), min(count, num_edges))]

@@ -1,8 +1,8 @@
-"""Where a training run stands: its position, and the checkpoints that keep it.
+"""The position of a training run, and its checkpoints.
 
-Everything random in training is drawn from streams that are numbered by seed, epoch, subgraph and step, so a position
-and the states of model, optimisers and schedule are all that going on needs: the result is that of a run never stopped,
-bit for bit.
+All random numbers of training come from streams that are identified by seed, epoch, subgraph and step. For this reason
+a position and the states of model, optimisers and schedule are enough to continue a run. The result is equal, bit for
+bit, to that of a run without a stop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starfc.models.checkpoint import read_checkpoint, write_checkpoint
 from starfc.storage.safe import first_line
 from starfc.training.optimisers import Schedule
 
-# what may differ between a run and its continuation: it changes no weight
+# keys that may differ between a run and its continuation, because they do not change the weights
 _FREE = (
     "device", "threads", "memory_limit", "log_level", "log_config", "checkpoint_config", "giant_share", "tau1", "tau2",
     "dynamic", "metrics", "pretrained", "prefix", "train_data", "test_data", "test_name", "knn_method", "knn_params",
@@ -31,10 +31,24 @@ _FREE = (
 
 @dataclass
 class Position:
-    """How far training has come.
+    """The position in a training run.
 
-    ``epoch`` counts from 1; ``rounds`` of it are done (a round is one subgraph of every process), and ``steps`` of the
-    next one, with the terms of their losses; ``done`` subgraphs in all.
+    Attributes
+    ----------
+    epoch : int
+        The present epoch, from 1.
+    rounds : int
+        Finished rounds of this epoch. A round is one subgraph of every process.
+    steps : int
+        Finished steps of the present round.
+    done : int
+        Finished subgraphs in total.
+    terms : list of dict
+        Loss terms of these steps.
+    journal_bytes : int
+        Length of metrics.jsonl.
+    best : float
+        Best edge accuracy of a validation so far.
     """
 
     epoch: int = 1
@@ -50,25 +64,31 @@ class Position:
         return f"subgraph_{self.done:06d}" + (f"_step_{self.steps:04d}" if self.steps else "")
 
     def next_round(self, subgraphs: int) -> None:
-        """A round of so many subgraphs is over."""
+        """Move to the next round, after a round of ``subgraphs`` subgraphs."""
         self.rounds, self.steps, self.done, self.terms = self.rounds + 1, 0, self.done + subgraphs, []
 
     def next_epoch(self) -> None:
-        """An epoch is over."""
+        """Move to the next epoch."""
         self.epoch, self.rounds = self.epoch + 1, 0
 
 
 class OtherRunError(InputError):
-    """A checkpoint that is whole, but of another run."""
+    """A checkpoint is complete, but it belongs to another run."""
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest ``keep``, and ``best.pt`` by validation.
+    """The checkpoints of a run: the newest ``keep``, and ``best.pt``, the best one in validation.
 
     Parameters
     ----------
     folder : path
-        ``checkpoints`` of the run's folder.
+        Folder ``checkpoints`` in the run's folder.
+    config : Config
+        Config of the run.
+    fingerprint : str
+        Fingerprint of the training features.
+    processes : int
+        Number of processes.
     """
 
     def __init__(self, folder: Path, config: Config, fingerprint: str, processes: int) -> None:
@@ -80,16 +100,16 @@ class Checkpoints:
         }
 
     def save(self, position: Position, method: Any, schedule: Schedule, best: bool = False) -> Path:
-        """Write the state of a run, as ``best.pt`` or as the newest checkpoint, of which the oldest are dropped.
+        """Write the state of a run as ``best.pt`` or as the newest checkpoint, and delete the oldest checkpoints.
 
         Raises
         ------
         InputError
-            Weights are NaN or infinite; the last good checkpoint is named.
+            Weights are NaN or infinite. The message names the last good checkpoint.
         """
         path = self.folder / ("best.pt" if best else f"{position.name}.pt")
         if not all(torch.isfinite(p).all() for p in method.model.parameters()):
-            raise InputError(f"{path}: not written, because weights are NaN or infinite; {self.last_good()}")
+            raise InputError(f"{path}: was not written, because weights are NaN or infinite; {self.last_good()}")
         training = {
             "about": self._about,
             "position": asdict(position),
@@ -103,7 +123,7 @@ class Checkpoints:
         return path
 
     def all(self) -> list[Path]:
-        """The numbered checkpoints, oldest first."""
+        """Return the paths of the numbered checkpoints, oldest first."""
         found = []
         for path in self.folder.glob("subgraph_*.pt"):
             if match := re.fullmatch(r"subgraph_(\d+)(?:_step_(\d+))?\.pt", path.name):
@@ -111,23 +131,23 @@ class Checkpoints:
         return [path for *_, path in sorted(found)]
 
     def last_good(self) -> str:
-        """The newest checkpoint, in words."""
+        """Return the sentence about the newest checkpoint for a message."""
         newest = self.all()[-1:]
-        return f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint before it"
+        return f"the last good checkpoint is {newest[0]}" if newest else "there is no earlier checkpoint"
 
     def restore(self, path: Path, method: Any, schedule: Schedule) -> Position:
-        """Put a run into the state that a checkpoint holds.
+        """Restore the state of a run from a checkpoint.
 
         Raises
         ------
         InputError
-            The file is truncated or foreign (the good one before it is named), or of another config, other data or
-            another number of processes.
+            The file is damaged or no checkpoint (the message names an earlier good one), or it has another config,
+            other data or another number of processes.
         """
         try:
             content = read_checkpoint(path)
             training = content["training"]
-            assert isinstance(training, dict)  # as a checkpoint that was read has it
+            assert isinstance(training, dict)  # read_checkpoint has checked it
             position = TypeAdapter(Position).validate_python(training["position"])
             self._compare(path, training["about"])
             method.model.load_state_dict(content["model"])
@@ -139,49 +159,54 @@ class Checkpoints:
             raise
         except InputError as error:
             raise InputError(f"{error}{self._alternative(path)}") from None
-        except Exception as error:  # whatever torch and the optimisers raise of states that are not theirs
+        except Exception as error:  # torch and the optimisers may raise any error for a state of another model
             raise InputError(
-                f"{path}: no training state of this run in it ({first_line(error)}){self._alternative(path)}"
+                f"{path}: holds no training state of this run ({first_line(error)}){self._alternative(path)}"
             ) from None
         return position
 
     def _alternative(self, path: Path) -> str:
         earlier = [p for p in self.all() if p.resolve() != path.resolve() and p.name < path.name and _readable(p)]
-        return f"; the good one before it: --resume {earlier[-1]}" if earlier else "; there is no good one before it"
+        return f"; use an earlier one: --resume {earlier[-1]}" if earlier else "; there is no earlier good checkpoint"
 
     def _compare(self, path: Path, about: dict[str, Any]) -> None:
         if about["processes"] != self._about["processes"]:
             raise OtherRunError(
-                f"{path}: a run of {about['processes']} process(es) where this one has {self._about['processes']}; set "
-                f"NPROC={about['processes']}"
+                f"{path}: was written by a run of {about['processes']} process(es), but this run has "
+                f"{self._about['processes']}; set NPROC={about['processes']}"
             )
         if about["data"] != self._about["data"]:
-            raise OtherRunError(
-                f"{path}: the training features are not those of the checkpoint; point train_data to them"
-            )
+            raise OtherRunError(f"{path}: was written with other training features; set train_data to these features")
         was, now = _flat(about["config"]), _flat(self._about["config"])
         other = [f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in now if was.get(key) != now[key]]
         if other:
             raise OtherRunError(
-                f"{path}: of another config: {'; '.join(other)}; take the run's own, config.json in its folder, or "
+                f"{path}: was written with another config: {'; '.join(other)}; use config.json in the run's folder, or "
                 "start a new run in another --work-dir"
             )
 
 
 def find_checkpoint(resume: str | None, checkpoints: Checkpoints) -> Path | None:
-    """The checkpoint to go on from: None for a new run; 'auto' is the newest one, None where there is none.
+    """Return the path of the checkpoint to continue from. None for a new run.
+
+    Parameters
+    ----------
+    resume : str or None
+        A path, 'auto' for the newest checkpoint (or a new run if there is none), or None for a new run.
+    checkpoints : Checkpoints
+        The checkpoints in the folder of the run.
 
     Raises
     ------
     InputError
-        A new run would write over another one's checkpoints.
+        A new run would replace the checkpoints of an earlier run.
     """
     newest = checkpoints.all()[-1:]
     if resume is None:
         if newest:
             raise InputError(
-                f"{checkpoints.folder.parent}: holds a run already ({newest[0].name}); go on with --resume auto, or "
-                "name another --work-dir"
+                f"{checkpoints.folder.parent}: already holds a run ({newest[0].name}); continue it with --resume auto, "
+                "or name another --work-dir"
             )
         return None
     if resume == "auto":

@@ -1,14 +1,15 @@
-"""Training of structure-aware edge confidence on one subgraph.
+"""Train structure-aware edge confidence on one subgraph.
 
-    p <- first round around the subgraph, an edge by the half of the identities that it is not of   (no gradient)
+    p <- first round on the edges around the subgraph; the scorer of one half of the identities scores the edges of the
+         other half (no gradient)
     for every pass, for every patch of the subgraph's edges (shuffled):
-        loss = cross-entropy of the second round, which sees p, and of the first round's three scorers; one step
+        loss = cross-entropy of the second round, which uses p, and of the first round's three scorers; one step
 
-The nodes of a subgraph are drawn as for the other methods (SPSS), but their neighbourhoods are not built anew on just
-these nodes: there an identity's strangers are missing, lists reach farther, and structure is another than in the whole
-graph. Structure is read from the graph of the whole training split instead, in which a subgraph is only the part that
-a step learns from. Held-back instances are in that graph too, without labels: an edge that has one at an end teaches
-nothing.
+The nodes of a subgraph are drawn as for the other methods (SPSS). But no new kNN graph is built of these nodes: in it
+most strangers of an identity would be missing, the neighbour lists would reach farther, and the structure would differ
+from that of a whole graph. Instead the structure is read from the kNN graph of the whole training split. A subgraph is
+only the part of it that a step is trained on. Held-out instances are in this graph too, without labels. Edges with a
+held-out end are not used for training.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from starfc.models.structural import StructuralModel
 from starfc.training.optimisers import make_optimizer
 from starfc.training.sampling import patches
 
-_STANDARD = 2000  # nodes whose edges say how features are distributed
+_STANDARD = 2000  # number of nodes from whose edges the mean and standard deviation of each feature are computed
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Nodes (n,) to learn from, and of the nodes around them every candidate edge, with its fold."""
+    """A subgraph: nodes (n,) to train on, all candidate edges of the nodes around them, and the fold of each edge."""
 
     nodes: NDArray[np.int64]
     around: CandidateEdges
@@ -42,7 +43,7 @@ class Neighbourhood:
 
 @dataclass(frozen=True)
 class LabelledEdges:
-    """Edges to learn from: features (E, 20 or 30), targets (E,), and the half of the identities each is of (E,)."""
+    """Training edges: features (E, 20 or 30), targets (E,), and the fold, which is a half of the identities, (E,)."""
 
     features: Tensor
     targets: Tensor
@@ -50,9 +51,9 @@ class LabelledEdges:
 
 
 class StructuralTraining:
-    """What the training loop (:mod:`starfc.training.trainer`) asks of a method.
+    """The structural method. Its methods are those that :mod:`starfc.training.trainer` calls.
 
-    ``whole`` is the graph of the training split; instances to train on stand first in it.
+    ``whole`` is the graph of the training split. The instances to train on come first in it.
     """
 
     def __init__(self, config: Config, model: StructuralModel, whole: LabelledGraph) -> None:
@@ -73,7 +74,7 @@ class StructuralTraining:
         return self.model.temperature.device
 
     def build(self, data: Labelled, instances: NDArray[np.int64]) -> Neighbourhood:
-        """A subgraph's nodes and what surrounds them; it runs beside the training of another."""
+        """Collect a subgraph's nodes and the edges around them, while the previous subgraph is in training."""
         nodes = np.sort(instances)
         listed = self._structure.ids[nodes, : self.model.candidates]
         nodes_around = np.union1d(nodes, listed[listed >= 0])
@@ -81,36 +82,36 @@ class StructuralTraining:
         return Neighbourhood(nodes, around, self._folds(around))
 
     def start(self, graph: Neighbourhood, rng: np.random.Generator, device: torch.device) -> LabelledEdges:
-        """The edges that a subgraph's nodes own, in the eyes of the first round as it is now."""
+        """Return the training edges of a subgraph's nodes, with features from the present first round."""
         if self.model.rounds == 1:
             pairs = self._structure.first_round(graph.nodes)
         else:
-            if self._codes is None:  # a checkpoint within this subgraph has them
+            if self._codes is None:  # a run that continues within this subgraph has them from its checkpoint
                 self._codes = self._score_around(graph)
             self._before.put(graph.around, self._codes)
             self._before.sum_degrees(graph.around.nodes)
             pairs = self._structure.second_round(graph.nodes, self._before)
         ends = self._structure.ids[pairs.rows, pairs.slots]
         known = np.flatnonzero(self._labels[ends] >= 0)
-        if not known.size:  # no step will be taken, and nothing is carried
+        if not known.size:  # there will be no step, so there is no state to carry
             self._codes = None
         same = self._labels[pairs.rows] == self._labels[ends]
         arrays = pairs.features[known], same[known].astype(np.float32), self._folds(pairs)[known]
         return LabelledEdges(*(torch.from_numpy(array).to(device) for array in arrays))
 
     def num_steps(self, edges: LabelledEdges) -> int:
-        """Optimiser steps that a subgraph asks for."""
+        """Return the number of optimiser steps for a subgraph."""
         s = self._config.sampling
         return s.passes * min(s.patches, len(edges.targets))
 
     def deal(self, edges: LabelledEdges, steps: int, rng: np.random.Generator) -> list[Tensor]:
-        """The edges of each of ``steps`` steps: those of every pass shuffled and cut."""
+        """Return the edges of each of ``steps`` steps. In every pass the edges are shuffled and cut into patches."""
         passes = self._config.sampling.passes
         parts = (part for _ in range(passes) for part in patches(len(edges.targets), steps // passes, rng))
         return [torch.from_numpy(part) for part in parts]
 
     def loss(self, edges: LabelledEdges, patch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a step: the sum of the scorers' cross-entropies, which are also logged."""
+        """Return the loss of a step, which is the sum of the scorers' cross-entropies, and these terms to log."""
         patch = patch.to(edges.targets.device)
         features, targets = edges.features[patch], edges.targets[patch]
         early = features[:, :FIRST_FEATURES]
@@ -123,24 +124,24 @@ class StructuralTraining:
         return torch.stack(list(terms.values())).sum(), logged
 
     def update(self) -> None:
-        """Use the gradients of a step."""
+        """Update the weights with the gradients of a step."""
         self.optimizer.step()
 
     def finish(self) -> None:
-        """The end of a subgraph."""
+        """End a subgraph: forget its scores of the first round."""
         self._codes = None
 
     def carried(self) -> dict[str, Tensor]:
-        """What is kept from step to step besides weights and optimisers: what the first round said at the start."""
+        """Return the state that passes from step to step: the first round's scores at the start of the subgraph."""
         return {} if self._codes is None else {"codes": torch.from_numpy(self._codes)}
 
     def restore(self, carried: dict[str, Tensor]) -> None:
-        """Take :meth:`carried` of a checkpoint."""
+        """Restore the state :meth:`carried` from a checkpoint."""
         self._codes = carried["codes"].numpy() if "codes" in carried else None
 
     @torch.no_grad()
     def _score_around(self, graph: Neighbourhood) -> NDArray[np.int8]:
-        """The first round around a subgraph, every edge by the scorer of the fold that it is not of."""
+        """Score the edges around a subgraph in the first round. Each edge is scored by the scorer of the other fold."""
         logits = np.empty(len(graph.folds), np.float32)
         for fold, scorer in enumerate(self.model.folds):
             others = np.flatnonzero(graph.folds != fold)
@@ -149,7 +150,7 @@ class StructuralTraining:
         return encode(logits)
 
     def _folds(self, pairs: CandidateEdges) -> NDArray[np.int64]:
-        """The half of the identities that an edge is of: that of its end of the lower id, whoever owns it."""
+        """Return the fold of each edge: the half of the identities that the end with the lower id belongs to."""
         rows = pairs.rows
         ends = self._structure.ids[rows, pairs.slots]
         return self._labels[np.minimum(rows, ends)] % len(self.model.folds or [0])

@@ -1,12 +1,12 @@
-"""Training on structure-preserved subgraphs, spec sections 5 and 7: the loop that all methods share.
+"""Train on structure-preserved subgraphs, spec sections 5 and 7: the loop that all methods share.
 
     for every epoch, for every seed identity (shuffled):
-        subgraph <- SPSS, with kNN graphs of its own
+        subgraph <- SPSS, with its own kNN graphs
         for every patch of its edges: loss; mean gradient over all processes; one optimiser step
 
-What a subgraph, a loss and a step are is the method's (:mod:`starfc.training.basic`,
+The method defines the subgraph, the loss and the step (:mod:`starfc.training.basic`,
 :mod:`starfc.training.hierarchical`, :mod:`starfc.training.structural`). The next subgraph is built while the current
-one trains. With several processes each takes a subgraph of its own; a *round* is one subgraph of each.
+one is in training. Each of several processes has its own subgraphs; a *round* is one subgraph of each process.
 """
 
 from __future__ import annotations
@@ -81,36 +81,39 @@ def run_training(
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
 ) -> dict[str, Any] | None:
-    """Train on the configured split and leave a complete record in ``work_dir``.
+    """Train on the training split of a config, and write a complete record to ``work_dir``.
 
-    Writes ``config.json``, ``run.json``, ``checkpoints/``, ``metrics.jsonl``, and TensorBoard events where asked for.
-    At the end, all at once: the weights in the published files (``Backbone.pth`` and ``Head.pth``, or those of the
-    hierarchical model), where identities are held back the thresholds chosen on them with the whole surface, and the
-    config and the record again.
+    Writes ``config.json``, ``run.json``, ``checkpoints/``, ``metrics.jsonl``, and TensorBoard events if configured. At
+    the end it writes, all at once: the weights (``Backbone.pth`` and ``Head.pth``, or the files of the other models),
+    the thresholds chosen on held-out identities, if there are any, with the whole surface, the config and the record.
 
     Parameters
     ----------
+    config : Config
+        All settings.
+    work_dir : path
+        Folder of the run.
     resume : str, optional
-        A checkpoint to go on from, or 'auto' for the newest one in ``work_dir``, if there is one.
+        A checkpoint to continue from, or 'auto' for the newest one in ``work_dir``, if there is one.
     go_on : str, optional
-        The command that goes on where this one is stopped, for the message; that of train.py otherwise.
+        The command that continues a stopped run, for the message. Default: that of train.py.
     inputs : paths, optional
-        Files that are read, which nothing is to be written over.
+        Files that are read. They are never replaced.
     overwrite : bool
-        Whether files in ``work_dir`` may be replaced that are not of an earlier training.
+        Whether to replace files in ``work_dir`` that no earlier training wrote.
 
     Returns
     -------
     dict or None
-        The record that is also written to ``run.json``; :func:`training_text` formats it. None in every process but
-        the one that writes.
+        The record, which is also written to ``run.json``; :func:`training_text` formats it. Of several processes, all
+        but the one that writes return None.
 
     Raises
     ------
     InputError
-        Anything a user can mend, before training starts; a loss that is not finite.
+        There is a mistake in the input (raised before training starts), or the loss is not finite.
     Stopped
-        SIGTERM or SIGINT came: a checkpoint is written, and the message says how to go on.
+        SIGTERM or SIGINT came. A checkpoint has been written, and the message says how to continue.
     """
     if config.kind.contextual:
         from starfc.training.contextual import run_kinds_training
@@ -144,13 +147,13 @@ def _run(
     checkpoints = Checkpoints(work_dir / "checkpoints", config, data.fingerprint, world.size)
     start = find_checkpoint(resume, checkpoints)
     position = Position() if start is None else checkpoints.restore(start, method, schedule)
-    world.highest(0)  # nothing is written before every process has read
+    world.highest(0)  # wait until every process has read, before files are written
     record = _record(work_dir, config, start, environment(threads, device) | {"processes": world.size})
     if change is not None:
-        log.info("%s: %s", work_dir, "a new run" if start is None else f"going on from {start.name}")
+        log.info("%s: %s", work_dir, "a new run" if start is None else f"continuing from {start.name}")
         if start is None:
             _require_own_journal(work_dir, change)
-        if not (work_dir / FILES).is_file():  # those of a finished run stay until this one has ended
+        if not (work_dir / FILES).is_file():  # files of a finished run stay until this run has ended
             save_config(config, work_dir / "config.json")
             write_json(work_dir / "run.json", record)
             change.wrote("config.json")
@@ -179,7 +182,7 @@ def _run(
 
 
 def _require_own_journal(work_dir: Path, change: Change) -> None:
-    """Refuse to begin a log over a file that no training wrote."""
+    """Raise InputError if metrics.jsonl exists and no training wrote it."""
     path = work_dir / "metrics.jsonl"
     trained = any(file.by == "train" for file in change.owned.values())
     if path.exists() and path.stat().st_size and not (trained or change.overwrite):
@@ -188,7 +191,7 @@ def _require_own_journal(work_dir: Path, change: Change) -> None:
 
 
 def training_text(record: dict[str, Any], work_dir: str | Path) -> str:
-    """A finished training's record as the text that the entry points print."""
+    """Return the record of a finished training as the text that commands print."""
     table = Stages(finished=[Stage(**stage) for stage in record["stages"]]).table()
     logs = "" if KINDS[record["config"]["model"]["type"]].contextual else "checkpoints, metrics.jsonl, "
     return f"{table}\nwritten to {work_dir}: weights, config.json, {logs}run.json"
@@ -196,9 +199,9 @@ def training_text(record: dict[str, Any], work_dir: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """What the loop works with; ``journal`` is None in all processes but the one that writes.
+    """The objects that the training loop uses. ``journal`` is None except in the process that writes.
 
-    ``go_on`` is the command to go on with after a stop, None for that of train.py.
+    ``go_on`` is the command that continues a stopped run. None: that of train.py.
     """
 
     config: Config
@@ -214,14 +217,14 @@ class Session:
     go_on: str | None
 
     def save(self, position: Position, best: bool = False) -> Path:
-        """Write a checkpoint, or the best one."""
-        assert self.journal is not None  # the process that writes has one
+        """Write a checkpoint, or ``best.pt``."""
+        assert self.journal is not None  # only the process that writes calls this
         position.journal_bytes = self.journal.bytes
         return self.checkpoints.save(position, self.method, self.schedule, best)
 
 
 def train(session: Session, position: Position, request: StopRequest) -> None:
-    """The training loop, from a position to the end, or to the step at which the process is asked to stop."""
+    """Run the training loop from a position to the end, or until the process is asked to stop."""
     config, world, s = session.config, session.world, session.config.sampling
     sampler = SubgraphSampler(
         session.data.train.features,
@@ -258,7 +261,7 @@ def train(session: Session, position: Position, request: StopRequest) -> None:
 
 @dataclass(frozen=True)
 class _Draw:
-    """A subgraph (None where it is too small or too large), and the generator of its offsets and patches."""
+    """A subgraph (None if it is too small or too large), and the generator of its offsets and patches."""
 
     number: int
     seed: int
@@ -269,7 +272,7 @@ class _Draw:
 
 
 def _draw(session: Session, sampler: SubgraphSampler, number: int, seed: int) -> _Draw:
-    """Subgraph ``number``, around the identity ``seed``."""
+    """Draw and build subgraph ``number`` around the identity ``seed``."""
     clock, rng = time.perf_counter(), subgraph_stream(session.config.seed, number)
     instances = sampler.sample(seed, rng)
     fits = session.config.sampling.min_nodes <= len(instances) <= session.config.sampling.max_nodes
@@ -278,14 +281,14 @@ def _draw(session: Session, sampler: SubgraphSampler, number: int, seed: int) ->
 
 
 def _train_round(session: Session, draw: _Draw | None, position: Position, request: StopRequest) -> dict[str, float]:
-    """Train on one subgraph of every process, from the position's step on; returns what is to be logged of it.
+    """Train on one subgraph of every process, from the step of the position, and return the values to log.
 
-    A process whose subgraph is skipped, or that has none left, takes the steps with the others' gradients.
+    A process whose subgraph is skipped, or that has none left, makes the steps with the gradients of the others.
     """
     method, world, work = session.method, session.world, None
     if draw is not None and draw.subgraph is None:
         identity = session.data.identities[draw.seed]
-        log.info("subgraph %d of identity %s skipped: %d instances", draw.number, identity, len(draw.instances))
+        log.info("subgraph %d of identity %s is skipped: %d instances", draw.number, identity, len(draw.instances))
     elif draw is not None:
         work = method.start(draw.subgraph, draw.rng, session.device)
     steps = world.highest(0 if work is None else method.num_steps(work))
@@ -314,7 +317,7 @@ def _train_round(session: Session, draw: _Draw | None, position: Position, reque
 
 
 def _keep_record(session: Session, journal: Journal, position: Position, before: int, entry: dict[str, float]) -> None:
-    """After a round: log it, validate, write a checkpoint, each where it is due."""
+    """Log a finished round, validate, and write a checkpoint, each if its interval has passed."""
 
     def due(interval: int | None) -> bool:
         return interval is not None and position.done // interval > before // interval
@@ -333,7 +336,7 @@ def _keep_record(session: Session, journal: Journal, position: Position, before:
 
 
 def _validate(session: Session, journal: Journal, data: LabelledGraph, position: Position) -> None:
-    """Log the edge accuracy; where it is the best so far, keep the checkpoint."""
+    """Log the edge accuracy. If it is the best so far, write ``best.pt``."""
     accuracy = edge_accuracy(session.method.model, data, session.config.th_sim, session.device)
     journal.write("validation", position.done, {"epoch": position.epoch, "edge_accuracy": accuracy})
     if accuracy > position.best:
@@ -342,7 +345,7 @@ def _validate(session: Session, journal: Journal, data: LabelledGraph, position:
 
 
 def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torch.device) -> float:
-    """Share of candidate edges on which p > 0.5 agrees with same identity."""
+    """Return the share of candidate edges for which p > 0.5 agrees with whether both ends have the same identity."""
     if isinstance(model, StructuralModel):
         logits, same = labelled_logits(model, data.features, data.graph, data.labels, data.held, device)
         return float(((logits > 0) == same).mean())
@@ -358,7 +361,7 @@ def edge_accuracy(model: Model, data: LabelledGraph, th_sim: float, device: torc
 
 
 def _stop(session: Session, position: Position, request: StopRequest) -> None:
-    """Write a checkpoint in the middle of a subgraph, and end with the command that goes on from it."""
+    """Write a checkpoint in the middle of a subgraph, and raise Stopped with the command that continues from it."""
     number = request.signal or signal.SIGTERM
     if not session.world.writes:
         raise Stopped("", number)
@@ -368,16 +371,16 @@ def _stop(session: Session, position: Position, request: StopRequest) -> None:
     command = session.go_on or " ".join([start, *(shlex.quote(str(p)) for p in places), "--resume auto"])
     raise Stopped(
         f"{number.name}: stopped after step {position.steps} of the round that follows subgraph {position.done}; "
-        f"checkpoint {path}; go on with: {command}",
+        f"checkpoint {path}; continue with: {command}",
         number,
     )
 
 
 def _not_finite(session: Session, position: Position, draw: _Draw | None, loss: Tensor | None) -> str:
-    """Say at which batch a loss was NaN or infinite; its identities and instances go into a file."""
+    """Return a message about the batch whose loss was NaN or infinite. Write its identities and instances to a file."""
     state = session.checkpoints.last_good()
     if draw is None or loss is None or math.isfinite(loss.item()):
-        return f"loss: not finite in another process, whose message says at which identities; {state}"
+        return f"loss: not finite in another process; its message names the identities; {state}"
     identities = session.data.identities[np.unique(session.data.train.labels[draw.instances])]
     path = session.work_dir / f"not_finite_subgraph_{draw.number:06d}.json"
     batch = {
@@ -392,18 +395,18 @@ def _not_finite(session: Session, position: Position, draw: _Draw | None, loss: 
     first = ", ".join(map(str, identities[:10].tolist())) + (", …" if len(identities) > 10 else "")
     return (
         f"loss: {loss.item()} at step {position.steps + 1} of subgraph {draw.number}, around identity "
-        f"{batch['seed_identity']}, of the {len(identities)} identities {first} (all of them, with the rows of their "
-        f"instances: {path}); {state}; a lower optimizer.lr in a new run is the usual remedy"
+        f"{batch['seed_identity']}, with the {len(identities)} identities {first} (all of them and the rows of their "
+        f"instances are in {path}); {state}; usually a lower optimizer.lr in a new run helps"
     )
 
 
 def make_method(config: Config, device: torch.device, whole: LabelledGraph | None = None) -> Method:
-    """The configured network at its start, with what trains it; ``whole`` is the graph that a structural one sees."""
+    """Create the network of a config and its training method. A structural model is trained on the graph ``whole``."""
     generator = torch.Generator().manual_seed(config.seed)
     kwargs, h = vars(config.model.kwargs), config.hierarchical
     if config.kind is STRUCTURAL:
         shape = {"columns": config.knn - 1, **vars(config.structural)}
-        assert whole is not None  # a structural network sees it
+        assert whole is not None  # _run builds it for a structural model
         structural = StructuralModel(kwargs["nhid"], **shape, generator=generator)
         return StructuralTraining(config, structural.to(device), whole)
     if config.kind is GCN:
@@ -413,19 +416,19 @@ def make_method(config: Config, device: torch.device, whole: LabelledGraph | Non
 
 
 def _epoch_size(config: Config, num_identities: int, world: World) -> tuple[int, int]:
-    """Subgraphs and rounds of an epoch."""
+    """Return the numbers of subgraphs and of rounds per epoch."""
     subgraphs = config.sampling.subgraphs_per_epoch or num_identities
     return subgraphs, -(-subgraphs // world.size)
 
 
 def _seeds(num_identities: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Seed identities of an epoch: shuffled, each once before any comes again."""
+    """Return the shuffled seed identities of an epoch. Each identity comes once before any comes again."""
     rounds = -(-count // num_identities)
     return np.concatenate([rng.permutation(num_identities) for _ in range(rounds)])[:count]
 
 
 def _record(work_dir: Path, config: Config, start: Path | None, where: dict[str, Any]) -> dict[str, Any]:
-    """The run's record: a new one, or that of the run that goes on."""
+    """Return the record of the run: a new one, or that of the run that is continued."""
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     at = opened(work_dir)
     if start is None or not at.has("run.json"):

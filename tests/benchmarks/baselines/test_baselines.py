@@ -80,7 +80,7 @@ def test_undirected_edges_are_those_of_either_list():
 def test_k_counts_the_node_itself_and_is_checked():
     graph = random_graph(9, 4, seed=0)
     np.testing.assert_array_equal(first_neighbours(graph, 3).ids, graph.ids[:, :2])
-    with pytest.raises(InputError, match="k: between 2 and 5"):
+    with pytest.raises(InputError, match="k: must be between 2 and 5"):
         first_neighbours(graph, 6)
 
 
@@ -199,7 +199,7 @@ def test_dbscan_by_hand():
     np.testing.assert_array_equal(knn_dbscan(graph, min_sim=0.85, min_points=2), [0, 0, 1, 2])
     cut = graph_of([[(1, 0.9)], [(0, 0.9), (2, 0.8)], [(1, 0.8)], [(2, 0.7)]])
     np.testing.assert_array_equal(knn_dbscan(cut, min_sim=0.75, min_points=3), [0, 0, 0, 1])
-    with pytest.raises(InputError, match="min_points: between 1 and 3"):
+    with pytest.raises(InputError, match="min_points: must be between 1 and 3"):
         knn_dbscan(graph, min_sim=0.5, min_points=4)
 
 

@@ -1,4 +1,4 @@
-"""One module for each format of files: how its features and labels are read, streamed and written.
+"""One module for each file format, with functions that read, stream and write its features and labels.
 
-:mod:`starfc.data.files` chooses one of them by the suffix of a file.
+:mod:`starfc.data.files` chooses the module by the suffix of a file.
 """

@@ -1,4 +1,4 @@
-"""Features in HDF5: memory-mapped where they lie in one piece, otherwise read."""
+"""Features in HDF5. A contiguous dataset is memory-mapped, any other is read."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     import h5py
 
 _KIND = "HDF5 file"
-_OBJECTS, _DEPTH = 10_000, 32  # groups and datasets that are looked at, and groups within groups
+_OBJECTS, _DEPTH = 10_000, 32  # maximum number of groups and datasets in the search, and maximum depth of groups
 
 
 def open_features(path: Path, dim: int | None = None, key: str | None = None) -> NDArray[np.floating] | Blocks:
-    """The dataset ``key``, or the only one in the file, or the first of
-    :data:`~starfc.data.names.FEATURE_NAMES` at its top: (N, d) numbers.
+    """Open a dataset of (N, d) numbers.
 
-    A contiguous dataset without filters is a part of the file, and is memory-mapped; a chunked or compressed one has to
-    be read.
+    It is the dataset ``key``, or the only one in the file, or the first of :data:`~starfc.data.names.FEATURE_NAMES` at
+    the top of the file. A contiguous dataset without filters is a part of the file and is memory-mapped. A chunked or
+    compressed dataset is read in blocks.
 
     Raises
     ------
     InputError
-        Not HDF5, cut short, no such dataset, not features, or data that lie in another file (external links, external
-        storage, virtual datasets).
+        The file is not HDF5 or damaged, there is no such dataset, it does not hold features, or its data are in another
+        file (external links, external storage, virtual datasets).
     """
     require("h5py", f"{path}: HDF5")
     import h5py
@@ -43,7 +43,9 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
         name = _dataset_name(path, file, key)
         dataset = file[name]
         if dataset.external is not None or dataset.is_virtual:
-            raise InputError(f"{path}: dataset {name!r} lies in other files, which are not read; copy it into this one")
+            raise InputError(
+                f"{path}: the data of {name!r} are in other files, which are not read; copy them into this"
+            )
         shape: tuple[int, ...] = dataset.shape or ()
         dtype = dataset.dtype
         require_features(path, shape, dtype)
@@ -51,7 +53,7 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
         if dataset.chunks is None and start is not None:
             return mapped(raw, path, shape, dtype, start)
         if shape[0] and not filled:
-            raise InputError(f"{path}: dataset {name!r}: nothing was ever written to its {shape[0]:,} rows")
+            raise InputError(f"{path}: dataset {name!r} has {shape[0]:,} rows, but no data were written to them")
         require_plausible(path, shape[0] * shape[1] * dtype.itemsize, path.stat().st_size)
         if dataset.chunks:
             _require_chunks(path, name, dataset)
@@ -69,7 +71,7 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
 
 
 def _require_chunks(path: Path, name: str, dataset: h5py.Dataset) -> None:
-    """Refuse an index of chunks that leads out of the file or names a place twice: the HDF5 library follows it."""
+    """Raise InputError if a chunk is outside of the file, or two chunks have one position: HDF5 does not check this."""
     size, seen = path.stat().st_size, set()
 
     def check(chunk: h5py.h5d.StoreInfo) -> bool | None:
@@ -77,16 +79,16 @@ def _require_chunks(path: Path, name: str, dataset: h5py.Dataset) -> None:
         aligned = all(0 <= at < length and at % step == 0 for at, length, step in grid)
         whole = chunk.byte_offset is not None and 0 < chunk.byte_offset <= size - chunk.size and chunk.size > 0
         if start in seen or not aligned or not whole:
-            return True  # chunk_iter ends, and returns it
+            return True  # ends chunk_iter, which returns this value
         seen.add(start)
         return None
 
     if dataset.id.chunk_iter(check):
-        raise InputError(f"{path}: dataset {name!r}: damaged (its chunks do not lie where a file can hold them)")
+        raise InputError(f"{path}: dataset {name!r} is damaged (the positions of its chunks are not possible)")
 
 
 def _dataset_name(path: Path, file: h5py.File, key: str | None) -> str:
-    """The dataset to take, of those that hard links lead to; others lead elsewhere, and are not followed."""
+    """Return the name of the dataset to use. Only hard links are followed; other links may lead to other files."""
     import h5py
 
     wanted = "features" if key is None else key.strip("/")
@@ -103,7 +105,7 @@ def _dataset_name(path: Path, file: h5py.File, key: str | None) -> str:
         for name in group:
             looked += 1
             if looked > _OBJECTS or depth > _DEPTH:
-                raise InputError(f"{path}: more groups than are looked at; put the dataset at the top")
+                raise InputError(f"{path}: has too many groups to search; put the dataset at the top of the file")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 continue
             kind = group.get(name, getclass=True)

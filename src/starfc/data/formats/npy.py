@@ -1,4 +1,4 @@
-"""NumPy's .npy: features are memory-mapped, or read as a stream."""
+"""NumPy's .npy. Features are memory-mapped, or read as a stream."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from starfc.data.identities import whole_numbers
 from starfc.errors import InputError
 from starfc.storage.safe import Header, npy_header, read_npy, take
 
-DTYPES = "fiubcSUVmM"  # kinds that are opened, so that a message can name the one that was found
+DTYPES = "fiubcSUVmM"  # kinds of dtype to open, wider than needed, so that a message can name the dtype that was found
 
 
 def open_features(path: Path, dim: int | None = None, key: str | None = None) -> NDArray[np.generic]:
-    """Features (N, d) of numbers, memory-mapped."""
+    """Memory-map features (N, d)."""
     features = read_npy(path, DTYPES)
     require_features(path, features.shape, features.dtype)
     return features
 
 
 def npy_blocks(file: IO[bytes], name: str, header: Header | None = None) -> Blocks:
-    """The features of a .npy that is read as a stream; in Fortran order, it is held as a whole.
+    """Return the features of a .npy as blocks that are read from a stream. In Fortran order there is only one block.
 
-    ``header`` is its header, where that has been read.
+    ``header`` is the header, if it has already been read.
 
     Raises
     ------
     InputError
-        Not a .npy of features; while blocks are read, one that ends too soon.
+        The stream is no .npy of features. Also raised while blocks are read, if the stream ends too early.
     """
     shape, fortran, dtype = header or npy_header(file, name)
     require_features(name, shape, dtype)
@@ -41,7 +41,7 @@ def npy_blocks(file: IO[bytes], name: str, header: Header | None = None) -> Bloc
 
 
 def npy_numbers(file: IO[bytes], name: str, shape: tuple[int, ...], fortran: bool, dtype: np.dtype) -> Blocks:
-    """The numbers that follow the header of a .npy of two dimensions, of any dtype."""
+    """Return the numbers after the header of a two-dimensional .npy of any dtype, as blocks."""
     rows, dim = shape
 
     def parts() -> Iterator[NDArray[np.floating]]:
@@ -51,7 +51,7 @@ def npy_numbers(file: IO[bytes], name: str, shape: tuple[int, ...], fortran: boo
             data = take(file, count * dim * dtype.itemsize)
             if len(data) < count * dim * dtype.itemsize:
                 raise InputError(
-                    f"{name}: cut short: {rows:,} rows by its header, it ends before row {start + count:,}"
+                    f"{name}: is cut short: its header says {rows:,} rows, but it ends before row {start + count:,}"
                 )
             block = np.frombuffer(data, dtype)
             yield block.reshape(dim, count).T if fortran else block.reshape(count, dim)
@@ -74,7 +74,7 @@ def write_features(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator
 
 
 def read_labels(path: Path, key: str | None = None) -> NDArray[np.int64]:
-    """Labels (N,) of integers, or of floats that are whole."""
+    """Read labels (N,): integers, or floats that are whole numbers."""
     return whole_numbers(path, read_npy(path, DTYPES))
 
 

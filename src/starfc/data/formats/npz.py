@@ -1,4 +1,4 @@
-"""NumPy's .npz: a zip archive of arrays, one of which is taken."""
+"""NumPy's .npz, a zip archive of arrays. One of the arrays is used."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from starfc.storage.safe import Npz
 
 
 def open_features(path: Path, dim: int | None = None, key: str | None = None) -> Blocks:
-    """The features of an .npz: the array ``key``, or the only one, or the first of
-    :data:`~starfc.data.names.FEATURE_NAMES` that it has."""
+    """Open the features of an .npz as blocks.
+
+    They are the array ``key``, or the only array, or the first of :data:`~starfc.data.names.FEATURE_NAMES` in the file.
+    """
     with Npz(path) as archive:
         chosen = npz_key(archive, FEATURE_NAMES, key, keyed=True)
         with archive.open(chosen) as (_, (shape, _, dtype)):
@@ -28,14 +30,14 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
     def parts() -> Iterator[NDArray[np.floating]]:
         with Npz(path) as archive, archive.open(chosen) as (file, header):
             yield from npy_blocks(file, str(path), header).parts
-            file.read(1)  # at the end of the member its checksum is compared
+            file.read(1)  # makes zipfile compare the checksum, which it does at the end of the member
 
     rows, width = shape
     return Blocks(rows, width, dtype, parts(), str(path))
 
 
 def npz_key(archive: Npz, obvious: tuple[str, ...], key: str | None = None, keyed: bool = False) -> str:
-    """The name of an array of an .npz (:func:`chosen_name`)."""
+    """Return the name of the array of an .npz to use (:func:`chosen_name`)."""
     return chosen_name(archive.path, "array", archive.names, obvious, key, keyed)
 
 
@@ -50,6 +52,6 @@ def write_features(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator
 
 
 def read_labels(path: Path, key: str | None = None) -> NDArray[np.int64]:
-    """The array ``key``, or the only one, or the first of :data:`~starfc.data.names.LABEL_NAMES` that there is."""
+    """Read the labels: the array ``key``, or the only one, or the first of :data:`~starfc.data.names.LABEL_NAMES`."""
     with Npz(path) as archive:
         return whole_numbers(path, archive.array(npz_key(archive, LABEL_NAMES, key), DTYPES))

@@ -1,4 +1,4 @@
-"""Parquet: features are a column of lists of numbers, labels a column of integers or text."""
+"""Parquet. Features are a column of lists of numbers, labels are a column of integers or text."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _KIND = "Parquet file"
 
 
 def open_features(path: Path, dim: int | None = None, key: str | None = None) -> Blocks:
-    """The column ``features``, or the only column of lists, as float32.
+    """Open the column ``features``, or the only column of lists of numbers, as blocks of float32.
 
     Raises
     ------
     InputError
-        Not Parquet, no such column, one of something else than numbers; while blocks are read, lists of different
-        lengths or missing numbers.
+        The file is not Parquet, or there is no such column. Also raised while blocks are read, if lists have different
+        lengths or a number is missing.
     """
     with opened_parquet(path) as file:
         name = features_column(file)
         if name is None:
             raise InputError(
-                f"{path}: features are a column 'features' of lists of numbers, or the only column of lists; "
+                f"{path}: needs a column 'features' of lists of numbers, or only one column of such lists; "
                 f"found {_columns(file.schema_arrow)}"
             )
         _require_once(path, file, name)
@@ -50,13 +50,15 @@ def open_features(path: Path, dim: int | None = None, key: str | None = None) ->
                 yield _list_values(path, name, batch.column(0), length, at)
                 at += len(batch)
         if at != rows:
-            raise InputError(f"{path}: not a readable {_KIND} ({at:,} rows where it says {rows:,}); was it damaged?")
+            raise InputError(
+                f"{path}: not a readable {_KIND} (it has {at:,} rows but claims {rows:,}); was it damaged?"
+            )
 
     return Blocks(rows, length, np.dtype(np.float32), parts(), str(path))
 
 
 def _list_values(path: Path, name: str, column: pa.Array, dim: int, at: int) -> NDArray[np.float32]:
-    """(n, dim) numbers of lists, the first of which is row ``at``."""
+    """Return the numbers (n, dim) of a column of n lists. Its first list is row ``at`` of the file, for messages."""
     lengths = np.nan_to_num(column.value_lengths().to_numpy(zero_copy_only=False).astype(np.float64), nan=-1)
     wrong = lengths != dim
     if not wrong.any() and column.flatten().null_count:
@@ -67,13 +69,13 @@ def _list_values(path: Path, name: str, column: pa.Array, dim: int, at: int) -> 
         count = int(lengths[row])
         found = "none" if count < 0 else f"one of {count}" if count != dim else "one with a missing number"
         raise InputError(
-            f"{path}: column {name!r}: a list of {dim} numbers needed in every row; row {at + row} (from 0) has {found}"
+            f"{path}: column {name!r}: every row needs a list of {dim} numbers; row {at + row} (from 0) has {found}"
         )
     return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, dim)
 
 
 def features_column(file: pq.ParquetFile) -> str | None:
-    """The name of the column that holds features, None where none does."""
+    """Return the name of the column that holds features. None if there is none."""
     import pyarrow.types as kinds
 
     def of_numbers(kind: pa.DataType) -> bool:
@@ -85,7 +87,7 @@ def features_column(file: pq.ParquetFile) -> str | None:
 
 
 def _list_length(path: Path, file: pq.ParquetFile, name: str) -> int:
-    """The length that a column's type, or its first list, has."""
+    """Return the length of the lists of a column, according to its type or its first list."""
     kind = file.schema_arrow.field(name).type
     if hasattr(kind, "list_size"):
         length = kind.list_size
@@ -99,18 +101,18 @@ def _list_length(path: Path, file: pq.ParquetFile, name: str) -> int:
             at += len(batch)
         else:
             if at:
-                raise InputError(f"{path}: column {name!r}: lists of numbers needed; none of {at:,} rows has one")
+                raise InputError(f"{path}: column {name!r}: needs lists of numbers; none of the {at:,} rows has one")
             return 1
     if length < 1:
-        raise InputError(f"{path}: column {name!r}: lists of at least one number needed; found empty ones")
+        raise InputError(f"{path}: column {name!r}: needs lists of at least one number; found empty lists")
     return length
 
 
 @contextmanager
 def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file while the block runs; whatever is found wrong with it is one message.
+    """Open a Parquet file while the block runs. Every fault of the file becomes one InputError.
 
-    It is opened here, as Arrow takes no name that is not UTF-8.
+    The file is opened here and not by Arrow, because Arrow accepts only UTF-8 file names.
     """
     import pyarrow.parquet as pq
 
@@ -125,11 +127,14 @@ def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _require_once(path: Path, file: pq.ParquetFile, name: str) -> None:
     if file.schema_arrow.names.count(name) > 1:
-        raise InputError(f"{path}: the column {name!r} is in it twice; leave one out")
+        raise InputError(f"{path}: has the column {name!r} twice; remove one of them")
 
 
 def read_labels(path: Path, key: str | None = None) -> NDArray[np.int64]:
-    """The column ``label`` or ``identity``, or the only one: integers, or text (numbered by first appearance)."""
+    """Read the labels from the column ``label`` or ``identity``, or from the only column.
+
+    They are integers, or text, which is numbered by first appearance.
+    """
     import pyarrow as pa
 
     with opened_parquet(path) as file:
@@ -148,7 +153,7 @@ def write_features(path: Path, rows: int, dim: int, dtype: np.dtype) -> Iterator
     import pyarrow.parquet as pq
 
     schema = pa.schema([("features", pa.list_(pa.from_numpy_dtype(dtype), dim))])
-    # opened here, as Arrow takes no name that is not UTF-8
+    # the file is opened here, because Arrow accepts only UTF-8 file names
     with path.open("wb") as file, pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
 
         def write(part: NDArray[np.floating]) -> None:
@@ -163,7 +168,7 @@ def write_labels(path: Path, labels: NDArray[np.integer]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with path.open("wb") as file:  # Arrow takes no name that is not UTF-8
+    with path.open("wb") as file:  # opened here, because Arrow accepts only UTF-8 file names
         pq.write_table(pa.table({"label": np.asarray(labels, np.int64)}), file)
 
 

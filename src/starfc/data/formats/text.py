@@ -1,4 +1,4 @@
-"""Labels as text: one a line (.meta, .txt), or a column of a table (.csv)."""
+"""Labels as text: one per line (.meta, .txt), or a column of a table (.csv)."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ from starfc.errors import InputError
 from starfc.storage.safe import damage, read_text
 
 SEPARATORS = (",", ";", "\t")
-_SAMPLE = 200  # lines that say how a table is written
+_SAMPLE = 200  # number of lines from which the separator and the columns of a table are determined
 
 
 def read_labels(path: Path, key: str | None = None) -> NDArray[np.int64]:
-    """Labels that are integers (:func:`text_labels`)."""
+    """Read labels that are integers (:func:`text_labels`)."""
     return text_labels(path, names=False)
 
 
 def read_named_labels(path: Path, key: str | None = None) -> NDArray[np.int64]:
-    """Labels that are integers or text (:func:`text_labels`)."""
+    """Read labels that are integers or text (:func:`text_labels`)."""
     return text_labels(path, names=True)
 
 
 def text_labels(path: Path, *, names: bool) -> NDArray[np.int64]:
-    """Labels of a text: one a line, or a column of a table whose cells ``,``, ``;`` or tabs separate.
+    """Read labels from a text file: one per line, or a column of a table with the separator ``,``, ``;`` or tab.
 
-    UTF-8, with or without a byte order mark, lines ended in any way, cells in quotes or not, blank lines left out. Of
-    several columns it is the one whose header is ``label`` or ``identity``, or without a header the only one of
-    integers. Numbers such as ``3.0`` are integers.
+    The text is UTF-8, with or without a byte order mark, with line ends of any system, and with or without quotes.
+    Blank lines are skipped. Of several columns the one with the header ``label`` or ``identity`` is read. Without such
+    a header it is the only column of integers. Numbers such as ``3.0`` are integers.
 
     Parameters
     ----------
+    path : path
+        The file.
     names : bool
-        Whether labels may be text, which is numbered by first appearance; -1 among it stays -1.
+        Whether labels may be text, which is numbered by first appearance. The text -1 stays -1.
 
     Raises
     ------
     InputError
-        Not UTF-8, no label in a row, something else than labels, or a table that can be read in several ways.
+        The file is not UTF-8, a row has no label, there are no labels, or there are several ways to read the table.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow
 
     text = read_text(path, "labels file")
     if _UNUSED in text:
-        raise InputError(f"{path}: labels are text; found the control character U+001F in it; write the file again")
+        raise InputError(f"{path}: labels must be text; found the control character U+001F; write the file again")
     lines = [line for line in text[: 1 << 20].splitlines()[:_SAMPLE] if line.strip()]
     if not lines:
         return np.empty(0, np.int64)
@@ -69,22 +71,22 @@ def text_labels(path: Path, *, names: bool) -> NDArray[np.int64]:
         column = table.column(0).combine_chunks()
     alone = names and not header and len(first) == 1 and len(column) > 1
     if alone and integers(column[:1]) is None and integers(column[1:]) is not None:
-        column = column[1:]  # below a header of any other name
+        column = column[1:]  # the first line is a header with another name
     found = identities(column, str(path)) if names or integers(column) is not None else None
     if found is None:
         wrong = next(row for row in range(len(column)) if integers(column[row : row + 1]) is None)
         raise InputError(
-            f"{path}: labels are text with one integer identity per line; found {column[wrong].as_py()!r} in row "
+            f"{path}: labels must be text with one integer per line; found {column[wrong].as_py()!r} in row "
             f"{wrong} (from 0)"
         )
     return found
 
 
-_UNUSED = "\x1f"  # of one column nothing separates the cells
+_UNUSED = "\x1f"  # separator for lines that are read as one cell
 
 
 def _table(path: Path, lines: list[str]) -> tuple[str | None, list[list[str]]]:
-    """What separates cells, None for one column, and the cells of the lines."""
+    """Return the separator of a table (None: it has one column), and the cells of the lines."""
     one = [next(csv.reader([line], delimiter=_UNUSED), []) for line in lines]
     ways = {}
     for separator in SEPARATORS:
@@ -93,12 +95,12 @@ def _table(path: Path, lines: list[str]) -> tuple[str | None, list[list[str]]]:
             ways[separator] = cells
     if not ways:
         if all("|" in line for line in lines):
-            raise InputError(f"{path}: columns that '|' separates; write them with ',', ';' or tabs")
+            raise InputError(f"{path}: columns are separated by '|'; separate them with ',', ';' or tabs")
         return None, one
     whole = {separator: cells for separator, cells in ways.items() if len({len(row) for row in cells}) == 1}
     if not whole:
         raise InputError(
-            f"{path}: every line has {next(iter(ways))!r}, but not the same number of times; is it a table?"
+            f"{path}: every line has {next(iter(ways))!r}, but lines have different numbers of cells; is it a table?"
         )
     named = {s: cells for s, cells in whole.items() if any(c.strip().lower() in LABEL_COLUMNS for c in cells[0])}
     chosen = named or whole
@@ -108,7 +110,7 @@ def _table(path: Path, lines: list[str]) -> tuple[str | None, list[list[str]]]:
 
 
 def _column_at(path: Path, sample: list[list[str]], header: bool) -> int:
-    """The place of the column of labels."""
+    """Return the position of the column of labels."""
     first = [cell.strip() for cell in sample[0]]
     if len(first) == 1:
         return 0
@@ -116,7 +118,7 @@ def _column_at(path: Path, sample: list[list[str]], header: bool) -> int:
         return first.index(label_column(path, first))
     integers = [at for at in range(len(first)) if all(_is_integer(row[at]) for row in sample)]
     if len(integers) != 1:
-        label_column(path, first)  # says so
+        label_column(path, first)  # raises the error
     return integers[0]
 
 
@@ -128,7 +130,7 @@ def _is_integer(cell: str) -> bool:
 
 
 def write_lines(path: Path, labels: NDArray[np.integer]) -> None:
-    """Write labels as text, one a line."""
+    """Write labels as text, one per line."""
     from pyarrow import csv as arrow
     from pyarrow import table
 
@@ -141,6 +143,6 @@ def write_table(path: Path, labels: NDArray[np.integer]) -> None:
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    with path.open("wb") as file:  # Arrow takes no name that is not UTF-8
+    with path.open("wb") as file:  # opened here, because Arrow accepts only UTF-8 file names
         table = pa.table({"label": np.asarray(labels, np.int64)})
         arrow.write_csv(table, file, arrow.WriteOptions(quoting_style="none"))

@@ -1,4 +1,4 @@
-# The published recipe on the glyph embeddings: SGD, Xavier initialisation, 40 patches x 2 passes a subgraph.
+# The published recipe on the glyph embeddings: SGD, Xavier initialisation, 40 patches x 2 passes for each subgraph.
 _base_ = './cfg_gcn_glyph.py'
 
 model = dict(kwargs=dict(init='xavier'))

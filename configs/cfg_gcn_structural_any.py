@@ -1,4 +1,4 @@
-# Structure-aware edge confidence for any embedding. The bundled sample is the test split. To train:
+# Structure-aware edge confidence for any embedding. The test split is the bundled sample. To train:
 #   python train.py --config configs/cfg_gcn_structural_any.py --work-dir work_dirs/any --cfg-options prefix=FOLDER
 _base_ = ['./base.py', '../src/starfc/recipes/any.py']
 

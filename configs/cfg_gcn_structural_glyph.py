@@ -1,5 +1,5 @@
-# Structure-aware edge confidence on the glyph embeddings. The bundled sample is the test split; train and test on the
-# full splits with --cfg-options prefix=FOLDER test_name=part1_test
+# Structure-aware edge confidence on the glyph embeddings. The test split is the bundled sample. To train and
+# test on the full splits, use --cfg-options prefix=FOLDER test_name=part1_test
 _base_ = './cfg_gcn_structural_ms1m.py'
 
 prefix = '{{ fileDirname }}/../data/glyph'

@@ -1,4 +1,4 @@
-"""The scikit-learn estimator."""
+"""Test the scikit-learn estimator."""
 
 from __future__ import annotations
 

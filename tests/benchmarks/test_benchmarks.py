@@ -1,4 +1,4 @@
-"""The benchmarks as they are run, on little data: what they write, and that a stage that is done stays done."""
+"""Run the benchmarks on small data: check their files, and that a finished stage is not run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks' slow twin: equal to the golden files, and to the pipeline and the training on random data."""
+"""Check that the slow twin equals the golden files, and the pipeline and the training on random data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The suite of data sets: what it writes, what it keeps, what counts where there are no pairs, and its grids."""
+"""Test the suite of data sets: its files, stored results, sets without pairs, and its grids."""
 
 from __future__ import annotations
 

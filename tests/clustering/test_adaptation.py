@@ -1,4 +1,4 @@
-"""Adaptation: halves of the clusters, what each scorer learns from, which rounds stay, and what a run keeps of it."""
+"""Test adaptation: halves of clusters, training data of each scorer, rounds that stay, and the record of a run."""
 
 from itertools import pairwise
 

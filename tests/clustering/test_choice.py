@@ -1,4 +1,4 @@
-"""What samples agree to, and what that does to the estimate (tests/models/test_contextual.py holds the rest)."""
+"""Test the agreement with samples and its effect on the estimate (tests/models/test_contextual.py tests the rest)."""
 
 import numpy as np
 import pytest

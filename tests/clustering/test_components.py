@@ -1,4 +1,4 @@
-"""Connected components against a union-find, and the order of labels."""
+"""Compare connected components with a union-find, and check the order of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnostics without labels: by hand, against twins, and in the record of a run."""
+"""Test diagnostics without labels: hand-computed cases, slow twins, and the record of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Communities of scored edges: the map equation against all partitions of small graphs, Leiden, and what they share."""
+"""Test communities: the map equation against all partitions of small graphs, Leiden, and properties of both."""
 
 from __future__ import annotations
 

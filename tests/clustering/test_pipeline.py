@@ -1,4 +1,4 @@
-"""The pipeline as a whole."""
+"""Test the whole pipeline."""
 
 from __future__ import annotations
 

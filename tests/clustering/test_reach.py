@@ -1,4 +1,4 @@
-"""Clusters that samples of the rows hold together."""
+"""Test that clusters are joined which samples of the rows hold together."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Node intimacy and refinement: by hand and against twins."""
+"""Test node intimacy and refinement: hand-computed cases and slow twins."""
 
 from __future__ import annotations
 

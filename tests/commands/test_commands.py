@@ -1,4 +1,4 @@
-"""The command ``starfc``: what it prints and writes, where, and with which exit code."""
+"""Test the command ``starfc``: its output, its files, and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model, refinement and thresholds a command takes: --config and --model, or --run."""
+"""Test which model, refinement and thresholds a command uses with --config and --model, or with --run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The entry points as users run them: results, and one clear message for everything that can be wrong."""
+"""Run the entry points like users do: check the results, and one clear message for every possible mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Config files: validation, inheritance, and every shipped one through the real reader."""
+"""Test config files: validation, inheritance, and every shipped config with the real reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds belong to the partition that they were chosen for, and what is said of them is true."""
+"""Check that thresholds apply only to the partition of their choice, and that messages about them are true."""
 
 import json
 

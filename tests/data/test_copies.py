@@ -1,4 +1,4 @@
-"""Rows of the same direction: found, clustered once, and followed from there; and few rows, down to one."""
+"""Test copies: one row of each direction is clustered, the others follow. Test sets of few rows, down to one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features and labels on disk and in memory."""
+"""Test features and labels on disk and in memory."""
 
 from __future__ import annotations
 

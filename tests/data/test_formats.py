@@ -1,4 +1,4 @@
-"""Every format of features and labels: there and back, in pipes, and what is said of broken files."""
+"""Test every format of features and labels: writing and reading back, pipes, and messages about broken files."""
 
 from __future__ import annotations
 

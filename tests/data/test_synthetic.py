@@ -1,4 +1,4 @@
-"""The synthetic generator: shapes, determinism, blocks, resuming, and the structure it promises."""
+"""Test the synthetic generator: shapes, determinism, blocks, resuming, and the promised structure."""
 
 from __future__ import annotations
 

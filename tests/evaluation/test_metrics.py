@@ -1,4 +1,4 @@
-"""Metrics in linear time against scikit-learn and against a slow twin that sorts."""
+"""Compare the linear-time metrics with scikit-learn and with a slow twin that sorts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds: sweeps against the pipeline, the choice, its files, and the command that makes it."""
+"""Test thresholds: sweeps against the pipeline, the choice, its files, and its command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instances of label -1 are of unknown identity, and are in no metric, choice or training; counts do not overflow."""
+"""Check that metrics, choices and training leave out instances of label -1, and that counts do not overflow."""
 
 from __future__ import annotations
 

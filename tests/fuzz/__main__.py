@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz``."""
+"""Run ``python -m tests.fuzz``."""
 
 from __future__ import annotations
 

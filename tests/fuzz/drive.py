@@ -1,4 +1,4 @@
-"""Inputs are made and read in child processes, so that one that kills its process is a finding and not the end."""
+"""Make and read inputs in child processes, so that a killed process counts as a fault and does not end the run."""
 
 from __future__ import annotations
 

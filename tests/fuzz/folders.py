@@ -1,10 +1,10 @@
-"""Mutates one file of a small run's folder at a time and opens it with the commands: only InputError may come.
+"""Damage one file of a small run's folder at a time and open the folder with the commands: only InputError may occur.
 
     python -m tests.fuzz.folders --inputs 1000 [--seed 0] [--unlisted]
 
-Most changes differ from ``files.json`` and are refused by it, before what they did to a file is looked at; with
-``--unlisted`` there is none, as in a folder whose sender wrote one that fits, and contents alone are checked.
-Every input runs in this process; faulthandler shows where a signal came from, and a mutation is known by its number.
+``files.json`` reveals most changes before a command looks at the contents. With ``--unlisted`` there is no
+``files.json``, like in a folder whose sender wrote a matching one, so only the contents are checked.
+Every input runs in this process. faulthandler shows the origin of a signal, and a number identifies each mutation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Damage to files: what transfers, disks and hostile people do to them."""
+"""Damage files as transfers, disks and hostile people do."""
 
 from __future__ import annotations
 

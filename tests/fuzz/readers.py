@@ -1,4 +1,4 @@
-"""What is fuzzed: readers, with small valid files as seeds, made here."""
+"""The readers to fuzz, and small valid files as their seeds."""
 
 from __future__ import annotations
 

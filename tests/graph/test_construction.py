@@ -1,4 +1,4 @@
-"""Graph construction: hand-computed graphs, and parity with slow obvious twins."""
+"""Test graph construction: hand-computed graphs and slow twins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of edges: both directions of each, and confidence."""
+"""Test edge lists: both directions of each edge, and confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kNN search: pools, rounded products, cells and resuming, each against a slow obvious twin."""
+"""Test kNN search against slow twins: pools, rounded products, cells and resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structural features of candidate edges against a slow twin of the table that defines them."""
+"""Compare structural features of candidate edges with a slow twin of the table that defines them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of edges, and slow twins of what is made of them."""
+"""Edge lists, and slow twins of functions of edge lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are."""
+"""Paths of the repository and of the shared data."""
 
 from __future__ import annotations
 

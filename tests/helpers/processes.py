@@ -1,4 +1,4 @@
-"""Work in two processes, as torchrun starts them."""
+"""Run a function in two processes that are set up as torchrun does."""
 
 from __future__ import annotations
 

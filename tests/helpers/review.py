@@ -1,4 +1,4 @@
-"""Scored graphs by hand, and their clusters."""
+"""Hand-made scored graphs, and their clusters."""
 
 from __future__ import annotations
 

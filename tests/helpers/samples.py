@@ -1,4 +1,4 @@
-"""Small data."""
+"""Small data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small clusterings that instances are added to and removed from."""
+"""Small clusterings for tests that add and remove instances."""
 
 from __future__ import annotations
 

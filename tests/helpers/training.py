@@ -1,4 +1,4 @@
-"""Small training runs of every method, and what two of them are compared by."""
+"""Small training runs of every method, and the values by which two runs are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adding to communities and removing from them: the search with clusters that stay whole, and steps."""
+"""Test adding to communities and removing from them: the search that keeps clusters whole, and steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adding to a clustering and removing from it in memory: lists, edges, clusters."""
+"""Test adding and removing instances in memory: lists, edges, clusters."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Every command that writes is killed at its calls to the system, or finds the disk full: ``python -m tests.kills``."""
+"""Kill every command that writes at its system calls, or fill its disk: ``python -m tests.kills``."""

@@ -1,12 +1,13 @@
-"""Kill every command that writes, or fill its disk, and look at what is left.
+"""Kill every command that writes, or fill its disk, and check the files that are left.
 
-    python -m tests.kills --kills 300            # spread over the commands and their calls to the system
-    python -m tests.kills --kills 0 --full       # the disk is full: eight levels for each command
+    python -m tests.kills --kills 300            # spread over the commands and their system calls
+    python -m tests.kills --kills 0 --full       # full disk: eight fill levels for each command
 
-Each command runs in a child over the result of an earlier run. A kill comes before the n-th call that changes a file or
-a name (opening to write, fsync, rename, unlink, mkdir, rmdir, truncate, allocate); every third one comes amid a write:
-what was written of the file so far is cut in half first. Afterwards the folder must be wholly the old result or wholly
-the new one, with nothing of the user's changed; the same command again must give the new one, and leave nothing behind.
+Each command runs in a child process over the result of an earlier run. A kill comes before the n-th call that changes
+a file or a name (opening to write, fsync, rename, unlink, mkdir, rmdir, truncate, allocate). Every third kill comes
+during a write: the part of the file written so far is first cut in half. Afterwards the folder must hold the whole old
+result or the whole new one, with the user's files unchanged. The same command again must give the new result and leave
+no other files.
 """
 
 from __future__ import annotations

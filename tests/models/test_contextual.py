@@ -1,4 +1,4 @@
-"""The model for any embedding: strangers, contexts, scorers of one set, choice and estimate without labels, kinds."""
+"""Test the model for any embedding: strangers, contexts, scorers, choice and estimate without labels, kinds."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The fused edge operator against autograd on its plain form, on both code paths."""
+"""Compare the fused edge operator with autograd on its plain form, on both code paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structural model: its files, graph parsing, whole clusterings, calibration, and scores of a part."""
+"""Test the structural model: its files, graph parsing, whole clusterings, calibration, and scores of a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why two instances are together or apart: paths against their slow twin, ties, and what is said."""
+"""Test why two instances are together or apart: paths against a slow twin, ties, and the printed text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as they are meant to be seen, and those that are none."""
+"""Test reading of pictures: rotated, deep or of any kind, and files that are no pictures."""
 
 from __future__ import annotations
 

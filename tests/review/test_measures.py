@@ -1,4 +1,4 @@
-"""Measures of doubt: cuts of one and two edges against their slow twin, merge candidates, columns of the table."""
+"""Test measures of doubt: cuts of one and two edges against a slow twin, merge candidates, columns of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a report: its data against the measures, pictures from everywhere, what is refused."""
+"""Test the folder of a report: its data against the measures, all sources of pictures, and refused inputs."""
 
 from __future__ import annotations
 

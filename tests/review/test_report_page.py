@@ -1,4 +1,4 @@
-"""The page of a report, driven in Chromium from the disk: views, keys, marks, export, themes, size, accessibility."""
+"""Drive the page of a report in Chromium from the disk: views, keys, marks, export, themes, size, accessibility."""
 
 from __future__ import annotations
 

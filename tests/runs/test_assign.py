@@ -1,4 +1,4 @@
-"""Adding to the folder of a run and removing from it."""
+"""Test adding to the folder of a run and removing from it."""
 
 from __future__ import annotations
 

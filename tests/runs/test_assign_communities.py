@@ -1,4 +1,4 @@
-"""Adding to the folder of a run by communities."""
+"""Test adding to the folder of a run whose clusters are communities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished run's folder: the edges it keeps, and opening it again."""
+"""Test the folder of a finished run: its stored edges, and opening it again."""
 
 from __future__ import annotations
 

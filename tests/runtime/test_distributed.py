@@ -1,4 +1,4 @@
-"""What processes tell each other, and their shares of the cores."""
+"""Test the messages between processes, and their shares of the cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages that come with an extra: what is said where one is missing, and what goes on without it."""
+"""Test packages of an extra: the message about a missing one, and the work that goes on without it."""
 
 from __future__ import annotations
 

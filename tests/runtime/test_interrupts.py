@@ -1,4 +1,4 @@
-"""Requests to stop: what is noted, and that nobody is stopped before having said why work has failed."""
+"""Test requests to stop: they are noted, and no process stops before it has reported why its work failed."""
 
 from __future__ import annotations
 

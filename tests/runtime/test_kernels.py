@@ -1,4 +1,4 @@
-"""What compiled kernels are made of: 16-bit floats, vector comparisons, scratch files, threads."""
+"""Test the parts of compiled kernels: 16-bit floats, vector comparisons, scratch files, threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages, progress and the machine's record."""
+"""Test stages, progress and the record of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edge scores from projected nodes, and the graph parsed by them, against the network written out in float64."""
+"""Compare edge scores from node projections, and the parsed graph, with the network written out in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inference of the extended method: the selector's fast form, the choice of scales, candidates, and the whole."""
+"""Test inference of the extended method: the selector's fast form, the choice of scales, candidates, and the whole."""
 
 from __future__ import annotations
 

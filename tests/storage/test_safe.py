@@ -1,4 +1,4 @@
-"""What enters by the door (:mod:`starfc.storage.safe`) and the readers behind it: right values, or one message."""
+"""Test :mod:`starfc.storage.safe` and the readers behind it: every file gives right values or one message."""
 
 from __future__ import annotations
 

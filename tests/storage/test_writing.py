@@ -1,4 +1,4 @@
-"""What is written is whole: changes of folders, whose files may be replaced, locks, leftovers, full disks."""
+"""Test complete writing: changes of folders, files that may be replaced, locks, leftovers, full disks."""
 
 from __future__ import annotations
 

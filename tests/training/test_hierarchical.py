@@ -1,4 +1,4 @@
-"""Hierarchical training: straight-through choices, five graphs from one search, the step, whole small runs."""
+"""Test hierarchical training: straight-through choices, five graphs from one search, the step, whole small runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One item ahead: same items, errors at their place, nothing left running."""
+"""Test prefetching: the same items, errors at their place, and no thread left running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training that survives: going on bit for bit, requests to stop, broken files, losses that are not finite."""
+"""Test resuming of training bit for bit, requests to stop, broken files, and losses that are not finite."""
 
 from __future__ import annotations
 

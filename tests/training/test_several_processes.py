@@ -1,4 +1,4 @@
-"""Several training processes: two on the CPU, over gloo, as torchrun starts them."""
+"""Test training with two processes on the CPU, over gloo, as torchrun starts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the structural model: what it learns from, whole small runs, and what refuses to start."""
+"""Test training of the structural model: its training data, whole small runs, and refused starts."""
 
 from __future__ import annotations
 

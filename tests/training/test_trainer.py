@@ -1,4 +1,4 @@
-"""Sampling, the training step, and whole small runs."""
+"""Test sampling, the training step, and whole small runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attempts to break it found: each with the right value."""
+"""Check the right result in every case that an attempt to break the code found."""
 
 import json
 

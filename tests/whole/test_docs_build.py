@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and its pages fetch nothing from elsewhere."""
+"""Check that the documentation builds without a warning, and that its pages fetch nothing from elsewhere."""
 
 from __future__ import annotations
 

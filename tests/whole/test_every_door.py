@@ -1,7 +1,7 @@
-"""The same weights make the same thresholds and clusters whichever door one comes through.
+"""Check that the same weights give the same thresholds and clusters through every interface.
 
-Doors: ``starfc cluster``, test_final.py and test_dynamic.py with --model and with --run, and :class:`starfc.StarFC` on
-a folder and on a loaded model.
+Interfaces: ``starfc cluster``, test_final.py and test_dynamic.py with --model and with --run, and
+:class:`starfc.StarFC` on a folder and on a loaded model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The examples run as they stand, on the bundled sample."""
+"""Run the examples unchanged on the bundled sample."""
 
 from __future__ import annotations
 

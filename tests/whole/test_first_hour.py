@@ -1,4 +1,4 @@
-"""What a person meets in the first hour: few rows, odd inputs, published configs, words of the interface."""
+"""Test what a user meets in the first hour: few rows, odd inputs, published configs, words of the interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged files end as one message (:mod:`fuzz`); this is a small run of what ``python -m tests.fuzz`` does."""
+"""Check that damaged files end in one message: a small run of ``python -m tests.fuzz`` (:mod:`fuzz`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parity with the published reference implementation, step by step, on its own inputs and outputs."""
+"""Compare every step with the published reference implementation, on its own inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Folders from somebody else, or damaged: what a command does with them is said in one line, or is right.
+"""Check that a command opens a damaged or hostile folder rightly, or ends in a message of one line.
 
-Nothing outside of the folder is written, shown or executed, and a command that only looks changes nothing in it.
+A command writes, shows and executes nothing outside of the folder. A command that only reads changes nothing in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commands that write are killed, and find the disk full: a small share of what ``python -m tests.kills`` tries."""
+"""Kill commands that write, and fill their disk: a small part of ``python -m tests.kills``."""
 
 from __future__ import annotations
 

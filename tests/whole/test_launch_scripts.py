@@ -1,4 +1,4 @@
-"""The training scripts, with the interpreter replaced by one that prints what it was asked to run."""
+"""Test the training scripts with an interpreter that only prints what it was asked to run."""
 
 from __future__ import annotations
 

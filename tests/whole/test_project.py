@@ -1,4 +1,4 @@
-"""What a project has besides its code agrees with the code."""
+"""Check that the files around the code agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundled sample with the bundled weights, and training on the full glyph splits where they are at hand."""
+"""Test the bundled sample with the bundled weights, and training on the full glyph splits if they are available."""
 
 from __future__ import annotations
 

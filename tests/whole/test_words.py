@@ -1,4 +1,4 @@
-"""What messages say: numbers with their nouns, and commands only where the interface in use has them."""
+"""Test messages: numbers agree with their nouns, and commands are named only where the interface has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every baseline against a hand-made graph, a slow obvious twin, or the library it stands in for."""
+"""Compare every baseline with a hand-made graph, a slow twin, or the library that it replaces."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
-from starfc.training.basic import train_step
+from starfc.training.basic import step_loss
 from starfc.training.sampling import Subgraph, build_subgraph, identity_centres, patches
 
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-5}
@@ -135,6 +135,15 @@ def run_ours(arguments: argparse.Namespace) -> None:
         losses = take_steps(subgraph, steps)
     np.save(arguments.folder / "ours_losses.npy", losses)
     finish_side("ours", arguments.folder, stages)
+
+
+def train_step(model, optimizer, graph, edges, turn=None):
+    """Make one optimiser step on some edges, and return the loss."""
+    loss = step_loss(model, graph, edges, turn)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def take_steps(subgraph: Subgraph, steps: list[np.ndarray]) -> list[float]:

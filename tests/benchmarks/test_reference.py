@@ -10,6 +10,7 @@ import torch
 
 from helpers.paths import ROOT
 from helpers.samples import blobs, same_partition, unit
+from helpers.training import train_step
 from starfc.clustering.pipeline import cluster
 from starfc.data.dataset import Features
 from starfc.data.files import read_features
@@ -17,7 +18,6 @@ from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph
 from starfc.models.checkpoint import load_model
 from starfc.models.gcn import StarFCModel
-from starfc.training.basic import train_step
 from starfc.training.sampling import build_subgraph, patches
 
 

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.graphs import propagate_scales
 from helpers.samples import blobs, random_graph, unit
 from starfc.data.dataset import Features
 from starfc.errors import InputError
@@ -17,7 +18,6 @@ from starfc.graph.affinity import (
     Affinity,
     affinity_edges,
     propagate,
-    propagate_scales,
     propagation_matrix,
 )
 from starfc.graph.exact import exact_search

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from starfc.models.checkpoint import load_model
+from starfc.training.basic import step_loss
 
 METHODS = {
     "basic": {"model.kwargs.dropout": 0.1, "sampling.rotation": 0.2},  # everything that draws random numbers
@@ -46,3 +47,12 @@ def journal(folder: Path) -> list[dict]:
     """Entries without the times."""
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in e.items() if "seconds" not in key} for e in entries]
+
+
+def train_step(model, optimizer, graph, edges, turn=None):
+    """Make one optimiser step on some edges, and return the loss."""
+    loss = step_loss(model, graph, edges, turn)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from helpers.samples import blobs, unit
+from helpers.training import train_step
 from starfc.config.config import Config, Optimizer, Sampling, load_config
 from starfc.config.thresholds import load_thresholds
 from starfc.errors import InputError
@@ -19,7 +20,7 @@ from starfc.graph.knn import exact_knn
 from starfc.models.checkpoint import load_model
 from starfc.models.gcn import StarFCModel
 from starfc.training import prefetch
-from starfc.training.basic import BasicTraining, train_step
+from starfc.training.basic import BasicTraining
 from starfc.training.holdout import hold_back
 from starfc.training.sampling import SubgraphSampler, build_subgraph, identity_centres, patches, random_rotation
 from starfc.training.trainer import run_training

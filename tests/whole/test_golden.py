@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.graphs import propagate_scales
 from helpers.samples import same_partition
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.pipeline import cluster, cluster_dynamic
@@ -15,7 +16,7 @@ from starfc.clustering.refinement import node_intimacy, node_intimacy_undirected
 from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
-from starfc.graph.affinity import propagate_scales, propagation_matrix
+from starfc.graph.affinity import propagation_matrix
 from starfc.graph.edges import EdgeList, undirected
 from starfc.graph.knn import build_knn
 from starfc.graph.store import read_graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import starfc
@@ -38,3 +39,24 @@ def test_contributors_are_sent_to_places_that_exist():
     for module in re.findall(r"python -m (tests\.[\w.]+)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_rooms_import_what_the_architecture_says():
+    """docs/architecture.md lists the rooms from the ground up, and what each imports: none imports one above it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
+    rooms = list(table)
+    package = ROOT / "src" / "starfc"
+    folders = {path.name for path in package.iterdir() if (path / "__init__.py").is_file()}
+    assert set(rooms) == folders - {"commands", "recipes"}
+    for at, room in enumerate(rooms):
+        found = set()
+        for path in (package / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("starfc."):
+                    found.add(node.module.split(".")[1])
+        found &= folders - {room}
+        assert found <= {*rooms[:at], "recipes"}, room
+        said = set(re.findall(r"`(\w+)`", table[room]))
+        if "all above" not in table[room]:
+            assert found - {"recipes"} == said, room

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from starfc.data.dataset import Features, as_features
+from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.affinity_kernels import (
     aggregate,
@@ -93,22 +93,6 @@ def propagate(adjacency: sp.csr_matrix, features: NDArray[np.float32]) -> NDArra
     """Mean aggregation ÂF: (N, N) sparse times (N, d) dense -> (N, d), float32."""
     out = np.empty((adjacency.shape[0], features.shape[1]), np.float32)
     spmm(adjacency.indptr, adjacency.indices, adjacency.data, np.ascontiguousarray(features), out)
-    return out
-
-
-def propagate_scales(
-    graph: KnnGraph, features: Features | NDArray[np.float32], scales: Sequence[int] | None, th_sim: float = 0.0
-) -> NDArray[np.float32]:
-    """ÂF of every scale (:meth:`Affinity.of`), in one pass over the neighbours of the largest: (S, N, d)."""
-    features = as_features(features)
-    affinity = Affinity.of(graph, th_sim, scales=scales)
-    out = np.empty((affinity.num_scales, len(features), features.dim), np.float32)
-
-    def work(rows: slice) -> None:
-        out[:, rows] = affinity.aggregate(features, np.arange(rows.start, rows.stop))
-
-    features.scaled  # noqa: B018 made once, before the threads
-    threads.each(work, slices(len(features), _BLOCK))
     return out
 
 

@@ -90,18 +90,3 @@ def step_loss(model: StarFCModel, graph: Subgraph, edges: Tensor, turn: Tensor |
     turn = None if turn is None else turn.to(graph.features.device)
     logits = model(graph.features, graph.aggregated, rows, cols, turn)
     return functional.binary_cross_entropy_with_logits(logits, targets)
-
-
-def train_step(
-    model: StarFCModel,
-    optimizer: torch.optim.Optimizer,
-    graph: Subgraph,
-    edges: Tensor,
-    turn: Tensor | None = None,
-) -> Tensor:
-    """Make one optimiser step on some edges, and return the loss. Parameters as for :func:`step_loss`."""
-    loss = step_loss(model, graph, edges, turn)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()

@@ -314,7 +314,7 @@ def test_a_flipped_bit_in_a_listed_file_is_noticed(run):
     ):
         Run.open(run)
     (run / "files.json").unlink()
-    with pytest.raises(InputError, match="edges that are not the same in both directions"):
+    with pytest.raises(InputError, match="the edges of the two directions differ"):
         Run.open(run)
 
 
@@ -330,7 +330,7 @@ def test_bits_that_flip_in_a_knn_graph_are_noticed(run, made, tmp_path):
     (graph,) = (run / "knn").iterdir()
     features = made / "features.npy"
     ids = np.load(graph / "ids.npy")
-    for value, said in ((2**31 - 1, "an id outside of the graph's 120 nodes"), (int(ids[5, 4]), "stands there twice")):
+    for value, said in ((2**31 - 1, "an id outside the graph's 120 nodes"), (int(ids[5, 4]), "the same id twice")):
         wrong = ids.copy()
         wrong[5, 3] = value
         np.save(graph / "ids.npy", wrong)

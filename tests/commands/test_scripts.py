@@ -190,12 +190,12 @@ BAD_INPUTS = {
     "checkpoint of other widths": (
         lambda w: save_model(StarFCModel(16, 24), w / "model"),
         [],
-        "so d = 16, h = 24, where feature_dim = 16, nhid = 32 is needed",
+        "feature_dim = 16, nhid = 32 needed; found d = 16, h = 24",
     ),
     "one half of another width": (
         lambda w: torch.save(StarFCModel(16, 24).head.state_dict(), w / "model/Head.pth"),
         [],
-        "Head.pth: tensors do not fit: classifier.0.bias (32,) needed, found (24,)",
+        "Head.pth: wrong tensors: classifier.0.bias (32,) needed, found (24,)",
     ),
     "missing checkpoint": (lambda w: (w / "model/Backbone.pth").unlink(), [], "no such checkpoint"),
     "unknown key": (None, ["--cfg-options", "tua1=0.5"], "tua1: unknown key; did you mean tau1?"),

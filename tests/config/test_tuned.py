@@ -187,4 +187,4 @@ def test_thresholds_without_weights_say_what_is_missing(files, tmp_path):
         app, ["cluster", str(files / "x.npy"), "-o", str(tmp_path / "o"), "--model", str(tmp_path)]
     )
     assert done.exit_code == 2
-    assert "beside its thresholds.json put the weights that it was chosen for" in done.stderr
+    assert "has a thresholds.json: put the weights there for which these thresholds were chosen" in done.stderr

@@ -420,12 +420,12 @@ def shaped(place: int, value: int):
 
 
 WEIGHTS = {
-    "huge": (shaped(0, 2**40), "is that of no StructuralModel"),
-    "negative": (shaped(0, -1), "is that of no StructuralModel"),
-    "none": (shaped(0, 0), "is that of no StructuralModel"),
-    "columns": (shaped(1, 10**6), "is that of no StructuralModel"),
-    "candidates": (shaped(2, 0), "is that of no StructuralModel"),
-    "rounds": (shaped(4, 3), "is that of no StructuralModel"),
+    "huge": (shaped(0, 2**40), "do not fit a StructuralModel"),
+    "negative": (shaped(0, -1), "do not fit a StructuralModel"),
+    "none": (shaped(0, 0), "do not fit a StructuralModel"),
+    "columns": (shaped(1, 10**6), "do not fit a StructuralModel"),
+    "candidates": (shaped(2, 0), "do not fit a StructuralModel"),
+    "rounds": (shaped(4, 3), "do not fit a StructuralModel"),
     "key": (lambda state: {1: torch.zeros(2)}, "a plain state dict"),
     "list": (lambda state: [torch.zeros(2)], "a plain state dict"),
     "nan": (lambda state: state | {"temperature": torch.tensor(float("nan"))}, "NaN or infinite"),

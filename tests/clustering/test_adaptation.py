@@ -154,7 +154,7 @@ def test_set_by_hand(tmp_path):
 def test_parameters_of_another_model_are_refused(scoring):
     context = scoring.context
     arrays = context.arrays() | {"adapted": np.zeros((2, 7), np.float32)}
-    with pytest.raises(InputError, match="'adapted' holds 7 parameters"):
+    with pytest.raises(InputError, match="'adapted' has 7 parameters"):
         Context.from_arrays(arrays).late(load_model(PRETRAINED))
     for damaged in (np.zeros((3, 7), np.float32), np.full((2, 7), np.nan, np.float32), np.zeros((2, 7), np.int8)):
         broken = damaged if damaged.dtype.kind == "f" else damaged.astype("U1")

@@ -179,8 +179,8 @@ BAD_INPUTS = {
     ),
     "NaN rows": (replace_rows(np.nan), [], "2 of 180 rows have NaN or infinite values, first rows [7, 9]"),
     "zero rows": (replace_rows(0), [], "2 of 180 rows have zero norm (no direction), first rows [7, 9]"),
-    "npz of another k": (other_npz(180, 8), [], "a kNN graph of k = 8 where knn is 10"),
-    "npz of another N": (other_npz(170, 10), [], "a kNN graph of 170 nodes for the 180 instances"),
+    "npz of another k": (other_npz(180, 8), [], "knn = 10 needed; found a kNN graph of k = 8"),
+    "npz of another N": (other_npz(170, 10), [], "180 nodes needed"),
     "npz of other features": (other_npz(180, 10), [], "stale kNN graph: its similarities differ"),
     "truncated checkpoint": (
         lambda w: (w / "model/Head.pth").write_bytes((w / "model/Head.pth").read_bytes()[:700]),
@@ -190,12 +190,12 @@ BAD_INPUTS = {
     "checkpoint of other widths": (
         lambda w: save_model(StarFCModel(16, 24), w / "model"),
         [],
-        "so d = 16, h = 24, where feature_dim = 16, nhid = 32 is needed",
+        "feature_dim = 16, nhid = 32 needed; found d = 16, h = 24",
     ),
     "one half of another width": (
         lambda w: torch.save(StarFCModel(16, 24).head.state_dict(), w / "model/Head.pth"),
         [],
-        "Head.pth: tensors do not fit: classifier.0.bias (32,) needed, found (24,)",
+        "Head.pth: wrong tensors: classifier.0.bias (32,) needed, found (24,)",
     ),
     "missing checkpoint": (lambda w: (w / "model/Backbone.pth").unlink(), [], "no such checkpoint"),
     "unknown key": (None, ["--cfg-options", "tua1=0.5"], "tua1: unknown key; did you mean tau1?"),
@@ -257,10 +257,10 @@ def test_a_stored_graph_of_other_parameters_is_refused(cluster, workspace):
     assert cluster(*options, "knn_params.nprobe=1")[0] == 0
     code, _, err = cluster(*options, "knn_params.nprobe=3")
     assert code == 2
-    assert "a kNN graph built with {'nprobe': 1} where knn_params asks for" in err
+    assert "found a kNN graph built with {'nprobe': 1}" in err
     code, _, err = cluster("--cfg-options", "knn_method=ivf")
     assert code == 2
-    assert "where knn_recall asks for 0.99" in err
+    assert "knn_recall 0.99 needed" in err
     assert cluster("--cfg-options", "knn_method=ivf", "knn_recall=0.1")[0] == 0
     assert not list((workspace / "data").rglob("*.partial"))
 

@@ -128,7 +128,7 @@ def test_a_stored_graph_gives_the_same_thresholds(files, tmp_path):
         app, list(map(str, (*given, "-o", tmp_path / "no", "--knn-graph", tmp_path / "others.npz")))
     )
     assert done.exit_code == 2
-    assert "belongs to another split" in done.stderr
+    assert "of another split" in done.stderr
 
 
 def test_thresholds_are_chosen_for_rows_as_they_are_clustered(files, tmp_path):
@@ -187,4 +187,4 @@ def test_thresholds_without_weights_say_what_is_missing(files, tmp_path):
         app, ["cluster", str(files / "x.npy"), "-o", str(tmp_path / "o"), "--model", str(tmp_path)]
     )
     assert done.exit_code == 2
-    assert "beside its thresholds.json put the weights that it was chosen for" in done.stderr
+    assert "has a thresholds.json: put the weights there for which these thresholds were chosen" in done.stderr

@@ -127,10 +127,11 @@ def test_scales_by_hand():
 def test_graphs_too_shallow_for_the_scales_are_refused():
     graph = random_graph(40, 10, 0)
     with pytest.raises(
-        InputError, match=r"k: at least 12 needed by a model of scales of \(8, 12\) neighbours; found a kNN graph of 10"
+        InputError,
+        match=r"k: at least 12 needed by a model with scales of \(8, 12\) neighbours; found a kNN graph of 10",
     ):
         Affinity.of(graph, scales=(8, 12))
-    with pytest.raises(InputError, match="that rise"):
+    with pytest.raises(InputError, match="increasing numbers"):
         affinity_edges(graph, (8, 8))
     few = random_graph(9, 8, 0)  # all that a graph of nine nodes can have
     np.testing.assert_array_equal(Affinity.of(few, scales=(5, 12, 20)).widths, [4, 8, 8])

@@ -244,7 +244,7 @@ def test_codes_are_sixteenths():
 def test_longer_lists_than_a_byte_counts_are_refused():
     graph = random_graph(10, 5, 0)
     Structure(graph, 253, 5)
-    with pytest.raises(InputError, match="structural features: at most 253 neighbours; found 254"):
+    with pytest.raises(InputError, match="structural features: at most 253 neighbours allowed; found 254"):
         Structure(graph, 254, 5)
 
 

@@ -105,12 +105,12 @@ def test_models_that_do_not_fit_or_are_damaged_are_refused(tmp_path):
     path = tmp_path / "Structural.pth"
     for place in (tmp_path, tmp_path / "one.pt"):
         assert load_model(place, 32).feature_dim is None  # embeddings of any dimension
-        with pytest.raises(InputError, match="nhid = 8 where 64 is needed"):
+        with pytest.raises(InputError, match="nhid = 64 needed; found 8"):
             load_model(place, 16, 64)
     state = torch.load(path, weights_only=True)
     for broken, message in (
-        ({k: v for k, v in state.items() if k != "shape"}, "no shape of 5 numbers"),
-        (state | {"shape": torch.tensor([16, 8])}, "no shape of 5 numbers"),
+        ({k: v for k, v in state.items() if k != "shape"}, "a 'shape' of 5 numbers needed"),
+        (state | {"shape": torch.tensor([16, 8])}, "a 'shape' of 5 numbers needed"),
         ({k: v for k, v in state.items() if k != "second.shift"}, r"second.shift \(30,\) needed, found none"),
         (state | {"temperature": torch.tensor(float("nan"))}, "NaN or infinite"),
     ):

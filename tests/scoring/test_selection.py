@@ -183,7 +183,7 @@ def test_relabelling_instances_permutes_the_labels(case):
 
 def test_a_graph_too_shallow_for_the_model_is_refused(case):
     features, _, _, model = case
-    with pytest.raises(InputError, match=r"k: at least 13 needed by a model of scales of \(6, 9, 13\) neighbours"):
+    with pytest.raises(InputError, match=r"k: at least 13 needed by a model with scales of \(6, 9, 13\) neighbours"):
         cluster_dynamic(features, build_knn(features, 12), model, tau1=0.5, tau2=0.6)
 
 

@@ -447,10 +447,10 @@ def test_published_graphs_are_checked_before_kernels(tmp_path, rows):
     cases = {
         "nan": ((5, 1, 4), np.nan, r"distances: finite numbers .* needed; found nan at \[5, 4\]"),
         "infinite": ((5, 1, 4), np.inf, r"distances: finite numbers .* needed; found inf at \[5, 4\]"),
-        "outside": ((7, 0, 2), 40, "another split's: .* whole numbers from 0 to 39 needed; found 0 to 40"),
+        "outside": ((7, 0, 2), 40, "of another split: .* whole numbers from 0 to 39 needed; found 0 to 40"),
         "far": ((7, 0, 2), 2.0**40, "ids: whole numbers from 0 to 39 needed; found 0 to 1099511627776"),
-        "part": ((7, 0, 2), 1.5, "id 1.5, which is no whole number"),
-        "twice": ((7, 0, 2), good[7, 0, 3], "row 7 has an id that stands there twice"),
+        "part": ((7, 0, 2), 1.5, "a whole number needed as id; found 1.5"),
+        "twice": ((7, 0, 2), good[7, 0, 3], "row 7 has the same id twice"),
     }
     for name, (place, value, message) in cases.items():
         data = good.copy()

@@ -262,7 +262,7 @@ class TestWhatMayBeReplaced:
         mine.write_bytes(y.read_bytes())
         assert "this command reads the file" in refused("cluster", x, "--labels", mine, "-o", tmp_path)
         (tmp_path / "mine.npz").write_bytes(b"PK")
-        assert "no kNN graph" in refused("knn", x, "-o", tmp_path / "mine.npz")
+        assert "not a kNN graph" in refused("knn", x, "-o", tmp_path / "mine.npz")
         assert "is the file to read" in refused("convert", mine, mine)
         assert "belongs to the results of starfc cluster" in refused("convert", x, run / "labels.npy")
         write_json(tmp_path / "thresholds.json", {"fixed": 1})

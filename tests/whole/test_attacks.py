@@ -81,8 +81,8 @@ def test_what_a_search_leaves_goes_while_its_place_is_held(monkeypatch, tmp_path
 def test_a_recall_without_effect_is_said_once(starfc, tmp_path, rows):
     np.save(tmp_path / "rows.npy", rows)
     _, said = starfc("knn", tmp_path / "rows.npy", "-o", tmp_path / "g", "--recall", 0.9)
-    assert said.count("exact search is as fast for these 240 rows, and is made") == 1
-    assert "--recall 0.9 or not" in said
+    assert said.count("exact search is used, because it is as fast for these 240 rows") == 1
+    assert "--recall 0.9 has no effect" in said
     assert "exact search" not in starfc("knn", tmp_path / "rows.npy", "-o", tmp_path / "g")[1]
 
 

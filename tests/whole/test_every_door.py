@@ -150,5 +150,5 @@ def test_weights_that_are_gone(features, tmp_path):
     published(tmp_path / "model")
     model = load_model(tmp_path / "model")
     shutil.rmtree(tmp_path / "model")
-    with pytest.raises(InputError, match="model: no longer there, and the model was loaded from it"):
+    with pytest.raises(InputError, match="model: the model was loaded from there, but it no longer exists"):
         StarFC(model).fit(np.load(features))

@@ -314,7 +314,7 @@ def test_a_flipped_bit_in_a_listed_file_is_noticed(run):
     ):
         Run.open(run)
     (run / "files.json").unlink()
-    with pytest.raises(InputError, match="edges that are not the same in both directions"):
+    with pytest.raises(InputError, match="the edges of the two directions differ"):
         Run.open(run)
 
 
@@ -330,7 +330,7 @@ def test_bits_that_flip_in_a_knn_graph_are_noticed(run, made, tmp_path):
     (graph,) = (run / "knn").iterdir()
     features = made / "features.npy"
     ids = np.load(graph / "ids.npy")
-    for value, said in ((2**31 - 1, "an id outside of the graph's 120 nodes"), (int(ids[5, 4]), "stands there twice")):
+    for value, said in ((2**31 - 1, "an id outside the graph's 120 nodes"), (int(ids[5, 4]), "the same id twice")):
         wrong = ids.copy()
         wrong[5, 3] = value
         np.save(graph / "ids.npy", wrong)
@@ -420,12 +420,12 @@ def shaped(place: int, value: int):
 
 
 WEIGHTS = {
-    "huge": (shaped(0, 2**40), "is that of no StructuralModel"),
-    "negative": (shaped(0, -1), "is that of no StructuralModel"),
-    "none": (shaped(0, 0), "is that of no StructuralModel"),
-    "columns": (shaped(1, 10**6), "is that of no StructuralModel"),
-    "candidates": (shaped(2, 0), "is that of no StructuralModel"),
-    "rounds": (shaped(4, 3), "is that of no StructuralModel"),
+    "huge": (shaped(0, 2**40), "do not fit a StructuralModel"),
+    "negative": (shaped(0, -1), "do not fit a StructuralModel"),
+    "none": (shaped(0, 0), "do not fit a StructuralModel"),
+    "columns": (shaped(1, 10**6), "do not fit a StructuralModel"),
+    "candidates": (shaped(2, 0), "do not fit a StructuralModel"),
+    "rounds": (shaped(4, 3), "do not fit a StructuralModel"),
     "key": (lambda state: {1: torch.zeros(2)}, "a plain state dict"),
     "list": (lambda state: [torch.zeros(2)], "a plain state dict"),
     "nan": (lambda state: state | {"temperature": torch.tensor(float("nan"))}, "NaN or infinite"),

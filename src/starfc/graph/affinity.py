@@ -1,13 +1,14 @@
-"""Affinity graph -> propagation matrix, and the propagation of features over it.
+"""Build the affinity graph and the propagation matrix of a kNN graph, and propagate features over it.
 
-STAR-FC (CVPR 2021), section 3.2. From the directed kNN entries (i, j, s_ij) with s_ij >= th_sim, self excluded:
+STAR-FC (CVPR 2021), section 3.2. From the directed kNN entries (i, j, s_ij) with s_ij >= th_sim and i != j:
 
     a_ij = max(s_ij, s_ji),    A <- A + I,    Â = D^-1 A  with  D_ii = Σ_j A_ij
 
-Every node has its self loop, so no row of Â is empty and every row sums to 1.
+Each node has a self loop, so no row of Â is empty, and each row sums to 1.
 
-One kNN graph holds those of fewer neighbours (TPAMI 2023): the graph of a *scale* of k neighbours, the node itself
-counted, is the first k - 1 columns of it. Scales rise; an edge is in every graph from the first that has it on.
+A kNN graph contains the kNN graphs with fewer neighbours (TPAMI 2023). The graph of a *scale* of k neighbours, the node
+itself included, is its first k - 1 columns. Scales are in increasing order; an edge is in all graphs from the first
+scale that contains it.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ _BLOCK = 1 << 12
 
 
 def propagation_matrix(graph: KnnGraph, th_sim: float = 0.0) -> sp.csr_matrix:
-    """Row-normalised symmetric affinity Â of a kNN graph.
+    """Return the propagation matrix Â of a kNN graph: its row-normalised symmetric affinity matrix.
 
     Parameters
     ----------
     graph : KnnGraph
         N nodes, k neighbours; similarities in [0, 1].
     th_sim : float
-        Entries with a similarity below it are left out before symmetrisation.
+        Entries with a lower similarity are left out before the matrix is made symmetric.
 
     Returns
     -------
     scipy.sparse.csr_matrix
-        (N, N), float32 values, columns sorted, self loops stored. Entries of similarity 0 are stored too.
+        (N, N), float32 values, columns sorted, with self loops. Entries with similarity 0 are stored too.
     """
     n = graph.num_nodes
     indptr, indices, data, _ = _unions(graph, scale_widths(graph, None), th_sim)
@@ -67,46 +68,75 @@ def propagation_matrix(graph: KnnGraph, th_sim: float = 0.0) -> sp.csr_matrix:
 def affinity_edges(
     graph: KnnGraph, scales: Sequence[int], th_sim: float = 0.0
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.uint8]]:
-    """The entries that Â of the largest scale stores, self loops included, and the first scale that stores each.
+    """Return the entries of Â of the largest scale, self loops included, and the first scale of each entry.
 
     Parameters
     ----------
     graph : KnnGraph
-        At least as deep as the largest scale.
+        Has at least as many neighbours as the largest scale.
     scales : sequence of int
-        Rising numbers of neighbours, the node itself counted.
+        Numbers of neighbours, the node itself included, in increasing order.
     th_sim : float
         As for :func:`propagation_matrix`.
 
     Returns
     -------
     rows, cols : (E,) int32 (int64 from 2^31 nodes)
-        Rows do not fall, columns rise within a row.
+        The entries, sorted by row, then by column.
     levels : (E,) uint8
-        Â of ``scales[s]`` stores just the entries with ``levels <= s``.
+        Â of ``scales[s]`` has exactly the entries with ``levels <= s``.
     """
     indptr, cols, _, levels = _unions(graph, scale_widths(graph, scales), th_sim)
     return np.repeat(np.arange(graph.num_nodes, dtype=cols.dtype), np.diff(indptr)), cols, levels
 
 
 def propagate(adjacency: sp.csr_matrix, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean aggregation ÂF: (N, N) sparse times (N, d) dense -> (N, d), float32."""
+    """Return the mean aggregation ÂF, (N, d) float32, of a sparse (N, N) and a dense (N, d) matrix."""
     out = np.empty((adjacency.shape[0], features.shape[1]), np.float32)
     spmm(adjacency.indptr, adjacency.indices, adjacency.data, np.ascontiguousarray(features), out)
     return out
 
 
+def propagate_scales(
+    graph: KnnGraph, features: Features | NDArray[np.float32], scales: Sequence[int] | None, th_sim: float = 0.0
+) -> NDArray[np.float32]:
+    """Return ÂF of all scales, (S, N, d) float32, in one pass over the neighbours of the largest scale.
+
+    The parameters are as for :meth:`Affinity.of`.
+    """
+    features = as_features(features)
+    affinity = Affinity.of(graph, th_sim, scales=scales)
+    out = np.empty((affinity.num_scales, len(features), features.dim), np.float32)
+
+    def work(rows: slice) -> None:
+        out[:, rows] = affinity.aggregate(features, np.arange(rows.start, rows.stop))
+
+    features.scaled  # noqa: B018 computed once here, so that threads do not compute it at the same time
+    threads.each(work, slices(len(features), _BLOCK))
+    return out
+
+
 @dataclass(frozen=True)
 class Affinity:
-    """The affinity graphs A = max(S, Sᵀ) + I of the nested scales of a kNN graph, without a matrix.
+    """The affinity graphs A = max(S, Sᵀ) + I of the nested scales of a kNN graph, without a stored matrix.
 
-    A node's neighbours in A are those of its own list, and the nodes that list it without being listed by it; only the
-    latter are collected (a third of the entries or so), and nothing is sorted.
+    The neighbours of node i in A are the nodes in i's list, and the nodes j that have i in their list while i's list
+    does not have j (one-sided entries). Only the one-sided entries are collected, about a third of all; nothing is
+    sorted.
 
-    ``widths`` (S,) are the scales' columns of the kNN graph. ``kinds`` (N, widths[-1]) uint8 says of every entry (i, j)
-    whether it is none (``MISSING``, or similarity below th_sim), only i's (``ONE_SIDED``), or j's too, from which scale
-    on, and which similarity is higher (:mod:`starfc.graph.affinity_kernels`). The nodes that list node j one-sidedly
-    from scale s on are ``sources[indptr[j S + s] : indptr[j S + s + 1]]``, with similarities ``weights``.
+    Attributes
+    ----------
+    graph : KnnGraph
+        The kNN graph.
+    widths : (S,) int64
+        The number of columns of the kNN graph that each scale uses.
+    kinds : (N, widths[-1]) uint8
+        The kind of each entry (i, j): ``MISSING`` (no neighbour, or similarity below th_sim), ``ONE_SIDED`` (j's list
+        does not have i), or mutual. The code of a mutual entry says from which scale on j's list has i, and which of
+        the two similarities is higher (:mod:`starfc.graph.affinity_kernels`).
+    indptr, sources, weights
+        The one-sided entries by target: from scale s on, the nodes ``sources[indptr[j S + s] : indptr[j S + s + 1]]``
+        have j in their list, with similarities ``weights``.
     """
 
     graph: KnnGraph
@@ -125,11 +155,16 @@ class Affinity:
         scales: Sequence[int] | None = None,
         wanted: NDArray[np.bool_] | None = None,
     ) -> Affinity:
-        """The affinity graphs of the kNN entries whose similarity is at least th_sim.
+        """Return the affinity graphs of the kNN entries with similarity >= th_sim.
 
-        ``order`` (N,) is the order in which to take the nodes; it changes no result. ``scales`` are rising numbers of
-        neighbours, the node itself counted; the whole graph, all of its columns, is the only one where they are None.
-        ``wanted`` (N,): nodes whose neighbours are asked for; other nodes' are not complete then.
+        Parameters
+        ----------
+        order : (N,) integers, optional
+            Order in which nodes are processed. It does not change the result.
+        scales : sequence of int, optional
+            Numbers of neighbours, the node itself included, in increasing order. Default: one scale with all columns.
+        wanted : (N,) bool, optional
+            The nodes whose neighbours are needed. The neighbours of other nodes are then incomplete. Default: all.
         """
         widths = scale_widths(graph, scales)
         kinds = np.empty((graph.num_nodes, widths[-1]), np.uint8)
@@ -143,12 +178,13 @@ class Affinity:
 
     @property
     def num_scales(self) -> int:
+        """Number of scales S."""
         return len(self.widths)
 
     def aggregate(
         self, features: Features, rows: NDArray[np.integer], dtype: type[np.floating] = np.float32
     ) -> NDArray[np.floating]:
-        """Rows (m,) of ÂF = D^-1 A F of every scale, of L2-normalised features: (S, m, d), summed in ``dtype``."""
+        """Return some rows (m,) of ÂF = D^-1 A F of all scales, (S, m, d), with L2-normalised F; sum in ``dtype``."""
         out = np.empty((self.num_scales, len(rows), features.dim), dtype)
         aggregate(
             rows, self.graph.ids, self.graph.sims, self.kinds, self.widths, self.indptr, self.sources, self.weights,
@@ -158,19 +194,19 @@ class Affinity:
 
 
 def scale_widths(graph: KnnGraph, scales: Sequence[int] | None) -> NDArray[np.int64]:
-    """Columns (S,) of the kNN graph that each scale takes; all of them for None.
+    """Return the number of columns of the kNN graph that each scale uses, (S,); all columns if ``scales`` is None.
 
-    A graph of so few nodes that no row can be as long as a scale is taken whole for it.
+    If the graph has too few nodes for a scale, the scale uses all columns.
     """
     if scales is None:
         return np.array([graph.k], np.int64)
     if not scales or list(scales) != sorted(set(scales)) or scales[0] < 2:
-        raise InputError(f"scales: numbers of neighbours needed that rise and are at least 2; found {tuple(scales)}")
+        raise InputError(f"scales: increasing numbers of neighbours >= 2 needed; found {tuple(scales)}")
     needed = min(max(scales), graph.num_nodes - 1)
     if graph.k < needed:
         raise InputError(
-            f"{word('knn')}: at least {max(scales)} needed by a model of scales of {tuple(scales)} neighbours; found a "
-            f"kNN graph of {graph.k}"
+            f"{word('knn')}: at least {max(scales)} needed by a model with scales of {tuple(scales)} neighbours; found "
+            f"a kNN graph of {graph.k} neighbours"
         )
     return np.minimum(np.array(scales, np.int64) - 1, graph.k)
 
@@ -178,7 +214,7 @@ def scale_widths(graph: KnnGraph, scales: Sequence[int] | None) -> NDArray[np.in
 def _unions(
     graph: KnnGraph, widths: NDArray[np.int64], th_sim: float
 ) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32], NDArray[np.uint8]]:
-    """Row pointers, columns and values of Â of the largest scale, and the first scale that stores each entry."""
+    """Return row pointers, columns and values of Â of the largest scale, and the first scale of each entry."""
     ids, sims, line = graph.ids, graph.sims, np.float32(th_sim)
     t_indptr, t_rows, t_values, t_levels = transpose(ids, sims, line, widths)
     counts = np.empty(graph.num_nodes, np.int64)

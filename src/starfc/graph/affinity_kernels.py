@@ -1,7 +1,7 @@
 """Compiled kernels of :mod:`starfc.graph.affinity`.
 
-``widths`` (S,) rises: the graph of scale s is made of the first ``widths[s]`` columns of the kNN graph, so an entry's
-column says from which scale on it exists. Columns from ``widths[-1]`` on are in no graph.
+``widths`` (S,) are in increasing order. The graph of scale s has the first ``widths[s]`` columns of the kNN graph, so
+the column of an entry determines its first scale. Columns from ``widths[-1]`` on are in no graph.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import numpy as np
 from starfc.runtime.half import single
 from starfc.runtime.simd import prefetch_row
 
-# kinds of an entry (i, j); from MUTUAL on, MUTUAL + 3 · (scale from which j lists i) + (how s_ji stands to s_ij)
+# Kinds of an entry (i, j). A mutual entry has the code MUTUAL + 3 · (first scale at which j's list has i) + sign, where
+# sign says whether s_ji is EQUAL to, LOWER or HIGHER than s_ij.
 MISSING, ONE_SIDED, MUTUAL = range(3)
 EQUAL, LOWER, HIGHER = range(3)
-_AHEAD = 4  # rows asked for ahead of their use
+_AHEAD = 4  # rows are prefetched this many entries ahead
 
 
 @nb.njit(cache=True)
 def _find(ids, node):
-    """Where a node stands in a row without repeats, -1 where it does not; without a branch, so that it is SIMD."""
+    """Return the position of a node in a row without repeats, or -1. The loop has no branch, so it is vectorised."""
     at = np.int32(0)
     for c in range(ids.size):
         at += np.int32(c + 1) * np.int32(ids[c] == node)
@@ -29,7 +30,7 @@ def _find(ids, node):
 
 @nb.njit(cache=True, nogil=True)
 def entry_kinds(ids, sims, th_sim, widths, rows, wanted, kinds):
-    """``wanted`` (N,) bool or None: entries without a wanted end are taken for missing."""
+    """Write the kinds of the entries of some rows. Entries with no end in ``wanted`` (N,) bool or None are MISSING."""
     for i in rows:
         for c in range(widths[-1]):
             j, s = ids[i, c], sims[i, c]
@@ -55,7 +56,7 @@ def entry_kinds(ids, sims, th_sim, widths, rows, wanted, kinds):
 
 @nb.njit(cache=True, nogil=True)
 def one_sided(ids, sims, kinds, widths):
-    """For every node and scale the nodes that list it, from that scale on, without being listed by it."""
+    """Return the one-sided entries by target and first scale: row pointers (N S + 1,), sources and similarities."""
     n, scales = ids.shape[0], widths.size
     indptr = np.zeros(n * scales + 1, np.int64)
     for i in range(n):
@@ -91,7 +92,11 @@ def _add_row(total, weight, row):
 
 @nb.njit(cache=True, nogil=True)
 def aggregate(rows, ids, sims, kinds, widths, indptr, sources, weights, array, scale, out):
-    """Every neighbour goes to the total of the first scale that has the edge; totals are added up at the end."""
+    """Write ÂF of some rows at all scales.
+
+    Each neighbour is added to the total of the first scale that has the edge. At the end, the totals are accumulated
+    over the scales.
+    """
     scales = widths.size
     degrees = np.empty(scales, out.dtype)
     for r in range(rows.size):
@@ -113,7 +118,7 @@ def aggregate(rows, ids, sims, kinds, widths, indptr, sources, weights, array, s
                         reverse, sign = (kind - MUTUAL) // 3, (kind - MUTUAL) % 3
                         if sign != EQUAL and (sign == HIGHER or reverse < own):
                             other = sims[j, _find(ids[j], i)]
-                            # the scale that has both directions raises what the earlier one alone gave
+                            # At the scale that adds the higher direction, add the difference to the lower one.
                             if reverse > own or (reverse < own and sign == LOWER):
                                 more = abs(other - weight)
                                 degrees[max(reverse, own)] += more
@@ -140,7 +145,7 @@ def aggregate(rows, ids, sims, kinds, widths, indptr, sources, weights, array, s
 
 @nb.njit(cache=True)
 def transpose(ids, sims, th_sim, widths):
-    """Incoming entries of every node with their scales, sources in rising order (they are met in that order)."""
+    """Return the incoming entries of each node with their similarities and first scales; sources are sorted."""
     n = ids.shape[0]
     indptr = np.zeros(n + 1, np.int64)
     for i in range(n):
@@ -169,7 +174,7 @@ def transpose(ids, sims, th_sim, widths):
 
 @nb.njit(cache=True)
 def _outgoing(ids, sims, i, th_sim, widths):
-    """Row i's kept neighbours in rising id order, with their similarities and scales."""
+    """Return row i's neighbours with similarity >= th_sim, sorted by id, with similarities and first scales."""
     out_ids = np.empty(widths[-1], ids.dtype)
     out_sims = np.empty(widths[-1], np.float32)
     out_levels = np.empty(widths[-1], np.uint8)
@@ -188,6 +193,7 @@ def _outgoing(ids, sims, i, th_sim, widths):
 
 @nb.njit(parallel=True, cache=True)
 def count_unions(ids, sims, th_sim, widths, t_indptr, t_rows, counts):
+    """Write the number of entries of each row of Â to ``counts`` (N,)."""
     for i in nb.prange(ids.shape[0]):
         out_ids, _, _ = _outgoing(ids, sims, i, th_sim, widths)
         a, b, b_end, union = 0, t_indptr[i], t_indptr[i + 1], 1
@@ -205,6 +211,7 @@ def count_unions(ids, sims, th_sim, widths, t_indptr, t_rows, counts):
 
 @nb.njit(parallel=True, cache=True)
 def fill_unions(ids, sims, th_sim, widths, t_indptr, t_rows, t_sims, t_levels, indptr, indices, data, levels):
+    """Write columns, values and first scales of the entries of Â: merge each row's sorted outgoing and incoming."""
     for i in nb.prange(ids.shape[0]):
         out_ids, out_sims, out_levels = _outgoing(ids, sims, i, th_sim, widths)
         a, b, b_end, at = 0, t_indptr[i], t_indptr[i + 1], indptr[i]
@@ -242,6 +249,7 @@ def fill_unions(ids, sims, th_sim, widths, t_indptr, t_rows, t_sims, t_levels, i
 
 @nb.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def spmm(indptr, indices, data, features, out):
+    """Write the product of a sparse matrix and dense features (N, d) to ``out``."""
     for i in nb.prange(out.shape[0]):
         row = out[i]
         row[:] = 0.0

@@ -1,9 +1,9 @@
-"""Cells of similar features (spherical k-means), and approximate kNN search within each row's nearest cells.
+"""Divide features into cells (spherical k-means), and search approximate neighbours in each row's nearest cells.
 
-An inverted file that is read cell by cell instead of query by query: of a chunk of rows, all that probe a cell are
-multiplied with all its members at once, a matrix product instead of many vector products. The rows of a chunk are
-neighbours (a chunk is a run of the cells' order), so they probe the same cells. What the products select (rounded to
-bfloat16 where that is faster) is computed again in float32.
+This is an inverted file that is read cell by cell instead of query by query. All rows of a chunk that probe a cell are
+multiplied with all members of the cell at once: one matrix product instead of many vector products. A chunk is a
+contiguous part of the cell order, so its rows are near each other and probe the same cells. Products are computed in
+bfloat16 where this is faster. The similarities of the selected candidates are computed again in float32.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from starfc.graph.rerank import rerank
 from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
 
-_SAMPLE = 64  # rows per cell that k-means sees
+_SAMPLE = 64  # rows per cell on which k-means runs
 _ITERATIONS = 6
 _BLOCK = 1 << 13
 _TILE = 1024
-_ROWS, _COLUMNS = 512, 2048  # of a product: most cells in one piece, and 2 MiB
-_EDGE = 64  # tiles are filled up to multiples of it: few shapes, each compiled once
+_ROWS, _COLUMNS = 512, 2048  # maximum size of a product, 2 MiB; most cells fit into one
+_EDGE = 64  # sizes of products are rounded up to multiples of this, so that there are few shapes to compile
 
 
 @dataclass(frozen=True)
 class Cells:
-    """C cells of N rows.
+    """A division of N rows into C cells. Consecutive cells are similar.
 
-    ``centroids`` (C, d) float32 of norm 1; ``order`` (N,) ids of the rows, cell by cell; the members of cell c are
-    ``order[starts[c] : starts[c + 1]]``. Cells that stand together are similar.
+    ``centroids`` (C, d) float32 have norm 1. ``order`` (N,) are the ids of the rows, cell by cell: the members of cell
+    c are ``order[starts[c] : starts[c + 1]]``.
     """
 
     centroids: Tensor
@@ -51,7 +51,10 @@ class Cells:
 
 
 def make_cells(features: Features, count: int, seed: int = 0) -> Cells:
-    """Cells by k-means on a sample of 64 rows per cell, 6 rounds; every row then goes to its nearest centroid."""
+    """Divide the rows into ``count`` cells: k-means on a sample, then each row goes to its nearest centroid.
+
+    The sample has 64 rows per cell; k-means runs 6 iterations.
+    """
     rng = np.random.default_rng(seed)
     n = len(features)
     sample = np.sort(rng.choice(n, min(n, _SAMPLE * count), replace=False))
@@ -70,9 +73,12 @@ def make_cells(features: Features, count: int, seed: int = 0) -> Cells:
 
 
 def nearest_cells(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
-    """The ``count`` nearest centroids of every point, nearest first: (n, d) and (C, d) float32 -> (n, count)."""
+    """Return the ``count`` nearest centroids of each point, nearest first, (n, count) integers.
+
+    ``points`` (n, d) and ``centroids`` (C, d) are float32.
+    """
     ids = _nearest(points, centroids, count, product_dtype())
-    short = ids[:, -1] < 0  # bfloat16 pools take no products below 0
+    short = ids[:, -1] < 0  # bfloat16 pools ignore products below 0, so a row may have found too few
     if short.any():
         ids[short] = _nearest(points[torch.from_numpy(short)], centroids, count, torch.float32)
     return ids
@@ -86,15 +92,15 @@ def search_cells(
     chunks: Iterable[slice],
     finished: Callable[[slice, NDArray[np.integer], NDArray[np.float32], NDArray[np.integer]], None],
 ) -> None:
-    """The k most similar of every row among the members of its ``probes`` nearest cells, itself included.
+    """Find the k most similar rows of each row, itself included, among the members of its ``probes`` nearest cells.
 
     Parameters
     ----------
     chunks : iterable of slices
-        Which rows to search, as slices of ``cells.order``.
-    finished : callable
-        Gets a chunk, its rows (m,), and their similarities and ids (m, k), in any order of chunks and from any thread.
-        Rows fall by similarity; -inf and -1 fill what a row found too few for.
+        The rows to search, as slices of ``cells.order``.
+    finished : function (chunk, rows, sims, ids)
+        Is called for each chunk, in any order and from any thread, with its rows (m,), and their similarities and ids
+        (m, k), sorted by decreasing similarity. If a row has fewer than k candidates, the rest is -inf and -1.
     """
     n = len(features)
     members = torch.zeros(n + _EDGE, features.dim, dtype=product_dtype())
@@ -103,7 +109,8 @@ def search_cells(
         members[rows] = torch.from_numpy(features.rows(cells.order[rows]))
 
     threads.each(fill, slices(n, _BLOCK))
-    error = np.zeros(n, np.float32)  # recall is what is asked for here, not certainty: k / 4 more candidates see to it
+    # The search is approximate, so no error bound is needed; k / 4 more candidates keep the recall high.
+    error = np.zeros(n, np.float32)
     keep, scaled = k + k // 4 + 8, features.scaled
 
     def work(chunk: slice) -> None:
@@ -129,7 +136,7 @@ def search_cells(
                     torch.mm(queries, others.T, out=products)
                     pools.offer_rows(products, first, mine[some], width)
 
-        # every row's own cell before all others: floors are high from then on
+        # Search each row's own cell first: this raises the floors, and most later products are skipped.
         bounds = np.clip(cells.starts - chunk.start, 0, len(rows))
         for cell in np.flatnonzero(np.diff(bounds)).tolist():
             offer(cell, np.arange(bounds[cell], bounds[cell + 1]))
@@ -144,10 +151,12 @@ def search_cells(
 
 
 def _ceil(size: int) -> int:
+    """Round up to a multiple of :data:`_EDGE`."""
     return -(-size // _EDGE) * _EDGE
 
 
 def _nearest(points: Tensor, centroids: Tensor, count: int, dtype: torch.dtype) -> NDArray[np.integer]:
+    """Return the ``count`` nearest centroids of each point by products in ``dtype``; -1 where too few were found."""
     pools = Pools.empty(len(points), count, dtype, np.int32)
     points, centroids = points.to(dtype), centroids.to(dtype)
     for rows in slices(len(points), _TILE):
@@ -158,6 +167,7 @@ def _nearest(points: Tensor, centroids: Tensor, count: int, dtype: torch.dtype) 
 
 
 def _assign(rows_of: Callable[[slice], Tensor], n: int, centroids: Tensor) -> NDArray[np.int32]:
+    """Return the nearest centroid of each of n rows, (n,); ``rows_of`` returns the features of a slice of rows."""
     nearest = np.empty(n, np.int32)
 
     def work(rows: slice) -> None:
@@ -168,14 +178,14 @@ def _assign(rows_of: Callable[[slice], Tensor], n: int, centroids: Tensor) -> ND
 
 
 def _beside_each_other(centroids: Tensor) -> NDArray[np.integer]:
-    """An order of the centroids in which similar ones stand together."""
+    """Return an order of the centroids in which similar ones are close to each other."""
     near = nearest_cells(centroids, centroids, min(len(centroids), 16))
     return locality_order(KnnGraph(near, np.ones(near.shape, np.float32)))
 
 
 @nb.njit(cache=True, nogil=True)
 def _by_cell(cell_of, count):
-    """Positions sorted by their cell (counting sort, stable), and where each cell starts."""
+    """Return the positions sorted by cell (stable counting sort), and the start of each cell (count + 1,)."""
     starts = np.zeros(count + 1, np.int64)
     for c in cell_of:
         starts[c + 1] += 1

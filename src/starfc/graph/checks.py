@@ -1,7 +1,6 @@
-"""What compiled kernels rely on, checked before stored arrays reach them: ids in range, lists without repeats, row
-pointers that rise, numbers that are finite.
+"""Check stored arrays before compiled kernels use them: ids in range, no repeats, valid row pointers, finite numbers.
 
-One pass over each array, in blocks and on all threads; nothing is copied.
+Each check is one pass over an array, in blocks and on all threads. Nothing is copied.
 """
 
 from __future__ import annotations
@@ -16,35 +15,36 @@ from starfc.runtime import threads
 from starfc.runtime.products import slices
 
 _ROWS, _ENTRIES = 1 << 14, 1 << 20
-_SLOTS = 1 << 12  # of the table in which a row's ids are looked up; lists are shorter than half of it
+_SLOTS = 1 << 12  # size of the hash table for a row's ids; at most half of it is filled
 LONGEST = _SLOTS // 2
 
 _FAULTS = {
-    1: "an id outside of the graph's {n:,} nodes",
-    2: "the node itself among its neighbours",
-    3: "an entry behind a missing one",
-    4: "an id that stands there twice",
+    1: "an id outside the graph's {n:,} nodes",
+    2: "the node itself as a neighbour",
+    3: "a neighbour after a missing one",
+    4: "the same id twice",
     5: "a similarity that is not between 0 and 1",
 }
 
 
 def require_lists(ids: NDArray[np.integer], sims: NDArray[np.float32], rows: NDArray[np.integer], n: int) -> None:
-    """Make sure that kNN lists are under the contract of :mod:`starfc.graph.neighbours`, but for their order.
+    """Raise unless kNN lists follow the contract of :mod:`starfc.graph.neighbours`; their order is not checked.
 
     Parameters
     ----------
     ids : (m, k) integers
-        -1 where a row has no neighbour.
+        Neighbours; -1 fills empty slots.
     sims : (m, k) float32
+        Similarities.
     rows : (m,) integers
-        Whose lists they are.
+        The node of each list.
     n : int
-        Nodes of the graph.
+        Number of nodes of the graph.
 
     Raises
     ------
     ValueError
-        Says in which row what is wrong.
+        Names the first wrong row and its fault.
     """
     if ids.ndim != 2 or ids.shape != sims.shape or rows.shape != ids.shape[:1] or ids.shape[1] > LONGEST:
         raise ValueError(f"lists of {ids.shape} ids and {sims.shape} similarities")
@@ -58,14 +58,16 @@ def require_lists(ids: NDArray[np.integer], sims: NDArray[np.float32], rows: NDA
 
 
 def require_rows(indptr: NDArray[np.int64], cols: NDArray[np.integer], ordered: bool) -> None:
-    """Make sure that edges are listed row by row: pointers from 0 to E, other ends in range, none twice or to itself.
+    """Raise unless an edge list is valid: row pointers from 0 to E, columns in range, no repeats, no self loops.
 
     Parameters
     ----------
     indptr : (N + 1,) int64
+        Row pointers.
     cols : (E,) integers
+        The other end of each edge.
     ordered : bool
-        Whether the ends of a row must rise.
+        Whether the columns of a row must be sorted.
 
     Raises
     ------
@@ -73,16 +75,16 @@ def require_rows(indptr: NDArray[np.int64], cols: NDArray[np.integer], ordered: 
         Says what is wrong.
     """
     if not len(indptr) or indptr[0] != 0 or indptr[-1] != len(cols):
-        raise ValueError(f"indptr does not lead from 0 to the {len(cols):,} entries")
+        raise ValueError(f"indptr does not go from 0 to the number of entries, {len(cols):,}")
     for part in slices(len(indptr) - 1, _ENTRIES):
         if (np.diff(indptr[part.start : part.stop + 1]) < 0).any():
-            raise ValueError("indptr falls")
+            raise ValueError("indptr decreases")
 
     def work(part: slice) -> None:
         row = _row_fault(indptr, cols, part.start, part.stop, ordered)
         if row >= 0:
-            needed = "rising ids" if ordered else "different ids"
-            raise ValueError(f"row {row:,} has other ends than {needed} of other nodes, from 0 to {len(indptr) - 2:,}")
+            needed = "sorted ids without repeats" if ordered else "ids without repeats"
+            raise ValueError(f"row {row:,}: {needed} of other nodes needed, from 0 to {len(indptr) - 2:,}")
 
     threads.each(work, slices(len(indptr) - 1, _ROWS))
 
@@ -94,15 +96,15 @@ def require_both_ways(
     intimacy: NDArray[np.float32],
     kept: NDArray[np.bool_],
 ) -> None:
-    """Make sure that every edge is there in both directions, with the same numbers; after :func:`require_rows`.
+    """Raise unless each edge is stored in both directions with the same numbers. Call :func:`require_rows` before.
 
-    The edges of either direction are summed as hashes under a key that is drawn anew: sums that are equal are those of
-    equal edges, and no entry is looked up.
+    The edges of each direction are hashed with a random key, and the hashes are summed. If the sums are equal, the
+    edges are equal (up to a negligible probability). This needs no search for the reverse edge.
 
     Raises
     ------
     ValueError
-        They differ.
+        If the edges of the two directions differ.
     """
     bits = (scores.view(np.uint32), intimacy.view(np.uint32), kept.view(np.uint8))
     key, sums = np.uint64(secrets.randbits(64)), []
@@ -113,16 +115,16 @@ def require_both_ways(
     threads.each(work, slices(len(indptr) - 1, _ROWS))
     up, down = (sum(int(pair[side]) for pair in sums) % 2**64 for side in (0, 1))
     if up != down:
-        raise ValueError("edges that are not the same in both directions")
+        raise ValueError("the edges of the two directions differ")
 
 
 def require_numbers(name: str, values: NDArray[np.floating], low: float = -np.inf, high: float = np.inf) -> None:
-    """Make sure that all values are finite, from ``low`` to ``high``.
+    """Raise unless all values are finite and in [low, high].
 
     Raises
     ------
     ValueError
-        Says where the first other one is.
+        Names the first wrong value of a block, and its position.
     """
 
     def work(part: slice) -> None:
@@ -140,7 +142,7 @@ def require_numbers(name: str, values: NDArray[np.floating], low: float = -np.in
 
 
 def require_ids(name: str, values: NDArray[np.integer], low: int, high: int) -> None:
-    """Make sure that integers are from ``low`` to below ``high``; ValueError names the least and the greatest."""
+    """Raise ValueError unless all integers are in [low, high). The message names the smallest and the largest."""
     if values.size and (int(values.min()) < low or int(values.max()) >= high):
         raise ValueError(
             f"{name}: whole numbers from {low} to {high - 1:,} needed; found {values.min()} to {values.max()}"
@@ -149,7 +151,7 @@ def require_ids(name: str, values: NDArray[np.integer], low: int, high: int) -> 
 
 @nb.njit(cache=True, nogil=True)
 def _list_fault(ids, sims, rows, n):
-    """Row and number of the first fault; 0 where there is none."""
+    """Return row and fault number of the first fault; fault number 0 means none."""
     slots, stamps = np.empty(_SLOTS, np.int64), np.full(_SLOTS, -1, np.int64)
     for i in range(ids.shape[0]):
         ended = False
@@ -173,7 +175,7 @@ def _list_fault(ids, sims, rows, n):
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def _seen(slots, stamps, stamp, j):
-    """Whether j was met since the stamp changed; it has been from now on."""
+    """Return whether j is in the hash table of this ``stamp``, and add it. A new stamp empties the table."""
     at = (j ^ (j >> 12)) & (_SLOTS - 1)
     while stamps[at] == stamp:
         if slots[at] == j:
@@ -185,6 +187,7 @@ def _seen(slots, stamps, stamp, j):
 
 @nb.njit(cache=True, nogil=True)
 def _row_fault(indptr, cols, first, last, ordered):
+    """Return the first row in [first, last) with wrong columns, or -1."""
     n = indptr.size - 1
     slots, stamps = np.empty(_SLOTS, np.int64), np.full(_SLOTS, -1, np.int64)
     for i in range(first, last):
@@ -206,7 +209,7 @@ def _row_fault(indptr, cols, first, last, ordered):
 
 @nb.njit(cache=True, nogil=True)
 def _direction_sums(indptr, cols, scores, intimacy, kept, first, last, key):
-    """Sums of the hashes of the edges to higher ids, and of those to lower ids, of some rows."""
+    """Return the sum of the hashes of some rows' edges to higher ids, and the same for edges to lower ids."""
     up, down = np.uint64(0), np.uint64(0)
     for i in range(first, last):
         for e in range(indptr[i], indptr[i + 1]):
@@ -223,7 +226,7 @@ def _direction_sums(indptr, cols, scores, intimacy, kept, first, last, key):
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def _mixed(x):
-    """The finaliser of splitmix64."""
+    """Return the splitmix64 finaliser of x, a hash."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Compiled loops over edge lists: rows put together, transposed, merged, summed up."""
+"""Compiled kernels on edge lists: collect rows, transpose, merge and sum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 @nb.njit(cache=True, nogil=True)
 def place_rows(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
-    """Copy the entries of some rows, ``counts`` of them each, to where a row's next ones belong, and move that on."""
+    """Copy the entries of some rows, ``counts`` (m,) per row, to the free positions of these rows in the whole list.
+
+    ``free`` (N,) is the next free position of each row; it moves on by the row's count.
+    """
     at = 0
     for r in range(rows.size):
         for e in range(free[rows[r]], free[rows[r]] + counts[r]):
@@ -20,6 +23,7 @@ def place_rows(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
 
 @nb.njit(cache=True, nogil=True)
 def add_leaving(indptr, scores, kept, start, stop, total, count):
+    """Add score and number of the kept edges of each row in [start, stop) to ``total`` and ``count``."""
     for i in range(start, stop):
         for e in range(indptr[i], indptr[i + 1]):
             if kept is None or kept[e]:
@@ -29,6 +33,7 @@ def add_leaving(indptr, scores, kept, start, stop, total, count):
 
 @nb.njit(cache=True)
 def add_ends(indptr, cols, scores, kept, total, count):
+    """Add score and number of the kept edges at both ends of each edge to ``total`` and ``count``."""
     for i in range(total.size):
         for e in range(indptr[i], indptr[i + 1]):
             if kept is None or kept[e]:
@@ -39,7 +44,11 @@ def add_ends(indptr, cols, scores, kept, total, count):
 
 @nb.njit(cache=True)
 def in_lists(indptr, cols, wanted):
-    """For every node the nodes whose edges lead to it, rising; empty lists for nodes that are not ``wanted`` (N,)."""
+    """Return the sorted in-list of each node: row pointers and sources.
+
+    The in-list of j has the nodes with an edge to j. It is empty for nodes that are not ``wanted`` (N,) bool; None
+    means all nodes.
+    """
     n = indptr.size - 1
     in_indptr = np.zeros(n + 1, np.int64)
     for e in range(cols.size):
@@ -59,6 +68,7 @@ def in_lists(indptr, cols, wanted):
 
 @nb.njit(cache=True)
 def transposed(indptr, cols, scores):
+    """Return row pointers, columns and scores of the reversed edges; columns are sorted."""
     t_indptr = np.zeros(indptr.size, np.int64)
     for e in range(cols.size):
         t_indptr[cols[e] + 1] += 1
@@ -77,6 +87,7 @@ def transposed(indptr, cols, scores):
 
 @nb.njit(cache=True, nogil=True)
 def count_pairs(a_indptr, a_cols, b_indptr, b_cols, start, stop, counts):
+    """Write the size of the union of two lists with sorted columns to ``counts``, for each row in [start, stop)."""
     for i in range(start, stop):
         a, a_end, b, b_end, count = a_indptr[i], a_indptr[i + 1], b_indptr[i], b_indptr[i + 1], 0
         while a < a_end and b < b_end:
@@ -89,6 +100,7 @@ def count_pairs(a_indptr, a_cols, b_indptr, b_cols, start, stop, counts):
 
 @nb.njit(cache=True, nogil=True)
 def merge_pairs(a_indptr, a_cols, b_indptr, b_cols, a_scores, b_scores, start, stop, indptr, cols, scores):
+    """Write the union of two lists with sorted columns, for the rows in [start, stop); the higher score is kept."""
     for i in range(start, stop):
         a, a_end, b, b_end = a_indptr[i], a_indptr[i + 1], b_indptr[i], b_indptr[i + 1]
         for e in range(indptr[i], indptr[i + 1]):

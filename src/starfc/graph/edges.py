@@ -1,4 +1,4 @@
-"""The edge list that every stage after scoring takes and returns, and what the edges at each node say together."""
+"""The edge list, which all stages after scoring take and return, and sums over the edges of each node."""
 
 from __future__ import annotations
 
@@ -18,11 +18,20 @@ Block = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], NDA
 
 @dataclass(frozen=True)
 class EdgeList:
-    """Directed edges among N nodes, row by row, with scores (probabilities p).
+    """E directed edges between N nodes, row by row, with scores (probabilities p).
 
-    The edges of node i go to ``cols[indptr[i] : indptr[i + 1]]``: ``indptr`` (N + 1,) int64, ``cols`` (E,) int32 (int64
-    from 2^31 nodes), ``scores`` (E,) float32. No self loops, no repeated edge; columns in any order within a row.
-    ``symmetric``: every edge is there in either direction with the same score, and columns are sorted.
+    There are no self loops and no repeated edges. The columns of a row are in any order.
+
+    Attributes
+    ----------
+    indptr : (N + 1,) int64
+        Row pointers: the edges of node i go to ``cols[indptr[i] : indptr[i + 1]]``.
+    cols : (E,) int32 (int64 from 2^31 nodes)
+        The node to which each edge goes.
+    scores : (E,) float32
+        The score of each edge.
+    symmetric : bool
+        Each edge is stored in both directions with the same score, and the columns of each row are sorted.
     """
 
     indptr: NDArray[np.int64]
@@ -34,14 +43,15 @@ class EdgeList:
     def from_rows(
         cls, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32], num_nodes: int
     ) -> EdgeList:
-        """From edges rows_e -> cols_e that are sorted by row."""
+        """Return the edge list of edges rows_e -> cols_e, which must be sorted by row."""
         return cls(row_pointers(np.bincount(rows, minlength=num_nodes)), cols, scores)
 
     @classmethod
     def from_blocks(cls, blocks: list[Block], num_nodes: int, dtype: DTypeLike) -> EdgeList:
-        """From blocks of rows in any order, a row in one block or in several; ``blocks`` is emptied on the way.
+        """Return the edge list of all blocks. ``blocks`` is emptied, to free memory.
 
-        A block is its rows (m,), how many edges each has there (m,), and these edges' columns and scores, row by row.
+        A block is a tuple: its rows (m,), the number of edges of each row (m,), and columns and scores of these edges,
+        row by row. Blocks are in any order, and a row can be in several blocks.
         """
         totals = np.zeros(num_nodes, np.int64)
         for rows, counts, _, _ in blocks:
@@ -57,11 +67,12 @@ class EdgeList:
 
     @property
     def num_nodes(self) -> int:
+        """Number of nodes N."""
         return len(self.indptr) - 1
 
     @property
     def rows(self) -> NDArray[np.integer]:
-        """The node that each edge leaves, (E,), made anew at every call."""
+        """The node from which each edge starts, (E,). Computed at each access."""
         return np.repeat(np.arange(self.num_nodes, dtype=self.cols.dtype), np.diff(self.indptr))
 
     def __len__(self) -> int:
@@ -69,11 +80,14 @@ class EdgeList:
 
     @property
     def num_edges(self) -> int:
-        """Edges, of which a symmetric list has two entries each."""
+        """Number of edges. In a symmetric list, the two entries of a pair count once."""
         return len(self) // 2 if self.symmetric else len(self)
 
     def select(self, mask: NDArray[np.bool_]) -> EdgeList:
-        """The edges where ``mask`` (E,) holds, in the same order; of a symmetric list, both directions or none."""
+        """Return the edges where ``mask`` (E,) is True, in the same order.
+
+        In a symmetric list, the mask must be equal for both directions of an edge.
+        """
         before = np.zeros(len(mask) + 1, np.int64)
         np.cumsum(mask, out=before[1:])
         return EdgeList(before[self.indptr], self.cols[mask], self.scores[mask], self.symmetric)
@@ -81,14 +95,17 @@ class EdgeList:
     def with_edges(
         self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]
     ) -> tuple[EdgeList, NDArray[np.int64]]:
-        """The edges and others, in any order; of those that are there already the score stays.
+        """Return the edge list with more edges, which may be in any order.
+
+        In a symmetric list, edges that are already in the list keep their score. In other lists, the new edges must
+        not be in the list.
 
         Returns
         -------
         EdgeList
-            In a symmetric list the new ones are among the others of their row, in order of columns; else behind them.
+            In a symmetric list, columns stay sorted. In other lists, new edges are at the end of their rows.
         (m,) int64
-            Where each one that was added went, for ``numpy.insert`` of other arrays of the edges.
+            Positions at which ``numpy.insert`` must add the values of the new edges to other arrays of the edges.
         """
         order = np.lexsort((cols, rows))
         rows, cols, scores = rows[order], cols[order], scores[order]
@@ -110,18 +127,19 @@ class EdgeList:
 
 
 def row_pointers(counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Counts per row (N,) -> where each row starts, and the end: (N + 1,) int64."""
+    """Return the row pointers (N + 1,) int64 of rows with these counts (N,)."""
     indptr = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     return indptr
 
 
 def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Mean score of the edges at every node, either direction: (N,) float32, 0 for a node without an edge.
+    """Return the mean score of the edges at each node, incoming and outgoing, (N,) float32; 0 without an edge.
 
-    ``kept`` (E,): those of the edges that count; of a symmetric list, both directions or none.
+    ``kept`` (E,) says which edges count. In a symmetric list, it must be equal for both directions of an edge. Default:
+    all edges.
     """
-    if edges.symmetric:  # what leads to a node leaves it, too
+    if edges.symmetric:  # each edge is also an outgoing edge of its other end
         total, count = sums_of_rows(edges.indptr, edges.scores, kept)
     else:
         total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
@@ -132,7 +150,7 @@ def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> N
 def sums_of_rows(
     indptr: NDArray[np.int64], scores: NDArray[np.float32], kept: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Sum and number of the scores that each row lists, of those that are kept: (N,) each."""
+    """Return sum (N,) float64 and number (N,) int32 of each row's scores; ``kept`` (E,) says which edges count."""
     n = len(indptr) - 1
     total, count = np.zeros(n, np.float64), np.zeros(n, np.int32)
     threads.each(lambda rows: add_leaving(indptr, scores, kept, rows.start, rows.stop, total, count), slices(n, _ROWS))
@@ -140,9 +158,9 @@ def sums_of_rows(
 
 
 def undirected(edges: EdgeList) -> EdgeList:
-    """The edges taken as undirected: every pair once in either direction, with its higher score; columns sorted.
+    """Return the symmetric list of the edges: each pair in both directions, with its higher score; columns sorted.
 
-    Sorted by counting: the transpose of a list has sorted columns, and so has the transpose of that.
+    No comparison sort is needed: the transpose of a list has sorted columns, and so has the transpose of the transpose.
     """
     back = EdgeList(*transposed(edges.indptr, edges.cols, edges.scores))
     forth = EdgeList(*transposed(back.indptr, back.cols, back.scores))

@@ -1,14 +1,15 @@
-"""Exact kNN of a set within itself.
+"""Find the exact k nearest neighbours of all rows of a set among the rows of the same set.
 
-Similarity is symmetric: the product of two row blocks F_I F_Jᵀ serves the rows of I and, read by columns, those of J,
-so half of the products that a general search makes are enough. Where the processor multiplies bfloat16 several times
-faster than float32, products are made of features rounded to it, and what they select is certain all the same:
+Similarity is symmetric. The product of two row blocks F_I F_Jᵀ serves the rows of I and, read by columns, the rows of
+J. So half of the products of a general search are enough. If the processor multiplies bfloat16 several times faster
+than float32, the features are rounded to bfloat16 for the products. The result is still exact:
 
-* a rounded similarity s̃ is within ε_i + 2^-8 |s̃| of s, where ε_i = r_i + (1 + r_i) max_j r_j and r_i is the norm of
-  what rounding took from f_i (Cauchy-Schwarz; 2^-8 is the rounding of the product itself);
-* the best k + margin of every row by s̃ are kept, and what could be among the first k is computed in float32;
-* a row is certain where the k-th similarity found exceeds every s that was left out. The few other rows are searched
-  again, in float32 throughout.
+* A rounded similarity s̃ differs from s by at most ε_i + 2^-8 |s̃|, where ε_i = r_i + (1 + r_i) max_j r_j, and r_i is
+  the norm of the rounding error of f_i (Cauchy-Schwarz). 2^-8 is the rounding error of the product itself.
+* For each row, the best k + margin candidates by s̃ are kept. Those that could be among the first k are computed again
+  in float32.
+* A row is certain if its k-th similarity is above the largest possible s of all candidates that were dropped. The few
+  other rows are searched again in float32.
 """
 
 from __future__ import annotations
@@ -33,29 +34,31 @@ from starfc.runtime.progress import progress
 
 log = logging.getLogger("starfc")
 
-BLOCK = 1024  # 1024 x 1024 products, 2 or 4 MiB: they stay in a core's cache between product and selection
-_ROWS = 512  # per block of the search of some rows
-_CELL = 256  # rows per cell, on average
-_SAMPLE = 1 << 13  # rows that say how high floors may start
-_SMALL = 1 << 14  # below this many rows float32 is as fast
+BLOCK = 1024  # rows per block: 1024 x 1024 products, 2 or 4 MiB, stay in a core's cache between product and selection
+_ROWS = 512  # rows per block in search_rows
+_CELL = 256  # average number of rows per cell
+_SAMPLE = 1 << 13  # number of sampled rows from which the initial floors are estimated
+_SMALL = 1 << 14  # with fewer rows, float32 is as fast
 
 
 def exact_search(
     features: Features | NDArray[np.float32], k: int, block: int = BLOCK
 ) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """The k largest inner products of every row with all rows, itself included.
+    """Return the k largest inner products of each row with all rows, itself included.
 
     Parameters
     ----------
     features : Features, or (N, d) float32 L2-normalised
     k : int
         1 <= k <= N.
+    block : int
+        Rows per block.
 
     Returns
     -------
     sims (N, k) float32, ids (N, k)
-        Rows fall by product; of equal products the lower ids come first and stay. Memory beyond the result: a bfloat16
-        copy of the features and 1.5 (k + margin) candidates of 6 bytes a row.
+        Sorted by decreasing product. Of equal products, the lower ids are kept and come first. Memory in addition to
+        the result: a bfloat16 copy of the features, and 1.5 (k + margin) candidates of 6 bytes per row.
     """
     features = as_features(features)
     if len(features) >= _SMALL and product_dtype() == torch.bfloat16:
@@ -67,10 +70,10 @@ def exact_search(
 
 
 def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """:func:`exact_search` by products of features rounded to bfloat16.
+    """Do the same as :func:`exact_search` with products of features rounded to bfloat16.
 
-    Rows are taken cell by cell (:mod:`starfc.graph.cells`), so that neighbours find their candidates in the cache, and
-    start with a floor that a sample of the rows says to be low enough: few products reach it.
+    Rows are processed cell by cell (:mod:`starfc.graph.cells`), so that the candidates of similar rows are in the
+    cache. The initial floor of each row is estimated from a sample of the rows. Few products reach it.
     """
     n = len(features)
     keep = min(n, k + k // 4 + 4)
@@ -99,7 +102,7 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
 
 
 def round_features(features: Features, order: NDArray[np.integer]) -> tuple[Tensor, NDArray[np.float32]]:
-    """Rows of the features in an order, rounded to bfloat16 (N, d), and the norm of what rounding took from each."""
+    """Return the rows in ``order``, rounded to bfloat16 (N, d), and the norm of each row's rounding error (N,)."""
     rounded = torch.empty(len(features), features.dim, dtype=torch.bfloat16)
     residual = np.empty(len(features), np.float32)
     for rows in features.blocks():
@@ -110,11 +113,11 @@ def round_features(features: Features, order: NDArray[np.integer]) -> tuple[Tens
 
 
 def _sampled_floors(rounded: Tensor, keep: int) -> NDArray[np.float32] | NDArray[np.int16]:
-    """A value of every row (bfloat16 bits) that its best ``keep`` products very likely reach.
+    """Return a floor for each row (bfloat16 bits) that its best ``keep`` products very likely reach.
 
-    Of S sampled rows, keep · S / N are expected among a row's best ``keep``; so many, and four standard deviations and
-    four more, are looked for in the sample, and the last of them is the floor. Where it is too high, as it will be for
-    a row in 10^5, the row comes out uncertain.
+    Of S sampled rows, keep · S / N are expected to be among a row's best ``keep``. The search finds the best (expected
+    count + 4 sigma + 4) rows of the sample; the worst of them gives the floor. For about one row in 10^5 the floor is
+    too high; such a row is then not certain, and it is searched again.
     """
     n = len(rounded)
     sample = torch.from_numpy(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
@@ -132,7 +135,10 @@ def _sampled_floors(rounded: Tensor, keep: int) -> NDArray[np.float32] | NDArray
 
 
 def _offer_tiles(matrix: Tensor, pools: Pools, block: int) -> None:
-    """Offer every pair of rows once, to the pool of either: first within blocks, then block by block."""
+    """Compute the product of each pair of rows once and offer it to the pools of both rows.
+
+    Pairs within a block come first, to raise the floors.
+    """
     blocks = slices(len(matrix), block)
     locks = [Lock() for _ in blocks]
     with progress("kNN graph", total=len(blocks) * (len(blocks) + 1) // 2, unit="block") as bar:
@@ -160,13 +166,14 @@ def _offer_tiles(matrix: Tensor, pools: Pools, block: int) -> None:
 def search_rows(
     features: Features, rows: NDArray[np.int64], k: int, known: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """The k best of some rows (m,) in float32, as :func:`exact_search` gives them: sims and ids (m, k).
+    """Return similarities and ids (m, k) of the k most similar rows of some rows (m,), computed in float32.
 
-    ``known`` (m,) are similarities that at least k of a row's reach, where such are known.
+    The result is as that of :func:`exact_search`. ``known`` (m,) are lower bounds on the k-th similarity of each row,
+    if they are known; they make the search faster.
     """
     pools = Pools.empty(len(rows), k, torch.float32, id_dtype(len(features)))
     if known is not None:
-        pools.floor[:] = known - 1e-5  # float32 sums of another order may fall that much lower
+        pools.floor[:] = known - 1e-5  # a float32 sum in another order can be lower by this much
     parts = [(part, torch.from_numpy(features.rows(rows[part]))) for part in slices(len(rows), _ROWS)]
     with progress("kNN of some rows", total=len(features), unit="row") as bar:
         for columns in features.blocks():

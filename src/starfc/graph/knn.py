@@ -1,15 +1,16 @@
-"""kNN graphs: exact and approximate, under the contract of :mod:`starfc.graph.neighbours`.
+"""Build exact and approximate kNN graphs, which follow the contract of :mod:`starfc.graph.neighbours`.
 
 =============  ==========================================================================================
-``exact``      all neighbours (:mod:`starfc.graph.exact`); ``faiss``, its name in the published configs, is taken, too
-``faiss_gpu``  all neighbours, on GPUs, by a GPU build of the package faiss
-``ivf``        approximate, within each row's nearest cells (:mod:`starfc.graph.cells`). The number of cells
-               probed is the lowest that reaches the target recall on sampled rows; it streams by chunks of
-               rows and goes on where a killed run stopped. Where exact search would be as fast, for few
-               rows or for a target that takes many cells, that is made instead
+``exact``      finds all neighbours (:mod:`starfc.graph.exact`). ``faiss``, its name in the published configs,
+               is accepted too
+``faiss_gpu``  finds all neighbours on GPUs, with a GPU build of the package faiss
+``ivf``        searches approximately, in each row's nearest cells (:mod:`starfc.graph.cells`). The number of
+               probed cells is the smallest that reaches the target recall on sampled rows. The search writes
+               chunks of rows to disk and continues after an interruption. If exact search is as fast (few
+               rows, or a target that needs many cells), exact search is used instead
 =============  ==========================================================================================
 
-``knn_params`` of the config fixes the parameters of ``ivf``: nlist (cells), nprobe (cells probed).
+``knn_params`` in the config sets the parameters of ``ivf``: nlist (number of cells), nprobe (number of probed cells).
 """
 
 from __future__ import annotations
@@ -39,35 +40,36 @@ from starfc.storage.atomic import temporary_folder, writes
 
 log = logging.getLogger("starfc")
 
-RECALL_ROWS = 1000
-# Exact search makes N / 2 products a row; in cells a product costs a quarter more, and a row as much as 80,000 of them.
+RECALL_ROWS = 1000  # number of rows on which recall is measured
+# Costs in products of an exact search, which needs N / 2 per row: a product in cells costs 1.25, and each row 80,000.
 _CELL_PRODUCT, _CELL_ROW = 1.25, 80_000
-_CHUNKS = (1 << 13, 1 << 16)  # rows that one thread searches at a time: 2^16 x 140 candidates x 6 bytes = 55 MB
+_CHUNKS = (1 << 13, 1 << 16)  # minimum and maximum rows per chunk: 2^16 x 140 candidates x 6 bytes = 55 MB per thread
 _QUERY_BLOCK = 1 << 13
 
 
 def fitting_k(k: int, num_nodes: int, where: str = "features", columns: int = 0) -> int:
-    """Entries of a list, the node itself counted: k, or N where there are fewer nodes.
+    """Return the number of entries per neighbour list, the node itself included: min(k, N).
 
-    Logs a warning where N is what cuts the lists, or where k makes them shorter than the ``columns`` neighbours of the
-    lists that a model was trained on.
+    Log a warning if N < k, or if the lists are shorter than those that the model was trained on.
 
     Parameters
     ----------
     k : int
-        What was asked for, at least 2.
+        The requested number of entries, at least 2.
     num_nodes : int
-        N.
+        Number of nodes N.
     where : str
-        File or parameter of the nodes, for messages.
+        File or parameter of the features, for messages.
+    columns : int
+        Number of neighbours in the lists that the model was trained on; 0 means no check.
 
     Raises
     ------
     InputError
-        k below 2.
+        If k is below 2.
     """
     if k < 2:
-        raise InputError(f"{word('knn')}: at least 2 needed, the instance itself and a neighbour; found {k}")
+        raise InputError(f"{word('knn')}: at least 2 needed, the instance itself and one neighbour; found {k}")
     wanted, fitting = max(k - 1, columns), min(k, num_nodes)
     if num_nodes and fitting <= wanted:
         short = where if num_nodes < k else f"{word('knn')} {k}"
@@ -86,32 +88,39 @@ def build_knn(
     recall: float = RECALL,
     folder: Path | None = None,
 ) -> KnnGraph:
-    """kNN graph of features.
+    """Build the kNN graph of features.
 
     Parameters
     ----------
     features : Features, or (N, d) float32 L2-normalised
     k : int
-        Entries per node, the node itself counted, 1 <= k <= N; of N, every list holds all other nodes.
+        Entries per node, the node itself included, 1 <= k <= N. With k = N, each list holds all other nodes.
     method : {'exact', 'faiss_gpu', 'ivf'}
+        The search method, see the table above.
     params : mapping, optional
         Parameters of an approximate method (:data:`starfc.runtime.defaults.KNN_PARAMS`).
     seed : int
-        Chooses the rows on which an approximate graph's recall is measured, and the sample that k-means sees.
+        Seed of the rows on which recall is measured, and of the sample for k-means.
     recall : float
-        Target of an approximate method whose ``nprobe`` is not given: share of the exact neighbours found.
+        Target share of the exact neighbours that an approximate method must find. Ignored if ``nprobe`` is given.
     folder : path, optional
-        Where an approximate search keeps what it has, to go on from there after a kill; a temporary folder otherwise.
+        Folder in which an approximate search stores its progress, to continue after an interruption. Default: a
+        temporary folder.
 
     Returns
     -------
     KnnGraph
         ``info`` holds the backend, its parameters, and the recall against exact search on 1,000 sampled rows (1 for
-        exact methods, by construction).
+        exact methods).
+
+    Raises
+    ------
+    InputError
+        If there are no features, k is out of range, or the method or its parameters are wrong.
     """
     features, params, method = as_features(features), dict(params or {}), KNN_FORMER.get(method, method)
     if not len(features):
-        raise InputError(f"{features.name}: no rows to search among; at least 1 needed")
+        raise InputError(f"{features.name}: at least 1 row needed; found none")
     if not 1 <= k <= len(features):
         raise InputError(f"{word('knn')}: between 1 and N = {len(features)} needed; found {k}")
     if len(features) == 1:
@@ -127,31 +136,32 @@ def build_knn(
 
 
 def search_bytes(features: Features, k: int, method: str = "exact") -> int:
-    """Memory that a search will add: the features that it maps or copies in 2 bytes, candidates, and the graph.
+    """Return the memory that a search will need, in bytes: features (mapped, or copied to 2 bytes), candidates, graph.
 
-    An exact search holds all of it at once; a search in cells makes the graph of what lies on disk, when it is done.
+    An exact search holds all of them at the same time. A search in cells reads the graph from disk at the end.
     """
     n, copy, graph = len(features), 2 * len(features) * features.dim, 8 * len(features) * k
     return copy + graph + 12 * n * k if method == "exact" else features.array.nbytes + max(copy, graph) + (512 << 20)
 
 
 def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:
-    """Exact kNN graph (:mod:`starfc.graph.exact`), whatever the number of nodes; 1 <= k <= N."""
+    """Return the exact kNN graph (:mod:`starfc.graph.exact`); 1 <= k <= N."""
     sims, ids = exact_search(features, k)
     return tidy(ids, sims, np.arange(len(ids)), len(ids))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows (n,) and their exact neighbours, (n, k) under the graph's contract."""
+    """A sample of rows (n,) with their exact neighbours, a KnnGraph of (n, k)."""
 
     rows: NDArray[np.int64]
     exact: KnnGraph
 
     def recall(self, graph: KnnGraph) -> float:
-        """Share of these rows' exact neighbours that a graph holds.
+        """Return the share of the exact neighbours of these rows that a graph contains.
 
-        A row has found as many as it holds neighbours at least as similar as its last exact one: ties are no misses.
+        A neighbour counts as found if it is at least as similar as the row's last exact neighbour. So another
+        neighbour of the same similarity does not count as missed.
         """
         wanted = (self.exact.ids >= 0).sum(axis=1)
         last = np.take_along_axis(self.exact.sims, np.maximum(wanted - 1, 0)[:, None], axis=1) - 1e-6
@@ -160,7 +170,7 @@ class Sample:
 
 
 def draw_sample(features: Features, k: int, rng: np.random.Generator) -> Sample:
-    """Up to 1,000 rows with their exact neighbours."""
+    """Draw up to 1,000 rows and search their exact neighbours."""
     n = len(features)
     rows = np.sort(rng.choice(n, min(RECALL_ROWS, n), replace=False))
     sims, ids = search_rows(features, rows, k)
@@ -174,7 +184,8 @@ def _exact(features: Features, k: int) -> KnnGraph:
 
 def _exact_instead(features: Features, k: int, recall: float) -> KnnGraph:
     log.info(
-        "kNN graph: exact search is as fast for these %s rows, and is made: it finds all neighbours, %s %g or not",
+        "kNN graph: exact search is used, because it is as fast for these %s rows; it finds all neighbours, so "
+        "%s %g has no effect",
         f"{len(features):,}",
         word("knn_recall"),
         recall,
@@ -217,7 +228,7 @@ def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: 
 
 
 def _search_cells(features: Features, k: int, cells: Cells, probes: int, partial: PartialGraph, chunk: int) -> KnnGraph:
-    """The graph of one number of probes, going on from the chunks that are stored."""
+    """Search with a fixed number of probes; continue from the stored chunks of an interrupted search."""
     n = len(features)
     partial.start(probes, n, k, slices(n, chunk))
     with progress("kNN graph", total=n, done=partial.rows_done, unit="row") as bar:
@@ -232,7 +243,7 @@ def _search_cells(features: Features, k: int, cells: Cells, probes: int, partial
 
 
 def _probes_for(recall: float, features: Features, cells: Cells, sample: Sample) -> int:
-    """The lowest number of probes at which the cells probed hold the target share of a sample's neighbours."""
+    """Return the smallest number of probes whose cells contain the target share of a sample's exact neighbours."""
     points = torch.from_numpy(features.rows(sample.rows))
     preference = nearest_cells(points, cells.centroids, len(cells))
     rank = np.empty_like(preference)
@@ -249,7 +260,7 @@ def _check_method(features: Features, method: str, params: dict[str, int]) -> No
         raise InputError(f"{word('knn_method')}: one of {', '.join(KNN_METHODS)} needed; found {method!r}")
     allowed = KNN_PARAMS.get(method, ())
     if not set(params) <= set(allowed):
-        raise InputError(f"knn_params: {method!r} takes {allowed}; found {sorted(params)}")
+        raise InputError(f"knn_params: only {allowed} allowed for {method!r}; found {sorted(params)}")
     for name in params:
         if params[name] > len(features):
             raise InputError(f"knn_params.{name}: at most the {len(features)} instances needed; found {params[name]}")
@@ -261,8 +272,8 @@ def _gpu_search(features: Features, k: int) -> KnnGraph:
 
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         raise InputError(
-            f"{word('knn_method')}: 'faiss_gpu' needs a GPU build of faiss and a GPU; found neither or only one of "
-            "them; use 'exact', or pip install 'starfc[faiss-gpu]'"
+            f"{word('knn_method')}: 'faiss_gpu' needs a GPU build of faiss and a GPU; at least one of them is "
+            "missing; use 'exact', or pip install 'starfc[faiss-gpu]'"
         )
     n = len(features)
     index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(features.dim))

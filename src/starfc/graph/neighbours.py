@@ -1,16 +1,16 @@
 """The kNN graph and its contract.
 
-A :class:`KnnGraph` of N nodes is two arrays of shape (N, k):
+A :class:`KnnGraph` of N nodes has two arrays of shape (N, k):
 
-* ``ids``, int32 (int64 from 2^31 nodes): neighbour ids, the node itself excluded;
-* ``sims``, float32: similarities ``s = clip(<f_i, f_j>, 0, 1)`` of L2-normalised features.
+* ``ids``, int32 (int64 from 2^31 nodes): the ids of the neighbours, without the node itself;
+* ``sims``, float32: the similarities ``s = clip(<f_i, f_j>, 0, 1)`` of L2-normalised features.
 
-Rows fall by similarity, ties by rising id. ``-1`` / ``0.0`` fill the slots a row has no neighbour for; they stand at
-the end of the row. A similarity of 0 beside an id is an edge, not a missing one. The graph is directed: j among i's
-neighbours says nothing about i among j's.
+Each row is sorted by decreasing similarity; ties are sorted by increasing id. Slots without a neighbour have id -1 and
+similarity 0.0, and are at the end of the row. An entry with an id and similarity 0 is an edge, not an empty slot. The
+graph is directed: j can be a neighbour of i while i is not a neighbour of j.
 
-``k`` counts as the published files count: the node's own id is one of the k entries searched for, so a row holds
-k - 1 others, and k of them only where so many duplicates tie that its own id fell out.
+``k`` counts as in the published files: the node itself is one of the k entries that are searched. So a row usually has
+k - 1 neighbours. It has k neighbours only if so many duplicates tie that the node's own id is not among the k entries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class KnnGraph:
-    """A kNN graph under the contract above; ``info`` says how it was made (backend, its parameters, recall)."""
+    """A kNN graph that follows the contract above; ``info`` has its backend, the backend's parameters, and recall."""
 
     ids: NDArray[np.integer]
     sims: NDArray[np.float32]
@@ -33,44 +33,46 @@ class KnnGraph:
 
     @property
     def num_nodes(self) -> int:
+        """Number of nodes N."""
         return self.ids.shape[0]
 
     @property
     def k(self) -> int:
+        """Number of columns k."""
         return self.ids.shape[1]
 
     def num_entries(self, columns: int) -> int:
-        """Neighbours of all nodes together in the first columns, slots without one left out."""
+        """Return the total number of neighbours in the first ``columns`` columns; empty slots do not count."""
         return _count_entries(self.ids[:, :columns])
 
 
 def empty_graph(num_nodes: int, k: int) -> KnnGraph:
-    """The graph of nodes without neighbours, none or one."""
+    """Return the graph of 0 or 1 nodes, which have no neighbours."""
     ids, sims = np.full((num_nodes, k), -1, id_dtype(num_nodes)), np.zeros((num_nodes, k), np.float32)
     return KnnGraph(ids, sims, {"backend": "none", "params": {}, "recall": 1.0, "recall_rows": 0})
 
 
 def id_dtype(num_nodes: int) -> type[np.signedinteger]:
-    """int32 while ids fit, int64 from 2^31 nodes on."""
+    """Return the dtype of node ids: int32, or int64 from 2^31 nodes on."""
     return np.int32 if num_nodes < 2**31 else np.int64
 
 
 def tidy(ids: NDArray[np.integer], sims: NDArray[np.floating], rows: NDArray[np.integer], num_nodes: int) -> KnnGraph:
-    """Bring raw search results under the contract.
+    """Convert raw search results to a graph that follows the contract.
 
     Parameters
     ----------
     ids, sims : (n, k) arrays
-        Search results; ids < 0 are missing. ``sims`` are similarities.
+        Ids and similarities that a search found; ids < 0 are empty slots.
     rows : (n,) integers
-        Whose results they are.
+        The node of each row of results.
     num_nodes : int
-        Nodes of the whole graph, which all ids are of.
+        Number of nodes of the whole graph.
 
     Returns
     -------
     KnnGraph
-        Of n rows: self and missing entries removed, similarities clipped to [0, 1], rows sorted.
+        n rows without self entries; similarities are clipped to [0, 1], and rows are sorted.
     """
     out_ids = np.full(ids.shape, -1, id_dtype(num_nodes))
     out_sims = np.zeros(ids.shape, np.float32)
@@ -97,7 +99,7 @@ def _tidy_rows(ids, sims, rows, out_ids, out_sims):
             if j < 0 or j == rows[i]:
                 continue
             s = np.float32(min(max(sims[i, c], 0.0), 1.0))
-            # insertion from the right: rows come almost sorted
+            # insertion sort from the right, fast because rows are almost sorted
             at = kept
             while at > 0 and (out_sims[i, at - 1] < s or (out_sims[i, at - 1] == s and out_ids[i, at - 1] > j)):
                 out_sims[i, at] = out_sims[i, at - 1]

@@ -1,4 +1,4 @@
-"""A kNN graph that is stored, opened; or one that is built, and stored for the next time."""
+"""Open a stored kNN graph, or build it and store it for the next time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("starfc")
 
 @dataclass(frozen=True)
 class Search:
-    """How neighbours are searched for: the parameters of :func:`starfc.graph.knn.build_knn` but features and k."""
+    """The search options: the parameters of :func:`starfc.graph.knn.build_knn`, except features and k."""
 
     method: str = "exact"
     params: Mapping[str, int] = field(default_factory=dict)
@@ -32,15 +32,22 @@ class Search:
     recall: float = RECALL
 
     def build(self, features: Features, k: int, folder: Path | None = None) -> KnnGraph:
-        """The kNN graph of features; ``folder`` keeps what an approximate search has found."""
+        """Build the kNN graph of features; ``folder`` stores the progress of an approximate search."""
         return build_knn(features, k, self.method, self.params, self.seed, self.recall, folder)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a graph is stored, a folder or a published .npz, and what a killed search had found.
+    """The paths of a stored graph.
 
-    ``own``: in the folder of the results that it is for.
+    Attributes
+    ----------
+    path : path
+        The graph: a folder, or a .npz in the published layout.
+    partial : path
+        Folder with the progress of an interrupted search.
+    own : bool
+        Whether the graph is inside the folder of the run that uses it.
     """
 
     path: Path
@@ -49,33 +56,35 @@ class Place:
 
     @classmethod
     def named(cls, path: Path) -> Place:
+        """Return the place of a graph at ``path``; the progress of its search is next to it."""
         return cls(path, path.with_name(path.name + ".partial"))
 
     @classmethod
     def within(cls, folder: str | Path | OpenedFolder, features: Features, k: int, search: Search) -> Place:
-        """The place in a run's folder."""
+        """Return the place of a graph in a run's folder."""
         name = f"knn/{graph_name(features, k, search)}"
         return cls(opened(folder).path(name), opened(folder).path(f"{name}.partial"), own=True)
 
 
 def graph_name(features: Features, k: int, search: Search) -> str:
-    """What a graph's folder is called where many may lie: the features' fingerprint and the search."""
+    """Return the name of a graph's folder: start of the features' fingerprint, search method and k."""
     return f"{features.check.fingerprint[:12]}_{search.method}_k_{k}"
 
 
 def open_or_build(features: Features, k: int, search: Search, place: Place | None = None) -> KnnGraph:
-    """The kNN graph that is stored at ``place``, else a new one, which is then stored there.
+    """Return the kNN graph that is stored at ``place``; if there is none, build it and store it there.
 
-    Without a place it is built and not stored. What a killed search had found is used.
+    The progress of an interrupted search is used. If ``place`` is None, the graph is built and not stored.
 
     Raises
     ------
     InputError
-        What is stored there is of other features, of another k, or of a coarser search than asked for.
+        If the stored graph has other features, another k, other parameters, or a lower recall than requested.
     """
     if place is None:
         return search.build(features, k)
-    if place.own and find_graph(place.path) is not None:  # its search was perhaps killed once the graph was there
+    # An interruption between writing the graph and removing the search's files leaves these files behind.
+    if place.own and find_graph(place.path) is not None:
         settle(place.path, KNN)
         remove_search(place.partial)
     graph = open_graph(features, k, search, place.path)
@@ -87,7 +96,7 @@ def open_or_build(features: Features, k: int, search: Search, place: Place | Non
 
 
 def open_graph(features: Features, k: int, search: Search, path: Path) -> KnnGraph | None:
-    """The stored kNN graph of features, None where there is none; as :func:`open_or_build`."""
+    """Return the stored kNN graph of features, or None if there is none. Errors are as for :func:`open_or_build`."""
     stored = find_graph(path)
     if stored is None:
         return None
@@ -97,14 +106,14 @@ def open_graph(features: Features, k: int, search: Search, path: Path) -> KnnGra
     other = {key: used[key] for key, value in search.params.items() if used.get(key, value) != value}
     if other:
         raise InputError(
-            f"{stored}: a kNN graph built with {other} where {word('knn_params')} asks for {dict(search.params)}; "
+            f"{stored}: {word('knn_params')} {dict(search.params)} needed; found a kNN graph built with {other}; "
             f"{ANEW}{elsewhere()}"
         )
     reached = graph.info.get("recall")
     if search.method == "ivf" and "nprobe" not in search.params and (reached or 1.0) < search.recall:
         raise InputError(
-            f"{stored}: a kNN graph of recall {reached:.4f} where {word('knn_recall')} asks for "
-            f"{search.recall}; {ANEW}{advice(', or lower {}', 'knn_recall')}"
+            f"{stored}: {word('knn_recall')} {search.recall} needed; found a kNN graph of recall {reached:.4f}; "
+            f"{ANEW}{advice(', or lower {}', 'knn_recall')}"
         )
     return graph
 

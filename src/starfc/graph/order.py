@@ -1,8 +1,8 @@
-"""An order of the nodes that puts neighbours beside each other.
+"""Order the nodes so that neighbours are close to each other, for the processor's caches.
 
-The stages gather rows of features and projections of a node's neighbours: half a KiB to one each, from anywhere in
-arrays far larger than the caches. Taken as they came, almost every gather is a miss. Taken so that a node comes soon
-after its neighbours, the rows that one node fetched are still in the cache for the next, which wants mostly the same.
+All stages read the features or projections of a node's neighbours: 0.5 to 1 KiB each, anywhere in arrays that are much
+larger than the caches. In the original order, almost every read is a cache miss. If a node is processed soon after its
+neighbours, most of the rows it needs are still in the cache.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from starfc.graph.neighbours import KnnGraph, id_dtype
 
 
 def locality_order(graph: KnnGraph) -> NDArray[np.integer]:
-    """A permutation (N,) of the nodes: node by node, each followed by its nearest neighbours not yet placed.
+    """Return a permutation (N,) of the nodes that keeps neighbours close to each other.
 
-    From the last of them the walk goes on to an unplaced neighbour, and where there is none to the unplaced node of the
-    lowest id. Linear in the entries of the graph.
+    Each node is followed by those of its nearest neighbours that are not placed yet. The walk continues with an
+    unplaced neighbour of the last placed node; if there is none, with the unplaced node of the lowest id. The time is
+    linear in the entries of the graph.
     """
     return _walk(graph.ids, np.empty(graph.num_nodes, id_dtype(graph.num_nodes)))
 
 
 def inverse(order: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Where each node stands in ``order``: (N,)."""
+    """Return the position of each node in ``order``, (N,)."""
     place = np.empty_like(order)
     place[order] = np.arange(len(order), dtype=order.dtype)
     return place
@@ -42,7 +43,7 @@ def _walk(ids, order):
             order[end] = node
             end += 1
             last = node
-            for c in range(k // 2):  # the nearer half: the farther one belongs to other groups
+            for c in range(k // 2):  # only the nearer half, because farther neighbours often belong to other groups
                 j = ids[node, c]
                 if j >= 0 and not placed[j]:
                     placed[j] = True

@@ -1,4 +1,4 @@
-"""A kNN graph on its way: what a search has found so far, on disk, so that a killed run goes on where it stopped."""
+"""Store the progress of a kNN search on disk, so that a search that was killed can continue."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FILES = ("search.json", "cells.npz", "ids.part", "sims.part", "done.json")
 
 
 def remove_search(folder: Path) -> None:
-    """Remove what a search left in a folder, and the folder with it where it holds nothing else."""
+    """Remove the files of a search from a folder, and the folder if it is then empty."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for name in _FILES:
@@ -45,18 +45,23 @@ def remove_search(folder: Path) -> None:
     try:
         folder.rmdir()
     except OSError:
-        pass  # somebody's files are in it
+        pass  # the folder has other files
 
 
 class PartialGraph:
-    """Finished chunks of a search, in the order of its cells, in a folder of their own.
+    """The finished chunks of a search, stored in a folder, in the order of the search's cells.
 
     Parameters
     ----------
     folder : path
-        Holds ``search.json``, ``cells.npz``, ``ids.part``, ``sims.part`` and ``done.json``.
+        Folder with the files ``search.json``, ``cells.npz``, ``ids.part``, ``sims.part`` and ``done.json``.
     key : dict
-        What the search is; what the folder holds of another search is deleted.
+        Identifies the search: features, k and parameters. Files of a search with another key are deleted.
+
+    Raises
+    ------
+    InputError
+        If the folder has other files.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
@@ -67,28 +72,28 @@ class PartialGraph:
             others = sorted(path.name for path in folder.iterdir())
             if others:
                 raise InputError(
-                    f"{folder}: searches are kept there until they have ended, and it holds {others[0]!r}, which is of "
-                    "none; move that, or name another place for the graph"
+                    f"{folder}: a folder with files of a search only needed; found {others[0]!r}; move it, or name "
+                    "another place for the graph"
                 )
             write_json(folder / "search.json", key)
 
     def cells(self, make: Callable[[], Cells], n: int) -> Cells:
-        """The stored cells of n rows, or new ones, which are then stored."""
+        """Return the stored cells of n rows; if there are none, call ``make`` and store its cells."""
         path = self.folder / "cells.npz"
         try:
             return _whole_cells(read_own_npz(self._at.path(path.name)), n)
         except MissingFileError:
             pass
         except (ValueError, KeyError) as error:
-            log.info("%s: damaged (%s); the search begins anew", path, error)
-            (self.folder / "done.json").unlink(missing_ok=True)  # chunks are in the order of the cells
+            log.info("%s: damaged (%s); the search starts again", path, error)
+            (self.folder / "done.json").unlink(missing_ok=True)  # stored chunks are in the order of the lost cells
         cells = make()
         with replacing(path) as temporary:
             np.savez(temporary, centroids=cells.centroids.numpy(), order=cells.order, starts=cells.starts)
         return cells
 
     def start(self, probes: int, n: int, k: int, chunks: list[slice]) -> None:
-        """Begin a search with that many probes, or go on with it from the chunks that are stored whole."""
+        """Start a search with this number of probes, or continue it from the stored chunks that are undamaged."""
         self._chunks, self._shape, self._probes = chunks, (n, k), probes
         state = self._read("done.json", SearchProgress)
         if state is not None and state.probes == probes and self._parts_there():
@@ -102,15 +107,15 @@ class PartialGraph:
 
     @property
     def rows_done(self) -> int:
-        """Rows whose neighbours are stored."""
+        """Number of rows whose neighbours are stored."""
         return sum(c.stop - c.start for c in self._chunks if c.start in self._done)
 
     def missing(self) -> list[slice]:
-        """Chunks that are still to be searched."""
+        """Return the chunks that are not searched yet."""
         return [c for c in self._chunks if c.start not in self._done]
 
     def write(self, chunk: slice, ids: NDArray[np.integer], sims: NDArray[np.float32]) -> None:
-        """Store a finished chunk, then note that it is there; from any thread."""
+        """Store a finished chunk, then record it in ``done.json``. Can be called from any thread."""
         for (name, dtype), array in zip(self._parts(), (ids, sims), strict=True):
             with self._at.path(name).open("rb+") as file:
                 file.seek(chunk.start * self._shape[1] * dtype.itemsize)
@@ -122,7 +127,7 @@ class PartialGraph:
             write_json(self.folder / "done.json", {"probes": self._probes, "done": self._done})
 
     def finish(self, order: NDArray[np.integer]) -> KnnGraph:
-        """The whole graph, rows back in their own order."""
+        """Return the whole graph, with the rows in their original order."""
         ids, sims = found = [np.empty(self._shape, dtype) for _, dtype in self._parts()]
         for chunk in self._chunks:
             for array, part in zip(found, self._stored(chunk), strict=True):
@@ -130,6 +135,7 @@ class PartialGraph:
         return KnnGraph(ids, sims)
 
     def _parts(self) -> list[tuple[str, np.dtype]]:
+        """Return names and dtypes of the raw files of ids and similarities."""
         return [("ids.part", np.dtype(id_dtype(self._shape[0]))), ("sims.part", np.dtype(np.float32))]
 
     def _parts_there(self) -> bool:
@@ -140,13 +146,14 @@ class PartialGraph:
         return [read_raw(self._at.path(name), dtype, self._shape, follow=False)[chunk] for name, dtype in self._parts()]
 
     def _whole(self, chunk: slice, done: dict[str, str]) -> bool:
+        """Return whether a chunk is recorded in ``done`` and its stored arrays are undamaged."""
         if str(chunk.start) not in done:
             return False
         ids, sims = self._stored(chunk)
         try:
             require_lists(ids, sims, np.full(len(ids), -1), self._shape[0])
         except ValueError as error:
-            log.info("%s: rows %d and on are damaged (%s); searched for anew", self.folder, chunk.start, error)
+            log.info("%s: rows from %d on are damaged (%s); they are searched again", self.folder, chunk.start, error)
             return False
         return _digest(ids, sims) == done[str(chunk.start)]
 
@@ -156,7 +163,7 @@ class PartialGraph:
         except MissingFileError:
             return None
         except InputError as error:
-            log.info("kNN graph: %s; the search begins anew", error)
+            log.info("kNN graph: %s; the search starts again", error)
             return None
 
 
@@ -167,14 +174,14 @@ def _digest(ids: NDArray[np.integer], sims: NDArray[np.float32]) -> str:
 
 
 def _whole_cells(stored: dict[str, NDArray], n: int) -> Cells:
-    """Cells of n rows; ValueError or KeyError where the arrays are none."""
+    """Return the cells of n rows from stored arrays. Raise ValueError or KeyError if the arrays are not valid."""
     centroids, order, starts = (stored[name] for name in ("centroids", "order", "starts"))
     if centroids.ndim != 2 or centroids.dtype != np.float32 or order.dtype.kind != "i" or starts.dtype != np.int64:
-        raise ValueError("arrays of other types")
+        raise ValueError("arrays of wrong types")
     if order.shape != (n,) or starts.shape != (len(centroids) + 1,) or starts[0] != 0 or starts[-1] != n:
-        raise ValueError(f"not of {n:,} rows")
+        raise ValueError(f"cells of {n:,} rows needed")
     require_ids("order", order, 0, n)
     require_numbers("centroids", centroids)
     if (np.diff(starts) < 0).any() or (np.bincount(order, minlength=n) != 1).any():
-        raise ValueError("rows that are in no cell, or in two")
+        raise ValueError("a row is in no cell, or in two cells")
     return Cells(torch.from_numpy(centroids.copy()), order, starts)

@@ -1,12 +1,12 @@
-"""Candidate pools: the best entries of every row, while matrix products stream by.
+"""Candidate pools: collect the best entries of each row from a stream of matrix products.
 
-A product of two row blocks is scanned 64 entries at a time against the row's *floor*, the value that an entry must
-reach to matter; after a few blocks next to nothing does. What does is appended to the row's pool. A full pool is cut to
-its best ``keep`` entries, and its floor rises to the worst of them. Nothing of the best ``keep`` is ever lost, and of
-equal values the lower ids stay.
+Each row has a *floor*, the value that an entry must reach to be a candidate. The product of two row blocks is compared
+with the floors, 64 entries at a time. Entries that reach the floor are appended to the row's pool. A full pool is cut
+to its best ``keep`` entries, and its floor rises to the worst of them. After a few blocks, few entries reach the floor.
+None of the best ``keep`` entries is ever lost; of equal values, the lower ids are kept.
 
-Values are float32, or bfloat16 as their bits (int16): for values from 0 up the bits are in the order of the values, and
-negative ones lie below every floor.
+Values are float32, or the bits of bfloat16 as int16. For values >= 0, the bits have the same order as the values.
+Negative values are below all floors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from starfc.runtime.simd import LANES, lowest_bit, reached, reached_each
 
 @dataclass(frozen=True)
 class Pools:
-    """Candidates of n rows: ``values`` and ``ids`` (n, capacity), of which the first ``fill`` (n,) are in use."""
+    """The candidates of n rows.
+
+    ``values`` and ``ids`` (n, capacity) are the candidates; the first ``fill`` (n,) of each row are in use. ``floor``
+    (n,) is the value that a new candidate must reach. ``keep`` is the number of best candidates that are never lost.
+    """
 
     values: NDArray[np.float32] | NDArray[np.int16]
     ids: NDArray[np.integer]
@@ -34,7 +38,7 @@ class Pools:
 
     @classmethod
     def empty(cls, n: int, keep: int, dtype: torch.dtype, id_type: type[np.integer]) -> Pools:
-        """Pools for products of a dtype (float32 or bfloat16); of bfloat16 only values from 0 up are taken."""
+        """Return empty pools for products of dtype float32 or bfloat16. bfloat16 pools ignore values below 0."""
         shape = (n, keep + 64)
         ids, fill = np.empty(shape, id_type), np.zeros(n, np.int32)
         if dtype == torch.bfloat16:
@@ -45,7 +49,11 @@ class Pools:
         return Pools(self.values[rows], self.ids[rows], self.fill[rows], self.floor[rows], self.keep)
 
     def offer_rows(self, products: Tensor, first: int, rows: NDArray[np.int64], width: int | None = None) -> None:
-        """Entry (r, c) of contiguous products, c < ``width``, is a candidate ``first + c`` of pool row ``rows[r]``."""
+        """Offer products to the pools of their rows.
+
+        Entry (r, c) of the contiguous ``products``, with c < ``width``, is the candidate ``first + c`` of the pool
+        ``rows[r]``. Default width: all columns.
+        """
         width = products.shape[1] if width is None else width
         _offer_rows(
             numeric(products).ravel(),
@@ -61,24 +69,27 @@ class Pools:
         )
 
     def offer_columns(self, products: Tensor, first: int) -> None:
-        """Entry (r, c) of contiguous products is a candidate ``first + r`` of pool row c."""
+        """Offer products to the pools of their columns.
+
+        Entry (r, c) of the contiguous ``products`` is the candidate ``first + r`` of the pool c.
+        """
         height, width = products.shape
         _offer_columns(
             numeric(products).ravel(), height, width, first, self.values, self.ids, self.fill, self.floor, self.keep
         )
 
     def cut(self) -> None:
-        """Cut every pool to its best ``keep`` entries: where there were more, the floor is the last value kept."""
+        """Cut each pool to its best ``keep`` entries. If it had more, its floor becomes the worst of these."""
         _cut_all(self.values, self.ids, self.fill, self.floor, self.keep)
 
 
 def numeric(products: Tensor) -> NDArray[np.float32] | NDArray[np.int16]:
-    """A tensor's values as kernels compare them: float32, or the bits of bfloat16."""
+    """Return a tensor's values as the kernels compare them: float32, or the bits of bfloat16 as int16."""
     return (products.view(torch.int16) if products.dtype == torch.bfloat16 else products).numpy()
 
 
 def sorted_pools(pools: Pools, k: int) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """The best k of float32 pools, sorted: sims and ids, -inf and -1 where a pool holds fewer."""
+    """Return the sorted best k of float32 pools: sims and ids (n, k); -inf and -1 if a pool has fewer than k."""
     n = len(pools.fill)
     sims, ids = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, pools.ids.dtype)
     _sort_pools(pools.values, pools.ids, pools.fill, sims, ids)
@@ -99,7 +110,10 @@ def _sort_pools(values, ids, fill, out_values, out_ids):
 
 @nb.njit(cache=True)
 def insert(values, ids, size, value, new):
-    """Put (value, new) into a list of ``size`` entries, falling by value, ties by rising id; a full one loses one."""
+    """Insert (value, new) into a list of ``size`` entries, sorted by decreasing value, ties by increasing id.
+
+    If the list is full, its worst entry is dropped.
+    """
     at = min(size, values.size - 1)
     if size == values.size and not (value > values[at] or (value == values[at] and new < ids[at])):
         return
@@ -124,7 +138,7 @@ def _swap(values, ids, a, b):
 
 @nb.njit(cache=True)
 def _cut(values, ids, size, keep):
-    """Move the best ``keep`` of ``size`` > keep entries to the front (quickselect) and return the worst of them."""
+    """Move the best ``keep`` of ``size`` > keep entries to the front (quickselect); return the worst value of them."""
     low, high, last = 0, size - 1, keep - 1
     while low < high:
         middle = (low + high) // 2
@@ -134,7 +148,7 @@ def _cut(values, ids, size, keep):
             _swap(values, ids, high, low)
         if _before(values, ids, middle, high):
             _swap(values, ids, middle, high)
-        border = low  # the pivot, the median of three, stands at `high`
+        border = low  # the pivot, the median of three, is at `high`
         for at in range(low, high):
             if _before(values, ids, at, high):
                 _swap(values, ids, at, border)
@@ -159,7 +173,7 @@ def _cut_all(values, ids, fill, floor, keep):
 
 @nb.njit(cache=True)
 def _append(values, ids, size, floor, value, new, keep):
-    """Append to one pool, and cut it where that fills it; returns its size and floor."""
+    """Append an entry to a pool, cut the pool if it is then full, and return its size and floor."""
     values[size] = value
     ids[size] = new
     if size + 1 < values.size:
@@ -177,7 +191,7 @@ def _offer_rows(products, stride, first, rows, width, values, ids, fill, floor, 
             while mask:
                 c = at + lowest_bit(mask)
                 mask &= mask - np.uint64(1)
-                if products[start + c] >= lowest:  # it may have risen
+                if products[start + c] >= lowest:  # the floor may have risen since the comparison
                     size, lowest = _append(mine, my_ids, size, lowest, products[start + c], first + c, keep)
         for c in range(width - width % LANES, width):
             if products[start + c] >= lowest:

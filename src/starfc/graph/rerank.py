@@ -1,4 +1,4 @@
-"""Exact similarities of the candidates that rounded products selected, and what is certain of them."""
+"""Compute exact similarities of candidates from rounded products, and find the rows whose k nearest are certain."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from starfc.graph.pools import Pools, _cut, insert
 from starfc.runtime.half import number, single
 
-ROUNDING = 2.0**-8  # of a bfloat16 product, relative
-SUMMATION = 2.0**-14  # above the error of 2^9 float32 additions
+ROUNDING = 2.0**-8  # relative rounding error of a bfloat16 product
+SUMMATION = 2.0**-14  # upper bound on the error of 2^9 float32 additions
 
 
 def rerank(
@@ -22,25 +22,27 @@ def rerank(
     sims: NDArray[np.float32],
     ids: NDArray[np.integer],
 ) -> NDArray[np.bool_]:
-    """Compute the similarities of every row's best candidates in float32, and sort them.
+    """Compute the similarities of each row's best candidates in float32, and sort them.
 
     Parameters
     ----------
     pools : Pools
-        n rows of candidates c, whose ids in the features are ``names[c]``, with similarities s̃ from bfloat16 products.
+        The candidates of n rows, with similarities s̃ from bfloat16 products.
     scaled : (array, scale)
-        :attr:`starfc.data.dataset.Features.scaled`.
+        The features (:attr:`starfc.data.dataset.Features.scaled`).
     own : (n,) integers
-        The rows' own ids in the features.
+        The ids of the n rows in the features.
+    names : (N,) integers
+        Candidate c of a pool is the row ``names[c]`` of the features.
     error : (n,) float32
-        ε: |s - s̃| <= ε + 2^-8 |s̃|. Candidates that cannot be among the first k for this bound are passed over.
+        The bound ε, with |s - s̃| <= ε + 2^-8 |s̃|. Candidates that cannot be among the first k are skipped.
     sims, ids : (n, k)
-        Filled in: falling similarity, ties by rising id; -inf and -1 where a pool holds fewer than k.
+        Output: sorted by decreasing similarity, ties by increasing id; -inf and -1 if a pool has fewer than k.
 
     Returns
     -------
     (n,) bool
-        Rows whose k-th similarity exceeds whatever their pools left out.
+        Whether a row's k-th similarity is above all similarities that its pool dropped.
     """
     certain = np.empty(len(own), np.bool_)
     sims[:], ids[:] = -np.inf, -1
@@ -50,7 +52,7 @@ def rerank(
 
 @nb.njit(cache=True, nogil=True)
 def products_of(array, scale, rows, cols):
-    """Similarities (m,) of pairs of rows, of :attr:`starfc.data.dataset.Features.scaled`."""
+    """Return the similarities (m,) of pairs of rows of features (:attr:`starfc.data.dataset.Features.scaled`)."""
     out = np.empty(rows.size, np.float32)
     own = np.empty(array.shape[1], np.float32)
     for e in range(rows.size):

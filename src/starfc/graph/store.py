@@ -1,11 +1,12 @@
-"""kNN graphs on disk: this project's folder, and the published ``faiss_k_80.npz``.
+"""Read and write kNN graphs on disk: this project's folder, and the published ``faiss_k_80.npz``.
 
-A graph folder holds ``ids.npy``, ``sims.npy`` and ``manifest.json`` (N, d, k, metric, backend, its parameters, recall,
-fingerprint of the features, version), all of one change. A graph whose fingerprint is not that of the features is
-refused.
+A graph folder has the files ``ids.npy``, ``sims.npy`` and ``manifest.json`` (N, d, k, metric, backend and its
+parameters, recall, fingerprint of the features, version). All three are written in one change. A graph is refused if
+its fingerprint differs from that of the features.
 
-The published file has one array ``data`` of shape (N, 2, k): ``[:, 0]`` ids, ``[:, 1]`` distances 1 - s, float64, the
-node itself normally first. It has no fingerprint; some of its distances are compared with the features instead.
+The published file has one array ``data`` (N, 2, k) float64: ``[:, 0]`` are ids, ``[:, 1]`` are distances 1 - s. The
+node itself is usually the first entry. The file has no fingerprint; instead, some of its distances are compared with
+the features.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from starfc.storage.safe import Npz
 
 FORMAT_VERSION = 1
 _CHECKED_ROWS = 256
-_TOLERANCE = 5e-3  # of a similarity: float16 features and float32 sums stay far below it
+_TOLERANCE = 5e-3  # allowed difference of a similarity; errors of float16 features and float32 sums are far below
 
 
 def find_graph(path: Path) -> Path | None:
-    """The stored graph that a config's path means: the folder or .npz itself, or ``path`` + '.npz'; None if absent.
+    """Return the path of the stored graph that a config names: ``path`` itself, or ``path`` + '.npz'; None if absent.
 
-    For ``exact_k_80`` that may be ``faiss_k_80``, its name in the published layout and in earlier runs.
+    For a name like ``exact_k_80``, ``faiss_k_80`` is tried too: its name in the published layout and in earlier runs.
     """
     former = [
         path.with_name(path.name.replace(f"{now}_k_", f"{before}_k_"))
@@ -60,14 +61,16 @@ def _stored(path: Path) -> Path | None:
 
 
 def read_graph(path: Path, features: Features, k: int) -> KnnGraph:
-    """Read a stored kNN graph and make sure that it is this one's: N, k and features must agree.
+    """Read a stored kNN graph, and check that it belongs to the features: N, k and fingerprint must agree.
 
     The arrays of a graph folder are memory-mapped.
 
     Raises
     ------
-    MissingFileError, InputError
-        No such graph, an unreadable one, one of another N or k, or one of other features (stale).
+    MissingFileError
+        If there is no graph.
+    InputError
+        If the graph cannot be read, has another N or k, or was built from other features (stale).
     """
     return _read_npz(path, features, k) if path.suffix == ".npz" else _read_folder(path, features, k)
 
@@ -76,23 +79,25 @@ def read_graph(path: Path, features: Features, k: int) -> KnnGraph:
 def building(
     path: Path, partial: Path | None = None, *, inputs: Iterable[str | Path] = (), overwrite: bool = False
 ) -> Iterator[Callable[[KnnGraph, Features], None]]:
-    """Hold the place of a graph while it is built: yields what writes it, once the block has ended well.
+    """Reserve the place of a graph while it is built. Yield a function that writes the graph.
+
+    A graph folder appears when the block ends without an error. A ``.npz`` is written when the function is called.
 
     Parameters
     ----------
     path : path
         A folder, or a ``.npz`` for the published layout.
     partial : path, optional
-        Where the search keeps what it has found: it goes when the graph is there.
+        Folder with the progress of the search. It is removed once the graph is written.
     inputs : paths, optional
-        Files that are read meanwhile, which are not written over.
+        Files that are read during the build; they must not be overwritten.
     overwrite : bool
-        Whether files that are no kNN graph may be replaced.
+        Whether files that are not a kNN graph may be replaced.
 
     Raises
     ------
     InputError
-        Something there is not to be replaced; another process is at it; it cannot be written.
+        If ``path`` must not be replaced, another process writes there, or it cannot be written.
     """
     if path.suffix == ".npz":
         _require_replaceable(path, inputs, overwrite)
@@ -107,7 +112,7 @@ def building(
 
 
 def write_graph(path: Path, graph: KnnGraph, features: Features) -> None:
-    """Write a graph as a folder, or as the published .npz where the path says so."""
+    """Write a graph as a folder, or in the published layout if ``path`` ends with .npz."""
     with building(path) as write:
         write(graph, features)
 
@@ -116,7 +121,7 @@ def _require_replaceable(path: Path, inputs: Iterable[str | Path], overwrite: bo
     if not path.exists():
         return
     if any(Path(source).exists() and path.samefile(source) for source in inputs):
-        raise InputError(f"{path}: is read by this command, which would write a file of that name; name another")
+        raise InputError(f"{path}: this command reads the file and must not overwrite it; name another output file")
     if overwrite:
         return
     try:
@@ -126,7 +131,7 @@ def _require_replaceable(path: Path, inputs: Iterable[str | Path], overwrite: bo
         ours = False
     if not ours:
         remedy = advice(", or add {} to replace it", "overwrite")
-        raise InputError(f"{path}: no kNN graph; name another file{remedy}")
+        raise InputError(f"{path}: the file exists and is not a kNN graph; name another file{remedy}")
 
 
 def _write_folder(path: Path, graph: KnnGraph, features: Features) -> None:
@@ -147,10 +152,10 @@ def _write_folder(path: Path, graph: KnnGraph, features: Features) -> None:
 
 
 def write_npz(path: Path, graph: KnnGraph) -> None:
-    """Write the published layout: the node itself first (distance 0), then its nearest, k entries in all.
+    """Write the published layout: each row has the node itself (distance 0), then its nearest, k entries in total.
 
-    A row of k others (its own id had fallen out among duplicates) is written as it is. Slots without a neighbour
-    repeat the node itself, which every reader of the format leaves out.
+    A row with k neighbours (the node's own id was not found because of duplicates) is written as it is. Empty slots
+    repeat the node itself, which all readers of the format ignore.
     """
     n, k = graph.ids.shape
     own = np.arange(n, dtype=np.float64)[:, None]
@@ -168,11 +173,13 @@ def _read_npz(path: Path, features: Features, k: int) -> KnnGraph:
     with Npz(path) as archive:
         if "data" not in archive.names:
             raise InputError(
-                f"{path}: not a kNN graph in the published layout, one array 'data'; found {archive.listed()}"
+                f"{path}: a kNN graph in the published layout has one array 'data'; found {archive.listed()}"
             )
         with archive.open("data") as (file, (shape, fortran, dtype)):
             if len(shape) != 3 or shape[1] != 2 or dtype.kind not in "fiu" or fortran:
-                raise InputError(f"{path}: 'data' is numbers of shape (N, 2, k), in C order; found {shape}, {dtype}")
+                raise InputError(
+                    f"{path}: 'data' of shape (N, 2, k), numbers in C order, needed; found {shape}, {dtype}"
+                )
             _require_shape(path, shape[0], shape[2], features, k)
             lists = npy_numbers(file, str(path), (shape[0], 2 * k), False, dtype)
             at = 0
@@ -180,7 +187,7 @@ def _read_npz(path: Path, features: Features, k: int) -> KnnGraph:
                 rows = slice(at, at + len(part))
                 ids[rows], sims[rows] = _published(path, part.reshape(-1, 2, k), rows, len(features))
                 at = rows.stop
-            file.read(1)  # at the end of the member its checksum is compared
+            file.read(1)  # reading to the end of the member compares its checksum
     graph = KnnGraph(ids, sims)
     _require_similarities(path, graph, features)
     return KnnGraph(ids, sims, {"backend": "read", "file": str(path), "params": {}, "recall": None})
@@ -189,26 +196,27 @@ def _read_npz(path: Path, features: Features, k: int) -> KnnGraph:
 def _published(
     path: Path, data: NDArray, rows: slice, num_nodes: int
 ) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
-    """Ids and similarities of some rows of the published layout, checked and under the contract."""
+    """Check some rows of the published layout; return their ids and similarities, following the contract."""
     numbers, distances = data[:, 0].astype(np.float64), data[:, 1].astype(np.float64)
     with np.errstate(invalid="ignore"):
         wrong = np.argwhere(~((np.abs(numbers) < 2.0**53) & (numbers == np.floor(numbers))))
     if len(wrong):
         row, column = wrong[0].tolist()
         raise InputError(
-            f"{path}: row {rows.start + row}, column {column} (from 0): id {numbers[row, column]}, which is no whole "
-            "number; was the file damaged?"
+            f"{path}: row {rows.start + row}, column {column} (from 0): a whole number needed as id; found "
+            f"{numbers[row, column]}; was the file damaged?"
         )
     ids = numbers.astype(np.int64)
     owners = np.arange(rows.start, rows.stop)
     try:
-        require_ids("ids", np.maximum(ids, 0), 0, num_nodes)  # below 0 there is none
+        require_ids("ids", np.maximum(ids, 0), 0, num_nodes)  # ids below 0 are empty slots
         require_numbers("distances", np.where(ids < 0, 0, distances))
         graph = tidy(ids, 1.0 - distances, owners, num_nodes)
         require_lists(graph.ids, graph.sims, owners, num_nodes)
     except ValueError as error:
         raise InputError(
-            f"{path}: damaged kNN graph, or another split's: rows {rows.start:,} and on: {error}; {ANEW}{elsewhere()}"
+            f"{path}: damaged kNN graph, or one of another split: from row {rows.start:,} on: {error}; "
+            f"{ANEW}{elsewhere()}"
         ) from None
     return graph.ids, graph.sims
 
@@ -216,22 +224,18 @@ def _published(
 def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
     folder = opened(path)
     if not folder.has("manifest.json"):
-        raise MissingFileError(f"{path}: no kNN graph there (no manifest.json)")
+        raise MissingFileError(f"{path}: no kNN graph found (no manifest.json)")
     manifest = folder.json("manifest.json", GraphManifest)
     if manifest.format != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: graph format {FORMAT_VERSION} is read here; found {manifest.format}; delete the folder"
-        )
+        raise InputError(f"{path}: graph format {FORMAT_VERSION} needed; found {manifest.format}; delete the folder")
     ids, sims = folder.npy("ids.npy", 2, np.int32, np.int64), folder.npy("sims.npy", 2, np.float32)
     if ids.shape != (manifest.num_nodes, manifest.k) or sims.shape != ids.shape:
-        raise InputError(
-            f"{path}: arrays {ids.shape} and {sims.shape} are not what its manifest says; delete the folder"
-        )
+        raise InputError(f"{path}: the shapes {ids.shape} and {sims.shape} differ from the manifest; delete the folder")
     _require_shape(path, manifest.num_nodes, manifest.k, features, k)
     if manifest.fingerprint != features.check.fingerprint:
         raise InputError(
             f"{path}: stale kNN graph: it was built from other features (fingerprint {manifest.fingerprint}) than "
-            f"{features.name} ({features.check.fingerprint}); {ANEW}{elsewhere()}"
+            f"{features.name} (fingerprint {features.check.fingerprint}); {ANEW}{elsewhere()}"
         )
     try:
         require_lists(ids, sims, np.arange(len(ids)), len(ids))
@@ -243,29 +247,29 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
     )
 
 
-ANEW = "delete it and it is built anew"
+ANEW = "delete it, and it will be built again"
 
 
 def elsewhere() -> str:
-    """Advice to name another kNN graph, where that can be named."""
+    """Return the advice to name another kNN graph, if the interface has a parameter for it."""
     return advice(", or point {} elsewhere", "knn_graph_path")
 
 
 def _require_shape(path: Path, num_nodes: int, k: int, features: Features, wanted_k: int) -> None:
     if num_nodes != len(features):
         raise InputError(
-            f"{path}: a kNN graph of {num_nodes:,} nodes for the {len(features):,} instances of {features.name}; "
-            f"it belongs to another split: {ANEW}{elsewhere()}"
+            f"{path}: {len(features):,} nodes needed, the instances of {features.name}; found a kNN graph of "
+            f"{num_nodes:,} nodes, of another split; {ANEW}{elsewhere()}"
         )
     if k != wanted_k:
         raise InputError(
-            f"{path}: a kNN graph of k = {k} where {word('knn')} is {wanted_k}; {ANEW}"
+            f"{path}: {word('knn')} = {wanted_k} needed; found a kNN graph of k = {k}; {ANEW}"
             f"{advice(', set {} to ' + str(k), 'knn')}{elsewhere()}"
         )
 
 
 def _require_similarities(path: Path, graph: KnnGraph, features: Features) -> None:
-    """Compare a sample of stored similarities with the features'."""
+    """Raise unless the stored similarities of sampled rows agree with the features."""
     rows = np.unique(np.linspace(0, graph.num_nodes - 1, _CHECKED_ROWS).astype(np.int64))
     worst = 0.0
     for row in rows:
@@ -275,7 +279,7 @@ def _require_similarities(path: Path, graph: KnnGraph, features: Features) -> No
     if not worst <= _TOLERANCE:
         raise InputError(
             f"{path}: stale kNN graph: its similarities differ from those of {features.name} by up to {worst:.3f}; it "
-            f"was built from other features: {ANEW}{elsewhere()}"
+            f"was built from other features; {ANEW}{elsewhere()}"
         )
 
 

@@ -1,25 +1,27 @@
-"""What similarity means in a set: the similarities of strangers, estimated without a label.
+"""Estimate the similarities of strangers in a set, without labels, to interpret all other similarities.
 
-Two rows taken at random are strangers nearly always. Their similarities say where similarity begins to mean something,
-and they differ from one embedding to the next: strangers are at 0.0 in one set and at 0.84 in another. Similarities
-are compared with those of all rows to a *cohort* of at most 1,024 rows. It is drawn by the places of the rows, so
-with more rows another order draws another cohort, and a few uncertain edges change. Median and spread (the median minus
-the 16 % quantile, one standard deviation of a normal distribution) are read off the middle and the lower half, because
-pairs of the same identity stand in the upper half:
+Strangers are rows of different identities. Two random rows are almost always strangers. The similarity of strangers
+differs between embeddings: it is about 0.0 in one set and 0.84 in another. A similarity means something only if it is
+higher. To estimate it, all rows are compared with a *cohort* of at most 1,024 rows. The cohort is drawn by row number.
+So with more than 1,024 rows, another order of the rows gives another cohort, and a few uncertain edges change.
+
+The spread is the median minus the 16 % quantile, one standard deviation of a normal distribution. Median and lower
+quantile are used because pairs of the same identity are in the upper half:
 
     z_ij = (s_ij - median) / spread             over all pairs
-    z_i|j = (s_ij - median_i) / spread_i        over the pairs of row i alone
+    z_i|j = (s_ij - median_i) / spread_i        over the pairs of row i only
 
-z_i|j and z_j|i are the two halves of adaptive s-norm, a standard of speaker verification (Matejka et al., Interspeech
-2017). The similarities of a kNN graph are also brought to one scale, on which strangers are at 0 and equal rows at 1:
+z_i|j and z_j|i are the two halves of adaptive s-norm, a standard method of speaker verification (Matejka et al.,
+Interspeech 2017). The similarities of a kNN graph are also mapped to a common scale, on which strangers have 0 and
+equal rows have 1:
 
     s' = (s - median) / (1 - median)
 
-This is what centring the features does to similarities where all rows lie in one narrow cone, without moving any row.
+If all rows lie in a narrow cone, centring the features would have this effect on similarities. Here no row changes.
 
-Where strangers are all equally similar (orthogonal rows, corners of a simplex, sparse rows that share nothing), who of
-them fills a list is chance, though lists that are filled by the same rule look alike. Neighbours that are no more
-similar than that are none (:meth:`Strangers.rescaled`).
+Sometimes all strangers are equally similar: orthogonal rows, corners of a simplex, sparse rows without common entries.
+It is then arbitrary which strangers fill a neighbour list, and lists that are filled by the same rule look alike.
+Neighbours that are not more similar than strangers are therefore removed (:meth:`Strangers.rescaled`).
 """
 
 from __future__ import annotations
@@ -34,19 +36,25 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 
-COHORT = 1024
+COHORT = 1024  # maximum number of rows in the cohort
 _QUANTILE = 0.16
-_BLOCK = 1 << 11  # rows at a time: 8 MiB of similarities
-_LEAST_SPREAD = 1e-4
-_LEAST_SHARE = 0.3  # of the spread of all pairs: a row's own is not taken to be less
+_BLOCK = 1 << 11  # rows per block: 8 MiB of similarities
+_LEAST_SPREAD = 1e-4  # minimum spread of all pairs; at this value all strangers count as equally similar
+_LEAST_SHARE = 0.3  # minimum spread of a row, as a share of the spread of all pairs
 
 
 @dataclass(frozen=True)
 class Strangers:
-    """Similarities of strangers in a set of N rows.
+    """The similarities of strangers in a set of N rows.
 
-    ``median`` and ``spread`` are those of all pairs, ``node_median`` and ``node_spread`` (N,) float32 those of every
-    row; ``cohort`` (m,) int64 are the rows that all were compared with.
+    Attributes
+    ----------
+    median, spread : float
+        Median and spread over all pairs of the cohort.
+    node_median, node_spread : (N,) float32
+        Median and spread over the pairs of each row with the cohort.
+    cohort : (m,) int64
+        The rows with which all rows were compared.
     """
 
     median: float
@@ -57,17 +65,17 @@ class Strangers:
 
     @classmethod
     def of(cls, features: Features | NDArray[np.float32], seed: int = 0) -> Strangers:
-        """The strangers of a set.
+        """Estimate the similarities of strangers of a set.
 
         Parameters
         ----------
         features : Features, or (N, d) float32 L2-normalised
         seed : int
-            Chooses the cohort.
+            Seed of the cohort.
 
         Notes
         -----
-        N x 1,024 products, and 8 MiB for each thread.
+        Needs N x 1,024 products, and 8 MiB per thread.
         """
         features = as_features(features)
         n = len(features)
@@ -75,15 +83,15 @@ class Strangers:
         among = features.rows(cohort)
         pairs = (among @ among.T)[np.triu_indices(len(cohort), 1)]
         middle, low = np.quantile(pairs, [0.5, _QUANTILE]) if pairs.size else (0.0, 0.0)
-        # a median near 1 (all rows nearly equal) would leave nothing to divide by
+        # s' divides by 1 - median, so the median must stay below 1 even if all rows are nearly equal
         median, spread, none = min(float(middle), 0.999), float(middle - low), np.empty(0, np.float32)
         whole = cls(median, max(spread, _LEAST_SPREAD), none, none, cohort)
         return whole.grown(features)
 
     def grown(self, features: Features) -> Strangers:
-        """The same strangers for more rows: those that have no median yet are compared with the cohort.
+        """Return the same estimates with additional rows, which are compared with the same cohort.
 
-        ``features`` are of all rows, the earlier ones first.
+        ``features`` are those of all rows; the rows that are already known come first.
         """
         first, n = len(self.node_median), len(features)
         median, spread = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -99,30 +107,35 @@ class Strangers:
 
         threads.each(work, slices(n - first, _BLOCK))
         np.maximum(spread[first:], np.float32(_LEAST_SHARE * self.spread), out=spread[first:])
-        nowhere = first + np.flatnonzero(~np.isfinite(median[first:]))  # rows without direction have no edges
+        # Rows without direction (NaN) have no edges; any finite value will do.
+        nowhere = first + np.flatnonzero(~np.isfinite(median[first:]))
         median[nowhere], spread[nowhere] = 0, 1
         return Strangers(self.median, self.spread, median, spread, self.cohort)
 
     def placed(self, rows: NDArray[np.integer], num_nodes: int) -> Strangers:
-        """The same strangers among ``num_nodes`` rows, of which these are ``rows``; the others have none."""
+        """Return the same estimates for ``num_nodes`` rows, where the known rows are at the positions ``rows``.
+
+        The other rows get median 0 and spread 1.
+        """
         median, spread = np.zeros(num_nodes, np.float32), np.ones(num_nodes, np.float32)
         median[rows], spread[rows] = self.node_median, self.node_spread
         return Strangers(self.median, self.spread, median, spread, np.asarray(rows, np.int64)[self.cohort])
 
     @property
     def centre(self) -> float:
-        """The similarity that is 0 on the common scale: the median, but never below 0."""
+        """The similarity that maps to 0 on the common scale: the median, but at least 0."""
         return max(self.median, 0.0)
 
     @property
     def tied(self) -> bool:
-        """Whether strangers are all equally similar, so that a neighbour like them says nothing."""
+        """Whether all strangers are equally similar. A neighbour with the same similarity then has no meaning."""
         return self.spread <= _LEAST_SPREAD
 
     def rescaled(self, graph: KnnGraph) -> KnnGraph:
-        """The kNN graph with its similarities on the common scale, clipped to [0, 1]: a copy of (N, k) float32.
+        """Return the kNN graph with its similarities on the common scale, clipped to [0, 1].
 
-        Where strangers are :attr:`tied`, a copy of the ids too, without those that are no more similar than strangers.
+        The similarities are copied. If strangers are :attr:`tied`, the ids are copied too, and neighbours that are not
+        more similar than strangers are removed.
         """
         centre, sims = np.float32(self.centre), np.empty(graph.sims.shape, np.float32)
         ids = np.empty_like(graph.ids) if self.tied else graph.ids

@@ -1,12 +1,14 @@
-"""Structural features of an edge: what the kNN graph says of two nodes, whoever they are.
+"""Compute structural features of edges: features of the kNN graph around two nodes, not of the embeddings.
 
-A candidate edge is a pair {i, j} of which one is among the first ``candidates`` neighbours of the other. Of it is seen
-how the two lists of k neighbours overlap, and how the similarity s_ij stands to those around both nodes. None of it
-depends on where in space the nodes lie, so it carries over to identities that were never seen; only differences of
-similarities enter, so it carries over to data that lie closer together or farther apart. One column is of the nodes
-themselves: how similar they are after one graph convolution without weights, X = normalise(ÂF).
+A candidate edge is a pair {i, j} in which one node is among the first ``candidates`` neighbours of the other. The
+features describe how the lists of k neighbours of i and j overlap, and how the similarity s_ij compares with the other
+similarities of both nodes. They do not depend on the position of the nodes in space, so they generalise to new
+identities. They use differences of similarities only, so they generalise to data with a higher or lower density. One
+column comes from the embeddings: the similarity of the two nodes after one graph convolution without weights,
+X = normalise(ÂF).
 
-With depth_i(m) = 1..k where m is i's first to k-th neighbour, depth_i(i) = 0, and C the common neighbours of i and j:
+Let depth_i(m) = 1..k if m is the first to k-th neighbour of i, depth_i(i) = 0, and C the set of common neighbours of i
+and j:
 
 ====== ============================================================================================================
 column of every round
@@ -15,14 +17,14 @@ column of every round
 5      log(NEP_ij + 1e-4) of the neighbour-based edge probability 1/2 Σ_{m in C} (P_im + P_jm), where P is the
        row-normalised exp(-d^2 / σ) of the squared distances d^2 = 2 - 2 s, σ = 0.1 (arXiv 2408.13431)
 6      mean over C of min(s_im, s_jm), minus s_ij
-7-18   similarity to the 1st, 5th, 10th, 20th, 40th, k-th neighbour, minus s_ij: of the node of the denser surroundings
-       (the higher similarity to its 20th neighbour; of equals, to the first of these that differs), then of the other
-19     <X_i, X_j> - s_ij, with Â of the first ``smoothing`` neighbours; 0 where there is no smoothing
+7-18   similarity to the 1st, 5th, 10th, 20th, 40th, k-th neighbour, minus s_ij: first of the denser node, then of the
+       other; the denser node has the higher similarity to its 20th neighbour (if equal, to the first that differs)
+19     <X_i, X_j> - s_ij, with Â of the first ``smoothing`` neighbours; 0 without smoothing
 ====== ============================================================================================================
 
-Where the strangers of the set are known (:mod:`starfc.graph.strangers`), similarities are on the common scale s', and
-an edge is seen in absolute units, too. With z as defined there, rank_i(j) = 1..k the place of j in i's list, k + 1
-where it is not in it, and in_t(j) the number of lists that hold j among their first t:
+If the similarities of strangers are known (:mod:`starfc.graph.strangers`), similarities are on the common scale s', and
+there are additional columns in absolute units. z is defined in that module; rank_i(j) = 1..k is the position of j in
+i's list, or k + 1 if it is not in the list; in_t(j) is the number of lists that have j among their first t entries:
 
 ====== ============================================================================================================
 20     z_ij / 4, within [-2, 8]
@@ -30,13 +32,14 @@ where it is not in it, and in_t(j) the number of lists that hold j among their f
 23     s'_ij
 24-25  log of min and max of rank_i(j) and rank_j(i)
 26-27  min and max of log(1 + in_10) of both nodes
-28-29  the same of in_k, as a share of k that is 79 for a list of 79
-30     (log N + log P(Z > min(z_i|j, z_j|i))) / 5, Z standard normal: strangers expected to be as similar; in [-8, 2]
+28-29  min and max of log(1 + 79 in_k / k) of both nodes
+30     (log N + log P(Z > min(z_i|j, z_j|i))) / 5, Z standard normal, in [-8, 2]: the log of the expected number of
+       strangers with at least this similarity
 ====== ============================================================================================================
 
-A second round sees, besides, what the first one thinks. With its probabilities p (0 for what is no candidate), degrees
-n_i = Σ_m p_im, a <= b the two of n_i - p_ij and n_j - p_ij, each with 1/2 added, and c = Σ_{m in C} p_im p_jm, behind
-the columns above (the numbers are those without strangers):
+The second round also uses the probabilities p of the first round (0 for pairs that are not candidates). Let
+n_i = Σ_m p_im be the degrees, a <= b the two values n_i - p_ij + 1/2 and n_j - p_ij + 1/2, and
+c = Σ_{m in C} p_im p_jm. The following columns come after those above (the numbers are those without strangers):
 
 ====== ============================================================================================================
 20     logit of p_ij
@@ -79,11 +82,11 @@ from starfc.runtime.products import slices
 from starfc.storage.scratch import scratch_array
 
 PREFIXES = (5, 10, 20, 40)
-_BLOCK = 1 << 10  # nodes at a time: 1 MiB of float32 at 256-d
-SIGMA = 0.1  # of NEP
-FIRST_FEATURES = 20
-FEATURES = 30
-ABSOLUTE_FEATURES = 11  # behind the first round's, where strangers are known
+_BLOCK = 1 << 10  # nodes per block: 1 MiB of float32 at 256-d
+SIGMA = 0.1  # σ of the neighbour-based edge probability (NEP)
+FIRST_FEATURES = 20  # columns of the first round
+FEATURES = 30  # columns of the second round
+ABSOLUTE_FEATURES = 11  # additional columns, after those of the first round, if strangers are known
 
 _PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
 _PROBABILITY[0] = 0.0
@@ -97,17 +100,19 @@ def smooth(
     order: NDArray[np.integer] | None = None,
     scratch: Path | None = None,
 ) -> NDArray[np.float16]:
-    """One graph convolution without weights, X = normalise(ÂF), with Â of the first neighbours of every node.
+    """Return X = normalise(ÂF): one graph convolution without weights, with Â of the first neighbours of each node.
 
     Parameters
     ----------
+    graph : KnnGraph
+        kNN graph of the features.
     features : Features, or (N, d) float32 L2-normalised
     neighbours : int
-        0: no smoothing, and an array without columns.
+        Number of neighbours. 0 means no smoothing; the result then has no columns.
     order : (N,) integers, optional
-        Order in which to take the nodes; it changes no result.
+        Order in which nodes are processed. It does not change the result.
     scratch : path, optional
-        Folder for a file of 2 N d bytes that holds the result (the system's folder for temporary files otherwise).
+        Folder for a temporary file of 2 N d bytes that holds the result. Default: the system's temporary folder.
 
     Returns
     -------
@@ -129,8 +134,8 @@ def smoothing_affinity(
     order: NDArray[np.integer] | None = None,
     wanted: NDArray[np.bool_] | None = None,
 ) -> Affinity:
-    """The affinity graph of the first neighbours, at least 1, of every node, or of those that are wanted."""
-    # the node itself counted; None: the whole graph
+    """Return the affinity graph of the first ``neighbours`` >= 1 of each node, or of the ``wanted`` (N,) nodes."""
+    # scales include the node itself; None means the whole graph
     scales = (neighbours + 1,) if neighbours + 1 < graph.k else None
     return Affinity.of(graph, order=order, scales=scales, wanted=wanted)
 
@@ -142,24 +147,33 @@ def smooth_rows(
     places: NDArray[np.integer],
     out: NDArray[np.float16],
 ) -> None:
-    """X of :func:`smooth` of some rows, at their places in ``out``."""
+    """Write X (:func:`smooth`) of some rows (m,) to the rows ``places`` (m,) of ``out``."""
 
     def work(part: slice) -> None:
         mean = affinity.aggregate(features, rows[part])[0]
         norms = np.maximum(np.linalg.norm(mean, axis=1), np.float32(1e-12))
         store_divided(mean, norms, places[part], bits(out))
 
-    features.scaled  # noqa: B018 made once, before the threads
+    features.scaled  # noqa: B018 computed once here, so that threads do not compute it at the same time
     threads.each(work, slices(len(rows), _BLOCK))
 
 
 @dataclass(frozen=True)
 class CandidateEdges:
-    """m candidate edges of some nodes, in the order of these, with their features.
+    """The m candidate edges of some nodes, in the order of the nodes, with their structural features.
 
-    Edge e joins ``rows[e] = nodes[local[e]]`` and its neighbour ``slots[e]`` of the graph; ``back`` (m,) is where that
-    one's list has ``rows[e]``, -1 where it does not. ``features`` (m, 20), or (m, 30) in the second round,
-    float32; 11 more where strangers are known.
+    Attributes
+    ----------
+    nodes : (n,) integers
+        The nodes.
+    local : (m,) int32
+        Position of each edge's first end in ``nodes``.
+    slots : (m,) int16
+        Position of the second end in the first end's neighbour list.
+    back : (m,) int16
+        Position of the first end in the second end's neighbour list; -1 if it is not in the list.
+    features : (m, 20) float32, (m, 30) in the second round
+        The structural features; 11 more columns if strangers are known.
     """
 
     nodes: NDArray[np.integer]
@@ -170,33 +184,34 @@ class CandidateEdges:
 
     @property
     def rows(self) -> NDArray[np.integer]:
+        """The first end of each edge, (m,)."""
         return self.nodes[self.local]
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A kNN graph whose candidate edges are to be seen by their structure.
+    """A kNN graph that computes the structural features of its candidate edges.
 
     Parameters
     ----------
     graph : KnnGraph
     columns : int
-        k, neighbours of a list that are looked at; cut to those that the longest list has.
+        k, the number of neighbours of each list that are used; at most the length of the longest list.
     candidates : int
-        Neighbours of a node that are candidate edges.
+        Number of neighbours of each node that are candidate edges.
     nodes : (N, d) float16, optional
-        X of :func:`smooth`, or (m, d), those of ``within``; without it column 19 is 0.
+        X (:func:`smooth`) of all nodes, or (m, d) of the nodes ``within``. Without it, column 19 is 0.
     within : (m,) integers, optional
-        Nodes that edges are asked of, at either end; all where it is None.
+        The nodes that can be an end of a requested edge. Default: all nodes.
     strangers : Strangers, optional
-        Of the same nodes: similarities are then on the common scale, and columns 20 to 30 are made.
+        The strangers of the same nodes. Similarities are then on the common scale, and columns 20 to 30 are computed.
     log_nodes : float, optional
-        log N of column 30, where the set is judged by an earlier time's number of nodes.
+        log N for column 30, if an earlier number of nodes must be used. Default: log of the number of nodes.
 
     Raises
     ------
     InputError
-        More columns than 253.
+        If ``columns`` is above 253.
     """
 
     graph: KnnGraph
@@ -216,7 +231,7 @@ class Structure:
 
     def __post_init__(self) -> None:
         if self.columns > MOST_NEIGHBOURS:
-            raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours; found {self.columns}")
+            raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours allowed; found {self.columns}")
         smoothed = np.empty((self.graph.num_nodes, 0), np.float16) if self.nodes is None else self.nodes
         object.__setattr__(self, "_smoothed", smoothed)
         width = max(1, longest(self.graph.ids[:, : self.columns]))
@@ -238,24 +253,33 @@ class Structure:
         object.__setattr__(self, "_norms", norms)
 
     def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> CandidateEdges:
-        """The candidate edges that some nodes own, with the first round's features.
+        """Return the candidate edges that some nodes own, with the features of the first round.
 
-        Every candidate edge is owned by one of its ends: by the lower id where both list the other among their
-        candidates, else by the one that does. ``every``: all candidates of these nodes instead, whoever owns them.
-        ``since``: only edges with an end of this id or above.
+        Each candidate edge has one owner. If each end has the other among its candidates, the owner is the lower id.
+        Otherwise it is the end that has the other among its candidates.
+
+        Parameters
+        ----------
+        rows : (n,) integers
+            The nodes.
+        every : bool
+            Return all candidate edges of the nodes, also those with another owner.
+        since : int
+            Return only edges with at least one end >= ``since``.
         """
         return self._pairs(rows, every, since, None)
 
     def second_round(self, rows: NDArray[np.integer], logits: EdgeLogits, since: int = 0) -> CandidateEdges:
-        """The same edges with the second round's features."""
+        """Return the same edges with the features of the second round, given the first round's logits."""
         return self._pairs(rows, False, since, logits)
 
     @property
     def num_features(self) -> int:
-        """Columns of the first round."""
+        """Number of columns of the first round."""
         return FIRST_FEATURES + (0 if self.strangers is None else ABSOLUTE_FEATURES)
 
     def _log_in_degrees(self) -> NDArray[np.float32]:
+        """Return log(1 + in_10) and log(1 + 79 in_k / k) of all nodes, (2, N) float32."""
         counts = np.zeros((2, self.graph.num_nodes), np.float32)
         in_degrees(self.ids, 10, counts)
         counts[1] *= np.float32(79 / self.ids.shape[1])
@@ -290,14 +314,15 @@ _NO_CODES, _NO_DEGREES = np.zeros((1, 1), np.int8), np.zeros(1, np.float32)
 
 
 def encode(logits: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Logits in sixteenths, within ±7.9."""
+    """Encode logits as int8: multiples of 1/16, clipped to ±7.9."""
     return np.clip(np.rint(logits * LOGIT_STEP), NO_LOGIT + 1, -NO_LOGIT - 1).astype(np.int8)
 
 
 class EdgeLogits:
-    """Logits of the candidate edges, kept beside the kNN graph: a byte for every entry.
+    """The logits of all candidate edges, stored as one byte per entry of the kNN graph.
 
-    ``codes`` (N, k) int8 are the logits in sixteenths, within ±7.9; -128 where an entry is no candidate of its node.
+    ``codes`` (N, k) int8 are the logits in multiples of 1/16, clipped to ±7.9; -128 if an entry is not a candidate.
+    ``degrees`` (N,) float32 are Σ_m p_im, once :meth:`sum_degrees` has computed them.
     """
 
     def __init__(self, structure: Structure, codes: NDArray[np.int8] | None = None) -> None:
@@ -306,14 +331,14 @@ class EdgeLogits:
         self.degrees = np.zeros(len(structure.ids), np.float32)
 
     def put(self, pairs: CandidateEdges, codes: NDArray[np.int8]) -> None:
-        """Store codes at the entries of their edges, of both ends where both have them among their candidates."""
+        """Store the codes of edges; at both ends if each end has the other among its candidates."""
         rows = pairs.rows
         self.codes[rows, pairs.slots] = codes
         mutual = (pairs.back >= 0) & (pairs.back < self._candidates)
         self.codes[self._ids[rows[mutual], pairs.slots[mutual]], pairs.back[mutual]] = codes[mutual]
 
     def sum_degrees(self, rows: NDArray[np.integer]) -> None:
-        """n_i = Σ_m p_im of some nodes."""
+        """Compute the degrees n_i = Σ_m p_im of some nodes."""
         threads.each(
             lambda part: row_sums(rows[part], self.codes, _PROBABILITY, self.degrees), slices(len(rows), _BLOCK)
         )

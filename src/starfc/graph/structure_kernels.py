@@ -1,9 +1,9 @@
 """Compiled kernels of :mod:`starfc.graph.structure`: one pass over the pairs of a block of nodes.
 
-Membership is looked up, not searched: while node i is worked on, a byte of ``place`` for every node of the graph says
-where it stands in i's list (0: not there; 1..k: as neighbour 1..k; k + 1: it is i). Everything an inner loop needs of
-i lies in tables of k + 2 entries over those places, which are zero where there is nothing to add: so the loops over
-j's list have no branches, and the compiler makes vector instructions of them.
+Common neighbours are found by a table, without a search. While node i is processed, ``place`` has one byte per node of
+the graph: its position in i's list (0: not in the list; 1..k: neighbour 1..k; k + 1: i itself). All values of i that
+the inner loops need are in tables of k + 2 entries, indexed by this position. An entry is 0 if there is nothing to add.
+So the loops over j's list have no branches, and the compiler can vectorise them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from starfc.runtime.half import half, single
 
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-LOGIT_STEP = 16  # logits are kept in sixteenths
-NO_LOGIT = -128  # the code of a slot without a neighbour
-SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table of this many steps of s
+LOGIT_STEP = 16  # logits are stored in multiples of 1/16
+NO_LOGIT = -128  # code of an entry without a logit
+SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table with this number of steps of s
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
@@ -26,13 +26,24 @@ def pair_structure(
     rows, ids, sims, candidates, nodes, at_node, nep, nep_norm, codes, probability, degree, again, every, since, place,
     prefixes, centre, o_local, o_slot, o_back, out,
 ):  # fmt: skip
-    """Features of the candidate edges of these rows -> how many; columns as in :mod:`starfc.graph.structure`.
+    """Write the features of the candidate edges of some rows to ``out``; return the number of edges.
 
-    ``again``: also those of the round before's probabilities; ``every``: also of edges that the other end owns;
-    ``since``: only of edges with an end of this id or above.
-    ``at_node`` (N,): where ``nodes`` have each node; None: at its own place. ``centre`` is the similarity that is 0 on
-    the scale of ``sims``. The columns of the round before stand at the end of ``out``.
-    ``place`` (N,) uint8 comes and goes as zeros.
+    The columns are those of :mod:`starfc.graph.structure`.
+
+    Parameters
+    ----------
+    again : bool
+        Compute the columns from the previous round's probabilities too; they are the last columns of ``out``.
+    every : bool
+        Include edges that the other end owns.
+    since : int
+        Only edges with at least one end >= ``since``.
+    at_node : (N,) integers or None
+        The row of ``nodes`` that belongs to each node; None if ``nodes`` has all nodes.
+    centre : float32
+        The similarity that is 0 on the scale of ``sims``.
+    place : (N,) uint8
+        Work memory; must be zeros, and is zeros again at the end.
     """
     k = ids.shape[1]
     at = np.zeros(k, np.int32)
@@ -44,7 +55,7 @@ def pair_structure(
     sim_of, nep_of, p_of = np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32), np.zeros(k + 2, np.float32)
     t0, t1, t2, t3 = prefixes[0], prefixes[1], prefixes[2], prefixes[3]
     half, scale, unit = np.float32(0.5), np.float32(SIM_STEPS), np.float32(1) / (np.float32(1) - centre)
-    ahead = out.shape[1] - 30  # of the columns of the round before, where they are made
+    ahead = out.shape[1] - 30  # offset of the columns of the previous round
     e = 0
     for r in range(rows.size):
         i = np.int64(rows[r])
@@ -84,9 +95,9 @@ def pair_structure(
                 least += min(sim_of[q], other) * listed[q]
                 edge_i += nep_of[q]
                 edge_j += nep[np.int32(other * scale)] * listed[q]
-            shared = np.float32(common - (1 if back >= 0 else 0))  # i itself is no common neighbour
+            shared = np.float32(common - (1 if back >= 0 else 0))  # i itself is not a common neighbour
             o_local[e], o_slot[e], o_back[e] = r, a, back
-            first = np.int32(a + 1)  # at this depth of i's list stands j, at depth 0 of its own
+            first = np.int32(a + 1)  # depth of j in i's list; in its own list j has depth 0
             out[e, 0] = (n0 + (first <= t0)) / np.float32(t0)
             out[e, 1] = (n1 + (first <= t1)) / np.float32(t1)
             out[e, 2] = (n2 + (first <= t2)) / np.float32(t2)
@@ -117,7 +128,7 @@ def pair_structure(
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def _round_before(at, length, codes, j, probability, p_of, listed, shared, degree_i, degree_j, code, mutual, out):
-    """Columns 20 to 29: what the round before says of the pair and of its common neighbours."""
+    """Write columns 20 to 29, from the previous round's probabilities of the pair and its common neighbours."""
     product = least = best = apart = np.float32(0)
     for b in range(length):
         q = at[b]
@@ -145,10 +156,10 @@ def _round_before(at, length, codes, j, probability, p_of, listed, shared, degre
 
 @nb.njit(cache=True, nogil=True)
 def absolute_structure(rows, local, slots, back, ids, sims, strangers, degrees, log_nodes, count, out):
-    """Columns 20 to 30 of ``count`` candidate edges: similarity among strangers, places in the lists, in-degrees.
+    """Write columns 20 to 30 of ``count`` candidate edges: similarity relative to strangers, ranks, in-degrees.
 
-    ``strangers`` are median and spread of all pairs, and of every node (N,) each; ``degrees`` (2, N) the logarithms of
-    the in-degrees.
+    ``strangers`` are median and spread over all pairs, and median (N,) and spread (N,) of each node. ``degrees`` (2, N)
+    are the logarithms of the in-degrees.
     """
     median, spread, node_median, node_spread = strangers
     k = ids.shape[1]
@@ -171,13 +182,13 @@ def absolute_structure(rows, local, slots, back, ids, sims, strangers, degrees, 
 
 @nb.njit(cache=True, nogil=True)
 def _quarter(z):
-    """z / 4, within [-2, 8]: beyond 32 standard deviations nothing is learnt."""
+    """Return z / 4, clipped to [-2, 8]: values beyond 32 standard deviations carry no more information."""
     return min(max(z / np.float32(4), np.float32(-2)), np.float32(8))
 
 
 @nb.njit(cache=True, nogil=True)
 def _log_tail(z):
-    """log P(Z > z) of a standard normal Z; from z = 8 on by the asymptotic series."""
+    """Return log P(Z > z) for a standard normal Z; for z >= 8 by the asymptotic series."""
     z = np.float64(z)
     if z < 8.0:
         return np.log(0.5 * math.erfc(z / math.sqrt(2.0)))
@@ -186,7 +197,7 @@ def _log_tail(z):
 
 @nb.njit(cache=True, nogil=True)
 def in_degrees(ids, first, out):
-    """How many lists hold each node, out (2, N): among the first ``first`` entries, and anywhere."""
+    """Count the lists that have each node, ``out`` (2, N): among the first ``first`` entries, and in all entries."""
     for i in range(ids.shape[0]):
         for a in range(ids.shape[1]):
             j = ids[i, a]
@@ -198,7 +209,7 @@ def in_degrees(ids, first, out):
 
 @nb.njit(cache=True, nogil=True)
 def _denser(sims, i, j, prefixes):
-    """Whether i's surroundings are not the sparser ones; whichever end asks, only equals are both."""
+    """Return whether i is at least as dense as j. The result is True for both orders of i and j only if they tie."""
     here, there = sims[i, prefixes[2] - 1], sims[j, prefixes[2] - 1]
     if here != there:
         return here > there
@@ -213,7 +224,7 @@ def _denser(sims, i, j, prefixes):
 
 @nb.njit(cache=True, nogil=True)
 def _length(ids, i):
-    """Neighbours of a row: what is missing stands at its end."""
+    """Return the number of neighbours of a row; empty slots are at the end."""
     length = ids.shape[1]
     while length > 0 and ids[i, length - 1] < 0:
         length -= 1
@@ -222,7 +233,7 @@ def _length(ids, i):
 
 @nb.njit(cache=True, nogil=True)
 def longest(ids):
-    """Neighbours of the row that has most; what is missing stands at the end of a row."""
+    """Return the number of neighbours of the longest row; empty slots are at the end of a row."""
     width = 0
     for i in range(ids.shape[0]):
         while width < ids.shape[1] and ids[i, width] >= 0:
@@ -234,7 +245,7 @@ def longest(ids):
 
 @nb.njit(cache=True, nogil=True)
 def _find(ids, j, i):
-    """Where i stands in j's list, -1 where it does not."""
+    """Return the position of i in j's list, or -1."""
     found = -1
     for b in range(ids.shape[1]):
         if ids[j, b] == i:
@@ -244,7 +255,7 @@ def _find(ids, j, i):
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def store_divided(values, divisors, rows, out):
-    """Rows of ``out`` (N, d), the bits of float16: values (m, d) over the divisors (m,) of their rows."""
+    """Write values (m, d) / divisors (m,) to the rows ``rows`` of ``out`` (N, d), as bits of float16."""
     for r in range(rows.size):
         for c in range(values.shape[1]):
             out[rows[r], c] = half(values[r, c] / divisors[r])
@@ -252,7 +263,7 @@ def store_divided(values, divisors, rows, out):
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def nep_norms(rows, sims, ids, nep, out):
-    """1 / Σ_m exp(-d_im^2 / σ) of some rows, 0 of one without neighbours."""
+    """Write 1 / Σ_m exp(-d_im^2 / σ) of some rows; 0 for a row without neighbours."""
     scale = np.float32(SIM_STEPS)
     for i in rows:
         total = np.float32(0)
@@ -263,7 +274,7 @@ def nep_norms(rows, sims, ids, nep, out):
 
 @nb.njit(cache=True, nogil=True)
 def row_sums(rows, codes, probability, out):
-    """Sums of the probabilities of some rows' codes."""
+    """Write the sums of the probabilities of some rows' codes."""
     for i in rows:
         total = np.float32(0)
         for a in range(codes.shape[1]):

@@ -1,4 +1,4 @@
-"""Weights on disk: the published files, a plain state dict for each part, and checkpoints that hold all in one."""
+"""Read and write weights: the published files (one state dict per part of a model), and single-file checkpoints."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from starfc.storage.records import CheckpointKind, ScalesOf
 from starfc.storage.safe import first_line, open_regular
 
 THRESHOLDS = "thresholds.json"
-PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # comes with the package
+PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # the weights that come with the package
 FORMAT = "starfc checkpoint 1"
-_MOST_MEMBERS = 16  # scorers of a round
+_MOST_MEMBERS = 16  # maximum number of scorers per round
 
 Model = StarFCModel | HierarchicalModel | StructuralModel
 _Structural = TypeVar("_Structural", bound=StructuralModel)
 
 
 def save_model(model: Model, folder: str | Path) -> None:
-    """Write the state dict of every part into ``folder``, under the published names, each atomically."""
+    """Write the state dict of each part into ``folder``, under the published names. Each file is written atomically."""
     for part, name in model.kind.files.items():
         state = {key: value.detach().cpu().clone() for key, value in model.get_submodule(part).state_dict().items()}
         _save(Path(folder) / name, state)
@@ -48,25 +48,27 @@ def load_model(
     nhid: int | None = None,
     scales: tuple[int, ...] | None = None,
 ) -> Model:
-    """Read a model: the widths, and whether it is hierarchical, are those of the weights.
+    """Read a model. Its kind and its widths are determined by the files.
 
     Parameters
     ----------
     path : path
-        A folder of ``Backbone.pth`` and ``Head.pth``; one of ``Backbone1.pth``, ``Head4.pth`` and ``Attention.pth``
-        (``Head1.pth`` to ``Head3.pth`` and ``Distance.pth`` too where training is to go on), each name with or without
-        the published ``_Epoch_E_batch_B``, of which the last is taken; one of ``Structural.pth`` or ``Contextual.pth``;
-        or one checkpoint file of a training run.
+        A checkpoint file of a training run, or a folder with one of these sets of files: ``Contextual.pth``;
+        ``Structural.pth``; ``Backbone.pth`` and ``Head.pth``; or ``Backbone1.pth``, ``Head4.pth`` and
+        ``Attention.pth`` (to continue training, also ``Head1.pth`` to ``Head3.pth`` and ``Distance.pth``). Names may
+        have the published suffix ``_Epoch_E_batch_B``; the latest file is then read.
     feature_dim, nhid : int, optional
-        Widths that the weights must have.
+        Widths that the weights must have. Default: any.
     scales : tuple of int, optional
-        Neighbours of a hierarchical model's three graphs; otherwise a checkpoint file's own, those of ``config.json``
-        in a training run's folder, or the published ones.
+        Numbers of neighbours of a hierarchical model's three graphs. Default: those of the checkpoint file, or of
+        ``config.json`` in the folder, or the published ones.
 
     Raises
     ------
-    MissingFileError, InputError
-        A file is missing, truncated or no state dict, lacks a tensor, or has other widths.
+    MissingFileError
+        If a file is missing.
+    InputError
+        If a file is truncated or not a state dict, lacks a tensor, or has other widths.
     """
     path = Path(path)
     if path.is_file():
@@ -78,18 +80,21 @@ def load_model(
 
 
 def run_folder(model: Model) -> OpenedFolder | None:
-    """The folder that a model was loaded from, that of its run where this was a checkpoint; None for one made here.
+    """Return the folder from which a model was loaded; for a checkpoint file, the folder of its training run.
+
+    The result is None for a model that was not loaded from disk.
 
     Raises
     ------
     MissingFileError
-        It is no longer there.
+        If the folder no longer exists.
     """
     if model.folder is None:
         return None
     if not model.folder.exists():
         raise MissingFileError(
-            f"{model.folder}: no longer there, and the model was loaded from it; load the model from where it is now"
+            f"{model.folder}: the model was loaded from there, but it no longer exists; load the model from its new "
+            "place"
         )
     return opened(model.folder.parent.parent if model.folder.is_file() else model.folder)
 
@@ -121,7 +126,7 @@ def _from_folder(
 
 
 def _stored_names(folder: OpenedFolder) -> tuple[ModelKind, dict[str, str]]:
-    """The kind of the model in a folder, and the names that its files have there, by the part of the model."""
+    """Return the kind of the model in a folder, and the names of its files by part of the model."""
     kind = next((kind for kind in (ANY, GCN, STRUCTURAL, HIERARCHICAL) if folder.has(kind.first_file)), None)
     if kind is None:
         kind = HIERARCHICAL if folder.has(_newest(folder, HIERARCHICAL.first_file)) else GCN
@@ -130,7 +135,10 @@ def _stored_names(folder: OpenedFolder) -> tuple[ModelKind, dict[str, str]]:
 
 
 def copied_files(path: str | Path) -> dict[str, Path]:
-    """What makes a model of a folder besides its thresholds, weights and config: new names, and where they lie now."""
+    """Return the files to copy when a model is copied: weights and ``config.json``, as a map of new name to path.
+
+    The result is empty if ``path`` is a checkpoint file.
+    """
     path = Path(path)
     if path.is_file():
         return {}
@@ -141,7 +149,7 @@ def copied_files(path: str | Path) -> dict[str, Path]:
 
 
 def describe(model: Model) -> dict[str, object]:
-    """What :func:`load_model` needs to make a model of this kind again."""
+    """Return the description of a model's kind and widths, which a checkpoint stores for :func:`load_model`."""
     kind: dict[str, object] = {"feature_dim": model.feature_dim, "nhid": model.nhid}
     if isinstance(model, HierarchicalModel):
         kind |= {"offsets": model.offset_learner.offsets.tolist(), "scales": list(model.scales)}
@@ -165,25 +173,41 @@ def _structural(
     inner: str = "first.layers.1.weight",
     most: int = 2,
 ) -> _Structural:
-    """A model of the shape that its weights tell; the last number, its rounds or members, is from 1 to ``most``."""
+    """Return a structural or contextual model with the weights ``state``.
+
+    Parameters
+    ----------
+    state : dict
+        The weights. Its tensor ``shape`` has five numbers: units, columns, candidates, smoothing, and the number of
+        rounds or members.
+    path : path
+        The file, for messages.
+    nhid : int, optional
+        The number of units that the weights must have.
+    cls : type
+        The class of the model.
+    inner : str
+        A weight of shape (units, units), by which ``shape`` is checked.
+    most : int
+        The maximum number of rounds or members.
+    """
     shape = state.get("shape")
     if shape is None or shape.shape != (5,) or shape.dtype != torch.int64:
-        raise InputError(f"{path}: no shape of 5 numbers in it, so no weights of a {cls.__name__}")
+        raise InputError(f"{path}: weights of a {cls.__name__} with a 'shape' of 5 numbers needed; found no such shape")
     units, columns, candidates, smoothing, parts = shape.tolist()
     if nhid not in (None, units):
         raise InputError(
-            f"{path}: nhid = {units} where {nhid} is needed; use weights trained for that"
-            f"{advice('; or set {} to ' + str(units), 'model.kwargs.nhid')}"
+            f"{path}: nhid = {nhid} needed; found {units}; use weights trained with that"
+            f"{advice(', or set {} to ' + str(units), 'model.kwargs.nhid')}"
         )
-    # the weights that all others follow from, before any are made
+    # Check the sizes before the model is created: a damaged file could ask for any amount of memory.
     hidden = state.get(inner)
     lists = min(columns, candidates) >= 1 and smoothing >= 0 and max(columns, candidates, smoothing) <= MOST_NEIGHBOURS
     within = lists and 1 <= parts <= most
     if hidden is None or units < 1 or hidden.shape != (units, units) or not within:
         found = None if hidden is None else tuple(hidden.shape)
         raise InputError(
-            f"{path}: a shape of {shape.tolist()} beside a {inner} of {found} is that of no "
-            f"{cls.__name__}; copy the file again"
+            f"{path}: the shape {shape.tolist()} and {inner} {found} do not fit a {cls.__name__}; copy the file again"
         )
     model = cls.of_shape(shape)
     assert isinstance(model, cls)
@@ -198,7 +222,7 @@ def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scal
     try:
         kind = CheckpointKind.model_validate(content["kind"])
     except ValidationError as error:
-        raise InputError(f"{path}: kind: not that of a model ({first_line(error)})") from None
+        raise InputError(f"{path}: kind: not the description of a model ({first_line(error)})") from None
     if kind.structural:
         return _structural(state, path, nhid, StructuralModel)
     widths = _checked_widths(state.get("backbone.conv1.weight"), path, feature_dim, nhid)
@@ -216,7 +240,7 @@ def _from_checkpoint(path: Path, feature_dim: int | None, nhid: int | None, scal
 
 
 def write_checkpoint(path: Path, model: Model, training: dict[str, object]) -> None:
-    """Write one file, atomically: all parts of a model, and what training needs to go on from there."""
+    """Write a model and the state of its training to one file, atomically."""
     content = {
         "format": FORMAT,
         "kind": describe(model),
@@ -227,19 +251,24 @@ def write_checkpoint(path: Path, model: Model, training: dict[str, object]) -> N
 
 
 def _save(path: Path, content: object) -> None:
-    """Write atomically; equal content makes equal bytes, for torch would put the temporary file's name into it."""
+    """Write ``content`` atomically. Equal content gives equal bytes.
+
+    ``torch.save`` writes the name of its file into the file, here that of the temporary file. A buffer has no name.
+    """
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getbuffer())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, object]:
-    """What :func:`write_checkpoint` wrote.
+    """Return the content that :func:`write_checkpoint` wrote.
 
     Raises
     ------
-    MissingFileError, InputError
-        The file is missing, truncated, or not such a checkpoint.
+    MissingFileError
+        If the file is missing.
+    InputError
+        If the file is truncated or not a training checkpoint.
     """
     content = _read(Path(path))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -251,14 +280,14 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
 
 
 def _stored_scales(folder: OpenedFolder) -> tuple[int, ...]:
-    """The scales that a training run's folder names, else the published ones."""
+    """Return the scales in ``config.json`` of a training run's folder; without this file, the published ones."""
     if not folder.has("config.json"):
         return SCALES
     return tuple(folder.json("config.json", ScalesOf).hierarchical.scales)
 
 
 def _newest(folder: OpenedFolder, name: str) -> str:
-    """``name``, or where there is no such file, the last ``NAME_Epoch_E_batch_B.pth`` in the folder."""
+    """Return ``name`` if the file exists, otherwise the latest ``NAME_Epoch_E_batch_B.pth`` in the folder."""
     stem, suffix = name.split(".")
     numbered = [
         (int(match[1]), int(match[2]), file.name)
@@ -269,28 +298,32 @@ def _newest(folder: OpenedFolder, name: str) -> str:
 
 
 def _checked_widths(weight: Tensor | None, path: Path, feature_dim: int | None, nhid: int | None) -> tuple[int, int]:
+    """Return d and h of a backbone weight (2d, h). Raise InputError unless they are as requested."""
     if weight is None or weight.ndim != 2 or 0 in weight.shape or weight.shape[0] % 2:
-        raise InputError(f"{path}: no conv1.weight of shape (2d, h) in it")
+        raise InputError(f"{path}: a tensor conv1.weight of shape (2d, h) needed; found none")
     found = (weight.shape[0] // 2, weight.shape[1])
     wanted = (found[0] if feature_dim is None else feature_dim, found[1] if nhid is None else nhid)
     if found != wanted:
         raise InputError(
-            f"{path}: conv1.weight is {tuple(weight.shape)}, so d = {found[0]}, h = {found[1]}, "
-            f"where feature_dim = {wanted[0]}, nhid = {wanted[1]} is needed; use weights trained for that"
+            f"{path}: feature_dim = {wanted[0]}, nhid = {wanted[1]} needed; found d = {found[0]}, h = {found[1]} "
+            f"(conv1.weight is {tuple(weight.shape)}); use weights trained with these widths"
             f"{advice(f', or set {{}}={found[0]} {{}}={found[1]}', 'model.kwargs.feature_dim', 'model.kwargs.nhid')}"
         )
     return found
 
 
 def _require_head(state: Mapping[str, Tensor], nhid: int, path: Path) -> None:
-    """A head as wide as the backbone, in the file itself: nothing is made by what another file says alone."""
+    """Raise unless the head's tensors have the width of the backbone.
+
+    The check comes before the model is created, so that one wrong file cannot make it allocate too much memory.
+    """
     with torch.device("meta"):  # shapes without memory
         outline = EdgeHead(nhid)
     _require_shapes(outline, state, path)
 
 
 def _offsets(stored: Tensor, path: Path) -> tuple[int, ...]:
-    """The offsets of a hierarchical model: two or more different numbers of neighbours."""
+    """Return the offsets of a hierarchical model. Raise unless they are at least two different positive numbers."""
     offsets = tuple(stored.tolist()) if stored.ndim == 1 else ()
     if len(set(offsets)) < 2 or not all(isinstance(offset, int) and 0 < offset < 2**20 for offset in offsets):
         raise InputError(f"{path}: offsets: two or more different numbers of neighbours needed; found {offsets[:5]}")
@@ -299,10 +332,10 @@ def _offsets(stored: Tensor, path: Path) -> tuple[int, ...]:
 
 def _read(path: Path) -> object:
     if not path.is_file():
-        alone = f"; beside its {THRESHOLDS} put the weights that it was chosen for"
+        alone = f"; the folder has a {THRESHOLDS}: put the weights there for which these thresholds were chosen"
         raise MissingFileError(
-            f"{path}: no such checkpoint; a model folder holds Contextual.pth, Structural.pth, Backbone.pth and "
-            f"Head.pth, or of the hierarchical model Backbone1.pth, Head4.pth and Attention.pth"
+            f"{path}: no such checkpoint; a model folder has Contextual.pth, or Structural.pth, or Backbone.pth and "
+            f"Head.pth, or (hierarchical model) Backbone1.pth, Head4.pth and Attention.pth"
             f"{alone if path.with_name(THRESHOLDS).is_file() else ''}"
         )
     try:
@@ -311,46 +344,53 @@ def _read(path: Path) -> object:
             return torch.load(file, map_location="cpu", weights_only=True)
     except MissingFileError:
         raise
-    except Exception as error:  # whatever the parsers of archives and weights raise
+    except Exception as error:  # the parsers of archives and weights can raise any exception
         raise InputError(
-            f"{path}: not a readable checkpoint, truncated or of another kind ({first_line(error)}); copy it again"
+            f"{path}: not a readable checkpoint: truncated or another kind of file ({first_line(error)}); copy it again"
         ) from None
 
 
 def _require_whole(file: BinaryIO) -> None:
-    """Compare the members of torch's archive with their checksums; they are stored as they are, so none can swell."""
+    """Raise unless the members of torch's archive match their checksums.
+
+    Members must be uncompressed, as torch writes them. A compressed member could expand to any size.
+    """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if any(member.compress_size != member.file_size for member in archive.infolist()):
                 raise ValueError("its members are compressed, which torch does not write")
             damaged = archive.testzip()
         if damaged is not None:
-            raise ValueError(f"{damaged} is not what its checksum says")
+            raise ValueError(f"{damaged} does not match its checksum")
     file.seek(0)
 
 
 def _stored(folder: OpenedFolder, name: str) -> tuple[dict[str, Tensor], Path]:
-    """The state dict of a folder's file, and where that lies."""
+    """Return the state dict of a file in a folder, and the file's path."""
     path = folder.verified(name)
     state = _read(path)
     return _require_state(state, path), path
 
 
 def _require_state(state: object, path: Path) -> dict[str, Tensor]:
-    """A plain state dict of tensors that lie in the file as large as they say; DataParallel's prefix goes."""
+    """Return a state dict without the prefix of DataParallel.
+
+    Raise unless it is a plain state dict of dense real CPU tensors, and the file has all data of each tensor.
+    """
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path}: a plain state dict (name -> tensor) needed; found {type(state).__name__}")
     for key, value in state.items():
         plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
         if not plain or value.is_complex() or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise InputError(
-                f"{path}: {key[:80]!r}: a dense tensor of real numbers, all of them in the file, needed; found "
+                f"{path}: {key[:80]!r}: a dense tensor of real numbers with all its data in the file needed; found "
                 f"{tuple(value.shape)}, {value.dtype}; copy the file again"
             )
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _require_shapes(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise unless ``state`` has the tensors of ``module``, in the same shapes."""
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     problems = [
@@ -360,12 +400,12 @@ def _require_shapes(module: torch.nn.Module, state: Mapping[str, Tensor], path: 
     ]
     if problems:
         raise InputError(
-            f"{path}: tensors do not fit: {'; '.join(problems[:8])}; use weights of this network and these widths"
+            f"{path}: wrong tensors: {'; '.join(problems[:8])}; use weights of this network and these widths"
         )
 
 
 def _load_part(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
     _require_shapes(module, state, path)
     if not all(torch.isfinite(value).all() for value in state.values()):
-        raise InputError(f"{path}: weights that are NaN or infinite; use an earlier checkpoint")
+        raise InputError(f"{path}: finite weights needed; found NaN or infinite values; use an earlier checkpoint")
     module.load_state_dict(state)

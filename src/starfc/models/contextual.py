@@ -1,22 +1,21 @@
-"""Structure-aware edge confidence for any embedding: a scorer that sees the set, too.
+"""The contextual model: edge confidence from structure for any embedding. Its scorers also use statistics of the set.
 
-The columns of an edge (:mod:`starfc.graph.structure`, strangers included) do not mean the same in every set: nine
-common neighbours of ten say "the same identity" where identities have hundreds of instances, and little where a few
-strangers fill every list. So a scorer is given the edge and the *context*, numbers of what the columns are like in the
-whole set. The context c modulates both hidden layers (feature-wise linear modulation, Perez et al., AAAI 2018) and the
-logit:
+The structural features of an edge (:mod:`starfc.graph.structure`, with strangers) do not mean the same in each set.
+Nine common neighbours of ten mean "the same identity" if identities have hundreds of instances; they mean little if the
+same few strangers fill all lists. Therefore a scorer gets the features of the edge and the *context*: statistics of the
+features over the whole set. The context c modulates both hidden layers (feature-wise linear modulation, Perez et al.,
+AAAI 2018) and the logit:
 
     h1 = ReLU((1 + γ1(c)) (W1 x + b1) + β1(c)),   h2 = ReLU((1 + γ2(c)) (W2 h1 + b2) + β2(c)),
     z = (1 + α(c)) (w3 h2 + b3) + ω(c)
 
-Within one set c is constant. So the modulation is folded into the weights once (:meth:`ContextScorer.of`), and an edge
-costs what it costs with the plain :class:`~starfc.models.structural.EdgeScorer`.
+Within one set, c is constant. So the modulation is folded into the weights once (:meth:`ContextScorer.of`), and an edge
+costs the same as with the plain :class:`~starfc.models.structural.EdgeScorer`.
 
-Trained over many kinds of data (:mod:`starfc.training.kinds`), the scorer calibrates itself to a set that it has never
-seen. The second round is trained on kinds that the first round was not trained on, so that it learns from first-round
-probabilities that are as good, and as bad, as those of new data. What a scorer makes of a set that is unlike all of its
-training differs from one training to the next; so each round has a few, trained apart, and their mean logit counts
-(:class:`MeanScorer`).
+The model is trained on many kinds of data (:mod:`starfc.training.kinds`), so its p is calibrated on new sets too. The
+second round is trained on other kinds of data than the first round. Its training then has first-round probabilities
+with the same errors as on new data. On a set that is unlike all training data, the result differs between trainings.
+Therefore each round has several scorers, trained separately, and their logits are averaged (:class:`MeanScorer`).
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ from starfc.models.kinds import ANY
 from starfc.models.structural import EdgeScorer, Modules, StructuralModel, scorer_layers
 from starfc.runtime.words import anew
 
-SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # of a set, to read its context off
-CONTEXT_NOISE = 0.1  # standard deviations added to every number of a context in training
-_CONTEXT_UNITS = 24
-_LEAST_SPREAD = 1e-9  # of strangers, in what is read
-_CONTEXT_RANGE = 4.0  # standard deviations: farther away a number counts as this far
-FAR = 0.3  # share of a context's numbers outside of what was trained on, above which it says nothing
-_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
-_SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles are seen
+SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # maximum numbers of nodes and edges from which a context is computed
+CONTEXT_NOISE = 0.1  # in training, noise of this many standard deviations is added to each number of a context
+_CONTEXT_UNITS = 24  # hidden units of the network from context to modulation
+_LEAST_SPREAD = 1e-9  # minimum spread of strangers in a stored context
+_CONTEXT_RANGE = 4.0  # standardised context numbers are clipped to ± this
+FAR = 0.3  # if more than this share of a context's numbers is outside the training range, the context is ignored
+_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # levels of the quantiles
+_SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles are part of the context
 _ROUND_COLUMNS = FEATURES - FIRST_FEATURES
 
 COLUMNS_FIRST = FIRST_FEATURES + ABSOLUTE_FEATURES
@@ -57,20 +56,24 @@ CONTEXT_SECOND = CONTEXT_FIRST + 2 * _ROUND_COLUMNS + 2 * len(_LEVELS)
 
 
 def sampled_nodes(num_nodes: int) -> NDArray[np.int64]:
-    """The nodes whose edges a set's context is read off: evenly spaced, at most 4,000."""
+    """Return the nodes whose edges give the context of a set: evenly spaced, at most 4,000."""
     return np.unique(np.linspace(0, num_nodes - 1, min(num_nodes, SAMPLED_NODES)).astype(np.int64))
 
 
 def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, strangers: Strangers) -> NDArray[np.float32]:
-    """What the first round's columns are like in a set.
+    """Return the context of the first round: statistics of the first round's features in a set.
 
-    Mean and standard deviation of every column, quantiles .1 .3 .5 .7 .9 of seven of them, log N / 4, log d / 4, half
-    the logarithm of the strangers' spread, and their median.
+    The context has the mean and standard deviation of each column, the quantiles .1 .3 .5 .7 .9 of seven columns,
+    log N / 4, log d / 4, log(spread of strangers) / 2, and the median of strangers.
 
     Parameters
     ----------
     features : (m, 31) float32
-        Of the edges of :func:`sampled_nodes`; at least one.
+        Features of the edges of :func:`sampled_nodes`, m >= 1.
+    num_nodes, dim : int
+        Number of nodes N and feature dimension d.
+    strangers : Strangers
+        The strangers of the set.
 
     Returns
     -------
@@ -83,9 +86,10 @@ def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, stran
 
 
 def second_context(first: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The first round's context, and what the second round's own columns are like: (131,) float32.
+    """Return the context of the second round, (131,) float32: the first round's context and further statistics.
 
-    Mean and standard deviation of columns 31 to 40, and quantiles of p and of c / sqrt(a b).
+    These are the mean and standard deviation of columns 31 to 40, and the quantiles of p and of c / sqrt(a b).
+    ``features`` (m, 41) are those of the second round.
     """
     some = _thinned(features)[:, COLUMNS_FIRST:]
     probability = 1 / (1 + np.exp(-some[:, 0]))
@@ -94,16 +98,27 @@ def second_context(first: NDArray[np.float32], features: NDArray[np.float32]) ->
 
 
 def _thinned(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return evenly spaced rows, at most about twice :data:`SAMPLED_EDGES`."""
     return features[:: max(1, len(features) // SAMPLED_EDGES)]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the edges of a set are judged by: its strangers, its number of nodes, and the contexts of both rounds.
+    """The statistics of a set that the scores of its edges depend on.
 
-    A run keeps it, so that rows which are added later are judged by the scale of the rows that were clustered.
-    ``adapted`` (2, P) float32 are the parameters of the second round's scorers where these were adapted to the set
-    (:mod:`starfc.clustering.adaptation`); an edge that neither was trained on is judged by the mean of both logits.
+    A run stores it. So edges of rows that are added later are scored in the same context as the clustered rows.
+
+    Attributes
+    ----------
+    strangers : Strangers
+        The strangers of the set.
+    num_nodes : int
+        Number of nodes.
+    first, second : (101,), (131,) float32
+        The contexts of both rounds.
+    adapted : (2, P) float32, optional
+        The parameters of both adapted scorers of the second round (:mod:`starfc.clustering.adaptation`). An edge on
+        which neither was trained gets the mean of both logits.
     """
 
     strangers: Strangers
@@ -113,7 +128,7 @@ class Context:
     adapted: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray]:
-        """As named arrays, which :meth:`from_arrays` takes."""
+        """Return the context as named arrays, for :meth:`from_arrays`."""
         known = self.strangers
         adapted = {} if self.adapted is None else {"adapted": self.adapted}
         return adapted | {
@@ -128,7 +143,13 @@ class Context:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Context:
-        """Of :meth:`arrays`; KeyError or ValueError where they are none, or do not belong together."""
+        """Return the context from the arrays of :meth:`arrays`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If an array is missing, or has wrong values or a wrong shape.
+        """
         rows = arrays["node_median"].shape
         shapes = {"pairs": (2,), "node_median": rows, "node_spread": rows, "num_nodes": ()}
         shapes |= {"first": (CONTEXT_FIRST,), "second": (CONTEXT_SECOND,)}
@@ -155,26 +176,26 @@ class Context:
         return cls(known, num_nodes, given["first"], given["second"], given.get("adapted"))
 
     def late(self, model: ContextualModel) -> list[EdgeScorer]:
-        """The second round's scorers of the set: the mean of their logits is an edge's.
+        """Return the second round's scorers of the set. The logit of an edge is the mean of their logits.
 
         Raises
         ------
         InputError
-            Adapted parameters of another model.
+            If the adapted parameters do not fit the model.
         """
         scorer = model.second.of(self.second)
         if self.adapted is None:
             return [scorer]
         if self.adapted.shape[1] != sum(value.numel() for value in scorer.parameters()):
             raise InputError(
-                f"edges/context.npz: 'adapted' holds {self.adapted.shape[1]} parameters, which are not those of the "
-                f"run's model; {anew('cluster')}"
+                f"edges/context.npz: 'adapted' has {self.adapted.shape[1]} parameters, which do not fit the run's "
+                f"model; {anew('cluster')}"
             )
         return [restored(scorer, values) for values in self.adapted]
 
 
 def restored(scorer: EdgeScorer, parameters: NDArray[np.float32]) -> EdgeScorer:
-    """A scorer with other parameters, (P,) in the order of ``scorer.parameters()``."""
+    """Return a copy of a scorer with other parameters, (P,) in the order of ``scorer.parameters()``."""
     other = copy.deepcopy(scorer)
     with torch.no_grad():
         vector_to_parameters(torch.from_numpy(np.array(parameters)), other.parameters())
@@ -182,7 +203,17 @@ def restored(scorer: EdgeScorer, parameters: NDArray[np.float32]) -> EdgeScorer:
 
 
 class ContextScorer(nn.Module):
-    """Logits of edges (m, f) in the context (m, c) of their sets: (m,)."""
+    """A scorer that computes the logits (m,) of edges from their features (m, f) and the contexts of their sets.
+
+    Parameters
+    ----------
+    features, context : int
+        Numbers f and c of an edge's features and of a context's numbers.
+    nhid : int
+        h, units of each hidden layer.
+    generator : torch.Generator, optional
+        Source of the initial weights.
+    """
 
     feature_mean: Tensor
     feature_std: Tensor
@@ -205,16 +236,16 @@ class ContextScorer(nn.Module):
         nn.init.zeros_(modulated.bias)
 
     def standardise(self, features: Tensor, contexts: Tensor) -> None:
-        """Take means and standard deviations from some edges (m, f), and from the contexts (K, c) of all sets."""
+        """Set means and standard deviations to those of some edges (m, f) and of the contexts (K, c) of all sets."""
         for name, values in (("feature", features), ("context", contexts)):
             getattr(self, f"{name}_mean").copy_(values.mean(dim=0))
             getattr(self, f"{name}_std").copy_(values.std(dim=0).clamp_min(1e-3))
 
     def modulation(self, contexts: Tensor, noise: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
-        """γ1, β1, γ2, β2, α, ω side by side, (K, 4 h + 2), of contexts (K, c).
+        """Return the modulation of contexts (K, c): γ1, β1, γ2, β2, α, ω side by side, (K, 4 h + 2).
 
-        ``noise`` (K, c), in standard deviations, and ``kept`` (K, u), what hidden units are multiplied by, are given in
-        training.
+        ``noise`` (K, c), in standard deviations, is added to the contexts. ``kept`` (K, u) multiplies the hidden units
+        (dropout). Both are used in training only.
         """
         seen = ((contexts - self.context_mean) / self.context_std).clamp(-_CONTEXT_RANGE, _CONTEXT_RANGE)
         first, last = self.context
@@ -223,11 +254,11 @@ class ContextScorer(nn.Module):
 
     @property
     def neutral(self) -> NDArray[np.float32]:
-        """The context (c,) of rows of which no two can be compared: the mean of those that it was trained on."""
+        """The mean context (c,) of the training data, for sets without edges and sets unlike all training data."""
         return self.context_mean.cpu().numpy()
 
     def forward(self, features: Tensor, modulation: Tensor) -> Tensor:
-        """Logits (m,) of edges (m, f), each with the modulation (m, 4 h + 2) of its set."""
+        """Return the logits (m,) of edges (m, f), each with the modulation (m, 4 h + 2) of its set."""
         h = self.nhid
         g1, b1, g2, b2, alpha, omega = modulation.split([h, h, h, h, 1, 1], dim=-1)
         first, second, last = self.layers
@@ -237,7 +268,7 @@ class ContextScorer(nn.Module):
 
     @torch.no_grad()
     def of(self, context: NDArray[np.float32]) -> EdgeScorer:
-        """The scorer of one set, of context (c,): a plain one, with the modulation folded into its weights."""
+        """Return a plain scorer for the set with this context (c,), with the modulation folded into the weights."""
         h = self.nhid
         device = self.feature_mean.device
         modulation = self.modulation(torch.from_numpy(np.asarray(context, np.float32)).to(device)[None])[0]
@@ -254,13 +285,13 @@ class ContextScorer(nn.Module):
 
     @torch.no_grad()
     def outside(self, context: NDArray[np.float32]) -> float:
-        """Share of the context's numbers that lie more than 3 standard deviations off those of the training kinds."""
+        """Return the share of the context's numbers that are over 3 standard deviations from the training mean."""
         seen = (torch.from_numpy(np.asarray(context, np.float32)) - self.context_mean.cpu()) / self.context_std.cpu()
         return float((seen.abs() > 3).float().mean())
 
 
 class MeanScorer(nn.Module):
-    """The mean logit of a few :class:`ContextScorer` (its ``members``), which were trained apart."""
+    """A scorer that averages the logits of several :class:`ContextScorer` (``members``), trained separately."""
 
     def __init__(
         self, features: int, context: int, nhid: int, members: int, generator: torch.Generator | None = None
@@ -271,10 +302,10 @@ class MeanScorer(nn.Module):
 
     @torch.no_grad()
     def of(self, context: NDArray[np.float32]) -> EdgeScorer:
-        """The scorer of one set, of context (c,): those of the members side by side, as one of M h hidden units.
+        """Return a plain scorer for the set with this context (c,): the M members side by side, with M h hidden units.
 
-        A context of which more than :data:`FAR` is outside of what was trained on is replaced by :attr:`neutral`: the
-        columns of edges carry over to such sets, what the context does to them does not.
+        If more than :data:`FAR` of the context's numbers are outside the training range, :attr:`neutral` is used
+        instead. The features of edges generalise to such sets, but the modulation does not.
         """
         if self.outside(context) > FAR:
             context = self.neutral
@@ -288,7 +319,7 @@ class MeanScorer(nn.Module):
         last.bias.zero_()
         for at, scorer in enumerate(scorers):
             units, (its_first, its_second, its_last) = slice(at * h, (at + 1) * h), scorer.layers
-            # standardised as the first one's columns are
+            # rescale the first layer, so that all members use the standardisation of the first member
             factor = scorer.scale / whole.scale
             first.weight[units] = its_first.weight * factor
             first.bias[units] = its_first.bias + (its_first.weight * scorer.scale) @ (whole.shift - scorer.shift)
@@ -299,33 +330,33 @@ class MeanScorer(nn.Module):
         return whole.eval()
 
     def outside(self, context: NDArray[np.float32]) -> float:
-        """As :meth:`ContextScorer.outside`; all members were trained on the same kinds."""
+        """Return :meth:`ContextScorer.outside` of the first member; all members were trained on the same data."""
         return next(iter(self.members)).outside(context)
 
     @property
     def neutral(self) -> NDArray[np.float32]:
-        """As :attr:`ContextScorer.neutral`."""
+        """:attr:`ContextScorer.neutral` of the first member."""
         return next(iter(self.members)).neutral
 
 
 class ContextualModel(StructuralModel):
-    """Edge confidence from structure, in the context of the set.
+    """A structural model whose scores also depend on the context of the set.
 
-    It has two rounds. ``first`` and ``second`` are :class:`MeanScorer` instances; what scores the edges of a set are
+    It has two rounds. ``first`` and ``second`` are :class:`MeanScorer` instances. The edges of a set are scored by
     ``first.of(context)`` and ``second.of(context)``.
 
     Parameters
     ----------
     nhid : int
-        Hidden units of each member.
+        Units of each hidden layer of a member.
     members : int
-        Scorers of each round.
+        Number of scorers in each round.
     columns, candidates, smoothing, generator
         As for :class:`~starfc.models.structural.StructuralModel`.
     """
 
     kind = ANY
-    # first.of(context) takes the place of the base's first, which every method that uses one knows
+    # The type differs from the base class; all callers that use `first` call first.of(context) for a contextual model.
     first: MeanScorer  # type: ignore[assignment]
     second: MeanScorer  # type: ignore[assignment]
 
@@ -349,13 +380,13 @@ class ContextualModel(StructuralModel):
 
     @classmethod
     def of_shape(cls, shape: Tensor) -> ContextualModel:
-        """A model as another's ``shape`` says, which its state dict holds."""
+        """Return a new model with the sizes in ``shape``, which a state dict contains."""
         nhid, columns, candidates, smoothing, members = shape.tolist()
         return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing, members=members)
 
     @staticmethod
     def of_one_scorer(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state of a model of one member, from that of an earlier format, which had no members."""
+        """Convert a state dict of an earlier format, which had no members, to a model with one member."""
         members = {
             f"{name}.members.0.{rest}" if name in ("first", "second") else key: value
             for key, value in state.items()

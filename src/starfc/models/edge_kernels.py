@@ -1,22 +1,23 @@
-"""The fused edge head: everything that is left per edge once the node projections are made.
+"""The fused edge head: the computation per edge, given the node projections.
 
 With W1 = [W1a | W1b], w = W2[1] - W2[0] and c = b2[1] - b2[0], the head of spec section 4 is
 
     u_i = W1a x_i + b1,   v_j = W1b x_j                      (per node: two GEMMs)
     z_ij = Σ_h w_h · PReLU_h(u_ih + v_jh) + c,   p_ij = σ(z_ij)     (per edge)
 
-because the softmax of two classes is the sigmoid of their difference. :func:`edge_logits` is that per-edge part as a
-differentiable operator; nothing of size edges x h is stored, forward or backward.
+because the softmax of two classes is the sigmoid of their difference. :func:`edge_logits` computes the part per edge as
+a differentiable operator. Neither forward nor backward stores anything of size edges x h.
 
-Backward, with t_eh = u_ih + v_jh, a_h the slope and g_e the gradient of z_e, needs two masked sums a node, one over the
-edges that leave it and one over those that arrive:
+Let t_eh = u_ih + v_jh, a_h the slope, and g_e the gradient of z_e. The backward pass needs two masked sums per node,
+one over its outgoing edges and one over its incoming edges:
 
     A_ih = Σ_{e: i -> ·} g_e [t_eh > 0],   G_i = Σ_{e: i -> ·} g_e;   A'_jh, G'_j likewise over e: · -> j
 
     du_ih = w_h (A_ih + a_h (G_i - A_ih)),   dv_jh = w_h (A'_jh + a_h (G'_j - A'_jh))
     Σ_e g_e max(t_eh, 0) = Σ_i u_ih A_ih + Σ_j v_jh A'_jh,   Σ_e g_e min(t_eh, 0) = the same with G - A for A
 
-The last two give dw_h = Σ_e g_e PReLU(t_eh) and da_h = w_h Σ_e g_e min(t_eh, 0) without another look at the edges.
+The last two sums give dw_h = Σ_e g_e PReLU(t_eh) and da_h = w_h Σ_e g_e min(t_eh, 0) without another pass over the
+edges.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ import torch
 from torch import Tensor
 
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-_EDGE_BLOCK = 1 << 14  # torch path: 2^14 edges x 512 float32 = 32 MiB at a time
-_CHUNKS = 64  # backward: chunks of nodes, each with its partial sums
+_EDGE_BLOCK = 1 << 14  # edges per block in the torch version: 2^14 edges x 512 float32 = 32 MiB
+_CHUNKS = 64  # number of chunks of nodes in the backward pass, each with its own partial sums
 
 
 def edge_logits(source: Tensor, target: Tensor, slope: Tensor, weight: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """z_e = Σ_h weight_h · PReLU(source[rows_e, h] + target[cols_e, h]; slope_h), differentiable.
+    """Return z_e = Σ_h weight_h · PReLU(source[rows_e, h] + target[cols_e, h]; slope_h); differentiable.
 
     Parameters
     ----------
@@ -43,12 +44,13 @@ def edge_logits(source: Tensor, target: Tensor, slope: Tensor, weight: Tensor, r
     slope, weight : (h,) tensors
         PReLU slope and w = W2[1] - W2[0] per hidden unit.
     rows, cols : (E,) integer tensors
-        Edges; sorted by row they are fastest.
+        The edges. Edges that are sorted by row are fastest.
 
     Returns
     -------
     (E,) tensor
-        Logits without the constant c. On the CPU by compiled kernels, elsewhere by blocked torch operations.
+        Logits without the constant c. Compiled kernels compute them on the CPU, torch operations in blocks on other
+        devices.
     """
     return _EdgeLogits.apply(source, target, slope, weight, rows, cols)
 
@@ -83,7 +85,7 @@ def _backward_cpu(grad, source, target, slope, weight, rows, cols):
 
 
 def _node_gradient(own, other, slope, weight, grad, ends, order, starts):
-    """Gradient of one projection, and its share of Σ_e g_e max(t_e, 0) and Σ_e g_e min(t_e, 0), both (h,)."""
+    """Return the gradient of one projection, and its part of Σ_e g_e max(t_e, 0) and Σ_e g_e min(t_e, 0), (h,) each."""
     out = np.empty_like(own)
     above, below = np.zeros((2, _CHUNKS, weight.size), own.dtype)
     _gather_kernel(own, other, slope, weight, grad, ends, order, starts, out, above, below)
@@ -137,7 +139,7 @@ def _forward_kernel(source, target, slope, weight, rows, cols, out):
 
 @nb.njit(parallel=True, cache=True)
 def _group_by_end(rows, cols, num_nodes):
-    """The edges grouped by row and by column: (2, E) edge numbers, rising within a group, and (2, N + 1) starts."""
+    """Group the edges by row and by column: (2, E) edge numbers, sorted within a group, and (2, N + 1) group starts."""
     order = np.empty((2, rows.size), np.int32)
     starts = np.zeros((2, num_nodes + 1), np.int64)
     for side in nb.prange(2):
@@ -155,7 +157,7 @@ def _group_by_end(rows, cols, num_nodes):
 
 @nb.njit(parallel=True, cache=True, fastmath=_FASTMATH)
 def _gather_kernel(own, other, slope, weight, grad, ends, order, starts, out, above, below):
-    # Every node collects from its own edges, so each sum has one writer and a fixed order, whatever the threads.
+    # Each node sums over its own edges. So each sum is computed by one thread in a fixed order, for any thread count.
     zero = own.dtype.type(0.0)
     size = (own.shape[0] + _CHUNKS - 1) // _CHUNKS
     for chunk in nb.prange(_CHUNKS):

@@ -1,4 +1,4 @@
-"""STAR-FC's network: one graph convolution (backbone) and an edge classifier (head).
+"""The network of STAR-FC: one graph convolution (backbone) and an edge classifier (head).
 
     X = ReLU([F ‖ ÂF] W + b)                                    backbone, spec section 3
     z_ij = W2 · PReLU(W1 [x_i ‖ x_j] + b1) + b2,  p = softmax(z)[1]     head, spec section 4
@@ -22,10 +22,10 @@ INITIALISATIONS = ("xavier", "metric")
 
 
 class GraphConv(nn.Module):
-    """Mean-aggregator graph convolution: [F ‖ ÂF] W + b, with W of shape (2d, h) as published.
+    """A graph convolution with mean aggregation: [F ‖ ÂF] W + b, with W of shape (2d, h) as published.
 
-    A rotation R (d, d) of the features is applied to the weights, [F R ‖ ÂF R] W = [F ‖ ÂF] [R W_1; R W_2]: two
-    products of d rows instead of two of N.
+    A rotation R (d, d) of the features is applied to the weights instead: [F R ‖ ÂF R] W = [F ‖ ÂF] [R W_1; R W_2].
+    This needs two products with d rows, not two with N rows.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
@@ -34,19 +34,20 @@ class GraphConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_dim))
 
     def forward(self, features: Tensor, *aggregated: Tensor, rotation: Tensor | None = None) -> list[Tensor]:
-        """One result for each graph's ÂF; F W_1, which they share, is made once."""
+        """Return one result (N, h) per graph's ÂF (N, d). F W_1 is the same for all graphs and is computed once."""
         own, mean = self.weight.view(2, features.shape[1], -1)  # (d, h) each
         if rotation is not None:
             own, mean = rotation @ own, rotation @ mean
-        # two half-width products: the (N, 2d) concatenation is never formed
+        # two products of half the width, so that the (N, 2d) concatenation is not needed
         base = torch.addmm(self.bias, features, own)
         return [base.addmm(a, mean) for a in aggregated]
 
 
 class Backbone(nn.Module):
-    """X = Dropout(ReLU([F ‖ ÂF] W + b)): (N, d) features and (N, d) aggregated features -> (N, h).
+    """The backbone: X = Dropout(ReLU([F ‖ ÂF] W + b)), from features F and aggregated features ÂF (N, d) to (N, h).
 
-    :meth:`at_scales` does it for the ÂF of several graphs. With a rotation (d, d), of F and ÂF turned by it.
+    :meth:`at_scales` computes X for the ÂF of several graphs. If a rotation (d, d) is given, F and ÂF are rotated
+    first.
     """
 
     def __init__(self, feature_dim: int, nhid: int, dropout: float = 0.0) -> None:
@@ -58,16 +59,16 @@ class Backbone(nn.Module):
         return self.at_scales(features, aggregated, rotation=rotation)[0]
 
     def at_scales(self, features: Tensor, *aggregated: Tensor, rotation: Tensor | None = None) -> list[Tensor]:
-        """X of every graph, (N, h) each, given the ÂF of every graph, (N, d) each."""
+        """Return X (N, h) of each graph, given ÂF (N, d) of each graph."""
         nodes = self.conv1(features, *aggregated, rotation=rotation)
         return [functional.dropout(functional.relu_(x), self.dropout, self.training) for x in nodes]
 
 
 class EdgeHead(nn.Module):
-    """Two-class edge classifier over ordered node pairs, computed from node projections.
+    """A classifier of edges (ordered node pairs) with two classes, computed from node projections.
 
-    W1 [x_i ‖ x_j] = W1a x_i + W1b x_j, so :meth:`project` runs once per node and :meth:`logits` per edge does an
-    addition, a PReLU and one dot product with W2[1] - W2[0].
+    Because W1 [x_i ‖ x_j] = W1a x_i + W1b x_j, :meth:`project` runs once per node. Per edge, :meth:`logits` computes
+    only an addition, a PReLU and one dot product with W2[1] - W2[0].
     """
 
     def __init__(self, nhid: int) -> None:
@@ -76,7 +77,7 @@ class EdgeHead(nn.Module):
 
     @property
     def layers(self) -> tuple[nn.Linear, nn.PReLU, nn.Linear]:
-        """W1 and b1, the PReLU, W2 and b2."""
+        """The layers: the linear layer of W1 and b1, the PReLU, and the linear layer of W2 and b2."""
         first, prelu, last = self.classifier
         assert isinstance(first, nn.Linear)
         assert isinstance(prelu, nn.PReLU)
@@ -84,54 +85,54 @@ class EdgeHead(nn.Module):
         return first, prelu, last
 
     def project(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """u = W1a x + b1 and v = W1b x: (N, h) -> two (N, h)."""
+        """Return u = W1a x + b1 and v = W1b x, (N, h) each, of node embeddings (N, h)."""
         return self.project_source(nodes), self.project_target(nodes)
 
     def project_source(self, nodes: Tensor) -> Tensor:
-        """u = W1a x + b1: (N, h) -> (N, h)."""
+        """Return u = W1a x + b1, (N, h), of node embeddings (N, h)."""
         first, _, _ = self.layers
         return functional.linear(nodes, first.weight[:, : nodes.shape[1]], first.bias)
 
     def project_target(self, nodes: Tensor) -> Tensor:
-        """v = W1b x: (N, h) -> (N, h)."""
+        """Return v = W1b x, (N, h), of node embeddings (N, h)."""
         first, _, _ = self.layers
         return functional.linear(nodes, first.weight[:, nodes.shape[1] :])
 
     def scorer(self) -> tuple[Tensor, Tensor, Tensor]:
-        """PReLU slopes (h,), w = W2[1] - W2[0] (h,), c = b2[1] - b2[0] (scalar)."""
+        """Return the PReLU slopes (h,), w = W2[1] - W2[0] (h,), and the scalar c = b2[1] - b2[0]."""
         _, prelu, last = self.layers
         return prelu.weight, last.weight[1] - last.weight[0], last.bias[1] - last.bias[0]
 
     def logits(self, source: Tensor, target: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-        """z[1] - z[0] of the edges (rows_e, cols_e), shape (E,): p = sigmoid of it."""
+        """Return the logits z[1] - z[0] of the edges (rows_e, cols_e), (E,); p is their sigmoid."""
         slope, weight, constant = self.scorer()
         return edge_logits(source, target, slope, weight, rows, cols) + constant
 
     def pair_logits(self, source: Tensor, target: Tensor) -> Tensor:
-        """z[1] - z[0] of pairs given by their projections u, v, (E, h) each -> (E,)."""
+        """Return the logits z[1] - z[0], (E,), of pairs with the projections u and v, (E, h) each."""
         slope, weight, constant = self.scorer()
         return functional.prelu(source + target, slope) @ weight + constant
 
 
 class StarFCModel(nn.Module):
-    """Backbone and head together.
+    """The basic model: a backbone and a head.
 
     Parameters
     ----------
     feature_dim, nhid : int
         Feature dimension d and hidden width h.
     dropout : float
-        Share of node-embedding entries dropped in training (the published value is 0).
+        Share of the entries of node embeddings that are dropped in training (published: 0).
     init : {'xavier', 'metric'}
-        'xavier' is the published initialisation. 'metric' starts the head as a distance between the two nodes
-        (:func:`metric_start_`), so that training refines a similarity instead of discovering one.
+        'xavier' is the published initialisation. 'metric' initialises the head as a distance between the two nodes
+        (:func:`metric_start_`), so that training starts from a useful similarity.
     generator : torch.Generator, optional
         Source of the initial weights.
     """
 
     kind = GCN
-    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
-    scales = None  # one graph: the whole kNN graph
+    folder: Path | None = None  # the folder or checkpoint file from which the model was loaded
+    scales = None  # only one graph: the whole kNN graph
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class StarFCModel(nn.Module):
         self.backbone = Backbone(feature_dim, nhid, dropout)
         self.head = EdgeHead(nhid)
         if init not in INITIALISATIONS:
-            raise ValueError(f"init: one of {INITIALISATIONS}; found {init!r}")
+            raise ValueError(f"init: one of {INITIALISATIONS} needed; found {init!r}")
         nn.init.xavier_uniform_(self.backbone.conv1.weight, generator=generator)  # its bias starts at 0
         head_start_(self.head, generator)
         if init == "metric":
@@ -155,16 +156,16 @@ class StarFCModel(nn.Module):
     def forward(
         self, features: Tensor, aggregated: Tensor, rows: Tensor, cols: Tensor, rotation: Tensor | None = None
     ) -> Tensor:
-        """Logits z[1] - z[0], shape (E,), of edges on a graph with features F and aggregated features ÂF.
+        """Return the logits z[1] - z[0], (E,), of edges, given features F and aggregated features ÂF, (N, d) each.
 
-        With a rotation (d, d), of F and ÂF turned by it.
+        If a rotation (d, d) is given, F and ÂF are rotated first.
         """
         return self.head.logits(*self.head.project(self.backbone(features, aggregated, rotation)), rows, cols)
 
 
 @torch.no_grad()
 def head_start_(head: EdgeHead, generator: torch.Generator | None = None) -> None:
-    """The published start of a head, torch's own: U(±1/sqrt(fan_in)) and PReLU slopes 0.25."""
+    """Initialise a head as published, with torch's defaults: U(±1/sqrt(fan_in)), and PReLU slopes 0.25."""
     first, prelu, last = head.layers
     for layer in (first, last):
         bound = 1 / math.sqrt(layer.in_features)
@@ -175,11 +176,11 @@ def head_start_(head: EdgeHead, generator: torch.Generator | None = None) -> Non
 
 @torch.no_grad()
 def metric_start_(head: EdgeHead, feature_dim: int) -> None:
-    """Start a head as a weighted L1 distance: z_ij = scale · (typical - Σ_h |x_ih - x_jh|).
+    """Initialise a head as a weighted L1 distance: z_ij = scale · (typical - Σ_h |x_ih - x_jh|).
 
-    W1a = I, W1b = -I, PReLU slopes -1 (PReLU(t) = |t|), and W2 = ∓scale/2. `typical` is the expected L1 distance of
-    two unit vectors with cosine 0.6 under the Xavier-uniform backbone (variance 2/(2d + h) per weight; half of the
-    units are off after the ReLU), which puts the initial decision boundary in the middle of the data.
+    W1a = I, W1b = -I, PReLU slopes are -1 (PReLU(t) = |t|), and W2 = ∓scale/2. `typical` is the expected L1 distance
+    of two unit vectors with cosine 0.6 after the Xavier-uniform backbone (variance 2/(2d + h) per weight; half of the
+    units are 0 after the ReLU). So the initial decision boundary is in the middle of the data.
     """
     first, prelu, last = head.layers
     h, d = first.out_features, feature_dim

@@ -1,12 +1,12 @@
-"""The extended network (STAR-FC, TPAMI 2023): one backbone on graphs of several scales, and a choice among them.
+"""The extended network (STAR-FC, TPAMI 2023): one backbone on graphs of several scales, and a choice of the scale.
 
-    d1 > d2                                    two offsets: one drawn by its logits, one the runner-up (OffsetLearner)
+    d1 > d2                                    two offsets: one is drawn by the logits, one is the runner-up
     X_small = p1 X(k - d1) + p2 X(k - d2),  X_mid = X(k),  X_large = p1 X(k + d1) + p2 X(k + d2)
-    X_fused = the token that the ScaleSelector chooses, node by node, among (X_small, X_mid, X_large)
+    X_fused = the token of (X_small, X_mid, X_large) that the ScaleSelector chooses for each node
 
-Choices are hard and straight-through: 0 or 1 forward, the gradient of the softmax backward. A trained model needs no
-offsets: its three graphs have fixed numbers of neighbours (``scales``), its choice is the highest logit, and the last
-of its four heads scores the edges.
+The :class:`OffsetLearner` chooses the offsets. All choices are straight-through: 0 or 1 in the forward pass, the
+gradient of the softmax in the backward pass. A trained model does not use offsets: its three graphs have fixed numbers
+of neighbours (``scales``), the scale with the highest logit is chosen, and the last of its four heads scores the edges.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ HEADS = ("small", "mid", "large", "fused")
 
 
 def straight_through(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A hard Gumbel-softmax sample over the last axis: one-hot forward, the gradient of softmax(logits + g) backward.
+    """Draw a hard Gumbel-softmax sample over the last axis: (…, c) logits -> (…, c) exact zeros and ones.
 
-    ``generator`` is a CPU generator, whatever the device of the logits: (…, c) -> (…, c) of exact zeros and ones.
+    The result is one-hot in the forward pass and has the gradient of softmax(logits + g) in the backward pass.
+    ``generator`` is a CPU generator, also for logits on other devices.
     """
     noise = torch.empty(logits.shape).exponential_(generator=generator).log().neg().to(logits.device)
     soft = torch.softmax(logits + noise, dim=-1)
@@ -41,7 +42,7 @@ def straight_through(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class OffsetDraw:
-    """Offsets d1 > d2 with their straight-through weights p1, p2: one is 1 (the drawn offset's), the other 0."""
+    """Two offsets d1 > d2 with their straight-through weights p1, p2: 1 for the drawn offset, 0 for the other."""
 
     d1: int
     d2: int
@@ -55,9 +56,9 @@ class OffsetDraw:
 
 
 class OffsetLearner(nn.Module):
-    """The distance learner: a logit for each offset of the number of neighbours, spec section 7.
+    """The distance learner: one logit per offset of the number of neighbours, spec section 7.
 
-    As published, all logits start at 0.0001 but the fourth, at 0.1 (the last where there are fewer).
+    As published, the fourth logit starts at 0.1 (the last one if there are fewer), and all others at 0.0001.
     """
 
     offsets: Tensor
@@ -70,7 +71,7 @@ class OffsetLearner(nn.Module):
         self.logits = nn.Parameter(start)
 
     def draw(self, generator: torch.Generator) -> OffsetDraw:
-        """Draw an offset; the runner-up is that of the highest logit among the others."""
+        """Draw an offset. The second offset is the one with the highest logit among the others."""
         weights = straight_through(self.logits, generator)
         drawn = int(weights.detach().argmax())
         others = self.logits.detach().clone()
@@ -81,7 +82,9 @@ class OffsetLearner(nn.Module):
 
 
 class ScaleSelector(nn.Module):
-    """Logits of a node's three tokens: a transformer encoder block (pre-norm, GELU), LayerNorm and a linear unit."""
+    """The network that scores the three tokens of a node: a transformer encoder block (pre-norm, GELU), LayerNorm and
+    a linear unit.
+    """
 
     def __init__(self, nhid: int, num_heads: int = 4, mlp_ratio: int = 4) -> None:
         super().__init__()
@@ -92,17 +95,17 @@ class ScaleSelector(nn.Module):
         self.score = nn.Linear(nhid, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (n, 3, h) -> logits (n, 3)."""
+        """Return the logits (n, 3) of tokens (n, 3, h)."""
         return self.score(self.norm(self.block(tokens))).squeeze(-1)
 
 
 class EdgeHeads(nn.ModuleDict):
-    """Edge heads by their names."""
+    """A dictionary of edge heads by name."""
 
     def __init__(self, heads: dict[str, EdgeHead]) -> None:
         super().__init__(heads)
 
-    if TYPE_CHECKING:  # torch's own says of its items that they are modules
+    if TYPE_CHECKING:  # torch types the items as Module only
 
         def __getitem__(self, key: str) -> EdgeHead: ...
 
@@ -110,26 +113,26 @@ class EdgeHeads(nn.ModuleDict):
 
 
 class HierarchicalModel(nn.Module):
-    """Shared backbone, offset learner, scale selector and four edge heads (:data:`HEADS`).
+    """The extended model: a shared backbone, an offset learner, a scale selector and four edge heads (:data:`HEADS`).
 
     Parameters
     ----------
     feature_dim, nhid : int
         Feature dimension d and hidden width h, a multiple of 4.
     dropout : float
-        Share of node-embedding entries dropped in training (the published value is 0).
+        Share of the entries of node embeddings that are dropped in training (published: 0).
     init : {'xavier', 'metric'}
-        As for :class:`~starfc.models.gcn.StarFCModel`, of every head.
+        Initialisation of all heads, as for :class:`~starfc.models.gcn.StarFCModel`.
     offsets : tuple of int
-        Offsets that the learner chooses from.
+        The offsets that the learner can choose.
     scales : tuple of int
-        Neighbours (the node itself counted) of the small, mid and large graph at inference.
+        Numbers of neighbours (the node itself included) of the small, mid and large graph at inference.
     generator : torch.Generator, optional
         Source of the initial weights.
     """
 
     kind = HIERARCHICAL
-    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
+    folder: Path | None = None  # the folder or checkpoint file from which the model was loaded
 
     def __init__(
         self,
@@ -143,11 +146,11 @@ class HierarchicalModel(nn.Module):
     ) -> None:
         super().__init__()
         if init not in INITIALISATIONS:
-            raise ValueError(f"init: one of {INITIALISATIONS}; found {init!r}")
+            raise ValueError(f"init: one of {INITIALISATIONS} needed; found {init!r}")
         self.feature_dim, self.nhid, self.scales = feature_dim, nhid, tuple(scales)
         self.backbone = Backbone(feature_dim, nhid, dropout)
         self.heads = EdgeHeads({name: EdgeHead(nhid) for name in HEADS})
-        with torch.random.fork_rng(devices=[]):  # torch's block draws its start from the global generator
+        with torch.random.fork_rng(devices=[]):  # torch's block draws its initial weights from the global generator
             seed = torch.randint(2**62, (), generator=generator)
             torch.manual_seed(int(seed))
             self.selector = ScaleSelector(nhid)
@@ -164,4 +167,4 @@ class HierarchicalModel(nn.Module):
         return self.heads["fused"]
 
 
-EmbeddingModel = StarFCModel | HierarchicalModel  # those that score an edge by embeddings of its ends
+EmbeddingModel = StarFCModel | HierarchicalModel  # the models that score an edge by the embeddings of its ends

@@ -1,7 +1,7 @@
-"""The kinds of models: what of a model's use follows from its kind alone, in one table.
+"""The table of model kinds: all settings that depend only on the kind of a model.
 
-A model's class names its kind (``model.kind``). Nothing here imports torch, so that configs and commands can read the
-table.
+The class of a model names its kind (``model.kind``). This module does not import torch, so that configs and commands
+can read the table quickly.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ class ModelKind:
     Parameters
     ----------
     name : str
-        ``model.type`` of a config.
+        The value of ``model.type`` in a config.
     recipe : str
-        What ``starfc train --type`` calls it (:mod:`starfc.recipes`).
+        The name in ``starfc train --type`` (:mod:`starfc.recipes`).
     config : str
-        The config file in configs/ that is an example of it.
+        The example config file in configs/.
     files : mapping
-        Names of its files of weights, by the part of the model that each holds; the first tells the kind.
+        The names of the weight files, by part of the model. The first file identifies the kind.
     training_only : tuple of str
-        Parts that inference does without.
+        Parts that inference does not need.
     structural : bool
-        Edges are judged by whole lists of neighbours (structural columns), whatever the embedding: lists may be shorter
-        than in training, and rows of the same direction are clustered as one.
+        Edges are scored by structural features of the neighbour lists, for any embedding. Lists may be shorter than in
+        training, and copies (rows of the same direction) are clustered as one row.
     contextual : bool
-        p is calibrated for every set, so that τ1 of communities can be chosen from the data.
+        p is calibrated for each set, so that τ1 of communities can be chosen from the data.
     partition : str
-        Of the fixed refinement, where none is asked for.
+        The default partition of the fixed refinement.
     thresholds : mapping
-        (τ1, τ2) of either refinement, where neither the user, the weights nor a config has any; None: the data decide.
+        The default (τ1, τ2) of each refinement, if user, weights and config have none. None lets the data decide.
     """
 
     name: str
@@ -51,6 +51,7 @@ class ModelKind:
 
     @property
     def first_file(self) -> str:
+        """The name of the first weight file, which identifies the kind."""
         return next(iter(self.files.values()))
 
 
@@ -62,7 +63,7 @@ ANY = ModelKind(
     structural=True,
     contextual=True,
     partition="infomap",
-    # dynamic: edges that are rather right than wrong, and the published ceiling
+    # dynamic: τ1 = 0.5, because above it an edge is more likely right than wrong; τ2 is the published ceiling
     thresholds={"fixed": (None, None), "dynamic": (0.5, PUBLISHED["dynamic"][1])},
 )
 STRUCTURAL = ModelKind(

@@ -1,12 +1,13 @@
-"""Structure-aware edge confidence: the probability of an edge from the structure around it, in two rounds.
+"""The structural model: the probability of an edge from the structure of the kNN graph around it, in two rounds.
 
 A scorer is a small network on the structural features of an edge (:mod:`starfc.graph.structure`): two hidden layers of
-h units with ReLU, one logit z. The second round's scorer sees, besides, the first round's probabilities around the
-edge. It must not be trained on probabilities that were fitted to the very answers it is to learn, so the first round is
-trained three times: on one half of the identities, on the other half, and on all. The second round is trained on what
-each half's scorer says of the other half's edges; at inference the scorer of all identities takes their place.
+h units with ReLU, and one logit z. The scorer of the second round also gets the first round's probabilities around the
+edge. In training, these probabilities must come from a scorer that was not trained on the same edges. Therefore the
+first round has three scorers: one for each half of the identities, and one for all identities. The second round is
+trained on the scores that each half's scorer gives to the other half's edges. At inference, the scorer for all
+identities is used.
 
-The last logit is divided by a temperature, which is chosen on held-back identities: p = σ(z / T).
+The last logit is divided by a temperature T, which is chosen on held-back identities: p = σ(z / T).
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from torch.nn import functional
 from starfc.graph.structure import FEATURES, FIRST_FEATURES
 from starfc.models.kinds import STRUCTURAL
 
-FOLDS = 2  # halves of the identities
+FOLDS = 2  # parts of the identities on which the first round is trained separately
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Modules(nn.ModuleList, Generic[M]):
-    """A list of modules of one type."""
+    """A list of torch modules of one type."""
 
     def __init__(self, modules: Iterable[M] = ()) -> None:
         super().__init__(modules)
 
-    if TYPE_CHECKING:  # torch's own says of its items that they are modules
+    if TYPE_CHECKING:  # torch types the items as Module only
 
         def __iter__(self) -> Iterator[M]: ...
 
 
 def scorer_layers(features: int, nhid: int, generator: torch.Generator | None = None) -> Modules[nn.Linear]:
-    """The three linear layers of a scorer, with their initial weights."""
+    """Return the three linear layers of a scorer, initialised."""
     layers = Modules([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
     for layer in layers:
         bound = math.sqrt(6 / layer.in_features) if layer.out_features > 1 else math.sqrt(1 / layer.in_features)
@@ -50,9 +51,9 @@ def scorer_layers(features: int, nhid: int, generator: torch.Generator | None = 
 
 
 class EdgeScorer(nn.Module):
-    """Logits of edges: (m, f) structural features -> (m,).
+    """A scorer that computes the logits (m,) of edges from their structural features (m, f).
 
-    Features are standardised by ``shift`` and ``scale`` (f,), which are folded into the first layer.
+    Features are standardised as (x - ``shift``) · ``scale``, both (f,); this is folded into the first layer.
     """
 
     shift: Tensor
@@ -73,27 +74,28 @@ class EdgeScorer(nn.Module):
 
 
 class StructuralModel(nn.Module):
-    """Edge confidence from structure.
+    """A model that scores edges by their structure.
 
     Parameters
     ----------
     nhid : int
-        h, units of a hidden layer.
+        h, units of each hidden layer.
     columns : int
-        k, neighbours of a node whose lists are compared (`knn` - 1: the node itself is not among them).
+        k, the length of the neighbour lists that are compared, without the node itself (`knn` - 1).
     candidates : int
-        Neighbours of a node that are candidate edges.
+        Number of neighbours of each node that are candidate edges.
     smoothing : int
-        Neighbours of the graph convolution whose result is compared besides; 0: none.
+        Number of neighbours in the graph convolution for column 19; 0 for no convolution.
     rounds : {1, 2}
+        Number of rounds.
     generator : torch.Generator, optional
-        Of the initial weights.
+        Source of the initial weights.
     """
 
     kind = STRUCTURAL
-    folder: Path | None = None  # of its weights, or the file of a checkpoint, where it was loaded
-    scales = None  # the whole kNN graph, as the basic model
-    feature_dim = None  # it never sees an embedding, so any will do
+    folder: Path | None = None  # the folder or checkpoint file from which the model was loaded
+    scales = None  # only one graph: the whole kNN graph
+    feature_dim = None  # any dimension: the network does not use embeddings directly
     temperature: Tensor
     shape: Tensor
 
@@ -115,23 +117,23 @@ class StructuralModel(nn.Module):
         self.folds = Modules(EdgeScorer(FIRST_FEATURES, nhid, generator) for _ in range(folds))
         self.second = EdgeScorer(FEATURES, nhid, generator) if rounds == 2 else None
         if self.second is not None:
-            self.second.scale[FIRST_FEATURES] = 0.25  # the logit; the other columns are of the order of 1
+            self.second.scale[FIRST_FEATURES] = 0.25  # this column is the logit; the other columns are about 1
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("shape", torch.tensor([nhid, columns, candidates, smoothing, rounds]))
 
     @classmethod
     def of_shape(cls, shape: Tensor) -> StructuralModel:
-        """A model as another's ``shape`` says, which its state dict holds."""
+        """Return a new model with the sizes in ``shape``, which a state dict contains."""
         nhid, columns, candidates, smoothing, rounds = shape.tolist()
         return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing, rounds=rounds)
 
     def standardise(self, features: Tensor) -> None:
-        """Take shift and scale of the first round's features from a sample (m, 20) of them."""
+        """Set shift and scale of the first round's features from a sample (m, 20) of features."""
         shift, scale = features.mean(dim=0), 1 / features.std(dim=0).clamp_min(1e-3)
         for scorer in (self.first, *self.folds, *([] if self.second is None else [self.second])):
             scorer.shift[:FIRST_FEATURES] = shift
             scorer.scale[:FIRST_FEATURES] = scale
 
     def logits(self, features: Tensor) -> Tensor:
-        """z / T of edges, by the last round's scorer."""
+        """Return z / T (m,) of edges, by the last round's scorer; ``features`` (m, f) are those of the last round."""
         return (self.first if self.second is None else self.second)(features) / self.temperature

@@ -243,10 +243,10 @@ def test_conversions_that_cannot_be(tmp_path, features):
     (tmp_path / "g.npy").write_text("old")
     cases = [
         (("f.npy", "g.meta"), "holds features, but .*g.meta can hold labels"),
-        (("l.npy", "g.bin"), "holds labels; .*g.bin takes features"),
+        (("l.npy", "g.bin"), "holds labels, but .*g.bin can hold features"),
         (("l.npy", "g.npy", None, "float16"), "--dtype: only for features"),
         (("f.npy", "g.npy", None, None, "labels"), "holds features, but labels are requested"),
-        (("f.npy", "g.fvecs", None, "float16"), "--dtype: .fvecs holds float32"),
+        (("f.npy", "g.fvecs", None, "float16"), "--dtype: .fvecs can hold only float32"),
         (("f.npy", "g.jpg"), "features are .bin"),
         (("none.npy", "g.npy"), "none.npy: no such file"),
         (("f.npy", "f.npy"), "is the file to read"),

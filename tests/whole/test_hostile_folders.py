@@ -221,7 +221,7 @@ def test_names_in_braces_are_names_only(tmp_path, template):
     (hostile / "files.json").unlink()
     content = {"model": {"type": "gcn_structural"}, "test_data": {"feat_path": template}}
     (hostile / "config.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="feat_path: names in braces"):
+    with pytest.raises(InputError, match="feat_path: the allowed names in braces"):
         model_config(hostile)
 
 

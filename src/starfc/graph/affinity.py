@@ -97,25 +97,6 @@ def propagate(adjacency: sp.csr_matrix, features: NDArray[np.float32]) -> NDArra
     return out
 
 
-def propagate_scales(
-    graph: KnnGraph, features: Features | NDArray[np.float32], scales: Sequence[int] | None, th_sim: float = 0.0
-) -> NDArray[np.float32]:
-    """Return ÂF of all scales, (S, N, d) float32, in one pass over the neighbours of the largest scale.
-
-    The parameters are as for :meth:`Affinity.of`.
-    """
-    features = as_features(features)
-    affinity = Affinity.of(graph, th_sim, scales=scales)
-    out = np.empty((affinity.num_scales, len(features), features.dim), np.float32)
-
-    def work(rows: slice) -> None:
-        out[:, rows] = affinity.aggregate(features, np.arange(rows.start, rows.stop))
-
-    features.scaled  # noqa: B018 computed once here, so that threads do not compute it at the same time
-    threads.each(work, slices(len(features), _BLOCK))
-    return out
-
-
 @dataclass(frozen=True)
 class Affinity:
     """The affinity graphs A = max(S, Sᵀ) + I of the nested scales of a kNN graph, without a stored matrix.

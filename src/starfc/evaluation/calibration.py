@@ -1,8 +1,8 @@
-"""Calibration of edge confidence: a temperature, and how far probabilities are from frequencies.
+"""Calibrate the probability p of edges by a temperature, and measure the calibration error.
 
-A network's logit z becomes p = σ(z / T), with the T > 0 of the highest likelihood on labelled edges that it was not
-trained on (temperature scaling, arXiv 1706.04599). One number cannot change which of two edges is the more likely; it
-makes p mean what it says, so that a threshold on p means the same on other data.
+A logit z becomes p = σ(z / T). T > 0 maximises the likelihood of labelled edges on which the network was not trained
+(temperature scaling, arXiv 1706.04599). T does not change the order of the edges. It makes p equal to the observed
+frequency, so that a threshold of p means the same on other data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("starfc")
 
-BINS = 15
+BINS = 15  # number of bins of p
 
 
 def labelled_logits(
@@ -43,7 +43,10 @@ def labelled_logits(
     scored: NDArray[np.bool_],
     device: str | torch.device = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """z / T of the candidate edges of ``scored`` (N,) and labelled ends, and whether these are one identity."""
+    """Return z / T (m,) of candidate edges, and whether the two ends of each edge are one identity (m,) bool.
+
+    Only edges whose two ends have a label and are ``scored`` (N,) bool are returned.
+    """
     found: dict[int, tuple[NDArray, NDArray]] = {}
     judged = scored & labelled(labels)
 
@@ -58,7 +61,7 @@ def labelled_logits(
 
 
 def fit_temperature(logits: NDArray[np.float32], same: NDArray[np.bool_]) -> float:
-    """The T in [1/20, 20] of the least cross-entropy of σ(z / T)."""
+    """Return the T in [1/20, 20] that minimises the cross-entropy of σ(z / T)."""
     signed = np.where(same, logits, -logits).astype(np.float64)
     found = minimize_scalar(
         lambda t: np.logaddexp(0, -signed * np.exp(-t)).mean(), bounds=(-np.log(20), np.log(20)), method="bounded"
@@ -67,7 +70,10 @@ def fit_temperature(logits: NDArray[np.float32], same: NDArray[np.bool_]) -> flo
 
 
 def reliability(p: NDArray[np.floating], same: NDArray[np.bool_], bins: int = BINS) -> list[dict[str, float]]:
-    """Edges by their p, in bins of equal width: how many, mean p, share of one identity. Empty bins are left out."""
+    """Group edges by p in bins of equal width; return number, mean p and share of one identity of each bin.
+
+    Empty bins are left out.
+    """
     which = np.minimum((p * bins).astype(np.int64), bins - 1)
     count = np.bincount(which, minlength=bins)
     mean, share = (np.bincount(which, v, bins) / np.maximum(count, 1) for v in (p, same))
@@ -78,25 +84,25 @@ def reliability(p: NDArray[np.floating], same: NDArray[np.bool_], bins: int = BI
 
 
 def calibration_error(table: list[dict[str, float]]) -> float:
-    """Expected calibration error: mean over edges of |p - share| of their bin."""
+    """Return the expected calibration error: the mean over all edges of |mean p - share of one identity| per bin."""
     total = sum(row["edges"] for row in table)
     return sum(row["edges"] * abs(row["p"] - row["same"]) for row in table) / total
 
 
 def calibrate(model: StructuralModel, data: LabelledGraph, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Give a model its temperature by the held-back part of a graph, and write its reliability.
+    """Set a model's temperature from the held-back part of a graph, and write the reliability tables.
 
-    Writes ``reliability.csv`` and, as a picture, ``reliability.png`` into the folder.
+    The files are ``reliability.csv`` and, as a picture, ``reliability.png`` in ``folder``.
 
     Returns
     -------
     dict
-        Temperature, number of edges, expected calibration error before and after; without edges the temperature is 1,
-        and nothing is written.
+        Temperature, number of edges, expected calibration error before and after. Without edges the temperature is 1,
+        and no file is written.
     """
     logits, same = labelled_logits(model, data.features, data.graph, data.labels, data.held, device)
     if not len(same):
-        log.warning("calibration: no candidate edge joins two held-back instances; the temperature stays 1")
+        log.warning("calibration: no candidate edge connects two held-back instances; the temperature stays 1")
         return {"temperature": 1.0, "edges": 0}
     temperature = fit_temperature(logits, same) if 0 < same.sum() < len(same) else 1.0
     model.temperature.fill_(temperature)
@@ -107,14 +113,14 @@ def calibrate(model: StructuralModel, data: LabelledGraph, folder: Path, device:
 
 
 def write_reliability(folder: Path, tables: dict[str, list[dict[str, float]]], title: str) -> None:
-    """``reliability.csv`` and ``reliability.png``: share of one identity against p, a line for every table."""
+    """Write ``reliability.csv`` and ``reliability.png``: share of one identity against p, one line per table."""
     with replacing(folder / "reliability.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", "low", "high", "edges", "p", "same"])
         writer.writeheader()
         writer.writerows({"name": name, **row} for name, table in tables.items() for row in table)
     if not drawable(folder / "reliability.png"):
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # as in starfc.evaluation.surface
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # object-oriented, as in starfc.evaluation.surface
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")

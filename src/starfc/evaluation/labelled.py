@@ -1,4 +1,4 @@
-"""Labelled instances, and their kNN graph: what models learn from and are judged on."""
+"""Labelled instances and their kNN graph, for training and evaluation of models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starfc.graph.neighbours import KnnGraph
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features (N, d) and labels (N,) of instances, 0..C-1 where they are to be trained on."""
+    """Labelled instances: features (N, d) and labels (N,); for training, the labels must be 0..C-1."""
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -20,7 +20,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class LabelledGraph(Labelled):
-    """Labelled instances with their kNN graph; ``held`` (N,) says which were held back from training."""
+    """Labelled instances with their kNN graph; ``held`` (N,) is True for instances held back from training."""
 
     graph: KnnGraph
     held: NDArray[np.bool_]

@@ -1,6 +1,7 @@
-"""Clustering metrics from one sparse contingency table, in linear time whatever the number of clusters.
+"""Clustering metrics, computed from one sparse contingency table in linear time for any number of clusters.
 
-c_rs counts the instances of true identity r in predicted cluster s; n_r and m_s are its row and column sums.
+c_rs is the number of instances of the true identity r in the predicted cluster s; n_r and m_s are its row and column
+sums.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from starfc.runtime.defaults import METRICS
 
 log = logging.getLogger("starfc")
 
-_SPAN = 4  # labels are counted in a table while their range is at most this many times N; else they are sorted
+_SPAN = 4  # labels are counted in a table if their range is at most this many times N; otherwise they are sorted
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Contingency:
-    """Non-zero cells of the table, grouped by row, with their row and column, and the sums of all rows and columns.
+    """A sparse contingency table. All arrays are int32 (int64 from N = 2^31 on).
 
-    All are int32 (int64 from N = 2^31 on).
+    Attributes
+    ----------
+    cells : (m,)
+        The non-zero cells c_rs, grouped by row.
+    row_of_cell, col_of_cell : (m,)
+        Row r and column s of each cell.
+    row_sums, col_sums : (R,), (S,)
+        The sums n_r and m_s.
     """
 
     cells: NDArray[np.integer]
@@ -48,15 +56,22 @@ class Contingency:
 
     @property
     def total(self) -> int:
+        """Number of instances N."""
         return int(self.row_sums.sum())
 
 
 def contingency(truth: ArrayLike, predicted: ArrayLike) -> Contingency:
-    """Sparse contingency table of two labelings of the same N >= 1 instances (any integers)."""
+    """Return the contingency table of two labelings (N,) of the same N >= 1 instances; labels are any integers.
+
+    Raises
+    ------
+    InputError
+        If the arrays are empty, not one-dimensional, or of different lengths.
+    """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.ndim != 1 or truth.shape != predicted.shape or truth.size == 0:
         raise InputError(
-            f"labels: two one-dimensional arrays of the same length, at least 1; found {truth.shape} and "
+            f"labels: two one-dimensional arrays of the same length >= 1 needed; found {truth.shape} and "
             f"{predicted.shape}; check that both belong to the same split"
         )
     rows, row_sums = _factorise(truth)
@@ -67,7 +82,7 @@ def contingency(truth: ArrayLike, predicted: ArrayLike) -> Contingency:
 
 
 def _factorise(labels: NDArray) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Labels as 0..C-1 in rising order, and how often each occurs: (N,) and (C,), int32 (int64 from N = 2^31 on)."""
+    """Return labels as 0..C-1 in increasing order (N,), and their counts (C,); int32 (int64 from N = 2^31 on)."""
     dtype = id_dtype(len(labels))
     if labels.dtype.kind in "iu":
         low, high = int(labels.min()), int(labels.max())
@@ -82,6 +97,7 @@ def _factorise(labels: NDArray) -> tuple[NDArray[np.integer], NDArray[np.integer
 
 @nb.njit(cache=True)
 def _count_labels(labels, low, counts, codes):
+    """Write each label as 0..C-1 to ``codes``, and the counts to the start of ``counts`` (zeros); return C."""
     for i in range(labels.size):
         counts[np.int64(labels[i]) - low] += 1
     used = 0
@@ -98,7 +114,10 @@ def _count_labels(labels, low, counts, codes):
 
 @nb.njit(cache=True)
 def _count_cells(rows, row_sums, cols, num_cols):
-    """Counting sort of the columns by row; then each row's columns are counted. Returns cells a row, cells, columns."""
+    """Sort the columns by row (counting sort), then count equal columns of each row.
+
+    Return the number of cells of each row, the cells, and their columns.
+    """
     end = np.empty_like(row_sums)
     total = 0
     for r in range(row_sums.size):
@@ -110,7 +129,7 @@ def _count_cells(rows, row_sums, cols, num_cols):
         grouped[end[r]] = cols[i]
         end[r] += 1
     cells = np.empty_like(cols)
-    cell_of_col = np.full(num_cols, -1, cols.dtype)  # a cell before this row's first is another row's
+    cell_of_col = np.full(num_cols, -1, cols.dtype)  # last cell of each column; may be one of an earlier row
     used, at = 0, 0
     for r in range(row_sums.size):
         first = used
@@ -119,11 +138,11 @@ def _count_cells(rows, row_sums, cols, num_cols):
             at += 1
             if cell_of_col[c] < first:
                 cell_of_col[c] = used
-                grouped[used] = c  # read already: used < at
+                grouped[used] = c  # safe: used < at, so this entry has been read
                 cells[used] = 0
                 used += 1
             cells[cell_of_col[c]] += 1
-        end[r] = used - first  # cells of the row, from here on
+        end[r] = used - first  # from here on: the number of cells of the row
     return end, cells[:used].copy(), grouped[:used].copy()
 
 
@@ -133,32 +152,33 @@ def _score(precision: float, recall: float) -> Score:
 
 
 def pairwise(table: Contingency) -> Score:
-    """Pairwise precision and recall: TP = Σ c² - N, P = TP / (Σ m² - N), R = TP / (Σ n² - N).
+    """Return pairwise precision and recall: TP = Σ c² - N, P = TP / (Σ m² - N), R = TP / (Σ n² - N).
 
-    With nothing but singletons predicted there are no positive pairs, and P is 0; likewise R where every identity has
-    one instance. :func:`evaluate` warns of both.
+    If all clusters are singletons, there are no predicted pairs, and P is 0. If each identity has one instance, there
+    are no true pairs, and R is 0. :func:`evaluate` warns of both.
     """
     return _of_pairs(_pairs(table))
 
 
 def pairwise_around(table: Contingency, rest: Contingency) -> Score:
-    """:func:`pairwise` of the pairs that do not lie wholly within a part of the instances, whose table is ``rest``."""
+    """Return the :func:`pairwise` score without the pairs inside a part of the instances, whose table is ``rest``."""
     return _of_pairs(_pairs(table) - _pairs(rest))
 
 
 def fscore_error(truth: NDArray[np.integer], predicted: NDArray[np.integer], scored: NDArray[np.bool_]) -> float:
-    """Standard error of pairwise F over draws of identities.
+    """Return the standard error of the pairwise F-score, for identities drawn at random.
 
-    F = 2 Σ a_i / Σ b_i is a ratio of sums over the scored identities i, with a_i its true pairs that are found and b_i
-    its true and its predicted pairs; a pair of two scored identities counts half for each, one with an instance that is
-    not scored counts whole. The error is sqrt(Σ (2 a_i - F b_i)^2) / Σ b_i (Taylor linearisation).
+    F = 2 Σ a_i / Σ b_i is a ratio of sums over the scored identities i. a_i is the number of true pairs that are
+    found; b_i is the number of true pairs plus the number of predicted pairs. A predicted pair of two scored identities
+    counts half for each; a pair with an instance that is not scored counts fully. The error is
+    sqrt(Σ (2 a_i - F b_i)^2) / Σ b_i (Taylor linearisation).
 
     Parameters
     ----------
     truth, predicted : (N,) integers
-        Identities, and clusters.
+        Identities and clusters.
     scored : (N,) bool
-        Instances to judge by, whole identities.
+        The instances that are scored; they must be whole identities.
     """
     clusters, sizes = _factorise(predicted)
     identities, counts = _factorise(truth[scored])
@@ -176,7 +196,7 @@ def fscore_error(truth: NDArray[np.integer], predicted: NDArray[np.integer], sco
 
 
 def _pairs(table: Contingency) -> NDArray[np.float64]:
-    """TP, predicted and actual pairs, each in both orders."""
+    """Return the numbers of true positive, predicted and actual pairs (3,); each pair counts twice."""
     sums = (np.square(v, dtype=np.float64).sum() for v in (table.cells, table.col_sums, table.row_sums))
     return np.array([total - table.total for total in sums])
 
@@ -189,7 +209,7 @@ def _of_pairs(pairs: NDArray[np.float64]) -> Score:
 
 
 def bcubed(table: Contingency) -> Score:
-    """BCubed: P = 1/N Σ c²/m, R = 1/N Σ c²/n."""
+    """Return BCubed precision and recall: P = 1/N Σ c²/m, R = 1/N Σ c²/n."""
     squares = np.square(table.cells, dtype=np.float64)
     precision = (squares / table.col_sums[table.col_of_cell]).sum() / table.total
     recall = (squares / table.row_sums[table.row_of_cell]).sum() / table.total
@@ -197,7 +217,10 @@ def bcubed(table: Contingency) -> Score:
 
 
 def nmi(table: Contingency) -> float:
-    """Normalised mutual information, arithmetic mean of the entropies (scikit-learn's default); 1 if both are 0."""
+    """Return the normalised mutual information, with the arithmetic mean of the entropies (scikit-learn's default).
+
+    It is 1 if both entropies are 0.
+    """
     n = table.total
     entropy_rows, entropy_cols = (-(v / n * np.log(v / n)).sum() for v in (table.row_sums, table.col_sums))
     if entropy_rows + entropy_cols == 0:
@@ -208,59 +231,59 @@ def nmi(table: Contingency) -> float:
 
 
 def labelled(truth: ArrayLike) -> NDArray[np.bool_]:
-    """Which instances have a known identity: (N,) bool, False where the label is -1."""
+    """Return which instances have a known identity, (N,) bool: False for label -1."""
     return np.asarray(truth) != UNLABELLED
 
 
 def say_unlabelled(truth: NDArray[np.integer], where: str) -> None:
-    """Log how many instances of label -1 are left out of something."""
+    """Log a warning with the number of instances of label -1, which are left out; ``where`` names the use."""
     count = np.count_nonzero(~labelled(truth))
     if count:
         log.warning("%s: %d of %d instances have no label (-1) and are left out", where, count, len(truth))
 
 
 def require_pairs(truth: NDArray[np.integer], name: str, use: str) -> None:
-    """Refuse labels that nothing can be learnt or chosen from.
+    """Raise unless labels have at least two identities, one of them with at least two instances.
 
     Parameters
     ----------
     truth : (N,) integers
-        Identities, -1 for unknown ones.
+        Identities; -1 for unknown ones.
     name : str
-        The file that they are of.
+        The file of the labels, for the message.
     use : str
-        What they are for, such as 'training'.
+        The use of the labels, such as 'training', for the message.
 
     Raises
     ------
     InputError
-        Fewer than two identities, or none with two instances.
+        If there are fewer than two identities, or none has two instances.
     """
     sizes = _factorise(truth[labelled(truth)])[1] if labelled(truth).any() else np.empty(0, np.int64)
     if len(sizes) < 2 or sizes.max() < 2:
         raise InputError(
             f"{name}: {use} needs at least 2 identities, one of them with 2 instances; found {len(sizes):,}, the "
             f"largest with {sizes.max(initial=0):,} ({np.count_nonzero(~labelled(truth)):,} of {len(truth):,} "
-            "instances have label -1, which is none)"
+            "instances have label -1, which means no label)"
         )
 
 
 def evaluate(truth: ArrayLike, predicted: ArrayLike, metrics: tuple[str, ...] = METRICS) -> dict[str, object]:
-    """The named metrics, as nested dictionaries of fractions between 0 and 1 (the form `run.json` holds).
+    """Return the named metrics as nested dictionaries of fractions between 0 and 1, as stored in `run.json`.
 
-    Instances whose true label is -1 are of unknown identity: they are left out, and how many is logged.
+    Instances with the true label -1 have an unknown identity. They are left out, and their number is logged.
 
     Parameters
     ----------
     truth, predicted : (N,) integers
-        Identities, and clusters.
+        Identities and clusters.
     metrics : tuple of str
-        Of :data:`starfc.runtime.defaults.METRICS`.
+        Names from :data:`starfc.runtime.defaults.METRICS`.
 
     Raises
     ------
     InputError
-        Arrays of different lengths, empty ones, or a truth without any label.
+        If the arrays are empty or of different lengths, or all true labels are -1.
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     known = labelled(truth)
@@ -278,7 +301,7 @@ def evaluate(truth: ArrayLike, predicted: ArrayLike, metrics: tuple[str, ...] = 
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """Metrics in percent, as text."""
+    """Format metrics in percent as a text table."""
     lines = [f"{'metric':<12}{'precision':>10}{'recall':>10}{'F-score':>10}"]
     for name, value in metrics.items():
         if isinstance(value, dict):

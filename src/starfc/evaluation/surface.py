@@ -1,6 +1,6 @@
-"""Surfaces over the grid of τ1 and τ2: as CSV, as heat maps, as text.
+"""Write surfaces over the grid of τ1 and τ2 as CSV, heat maps and text.
 
-A surface is a list of dataclasses with ``tau1``, ``tau2`` and values, one for every pair of a full grid.
+A surface is a list of dataclass objects with ``tau1``, ``tau2`` and values, one object per pair of a full grid.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log = logging.getLogger("starfc")
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map: a field of a surface, and the pair (τ1, τ2) to mark, if any.
+    """A heat map: a field of a surface, and optionally a pair (τ1, τ2) to mark.
 
-    With a mark, colours tell the better nine tenths of the values apart; the rest have the lowest one's.
+    With a mark, the lowest tenth of the values all have the same colour, so that the other values differ more clearly.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Panel:
 
 
 def write_csv(path: Path, surfaces: Mapping[str, Sequence[Any]]) -> None:
-    """Surfaces by refinement as one CSV, a line for each pair of thresholds."""
+    """Write the surfaces of all refinements to one CSV, one line per pair of thresholds."""
     lines = [{"refinement": name, **vars(point)} for name, points in surfaces.items() for point in points]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(lines[0]))
@@ -44,7 +44,7 @@ def write_csv(path: Path, surfaces: Mapping[str, Sequence[Any]]) -> None:
 
 
 def matrix(surface: Sequence[Any], field: str) -> tuple[list[float], list[float], NDArray[np.float64]]:
-    """A field as a matrix: values of τ1 (rows), values of τ2 (columns), both rising, and (rows, columns) float64."""
+    """Return a field as a matrix: the sorted values of τ1 (rows) and τ2 (columns), and (rows, columns) float64."""
     tau1s, tau2s = sorted({p.tau1 for p in surface}), sorted({p.tau2 for p in surface})
     values = np.empty((len(tau1s), len(tau2s)))
     for point in surface:
@@ -53,17 +53,17 @@ def matrix(surface: Sequence[Any], field: str) -> tuple[list[float], list[float]
 
 
 def drawable(path: Path) -> bool:
-    """Whether a picture can be drawn; where the package is missing, a warning says so."""
+    """Return whether a picture can be drawn. Log a warning if the package for it is not installed."""
     if not installed("matplotlib"):
-        log.warning("not drawn: %s", needs("matplotlib", path.name))
+        log.warning("picture not drawn: %s", needs("matplotlib", path.name))
     return installed("matplotlib")
 
 
 def draw(path: Path, rows: Sequence[Sequence[Panel]], title: str) -> None:
-    """Heat maps as a PNG, τ2 to the right, τ1 upwards; the marked pair is a star."""
+    """Draw heat maps to a PNG, τ2 on the x axis and τ1 on the y axis; a star is the marked pair."""
     if not drawable(path):
         return
-    # by the object-oriented interface, which has no global state and needs no display
+    # The object-oriented interface has no global state and needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -87,7 +87,7 @@ def draw(path: Path, rows: Sequence[Sequence[Panel]], title: str) -> None:
 
 
 def text(surface: Sequence[Any], field: str) -> str:
-    """A field as a table, a line for each τ1, a column for each τ2; fractions in percent."""
+    """Format a field as a text table, one line per τ1 and one column per τ2; fractions are in percent."""
     tau1s, tau2s, values = matrix(surface, field)
     fractions = any(isinstance(getattr(p, field), float) for p in surface)
     cells = [[f"{100 * v:.1f}%" if fractions else f"{v:,.0f}" for v in row] for row in values]

@@ -1,13 +1,15 @@
-"""Thresholds of both refinements: what every pair of a grid gives, and the choice among them on labelled data.
+"""Evaluate all pairs of thresholds of a grid, and choose one on labelled data, for both refinements.
 
-'fixed' is graph parsing and node intimacy with τ1 and τ2 (:func:`starfc.clustering.pipeline.cluster`); 'dynamic' is
-their undirected form, with τ1 and the ceiling of a threshold that depends on the degrees
-(:func:`~starfc.clustering.pipeline.cluster_dynamic`). An edge is scored once, for the lowest τ1 of the grid; a pair of
-the grid then costs a selection, a refinement and the components. At a higher τ1 an edge within the error of half
-precision may fall on the other side than in the pipeline, which scores such edges again.
+'fixed' is graph parsing and node intimacy with τ1 and τ2 (:func:`starfc.clustering.pipeline.cluster`). 'dynamic' is the
+undirected form; its τ2 is the upper limit of a threshold that depends on the degrees
+(:func:`~starfc.clustering.pipeline.cluster_dynamic`). Edges are scored once, for the lowest τ1 of the grid. Each pair
+of the grid then needs only a selection, a refinement and the components. The pipeline scores edges close to τ1 again
+at higher precision; here this is done for the lowest τ1 only. So at a higher τ1, an edge within the error of half
+precision can be on the other side of τ1.
 
-Thresholds do not carry over from data to data. They are chosen on labelled instances that the model was not trained
-on and that are like those to cluster; where there are none, :func:`outline` says what each pair makes of the graph.
+Thresholds of one data set are not right for another. Choose them on labelled instances that are similar to the data to
+cluster and that the model was not trained on. Without such instances, :func:`outline` shows the effect of each pair
+on the graph.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def _steps(low: float, high: float) -> tuple[float, ...]:
     return tuple(np.round(np.arange(low, high + 0.001, 0.04), 2).tolist())
 
 
-# τ1 and τ2, or the ceiling of the dynamic threshold: nodes of few edges are held to 0.84 of it
+# Values of τ1 and τ2. For 'dynamic', τ2 is the upper limit; the threshold of nodes with few edges is 0.84 of it.
 GRIDS: dict[str, Grid] = {
     "fixed": (_steps(0.50, 0.98), _steps(0.40, 0.92)),
     "dynamic": (_steps(0.50, 0.98), _steps(0.48, 1.00)),
@@ -54,7 +56,7 @@ GRIDS: dict[str, Grid] = {
 
 @dataclass(frozen=True)
 class Point:
-    """Scores of one pair of thresholds, fractions between 0 and 1; ``error`` is the standard error of ``fscore``."""
+    """The scores of a pair of thresholds, fractions between 0 and 1; ``error`` is the standard error of ``fscore``."""
 
     tau1: float
     tau2: float
@@ -68,10 +70,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Outline:
-    """What one pair of thresholds makes of a graph, seen without labels.
+    """The effect of one pair of thresholds on a graph, without labels.
 
-    ``edges`` stay (an undirected one counts once), in ``num_clusters`` clusters, of which ``num_singletons`` have one
-    instance and the largest holds ``largest_share`` of all.
+    ``edges`` is the number of edges that are kept (an undirected edge counts once), ``num_clusters`` the number of
+    clusters, ``num_singletons`` the number of clusters of one instance, and ``largest_share`` the share of all
+    instances in the largest cluster.
     """
 
     tau1: float
@@ -89,20 +92,20 @@ def sweep_thresholds(
     grid: Grid | None = None,
     scored: NDArray[np.bool_] | None = None,
 ) -> list[Point]:
-    """Cluster at every pair of a grid and score it.
+    """Cluster at each pair of thresholds of a grid, and score each clustering.
 
     Parameters
     ----------
     edges : EdgeList
-        Every scored edge with p > min τ1: symmetric for 'dynamic'.
+        All scored edges with p > min τ1; symmetric for 'dynamic'.
     labels : (N,) integers
-        Identities; instances of -1, of unknown identity, are clustered but not scored.
+        Identities. Instances with label -1 (unknown identity) are clustered but not scored.
     refinement : {'fixed', 'dynamic'}
     grid : two tuples of float, optional
-        Values of τ1 and of τ2; those of :data:`GRIDS` otherwise.
+        Values of τ1 and of τ2. Default: :data:`GRIDS`.
     scored : (N,) bool, optional
-        Instances to judge by, all otherwise: the pairwise score is of the pairs with one of them at an end, BCubed F
-        and the number of clusters are of these instances among themselves.
+        The instances that are scored. The pairwise score uses the pairs with at least one scored instance; BCubed F and
+        the number of clusters use scored instances only. Default: all instances.
     """
     points = []
     known = labelled(labels)
@@ -123,7 +126,7 @@ def sweep_thresholds(
 
 
 def sweep_outlines(edges: EdgeList, refinement: str = "fixed", grid: Grid | None = None) -> list[Outline]:
-    """Cluster at every pair of a grid, as :func:`sweep_thresholds` does, and say what came out, without labels."""
+    """Cluster at each pair of a grid as :func:`sweep_thresholds` does, and describe each clustering without labels."""
     outlines = []
     for tau1, tau2, kept, members in _clusterings(edges, refinement, grid):
         sizes = np.bincount(members, minlength=1)
@@ -135,7 +138,7 @@ def sweep_outlines(edges: EdgeList, refinement: str = "fixed", grid: Grid | None
 def _clusterings(
     edges: EdgeList, refinement: str, grid: Grid | None
 ) -> Iterator[tuple[float, float, int, NDArray[np.integer]]]:
-    """τ1, τ2, the number of refined edges and the components (N,) of every pair of the grid."""
+    """Yield τ1, τ2, the number of refined edges and the components (N,) for each pair of the grid."""
     tau1_grid, tau2_grid = grid or GRIDS[refinement]
     intimacy_of, refined_by = {
         "fixed": (node_intimacy, refine),
@@ -150,20 +153,21 @@ def _clusterings(
 
 
 def best(points: list[Point]) -> Point:
-    """The point of the highest pairwise F whose neighbours on the grid are high too.
+    """Return the point with the highest smoothed pairwise F.
 
-    F is averaged over the 3 x 3 pairs around each point (fewer at the border), because a lone peak is luck of the data.
+    F is averaged over the 3 x 3 pairs around each point (fewer at the border), because a single peak can be chance.
     """
     return max(_smoothed(points), key=lambda pair: pair[1])[0]
 
 
 def lowest(points: list[Point]) -> Point:
-    """The point of the lowest τ1 whose F is within one standard error of that of :func:`best`, and of these the best.
+    """Return the point with the lowest τ1 whose F is within one standard error of the F of :func:`best`.
 
-    F is averaged as there. For probabilities that are calibrated: among thresholds that these data cannot tell apart,
-    the lowest τ1 leaves the most to node intimacy. On other data an edge of the same structure is often the likelier
-    one to be right, and a τ1 that is higher than need be cuts it (the one-standard-error rule; Breiman et al. 1984,
-    section 3.4.3).
+    Of several points with this τ1, the one with the highest F is returned. F is smoothed as in :func:`best`. This is
+    the one-standard-error rule (Breiman et al. 1984, section 3.4.3), for calibrated probabilities: these data cannot
+    distinguish the thresholds within one standard error. The lowest of these τ1 keeps the most edges, and node intimacy
+    then decides about them. On other data, edges of the same structure are often more likely to be right, and a higher
+    τ1 would remove them.
     """
     smoothed = _smoothed(points)
     top, height = max(smoothed, key=lambda pair: pair[1])
@@ -172,7 +176,7 @@ def lowest(points: list[Point]) -> Point:
 
 
 def _smoothed(points: list[Point]) -> list[tuple[Point, float]]:
-    """The points of a grid by τ1 and τ2, each with the mean F of the 3 x 3 around it."""
+    """Return the points of a grid, sorted by τ1 and τ2, each with the mean F of the 3 x 3 points around it."""
     ordered = sorted(points, key=lambda p: (p.tau1, p.tau2))
     surface = np.array([p.fscore for p in ordered]).reshape(len({p.tau1 for p in points}), -1)
     padded = np.pad(surface, 1, constant_values=np.nan)
@@ -193,33 +197,39 @@ def choose_and_store(
     chosen_on: str,
     beside: Mapping[str, Point] | None = None,
 ) -> dict[str, Point]:
-    """Choose a pair of thresholds for either refinement on a labelled kNN graph, and store all in a folder.
+    """Choose a pair of thresholds for each refinement on a labelled kNN graph, and store them in a folder.
 
-    The choice is :func:`best`, or of a structural model, whose probabilities are calibrated, :func:`lowest`.
+    A structural model has calibrated probabilities, and the choice is :func:`lowest`. For other models it is
+    :func:`best`.
 
-    Writes ``thresholds.json``, from which inference takes the pairs, and the surfaces they were chosen from:
-    ``threshold_surface.csv`` and, as a picture, ``threshold_surface.png``.
+    The files are ``thresholds.json``, which inference reads, and the surfaces: ``threshold_surface.csv`` and, as a
+    picture, ``threshold_surface.png``.
 
     Parameters
     ----------
+    folder : path
+        Folder for the files.
     features : Features, or (N, d) float32 L2-normalised
     graph : KnnGraph
-        Their kNN graph, as deep as the model's largest scale.
+        kNN graph of the features, with at least as many neighbours as the model's largest scale.
     labels : (N,) integers
-        Identities that the model was not trained on, or not those of the instances scored; -1 for unknown ones.
+        Identities; -1 for unknown ones. The model must not have been trained on those of the scored instances.
+    model : StarFCModel, HierarchicalModel or StructuralModel
     scored : (N,) bool, optional
-        Instances to judge by, as for :func:`sweep_thresholds`; all otherwise.
+        The instances that are scored, as for :func:`sweep_thresholds`. Default: all.
     th_sim : float
-        kNN entries below this similarity do not enter the affinity graph.
+        kNN entries below this similarity are left out of the affinity graph.
+    device
+        Device of the model.
     chosen_on : str
-        What these instances are, for the record.
+        A description of these instances, stored in ``thresholds.json``.
     beside : mapping, optional
-        Other ways to cluster them, which are stored and returned with those that are chosen.
+        Points of other ways to cluster the instances, by name. They are stored and returned with the chosen ones.
 
     Returns
     -------
     dict
-        The chosen :class:`Point` of 'fixed' and of 'dynamic'.
+        The chosen :class:`Point` of 'fixed' and of 'dynamic', and those of ``beside``.
     """
     surfaces = {
         refinement: sweep_thresholds(edges, labels, refinement, scored=scored)
@@ -250,10 +260,10 @@ def outline(
     th_sim: float = 0.0,
     device: str | torch.device = "cpu",
 ) -> dict[str, list[Outline]]:
-    """What every pair of thresholds makes of a kNN graph without labels, for either refinement; nothing is chosen.
+    """Describe the effect of each pair of thresholds on a kNN graph without labels, for both refinements.
 
-    Writes ``threshold_outline.csv`` and ``threshold_outline.png`` into the folder. Parameters as for
-    :func:`choose_and_store`.
+    Nothing is chosen. The files are ``threshold_outline.csv`` and ``threshold_outline.png`` in ``folder``. The
+    parameters are as for :func:`choose_and_store`.
     """
     surfaces = {
         refinement: sweep_outlines(edges, refinement)
@@ -283,7 +293,7 @@ def _parsed(
     th_sim: float,
     device: str | torch.device,
 ) -> Iterator[tuple[str, EdgeList]]:
-    """Every refinement with its candidate edges above the lowest τ1 of its grid, one list at a time."""
+    """Yield each refinement with its candidate edges above the lowest τ1 of its grid, one list at a time."""
     order = locality_order(graph)
     if isinstance(model, StructuralModel):
         edges, _ = parse_structure(model, features, graph, min(GRIDS["fixed"][0]), order, device)

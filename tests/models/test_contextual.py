@@ -443,5 +443,5 @@ def test_a_run_without_its_context_is_refused_and_one_with_a_damaged_one(tmp_pat
         assign(tmp_path / "out", rows[:3])
     (edges / "context.npz").unlink()
     (edges / "logits.npy").unlink()
-    with pytest.raises(InputError, match="did not keep what its model judged"):
+    with pytest.raises(InputError, match="lacks the context of its model"):
         assign(tmp_path / "out", rows[:3])

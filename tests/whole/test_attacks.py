@@ -151,10 +151,10 @@ def test_what_follows_rows_that_nothing_could_be_learnt_from_is_as_clustered_at_
     assert (found.num_nodes, found.strangers.median) == (240, pytest.approx(wanted.strangers.median, abs=1e-6))
     np.testing.assert_allclose(found.first, wanted.first, atol=1e-5)
     assert model.assigned_.doubts == [
-        f"240 rows by now, where {first} were clustered: the threshold was found for so few, and clusters may be "
-        "wrong; cluster all rows anew"
+        f"there are now 240 rows, but the threshold was chosen when there were {first}: clusters may be wrong; "
+        "cluster all rows again"
     ]
-    assert caplog.text.count("rows by now") == 1
+    assert caplog.text.count("there are now") == 1
     assert not model.partial_fit(rows[:30]).assigned_.doubts
 
 
@@ -163,7 +163,7 @@ def test_what_outgrew_a_handful_of_rows_is_said_once(starfc, tmp_path, rows):
         np.save(tmp_path / f"{name}.npy", some)
     run = tmp_path / "run"
     assert starfc("cluster", tmp_path / "two.npy", "-o", run)[0] == 0
-    said = "rows by now, where 2 were clustered"
+    said = "rows, but the threshold was chosen when there were 2:"
     assert said not in starfc("assign", run, tmp_path / "few.npy")[1]
     assert "240 " + said in starfc("assign", run, tmp_path / "many.npy")[1]
     assert said not in starfc("assign", run, tmp_path / "few.npy")[1]

@@ -1,10 +1,10 @@
-"""Which clusters new instances go to, and which clusters the edges would now merge or split.
+"""Place new instances in clusters, and find the clusters that the edges would now merge or split.
 
-Cluster ids are stable. New instances take kept edges in the order of falling score, as a spanning forest does: one
-joins the cluster that its best edge leads to, and an edge between two clusters that exist is not used. What would be
-merged or split is found and listed; it is done only when asked for. Then clusters are the components of the kept edges
-again. Where clusters are communities, the kept edges that this starts from are those within a community of the step's
-search (:mod:`starfc.incremental.communities`).
+Cluster ids are stable. New instances are placed by a spanning forest over the kept edges, in decreasing order of score:
+an instance joins the cluster to which its best edge leads. Edges between two existing clusters are not used for this.
+Possible merges and splits are listed; they are done only on request. After that, clusters are the components of the
+kept edges again. If clusters are communities, the kept edges are those within a community of the step's search
+(:mod:`starfc.incremental.communities`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,29 @@ from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.runtime.union_find_kernels import find_root, flatten, unite
 
-_EVIDENCE = 5  # edges listed of a merge, the highest scores first
-_LISTED = 20  # instances listed of a piece
+_EVIDENCE = 5  # maximum number of edges listed per merge, those with the highest scores
+_LISTED = 20  # maximum number of instances listed per piece of a split cluster
 _ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
 class ClusterMerge:
-    """Clusters that kept edges join. ``into``: the id that stayed, where it was done.
+    """Two clusters that kept edges connect.
 
-    ``score`` and ``intimacy`` are those of the best edge, ``edges`` how many there are, ``evidence`` the best of them
-    as (row, row, p, intimacy), ``via`` the new instances at them.
+    Attributes
+    ----------
+    clusters : (int, int)
+        The ids of the clusters.
+    score, intimacy : float
+        p and node intimacy of the best edge.
+    edges : int
+        Number of edges between the clusters.
+    evidence : list of (row, row, p, intimacy)
+        The best edges.
+    via : list of int
+        The new instances at the edges.
+    into : int, optional
+        The id of the merged cluster, if the merge was done.
     """
 
     clusters: tuple[int, int]
@@ -49,10 +61,18 @@ class ClusterMerge:
 
 @dataclass(frozen=True)
 class ClusterSplit:
-    """A cluster that the kept edges no longer hold together.
+    """A cluster that the kept edges no longer connect.
 
-    ``sizes`` of its pieces, the largest first; ``rows``, of every piece but the first, instances, 20 at most;
-    ``ids`` of the pieces, where it was done.
+    Attributes
+    ----------
+    cluster : int
+        The id of the cluster.
+    sizes : list of int
+        The sizes of its pieces, largest first.
+    rows : list of list of int
+        For each piece except the first, its first instances, at most 20.
+    ids : list of int, optional
+        The ids of the pieces, if the split was done.
     """
 
     cluster: int
@@ -63,11 +83,24 @@ class ClusterSplit:
 
 @dataclass
 class Grouping:
-    """Labels (N,) int64, -1 for a row that was removed, and the lowest id that no cluster ever had.
+    """The clusters after a step.
 
-    ``created`` are ids that new instances were given, ``joined`` how many of these went to earlier clusters;
-    ``suspects`` are clusters that came apart and were left as they are, ``across`` the kept edges, by their places,
-    that lie between clusters which were left two.
+    Attributes
+    ----------
+    labels : (N,) int64
+        Cluster ids; -1 for removed rows.
+    next_label : int
+        The lowest id that no cluster has ever had.
+    joined : int
+        Number of new instances that joined an earlier cluster.
+    created : (c,) int64
+        The ids of new clusters.
+    merges, splits : list
+        The possible merges and splits.
+    suspects : (s,) int64
+        Clusters that are no longer connected, and were not split.
+    across : (e,) int64
+        Positions of the kept edges between clusters that were not merged.
     """
 
     labels: NDArray[np.int64]
@@ -89,20 +122,26 @@ def regroup(
     apply: bool,
     sizes: NDArray[np.int64] | None = None,
 ) -> Grouping:
-    """Labels of new instances, and what the edges would merge and split.
+    """Place new instances in clusters, and find the possible merges and splits.
 
     Parameters
     ----------
     labels : (N,) int64
-        Clusters of the earlier rows; -1 for removed ones and for new ones.
+        Clusters of the earlier rows; -1 for removed and for new rows.
+    next_label : int
+        The lowest id for a new cluster.
+    edges : Changed
+        The edges after the step.
     rows : (m,) integers
-        New instances, rising.
+        New instances, in increasing order.
     suspects : (c,) int64
-        Clusters that may have come apart.
+        Clusters that may no longer be connected.
     apply : bool
-        Do merges and splits: the largest piece, and the larger cluster (of equals the lower id), keep their ids.
+        Whether to do the merges and splits. The largest piece of a split cluster keeps its id, and so does the larger
+        of two merged clusters (the lower id if they are equal).
     sizes : (N,) int64, optional
-        Rows that each stands for, where that is not one: these count in the sizes of clusters and pieces.
+        The number of rows that each row represents (its copies); used for the sizes of clusters and pieces. Default: 1
+        each.
     """
     sizes = np.ones(len(labels), np.int64) if sizes is None else sizes
     parsed = edges.parsed
@@ -118,11 +157,11 @@ def regroup(
 
 
 def _place(result: Grouping, parsed: ParsedEdges, rows: NDArray[np.integer]) -> None:
-    """Give every new row the cluster of its tree: that of an earlier one, or a new one."""
+    """Give each new row the cluster of its tree in the spanning forest: an earlier cluster, or a new one."""
     if not rows.size:
         return
     labels, first, edges = result.labels, int(rows[0]), parsed.edges
-    if edges.symmetric:  # every edge at a new row leaves one, too
+    if edges.symmetric:  # each edge at a new row is also an outgoing edge of a new row
         entries = entries_of(edges, rows)
         sources = np.repeat(rows, np.diff(edges.indptr)[rows])
     else:
@@ -148,7 +187,22 @@ def _place(result: Grouping, parsed: ParsedEdges, rows: NDArray[np.integer]) -> 
 
 @nb.njit(cache=True)
 def _forest(new, other, labels, count):
-    """Trees over new rows and clusters by edges in order: (count,) cluster of a root or -1, (count,) root of each."""
+    """Build a spanning forest over new rows and clusters, with the edges in the given order.
+
+    Parameters
+    ----------
+    new, other : (e,) integers
+        The ends of each edge, counted from the first new row; ``other`` is negative for an earlier row.
+    labels : (n,) int64
+        Clusters of the earlier rows.
+    count : int
+        Number of new rows.
+
+    Returns
+    -------
+    (count,) int64, (count,) int64
+        The cluster of each root (-1 for a new one), and the root of each new row.
+    """
     first = labels.size
     parent, owner = np.arange(count), np.full(count, np.int64(-1))
     for e in range(new.size):
@@ -171,8 +225,9 @@ def _forest(new, other, labels, count):
 def _find_splits(
     result: Grouping, parsed: ParsedEdges, suspects: NDArray[np.int64], apply: bool, sizes: NDArray[np.int64]
 ) -> None:
+    """Find the suspects that kept edges no longer connect; list them in ``result``, and split them if ``apply``."""
     labels, edges = result.labels, parsed.edges
-    wanted = np.zeros(result.next_label + 1, np.bool_)  # the last is what -1 points to
+    wanted = np.zeros(result.next_label + 1, np.bool_)  # the last entry is for label -1
     wanted[suspects] = True
     members = np.flatnonzero(wanted[labels])
     parent = np.arange(len(labels), dtype=id_dtype(len(labels)))
@@ -203,7 +258,10 @@ def _find_splits(
 
 @nb.njit(cache=True)
 def _pieces(indptr, cols, kept, labels, members, parent):
-    """The smallest row that each member is held together with by kept edges in its cluster; parents start alone."""
+    """Return the smallest row to which kept edges inside the cluster connect each member, (m,).
+
+    ``parent`` (N,) must be 0..N-1 and is overwritten.
+    """
     for m in members:
         for e in range(indptr[m], indptr[m + 1]):
             if kept[e] and labels[m] == labels[cols[e]]:
@@ -215,7 +273,7 @@ def _pieces(indptr, cols, kept, labels, members, parent):
 
 
 def between(edges: EdgeList, labels: NDArray[np.int64], kept: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """Edges, or those of them that are kept, whose ends are in different clusters, rising."""
+    """Return the sorted positions of the edges between different clusters; if ``kept`` (E,) is given, of kept edges."""
     blocks = slices(len(labels), _ROWS)
     found: list[NDArray[np.int64] | None] = [None] * len(blocks)
 
@@ -239,6 +297,7 @@ def _between_rows(indptr, cols, kept, labels, start, stop):
 
 
 def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool, sizes: NDArray[np.int64]) -> None:
+    """Find the clusters that kept edges connect; list them in ``result``, and merge them if ``apply``."""
     labels, edges = result.labels, parsed.edges
     across = between(edges, labels, parsed.kept)
     result.across = across[:0] if apply else across
@@ -278,11 +337,21 @@ def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool,
 def _largest(
     labels: NDArray[np.int64], rows: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
-    """For every id (count,), the largest of the clusters that it is to be one with, of equals the lowest id."""
+    """Return the new id (count,) of each cluster: the largest of the clusters to merge, or the lowest id of equals.
+
+    Parameters
+    ----------
+    labels, rows : (N,) int64
+        Clusters, and the number of rows that each row represents.
+    low, high : (m,) int64
+        The pairs of clusters to merge.
+    count : int
+        Number of cluster ids.
+    """
     sizes = np.bincount(labels[labels >= 0], rows[labels >= 0], minlength=count)
     graph = sp.coo_matrix((np.ones(len(low), np.int8), (low, high)), shape=(count, count))
     _, group = connected_components(graph, directed=False)
     order = np.lexsort([np.arange(count), -sizes, group])
     head = np.empty(count, np.int64)
-    head[group[order[::-1]]] = order[::-1]  # the first of a group is written last
+    head[group[order[::-1]]] = order[::-1]  # in reverse, so that the first of each group is written last and stays
     return head[group]

@@ -1,15 +1,15 @@
-"""Which communities new instances belong to, where clusters that exist stay whole.
+"""Find the communities of new instances, without splitting existing clusters.
 
-The communities are searched for as in a run, by the same objective, on a graph whose nodes are the clusters that exist
-and the new instances, one by one. A cluster's node weighs what its members do: with the map equation the sum of p at
-them, inside and out; with Leiden their number. So the code length of a partition of these nodes is that of the same
-partition of all instances, and the search is the upper half of the one that a run makes, which too goes on with modules
-as nodes. To let each new instance go where its sum of p is largest is simpler, but the first of a new identity to be
-placed then have more p to an older cluster that looks like them than to any one of their own, and the others follow.
+The search uses the same objective as a run. The nodes of its graph are the existing clusters and the single new
+instances. The weight of a cluster's node is the sum over its members: with the map equation the sum of p of their
+edges, inside and outside the cluster; with Leiden the number of members. So the code length of a partition of these
+nodes equals the code length of the same partition of all instances. A run's own search continues on modules in the same
+way. A simpler rule would place each new instance in the cluster with the largest sum of p. But then the first instances
+of a new identity have more p to a similar older cluster than to each other; they join it, and the others follow.
 
-What the search puts into one community with a cluster joins that cluster (of several the one that its best edges lead
-to), and what it puts together without one makes a new cluster. Two clusters that it puts together are asked to be
-merged (:mod:`starfc.incremental.clusters`).
+New instances in the community of an existing cluster join this cluster. If there are several clusters, they join the
+one to which their best edges lead. New instances in a community without an existing cluster become a new cluster. Two
+existing clusters in one community are listed as a possible merge (:mod:`starfc.incremental.clusters`).
 """
 
 from __future__ import annotations
@@ -33,25 +33,27 @@ def within_communities(
     resolution: float,
     seed: int,
 ) -> NDArray[np.bool_]:
-    """The edges whose two ends are in one community: (E,) bool, in particular all those inside a cluster.
+    """Return which edges have both ends in one community, (E,) bool. All edges inside a cluster are among them.
 
     Parameters
     ----------
     parsed : ParsedEdges
-        Those that are new among them.
+        All edges, the new ones included.
     labels : (N,) int64
-        Clusters below ``next_label``; -1 for removed rows, which have no edge, and for new ones.
+        Clusters, below ``next_label``; -1 for removed rows, which have no edges, and for new rows.
+    next_label : int
+        The lowest id for a new cluster.
     rows : (m,) integers
-        New instances, each of which is placed on its own.
+        New instances; each is a separate node of the search.
     partition : {'infomap', 'leiden'}
     resolution : float
-        Of 'leiden'.
+        The resolution of 'leiden'.
     seed : int
-        Of the search. It alone decides, whatever the number of threads.
+        Seed of the search. The result does not depend on the number of threads.
     """
     groups, count = labels.copy(), next_label + len(rows) + 1
     groups[rows] = next_label + np.arange(len(rows))
-    groups[groups < 0] = count - 1  # of removed rows
+    groups[groups < 0] = count - 1  # one group for all removed rows
     edges = parsed.edges
     condensed = condense(edges, groups, count)
     if partition == "infomap":
@@ -63,7 +65,10 @@ def within_communities(
 
 
 def condense(edges: EdgeList, groups: NDArray[np.int64], count: int) -> EdgeList:
-    """The graph whose nodes are groups (N,) of nodes, 0 .. ``count`` - 1: sums of p between them, none inside."""
+    """Return the graph whose nodes are groups of nodes: sums of p between groups, without edges inside groups.
+
+    ``groups`` (N,) int64 in [0, ``count``) is the group of each node.
+    """
     entries = between(edges, groups)
     rows = groups[np.searchsorted(edges.indptr, entries, side="right") - 1]
     scores = edges.scores[entries].astype(np.float64)
@@ -73,7 +78,7 @@ def condense(edges: EdgeList, groups: NDArray[np.int64], count: int) -> EdgeList
 
 
 def _strength(edges: EdgeList, groups: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Sum of p at the members of every group, either direction: (count,)."""
+    """Return the sum of p over all edges of each group's members, in both directions, (count,)."""
     leaving, _ = sums_of_rows(edges.indptr, edges.scores)
     entering = leaving if edges.symmetric else np.bincount(edges.cols, edges.scores, len(groups))
     return np.bincount(groups, leaving + entering, count)  # type: ignore[return-value]  # the stub knows no weights

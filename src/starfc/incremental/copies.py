@@ -1,7 +1,7 @@
-"""Copies in a clustering that grows: new ones are found, and one takes over where its representative is removed.
+"""Handle copies when a clustering changes: find new copies, and replace a removed representative by one of its copies.
 
-A copy is a row of the direction of another, its representative; it has no list and no edge but the one that leads there
-(:mod:`starfc.clustering.copies`), which a state leaves out of its edges.
+A copy is a row with the same direction as another row, its representative. A copy has no neighbour list and only one
+edge, to its representative (:mod:`starfc.clustering.copies`). A state does not store these edges.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ from starfc.graph.structure import NO_LOGIT
 from starfc.incremental.edges import without
 from starfc.incremental.lists import Lists, Step
 
-_NEAR = 1 - 10 * DISTANCE  # products are rounded: what may be a copy
+_NEAR = 1 - 10 * DISTANCE  # a row with at least this similarity may be a copy; the margin covers rounded products
 
 
 def left_out(parsed: ParsedEdges, representative: NDArray[np.integer]) -> ParsedEdges:
-    """The edges without those to copies."""
+    """Return the edges without those to copies."""
     copies = np.flatnonzero(copies_among(representative))
     return without(parsed, copies)[0] if copies.size else parsed
 
 
 def known_by_edges(parsed: ParsedEdges, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The row that stands for each, by the edges to copies: the only ones at rows that have no list."""
+    """Return the representative (N,) of each row, found by the edges to copies.
+
+    A row without a neighbour list (``alive`` is False) but with an edge is a copy; the edge leads to its
+    representative.
+    """
     edges = parsed.edges
     representative = np.arange(edges.num_nodes)
     copies = np.flatnonzero(~alive & (np.diff(edges.indptr) > 0))
@@ -39,17 +43,17 @@ def known_by_edges(parsed: ParsedEdges, alive: NDArray[np.bool_]) -> NDArray[np.
 
 
 def may_be_there(step: Step, first: int) -> bool:
-    """Whether a row from ``first`` on was found to be so near to another that it may be its copy."""
+    """Return whether the search found a new row (id >= ``first``) that may be a copy of another row."""
     return bool((step.sims[step.queries >= first, :1] >= _NEAR).any())
 
 
 def find_new(features: Features, alive: NDArray[np.bool_], first: int, representative: NDArray[np.int64]) -> None:
-    """Enter what stands for the rows from ``first`` on: the lowest row of the same direction that has a list."""
+    """Set ``representative`` of the rows from ``first`` on: the lowest row of the same direction that is ``alive``."""
     representative[first:] = find_copies(features, np.flatnonzero(alive))[first:]
 
 
 def find_heirs(representative: NDArray[np.int64], removed: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Removed representatives that copies are left of, and the lowest of these: (r, 2)."""
+    """Return the removed representatives that have remaining copies, and the lowest of these copies (heir), (r, 2)."""
     gone = np.zeros(len(representative), np.bool_)
     gone[removed] = True
     left = np.flatnonzero(copies_among(representative) & ~gone & gone[representative])
@@ -58,7 +62,7 @@ def find_heirs(representative: NDArray[np.int64], removed: NDArray[np.integer]) 
 
 
 def pass_on(representative: NDArray[np.int64], removed: NDArray[np.integer], heirs: NDArray[np.int64]) -> None:
-    """Let the heirs stand for what their representatives stood for, and removed rows for themselves."""
+    """Replace removed representatives by their heirs in ``representative``; removed rows represent themselves."""
     name = np.arange(len(representative))
     name[heirs[:, 0]] = heirs[:, 1]
     representative[:] = name[representative]
@@ -66,13 +70,14 @@ def pass_on(representative: NDArray[np.int64], removed: NDArray[np.integer], hei
 
 
 def inherit(lists: Lists, parsed: ParsedEdges, heirs: NDArray[np.int64]) -> ParsedEdges:
-    """Give each heir the list, the entries in the lists of others, and the edges of its representative.
+    """Give each heir the neighbour list, the entries in other lists, and the edges of its removed representative.
 
-    Lists are changed in place; the edges, a symmetric list, are returned.
+    ``heirs`` (r, 2) is the result of :func:`find_heirs`. ``lists`` changes in place; the edges, a symmetric list, are
+    returned.
     """
     before, after = heirs.T
     n = len(lists)
-    name = np.append(np.arange(n), -1)  # the last is what a missing entry, -1, points to
+    name = np.append(np.arange(n), -1)  # the last entry is for empty slots, id -1
     name[before] = after
     met = np.zeros(n + 1, np.bool_)
     met[before] = True
@@ -81,7 +86,7 @@ def inherit(lists: Lists, parsed: ParsedEdges, heirs: NDArray[np.int64]) -> Pars
     lists.remove(before)
     rows = np.flatnonzero(met[lists.ids].any(axis=1))
     ids = name[lists.ids[rows]]
-    order = np.lexsort((ids, -lists.sims[rows], ids < 0), axis=1)  # ties by rising id, missing ones last
+    order = np.lexsort((ids, -lists.sims[rows], ids < 0), axis=1)  # ties by increasing id, empty slots last
     lists.ids[rows] = np.take_along_axis(ids, order, axis=1)
     columns, own = lists.codes.shape[1], slice(0, lists.candidates)
     if columns:

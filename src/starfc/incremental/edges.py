@@ -1,4 +1,4 @@
-"""Parsed edges that some are added to and taken from: intimacies are computed again where an end's edges changed."""
+"""Add parsed edges and remove parsed edges; compute node intimacy again where the edges of an end changed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ from starfc.graph.neighbours import id_dtype
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 
-_ROWS, _NEW_ROWS = 1 << 10, 1 << 6  # all edges of a new row are counted
+_ROWS, _NEW_ROWS = 1 << 10, 1 << 6  # rows per block; new rows need more time, because all their edges are counted
 
 
 @dataclass(frozen=True)
 class Changed:
-    """The edges after a step, and the entries (t,) whose intimacy was computed again; ``was_kept`` (t,) before that.
+    """The edges after a step.
 
-    ``at`` (N,) bool are the nodes that gained or lost edges; every such entry has one of them as an end.
+    Attributes
+    ----------
+    parsed : ParsedEdges
+        The edges.
+    entries : (t,) int64
+        Positions of the edges whose node intimacy was computed again.
+    was_kept : (t,) bool
+        Whether these edges were kept before.
+    at : (N,) bool
+        The nodes that gained or lost edges. Each of the ``entries`` has one of these nodes as an end.
     """
 
     parsed: ParsedEdges
@@ -33,7 +42,7 @@ class Changed:
 
 
 def without(parsed: ParsedEdges, rows: NDArray[np.integer]) -> tuple[ParsedEdges, NDArray[np.int64]]:
-    """The edges that none of some rows has an end of, and the other ends of those that go (rising)."""
+    """Remove all edges of some rows. Return the remaining edges, and the sorted other ends of the removed edges."""
     gone = np.zeros(parsed.edges.num_nodes, np.bool_)
     gone[rows] = True
     ours, theirs = gone[parsed.edges.rows], gone[parsed.edges.cols]
@@ -50,24 +59,27 @@ def changed(
     ends: NDArray[np.integer],
     tau2: float | None,
 ) -> Changed:
-    """The edges with others added, intimacies and what is kept brought up to date.
+    """Add edges; update node intimacy and which edges are kept.
 
     Parameters
     ----------
+    parsed : ParsedEdges
+        The edges before.
     added : rows, cols, scores
-        Sorted by row, then column; their columns are to come after those that a row has.
+        The new edges, sorted by row, then column. In each row, they are placed after the existing edges.
     num_nodes : int
-        Rows of the result, at least as many as before.
+        Number of nodes of the result, at least as many as before.
     ends : (m,) integers
-        Nodes that lost edges before.
+        Nodes that have lost edges.
     tau2 : float or None
-        None of communities, where an intimacy decides nothing: what was kept is, and of the others none.
+        Threshold of node intimacy. None for communities, where node intimacy does not decide: existing edges then stay
+        kept or not, and new edges are not kept.
     """
     edges, (rows, cols, scores) = parsed.edges, added
     dtype = id_dtype(num_nodes)
     counts = np.zeros(num_nodes, np.int64)
     counts[: edges.num_nodes] = np.diff(edges.indptr)
-    at = row_pointers(counts)[rows + 1]  # behind a row's last entry
+    at = row_pointers(counts)[rows + 1]  # the end of each row
     added_counts = np.bincount(rows, minlength=num_nodes)
     counts += added_counts
     place = at + np.arange(len(at))
@@ -98,7 +110,7 @@ def changed(
 
 
 def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Places of the edges that leave some nodes, node by node."""
+    """Return the positions of the outgoing edges of some nodes, node by node."""
     counts = edges.indptr[rows + 1] - edges.indptr[rows]
     starts = np.repeat(edges.indptr[rows] - row_pointers(counts)[:-1], counts)
     return starts + np.arange(len(starts))
@@ -106,8 +118,8 @@ def entries_of(edges: EdgeList, rows: NDArray[np.integer]) -> NDArray[np.int64]:
 
 @nb.njit(cache=True, nogil=True)
 def _insert(before, new, place, out):
-    """``new`` at the places (rising) of ``out``, and what was before in the others."""
-    start = 0  # of the stretch of ``out`` up to the next place
+    """Write ``new`` to the sorted positions ``place`` of ``out``, and ``before`` to the other positions."""
+    start = 0  # start of the part of ``out`` before the next position
     for a in range(place.size):
         out[start : place[a]] = before[start - a : place[a] - a]
         out[place[a]] = new[a]
@@ -117,7 +129,7 @@ def _insert(before, new, place, out):
 
 @nb.njit(cache=True, nogil=True)
 def _neighbourhood(indptr, cols, mark):
-    """Marked nodes and those that their edges lead to, rising."""
+    """Return the sorted marked nodes and their neighbours."""
     inside = mark.copy()
     for i in range(mark.size):
         if mark[i]:
@@ -133,9 +145,10 @@ def _grown(
     first: int,
     intimacy: NDArray[np.float32],
 ) -> NDArray[np.int64]:
-    """NI of a symmetric list's edges at marked nodes, where only nodes from ``first`` on are new; which they are.
+    """Update NI of the edges at marked nodes of a symmetric list to which only new nodes were added; return positions.
 
-    An earlier edge has the common neighbours that it had with ``degrees`` (N,), and the new ones at both of its ends.
+    Nodes from ``first`` on are new. An earlier edge keeps its common neighbours, whose number follows from its NI and
+    the earlier ``degrees`` (N,). Only common neighbours that are new nodes are counted and added.
     """
     rows = _neighbourhood(edges.indptr, edges.cols, mark)
 
@@ -151,8 +164,8 @@ def _grown(
 
 
 def _counted(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.float32]) -> NDArray[np.int64]:
-    """NI of the edges at marked nodes, counted anew (:mod:`starfc.clustering.refinement`); which these are."""
-    if edges.symmetric:  # in-lists are out-lists; both directions stand at marked nodes or at their neighbours
+    """Compute NI of the edges at marked nodes again (:mod:`starfc.clustering.refinement`); return their positions."""
+    if edges.symmetric:  # in-lists equal out-lists; both directions are at marked nodes or at their neighbours
         rows = _neighbourhood(edges.indptr, edges.cols, mark)
         incoming, sources = edges.indptr, edges.cols
     else:
@@ -172,7 +185,7 @@ def _counted(edges: EdgeList, mark: NDArray[np.bool_], intimacy: NDArray[np.floa
 
 @nb.njit(cache=True, nogil=True)
 def _around(indptr, cols, in_indptr, in_rows, rows, mark, out):
-    """NI of the edges of ``rows`` that have a marked end; returns their places."""
+    """Write NI of the edges of ``rows`` that have a marked end; return their positions."""
     listed = np.zeros(indptr.size - 1, np.uint8)
     count = np.int64(0)
     for i in rows:
@@ -200,7 +213,7 @@ def _around(indptr, cols, in_indptr, in_rows, rows, mark, out):
 
 @nb.njit(cache=True, nogil=True)
 def _of_new(indptr, cols, start, stop, out):
-    """NI of the edges of new rows, in either direction; edges among themselves are met twice, with the same result."""
+    """Write NI of the edges of new rows, in both directions. Edges between new rows are written twice, equally."""
     listed = np.zeros(indptr.size - 1, np.uint8)
     for i in range(start, stop):
         first, last = indptr[i], indptr[i + 1]
@@ -217,7 +230,7 @@ def _of_new(indptr, cols, start, stop, out):
 
 @nb.njit(cache=True, nogil=True)
 def _add_common(indptr, cols, rows, mark, degrees, first_new, out):
-    """Add the new common neighbours of the rows' edges that have a marked end; returns the places of all such edges."""
+    """Update NI of the rows' edges that have a marked end by their new common neighbours; return their positions."""
     count = np.int64(0)
     for i in rows:
         for e in range(indptr[i], indptr[i + 1]):
@@ -233,9 +246,9 @@ def _add_common(indptr, cols, rows, mark, degrees, first_new, out):
             at += 1
             if i >= first_new or j >= first_new:
                 continue
-            # no count is so high that float32 cannot tell it from the next
+            # Rounding gives the exact count: float32 represents all integers of this size.
             common = np.int64(np.rint(out[e] * np.float32(min(degrees[i], degrees[j]))))
-            if mark[i] and mark[j]:  # others have no new neighbour
+            if mark[i] and mark[j]:  # an end without a mark has no new neighbour
                 a, b = last - 1, indptr[j + 1] - 1
                 while a >= first and b >= indptr[j] and cols[a] >= first_new and cols[b] >= first_new:
                     common += cols[a] == cols[b]

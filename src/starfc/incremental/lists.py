@@ -1,12 +1,12 @@
-"""kNN lists that instances are added to and removed from.
+"""Add instances to kNN lists and remove instances from them.
 
-The lists are under the contract of :mod:`starfc.graph.neighbours` and stay those that a search of everything would
-find: new instances are compared with all others, a new one enters every list whose last similarity it exceeds, and a
-list that lost an instance is searched again. Between similarities that were clipped to 0 there is no order to keep: a
-full list that ends in such takes no further one.
+The lists follow the contract of :mod:`starfc.graph.neighbours`. They are always equal to the lists that a search of
+all instances would find. New instances are compared with all others. A new instance enters each list whose last
+similarity it exceeds, and a list that has lost an instance is searched again. One exception: similarities that were
+clipped to 0 have no order, so a full list that ends with similarity 0 takes no other instance of similarity 0.
 
-Beside each entry of the first columns stands the code of its first-round logit (:mod:`starfc.graph.structure`), where
-the model is structural: it moves with its entry.
+For a structural model, each entry of the first columns has the code of its first-round logit
+(:mod:`starfc.graph.structure`). The code moves with its entry.
 """
 
 from __future__ import annotations
@@ -29,20 +29,29 @@ from starfc.runtime.half import single
 from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
 
-_ROWS, _COLUMNS = 512, 1024  # of a tile: 1 or 2 MiB of products
-_SMALL = 1 << 14  # below this many rows float32 is as fast
-_KEEP = 2  # times k candidates are kept of rounded products
-_ROUNDED = 2.0**-7 + 2.0**-16 + SUMMATION  # ε of rounded unit vectors: r <= 2^-8, and r + (1 + r) r
-_LOWEST = 0.05  # floors above it, and what may round to them, are positive
+_ROWS, _COLUMNS = 512, 1024  # size of a tile: 1 or 2 MiB of products
+_SMALL = 1 << 14  # with fewer rows, float32 is as fast
+_KEEP = 2  # of rounded products, this many times k candidates are kept
+_ROUNDED = 2.0**-7 + 2.0**-16 + SUMMATION  # ε of rounded unit vectors: r + (1 + r) r with r <= 2^-8
+_LOWEST = 0.05  # floors above this stay positive after rounding
 
 
 @dataclass
 class Lists:
-    """kNN lists of N rows, k columns; arrays are changed in place.
+    """The kNN lists of N rows with k columns. The methods change the arrays in place.
 
-    ``ids`` and ``sims`` (N, k); ``alive`` (N,) bool, rows that can be neighbours: valid ones that were not removed.
-    ``codes`` (N, columns) int8 and ``known`` (N,) bool: first-round logits, and rows without a candidate that lacks its
-    own; no columns where the model has none. ``candidates``: columns that have codes.
+    Attributes
+    ----------
+    ids, sims : (N, k)
+        Neighbours and similarities.
+    alive : (N,) bool
+        The rows that have a list and can be neighbours: valid rows that are not removed and not copies.
+    codes : (N, columns) int8
+        First-round logits of the entries; no columns if the model has none.
+    known : (N,) bool
+        The rows in which all candidates have a code.
+    candidates : int
+        Number of columns that are candidates and can have codes.
     """
 
     ids: NDArray[np.integer]
@@ -54,13 +63,14 @@ class Lists:
 
     @property
     def graph(self) -> KnnGraph:
+        """The lists as a kNN graph."""
         return KnnGraph(self.ids, self.sims)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def grown(self, alive: NDArray[np.bool_]) -> Lists:
-        """With rows at the end whose lists are empty."""
+        """Return the lists with empty lists added at the end, one for each entry of ``alive`` (m,) bool."""
         n, m = len(self), len(alive)
         return Lists(
             _padded(self.ids, m, -1, id_dtype(n + m)),
@@ -72,21 +82,21 @@ class Lists:
         )
 
     def remove(self, rows: NDArray[np.integer]) -> None:
-        """Empty the lists of some rows, which are neighbours no more; other lists hold them until searched for anew."""
+        """Remove rows and empty their lists. Other lists contain the rows until :meth:`search` and :meth:`enter`."""
         self.alive[rows] = False
         self.ids[rows], self.sims[rows] = -1, 0
         self.codes[rows], self.known[rows] = NO_LOGIT, False
 
     def search(self, features: Features, first: int, removed: NDArray[np.int64]) -> Step:
-        """What comes into the lists, after :meth:`remove`.
+        """Search the changes of the lists; call :meth:`remove` before.
 
-        The lists of the rows from ``first`` on are found, those that removed rows stood in are found anew, and the new
-        rows come into the lists of others.
+        The lists of new rows (id >= ``first``) are searched. Lists that contain ``removed`` rows are searched again.
+        The entries of new rows in other lists are found.
         """
         k, n = self.ids.shape[1], len(self)
         short = np.empty(0, np.int64)
         if removed.size:
-            mark = np.zeros(n + 1, np.bool_)  # the last is what a missing entry, -1, points to
+            mark = np.zeros(n + 1, np.bool_)  # the last entry is for empty slots, id -1
             mark[removed] = True
             short = np.flatnonzero(mark[self.ids].any(axis=1) & self.alive)
         queries = np.concatenate([np.flatnonzero(self.alive[first:]) + first, short])
@@ -104,7 +114,7 @@ class Lists:
         return Step(removed, queries, found.ids, found.sims, rows, cols, values[order])
 
     def enter(self, step: Step) -> None:
-        """Take over what a search found."""
+        """Write the changes that :meth:`search` found to the lists."""
         self.ids[step.queries], self.sims[step.queries] = step.ids, step.sims
         self.codes[step.queries], self.known[step.queries] = NO_LOGIT, False
         _enter(self.ids, self.sims, self.codes, self.candidates, step.rows, step.cols, step.values)
@@ -112,10 +122,19 @@ class Lists:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did to the lists: rows that were ``removed`` (r,), and what came into the lists.
+    """The changes of the lists by a step.
 
-    These are the lists (m, k) of ``queries`` (m,), and entries (e,) that are offered to the lists of others: ``rows``
-    rise, and with them ``cols``; ``values`` are their similarities.
+    Attributes
+    ----------
+    removed : (r,) int64
+        The removed rows.
+    queries : (m,) int64
+        The rows whose lists were searched.
+    ids, sims : (m, k)
+        Their new lists.
+    rows, cols, values : (e,)
+        Entries that are offered to the lists of other rows: row, new neighbour and similarity, sorted by row, then
+        neighbour.
     """
 
     removed: NDArray[np.int64]
@@ -128,19 +147,27 @@ class Step:
 
     @property
     def nbytes(self) -> int:
+        """Size of the arrays in bytes."""
         return sum(array.nbytes for array in vars(self).values())
 
     def touched(self, first: int) -> NDArray[np.int64]:
-        """Rows before ``first``, the first new one, whose lists this may have changed, rising."""
+        """Return the sorted earlier rows (id < ``first``) whose lists the step may have changed."""
         others = self.rows[np.flatnonzero(np.diff(self.rows, prepend=-1))].astype(np.int64)
         return np.union1d(others, self.queries[self.queries < first]) if self.removed.size else others
 
 
 @dataclass(frozen=True)
 class StoredLists:
-    """Lists as files have them: as they were, and what the steps since did to them.
+    """The lists as stored on disk: earlier lists, and the steps since then.
 
-    ``ids`` and ``sims`` (n, k) are of the first n of N rows; ``alive`` (N,) and ``codes`` (N, columns) as now.
+    Attributes
+    ----------
+    ids, sims : (n, k)
+        The earlier lists, of the first n of N rows.
+    steps : list of Step
+        The later changes.
+    alive, codes, candidates
+        The current values for all N rows, as for :class:`Lists`.
     """
 
     ids: NDArray[np.integer]
@@ -151,7 +178,10 @@ class StoredLists:
     candidates: int
 
     def grown(self, alive: NDArray[np.bool_]) -> Lists:
-        """The lists as they are now, with rows at the end whose lists are empty: read into their place at once."""
+        """Return the current lists of the N rows, with empty lists added at the end.
+
+        ``alive`` (m,) bool is that of the new rows. The arrays are read directly into their final place.
+        """
         before, m, alive = len(self.alive), len(alive), np.concatenate([self.alive, alive])
         n, dtype = len(alive), id_dtype(len(alive))
         parts: list[tuple[NDArray, int, DTypeLike]] = [(self.ids, -1, dtype), (self.sims, 0, self.sims.dtype)]
@@ -165,6 +195,7 @@ class StoredLists:
 
 
 def _padded(array: NDArray, rows: int, value: float, dtype: DTypeLike | None = None) -> NDArray:
+    """Return a copy of an array with ``rows`` rows of ``value`` added at the end."""
     out = np.empty((len(array) + rows, *array.shape[1:]), dtype or array.dtype)
     out[: len(array)] = array
     out[len(array) :] = value
@@ -179,17 +210,35 @@ def _search(
     floor: NDArray[np.float32],
     first: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.integer], tuple[NDArray, NDArray, NDArray]]:
-    """The k best of some rows among those alive, and (row, query, product) of the rows before ``first`` it reaches.
+    """Search the k best neighbours of some rows among those alive, and the earlier lists that new rows enter.
 
-    A row's floor is what the product with a query from ``first`` on must exceed. Where bfloat16 is faster, its products
-    select and float32 decides (:mod:`starfc.graph.exact`); a query that is not certain then is searched for again.
+    If bfloat16 is faster, its products select candidates, and float32 decides (:mod:`starfc.graph.exact`). A query
+    whose result is not certain is searched again.
+
+    Parameters
+    ----------
+    alive : (N,) bool
+        The rows that can be neighbours.
+    queries : (m,) integers
+        The rows to search, new rows first.
+    floor : (first,) float32
+        For each earlier row, the similarity that a new row must exceed to enter its list.
+    first : int
+        The first new row.
+
+    Returns
+    -------
+    sims, ids : (m, k)
+        The best neighbours of the queries.
+    (rows, cols, values)
+        Earlier rows, the new rows that enter their lists, and the similarities.
     """
     n, least = len(features), float(floor.min(initial=np.inf))
     if product_dtype() != torch.bfloat16 or n < _SMALL or not least > _LOWEST:
         pools, (rows, cols, values) = _products(features, alive, queries, k, floor, first, torch.float32)
         return *sorted_pools(pools, k), (rows, cols, values)
     low = np.where(np.isinf(floor), floor, (floor - _ROUNDED) * (1 - ROUNDING)).astype(np.float32)
-    bits = (low.view(np.uint32) >> 16).astype(np.int16)  # cut off: not above the value
+    bits = (low.view(np.uint32) >> 16).astype(np.int16)  # truncation: the floor never gets higher
     pools, (rows, cols, _) = _products(features, alive, queries, min(n, _KEEP * k), bits, first, torch.bfloat16)
     sims, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), id_dtype(n))
     certain, names = np.empty(len(queries), np.bool_), np.arange(n, dtype=id_dtype(n))
@@ -223,7 +272,7 @@ def _products(
     first: int,
     dtype: torch.dtype,
 ) -> tuple[Pools, tuple[NDArray, NDArray, NDArray]]:
-    """Pools of the best of some rows, and (row, query, product) above the rows' floors, by products of a dtype."""
+    """Return the pools of the queries, and (row, query, product) above the rows' floors, by products in ``dtype``."""
     array, scale = features.scaled
     n = len(features)
     pools, dead = Pools.empty(len(queries), keep, dtype, id_dtype(n)), np.flatnonzero(~alive)
@@ -243,7 +292,7 @@ def _products(
             rounded[:size] = torch.from_numpy(normalised[:size])
             lost = torch.from_numpy(dead[slice(*np.searchsorted(dead, (start, tile.stop)))] - start)
             if len(lost):
-                rounded[lost] = 0  # they may not be finite
+                rounded[lost] = 0  # these rows may have values that are not finite
             for mine, vectors, pool, lock in parts:
                 products = buffer[: len(mine) * size].view(len(mine), size)
                 torch.mm(vectors, rounded[:size].T, out=products)
@@ -251,7 +300,7 @@ def _products(
                     products[:, lost] = -torch.inf
                 with lock:
                     pool.offer_rows(products, start, np.arange(len(mine)))
-                new = int((mine >= first).sum())  # they come first among the queries
+                new = int((mine >= first).sum())  # new rows come first among the queries
                 if new and start < len(floor):
                     above = _above(numeric(products[:new]), floor[tile])
                     entering.append((above[1] + start, mine[above[0]], above[2]))
@@ -266,7 +315,7 @@ def _products(
 
 @nb.njit(cache=True, nogil=True)
 def _normalise(array, scale, out):
-    """Rows of :attr:`starfc.data.dataset.Features.scaled`, normalised, into the first rows of ``out``, float32."""
+    """Write rows of :attr:`starfc.data.dataset.Features.scaled`, normalised, to the first rows of ``out``, float32."""
     for i in range(scale.size):
         for c in range(array.shape[1]):
             out[i, c] = single(array[i, c]) * scale[i]
@@ -274,7 +323,7 @@ def _normalise(array, scale, out):
 
 @nb.njit(cache=True, nogil=True)
 def _above(products, floors):
-    """Where products (m, c) exceed the floors (<= c,) of their columns: rows, columns and values."""
+    """Return rows, columns and values of the products (m, c) that exceed the floors (at most c) of their columns."""
     m, c = products.shape[0], floors.size
     counts = np.zeros(m, np.int32)
     for r in range(m):
@@ -296,10 +345,10 @@ def _above(products, floors):
 
 @nb.njit(cache=True)
 def _enter(ids, sims, codes, candidates, rows, cols, values):
-    """Put cols into the lists of rows, with their similarities; what falls out of a full list is gone.
+    """Insert ``cols`` into the lists of ``rows`` with their similarities; a full list drops its last entry.
 
-    A list holds the best k of all with the node itself counted: of k others the last stays only where all of them come
-    before the node itself, which has similarity 1 and its own place among ties.
+    A list has the best k entries, the node itself included. The node itself has similarity 1 and is sorted among ties
+    by id. So a list keeps k other nodes only if all of them are sorted before the node itself.
     """
     k, coded = ids.shape[1], codes.shape[1]
     for e in range(rows.size):

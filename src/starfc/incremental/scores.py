@@ -1,7 +1,8 @@
-"""Scores of the edges at new instances, by the model that scored the others.
+"""Score the edges of new instances, with the model that scored the other edges.
 
-A structural model needs first-round logits around both ends of such an edge. Those of the rows at hand are computed
-where they are not known yet, and kept: a row's other logits stay as they were when a new instance enters its list.
+A structural model needs first-round logits around both ends of an edge. They are computed for the rows that are needed
+and do not have them yet, and then stored. When a new instance enters a row's list, the row's other logits do not
+change.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from starfc.scoring.projections import edge_probabilities
 from starfc.scoring.structural import ROW_BLOCK, Scoring, on_device, score_first_round
 from starfc.storage.scratch import ScratchRows
 
-_SPARSE_BLOCK = 8 * ROW_BLOCK  # rows of which a few edges each are scored
+_SPARSE_BLOCK = 8 * ROW_BLOCK  # rows per block if only a few edges per row are scored
 
 Scored = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]]
 
@@ -48,19 +49,31 @@ def score_new(
     scratch: Path | None = None,
     context: Context | None = None,
 ) -> Scored:
-    """The candidate edges with p > τ1 that have an end among the rows from ``first`` on.
+    """Return the candidate edges with p > τ1 that have at least one new row (id >= ``first``) as an end.
 
     Parameters
     ----------
+    model : StarFCModel or StructuralModel
+    features : Features
+        Features of all rows.
+    lists : Lists
+        The lists after the step. First-round logits are added to them.
+    first : int
+        The first new row.
     touched : (t,) integers
-        Earlier rows whose lists may hold new ones.
+        Earlier rows whose lists may contain new rows.
+    tau1, th_sim : float
+        As for :func:`starfc.clustering.pipeline.cluster`.
+    scratch : path, optional
+        Folder for temporary files.
     context : Context, optional
-        What a contextual model judged the earlier rows by, with the strangers of all rows.
+        The context in which a contextual model scored the earlier rows, with the strangers of all rows.
 
     Returns
     -------
     rows, cols, scores : (m,) arrays
-        Sorted by row, then column: the kNN entries i -> j; of a structural model every edge in either direction.
+        Sorted by row, then column. The edges are kNN entries i -> j; with a structural model, each edge is returned in
+        both directions.
     """
     if isinstance(model, StructuralModel):
         rows, cols, scores = _structural(model, features, lists, first, touched, tau1, context)
@@ -71,13 +84,13 @@ def score_new(
 
 
 def read_context(model: ContextualModel, features: Features, lists: Lists, scratch: Path | None = None) -> Context:
-    """The context of the rows that have lists, two or more, as clustering them reads it off."""
+    """Return the context of the rows that have lists (at least two), equal to the one that a clustering would have."""
     rows, n = np.flatnonzero(lists.alive), len(lists)
-    place = np.full(n + 1, -1, lists.ids.dtype)  # the last is what -1 points to
+    place = np.full(n + 1, -1, lists.ids.dtype)  # the last entry is for empty slots, id -1
     place[rows] = np.arange(len(rows))
     graph = KnnGraph(place[lists.ids[rows]], lists.sims[rows])
     context = Scoring(model, features.subset(rows, scratch), graph, scratch=scratch).context
-    assert context is not None  # a contextual model has one
+    assert context is not None  # Scoring always sets it for a contextual model
     return replace(context, strangers=context.strangers.placed(rows, n))
 
 
@@ -135,7 +148,7 @@ def _structural(
         smooth_rows(affinity, features, within, np.arange(len(within)), nodes)
     strangers = log_nodes = None
     if isinstance(model, ContextualModel):
-        assert context is not None  # there are two rows
+        assert context is not None  # State.step computes it as soon as there are two rows
         early, late = model.first.of(context.first), context.late(model)
         strangers, log_nodes = context.strangers, math.log(context.num_nodes)
     else:
@@ -146,7 +159,8 @@ def _structural(
         before, first_score = EdgeLogits(structure, lists.codes), on_device(early, "cpu")
         score_first_round(first_score, structure, before, unknown, every=True)
         lists.known[unknown] = True
-        own = slice(0, lists.candidates)  # of an edge that both ends have among these, the code stands there by now
+        # A mutual candidate edge already has its code here, from the new row's side; score the others.
+        own = slice(0, lists.candidates)
         without = (lists.ids[askers, own] >= first) & (lists.codes[askers, own] == NO_LOGIT)
         score_first_round(
             first_score, structure, before, askers[without.any(axis=1)], every=True, since=first, block=_SPARSE_BLOCK
@@ -173,7 +187,7 @@ def _structural(
 
 
 def _marked(n: int, *ids: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which of n nodes are among some ids; -1 is none."""
+    """Return which of n nodes occur in some arrays of ids, (n,) bool; -1 is ignored."""
     mark = np.zeros(n + 1, np.bool_)
     for some in ids:
         mark[some] = True

@@ -1,4 +1,4 @@
-"""A clustering that instances can be added to and removed from."""
+"""The state of a clustering to which instances can be added, and from which instances can be removed."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ from starfc.runtime.words import word
 
 log = logging.getLogger("starfc")
 
-_GROWTH = 10  # times the rows that a context was read off: beyond, it says little of the others
+_GROWTH = 10  # warn if the rows become more than this many times the rows from which the context was computed
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How edges are scored and which stay: the model, both thresholds, and the floor of its affinity graph.
+    """The rule by which edges are scored and kept: the model, the thresholds and the partition.
 
-    With a ``partition`` into communities τ2 plays no part; ``resolution`` is of 'leiden', ``seed`` of either search.
+    ``th_sim`` is the lowest similarity in the affinity graph. If ``partition`` makes communities, τ2 is not used.
+    ``resolution`` is that of 'leiden', ``seed`` that of the communities' search.
     """
 
     model: StarFCModel | StructuralModel
@@ -56,6 +57,7 @@ class Rule:
 
     @property
     def communities(self) -> bool:
+        """Whether clusters are communities."""
         return self.partition != "components"
 
 
@@ -69,35 +71,56 @@ def make_rule(
     resolution: float = RESOLUTION,
     seed: int = 0,
 ) -> Rule:
-    """The rule of a run.
+    """Return the rule of a run.
 
     Raises
     ------
     InputError
-        A run of a kind that instances cannot be added to.
+        If instances cannot be added to a run of this kind.
     """
     if refinement != "fixed":
         raise InputError(
             f"assign: a clustering by fixed refinement needed; found refinement {refinement!r}, whose thresholds all "
-            "change when something is added; cluster again with the fixed one, or cluster everything at once"
+            "change when instances are added; cluster again with fixed refinement, or cluster all rows together"
         )
     if partition not in PARTITIONS:
         raise InputError(f"partition: one of {', '.join(map(repr, PARTITIONS))} needed; found {partition!r}")
     if not isinstance(model, StarFCModel | StructuralModel):
         raise InputError(
-            "assign: a structural model or a published one of a single scale (gcn) needed; found a hierarchical one, "
-            "whose nodes choose their scale anew; cluster everything at once"
+            "assign: a structural model or a published model with one scale (gcn) needed; found a hierarchical model, "
+            "whose nodes would choose their scales again; cluster all rows together"
         )
     return Rule(model, tau1, tau2, th_sim, partition, resolution, seed)
 
 
 @dataclass
 class Assigned:
-    """What a step did. Ids of clusters are stable; rows of new instances follow the earlier ones.
+    """The result of a step. Cluster ids are stable; the rows of new instances come after the earlier rows.
 
-    ``labels`` (m,) int64 are the clusters of the new instances; ``joined`` how many went to clusters that were there,
-    ``created`` the ids of new ones; ``merges`` and ``splits`` what the edges ask for, done where ``applied``;
-    ``doubts`` what has become doubtful about the clustering by this step, each of which was also logged as a warning.
+    Attributes
+    ----------
+    labels : (m,) int64
+        The clusters of the new instances.
+    first_row : int
+        The row of the first new instance.
+    joined : int
+        Number of new instances that joined an existing cluster.
+    created : list of int
+        The ids of new clusters.
+    merges, splits : list
+        The merges and splits that the edges suggest.
+    applied : bool
+        Whether the merges and splits were done.
+    removed : list of int
+        The removed rows.
+    num_clusters : int
+        Number of clusters after the step.
+    doubts : list of str
+        New reasons to doubt the clustering, one sentence each; they were also logged as warnings.
+    seconds : float
+        Time of the step.
+    stages : dict
+        Time of each stage, in seconds.
     """
 
     labels: NDArray[np.int64]
@@ -114,7 +137,7 @@ class Assigned:
     stages: dict[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Return the result as a dictionary for JSON."""
         record = asdict(self)
         record["labels"] = self.labels.tolist()
         return record
@@ -122,18 +145,39 @@ class Assigned:
 
 @dataclass
 class State:
-    """What a step starts from.
+    """The state of a clustering between steps.
 
-    ``parsed.kept`` are the edges of node intimacy above τ2, ``across`` the places of those between clusters; with
-    communities the kept ones are those within a cluster, and none is across.
-    ``labels`` (N,) int64 hold -1 for removed rows; ``suspects`` are clusters that came apart and were left as they are.
-    ``context`` is what a contextual model judges edges by; None where fewer than two rows could be compared, so that
-    it is read off the rows of the step after which there are more.
-    ``representative`` (N,) int64 is the row that stands for each: the row itself, or of a copy (a row of the same
-    direction) the one whose cluster it is in. Copies have no lists, and ``parsed`` no edges to them. ``collapse``: new
-    rows may be copies.
-    After a step, ``touched`` (next_label,) bool are the clusters whose instances or edges it changed, and ``last`` is
-    what it did to the lists, None where that is more than a step can say.
+    Attributes
+    ----------
+    rule : Rule
+        How edges are scored and kept.
+    features : Features
+        Features of all N rows.
+    lists : Lists or StoredLists
+        The kNN lists.
+    parsed : ParsedEdges
+        The edges, without those to copies. ``parsed.kept`` are the edges with node intimacy above τ2; with communities,
+        those within a cluster.
+    labels : (N,) int64
+        Cluster ids; -1 for removed rows.
+    next_label : int
+        The lowest id for a new cluster.
+    suspects : (s,) int64
+        Clusters that are no longer connected, and were not split.
+    representative : (N,) int64
+        For a copy (a row with the direction of another row) the row whose cluster it shares, otherwise the row itself.
+        Copies have no lists.
+    collapse : bool
+        Whether new rows can become copies.
+    across : (e,) int64
+        Positions of the kept edges between different clusters; empty with communities.
+    touched : (next_label,) bool
+        After a step: the clusters whose instances or edges changed.
+    last : Step, optional
+        After a step: the changes of the lists; None if a :class:`Step` cannot describe them.
+    context : Context, optional
+        The context in which a contextual model scores edges. None as long as there are fewer than two rows with lists;
+        a later step then computes it from its rows.
     """
 
     rule: Rule
@@ -154,8 +198,7 @@ class State:
         self.context = self.parsed.context
         if self._contextual and self.context is None and np.count_nonzero(self.lists.alive) > 1:
             raise InputError(
-                "assign: the run did not keep what its model judged the edges by (edges/context.npz); cluster "
-                "everything again"
+                "assign: the run's folder lacks the context of its model (edges/context.npz); cluster all rows again"
             )
 
     @classmethod
@@ -173,27 +216,31 @@ class State:
         representative: NDArray[np.int64] | None = None,
         collapse: bool = False,
     ) -> State:
-        """The state of a finished clustering.
+        """Return the state of a finished clustering.
 
         Parameters
         ----------
+        rule : Rule
+            How edges are scored and kept.
         features : Features
-            Of all N rows.
+            Features of all N rows.
         graph : KnnGraph
-            Of those with lists, which are ``rows``: valid ones, and of copies their representative.
+            kNN graph of the rows that have lists.
+        rows : (m,) integers
+            The rows that have lists: valid rows without copies.
         parsed : ParsedEdges
-            With the edges to copies.
+            The edges, with those to copies.
         labels : (N,) int64
-            -1 where an instance was left out of the clusters for their size: it is given a cluster of its own, or the
-            one that the kept edges make.
+            Cluster ids. -1 for instances whose cluster was dropped because it was too small; they get back the cluster
+            that the kept edges make.
         next_label : int
-            The lowest id for a new cluster, where labels in use are not above it.
+            The lowest id for a new cluster; raised if labels in use are not below it.
         k : int, optional
-            Entries that lists will have once there are instances enough; those that the graph has otherwise.
+            Number of entries that the lists will have once there are enough rows. Default: that of the graph.
         representative : (N,) int64, optional
-            The row that stands for each; every row for itself otherwise.
+            The representative of each row. Default: no copies.
         collapse : bool
-            New rows of the direction of others will be their copies.
+            Whether new rows with the direction of another row become its copies.
         """
         n, found = len(labels), graph.k
         k = found if k is None else max(k, found)
@@ -229,13 +276,13 @@ class State:
 
     @property
     def confidence(self) -> NDArray[np.float32]:
-        """Mean score of the kept edges at every instance: (N,)."""
+        """Mean score of the kept edges at each instance, (N,)."""
         confidence = edge_confidence(self.parsed.edges, self._kept)
         return copied_confidence(confidence, self.representative)
 
     @property
     def clustered(self) -> ParsedEdges:
-        """The edges, of which those that lie between clusters are not kept, and the first round's logits."""
+        """The edges with those to copies, the first round's logits and the context; edges across are not kept."""
         logits = self.lists.codes if self.lists.codes.shape[1] else None
         parsed = replace(self.parsed, kept=self._kept, logits=logits, context=self.context)
         return join_copies(parsed, self.representative)
@@ -248,6 +295,7 @@ class State:
 
     @property
     def num_clusters(self) -> int:
+        """Number of clusters."""
         return int(np.count_nonzero(np.bincount(self.labels[self.labels >= 0])))
 
     def step(
@@ -260,23 +308,27 @@ class State:
         stages: Stages | None = None,
         scratch: Path | None = None,
     ) -> Assigned:
-        """Remove rows and add others; the state is then that after the step.
+        """Remove rows and add new rows. This changes the state.
 
         Parameters
         ----------
         features : Features
-            Of all rows, the new ones at the end: (N + m, d).
+            Features of all rows, the new rows at the end: (N + m, d).
         invalid : integers
-            New rows without direction, which become clusters of their own.
+            New rows without direction; each becomes a cluster of its own.
         remove : integers
-            Rows to take out; their ids are not used again.
+            Rows to remove; their ids are not used again.
         apply_merges : bool
-            Do the merges and splits that the edges ask for.
+            Whether to do the merges and splits that the edges suggest.
+        stages : Stages, optional
+            Records the time of each stage.
+        scratch : path, optional
+            Folder for temporary files.
 
         Raises
         ------
         InputError
-            A row to be removed that is not there.
+            If a row to remove does not exist or was removed before.
         """
         started, stages = time.perf_counter(), stages or Stages()
         before, first = len(stages.finished), len(self.labels)
@@ -314,7 +366,7 @@ class State:
             labels = np.concatenate([self.labels, np.full(len(new), -1)])
             suspects = np.union1d(self.suspects, labels[remove])
             labels[remove] = -1
-            among = np.where(is_copy, -1, labels)  # copies go where their representatives go
+            among = np.where(is_copy, -1, labels)  # copies get the labels of their representatives below
             placed = new[~is_copy[first:]]
             if rule.communities:
                 kept = within_communities(
@@ -327,10 +379,10 @@ class State:
             known = ~np.isin(grouping.labels[first:], grouping.created)
             grouping.joined += int(np.count_nonzero(known & is_copy[first:]))
             moved = labels != grouping.labels
-            if rule.communities:  # those across are searched for anew at every step
+            if rule.communities:  # each step finds the edges across again
                 edges.parsed.kept[grouping.across] = False
                 grouping.across = grouping.across[:0]
-            altered = np.zeros(grouping.next_label + 1, np.bool_)  # the last is what -1 points to
+            altered = np.zeros(grouping.next_label + 1, np.bool_)  # the last entry is for label -1
             altered[labels[moved]], altered[grouping.labels[edges.at | moved]] = True, True
             altered[self.labels[remove]] = True
         self.features, self.lists, self.parsed, self.context = features, lists, edges.parsed, context
@@ -345,7 +397,7 @@ class State:
         )  # fmt: skip
 
     def _outgrown(self, lists: Lists) -> list[str]:
-        """That rows are many more by now than those that the threshold was found for, by the step that brings that."""
+        """Return a doubt if this step makes the rows more than 10 times those for which the threshold was chosen."""
         if not self._contextual:
             return []
         before, now = int(np.count_nonzero(self.lists.alive)), int(np.count_nonzero(lists.alive))
@@ -353,13 +405,14 @@ class State:
         if not before <= _GROWTH * max(judged, 1) < now:
             return []
         doubt = (
-            f"{now:,} rows by now, where {judged:,} were clustered: the threshold was found for so few, and clusters "
-            "may be wrong; cluster all rows anew"
+            f"there are now {now:,} rows, but the threshold was chosen when there were {judged:,}: clusters may be wrong; "
+            "cluster all rows again"
         )
         log.warning("%s", doubt)
         return [doubt]
 
     def _removable(self, rows: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+        """Return the sorted rows to remove. Raise unless all of them exist and none was removed before."""
         wanted = np.unique(np.asarray(rows, np.int64))
         wrong = wanted[(wanted < 0) | (wanted >= len(self.labels))]
         if wrong.size:
@@ -373,7 +426,7 @@ class State:
 
 
 def columns_of(model: StarFCModel | StructuralModel, k: int) -> tuple[int, int]:
-    """Columns of the kNN lists that have room for a logit, and how many of them are candidates."""
+    """Return the number of columns of the kNN lists that store logits, and how many of them are candidates."""
     if not isinstance(model, StructuralModel) or model.rounds == 1:
         return 0, 0
     columns = min(model.columns, k)

@@ -405,8 +405,8 @@ class State:
         if not before <= _GROWTH * max(judged, 1) < now:
             return []
         doubt = (
-            f"there are now {now:,} rows, but the threshold was chosen when there were {judged:,}: clusters may be wrong; "
-            "cluster all rows again"
+            f"there are now {now:,} rows, but the threshold was chosen when there were {judged:,}: clusters may be "
+            "wrong; cluster all rows again"
         )
         log.warning("%s", doubt)
         return [doubt]

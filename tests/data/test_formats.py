@@ -247,7 +247,7 @@ def test_conversions_that_cannot_be(tmp_path, features):
         (("l.npy", "g.npy", None, "float16"), "--dtype: only for features"),
         (("f.npy", "g.npy", None, None, "labels"), "holds features, but labels are requested"),
         (("f.npy", "g.fvecs", None, "float16"), "--dtype: .fvecs can hold only float32"),
-        (("f.npy", "g.jpg"), "features are .bin"),
+        (("f.npy", "g.jpg"), "the suffix must be one of .bin"),
         (("none.npy", "g.npy"), "none.npy: no such file"),
         (("f.npy", "f.npy"), "is the file to read"),
         (("big.npy", "g.npy", None, "float16"), "numbers above 65504, the largest float16"),

@@ -214,7 +214,7 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
         (("--memory", "lots"), "--memory: must be a number with MB, GB or TB"),
         (("--memory", "1MB"), "--memory: the process itself uses"),
-        (("--knn-graph", tmp_path), "no kNN graph there"),
+        (("--knn-graph", tmp_path), "no kNN graph found"),
         (("--model", tmp_path / "none"), "no such checkpoint"),
         (("--labels", tmp_path / "none.npy"), "no such labels file"),
         (("--feature-dim", 7), "has 16-d features, but 7-d features are needed; set --feature-dim to 16"),

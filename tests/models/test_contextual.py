@@ -369,7 +369,7 @@ def test_what_is_made_of_kinds_is_read_again(tmp_path):
 def test_a_stopped_training_is_not_gone_on_with_by_other_settings(tmp_path):
     write_json(tmp_path / "kinds" / "settings.json", {"seed": 7})
     config = build(Config, {"model": {"type": "gcn_structural_any"}, "prefix": str(tmp_path)})
-    with pytest.raises(InputError, match=r"made by a run with .*'seed': 7.*'seed': 0.*delete the folder"):
+    with pytest.raises(InputError, match=r"made by a run with .*'seed': 7.*'seed': 0.*delete this folder"):
         run_kinds_training(config, tmp_path)
 
 
@@ -404,7 +404,7 @@ def test_a_run_of_few_rows_says_how_many_neighbours_it_has(tmp_path):
     np.save(tmp_path / "rows.npy", rows)
     config = model_config(PRETRAINED, {"model": {"kwargs": {"feature_dim": 64}}})
     record = run_inference(config, features=tmp_path / "rows.npy", out=tmp_path / "out")
-    assert record["choices"]["knn"] == {"value": 50, "reason": "all of the 50 distinct instances"}
+    assert record["choices"]["knn"] == {"value": 50, "reason": "there are only 50 distinct instances"}
 
 
 def test_a_threshold_by_hand_is_what_holds_clusters_together():

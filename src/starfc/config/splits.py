@@ -107,7 +107,7 @@ def stored_graph(path: str | Path) -> Path:
     """Return the path of the kNN graph that a user names. Raise MissingFileError if there is none."""
     found = find_graph(Path(path))
     if found is None:
-        raise MissingFileError(f"{path}: no kNN graph there{advice('; {} makes one', 'starfc knn')}")
+        raise MissingFileError(f"{path}: no kNN graph found{advice('; {} makes one', 'starfc knn')}")
     return found
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
 
-from helpers.processes import join, two
+from helpers.processes import end, join, start, two
 from helpers.samples import blobs, unit
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.distributed import World, processes
+from starfc.runtime.machine import set_threads
 from starfc.training.basic import step_loss
 from starfc.training.sampling import build_subgraph
 
@@ -75,11 +77,20 @@ def test_one_process_sends_nothing():
 
 
 def test_every_process_has_its_share_of_the_cores(monkeypatch):
-    from starfc.runtime.machine import set_threads
-
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)), raising=False)
     before = torch.get_num_threads()
     assert (set_threads(None, 1), set_threads(None, 2), set_threads(None, 3)) == (2, 1, 1)
     assert set_threads(2, 2) == 2
     set_threads(before)
     assert np.isclose(torch.get_num_threads(), before)
+
+
+def use_one_thread(folder: Path) -> None:
+    assert torch.get_num_threads() > 0  # torch has been used, numba has not
+    set_threads(1)
+    (folder / "threads").write_text(f"{torch.get_num_threads()} {numba.get_num_threads()}")
+
+
+def test_the_number_of_threads_holds_when_numba_starts_its_own(tmp_path):
+    end([start(use_one_thread, tmp_path)])
+    assert (tmp_path / "threads").read_text() == "1 1"

@@ -49,9 +49,9 @@ def set_threads(threads: int | None, processes: int = 1) -> int:
     if count > available:
         log.warning("threads: %d requested, but there are %d cores; using %d threads", count, available, available)
         count = available
-    torch.set_num_threads(count)
     most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # numba sets it when it reads the environment
-    numba.set_num_threads(min(count, most))
+    numba.set_num_threads(min(count, most))  # the first time it starts its threads, which sets those of torch too
+    torch.set_num_threads(count)
     return count
 
 

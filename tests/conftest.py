@@ -68,6 +68,6 @@ def workspace(tmp_path: Path) -> Path:
         "lr_config = dict(policy='onecycle')\n"
         "total_epochs = 1\n"
         "device = 'cpu'\n"
-        "threads = 2\n"
+        "threads = 1\n"
     )
     return tmp_path

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from helpers.paths import ROOT
+from helpers.processes import kill, start
 from helpers.training import COMMON, METHODS, journal, same_weights
 from starfc.config.config import load_config
 from starfc.config.thresholds import load_thresholds
@@ -88,6 +89,11 @@ def command(workspace: Path, folder: str, *more: str) -> list[str]:
     return [sys.executable, str(train), "--config", str(config), "--work-dir", str(workspace / folder), *more]
 
 
+def go_on(folder: Path) -> None:
+    """What the command does with ``--resume auto``."""
+    run_training(load_config(folder / "config.json"), folder, resume="auto")
+
+
 @pytest.mark.parametrize("method", ["basic", "hierarchical"])
 def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(workspace, config, method):
     more = {"sampling.subgraphs_per_epoch": 40}
@@ -97,15 +103,11 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(workspace
     checkpoints, rng = workspace / "killed" / "checkpoints", random.Random(method)
     kills = 0
     for wanted in (1, 20, 45):
-        process = subprocess.Popen(
-            command(workspace, "killed", "--resume", "auto"), stderr=subprocess.PIPE, start_new_session=True
-        )
-        while process.poll() is None and len(list(checkpoints.glob("subgraph_*.pt"))) < wanted:
+        process = start(go_on, workspace / "killed")
+        while process.exitcode is None and len(list(checkpoints.glob("subgraph_*.pt"))) < wanted:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
-        kills += process.poll() is None
-        process.kill()
-        process.communicate()
+        kills += kill([process])
     assert kills >= 2
     left = f".starfc-{mark().split('-')[1]}-{2**22 + 1}-1-0.tmp.pt"  # no process has a higher number than 2^22
     (checkpoints / left).write_bytes(b"of a killed process")
@@ -118,7 +120,7 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(workspace
 
 
 def test_a_signal_ends_the_command_with_the_one_that_goes_on(workspace, config):
-    more = {"sampling.subgraphs_per_epoch": 200}
+    more = {"sampling.subgraphs_per_epoch": 80}
     run_training(config(**more), workspace / "whole")
     (workspace / "run").mkdir()
     (workspace / "run" / "config.json").write_bytes((workspace / "whole" / "config.json").read_bytes())

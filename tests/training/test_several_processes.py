@@ -9,16 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.paths import ROOT
-from helpers.processes import join, two
+from helpers.processes import join, kill, start_two, two
 from helpers.samples import blobs
 from helpers.training import COMMON, METHODS, journal, same_weights
-from starfc.config.config import load_config
+from starfc.config.config import load_config, save_config
 from starfc.models.checkpoint import load_model
 from starfc.training import trainer
 from starfc.training.trainer import run_training
@@ -70,7 +71,22 @@ def test_a_world_of_two_trains_to_the_same_accuracy(workspace):
     assert min(accuracy[:2]) > accuracy[2] + 0.05
 
 
+def prepare(workspace: Path, method: str, **more: object) -> None:
+    """The config that both ways of starting processes read, in the folders of two runs."""
+    overrides = COMMON | METHODS[method] | {"sampling.subgraphs_per_epoch": 40} | more
+    for folder in ("whole", "other"):
+        (workspace / folder).mkdir()
+        save_config(load_config(workspace / "config.py", overrides), workspace / folder / "config.json")
+
+
+def go_on(rank: int, port: int, folder: Path) -> None:
+    """What train.py does in one of two processes."""
+    join(rank, port)
+    run_training(load_config(folder / "config.json"), folder, resume="auto")
+
+
 def launch(workspace: Path, folder: str) -> subprocess.Popen:
+    """The same as a command, from torchrun."""
     arguments = ["--config", workspace / folder / "config.json", "--work-dir", workspace / folder, "--resume", "auto"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
@@ -79,41 +95,35 @@ def launch(workspace: Path, folder: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def prepare(workspace: Path, method: str, **more: object) -> None:
-    from starfc.config.config import save_config
-
-    overrides = COMMON | METHODS[method] | {"sampling.subgraphs_per_epoch": 40, "threads": 1} | more
-    for folder in ("whole", "other"):
-        (workspace / folder).mkdir()
-        save_config(load_config(workspace / "config.py", overrides), workspace / folder / "config.json")
-
-
-def wait_for(folder: Path, checkpoints: int, process: subprocess.Popen) -> None:
+def wait_for(folder: Path, checkpoints: int, ended: Callable[[], bool]) -> None:
     while len(list((folder / "checkpoints").glob("subgraph_*.pt"))) < checkpoints:
-        assert process.poll() is None, process.communicate()[0]
+        assert not ended()
         time.sleep(0.005)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_killed_and_resumed_the_weights_are_the_same(workspace, method):
     prepare(workspace, method)
-    whole = launch(workspace, "whole")
-    out, _ = whole.communicate(timeout=120)
-    assert whole.returncode == 0, out
-    rng = random.Random(method)
+    two(go_on, workspace / "whole")
+    rng, other = random.Random(method), workspace / "other"
     for wanted in (2, 25):
-        process = launch(workspace, "other")
-        wait_for(workspace / "other", wanted, process)
+        processes = start_two(go_on, other)
+        wait_for(other, wanted, lambda processes=processes: any(process.exitcode is not None for process in processes))
         time.sleep(rng.random() * 0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    process = launch(workspace, "other")
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
-    assert "continuing from subgraph_" in out
-    assert same_weights(workspace / "whole", workspace / "other")
-    assert journal(workspace / "other") == journal(workspace / "whole")
-    assert json.loads((workspace / "other" / "run.json").read_text())["processes"] == 2
+        assert kill(processes)
+    if method == "basic":
+        process = launch(workspace, "other")
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+        assert "continuing from subgraph_" in out
+    else:
+        two(go_on, other)
+    assert same_weights(workspace / "whole", other)
+    assert journal(other) == journal(workspace / "whole")
+    record = json.loads((other / "run.json").read_text())
+    assert record["processes"] == 2
+    assert len(record["resumed"]) == 2
+    assert all(resumed["from"].startswith("subgraph_") for resumed in record["resumed"])
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
@@ -125,7 +135,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
 def test_when_one_process_dies_all_end(workspace):
     prepare(workspace, "basic", total_epochs=500)
     process = launch(workspace, "other")
-    wait_for(workspace / "other", 2, process)
+    wait_for(workspace / "other", 2, lambda: process.poll() is not None)
     workers = workers_of(process)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
@@ -139,7 +149,7 @@ def test_when_one_process_dies_all_end(workspace):
 def test_a_request_to_stop_ends_all_processes_with_one_checkpoint(workspace):
     prepare(workspace, "basic", total_epochs=500)
     process = launch(workspace, "other")
-    wait_for(workspace / "other", 2, process)
+    wait_for(workspace / "other", 2, lambda: process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0

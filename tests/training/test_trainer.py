@@ -180,7 +180,7 @@ def test_a_run_leaves_its_record_and_repeats(workspace):
 
 
 def test_prefetching_changes_nothing(workspace, monkeypatch):
-    config, losses, weights = load_config(workspace / "config.py", {"total_epochs": 2}), [], []
+    config, losses, weights = load_config(workspace / "config.py", {"total_epochs": 2, "threads": 2}), [], []
     for name in ("in line", "worker"):
         with monkeypatch.context() as patch:
             if name == "in line":

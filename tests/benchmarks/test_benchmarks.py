@@ -16,6 +16,7 @@ from baselines import BASELINES, Baseline
 from baselines.connected import single_link
 from helpers.paths import ROOT
 from helpers.samples import blobs
+from helpers.scripts import run_benchmark
 from starfc.config.config import load_config, save_config
 from starfc.config.thresholds import save_thresholds
 from starfc.models.checkpoint import save_model
@@ -45,9 +46,9 @@ def model(folder, dim):
     return folder
 
 
-def test_inference_against_the_twin(data):
+def test_inference_against_the_twin(data, monkeypatch):
     where = ("--features", data / "features.npy", "--labels", data / "labels.npy", "--json", data / "out.json")
-    run("inference.py", *where, "--model", model(data / "model", 32), "--knn", 20)
+    run_benchmark(monkeypatch, "inference.py", *where, "--model", model(data / "model", 32), "--knn", 20)
     result = json.loads((data / "out.json").read_text())
     assert result["labels_equal"] is True
     assert result["fscore"] == result["twin_fscore"] > 0.5
@@ -99,7 +100,7 @@ def test_scale_keeps_what_is_done(data):
     assert "clustering" in json.loads((data / "scale" / "3000" / "record.json").read_text())
 
 
-def test_compare_chooses_on_one_split_and_scores_on_the_other(tmp_path):
+def test_compare_chooses_on_one_split_and_scores_on_the_other(tmp_path, monkeypatch):
     for seed, part in enumerate(("train", "test")):
         features, labels = blobs(identities=30, size=20, dim=32, noise=0.9, seed=seed)
         np.save(tmp_path / f"{part}.npy", features)
@@ -111,7 +112,7 @@ def test_compare_chooses_on_one_split_and_scores_on_the_other(tmp_path):
     save_config(load_config(tmp_path / "config.py"), trained / "config.json")
     out = tmp_path / "out"
     where = ("--train", tmp_path / "train", "--test", tmp_path / "test", "--out", out, "--threads", 1)
-    run("compare.py", *where, "--k", 20, "--methods", "single_link", "--run", f"star={trained}")
+    run_benchmark(monkeypatch, "compare.py", *where, "--k", 20, "--methods", "single_link", "--run", f"star={trained}")
     record = json.loads((out / "compare.json").read_text())
     rows = {row["method"]: row for row in record["rows"]}
     link, ours = rows["single_link"], rows["run_star"]
@@ -128,7 +129,7 @@ def test_compare_chooses_on_one_split_and_scores_on_the_other(tmp_path):
     assert "star ★" in table
     assert (out / "compare.png").stat().st_size > 10_000
     before = {path: path.stat().st_mtime_ns for path in out.glob("*_*.json")}
-    run("compare.py", *where, "--k", 20, "--methods", "single_link", "--run", f"star={trained}")
+    run_benchmark(monkeypatch, "compare.py", *where, "--k", 20, "--methods", "single_link", "--run", f"star={trained}")
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*_*.json")}  # nothing ran again
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import harness
 from baselines import BASELINES
 from helpers.paths import ROOT
+from helpers.processes import run_script
 from helpers.samples import blobs, random_graph
 from starfc.errors import InputError, MissingFileError
 
@@ -42,6 +45,7 @@ def run(module, monkeypatch, capsys):
     """Run the suite from this process, which its sides are not part of; returns stdout."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the suite sets it: this puts it back
     suite = module("suite")
+    monkeypatch.setattr(harness, "subprocess", SimpleNamespace(run=run_script))
 
     def main(*arguments):
         monkeypatch.setattr(sys, "argv", ["suite.py", *map(str, arguments)])

@@ -18,6 +18,7 @@ from starfc.data.synthetic import Population, Synthetic, generate, sample
 from starfc.data.synthetic_kernels import BAD, FAMILY, FAMILY_OF, GOLDEN, INSTANCE, MODE, NOISE, OWN, shuffled
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn
+from starfc.runtime.entry import run_command
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2, 3, 67, 1001])
@@ -217,13 +218,18 @@ def test_every_wrong_parameter_is_named_at_once():
         Synthetic(modes=0, quality_a=0, poor_share=2, max_size=1)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch, capsys):
     command = [sys.executable, "-m", "starfc.data.synthetic", "--out", str(tmp_path), "--dim", "8", "--nodes"]
     done = subprocess.run([*command, "100"], capture_output=True, text=True, check=True)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        """The same in this process."""
+        monkeypatch.setattr(sys, "argv", [synthetic.__file__, *command[3:], *arguments])
+        return run_command(synthetic.main), *capsys.readouterr()
+
     assert done.stdout.split() == [str(tmp_path / kind / "synthetic.npy") for kind in ("features", "labels")]
     np.testing.assert_array_equal(np.load(tmp_path / "labels" / "synthetic.npy"), sample(100, dim=8)[1])
-    noisier = [*command, "100", "--name", "noisy", "--noise-weight", "2", "--modes", "1"]
-    subprocess.run(noisier, capture_output=True, check=True)
+    assert run("100", "--name", "noisy", "--noise-weight", "2", "--modes", "1")[0] == 0
     expected = sample(100, dim=8, parameters=Synthetic(noise_weight=2.0, modes=1))[0]
     np.testing.assert_array_equal(np.load(tmp_path / "features" / "noisy.npy"), expected)
     for wrong, message in (
@@ -231,7 +237,7 @@ def test_the_command(tmp_path):
         (["5", "--modes", "0"], "synthetic data: modes must be >= 1"),
         (["5", "--threads", "0"], "--threads: must be at least 1"),
     ):
-        refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert refused.stderr.startswith(f"error: {message}")
-        assert len(refused.stderr.splitlines()) == 1
+        code, out, err = run(*wrong)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {message}")
+        assert len(err.splitlines()) == 1

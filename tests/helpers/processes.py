@@ -6,9 +6,13 @@ They are forked from a process that has imported torch and the package, which wo
 from __future__ import annotations
 
 import os
+import runpy
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from torch import multiprocessing
 
@@ -54,3 +58,17 @@ def join(rank: int, port: int) -> None:
     """What torchrun sets in each of two processes."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
+
+
+def run_script(command: Sequence[str], check: bool) -> None:
+    """What ``subprocess.run`` does with ``[python, script, *arguments]``."""
+    process = start(_as_main, *command[1:])
+    process.join()
+    if check and process.exitcode:
+        raise subprocess.CalledProcessError(process.exitcode, command)
+
+
+def _as_main(script: str, *arguments: str) -> None:
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
+    runpy.run_path(script, run_name="__main__")

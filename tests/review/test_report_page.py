@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from helpers.paths import ROOT
 from helpers.review import clique, labels_of, parsed
+from helpers.scripts import run_benchmark
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.config.config import load_config
 from starfc.data.dataset import Features
@@ -499,14 +497,12 @@ def test_a_search_in_a_large_report(open_page, large):
     assert page.inner_text("#detail h2").startswith("Cluster 4500")
 
 
-def test_the_benchmark(workspace):
+def test_the_benchmark(workspace, monkeypatch):
     config = load_config(workspace / "config.py", {"tau1": 0.3, "tau2": 0.4})
     run_inference(config, out=workspace / "run", keep_edges=True)
     labels = workspace / "data" / "labels" / "part1_test.meta"
-    command = [sys.executable, ROOT / "benchmarks" / "report.py", "--run", workspace / "run", "--labels", labels]
-    more = ["--folder", workspace / "bench", "--openings", "1", "--out", workspace / "result.json"]
-    done = subprocess.run([*map(str, command), *map(str, more)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    where = ("--run", workspace / "run", "--labels", labels, "--folder", workspace / "bench")
+    run_benchmark(monkeypatch, "report.py", *where, "--openings", 1, "--out", workspace / "result.json")
     result = json.loads((workspace / "result.json").read_text())
     assert result["instances"] == 180
     assert result["page"]["open_ms"] > 0

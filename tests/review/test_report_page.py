@@ -123,7 +123,7 @@ def go(page, place: str) -> None:
 
 def until(page, expression: str) -> None:
     """Wait for an expression to hold; the page's policy forbids Playwright's own way, which is eval."""
-    stop = time.monotonic() + 20
+    stop = time.monotonic() + 60
     while not page.evaluate(expression):
         assert time.monotonic() < stop, expression
         page.wait_for_timeout(20)

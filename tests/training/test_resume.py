@@ -129,7 +129,7 @@ def test_a_signal_ends_the_command_with_the_one_that_goes_on(workspace, config):
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     go_on = re.search(r"continue with: python (.*)", err)[1]

@@ -139,7 +139,7 @@ def test_when_one_process_dies_all_end(workspace):
     workers = workers_of(process)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert "error: process 0 of 2: another process of this run has ended" in out
@@ -151,7 +151,7 @@ def test_a_request_to_stop_ends_all_processes_with_one_checkpoint(workspace):
     process = launch(workspace, "other")
     wait_for(workspace / "other", 2, lambda: process.poll() is not None)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert out.count("SIGTERM: stopped after step") == 1
     assert "continue with: torchrun --standalone --nproc-per-node 2" in out

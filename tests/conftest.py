@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import runpy
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on small data, threads that spin take the cores from the others
 
 import pytest
 import torch

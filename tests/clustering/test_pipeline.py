@@ -54,5 +54,5 @@ def test_nothing_kept_is_all_singletons(scored):
 
 def test_features_of_another_dimension_are_refused(scored):
     features, _, graph, model, _ = scored
-    with pytest.raises(InputError, match="16-d"):
+    with pytest.raises(InputError, match="16 columns needed by the model; found 8"):
         cluster(features[:, :8].copy(), graph, model, tau1=0.5, tau2=0.5)

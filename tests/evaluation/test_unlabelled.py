@@ -30,7 +30,7 @@ def test_metrics_are_of_those_that_are_known(caplog):
     with caplog.at_level(logging.WARNING, logger="starfc"):
         assert evaluate(half, predicted) == evaluate(truth[known], predicted[known])
     assert f"{np.count_nonzero(~known)} of 500 instances have no label (-1)" in caplog.text
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="same length >= 1 needed"):
         evaluate(np.full(4, -1), np.arange(4))
 
 

@@ -23,6 +23,7 @@ NOT_APPLICABLE = {
 }
 
 
+@pytest.mark.long
 @parametrize_with_checks(
     [StarFC(k=4, invalid_rows="singleton"), StarFC(k=4, refinement="dynamic", invalid_rows="singleton")],
     expected_failed_checks=lambda _: NOT_APPLICABLE,

@@ -46,6 +46,7 @@ def model(folder, dim):
     return folder
 
 
+@pytest.mark.long
 def test_inference_against_the_twin(data, monkeypatch):
     where = ("--features", data / "features.npy", "--labels", data / "labels.npy", "--json", data / "out.json")
     run_benchmark(monkeypatch, "inference.py", *where, "--model", model(data / "model", 32), "--knn", 20)
@@ -100,6 +101,7 @@ def test_scale_keeps_what_is_done(data):
     assert "clustering" in json.loads((data / "scale" / "3000" / "record.json").read_text())
 
 
+@pytest.mark.long
 def test_compare_chooses_on_one_split_and_scores_on_the_other(tmp_path, monkeypatch):
     for seed, part in enumerate(("train", "test")):
         features, labels = blobs(identities=30, size=20, dim=32, noise=0.9, seed=seed)

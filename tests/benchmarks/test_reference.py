@@ -29,6 +29,7 @@ def reference(monkeypatch):
     return reference
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tau1", "tau2"), [(0.7, 0.72), (0.9, 0.3)])
 def test_the_twin_equals_the_golden_labels(reference, golden, tau1, tau2):
     features = Features(read_features(golden / "data/features/part1_test.bin", 256))
@@ -40,6 +41,7 @@ def test_the_twin_equals_the_golden_labels(reference, golden, tau1, tau2):
         assert same_partition(labels, file[f"labels_{tau1}_{tau2}"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("tau1", "tau2"), [(0.05, 0.0), (0.3, 0.4), (0.5, 0.7), (0.999, 0.9)])
 def test_the_pipeline_equals_the_twin(reference, seed, tau1, tau2):
@@ -51,6 +53,7 @@ def test_the_pipeline_equals_the_twin(reference, seed, tau1, tau2):
     assert same_partition(ours.labels, reference.cluster(features, graph.ids, graph.sims, state, tau1, tau2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("init", "lr"), [("xavier", 0.1), ("metric", 0.002)])
 def test_training_equals_the_twin(reference, tmp_path, init, lr):
     """Neighbours, Â, edges, and the losses of 20 steps from the same weights."""

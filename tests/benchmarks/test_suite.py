@@ -55,6 +55,7 @@ def run(module, monkeypatch, capsys):
     return main
 
 
+@pytest.mark.long
 def test_a_manifest_is_run_and_baselines_are_kept(manifest, run):
     out = manifest.parent / "out"
     where = ("--manifest", manifest, "--out", out, "--methods", *METHODS)
@@ -105,6 +106,7 @@ def test_a_manifest_is_run_and_baselines_are_kept(manifest, run):
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("kept/*/baseline_*.json")}
 
 
+@pytest.mark.long
 def test_a_set_that_is_refused_counts_as_nothing(manifest, run):
     out = manifest.parent / "out"
     where = ("--manifest", manifest, "--out", out, "--sets", "blobs", "--methods", "single_link")

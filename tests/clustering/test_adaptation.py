@@ -51,6 +51,7 @@ def test_an_edge_is_scored_by_the_scorer_that_was_not_trained_on_it():
     np.testing.assert_allclose(Adapted(scorers, half).logits(features, rows, cols), expected, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_scorers_are_those_of_a_plain_loop(scoring, monkeypatch):
     monkeypatch.setattr(adaptation, "_STEPS", 20)
     members = np.repeat(np.arange(60) * 15, 15)
@@ -86,6 +87,7 @@ def test_a_half_with_too_few_edges_ends_it(scoring):
     assert Lessons(scoring).adapted(scoring, None, np.zeros(900, np.int64), seed=0) is None  # one cluster: one half
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("threads", [1, 2])
 def test_rounds_stay_that_raise_the_expected_f(threads):
     rows, _ = weak_rows()
@@ -109,6 +111,7 @@ def test_rounds_stay_that_raise_the_expected_f(threads):
     assert len(context.late(model)) == 2
 
 
+@pytest.mark.long
 def test_a_round_that_promises_nothing_is_taken_back(monkeypatch):
     rows, _ = weak_rows()
     graph, model = build_knn(rows, 80), load_model(PRETRAINED)
@@ -120,6 +123,7 @@ def test_a_round_that_promises_nothing_is_taken_back(monkeypatch):
     assert auto.parsed.context.adapted is None
 
 
+@pytest.mark.long
 def test_a_run_keeps_what_adaptation_learnt(tmp_path):
     rows, _ = weak_rows()
     np.save(tmp_path / "rows.npy", rows[:-20])
@@ -139,6 +143,7 @@ def test_a_run_keeps_what_adaptation_learnt(tmp_path):
     np.testing.assert_array_equal(Run.open(tmp_path / "run").parsed.context.adapted, context.adapted)
 
 
+@pytest.mark.long
 def test_set_by_hand(tmp_path):
     rows, _ = weak_rows()
     np.save(tmp_path / "rows.npy", rows)

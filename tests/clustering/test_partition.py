@@ -37,6 +37,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.long
 def test_two_triangles_and_a_weak_bridge(method):
     members = method(edges_of(6, TRIANGLES))
     np.testing.assert_array_equal(members, [0, 0, 0, 3, 3, 3])
@@ -72,6 +73,7 @@ def test_scores_of_zero_are_refused(method):
         method(edges_of(2, [(0, 1, 0.0)]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_code_length_is_the_least_of_all_partitions(seed):
     """Of a search no more can be asked than to come close; on graphs of 8 nodes it is there or within 1 %."""

@@ -25,6 +25,7 @@ def scored():
     return features, labels, graph, model, project_nodes(model, features, graph)
 
 
+@pytest.mark.long
 def test_relabelling_instances_permutes_the_labels(scored):
     features, _, _, model, _ = scored
     order = np.random.default_rng(0).permutation(len(features))

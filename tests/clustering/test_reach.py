@@ -62,6 +62,7 @@ def slow_joined(members, inside, columns, tau1, samples):
     return name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_clusters_are_joined_as_the_rule_says(seed):
     rng = np.random.default_rng(seed)
@@ -165,6 +166,7 @@ def test_all_three_samples_are_clustered_where_the_first_joins_something():
     assert [stage.name for stage in stages.finished] == ["samples"]
 
 
+@pytest.mark.long
 def test_identities_larger_than_the_lists_become_one(tmp_path):
     parameters = Synthetic(mean_size=1300, size_sigma=0.2, max_size=2000, noise_weight=1.2, modes=4, mode_weight=0.6)
     rows, truth = Population(4000, parameters, 5, 64).rows(0, 4000)

@@ -19,6 +19,7 @@ from starfc.clustering.refinement import (
 from starfc.graph.edges import EdgeList, undirected
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(edge_lists())
 def test_node_intimacy_equals_the_matrix_form(edges):

@@ -81,6 +81,7 @@ def clustered(starfc, data, tmp_path):
     return lambda *more: starfc("cluster", data / "f.npy", "-o", tmp_path / "out", *more)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [function.__name__ for function in COMMANDS])
 def test_help_names_every_option(starfc, command):
     code, out, _ = starfc(command, "--help")
@@ -107,6 +108,7 @@ def loaded_by(*arguments: str) -> tuple[str, list[str]]:
     return text, last.split()
 
 
+@pytest.mark.long
 def test_help_is_quick_and_says_exit_codes():
     text, libraries = loaded_by("--help")
     assert libraries == []
@@ -115,6 +117,7 @@ def test_help_is_quick_and_says_exit_codes():
         assert loaded_by(command.__name__, "--help")[1] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", ["starfc", "starfc.config.config", "starfc.commands.scripts"])
 def test_options_are_read_without_large_libraries(module):
     script = f"import sys, {module}; print(*{{'torch', 'numba', 'scipy', 'sklearn', 'pyarrow'}} & set(sys.modules))"
@@ -123,6 +126,7 @@ def test_options_are_read_without_large_libraries(module):
     assert done.stdout.split() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", ["train.py", "test_final.py", "test_dynamic.py", "scripts/choose_thresholds.py"])
 def test_help_of_the_scripts_is_quick(script):
     code = (
@@ -136,6 +140,7 @@ def test_help_of_the_scripts_is_quick(script):
     assert done.stdout.splitlines()[-1] == "large"
 
 
+@pytest.mark.long
 def test_commands_without_a_model_do_not_load_torch(tmp_path):
     np.save(tmp_path / "features.npy", np.random.default_rng(0).normal(size=(20, 4)))
     np.save(tmp_path / "labels.npy", np.arange(20) // 4)
@@ -170,6 +175,7 @@ def test_recipes_are_those_of_the_shipped_configs(kind, name):
     assert {k: v for k, v in recipe.items() if k not in own} == {k: v for k, v in shipped.items() if k not in own}
 
 
+@pytest.mark.long
 def test_cluster_as_json_and_as_text(starfc, clustered, data, tmp_path):
     code, out, err = clustered("--labels", data / "l.npy", "--k", 80, "--json")
     record = json.loads(out)
@@ -192,6 +198,7 @@ def test_cluster_as_json_and_as_text(starfc, clustered, data, tmp_path):
     assert f"{(labels < 0).sum()} instances" in out
 
 
+@pytest.mark.long
 def test_cluster_in_a_pipe(data, clustered, tmp_path):
     assert clustered()[0] == 0
     labels = np.load(tmp_path / "out" / "labels.npy")
@@ -208,6 +215,7 @@ def test_features_of_stdin_are_kept(starfc, data, tmp_path):
     assert (out / "features.npy").read_bytes() == (data / "f.npy").read_bytes()
 
 
+@pytest.mark.long
 def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
     cases = [
         (("--tau1", 2), "--tau1: must be between 0 and 1; found 2.0"),
@@ -242,6 +250,7 @@ SMALL = (
 )
 
 
+@pytest.mark.long
 def test_training_then_clustering_and_tuning(starfc, data, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     code, text, _ = starfc("train", data / "f.npy", data / "l.npy", "-o", run, "--json", *SMALL)
@@ -291,6 +300,7 @@ def test_training_takes_a_config(starfc, data, workspace):
     assert (code, "sampling.paches: unknown key; did you mean patches?" in err) == (2, True)
 
 
+@pytest.mark.long
 def test_evaluate_takes_any_files(starfc, data, clustered, tmp_path):
     assert clustered("--min-cluster-size", 8)[0] == 0
     truth, found = np.load(data / "l.npy"), np.load(tmp_path / "out" / "labels.npy")
@@ -310,6 +320,7 @@ def test_evaluate_takes_any_files(starfc, data, clustered, tmp_path):
     assert "179 labels for 180 features" in err
 
 
+@pytest.mark.long
 def test_a_kept_graph_is_clustered_on(starfc, data, clustered, tmp_path):
     code, out, _ = starfc("knn", data / "f.npy", "-o", tmp_path / "graph", "--json")
     assert code == 0
@@ -331,6 +342,7 @@ def test_a_kept_graph_is_clustered_on(starfc, data, clustered, tmp_path):
     assert code == 0
 
 
+@pytest.mark.long
 def test_convert_in_pipes(data, tmp_path):
     done = process("convert", data / "f.npy", "-", "--dtype", "float16")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -365,6 +377,7 @@ def test_info_says_what_is_there(starfc, data, tmp_path):
         assert message in err
 
 
+@pytest.mark.long
 def test_models_of_every_type_need_no_config(starfc, data, workspace):
     arguments = ("cluster", data / "f.npy", "-o", workspace / "out", "--model", workspace / "model", "--k", 10)
     code, out, _ = starfc(*arguments, "--refinement", "dynamic", "--json")

@@ -46,6 +46,7 @@ def record_of(folder):
     return json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refinement", COMMANDS)
 def test_a_run_brings_everything(command, run, refinement):
     code, out, _ = command(COMMANDS[refinement], "--run", run)
@@ -63,6 +64,7 @@ def test_a_run_brings_everything(command, run, refinement):
         assert diagnostics["candidates"] < 180 * 9
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refinement", COMMANDS)
 def test_thresholds_on_the_command_line_go_before_those_of_a_run(command, run, refinement):
     prefix = {"fixed": "", "dynamic": "dynamic."}[refinement]
@@ -75,6 +77,7 @@ def test_thresholds_on_the_command_line_go_before_those_of_a_run(command, run, r
     assert record_of(out)["thresholds"] == {"tau1": 0.1, "tau2": STORED[refinement]["tau2"]}
 
 
+@pytest.mark.long
 def test_a_run_without_thresholds_has_those_of_its_config(command, run):
     (run / "thresholds.json").unlink()
     for refinement, pair in (("fixed", (0.7, 0.72)), ("dynamic", (0.85, 0.78))):
@@ -83,6 +86,7 @@ def test_a_run_without_thresholds_has_those_of_its_config(command, run):
         assert record["thresholds"] == dict(zip(("tau1", "tau2"), pair, strict=True))
 
 
+@pytest.mark.long
 def test_a_run_takes_a_users_own_file(command, run, workspace):
     features, labels = blobs(seed=5)
     np.save(workspace / "mine.npy", features)
@@ -94,6 +98,7 @@ def test_a_run_takes_a_users_own_file(command, run, workspace):
     assert record_of(workspace / "there")["features"] == str(workspace / "mine.npy")
 
 
+@pytest.mark.long
 def test_thresholds_are_chosen_for_a_run(command, run, workspace):
     content = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(content | {"seed": 5}))
@@ -111,6 +116,7 @@ def test_thresholds_are_chosen_for_a_run(command, run, workspace):
         assert record["thresholds"] == {name: chosen[refinement][name] for name in ("tau1", "tau2")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", [*COMMANDS.values(), "scripts/choose_thresholds.py"])
 @pytest.mark.parametrize("other", ["--config", "--model"])
 def test_a_run_excludes_config_and_model(command, run, script, other):
@@ -121,6 +127,7 @@ def test_a_run_excludes_config_and_model(command, run, script, other):
     assert other in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", [*COMMANDS.values(), "scripts/choose_thresholds.py"])
 @pytest.mark.parametrize("missing", ["config.json", "weights", "folder"])
 def test_a_run_that_is_none_is_one_message(command, run, script, missing):

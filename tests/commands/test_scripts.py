@@ -25,6 +25,7 @@ def cluster(command, workspace):
     )
 
 
+@pytest.mark.long
 def test_a_run_writes_everything(cluster, workspace):
     code, out, _ = cluster("--cfg-options", "tau1=0.3", "tau2=0.4")
     assert code == 0
@@ -89,6 +90,7 @@ def test_exact_search_under_its_earlier_name(cluster, workspace):
     assert not (knns / "exact_k_10").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".bin", ".npy"])
 def test_a_users_own_file(cluster, workspace, suffix):
     features, labels = blobs(seed=5)
@@ -124,6 +126,7 @@ def test_rows_without_direction_can_be_singletons(cluster, workspace):
     assert json.loads((workspace / "out" / "run.json").read_text())["num_invalid_rows"] == 2
 
 
+@pytest.mark.long
 def test_training_then_clustering(command, workspace):
     config = workspace / "config.py"
     code, _, _ = command("train.py", "--config", config, "--work-dir", workspace / "run")
@@ -210,6 +213,7 @@ BAD_INPUTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", BAD_INPUTS)
 def test_bad_input_is_one_message(cluster, workspace, case):
     damage, arguments, message = BAD_INPUTS[case]
@@ -280,6 +284,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, cluster):
         cluster()
 
 
+@pytest.mark.long
 def test_as_a_process_from_another_folder(workspace):
     done = subprocess.run(
         [

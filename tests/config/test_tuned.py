@@ -46,6 +46,7 @@ def choices(files, tmp_path, *more):
     return record["choices"], record["thresholds"]["tau1"]
 
 
+@pytest.mark.long
 def test_communities_are_not_made_by_thresholds_of_components(files, tmp_path):
     found, tau1 = choices(files, tmp_path)
     assert tau1 == 0.8
@@ -61,6 +62,7 @@ def test_components_are_made_by_what_was_chosen_for_them(files, tmp_path):
     assert found["adapt"] == {"value": 0, "reason": "the model adapts to communities of infomap only"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("partition", ["components", "infomap"])
 def test_what_was_given_is_said_to_be(files, tmp_path, partition):
     more = ("--tau1", 0.6, "--adapt", "off", "--copies", "keep", "--partition", partition)
@@ -99,6 +101,7 @@ def test_where_thresholds_are_from(files):
     assert found(StarFCModel(8, 8), "fixed", "components", tau2=0.5)[:2] == (0.7, 0.5)
 
 
+@pytest.mark.long
 def test_a_tuned_folder_is_a_model_and_says_what_is_better(files, tmp_path):
     shown = starfc("tune", files / "x.npy", files / "y.npy", "-o", tmp_path / "tuned")
     stored = json.loads((tmp_path / "tuned" / "thresholds.json").read_text())
@@ -116,6 +119,7 @@ def test_a_tuned_folder_is_a_model_and_says_what_is_better(files, tmp_path):
     assert default["thresholds"]["tau1"] == 0.8
 
 
+@pytest.mark.long
 def test_a_stored_graph_gives_the_same_thresholds(files, tmp_path):
     starfc("knn", files / "x.npy", "-o", tmp_path / "graph")
     given = ("tune", files / "x.npy", files / "y.npy")
@@ -131,6 +135,7 @@ def test_a_stored_graph_gives_the_same_thresholds(files, tmp_path):
     assert "of another split" in done.stderr
 
 
+@pytest.mark.long
 def test_thresholds_are_chosen_for_rows_as_they_are_clustered(files, tmp_path):
     rows, labels = np.load(files / "x.npy"), np.load(files / "y.npy")
     np.save(tmp_path / "x.npy", np.concatenate([rows, rows[:60]]))  # copies would fill one another's lists
@@ -161,6 +166,7 @@ def test_the_better_way_is_named():
     assert "default" not in tune_text({"fixed": point(0.9), "dynamic": point(0.9)}, "o")
 
 
+@pytest.mark.long
 def test_weights_and_config_of_a_training_go_where_thresholds_are_written(tmp_path):
     rows, labels = some_rows(identities=20, size=12, dim=8, noise=0.6)
     np.save(tmp_path / "x.npy", rows)

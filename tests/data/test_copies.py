@@ -92,6 +92,7 @@ def doubled(n: int, times: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return blobs(identities=6, size=-(-n // 6), seed=seed)[0][:n][source] * rng.uniform(1, 9, (len(source), 1)), source
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(st.integers(2, 120), st.integers(1, 150), st.integers(0, 99), st.sampled_from(["fixed", "dynamic"]))
 def test_doubling_rows_changes_no_cluster(n, times, seed, refinement):
@@ -162,6 +163,7 @@ def test_a_directed_list_gets_an_edge_from_each_copy():
     np.testing.assert_array_equal(joined.kept, [False, True, False, True])
 
 
+@pytest.mark.long
 def test_explain_and_report_know_copies(tmp_path):
     rows, source = doubled(90, 40, 1)
     estimator = StarFC().fit(rows)
@@ -214,6 +216,7 @@ def test_partial_fit_after_copies_and_with_them():
     assert (estimator.assigned_.joined, estimator.assigned_.created) == (20, [])
 
 
+@pytest.mark.long
 def test_a_copy_takes_over_from_its_representative():
     rows, _ = doubled(150, 60, 6)
     estimator = StarFC().fit(rows[:180])
@@ -249,6 +252,7 @@ def test_a_copy_takes_over_from_its_representative():
 SIZES = (1, 2, 3, 10, 40, 79, 80, 81)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", SIZES)
 def test_the_estimator_takes_any_number_of_rows(n, caplog):
     rows, _ = blobs()
@@ -303,6 +307,7 @@ def record_of(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", SIZES)
 def test_the_command_takes_any_number_of_rows(n, starfc, tmp_path, caplog):
     rows, _ = blobs()
@@ -321,6 +326,7 @@ def test_the_command_takes_any_number_of_rows(n, starfc, tmp_path, caplog):
     assert run.record["num_copies"] == 30
 
 
+@pytest.mark.long
 def test_a_folder_with_copies(starfc, tmp_path, caplog):
     rows, source = doubled(150, 50, 7)
     out = tmp_path / "out"
@@ -358,6 +364,7 @@ def test_a_folder_with_copies(starfc, tmp_path, caplog):
     starfc("report", out, "-o", tmp_path / "page")
 
 
+@pytest.mark.long
 def test_a_graph_of_all_rows_keeps_the_copies(starfc, tmp_path, caplog):
     rows, _ = doubled(120, 20, 8)
     np.save(tmp_path / "f.npy", rows.astype(np.float32))

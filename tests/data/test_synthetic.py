@@ -141,6 +141,7 @@ def test_identities_can_be_learnt_and_are_not_given_away():
     assert np.bincount(labels).min() > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crash_at", [0, 1, 5, 7])
 def test_a_crashed_run_goes_on_and_ends_up_the_same(tmp_path, monkeypatch, crash_at):
     monkeypatch.setattr(synthetic, "BLOCK_ROWS", 64)
@@ -218,6 +219,7 @@ def test_every_wrong_parameter_is_named_at_once():
         Synthetic(modes=0, quality_a=0, poor_share=2, max_size=1)
 
 
+@pytest.mark.long
 def test_the_command(tmp_path, monkeypatch, capsys):
     command = [sys.executable, "-m", "starfc.data.synthetic", "--out", str(tmp_path), "--dim", "8", "--nodes"]
     done = subprocess.run([*command, "100"], capture_output=True, text=True, check=True)

@@ -49,6 +49,7 @@ labelings = st.integers(1, 60).flatmap(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=200)
 @given(labelings)
 @example(([HUGE], [-HUGE - 1]))
@@ -64,6 +65,7 @@ def test_the_table_and_every_metric_equal_the_sorting_twin(labels):
     assert nmi(table) == pytest.approx(nmi(twin), rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(labelings)
 def test_pairs_and_mutual_information_equal_scikit_learns(labels):
@@ -76,6 +78,7 @@ def test_pairs_and_mutual_information_equal_scikit_learns(labels):
     assert nmi(table) == pytest.approx(normalized_mutual_info_score(truth, predicted), abs=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, np.bool_])
 def test_every_integer_type_counts(dtype):
     rng = np.random.default_rng(0)

@@ -51,6 +51,7 @@ def scored():
     return features, labels, graph, model, project_nodes(model, features, graph)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refinement", ["fixed", "dynamic"])
 @pytest.mark.parametrize("tau1", GRID[0])
 def test_a_sweep_is_the_pipeline_at_every_pair(scored, refinement, tau1):
@@ -98,6 +99,7 @@ def test_lowest_threshold_is_within_an_error_of_the_best():
     assert lowest([replace(p, error=0.0) for p in points]) == replace(best(points), error=0.0)
 
 
+@pytest.mark.long
 def test_a_choice_is_stored_with_its_surface(scored, tmp_path):
     features, labels, graph, model, nodes = scored
     chosen = choose_and_store(tmp_path, features, graph, labels, model, chosen_on="some identities")
@@ -120,6 +122,7 @@ def test_a_choice_is_stored_with_its_surface(scored, tmp_path):
     }
 
 
+@pytest.mark.long
 def test_an_outline_chooses_nothing(scored, tmp_path):
     features, _, graph, model, nodes = scored
     outlines = outline(tmp_path, features, graph, model)
@@ -211,6 +214,7 @@ def choose(command, workspace):
     return lambda *more: command("scripts/choose_thresholds.py", "--config", workspace / "config.py", *more)
 
 
+@pytest.mark.long
 def test_the_command_repeats_the_choice_of_training(command, choose, workspace):
     assert command("train.py", "--config", workspace / "config.py", "--work-dir", workspace / "run")[0] == 0
     names = ("thresholds.json", "threshold_surface.csv")
@@ -227,6 +231,7 @@ def test_the_command_repeats_the_choice_of_training(command, choose, workspace):
         assert line.split()[1:3] == [f"{chosen[refinement]['tau1']:g}", f"{chosen[refinement]['tau2']:g}"]
 
 
+@pytest.mark.long
 def test_the_command_takes_a_users_labelled_file(choose, workspace):
     features, labels = blobs(identities=9, seed=7)
     features[4] = 0
@@ -241,6 +246,7 @@ def test_the_command_takes_a_users_labelled_file(choose, workspace):
     assert not (workspace / "model" / "thresholds.json").exists()
 
 
+@pytest.mark.long
 def test_the_command_without_labels_shows_and_does_not_choose(choose, workspace):
     np.save(workspace / "mine.npy", blobs(seed=7)[0])
     code, out, _ = choose("--features", workspace / "mine.npy", "--out", workspace / "o")

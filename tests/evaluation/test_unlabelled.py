@@ -110,6 +110,7 @@ def test_the_command_says_what_it_left_out(tmp_path):
     assert "removed rows must be 0.." in out
 
 
+@pytest.mark.long
 def test_choosing_and_training_need_pairs(tmp_path):
     features, _ = blobs()
     np.save(tmp_path / "x.npy", features)

@@ -56,6 +56,7 @@ graphs = st.integers(1, 30).flatmap(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(graphs)
 def test_propagation_matrix_equals_its_twin(parameters):
@@ -89,6 +90,7 @@ nested = st.integers(4, 30).flatmap(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(nested)
 def test_scales_equal_the_matrices_of_the_cut_graphs(parameters):
@@ -185,6 +187,7 @@ def test_exact_knn_equals_its_twin():
         assert graph.ids.dtype == np.int32
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(
     st.integers(1, 300),
@@ -220,6 +223,7 @@ def test_duplicates_may_push_a_row_out_of_its_own_list():
     np.testing.assert_allclose(propagation_matrix(graph).sum(axis=1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "params"), [("ivf", {"nlist": 8, "nprobe": 4}), ("ivf", {})])
 def test_approximate_graphs_report_their_recall(method, params):
     features = unit(blobs(identities=40, size=50, noise=0.5)[0])
@@ -261,6 +265,7 @@ def test_a_published_file_without_self_comes_back(tmp_path):
     np.testing.assert_array_equal(back.ids, graph.ids)
 
 
+@pytest.mark.long
 def test_manifest_says_what_the_graph_is(tmp_path):
     features = Features(blobs(noise=1.0)[0])
     write_graph(tmp_path / "g", build_knn(features.all(), 10, "ivf", {"nlist": 4, "nprobe": 2}), features)

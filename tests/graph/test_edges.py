@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from helpers.edges import edge_list, edge_lists
 from starfc.graph.edges import EdgeList, edge_confidence, undirected
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(edge_lists(), st.integers(0, 2**32 - 1))
 def test_undirected_equals_its_sorting_twin(edges, seed):

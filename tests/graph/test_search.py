@@ -28,6 +28,7 @@ def best_first(values: np.ndarray, keep: int) -> np.ndarray:
     return np.argsort(-values, axis=1, kind="stable")[:, :keep]
 
 
+@pytest.mark.long
 @both_dtypes
 @settings(deadline=None, max_examples=40)
 @given(
@@ -76,6 +77,7 @@ def assert_same_neighbours(sims: np.ndarray, ids: np.ndarray, features: np.ndarr
         np.testing.assert_allclose(features[ids[i]].astype(np.float64) @ features[i], sims[i], atol=2e-6)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(
     st.integers(1, 400), st.integers(1, 60), st.integers(2, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.05, 1.0])
@@ -103,6 +105,7 @@ def test_rows_that_rounding_leaves_uncertain_are_searched_again(monkeypatch):
     assert_same_neighbours(sims, ids, features)
 
 
+@pytest.mark.long
 def test_float16_features_are_searched_as_they_are():
     raw = blobs(identities=40, size=20, noise=0.6)[0].astype(np.float16)
     features = Features(raw)
@@ -138,6 +141,7 @@ def test_nearest_cells_equal_their_twin(n, count, wanted, seed):
     np.testing.assert_allclose(found, -np.sort(-products, axis=1)[:, :wanted], atol=2e-2)  # bfloat16 may round order
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 7, 60])
 def test_cells_hold_every_row_once(count):
     features = Features(blobs(identities=20, size=20)[0])
@@ -150,6 +154,7 @@ def test_cells_hold_every_row_once(count):
     np.testing.assert_array_equal(again.order, cells.order)
 
 
+@pytest.mark.long
 @both_dtypes
 @pytest.mark.parametrize("chunk", [13, 150, 1000])
 def test_probing_every_cell_is_exact_search(monkeypatch, dtype, chunk):
@@ -175,6 +180,7 @@ def clustered(monkeypatch):
     return Features(blobs(identities=100, size=20, noise=0.4)[0])
 
 
+@pytest.mark.long
 def test_the_target_recall_is_reached_with_few_probes(clustered):
     probes = []
     for recall in (0.8, 0.99):
@@ -193,6 +199,7 @@ def test_where_cells_do_not_pay_search_is_exact(clustered, monkeypatch):
     np.testing.assert_array_equal(graph.ids, exact.ids)
 
 
+@pytest.mark.long
 def test_a_missed_target_is_searched_again_with_more_probes(clustered, monkeypatch):
     monkeypatch.setattr(knn_module, "_probes_for", lambda *_: 1)
     graph = build_knn(clustered, 15, "ivf", recall=0.999)
@@ -204,6 +211,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.long
 def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_path):
     whole = build_knn(clustered, 15, "ivf", {"nprobe": 6})
     write, written = PartialGraph.write, []
@@ -227,6 +235,7 @@ def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_pa
     np.testing.assert_array_equal(graph.sims, whole.sims)
 
 
+@pytest.mark.long
 def test_what_another_search_left_is_not_used(clustered, tmp_path):
     build_knn(clustered, 15, "ivf", {"nprobe": 1}, folder=tmp_path)
     other = Features(clustered.array[::-1].copy())

@@ -123,6 +123,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_both_rounds_equal_the_twin(shape, seed):
@@ -165,6 +166,7 @@ def test_every_candidate_edge_is_owned_once(shape):
     assert set(found) == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_candidate_of_a_node_is_the_same_from_either_end(shape, seed):
@@ -248,6 +250,7 @@ def test_longer_lists_than_a_byte_counts_are_refused():
         Structure(graph, 254, 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("neighbours", [0, 3, 11, 40])
 def test_smoothed_nodes_are_one_graph_convolution_and_their_similarity_is_a_column(neighbours):
     features = unit(blobs()[0])
@@ -266,6 +269,7 @@ def test_smoothed_nodes_are_one_graph_convolution_and_their_similarity_is_a_colu
     np.testing.assert_allclose(pairs.features[:, 19], (expected[pairs.rows] * expected[ids]).sum(1) - sims, atol=2e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("neighbours", [0, 3, 40])
 def test_edges_within_some_nodes_are_seen_as_in_the_whole_graph(neighbours):
     features = unit(blobs()[0])

@@ -73,6 +73,7 @@ def test_groups_are_condensed_as_a_double_loop_does(symmetric):
     assert condensed.symmetric == symmetric
 
 
+@pytest.mark.long
 def test_groups_fall_into_the_modules_of_least_code_length():
     """The least over all partitions of 7 groups of 21 nodes, by the codebooks of the nodes, mostly; or near to it."""
     above = []
@@ -85,6 +86,7 @@ def test_groups_fall_into_the_modules_of_least_code_length():
     assert max(above) < 0.04
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_code_lengths_of_groups_differ_as_those_of_their_nodes_do(seed):
     edges, groups, strength = three_of_each(5, seed)
@@ -110,6 +112,7 @@ def three_of_each(count: int, seed: int) -> tuple[EdgeList, np.ndarray, np.ndarr
     return edges, groups, strength
 
 
+@pytest.mark.long
 def test_new_instances_go_where_they_belong(method):
     """Clusters of six; 12 and 13 are of the second and touch the first; 14 to 18 are new together.
 
@@ -167,6 +170,7 @@ def test_threads_change_nothing(method, threads, monkeypatch):
     np.testing.assert_array_equal(found[0], found[2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_what_was_kept_stays_kept_where_no_intimacy_decides(symmetric):
     edges = edges_of(40, random_edges(40, 0.2, 0))
@@ -199,6 +203,7 @@ def state_by(features: np.ndarray, rows: int, kind: str, partition: str) -> Stat
     return state_of(features, rows, model, k, taus, partition)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["structural", "gcn"])
 def test_steps_keep_ids_and_edges_within_clusters(kind, method):
     features, _, _, _, _ = clustering(kind)
@@ -244,6 +249,7 @@ def test_kinds_that_cannot_be_added_to_are_refused():
     assert not make_rule(load_model(STRUCTURAL), 0.6, 0.5, 0.0, "fixed", "components").communities
 
 
+@pytest.mark.long
 def test_the_estimator_grows_by_communities(method):
     """Identities that are far enough apart, the last of which comes whole with the last batch."""
     features, truth = blobs(identities=14, size=20, dim=32, noise=0.7, seed=3)
@@ -260,6 +266,7 @@ def test_the_estimator_grows_by_communities(method):
     assert not hasattr(StarFC(refinement="dynamic"), "partial_fit")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_sample_in_steps_is_as_good_as_at_once(steps):
     """A quarter of the sample's identities: pairwise F within a point."""

@@ -79,6 +79,7 @@ def test_lists_after_removal_are_those_of_the_rows_that_remain():
     assert not lists.alive[gone].any()
 
 
+@pytest.mark.long
 def test_rounded_products_find_the_same_lists(monkeypatch):
     """Groups so narrow that rounding cannot tell their members apart are searched for again."""
     rng = np.random.default_rng(0)

@@ -79,6 +79,7 @@ def test_strangers_of_later_rows_are_judged_by_the_earlier_cohort():
     np.testing.assert_array_equal(spread_out.cohort, places[early.cohort])
 
 
+@pytest.mark.long
 def test_the_common_scale_puts_strangers_of_a_cone_at_zero():
     rows, _ = some_rows(cone=3.0)
     strangers, graph = Strangers.of(rows), exact_knn(rows, 30)
@@ -235,6 +236,7 @@ def test_the_threshold_of_the_highest_edge_f_is_chosen():
     assert (by_hand.tau1, by_hand.reason) == (0.3, "given, not chosen from the data")
 
 
+@pytest.mark.long
 def test_communities_are_joined_only_by_many_good_edges():
     def two_cliques(between):
         inside = {(i, j): 0.9 for a in (0, 5) for i in range(a, a + 5) for j in range(i + 1, a + 5)}
@@ -261,6 +263,7 @@ def test_weights_are_saved_and_opened(tmp_path):
         assert torch.equal(value, again.state_dict()[key])
 
 
+@pytest.mark.long
 def test_the_default_says_what_to_expect_and_what_is_doubtful(caplog):
     rows, labels = some_rows(identities=30, size=12, dim=64, noise=0.4)
     model = StarFC().fit(rows)
@@ -275,6 +278,7 @@ def test_the_default_says_what_to_expect_and_what_is_doubtful(caplog):
     assert any("instances are clusters of one" in record.message for record in caplog.records)
 
 
+@pytest.mark.long
 def test_it_does_not_matter_how_many_threads_and_in_what_units():
     rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.6)
     before = torch.get_num_threads()
@@ -306,6 +310,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.long
 def test_a_kind_is_a_function_of_seed_and_number(one_thread):
     rows, labels = some_rows(identities=60, size=30, dim=32)
     real = Real(Features(rows), labels)
@@ -326,6 +331,7 @@ def test_a_kind_is_a_function_of_seed_and_number(one_thread):
         assert len(sizes) >= 2
 
 
+@pytest.mark.long
 def test_a_scorer_learns_from_kinds():
     kinds = [make_kind(0, number) for number in (2, 10, 11, 19, 21, 22, 23, 29)]
     samples = []
@@ -354,6 +360,7 @@ def test_a_context_far_from_all_kinds_says_nothing():
     assert model.first.outside(far) > 0.4
 
 
+@pytest.mark.long
 def test_what_is_made_of_kinds_is_read_again(tmp_path):
     contextual._make_chunk(tmp_path, ("early", 21, 25), {"edges": 50}, 0, None, 20, 40, 10)
     read = list(contextual._read_chunk(contextual._file(tmp_path, ("early", 21, 25))))
@@ -383,6 +390,7 @@ def test_where_nothing_is_expected_the_highest_threshold_stays():
     np.testing.assert_array_equal(members, np.arange(12))
 
 
+@pytest.mark.long
 def test_a_set_of_equal_lists_has_the_choices_that_were_made(tmp_path):
     rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.4)
     np.save(tmp_path / "rows.npy", rows)
@@ -407,6 +415,7 @@ def test_a_run_of_few_rows_says_how_many_neighbours_it_has(tmp_path):
     assert record["choices"]["knn"] == {"value": 50, "reason": "there are only 50 distinct instances"}
 
 
+@pytest.mark.long
 def test_a_threshold_by_hand_is_what_holds_clusters_together():
     rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.8)
     for tau1 in (0.5, 0.9, 1.0):
@@ -425,6 +434,7 @@ def test_a_run_of_one_row_grows_by_a_sensible_threshold():
     assert evaluate(labels, alone.labels_)["pairwise"]["fscore"] > 0.9
 
 
+@pytest.mark.long
 def test_a_run_without_its_context_is_refused_and_one_with_a_damaged_one(tmp_path):
     rows, _ = some_rows(identities=30, size=12, dim=64, noise=0.4)
     np.save(tmp_path / "rows.npy", rows)

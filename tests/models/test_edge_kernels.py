@@ -26,6 +26,7 @@ def tensors(n, h, e, seed, dtype=torch.float64):
     return parts, ends
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 20), st.integers(1, 150), st.integers(0, 60), st.integers(0, 2**31 - 1))
 def test_forward_and_backward_equal_autograd(n, h, e, seed):
@@ -39,6 +40,7 @@ def test_forward_and_backward_equal_autograd(n, h, e, seed):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.long
 def test_gradcheck():
     parts, ends = tensors(5, 7, 12, 0)
     assert torch.autograd.gradcheck(lambda *p: edge_logits(*p, *ends), parts)

@@ -123,6 +123,7 @@ def test_models_that_do_not_fit_or_are_damaged_are_refused(tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.long
 def test_standardised_features_have_mean_0_and_deviation_1_in_every_scorer():
     features = torch.rand(400, FIRST_FEATURES, generator=torch.Generator().manual_seed(1)) * 5 - 3
     features[:, 4] = 2.0  # never varies
@@ -141,6 +142,7 @@ def test_standardised_features_have_mean_0_and_deviation_1_in_every_scorer():
     assert (model.second.shift[FIRST_FEATURES:] == 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rounds", [1, 2])
 @pytest.mark.parametrize("tau1", [0.0, 0.5, 0.62, 1.0])
 def test_parsing_equals_all_pairs_at_once(data, rounds, tau1):
@@ -200,6 +202,7 @@ def test_the_temperature_of_simulated_logits_is_found(temperature):
     assert fit_temperature((true * temperature).astype(np.float32), same) == pytest.approx(temperature, rel=0.05)
 
 
+@pytest.mark.long
 def test_reliability_by_hand(tmp_path):
     p = np.array([0.0, 0.1, 0.45, 0.8, 0.9, 1.0])
     same = np.array([False, True, False, True, True, False])

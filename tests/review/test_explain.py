@@ -163,6 +163,7 @@ def run_folder(workspace):
     return workspace / "run"
 
 
+@pytest.mark.long
 def test_the_command_explains_a_run(run_folder, workspace, capsys):
     labels = np.load(run_folder / "labels.npy")
     a, b = np.flatnonzero(labels == 0)[:2].tolist()
@@ -185,6 +186,7 @@ def test_the_command_explains_a_run(run_folder, workspace, capsys):
         explain(run_folder, 0, 180)
 
 
+@pytest.mark.long
 def test_the_command_writes_a_report(run_folder, workspace, capsys):
     np.save(workspace / "images.npy", np.zeros((180, 10, 10), np.uint8))
     capsys.readouterr()

@@ -54,6 +54,7 @@ def slow_suspicion(n: int, edges: dict, labels: np.ndarray) -> tuple[np.ndarray,
     return np.array([best[c][0] for c in sorted(best)]), best
 
 
+@pytest.mark.long
 def test_two_cliques_on_a_bridge():
     edges = parsed(8, [*clique(range(4)), *clique(range(4, 8)), (3, 4, 0.7, 0.6)])
     labels = labels_of(edges)

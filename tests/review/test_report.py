@@ -52,6 +52,7 @@ def small():
     return {"labels": labels_of(edges), "parsed": edges, "rule": RULE, "features": Features(features)}
 
 
+@pytest.mark.long
 def test_the_data_are_the_measures(small, tmp_path):
     names = [f"person {row}" for row in range(11)]
     found = write_report(tmp_path / "report", **small, names=names, title="small")
@@ -145,6 +146,7 @@ def kinds(tmp_path: Path) -> dict:
     }
 
 
+@pytest.mark.long
 def test_pictures_of_every_kind_come_to_their_place(small, tmp_path):
     for name, source in kinds(tmp_path).items():
         folder = tmp_path / "reports" / name

@@ -134,6 +134,7 @@ def entries(page) -> list[str]:
     return page.locator("#cluster-list .entry-title b").all_inner_texts()
 
 
+@pytest.mark.long
 def test_the_overview(open_page, report):
     page = open_page(report / "images")
     assert page.title() == "faces: review"
@@ -142,6 +143,7 @@ def test_the_overview(open_page, report):
     assert page.locator(".bars").first.locator("tbody tr").count() == 4
 
 
+@pytest.mark.long
 def test_a_report_after_rows_were_added_and_removed(open_page, tmp_path):
     """Cluster ids have gaps then, are in no order of size, and a removed row is in no cluster."""
     edges = parsed(11, [*clique(range(4)), *clique(range(4, 10))])
@@ -161,6 +163,7 @@ def test_a_report_after_rows_were_added_and_removed(open_page, tmp_path):
         until(page, f"document.getElementById('search-results').innerText.includes('{told}')")
 
 
+@pytest.mark.long
 def test_sorting_and_filters(open_page, report):
     page = open_page(report / "images")
     page.get_by_role("link", name="Clusters", exact=True).click()
@@ -179,6 +182,7 @@ def test_sorting_and_filters(open_page, report):
     assert "1 edge holds 6 of 12" in page.inner_text("#cluster-list")
 
 
+@pytest.mark.long
 def test_a_cluster_with_its_bridge_and_members(open_page, report):
     page = open_page(report / "images")
     go(page, "#/clusters")
@@ -201,6 +205,7 @@ def test_a_cluster_with_its_bridge_and_members(open_page, report):
     assert page.locator("canvas").bounding_box()["width"] > 300
 
 
+@pytest.mark.long
 def test_without_pictures_members_lie_on_a_map(open_page, report):
     page = open_page(report / "plain")
     go(page, "#/cluster/0")
@@ -227,6 +232,7 @@ def test_without_pictures_members_lie_on_a_map(open_page, report):
     assert (np.array(drawn) < [480, 327]).all()
 
 
+@pytest.mark.long
 def test_search_by_row_cluster_and_name(open_page, report):
     page = open_page(report / "images")
 
@@ -250,6 +256,7 @@ def test_search_by_row_cluster_and_name(open_page, report):
         until(page, f"document.getElementById('search-results').innerText.startsWith('{answer}')")
 
 
+@pytest.mark.long
 def test_keys_lead_through_everything(open_page, report):
     page = open_page(report / "images")
     page.keyboard.press("c")
@@ -284,6 +291,7 @@ def test_keys_lead_through_everything(open_page, report):
     page.locator("#view-overview").wait_for()
 
 
+@pytest.mark.long
 def test_focus_is_visible_and_the_list_can_be_tabbed_through(open_page, report):
     page = open_page(report / "images")
     go(page, "#/clusters")
@@ -296,6 +304,7 @@ def test_focus_is_visible_and_the_list_can_be_tabbed_through(open_page, report):
     until(page, "detail.label === 0 && detail.data !== null")
 
 
+@pytest.mark.long
 def test_marks_are_kept_exported_and_undone(open_page, report, tmp_path):
     page = open_page(report / "images")
     go(page, "#/cluster/0")
@@ -337,6 +346,7 @@ def test_marks_are_kept_exported_and_undone(open_page, report, tmp_path):
     assert page.inner_text("#mark-count") == "0"
 
 
+@pytest.mark.long
 def test_the_same_mark_twice_is_none_and_the_other_one_replaces_it(open_page, report):
     page = open_page(report / "plain")
     go(page, "#/merges")
@@ -350,6 +360,7 @@ def test_the_same_mark_twice_is_none_and_the_other_one_replaces_it(open_page, re
     assert page.inner_text("#mark-count") == "0"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("system", ["light", "dark"])
 def test_light_and_dark(open_page, report, system):
     page = open_page(report / "images", color_scheme=system)
@@ -364,6 +375,7 @@ def test_light_and_dark(open_page, report, system):
     assert page.evaluate(ground) == second
 
 
+@pytest.mark.long
 def test_a_folder_that_lacks_a_file_says_so(open_page, report, browser, tmp_path):
     shutil.copytree(report / "plain", tmp_path / "torn")
     (tmp_path / "torn" / "data" / "clusters.js").unlink()
@@ -373,6 +385,7 @@ def test_a_folder_that_lacks_a_file_says_so(open_page, report, browser, tmp_path
         until(page, "document.getElementById('main').innerText.includes('cannot be read')")
 
 
+@pytest.mark.long
 def test_a_phone_shows_the_list_then_the_cluster(open_page, report):
     page = open_page(report / "images", viewport=PHONE, has_touch=True)
     for place in ("#/overview", "#/clusters", "#/cluster/0", "#/merges", "#/marks"):
@@ -388,6 +401,7 @@ def test_a_phone_shows_the_list_then_the_cluster(open_page, report):
     page.locator("#cluster-list").wait_for()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("system", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["images", "plain"])
 def test_nothing_that_axe_calls_serious(open_page, report, kind, system):
@@ -436,6 +450,7 @@ def large(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_large_report_opens_and_scrolls(open_page, large):
     page = open_page(large)
     assert page.evaluate("starfc.index.instances") == 125_000
@@ -460,6 +475,7 @@ def test_a_large_report_opens_and_scrolls(open_page, large):
     assert page.evaluate("document.querySelectorAll('*').length") < 3000
 
 
+@pytest.mark.long
 def test_a_list_taller_than_a_browser_s_elements_scrolls_from_end_to_end(open_page, report):
     page = open_page(report / "plain")
     seen = page.evaluate("""() => {
@@ -489,6 +505,7 @@ def test_a_list_taller_than_a_browser_s_elements_scrolls_from_end_to_end(open_pa
         assert rows == list(range(rows[0], rows[0] + len(rows)))
 
 
+@pytest.mark.long
 def test_a_search_in_a_large_report(open_page, large):
     page = open_page(large)
     page.fill("#search", "124999")
@@ -498,6 +515,7 @@ def test_a_search_in_a_large_report(open_page, large):
     assert page.inner_text("#detail h2").startswith("Cluster 4500")
 
 
+@pytest.mark.long
 def test_the_benchmark(workspace, monkeypatch):
     config = load_config(workspace / "config.py", {"tau1": 0.3, "tau2": 0.4})
     run_inference(config, out=workspace / "run", keep_edges=True)

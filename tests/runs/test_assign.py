@@ -55,6 +55,7 @@ def run(finished, tmp_path) -> Path:
     return tmp_path / "copy" / "run"
 
 
+@pytest.mark.long
 def test_a_folder_after_two_steps_is_whole(run):
     new = np.load(run.parent / "new.npy")
     new[5] = np.nan
@@ -78,6 +79,7 @@ def test_a_folder_after_two_steps_is_whole(run):
     np.testing.assert_allclose(after.features().rows(slice(210, 224)), unit(new[10:]), atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("small", [1, 30])
 def test_measures_after_steps_are_those_of_everything_measured_anew(tmp_path, small):
     features, _, _, _, _ = clustering("structural")
@@ -112,6 +114,7 @@ def test_measures_after_steps_are_those_of_everything_measured_anew(tmp_path, sm
     assert len(bridges) > 5
 
 
+@pytest.mark.long
 def test_a_run_with_rows_without_direction_is_added_to(tmp_path):
     features, _, _, _, _ = clustering("structural")
     features[[3, 70]] = np.nan
@@ -159,6 +162,7 @@ def test_steps_in_the_folder_are_those_in_memory(run):
     assert same_partition(there.labels[stay], components(there.parsed.edges.select(there.parsed.kept))[stay])
 
 
+@pytest.mark.long
 def test_lists_kept_as_steps_are_those_written_whole(run, monkeypatch):
     new, whole = np.load(run.parent / "new.npy"), run.parent / "written-whole"
     shutil.copytree(run, whole)
@@ -201,6 +205,7 @@ def test_a_state_of_format_1_is_read(run, caplog):
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(old).labels)
 
 
+@pytest.mark.long
 def test_lost_parts_of_the_state_are_made_anew(run, caplog):
     caplog.set_level("INFO", logger="starfc")
     shutil.rmtree(run / "knn")
@@ -217,6 +222,7 @@ def test_lost_parts_of_the_state_are_made_anew(run, caplog):
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["empty", "cut short", "flipped", "gone"])
 @pytest.mark.parametrize("name", ["step-2.npz", "scale.npy", "ids.npy", "alive.npy"])
 def test_damaged_parts_of_the_state_are_made_anew(run, caplog, monkeypatch, name, how):
@@ -368,6 +374,7 @@ def test_a_run_that_calls_exact_search_faiss_is_added_to(run, caplog):
     assert json.loads((run / "run.json").read_text())["config"]["knn_method"] == "exact"
 
 
+@pytest.mark.long
 def test_a_published_model_is_added_to_as_well(tmp_path):
     features, _, model, _, _ = clustering("gcn")
     save_model(model, tmp_path / "model")

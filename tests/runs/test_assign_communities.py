@@ -52,6 +52,7 @@ STEPS = [((0, 6), [], False), ((6, 9), [3, 30, 31, 77], False), ((9, 9), [60, 19
 STEPS += [((9, 16), [], False), ((16, 16), [*range(100, 180, 4)], False), ((16, 24), [5], True)]
 
 
+@pytest.mark.long
 def test_the_folder_follows_the_state_in_memory(run):
     before, new = Run.open(run), np.load(run.parent / "new.npy")
     features = np.concatenate([np.load(run.parent / "old.npy"), new])
@@ -74,6 +75,7 @@ def test_the_folder_follows_the_state_in_memory(run):
     assert len(json.loads((run / "assign.json").read_text())) == len(STEPS)
 
 
+@pytest.mark.long
 def test_explain_and_report_speak_of_communities_after_a_step(run, tmp_path):
     assign(run, run.parent / "new.npy", remove=[0, 5])
     there = Run.open(run)

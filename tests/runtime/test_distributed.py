@@ -45,6 +45,7 @@ def average(rank: int, port: int, folder: Path) -> None:
     torch.save(found, folder / f"{rank}.pt")
 
 
+@pytest.mark.long
 def test_the_averaged_gradient_is_that_of_both_subgraphs_in_one_process(tmp_path):
     two(average, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))

@@ -67,6 +67,7 @@ def test_hdf5_is_neither_read_nor_written(without, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "f.npy"]
 
 
+@pytest.mark.long
 def test_a_page_without_pictures_needs_no_pillow(without, tmp_path):
     np.save(tmp_path / "f.npy", blobs(size=6)[0])
     assert starfc("cluster", tmp_path / "f.npy", "-o", tmp_path / "out", "--quiet")[0] == 0
@@ -139,6 +140,7 @@ assert "infomap" not in sys.modules
 """
 
 
+@pytest.mark.long
 def test_infomap_runs_beside_faiss():
     for module in ("infomap", "faiss"):
         if not installed(module):

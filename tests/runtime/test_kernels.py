@@ -27,6 +27,7 @@ def numbers(values):
     return np.array([number(v) for v in values])
 
 
+@pytest.mark.long
 def test_every_half_is_its_value():
     halves = np.arange(2**16, dtype=np.uint16)
     np.testing.assert_array_equal(singles(halves), halves.view(np.float16).astype(np.float32))
@@ -58,6 +59,7 @@ def masks(values, at, floor, floors):
     return reached(values, at, floor), reached_each(values, at, floors, 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 @pytest.mark.parametrize("at", [0, 1, 17])
 def test_vector_comparisons(dtype, at):

@@ -43,6 +43,7 @@ def exact_scores(features, graph, model) -> np.ndarray:
     return p
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 70), st.integers(0, 2**31 - 1), st.floats(0.02, 0.98))
 def test_parsing_equals_its_twin(n, k, width, seed, tau1):
@@ -95,6 +96,7 @@ def test_scores_are_the_head_written_out(scored):
     np.testing.assert_allclose(exact, p[graph.ids >= 0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("first", "count"), [(0, 180), (30, 100), (170, 10)])
 @pytest.mark.parametrize("line", [-np.inf, -0.4, 0.0, 4.0])
 def test_every_devices_scoring_keeps_the_same_edges(scored, line, first, count):

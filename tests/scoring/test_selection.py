@@ -65,6 +65,7 @@ def float64_probabilities(features, graph, model) -> np.ndarray:
         return torch.sigmoid(double.head.pair_logits(u[rows], v[cols])).numpy().reshape(n, n)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [32, 100])
 def test_the_selectors_fast_form_keeps_differences(width):
     """Tokens that lie close together: differences of logits are right to a bfloat16's digits, whatever the logits."""
@@ -106,6 +107,7 @@ def test_choices_are_those_of_exact_arithmetic(case, monkeypatch, dtype):
     np.testing.assert_allclose(nodes.in_double().embed(rows).numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.long
 def test_bfloat16_products_leave_little_to_float32(case, monkeypatch):
     """What is chosen for again are the near-ties, and they are chosen for in float32."""
     features, _, graph, model = case
@@ -118,6 +120,7 @@ def test_bfloat16_products_leave_little_to_float32(case, monkeypatch):
     assert sum(again) < 64 + len(features) / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tau1", [0.3, 0.6])
 def test_candidates_are_the_stored_entries_of_the_largest_graph(case, monkeypatch, tau1, dtype):
@@ -136,6 +139,7 @@ def test_candidates_are_the_stored_entries_of_the_largest_graph(case, monkeypatc
     np.testing.assert_allclose(edge_probabilities(nodes, rows, cols), p[rows, cols], atol=1e-5)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(st.integers(14, 40), st.integers(0, 2**31 - 1), st.floats(0.02, 0.98), st.sampled_from([0.0, 0.3]))
 def test_parsing_the_affinity_equals_its_twin(n, seed, tau1, th_sim):

@@ -319,6 +319,7 @@ NAMES = [f"img{row:03}.jpg" for row in range(6)]
 LABELS = [0, 0, 5, -1, 2**40, 5]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".csv", ".txt", ".meta"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -494,6 +495,7 @@ def test_lines_and_arrays_of_archives(tmp_path):
         read_features(tmp_path / "fifo.npy")
 
 
+@pytest.mark.long
 def test_blobs_of_any_length_cluster_the_same():
     from starfc import StarFC
 

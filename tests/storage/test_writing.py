@@ -254,6 +254,7 @@ class TestWhatMayBeReplaced:
         with pytest.raises(InputError, match="no earlier run"):
             write(tmp_path / "foreign")
 
+    @pytest.mark.long
     def test_on_the_command_line(self, clustered, tmp_path):
         x, y, run = clustered / "x.npy", clustered / "y.npy", clustered / "run"
         mine = tmp_path / "labels.npy"
@@ -270,6 +271,7 @@ class TestWhatMayBeReplaced:
         assert "is not empty and holds no report" in refused("report", run, "-o", run)
         assert "labels.npy: no earlier run of starfc cluster" in refused("cluster", x, "-o", tmp_path)
 
+    @pytest.mark.long
     def test_a_run_over_itself_and_from_stdin(self, clustered, tmp_path):
         again = ["cluster", "-", "-o", str(tmp_path / "run"), "-q"]
         for _ in range(2):
@@ -386,6 +388,7 @@ class TestWhatCannotBeWritten:
             allocate(file.fileno(), 10_000)
         assert (tmp_path / "filled").read_bytes() == bytes(10_000)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("command", ["cluster", "knn", "convert", "report", "tune"])
     def test_a_limit_of_file_sizes_on_the_command_line(self, clustered, tmp_path, tmp_path_factory, command):
         x, name = clustered / "x.npy", "out.npy" if command == "convert" else "out"
@@ -438,6 +441,7 @@ def test_a_long_list_of_rows_is_no_name(tmp_path):
         assert len(str(refusal.value)) < 200
 
 
+@pytest.mark.long
 def test_names_that_are_no_text(clustered, tmp_path):
     place = Path(os.fsdecode(bytes(tmp_path) + b"/d_\xe4"))
     place.mkdir()

@@ -62,6 +62,7 @@ def small_config(**hierarchical) -> Config:
     return Config(model=ModelOptions(type="hierarchical"), hierarchical=options, sampling=Sampling(passes=1))
 
 
+@pytest.mark.long
 def test_a_choice_is_exactly_one_hot_and_follows_its_probabilities():
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(20000, 3)
     choice = straight_through(logits, generator())
@@ -140,6 +141,7 @@ def twin_loss(model, found, draw, patch, graphs, seed):
     return loss, r, entropy
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_a_step_is_the_one_of_the_paper_with_gradients_to_every_part(found, model, seed):
     draw = model.offset_learner.draw(generator(seed))
@@ -181,6 +183,7 @@ def test_the_offset_that_was_not_drawn_gets_a_gradient_and_the_backbone_none_fro
     torch.testing.assert_close(model.offset_learner.logits.grad, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_balance_pulls_a_selector_that_uses_one_scale_back_to_all_three():
     logits = torch.zeros(400, 3)
     logits[:, 0] = 3.0
@@ -196,6 +199,7 @@ def test_balance_pulls_a_selector_that_uses_one_scale_back_to_all_three():
     assert imbalance(torch.full((3,), 1 / 3)) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.long
 def test_the_selector_learns_the_token_that_scores_best():
     """Head 4's loss reaches the selector through the choice: of three noisy copies it must find the clean one."""
     torch.manual_seed(0)
@@ -226,6 +230,7 @@ def test_patches_hold_every_edge_of_their_graph_once(found, model):
         np.testing.assert_array_equal(np.sort(edges), np.flatnonzero(work.graphs.levels.numpy() <= level))
 
 
+@pytest.mark.long
 def test_the_offset_learner_moves_once_a_subgraph_by_the_sum_of_its_gradients(found, model):
     config = small_config(patch_edges=400, offset_lr=0.5)
     method = HierarchicalTraining(config, model)
@@ -265,6 +270,7 @@ def test_published_names_with_epoch_and_batch_are_read_the_last_one(model, tmp_p
     assert torch.equal(again.head.classifier[0].weight, model.head.classifier[0].weight)
 
 
+@pytest.mark.long
 def test_a_small_run_learns_repeats_and_leaves_all_parts(workspace):
     more = {"sampling.subgraphs_per_epoch": 12, "validation.source": "none", "optimizer.lr": 3e-3}
     config, runs = load_config(workspace / "config.py", overrides(**more)), []

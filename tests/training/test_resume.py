@@ -41,6 +41,7 @@ def config(workspace):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_from_every_checkpoint_the_run_ends_as_if_never_stopped(workspace, config, method):
     run_training(config(method), workspace / "whole")
@@ -54,6 +55,7 @@ def test_from_every_checkpoint_the_run_ends_as_if_never_stopped(workspace, confi
         assert (again / "thresholds.json").read_text() == (workspace / "whole" / "thresholds.json").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("at", [(1, 0), (2, 1), (6, 2)])
 def test_asked_to_stop_after_any_step_it_goes_on_from_there(workspace, config, method, at, monkeypatch):
@@ -94,6 +96,7 @@ def go_on(folder: Path) -> None:
     run_training(load_config(folder / "config.json"), folder, resume="auto")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["basic", "hierarchical"])
 def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(workspace, config, method):
     more = {"sampling.subgraphs_per_epoch": 40}
@@ -119,6 +122,7 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_the_same(workspace
     assert journal(workspace / "killed") == journal(workspace / "whole")
 
 
+@pytest.mark.long
 def test_a_signal_ends_the_command_with_the_one_that_goes_on(workspace, config):
     more = {"sampling.subgraphs_per_epoch": 80}
     run_training(config(**more), workspace / "whole")
@@ -138,6 +142,7 @@ def test_a_signal_ends_the_command_with_the_one_that_goes_on(workspace, config):
     assert same_weights(workspace / "whole", workspace / "run")
 
 
+@pytest.mark.long
 def test_the_newest_checkpoints_and_the_best_are_kept(workspace, config):
     run_training(config(**{"checkpoint_config.keep": 2}), workspace / "run")
     names = {p.name for p in (workspace / "run" / "checkpoints").iterdir()}
@@ -150,6 +155,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(workspace, config):
     assert load_thresholds(workspace / "run" / "checkpoints" / "best.pt") == load_thresholds(workspace / "run")
 
 
+@pytest.mark.long
 def test_a_truncated_or_foreign_checkpoint_is_refused_and_the_good_one_named(workspace, config):
     run_training(config(), workspace / "run")
     checkpoints = sorted((workspace / "run" / "checkpoints").glob("subgraph_*.pt"))
@@ -169,6 +175,7 @@ def test_a_truncated_or_foreign_checkpoint_is_refused_and_the_good_one_named(wor
         run_training(config(), workspace / "run", resume=str(workspace / "nowhere.pt"))
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_run_is_refused(workspace, config):
     run_training(config(), workspace / "run")
     with pytest.raises(InputError, match=r"with another config: optimizer.lr 0.001 there, 0.5 here"):
@@ -183,6 +190,7 @@ def test_a_checkpoint_of_another_run_is_refused(workspace, config):
         run_training(config(), workspace / "run", resume="auto")
 
 
+@pytest.mark.long
 def test_resuming_a_finished_run_makes_its_results_again(workspace, config):
     run_training(config(), workspace / "run")
     before = load_model(workspace / "run").state_dict()
@@ -193,6 +201,7 @@ def test_resuming_a_finished_run_makes_its_results_again(workspace, config):
     assert (workspace / "run" / "thresholds.json").is_file()
 
 
+@pytest.mark.long
 def test_auto_without_a_checkpoint_is_a_new_run(workspace, config):
     run_training(config(), workspace / "a", resume="auto")
     run_training(config(), workspace / "b")

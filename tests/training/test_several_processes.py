@@ -38,6 +38,7 @@ def train_and_keep(rank: int, port: int, config_path: Path, overrides: dict, fol
     run_training(load_config(config_path, overrides), folder / "run")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_ranks_end_with_equal_weights_of_different_subgraphs(workspace, method):
     # 5 subgraphs an epoch: in the last round of an epoch one process has none
@@ -56,6 +57,7 @@ def test_ranks_end_with_equal_weights_of_different_subgraphs(workspace, method):
     assert not same_weights(workspace / "run", workspace / "one")
 
 
+@pytest.mark.long
 def test_a_world_of_two_trains_to_the_same_accuracy(workspace):
     features, labels = blobs(identities=30, size=12, noise=0.6, seed=3)
     for split in ("part0_train", "part1_test"):
@@ -101,6 +103,7 @@ def wait_for(folder: Path, checkpoints: int, ended: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_killed_and_resumed_the_weights_are_the_same(workspace, method):
     prepare(workspace, method)
@@ -131,6 +134,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
 def test_when_one_process_dies_all_end(workspace):
     prepare(workspace, "basic", total_epochs=500)
@@ -146,6 +150,7 @@ def test_when_one_process_dies_all_end(workspace):
     assert not list((workspace / "other" / "checkpoints").glob(".*tmp*"))
 
 
+@pytest.mark.long
 def test_a_request_to_stop_ends_all_processes_with_one_checkpoint(workspace):
     prepare(workspace, "basic", total_epochs=500)
     process = launch(workspace, "other")
@@ -157,6 +162,7 @@ def test_a_request_to_stop_ends_all_processes_with_one_checkpoint(workspace):
     assert "continue with: torchrun --standalone --nproc-per-node 2" in out
 
 
+@pytest.mark.long
 def test_another_number_of_processes_is_refused(workspace):
     overrides = COMMON | METHODS["basic"]
     two(train_and_keep, workspace / "config.py", overrides, workspace)

@@ -52,6 +52,7 @@ def journal(folder, kind):
     return [entry for entry in entries if entry["kind"] == kind]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_run_leaves_its_record_and_repeats(workspace, config, rounds):
     for name in ("a", "b"):
@@ -84,6 +85,7 @@ def test_a_run_leaves_its_record_and_repeats(workspace, config, rounds):
     assert not torch.equal(load_model(workspace / "c").first.layers[0].weight, first.first.layers[0].weight)
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_and_tells_edges_apart(workspace, config):
     long = config(**{"sampling.subgraphs_per_epoch": 40, "optimizer.lr": 1e-2})
     run_training(long, workspace / "run")
@@ -212,11 +214,13 @@ def test_configs_that_cannot_be_are_refused(config):
         config(**{"structural.rounds": 3})
 
 
+@pytest.mark.long
 def test_lists_longer_than_the_split_are_cut(workspace, config, caplog):
     run_training(config(knn=200), workspace / "run")
     assert "lists of" in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:pairwise precision")  # so small a model may keep no edge
 def test_a_run_clusters_and_takes_other_lists(workspace, config, command):
     run_training(config(), workspace / "run")

@@ -85,6 +85,7 @@ def test_patches_cut_every_edge_once():
     assert not np.array_equal(np.concatenate(parts), np.arange(103))
 
 
+@pytest.mark.long
 def test_a_step_is_the_published_step(data):
     """Against a twin that concatenates node pairs and takes the cross-entropy of two classes."""
     features, labels = data
@@ -150,6 +151,7 @@ def test_holdout_takes_look_alikes_together():
     assert len(set(held // 10)) == 3  # three whole families
 
 
+@pytest.mark.long
 def test_a_run_leaves_its_record_and_repeats(workspace):
     config = load_config(workspace / "config.py", {"validation.source": "holdout", "validation.holdout_share": 0.3})
     losses, weights = [], []
@@ -196,6 +198,7 @@ def test_prefetching_changes_nothing(workspace, monkeypatch):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_of_both_recipes(workspace):
     recipes = {
         "published": {
@@ -222,6 +225,7 @@ def test_validation_on_the_test_split_and_tensorboard(workspace):
     assert (workspace / "data" / "knns" / "part1_test" / "exact_k_10" / "manifest.json").is_file()
 
 
+@pytest.mark.long
 def test_thresholds_come_from_the_held_back_part_whatever_validates(workspace):
     surfaces = []
     for source in ("holdout", "test", "none"):

@@ -95,6 +95,7 @@ def test_json_has_a_limit(tmp_path, rows):
         Run.open(run)
 
 
+@pytest.mark.long
 def test_a_torn_list_of_steps_is_no_list(tmp_path, rows):
     run = clustered(tmp_path, rows[:-9])
     for at in (-9, -6):
@@ -135,6 +136,7 @@ def test_rows_without_direction_may_be_added(tmp_path, rows):
     assert assign(run, rows[:3]).joined == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cone", [0.0, 2.0])
 @pytest.mark.parametrize("first", [0, 1])
 def test_what_follows_rows_that_nothing_could_be_learnt_from_is_as_clustered_at_once(caplog, cone, first):
@@ -191,6 +193,7 @@ def test_a_run_of_impossible_lists_is_refused(tmp_path, rows):
         assign(run, rows[:3])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "value"),
     [("node_spread", 1e-300), ("pairs", [0.5, 1e-320]), ("num_nodes", 1e300), ("first", 1e200), ("adapted", 1e200)],
@@ -243,6 +246,7 @@ def test_seeds_have_a_bound_on_the_command_line(starfc, tmp_path, rows, command)
     assert "--seed: must be between 0 and 4611686018427387904; found 9223372036854775808" in said
 
 
+@pytest.mark.long
 def test_weights_stay_readable_where_thresholds_are_chosen_for_them(starfc, tmp_path, rows):
     save_model(load_model(PRETRAINED), tmp_path / "weights")  # a folder without files.json
     np.save(tmp_path / "rows.npy", rows)

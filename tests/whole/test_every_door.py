@@ -104,6 +104,7 @@ def same(found):
     return (tau1, tau2), source
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refinement", SCRIPTS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_weights_alone(command, features, tmp_path, kind, refinement):
@@ -120,6 +121,7 @@ def test_weights_alone(command, features, tmp_path, kind, refinement):
         assert (pair, source) == ((0.5, 0.78), "the default of the model")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refinement", SCRIPTS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_training_run(command, features, tmp_path, kind, refinement):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from helpers.paths import ROOT
 
 
+@pytest.mark.long
 def test_from_numpy_to_a_report(tmp_path):
     script = ROOT / "examples" / "numpy_to_report.py"
     assert len(script.read_text(encoding="utf-8").splitlines()) < 30

@@ -37,6 +37,7 @@ def _simplex(n: int = 200) -> np.ndarray:
     return np.eye(n, dtype=np.float32) * np.float32(np.sqrt(n)) + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [_orthogonal(), _simplex()], ids=["orthogonal", "simplex"])
 def test_similarities_that_are_all_tied_join_nothing(rows):
     model = StarFC().fit(rows)
@@ -53,6 +54,7 @@ def test_what_stands_out_of_tied_similarities_is_joined():
     assert len({*zip(labels.tolist(), identities.tolist(), strict=True)}) == 40 == labels.max() + 1
 
 
+@pytest.mark.long
 def test_rows_added_to_tied_ones_stay_alone():
     rows = _orthogonal()
     model = StarFC().fit(rows[:280])
@@ -177,6 +179,7 @@ def _published_models(dim):
     yield HierarchicalModel(dim, 32, init="metric", scales=(6, 8, 10), generator=generator).eval()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refinement", ["fixed", "dynamic"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 10])
 def test_any_number_of_rows(sample, rows, refinement):
@@ -197,6 +200,7 @@ def test_short_lists_are_said_in_words_of_the_estimator(sample, caplog):
 SCORINGS = [None, "adjusted_rand_score", lambda e, X, y: adjusted_rand_score(y, e.fit_predict(X))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_a_grid_search_over_a_threshold(sample, scoring):
     search = GridSearchCV(StarFC(adapt="off"), {"tau1": [0.5, 1.0]}, scoring=scoring, cv=2, error_score="raise").fit(
@@ -206,6 +210,7 @@ def test_a_grid_search_over_a_threshold(sample, scoring):
     assert search.best_estimator_.tau1_ == 0.5
 
 
+@pytest.mark.long
 def test_predict_says_where_new_rows_would_go(sample):
     features, identities = sample
     model = StarFC().fit(features[:250])
@@ -217,6 +222,7 @@ def test_predict_says_where_new_rows_would_go(sample):
     assert 0 < StarFC().fit(features[:250]).score(features[250:], identities[250:].astype(str)) <= 1
 
 
+@pytest.mark.long
 def test_one_threshold_leaves_the_other_to_the_model(sample, caplog):
     features = sample[0]
     assert StarFC(tau1=0.4).fit(features).tau1_ == 0.4
@@ -228,6 +234,7 @@ def test_one_threshold_leaves_the_other_to_the_model(sample, caplog):
     assert (StarFC(gcn, tau2=0.1).fit(features).tau1_, StarFC(gcn, tau1=0.1).fit(features).tau2_) == (0.7, 0.72)
 
 
+@pytest.mark.long
 def test_every_kind_of_array_is_the_same(sample):
     features = sample[0][:100].astype(np.float32)
     labels = StarFC(adapt="off").fit_predict(features)
@@ -280,12 +287,14 @@ def _identities(count: int, size: int, dim: int = 64, noise: float = 1.0, seed: 
     return (rows + noise * rng.standard_normal(rows.shape)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_six_large_identities_come_out_whole_and_unwarned():
     model = StarFC().fit(_identities(6, 400, 128))
     assert np.bincount(model.labels_).tolist() == [400] * 6
     assert model.doubts_ == []
 
 
+@pytest.mark.long
 def test_an_identity_that_came_apart_is_warned_of():
     rows = np.concatenate([_identities(1, 1000, noise=0.7), _identities(200, 4, noise=0.7, seed=1)])
     model = StarFC().fit(rows)
@@ -299,6 +308,7 @@ def test_identities_of_copies_alone_are_no_doubt():
     assert model.doubts_ == []
 
 
+@pytest.mark.long
 def test_no_giant_is_warned_of_that_could_not_surprise(starfc, sample, tmp_path):
     np.save(tmp_path / "six.npy", _identities(6, 400, 128))
     np.save(tmp_path / "few.npy", sample[0][:12])
@@ -332,6 +342,7 @@ def files(sample, tmp_path):
     return write
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:pairwise")
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_every_command_takes_few_rows(starfc, files, tmp_path, rows):
@@ -355,6 +366,7 @@ def test_every_command_takes_few_rows(starfc, files, tmp_path, rows):
     assert labels[:rows].tolist() == labels[rows:].tolist()  # the same rows again, copies of the first
 
 
+@pytest.mark.long
 def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
     features, _ = files(40)
     assert "lists of 39 neighbours instead of 79" in starfc("cluster", features, "-o", tmp_path / "o")[2]
@@ -362,6 +374,7 @@ def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
     assert "--k 20: lists of 19 neighbours instead of 79; clusters may be less certain" in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -388,6 +401,7 @@ def test_the_words_of_a_config_run_are_its_keys(command, workspace):
     assert "raise the limit" not in err
 
 
+@pytest.mark.long
 def test_what_was_added_to_a_run_is_said(starfc, sample, tmp_path):
     features, identities = sample
     out, more, labels = tmp_path / "out", tmp_path / "more.npy", tmp_path / "y.npy"

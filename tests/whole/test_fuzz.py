@@ -12,6 +12,7 @@ from fuzz.readers import READERS, Reader
 INPUTS = 2000  # of each reader
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_end_as_one_message(name):
     found = fuzz(name, INPUTS)

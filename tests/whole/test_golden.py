@@ -48,6 +48,7 @@ def case(golden):
     }
 
 
+@pytest.mark.long
 def test_propagation_matrix(case):
     ours, reference = case["adjacency"], case["reference"]
     np.testing.assert_array_equal(ours.indptr, reference["adj_indptr"])
@@ -67,6 +68,7 @@ def test_backbone(case):
     np.testing.assert_allclose(nodes.sum(axis=1), reference["backbone_row_sums"], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_edge_probabilities(case):
     ids = case["published_ids"]
     rows = np.repeat(np.arange(len(ids)), ids.shape[1])
@@ -113,6 +115,7 @@ def test_refinement_of_the_reference_edges(case):
     assert same_partition(labels, case["reference"]["labels_0.7_0.72"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tau1", [0.5, 0.85])
 def test_undirected_intimacy(case, tau1):
     """Spec section 8, steps 2: the entries of Â with p > τ1 as undirected edges; the reference lists self loops too."""
@@ -148,6 +151,7 @@ def test_dynamic_labels_and_metrics(case, tau1):
         np.testing.assert_allclose(list(metrics[name].values()), expected[name], rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tau1", [0.5, 0.7, 0.9])
 def test_half_precision_changes_no_edge_and_p_within_1e_3(case, tau1):
     graph, nodes = case["graph"], case["nodes"]

@@ -95,6 +95,7 @@ def listed(folder: Path) -> None:
     (folder / "files.json").write_text(json.dumps(record))
 
 
+@pytest.mark.long
 def test_commands_that_look_change_nothing(run, tmp_path):
     listed(run)
     before = contents(run)
@@ -114,6 +115,7 @@ def test_what_a_killed_process_had_committed_is_read_where_it_waits(run, tmp_pat
     assert contents(run) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["../precious.txt", "out/.bashrc", "/etc/hosts", "", 3, "a/../../precious.txt"])
 def test_names_in_a_list_of_a_folder_lead_nowhere_else(run, tmp_path, name):
     (tmp_path / "precious.txt").write_text("precious")
@@ -148,6 +150,7 @@ def test_links_in_a_run_are_not_followed(run, tmp_path, name):
         assert "symbolic link" in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["state", "state/features.bin", "state/manifest.json", ".next"])
 def test_adding_writes_through_no_link(grown, made, tmp_path, name):
     outside = tmp_path / "outside"
@@ -277,6 +280,7 @@ EDGES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", EDGES)
 def test_edges_are_checked_before_kernels_see_them(run, tmp_path, fault):
     path = run / "edges" / f"{fault.split()[0]}.npy"
@@ -452,6 +456,7 @@ def test_a_head_of_another_width_is_refused_before_memory_is_taken(tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["any", "structural"])
 def test_flipped_bits_in_weights_are_noticed(tmp_path, model):
     source = PRETRAINED.parent / model
@@ -479,6 +484,7 @@ def test_the_packaged_weights_are_listed_with_their_digests():
         }
 
 
+@pytest.mark.long
 def test_mutated_folders_are_read_or_refused():
     from fuzz.folders import run
 

@@ -38,6 +38,7 @@ def test_a_kill_leaves_the_old_result_or_the_new_one(kills, only):
     assert "mixed 0  lost 0  left 0" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_killed_search_whose_graph_is_there_leaves_nothing(tmp_path):
     """The graph was committed and the process killed: the next run reads it, and finishes and clears what was left."""
     np.save(tmp_path / "x.npy", np.repeat(np.eye(8, dtype=np.float32), 5, axis=0) + np.float32(0.01))
@@ -82,6 +83,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
         log()
 
 
+@pytest.mark.long
 def test_weights_that_cannot_be_copied_are_named_where_they_go(tmp_path, monkeypatch):
     def no_room(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

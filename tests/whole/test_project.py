@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 import starfc
 from helpers.paths import ROOT
 
@@ -41,6 +43,7 @@ def test_contributors_are_sent_to_places_that_exist():
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
+@pytest.mark.long
 def test_rooms_import_what_the_architecture_says():
     """docs/architecture.md lists the rooms from the ground up, and what each imports: none imports one above it."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

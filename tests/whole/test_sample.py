@@ -21,6 +21,7 @@ from starfc.training.trainer import run_training
 CONFIG = ROOT / "configs" / "cfg_gcn_glyph.py"
 
 
+@pytest.mark.long
 def test_the_quickstart_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["test_final.py", "--config", str(CONFIG), "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
@@ -37,6 +38,7 @@ def test_the_quickstart_command(monkeypatch, capsys, tmp_path):
     assert record["diagnostics"]["giants"] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refinement", ["fixed", "dynamic"])
 def test_the_estimator_gives_the_same_clusters(tmp_path, refinement):
     record = run_inference(load_config(CONFIG), refinement=refinement, out=tmp_path)
@@ -48,6 +50,7 @@ def test_the_estimator_gives_the_same_clusters(tmp_path, refinement):
     assert evaluate(truth, labels) == record["metrics"]
 
 
+@pytest.mark.long
 def test_the_structural_model_gives_the_same_from_a_config_and_from_the_estimator(tmp_path):
     record = run_inference(load_config(ROOT / "configs" / "cfg_gcn_structural_glyph.py"), out=tmp_path)
     assert record["metrics"]["pairwise"]["fscore"] > 0.94
@@ -57,6 +60,7 @@ def test_the_structural_model_gives_the_same_from_a_config_and_from_the_estimato
     np.testing.assert_array_equal(labels, np.load(tmp_path / "labels.npy"))
 
 
+@pytest.mark.long
 def test_the_quickstart_and_the_default_estimator_take_the_model_for_any_embedding(tmp_path):
     assert "cfg_gcn_structural_any.py" in (ROOT / "scripts" / "quickstart.sh").read_text()
     record = run_inference(load_config(ROOT / "configs" / "cfg_gcn_structural_any.py"), out=tmp_path)

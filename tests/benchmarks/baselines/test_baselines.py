@@ -92,6 +92,7 @@ def test_a_baseline_whose_package_is_missing_says_so():
     assert not Baseline("x", "nobody", single_link, (), package="no_such_package").available
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_labels_a_graph_with_missing_neighbours(name):
     """Labels are 0..C-1, largest first, the same each time; who lists none and is listed by none stays alone."""
@@ -115,6 +116,7 @@ def test_every_baseline_labels_a_graph_with_missing_neighbours(name):
 # connected
 
 
+@pytest.mark.long
 def test_single_link_is_the_components_at_each_threshold(tmp_path):
     features, labels = blobs()
     graph = build_knn(unit(features), 12)
@@ -152,6 +154,7 @@ def slow_rank_distance(lists, a, b, k):
     return (absent(a, forth, b) + absent(b, back, a)) / min(forth, back)
 
 
+@pytest.mark.long
 def test_rank_distances_are_those_of_the_definition():
     graph = random_graph(40, 12, seed=3)
     lists = [row[row >= 0].tolist() for row in graph.ids]
@@ -274,6 +277,7 @@ def test_leiden_finds_groups_and_leaves_the_random_numbers_alone(objective):
     assert graphs[0] == graphs[1]
 
 
+@pytest.mark.long
 def test_infomap_finds_groups_and_leaves_single_nodes_alone():
     needs("infomap")
     ids = np.array([[1, 2], [0, 2], [0, 1], [4, 5], [3, 5], [3, 4], [0, 1]], np.int32)

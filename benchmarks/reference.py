@@ -1,6 +1,6 @@
 """Reference implementation: the steps of the published code after the kNN search and in training.
 
-It is a plain transcription of spec sections 2 to 6, slow and obvious, with the same results as the published code
+It transcribes the published method (CVPR 2021) plainly, slow and obvious, with the same results as the published code
 (tests/benchmarks/test_reference.py compares it with the golden files):
 
 * the propagation matrix through scipy, then an uncoalesced torch sparse matrix;

@@ -11,7 +11,7 @@ usage: [NPROC=N] sh scripts/train_gcn_ms1m_hierarchical.sh [K_MID [K_NUM3]] [ARG
   K_MID    neighbours of the middle graph (default: hierarchical.k_mid of the config, 100; the default of the published
            command line was 60)
   K_NUM3   no effect: the published code reads it but does not use it
-  NPROC    number of processes (default: one per GPU); NNODES and RDZV=HOST:PORT for several machines (README.md)
+  NPROC    number of processes (default: one per GPU); NNODES and RDZV=HOST:PORT for several machines (docs/training.md)
 
 Further arguments go to train.py, such as --work-dir DIR, --resume auto, --config FILE, --cfg-options KEY=VALUE ...
 EOF

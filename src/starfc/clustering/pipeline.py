@@ -113,7 +113,7 @@ def cluster(
     stages: Stages | None = None,
     scratch: Path | None = None,
 ) -> Clustering:
-    """Cluster the nodes of a kNN graph (spec section 6).
+    """Cluster the nodes of a kNN graph (STAR-FC, CVPR 2021, sections 3.2 and 3.4).
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def cluster_dynamic(
     stages: Stages | None = None,
     scratch: Path | None = None,
 ) -> Clustering:
-    """Cluster the nodes of a kNN graph by the extended method (spec section 8).
+    """Cluster the nodes of a kNN graph by the extended method (TPAMI 2023), with dynamic thresholds.
 
     The candidate edges are the undirected edges of the affinity graph of the largest scale. A pair is kept if p > τ1
     in at least one direction, and if its node intimacy is above a threshold that increases with the nodes' degrees

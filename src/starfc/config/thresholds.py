@@ -157,6 +157,18 @@ def resolve(
     ]
     (tau1, first), (tau2, second) = found
     decided = Thresholds(tau1, tau2, (first, first if communities else second))
+    ignored = [
+        f"{name} {value:g}"
+        for name, value, used, given in zip(
+            ("tau1", "tau2"), (of_config.tau1, of_config.tau2), (tau1, tau2), explicit, strict=True
+        )
+        if value is not None and given is None and used is not None and value != used
+    ]
+    if ignored and not communities:
+        log.warning(
+            "the config's %s: no effect, because thresholds stored beside the weights are used first; to use the "
+            "config's values, %s", ", ".join(ignored), _how_to_give(refinement),
+        )  # fmt: skip
     if weights is not None and PUBLISHED_VALUE in decided.sources:
         log.warning(
             "%s: no %s, so the weights have no thresholds of their own: tau1 %g, tau2 %g (%s); choose them on labelled "
@@ -165,3 +177,9 @@ def resolve(
     elif None in explicit and tau1 is not None and tau2 is not None:
         log.info("thresholds, %s: tau1 %g, tau2 %g: %s", refinement, tau1, tau2, decided.source)
     return decided
+
+
+def _how_to_give(refinement: str) -> str:
+    """Return how to give thresholds that go before those stored beside the weights."""
+    prefix = "dynamic." if refinement == "dynamic" else ""
+    return advice("give {} and {}", f"{prefix}tau1", f"{prefix}tau2") or f"delete {THRESHOLDS} from the model's folder"

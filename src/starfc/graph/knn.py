@@ -260,7 +260,8 @@ def _check_method(features: Features, method: str, params: dict[str, int]) -> No
         raise InputError(f"{word('knn_method')}: one of {', '.join(KNN_METHODS)} needed; found {method!r}")
     allowed = KNN_PARAMS.get(method, ())
     if not set(params) <= set(allowed):
-        raise InputError(f"knn_params: only {allowed} allowed for {method!r}; found {sorted(params)}")
+        known = " and ".join(allowed) or "no parameters"
+        raise InputError(f"knn_params: {method!r} takes {known}; found {', '.join(map(str, sorted(params)))}")
     for name in params:
         if params[name] > len(features):
             raise InputError(f"knn_params.{name}: at most the {len(features)} instances needed; found {params[name]}")

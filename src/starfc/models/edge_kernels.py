@@ -1,6 +1,6 @@
 """The fused edge head: the computation per edge, given the node projections.
 
-With W1 = [W1a | W1b], w = W2[1] - W2[0] and c = b2[1] - b2[0], the head of spec section 4 is
+With W1 = [W1a | W1b], w = W2[1] - W2[0] and c = b2[1] - b2[0], the head (:mod:`starfc.models.gcn`) is
 
     u_i = W1a x_i + b1,   v_j = W1b x_j                      (per node: two GEMMs)
     z_ij = Σ_h w_h · PReLU_h(u_ih + v_jh) + c,   p_ij = σ(z_ij)     (per edge)

@@ -1,7 +1,7 @@
 """The network of STAR-FC: one graph convolution (backbone) and an edge classifier (head).
 
-    X = ReLU([F ‖ ÂF] W + b)                                    backbone, spec section 3
-    z_ij = W2 · PReLU(W1 [x_i ‖ x_j] + b1) + b2,  p = softmax(z)[1]     head, spec section 4
+    X = ReLU([F ‖ ÂF] W + b)                                    backbone
+    z_ij = W2 · PReLU(W1 [x_i ‖ x_j] + b1) + b2,  p = softmax(z)[1]     head
 
 Parameter names and shapes are those of the published checkpoints (`Backbone.pth`, `Head.pth`).
 """

@@ -56,7 +56,7 @@ class OffsetDraw:
 
 
 class OffsetLearner(nn.Module):
-    """The distance learner: one logit per offset of the number of neighbours, spec section 7.
+    """The distance learner: one logit per offset of the number of neighbours (TPAMI 2023).
 
     As published, the fourth logit starts at 0.1 (the last one if there are fewer), and all others at 0.0001.
     """

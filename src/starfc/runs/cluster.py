@@ -234,7 +234,7 @@ def choices(
     dict
         ``value`` and ``reason`` by the name of the setting.
     """
-    reason = "as the config says; the packaged model was trained on 80"
+    reason = "as the config says"
     copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
     if config.copies == "keep":
         copies = {"value": "keep", "reason": GIVEN}

@@ -1,4 +1,4 @@
-"""Train the basic method on one subgraph, spec section 5: one graph, one head.
+"""Train the basic method on one subgraph (CVPR 2021, section 3.3): one graph, one head.
 
     for every pass, for every patch of the subgraph's edges (shuffled):
         loss = cross-entropy of the patch; one optimiser step

@@ -1,4 +1,4 @@
-"""Train the hierarchical model on one subgraph (TPAMI 2023), spec section 7: five graphs, four heads, a scale per node.
+"""Train the hierarchical model on one subgraph (TPAMI 2023): five graphs, four heads, a scale per node.
 
     d1 > d2  from the offset learner;  graphs of k_mid - d1, k_mid - d2, k_mid, k_mid + d2, k_mid + d1 neighbours
     for every pass, for every patch:

@@ -1,4 +1,4 @@
-"""Train on structure-preserved subgraphs, spec sections 5 and 7: the loop that all methods share.
+"""Train on structure-preserved subgraphs (SPSS, CVPR 2021, section 3.3): the loop that all methods share.
 
     for every epoch, for every seed identity (shuffled):
         subgraph <- SPSS, with its own kNN graphs

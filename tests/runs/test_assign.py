@@ -331,6 +331,7 @@ assert stale == 0, stale
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", ["0", pytest.param("inf", marks=pytest.mark.slow)])
 def test_a_kill_at_any_write_leaves_the_old_run_or_the_new_one(run, share):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}

@@ -22,6 +22,7 @@ from starfc.storage.commit import LIST, LOCK, NEXT
 from starfc.training.journal import Journal
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kills", "only"),
     [

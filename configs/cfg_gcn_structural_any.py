@@ -5,3 +5,6 @@ _base_ = ['./base.py', '../src/starfc/recipes/any.py']
 prefix = '{{ fileDirname }}/../data/glyph'
 test_name = 'sample'
 pretrained = '{{ fileDirname }}/../src/starfc/pretrained/any'  # the weights that come with the package
+
+# only for training with another model.type on one data set
+sampling = dict(subgraphs_per_epoch=150)

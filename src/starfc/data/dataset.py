@@ -273,7 +273,7 @@ def open_split(
     feat_path, label_path : path
         Features and labels. ``label_path`` None: there are no labels.
     feature_dim, key, room
-        As for :func:`~starfc.data.formats.read_features`.
+        As for :func:`~starfc.data.files.read_features`.
     normalise : bool
         As for :class:`Features`.
     name : str

@@ -24,8 +24,9 @@ import numpy as np
 from harness import finish_side, report, run_side
 from starfc.data.dataset import Features
 from starfc.data.files import read_features
-from starfc.graph.knn import Sample, build_knn, draw_sample
+from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.graph.recall import Sample
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 
@@ -64,7 +65,7 @@ def compare(arguments: argparse.Namespace, features: Features) -> None:
     for name in ("feature_dim", "flat_queries"):
         if getattr(arguments, name) is not None:
             options += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-    sample = draw_sample(features, arguments.knn, np.random.default_rng(1))
+    sample = Sample.draw(features, arguments.knn, np.random.default_rng(1), judged=False)
     results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,7 +79,7 @@ def compare(arguments: argparse.Namespace, features: Features) -> None:
                 **{key: side[key] for key in ("seconds", "peak_rss_mb", "params")},
                 "speedup": flat["seconds"] / side["seconds"],
                 "memory_ratio": side["peak_rss_mb"] / flat["peak_rss_mb"],
-                "recall": sample.recall(graph) if len(graph.ids) == len(features) else None,
+                "recall": sample.recall_of(graph) if len(graph.ids) == len(features) else None,
                 "same_neighbours": float((np.sort(graph.ids, axis=1) == flat_ids).mean()) if whole else None,
             }
     result = {"num_instances": len(features), "knn": arguments.knn, "target_recall": arguments.recall}
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace, features: Features) -> None:
             sims, ids = index.search(queries, k)
         graph = tidy(ids, sims, rows, n)
     else:
-        sample = draw_sample(features, k, np.random.default_rng(0))
+        sample = Sample.draw(features, k, np.random.default_rng(0), judged=False)
         matrix = features.all()
         with stages.stage("index"):
             search, effort, limit = OTHERS[method](matrix, k, arguments.threads)
@@ -130,19 +131,12 @@ def tuned(search: Search, sample: Sample, matrix: np.ndarray, k: int, effort: in
 
     def reaches(effort: int) -> bool:
         sims, ids = search(matrix[sample.rows], k, effort)
-        own = KnnGraph(*_placed(tidy(ids.astype(np.int64), sims, sample.rows, len(matrix)), sample.rows, len(matrix)))
-        return sample.recall(own) >= recall
+        return sample.recall(tidy(ids.astype(np.int64), sims, sample.rows, len(matrix))) >= recall
 
     while effort < limit and not reaches(effort):
         effort *= 2
     lower = effort * 3 // 4
     return lower if effort <= limit and reaches(lower) else min(effort, limit)
-
-
-def _placed(graph: KnnGraph, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    ids, sims = np.full((n, graph.k), -1, graph.ids.dtype), np.zeros((n, graph.k), np.float32)
-    ids[rows], sims[rows] = graph.ids, graph.sims
-    return ids, sims
 
 
 def faiss_index(factory: str, parameter: str, effort: int, limit: int, train: int | None = None) -> Callable:

@@ -21,9 +21,10 @@ from starfc.graph.affinity import (
     propagation_matrix,
 )
 from starfc.graph.exact import exact_search
-from starfc.graph.knn import build_knn, draw_sample, exact_knn
+from starfc.graph.knn import build_knn, exact_knn
 from starfc.graph.neighbours import KnnGraph, tidy
 from starfc.graph.order import inverse, locality_order
+from starfc.graph.recall import Sample
 from starfc.graph.store import find_graph, read_graph, write_graph
 
 
@@ -241,9 +242,9 @@ def test_recall_of_a_damaged_graph():
     features = unit(blobs(noise=1.0)[0])
     graph = build_knn(features, 21)
     half = KnnGraph(np.where(np.arange(21) < 10, graph.ids, -1), np.where(np.arange(21) < 10, graph.sims, 0))
-    sample = draw_sample(Features(features), graph.k, np.random.default_rng(0))
-    assert sample.recall(graph) == 1.0
-    assert sample.recall(half) == pytest.approx(0.5)
+    sample = Sample.draw(Features(features), graph.k, np.random.default_rng(0))
+    assert sample.recall_of(graph) == 1.0
+    assert sample.recall_of(half) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["graph", "graph.npz"])
@@ -274,7 +275,7 @@ def test_manifest_says_what_the_graph_is(tmp_path):
     assert manifest["feature_dim"] == 16
     assert manifest["k"] == 10
     assert manifest["backend"] == "ivf"
-    assert manifest["params"] == {"nlist": 4, "nprobe": 2}
+    assert manifest["params"] == {"nlist": 4, "nprobe": 2, "partitions": 1, "sweeps": 0}
     assert 0 < manifest["recall"] <= 1
     assert manifest["fingerprint"] == features.check.fingerprint
 

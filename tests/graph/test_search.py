@@ -10,15 +10,20 @@ from hypothesis import strategies as st
 
 from helpers.samples import blobs, unit
 from starfc.data.dataset import Features
+from starfc.graph import approximate as approximate_module
 from starfc.graph import cells as cells_module
 from starfc.graph import exact as exact_module
 from starfc.graph import knn as knn_module
-from starfc.graph.cells import make_cells, nearest_cells, search_cells
-from starfc.graph.exact import exact_search, rounded_search, search_rows
-from starfc.graph.knn import build_knn, draw_sample, exact_knn
+from starfc.graph.cells import Members, make_cells, nearest_cells, probe_cells
+from starfc.graph.exact import exact_search, nearest_of_rows, rounded_search, search_rows
+from starfc.graph.knn import build_knn, exact_knn
+from starfc.graph.neighbours import KnnGraph
 from starfc.graph.partial import PartialGraph
 from starfc.graph.pools import Pools, sorted_pools
+from starfc.graph.recall import Recalls, Sample
+from starfc.graph.sweeps import Steps, sweep
 from starfc.runtime.products import slices
+from starfc.storage.records import PhaseRecord
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
@@ -154,70 +159,222 @@ def test_cells_hold_every_row_once(count):
     np.testing.assert_array_equal(again.order, cells.order)
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 20), m=st.integers(1, 150), k=st.integers(1, 8), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_known_candidates_are_not_offered_again(n, m, k, seed):
+    """Pools start from lists of the best of some candidates; then all candidates are offered, in two tiles."""
+    rng = np.random.default_rng(seed)
+    products = rng.permuted(np.tile(np.arange(1, m + 1), (n, 1)), axis=1).astype(np.float32) / 256
+    some = rng.random((n, m)) < 0.3
+    ids = np.full((n, k), -1, np.int32)
+    sims = np.zeros((n, k), np.float32)
+    for i in range(n):
+        best = sorted(np.flatnonzero(some[i]), key=lambda c: -products[i, c])[:k]
+        ids[i, : len(best)], sims[i, : len(best)] = best, products[i, best]
+    pools = Pools.of_lists(KnnGraph(ids, sims), k, k, torch.float32)
+    for part in slices(m, 64):
+        tile = np.zeros((n, 64), np.float32)
+        tile[:, : part.stop - part.start] = products[:, part]
+        pools.offer_new(torch.from_numpy(tile), np.arange(part.start, part.stop), np.arange(n), ids)
+    expected = best_first(products, k)
+    np.testing.assert_array_equal(sorted_pools(pools, k)[1][:, : expected.shape[1]], expected)
+
+
+def found_by(offer, features, k, names):
+    """Return the lists of all rows after one phase without earlier lists: sims and ids (N, k), by row."""
+    n = len(names)
+    pools = Pools.empty(n, k, torch.float32, np.int32)
+    offer(slice(0, n), None, pools)
+    sims, places = sorted_pools(pools, k)
+    out_sims, out_ids = np.empty_like(sims), np.empty_like(places)
+    out_sims[names], out_ids[names] = sims, np.where(places >= 0, names[places], -1)
+    return out_sims, out_ids
+
+
 @pytest.mark.long
-@both_dtypes
-@pytest.mark.parametrize("chunk", [13, 150, 1000])
-def test_probing_every_cell_is_exact_search(monkeypatch, dtype, chunk):
-    monkeypatch.setattr(cells_module, "product_dtype", lambda: dtype)
-    monkeypatch.setattr(cells_module, "_ROWS", 64)
+@pytest.mark.parametrize("rows", [64, 512])
+def test_probing_every_cell_is_exact_search(monkeypatch, rows):
+    monkeypatch.setattr(cells_module, "product_dtype", lambda: torch.float32)
+    monkeypatch.setattr(cells_module, "_ROWS", rows)
     monkeypatch.setattr(cells_module, "_COLUMNS", 64)
     matrix = unit(blobs(identities=40, size=15, noise=0.7)[0])
-    features, n = Features(matrix, normalise=False), 600
-    sims, ids = np.empty((n, 12), np.float32), np.empty((n, 12), np.int32)
-
-    def finished(_, rows, found_sims, found_ids):
-        sims[rows], ids[rows] = found_sims, found_ids
-
-    search_cells(features, 12, make_cells(features, 9), 9, slices(n, chunk), finished)
+    features = Features(matrix, normalise=False)
+    cells = make_cells(features, 9)
+    members, places = Members.of(features, cells.order), approximate_module._in_places(cells)
+    sims, ids = found_by(lambda *a: probe_cells(members, places, 9, *a), features, 12, cells.order)
     assert_same_neighbours(sims, ids, matrix)
+
+
+def one_step(lists: np.ndarray, width: int) -> list[list[int]]:
+    """Place itself, its first neighbours, and the first of those that have it as one: by position, then by place."""
+    near, ways = lists[:, :width], []
+    for i in range(len(near)):
+        back = sorted((c, j) for j, c in zip(*np.nonzero(near == i), strict=True))[:width]
+        ways.append([i, *near[i][near[i] >= 0].tolist(), *(int(j) for _, j in back)])
+    return ways
+
+
+@pytest.mark.long
+def test_a_sweep_finds_the_best_that_two_steps_reach(monkeypatch):
+    """Blocks of one row: its candidates are then exactly those of its own two steps."""
+    monkeypatch.setattr("starfc.graph.sweeps._BLOCK", 1)
+    monkeypatch.setattr("starfc.graph.sweeps.NEAR", 3)
+    monkeypatch.setattr(cells_module, "product_dtype", lambda: torch.float32)
+    matrix = unit(blobs(identities=20, size=10, noise=0.8)[0])
+    rng, n = np.random.default_rng(3), 200
+    lists = np.stack([rng.choice(np.setdiff1d(np.arange(n), i), 3, replace=False) for i in range(n)]).astype(np.int32)
+    members = Members.of(Features(matrix, normalise=False), np.arange(n))
+    pools = Pools.empty(n, 5, torch.float32, np.int32)
+    sweep(members, Steps(lists), slice(0, n), lists, pools)
+    ids = sorted_pools(pools, 5)[1]
+    ways = one_step(lists, 3)
+    for i in range(n):
+        reached = np.array(sorted({b for a in ways[i] for b in ways[a]} - set(lists[i])))
+        best = reached[np.argsort(-(matrix[reached] @ matrix[i]), kind="stable")][:5]
+        assert set(ids[i][ids[i] >= 0]) == set(best)
+
+
+@pytest.mark.long
+def test_blocks_share_candidates_up_to_a_limit(monkeypatch):
+    """A block of all rows offers every row all places, or those that most paths reach."""
+    monkeypatch.setattr("starfc.graph.sweeps._BLOCK", 200)
+    monkeypatch.setattr(cells_module, "product_dtype", lambda: torch.float32)
+    matrix = unit(blobs(identities=20, size=10, noise=0.8)[0])
+    lists = exact_knn(matrix, 9).ids
+    members = Members.of(Features(matrix, normalise=False), np.arange(200))
+    offered = []
+    monkeypatch.setattr(Pools, "offer_new", lambda self, products, names, *rest: offered.append(set(names)))
+    for most in (8192, 50):
+        monkeypatch.setattr("starfc.graph.sweeps._MOST", most)
+        sweep(members, Steps(lists), slice(0, 200), lists, Pools.empty(200, 9, torch.float32, np.int32))
+    every, some = offered
+    assert every == set(range(200))
+    assert len(some) == 50
+    paths = np.bincount([j for way in one_step(lists, 9) for j in way], minlength=200)
+    assert min(paths[list(some)]) >= max(paths[list(every - some)])
+
+
+def test_rows_alone_have_the_neighbours_of_the_whole_search(monkeypatch):
+    monkeypatch.setattr(exact_module, "_SMALL", 0)
+    monkeypatch.setattr(exact_module, "product_dtype", lambda: torch.bfloat16)
+    matrix = unit(blobs(identities=60, size=20, noise=0.6)[0])
+    features, rows = Features(matrix, normalise=False), np.array([3, 700, 41, 1199])
+    sims, ids = nearest_of_rows(features, rows, 12)
+    expected = search_rows(features, rows, 12)
+    np.testing.assert_array_equal(ids, expected[1])
+    np.testing.assert_allclose(sims, expected[0], atol=1e-6)
 
 
 @pytest.fixture
 def clustered(monkeypatch):
-    """Features that cells pay for although they are few."""
-    monkeypatch.setattr(knn_module, "_CELL_ROW", 0)
-    monkeypatch.setattr(knn_module, "_CHUNKS", (256, 256))
+    """Features for which an approximate search pays although they are few."""
+    monkeypatch.setattr(knn_module, "_FEW", 0)
+    monkeypatch.setattr(approximate_module, "_CHUNKS", (256, 256))
     return Features(blobs(identities=100, size=20, noise=0.4)[0])
 
 
+def recall_of(graph: KnnGraph, features: Features, seed: int = 5) -> float:
+    return Sample.draw(features, graph.k, np.random.default_rng(seed), judged=False).recall_of(graph)
+
+
 @pytest.mark.long
-def test_the_target_recall_is_reached_with_few_probes(clustered):
-    probes = []
-    for recall in (0.8, 0.99):
+def test_the_target_recall_is_reached(clustered):
+    phases = []
+    for recall in (0.5, 0.99):
         graph = build_knn(clustered, 15, "ivf", recall=recall)
-        true_recall = draw_sample(clustered, 15, np.random.default_rng(5)).recall(graph)
         assert graph.info["recall"] >= recall
-        assert true_recall >= recall - 0.01
-        probes.append(graph.info["params"]["nprobe"])
-    assert probes[0] < probes[1] < graph.info["params"]["nlist"] / 2
+        assert recall_of(graph, clustered) >= recall - 0.01
+        phases.append(graph.info["params"]["partitions"] + graph.info["params"]["sweeps"])
+    assert phases[0] <= phases[1]
 
 
-def test_where_cells_do_not_pay_search_is_exact(clustered, monkeypatch):
-    monkeypatch.setattr(knn_module, "_CELL_ROW", 40_000)
-    graph, exact = build_knn(clustered, 15, "ivf"), exact_knn(clustered, 15)
+@pytest.mark.long
+def test_a_missed_target_is_warned_of(clustered, monkeypatch, caplog):
+    monkeypatch.setattr(approximate_module, "_MOST_SWEEPS", 1)
+    graph = build_knn(clustered, 15, "ivf", {"nlist": 200}, recall=1.0)
+    assert graph.info["recall"] < 1
+    assert "knn_recall 1 was not reached: found" in caplog.text
+
+
+def test_where_approximate_search_does_not_pay_search_is_exact():
+    features = Features(blobs(identities=30, size=10)[0])
+    graph, exact = build_knn(features, 15, "ivf"), exact_knn(features, 15)
     assert graph.info == {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0}
     np.testing.assert_array_equal(graph.ids, exact.ids)
 
 
 @pytest.mark.long
-def test_a_missed_target_is_searched_again_with_more_probes(clustered, monkeypatch):
-    monkeypatch.setattr(knn_module, "_probes_for", lambda *_: 1)
-    graph = build_knn(clustered, 15, "ivf", recall=0.999)
-    assert graph.info["recall"] >= 0.999
-    assert graph.info["params"]["nprobe"] > 1
+def test_the_result_does_not_depend_on_threads(clustered):
+    before, graphs = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        graphs.append(build_knn(clustered, 15, "ivf", {"nprobe": 2, "partitions": 2, "sweeps": 2}))
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(graphs[0].ids, graphs[1].ids)
+
+
+@pytest.mark.long
+def test_more_partitions_and_sweeps_find_more(clustered):
+    found = [
+        recall_of(build_knn(clustered, 15, "ivf", {"nprobe": 1, "nlist": 100, **more}), clustered)
+        for more in ({}, {"partitions": 2}, {"sweeps": 1}, {"partitions": 2, "sweeps": 2})
+    ]
+    assert found[0] < found[1]
+    assert found[0] < found[2]
+    assert found[3] == max(found)
+
+
+def phase(kind: str, share: float | None = None, **more: int) -> PhaseRecord:
+    recalls = {} if share is None else Recalls(0.1, 0.2, share, [], 10).as_dict()
+    return PhaseRecord(kind=kind, number=0, recalls=recalls, **more)
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"),
+    [
+        ([], "cells"),
+        (["cells"], "cells"),
+        (["cells", "cells"], "sweep"),
+        (["cells", "cells", 0.99], None),
+        (["cells", "cells", 0.5], "sweep"),
+        (["cells", "cells", 0.5, 0.8], "sweep"),
+        (["cells", "cells", 0.5, 0.6], "cells"),
+        (["cells", "cells", 0.5, 0.6, "cells"], "sweep"),
+        (["cells", "cells", 0.5, 0.6, "cells", 0.7], "sweep"),
+        (["cells", "cells", 0.5, "cells", 0.6, "cells", 0.7, 0.71], None),
+    ],
+)
+def test_the_phases_of_a_search_that_chooses(done, expected):
+    plan = approximate_module.Plan.of({}, 0.98, 4)
+    after = plan.after([phase("cells") if what == "cells" else phase("sweep", what) for what in done])
+    assert (after.kind if after else None) == expected
+
+
+def test_the_phases_of_a_search_that_is_told():
+    plan, done = approximate_module.Plan.of({"nprobe": 3, "partitions": 2, "sweeps": 1}, 0.98, 4), []
+    while (after := plan.after(done)) is not None:
+        done.append(after)
+    assert [(p.kind, p.number, p.probes) for p in done] == [("cells", 0, 3), ("cells", 1, 3), ("sweep", 0, 0)]
 
 
 class Killed(Exception):
     pass
 
 
+SOME = {"nprobe": 2, "partitions": 2, "sweeps": 1}
+
+
 @pytest.mark.long
-def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_path):
-    whole = build_knn(clustered, 15, "ivf", {"nprobe": 6})
+@pytest.mark.parametrize("after", [3, 11, 17, 22])
+def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_path, after):
+    """The three phases have eight chunks each."""
+    whole = build_knn(clustered, 15, "ivf", SOME)
     write, written = PartialGraph.write, []
 
     def killed_write(self, chunk, ids, sims):
-        if len(written) >= 3:
+        if len(written) >= after:
             raise Killed
         write(self, chunk, ids, sims)
         written.append(chunk.start)
@@ -225,14 +382,39 @@ def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(PartialGraph, "write", killed_write)
         with pytest.raises(Killed):
-            build_knn(clustered, 15, "ivf", {"nprobe": 6}, folder=tmp_path / "partial")
+            build_knn(clustered, 15, "ivf", SOME, folder=tmp_path / "partial")
     resumed = []
     monkeypatch.setattr(PartialGraph, "write", lambda self, c, *a: resumed.append(c.start) or write(self, c, *a))
-    monkeypatch.setattr(knn_module, "make_cells", None)  # they are stored
-    graph = build_knn(clustered, 15, "ivf", {"nprobe": 6}, folder=tmp_path / "partial")
-    assert sorted(written + resumed) == list(range(0, 2000, 256))
+    monkeypatch.setattr(approximate_module, "make_cells", None)  # they are stored
+    graph = build_knn(clustered, 15, "ivf", SOME, folder=tmp_path / "partial")
+    assert sorted(written + resumed) == sorted(3 * list(range(0, 2000, 256)))
     np.testing.assert_array_equal(graph.ids, whole.ids)
     np.testing.assert_array_equal(graph.sims, whole.sims)
+    assert graph.info == whole.info
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["lists-0.ids", "lists-1.sims", "cells-0.npz", "done.json"])
+def test_damaged_progress_is_searched_again(clustered, monkeypatch, tmp_path, name):
+    whole = build_knn(clustered, 15, "ivf", SOME)
+    write, written = PartialGraph.write, []
+
+    def killed_write(self, chunk, ids, sims):
+        if len(written) >= 11:
+            raise Killed
+        write(self, chunk, ids, sims)
+        written.append(chunk.start)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialGraph, "write", killed_write)
+        with pytest.raises(Killed):
+            build_knn(clustered, 15, "ivf", SOME, folder=tmp_path / "partial")
+    path = tmp_path / "partial" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8] ^= 0x55
+    path.write_bytes(content)
+    graph = build_knn(clustered, 15, "ivf", SOME, folder=tmp_path / "partial")
+    np.testing.assert_array_equal(graph.ids, whole.ids)
 
 
 @pytest.mark.long

@@ -58,7 +58,7 @@ def test_a_folder_of_the_users_is_not_taken_for_a_search(tmp_path):
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"g.partial: a folder with files of a search only needed; found 'thesis.txt'"):
-        PartialGraph(folder, {"k": 3})
+        PartialGraph(folder, {"k": 3}, 10, 3, [slice(0, 10)])
     (folder / "search.json").write_text("{}")
     remove_search(folder)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]

@@ -1,14 +1,13 @@
-"""Divide features into cells (spherical k-means), and search approximate neighbours in each row's nearest cells.
+"""Divide rows into cells (spherical k-means), and offer each row the members of its nearest cells as neighbours.
 
 This is an inverted file that is read cell by cell instead of query by query. All rows of a chunk that probe a cell are
 multiplied with all members of the cell at once: one matrix product instead of many vector products. A chunk is a
-contiguous part of the cell order, so its rows are near each other and probe the same cells. Products are computed in
-bfloat16 where this is faster. The similarities of the selected candidates are computed again in float32.
+contiguous part of the cell order, so its rows are near each other and probe the same cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba as nb
@@ -21,13 +20,15 @@ from torch.nn import functional
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
-from starfc.graph.pools import Pools, sorted_pools
-from starfc.graph.rerank import rerank
+from starfc.graph.pools import Pools, numeric, sorted_pools
 from starfc.runtime import threads
+from starfc.runtime.half import number
 from starfc.runtime.products import product_dtype, slices
 
-_SAMPLE = 64  # rows per cell on which k-means runs
-_ITERATIONS = 6
+Rows = Callable[[slice | NDArray[np.integer]], Tensor]  # returns the features of some rows, in any number type
+
+_SAMPLE = 16  # rows per cell on which k-means runs
+_ITERATIONS = 4
 _BLOCK = 1 << 13
 _TILE = 1024
 _ROWS, _COLUMNS = 512, 2048  # maximum size of a product, 2 MiB; most cells fit into one
@@ -38,8 +39,8 @@ _EDGE = 64  # sizes of products are rounded up to multiples of this, so that the
 class Cells:
     """A division of N rows into C cells. Consecutive cells are similar.
 
-    ``centroids`` (C, d) float32 have norm 1. ``order`` (N,) are the ids of the rows, cell by cell: the members of cell
-    c are ``order[starts[c] : starts[c + 1]]``.
+    ``centroids`` (C, d) float32 have norm 1. ``order`` (N,) are the rows, cell by cell: the members of cell c are
+    ``order[starts[c] : starts[c + 1]]``.
     """
 
     centroids: Tensor
@@ -51,14 +52,17 @@ class Cells:
 
 
 def make_cells(features: Features, count: int, seed: int = 0) -> Cells:
-    """Divide the rows into ``count`` cells: k-means on a sample, then each row goes to its nearest centroid.
+    """Divide the rows of features into ``count`` cells (:func:`divide`)."""
+    return divide(lambda rows: torch.from_numpy(features.rows(rows)), len(features), count, seed)
 
-    The sample has 64 rows per cell; k-means runs 6 iterations.
+
+def divide(rows_of: Rows, n: int, count: int, seed: int = 0) -> Cells:
+    """Divide n rows into ``count`` cells: k-means on a sample, then each row goes to its nearest centroid.
+
+    The sample has 16 rows per cell; k-means runs 4 iterations.
     """
     rng = np.random.default_rng(seed)
-    n = len(features)
-    sample = np.sort(rng.choice(n, min(n, _SAMPLE * count), replace=False))
-    points = torch.from_numpy(features.rows(sample))
+    points = rows_of(np.sort(rng.choice(n, min(n, _SAMPLE * count), replace=False))).float()
     centroids = points[torch.from_numpy(rng.choice(len(points), count, replace=False))].clone()
     for _ in range(_ITERATIONS):
         nearest = torch.from_numpy(_assign(lambda rows: points[rows], len(points), centroids)).long()
@@ -67,16 +71,17 @@ def make_cells(features: Features, count: int, seed: int = 0) -> Cells:
         sums[empty] = points[torch.from_numpy(rng.choice(len(points), int(empty.sum()), replace=False))]
         centroids = functional.normalize(sums, dim=1)
     centroids = centroids[torch.from_numpy(_beside_each_other(centroids))]
-    cell_of = _assign(lambda rows: torch.from_numpy(features.rows(rows)), n, centroids)
-    order, starts = _by_cell(cell_of, count)
+    order, starts = _by_cell(_assign(rows_of, n, centroids), count)
     return Cells(centroids, order.astype(id_dtype(n), copy=False), starts)
 
 
 def nearest_cells(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
     """Return the ``count`` nearest centroids of each point, nearest first, (n, count) integers.
 
-    ``points`` (n, d) and ``centroids`` (C, d) are float32.
+    ``points`` (n, d) are of any number type, ``centroids`` (C, d) are float32.
     """
+    if count == 1:
+        return _nearest_one(points, centroids)[:, None]
     ids = _nearest(points, centroids, count, product_dtype())
     short = ids[:, -1] < 0  # bfloat16 pools ignore products below 0, so a row may have found too few
     if short.any():
@@ -84,75 +89,74 @@ def nearest_cells(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.i
     return ids
 
 
-def search_cells(
-    features: Features,
-    k: int,
-    cells: Cells,
-    probes: int,
-    chunks: Iterable[slice],
-    finished: Callable[[slice, NDArray[np.integer], NDArray[np.float32], NDArray[np.integer]], None],
-) -> None:
-    """Find the k most similar rows of each row, itself included, among the members of its ``probes`` nearest cells.
+@dataclass(frozen=True)
+class Members:
+    """All N rows of a set as a search reads them: in an order that places similar rows beside each other.
 
-    Parameters
+    Attributes
     ----------
-    chunks : iterable of slices
-        The rows to search, as slices of ``cells.order``.
-    finished : function (chunk, rows, sims, ids)
-        Is called for each chunk, in any order and from any thread, with its rows (m,), and their similarities and ids
-        (m, k), sorted by decreasing similarity. If a row has fewer than k candidates, the rest is -inf and -1.
+    vectors : (N, d) float32 or bfloat16
+        The features, in the number type of the products.
+    names : (N,) integers
+        The row of the set at each place.
     """
-    n = len(features)
-    members = torch.zeros(n + _EDGE, features.dim, dtype=product_dtype())
 
-    def fill(rows: slice) -> None:
-        members[rows] = torch.from_numpy(features.rows(cells.order[rows]))
+    vectors: Tensor
+    names: NDArray[np.integer]
 
-    threads.each(fill, slices(n, _BLOCK))
-    # The search is approximate, so no error bound is needed; k / 4 more candidates keep the recall high.
-    error = np.zeros(n, np.float32)
-    keep, scaled = k + k // 4 + 8, features.scaled
+    @classmethod
+    def of(cls, features: Features, names: NDArray[np.integer]) -> Members:
+        vectors = torch.empty(len(features), features.dim, dtype=product_dtype())
 
-    def work(chunk: slice) -> None:
-        rows = cells.order[chunk]
-        pools = Pools.empty(len(rows), keep, members.dtype, id_dtype(n))
-        probed = np.concatenate(
-            [
-                nearest_cells(torch.from_numpy(features.rows(rows[part])), cells.centroids, probes)
-                for part in slices(len(rows), _BLOCK)
-            ]
-        )
-        queries, starts = _by_cell(probed.ravel(), len(cells))
-        queries //= probes
-        buffer = torch.empty(_ROWS * _COLUMNS, dtype=members.dtype)
+        def fill(places: slice) -> None:
+            vectors[places] = torch.from_numpy(features.rows(names[places]))
 
-        def offer(cell: int, mine: NDArray[np.int64]) -> None:
-            for some in slices(len(mine), _ROWS):
-                queries = members[torch.from_numpy(chunk.start + np.resize(mine[some], _ceil(some.stop - some.start)))]
-                for part in slices(int(cells.starts[cell + 1] - cells.starts[cell]), _COLUMNS):
-                    first, width = int(cells.starts[cell]) + part.start, part.stop - part.start
-                    others = members[first : first + _ceil(width)]
-                    products = buffer[: len(queries) * len(others)].view(len(queries), len(others))
-                    torch.mm(queries, others.T, out=products)
-                    pools.offer_rows(products, first, mine[some], width)
+        threads.each(fill, slices(len(features), _BLOCK))
+        return cls(vectors, names)
 
-        # Search each row's own cell first: this raises the floors, and most later products are skipped.
-        bounds = np.clip(cells.starts - chunk.start, 0, len(rows))
-        for cell in np.flatnonzero(np.diff(bounds)).tolist():
-            offer(cell, np.arange(bounds[cell], bounds[cell + 1]))
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def at(self, places: slice | NDArray[np.integer]) -> Tensor:
+        """Return the vectors at some places."""
+        return self.vectors[places if isinstance(places, slice) else torch.from_numpy(places)]
+
+
+def probe_cells(
+    members: Members, cells: Cells, probes: int, chunk: slice, known: NDArray[np.integer] | None, pools: Pools
+) -> None:
+    """Offer each place of a chunk the members of its ``probes`` nearest cells.
+
+    ``cells`` divide the places of ``members``. ``known`` (m, k) are the present lists of the chunk, and ``pools`` its
+    pools; candidates are places.
+    """
+    probed = np.concatenate(
+        [
+            nearest_cells(members.vectors[chunk.start + part.start : chunk.start + part.stop], cells.centroids, probes)
+            for part in slices(chunk.stop - chunk.start, _BLOCK)
+        ]
+    )
+    buffer = torch.empty(_ROWS * _COLUMNS, dtype=members.vectors.dtype)
+    # The nearest cells first: this raises the floors, and most later products are skipped.
+    for some in (probed[:, :1], probed[:, 1:]):
+        queries, starts = _by_cell(some.ravel(), len(cells))
+        queries //= max(1, some.shape[1])
         for cell in np.flatnonzero(np.diff(starts)).tolist():
             mine = queries[starts[cell] : starts[cell + 1]]
-            offer(cell, mine[(mine < bounds[cell]) | (mine >= bounds[cell + 1])])
-        sims, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), id_dtype(n))
-        rerank(pools, scaled, rows, cells.order, error[chunk], sims, ids)
-        finished(chunk, rows, sims, ids)
+            inside = cells.order[cells.starts[cell] : cells.starts[cell + 1]]
+            for part in slices(len(inside), _COLUMNS):
+                names = inside[part]
+                others = members.at(padded(names))
+                for rows in slices(len(mine), _ROWS):
+                    left = members.at(chunk.start + padded(mine[rows]))
+                    products = buffer[: len(left) * len(others)].view(len(left), len(others))
+                    torch.mm(left, others.T, out=products)
+                    pools.offer_new(products, names, mine[rows], known)
 
-    threads.each(work, chunks)
 
-
-def _ceil(size: int) -> int:
-    """Round up to a multiple of :data:`_EDGE`."""
-    return -(-size // _EDGE) * _EDGE
+def padded(names: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return names repeated up to the next multiple of :data:`_EDGE`."""
+    return np.resize(names, -(-len(names) // _EDGE) * _EDGE)
 
 
 def _nearest(points: Tensor, centroids: Tensor, count: int, dtype: torch.dtype) -> NDArray[np.integer]:
@@ -166,8 +170,42 @@ def _nearest(points: Tensor, centroids: Tensor, count: int, dtype: torch.dtype) 
     return sorted_pools(pools, count)[1]
 
 
-def _assign(rows_of: Callable[[slice], Tensor], n: int, centroids: Tensor) -> NDArray[np.int32]:
-    """Return the nearest centroid of each of n rows, (n,); ``rows_of`` returns the features of a slice of rows."""
+def _nearest_one(points: Tensor, centroids: Tensor) -> NDArray[np.int32]:
+    """Return the nearest centroid of each point, (n,); of equal products the first."""
+    points, centroids = points.to(product_dtype()), centroids.to(product_dtype())
+    best = np.zeros(len(points), np.int32)
+    for rows in slices(len(points), _ROWS):
+        most = np.full(rows.stop - rows.start, -np.inf, np.float32)
+        for some in slices(len(centroids), _COLUMNS):
+            _larger(numeric(points[rows] @ centroids[some].T), some.start, most, best[rows])
+    return best
+
+
+@nb.njit(cache=True, nogil=True)
+def _larger(products, first, most, best):
+    """Where a row has a larger product than ``most`` (n,), replace that, and set ``best`` (n,) to its column.
+
+    Products are float32, or the bits of bfloat16 as int16. The bits of negative numbers are below those of positive
+    ones, but in reverse order. ``first`` is added to the columns.
+    """
+    for r in range(products.shape[0]):
+        row = products[r]
+        largest = row[0]
+        for c in range(row.size):
+            largest = max(largest, row[c])
+        if products.itemsize == 2 and largest < 0:
+            for c in range(row.size):
+                largest = min(largest, row[c])
+        if number(largest) > most[r]:
+            most[r] = number(largest)
+            at = 0
+            while row[at] != largest:
+                at += 1
+            best[r] = first + at
+
+
+def _assign(rows_of: Rows, n: int, centroids: Tensor) -> NDArray[np.int32]:
+    """Return the nearest centroid of each of n rows, (n,)."""
     nearest = np.empty(n, np.int32)
 
     def work(rows: slice) -> None:
@@ -180,6 +218,8 @@ def _assign(rows_of: Callable[[slice], Tensor], n: int, centroids: Tensor) -> ND
 def _beside_each_other(centroids: Tensor) -> NDArray[np.integer]:
     """Return an order of the centroids in which similar ones are close to each other."""
     near = nearest_cells(centroids, centroids, min(len(centroids), 16))
+    if near.shape[1] == 1:
+        return np.arange(len(centroids))
     return locality_order(KnnGraph(near, np.ones(near.shape, np.float32)))
 
 

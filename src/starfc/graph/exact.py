@@ -27,7 +27,7 @@ from starfc.data.dataset import Features, as_features
 from starfc.graph.cells import make_cells
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.pools import Pools, sorted_pools
-from starfc.graph.rerank import SUMMATION, rerank
+from starfc.graph.rerank import ROUNDED, SUMMATION, rerank
 from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
@@ -161,6 +161,52 @@ def _offer_tiles(matrix: Tensor, pools: Pools, block: int) -> None:
         every = range(len(blocks))
         threads.each(lambda at: offer(at, range(at, at + 1)), every)
         threads.each(lambda at: offer(at, range(at + 1, len(blocks))), every)
+
+
+def nearest_of_rows(
+    features: Features, rows: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Return similarities and ids (m, k) of the k most similar rows of some rows (m,), as :func:`exact_search` does.
+
+    Where this is faster, products are made of features rounded to bfloat16, with the same proof that the result is
+    exact; otherwise :func:`search_rows` makes them in float32.
+    """
+    n = len(features)
+    if n < _SMALL or product_dtype() != torch.bfloat16:
+        return search_rows(features, rows, k)
+    queries = torch.from_numpy(features.rows(rows)).bfloat16()
+    pools = Pools.empty(len(rows), min(n, 2 * k), torch.bfloat16, id_dtype(n))
+    parts = [(queries[part], pools[part], Lock()) for part in slices(len(rows), _ROWS)]
+
+    def work(columns: slice) -> None:
+        others = torch.from_numpy(features.rows(columns)).bfloat16()
+        for mine, pool, lock in parts:
+            products = mine @ others.T
+            with lock:
+                pool.offer_rows(products, columns.start, np.arange(len(mine)))
+
+    with progress("kNN of some rows", total=n, unit="row") as bar:
+        for columns in slices(n, 64 * BLOCK):
+            threads.each(
+                work,
+                [
+                    slice(columns.start + p.start, columns.start + p.stop)
+                    for p in slices(columns.stop - columns.start, BLOCK)
+                ],
+            )
+            bar.update(columns.stop - columns.start)
+    sims, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), id_dtype(n))
+    certain, scaled, names = np.empty(len(rows), np.bool_), features.scaled, np.arange(n, dtype=id_dtype(n))
+
+    def finish(part: slice) -> None:
+        error = np.full(part.stop - part.start, ROUNDED, np.float32)
+        certain[part] = rerank(pools[part], scaled, rows[part], names, error, sims[part], ids[part])
+
+    threads.each(finish, slices(len(rows), _ROWS))
+    again = np.flatnonzero(~certain)
+    if again.size:
+        sims[again], ids[again] = search_rows(features, rows[again], k, sims[again, -1])
+    return sims, ids
 
 
 def search_rows(

@@ -16,21 +16,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
-from starfc.graph.cells import Cells, make_cells, nearest_cells, search_cells
-from starfc.graph.exact import exact_search, search_rows
+from starfc.graph.approximate import approximate_search
+from starfc.graph.exact import exact_search
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
-from starfc.graph.partial import PartialGraph
+from starfc.graph.recall import Judge
 from starfc.runtime.defaults import KNN_FORMER, KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.runtime.extras import require
 from starfc.runtime.products import slices
@@ -40,10 +37,7 @@ from starfc.storage.atomic import temporary_folder, writes
 
 log = logging.getLogger("starfc")
 
-RECALL_ROWS = 1000  # number of rows on which recall is measured
-# Costs in products of an exact search, which needs N / 2 per row: a product in cells costs 1.25, and each row 80,000.
-_CELL_PRODUCT, _CELL_ROW = 1.25, 80_000
-_CHUNKS = (1 << 13, 1 << 16)  # minimum and maximum rows per chunk: 2^16 x 140 candidates x 6 bytes = 55 MB per thread
+_FEW = 200_000  # with fewer rows, exact search is as fast as an approximate one
 _QUERY_BLOCK = 1 << 13
 
 
@@ -87,6 +81,7 @@ def build_knn(
     seed: int = 0,
     recall: float = RECALL,
     folder: Path | None = None,
+    judge: Judge | None = None,
 ) -> KnnGraph:
     """Build the kNN graph of features.
 
@@ -102,16 +97,19 @@ def build_knn(
     seed : int
         Seed of the rows on which recall is measured, and of the sample for k-means.
     recall : float
-        Target share of the exact neighbours that an approximate method must find. Ignored if ``nprobe`` is given.
+        The share that an approximate method must find: of the edges that matter with a judge, of all neighbours without
+        one. Ignored if ``nprobe``, ``partitions`` or ``sweeps`` is given.
     folder : path, optional
         Folder in which an approximate search stores its progress, to continue after an interruption. Default: a
         temporary folder.
+    judge : Judge, optional
+        Says which edges matter, for example :func:`starfc.models.judge.first_round_judge`.
 
     Returns
     -------
     KnnGraph
-        ``info`` holds the backend, its parameters, and the recall against exact search on 1,000 sampled rows (1 for
-        exact methods).
+        ``info`` holds the backend, its parameters, the recall that was reached on 1,000 sampled rows (1 for exact
+        methods), and all :class:`~starfc.graph.recall.Recalls`.
 
     Raises
     ------
@@ -127,11 +125,13 @@ def build_knn(
         return empty_graph(1, k)
     _check_method(features, method, params)
     if method == "ivf":
+        if not set(params) - {"nlist"} and len(features) < _FEW:
+            return _exact_instead(features, k, recall)
         if folder is not None:
             with writes(folder, folder.parent):
-                return _ivf(features, k, params, seed, recall, folder)
+                return approximate_search(features, k, params, seed, recall, folder, judge)
         with temporary_folder() as temporary:
-            return _ivf(features, k, params, seed, recall, temporary)
+            return approximate_search(features, k, params, seed, recall, temporary, judge)
     return _exact(features, k) if method == "exact" else _gpu_search(features, k)
 
 
@@ -150,33 +150,6 @@ def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:
     return tidy(ids, sims, np.arange(len(ids)), len(ids))
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A sample of rows (n,) with their exact neighbours, a KnnGraph of (n, k)."""
-
-    rows: NDArray[np.int64]
-    exact: KnnGraph
-
-    def recall(self, graph: KnnGraph) -> float:
-        """Return the share of the exact neighbours of these rows that a graph contains.
-
-        A neighbour counts as found if it is at least as similar as the row's last exact neighbour. So another
-        neighbour of the same similarity does not count as missed.
-        """
-        wanted = (self.exact.ids >= 0).sum(axis=1)
-        last = np.take_along_axis(self.exact.sims, np.maximum(wanted - 1, 0)[:, None], axis=1) - 1e-6
-        held = (graph.sims[self.rows] >= last) & (graph.ids[self.rows] >= 0)
-        return float(np.minimum(held.sum(axis=1), wanted).sum() / wanted.sum())
-
-
-def draw_sample(features: Features, k: int, rng: np.random.Generator) -> Sample:
-    """Draw up to 1,000 rows and search their exact neighbours."""
-    n = len(features)
-    rows = np.sort(rng.choice(n, min(RECALL_ROWS, n), replace=False))
-    sims, ids = search_rows(features, rows, k)
-    return Sample(rows, tidy(ids, sims, rows, n))
-
-
 def _exact(features: Features, k: int) -> KnnGraph:
     graph = exact_knn(features, k)
     return KnnGraph(graph.ids, graph.sims, {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0})
@@ -191,68 +164,6 @@ def _exact_instead(features: Features, k: int, recall: float) -> KnnGraph:
         recall,
     )
     return _exact(features, k)
-
-
-def _ivf(features: Features, k: int, params: dict[str, int], seed: int, recall: float, folder: Path) -> KnnGraph:
-    n, rng = len(features), np.random.default_rng(seed)
-    if "nprobe" not in params and n / 2 < _CELL_ROW:
-        return _exact_instead(features, k, recall)
-    count = params.get("nlist", max(1, min(round(3 * math.sqrt(n)), n // 39)))
-    chunk = min(max(n // 16, _CHUNKS[0]), _CHUNKS[1])
-    partial = PartialGraph(
-        folder,
-        {
-            "fingerprint": features.check.fingerprint, "k": k, "params": params, "seed": seed, "recall": recall,
-            "chunk": chunk,
-        },
-    )  # fmt: skip
-    cells = partial.cells(lambda: make_cells(features, count, seed), n)
-    measured = draw_sample(features, k, rng)
-    if "nprobe" in params:
-        probes = params["nprobe"]
-    else:
-        probes = _probes_for(recall, features, cells, measured)
-        if _CELL_PRODUCT * probes / count * n + _CELL_ROW > n / 2:
-            return _exact_instead(features, k, recall)
-        probes = max(probes, _probes_for(recall, features, cells, draw_sample(features, k, rng)))
-    while True:
-        probes = min(probes, count)
-        graph = _search_cells(features, k, cells, probes, partial, chunk)
-        reached = measured.recall(graph)
-        log.info("kNN graph: %d of %d cells probed, recall %.4f", probes, count, reached)
-        if "nprobe" in params or reached >= recall or probes == count:
-            break
-        probes += max(1, probes // 4)
-    used = {"backend": "ivf", "params": {"nlist": count, "nprobe": probes}}
-    return KnnGraph(graph.ids, graph.sims, used | {"recall": reached, "recall_rows": len(measured.rows)})
-
-
-def _search_cells(features: Features, k: int, cells: Cells, probes: int, partial: PartialGraph, chunk: int) -> KnnGraph:
-    """Search with a fixed number of probes; continue from the stored chunks of an interrupted search."""
-    n = len(features)
-    partial.start(probes, n, k, slices(n, chunk))
-    with progress("kNN graph", total=n, done=partial.rows_done, unit="row") as bar:
-
-        def finished(part: slice, rows: NDArray, sims: NDArray, ids: NDArray) -> None:
-            block = tidy(ids, sims, rows, n)
-            partial.write(part, block.ids, block.sims)
-            bar.update(len(rows))
-
-        search_cells(features, k, cells, probes, partial.missing(), finished)
-    return partial.finish(cells.order)
-
-
-def _probes_for(recall: float, features: Features, cells: Cells, sample: Sample) -> int:
-    """Return the smallest number of probes whose cells contain the target share of a sample's exact neighbours."""
-    points = torch.from_numpy(features.rows(sample.rows))
-    preference = nearest_cells(points, cells.centroids, len(cells))
-    rank = np.empty_like(preference)
-    np.put_along_axis(rank, preference, np.arange(len(cells), dtype=rank.dtype)[None], axis=1)
-    cell_of = np.empty(len(features), np.int32)
-    cell_of[cells.order] = np.repeat(np.arange(len(cells), dtype=np.int32), np.diff(cells.starts))
-    held = sample.exact.ids >= 0
-    needed = np.sort(np.take_along_axis(rank, cell_of[sample.exact.ids], axis=1)[held])
-    return int(needed[min(len(needed) - 1, math.ceil(recall * len(needed)))]) + 1
 
 
 def _check_method(features: Features, method: str, params: dict[str, int]) -> None:

@@ -12,6 +12,7 @@ from starfc.errors import InputError
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.partial import remove_search
+from starfc.graph.recall import Judge
 from starfc.graph.store import ANEW, building, elsewhere, find_graph, read_graph
 from starfc.runtime.defaults import RECALL
 from starfc.runtime.words import advice, word
@@ -30,10 +31,11 @@ class Search:
     params: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     recall: float = RECALL
+    judge: Judge | None = None
 
     def build(self, features: Features, k: int, folder: Path | None = None) -> KnnGraph:
         """Build the kNN graph of features; ``folder`` stores the progress of an approximate search."""
-        return build_knn(features, k, self.method, self.params, self.seed, self.recall, folder)
+        return build_knn(features, k, self.method, self.params, self.seed, self.recall, folder, self.judge)
 
 
 @dataclass(frozen=True)

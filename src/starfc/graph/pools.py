@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from starfc.graph.neighbours import KnnGraph
 from starfc.runtime.simd import LANES, lowest_bit, reached, reached_each
 
 
@@ -45,6 +46,21 @@ class Pools:
             return cls(np.empty(shape, np.int16), ids, fill, np.zeros(n, np.int16), keep)
         return cls(np.empty(shape, np.float32), ids, fill, np.full(n, -np.inf, np.float32), keep)
 
+    @classmethod
+    def of_lists(cls, graph: KnnGraph, wanted: int, keep: int, dtype: torch.dtype) -> Pools:
+        """Return pools that hold the neighbours of n lists.
+
+        If a list has the ``wanted`` number of neighbours, the floor is the similarity of the last one: a worse
+        candidate cannot improve the list.
+        """
+        pools = cls.empty(graph.num_nodes, keep, dtype, graph.ids.dtype.type)
+        pools.fill[:] = (graph.ids >= 0).sum(axis=1)
+        pools.ids[:, : graph.k] = graph.ids
+        pools.values[:, : graph.k] = numeric(torch.tensor(graph.sims).to(dtype))
+        full = pools.fill >= wanted
+        pools.floor[full] = pools.values[full, wanted - 1]
+        return pools
+
     def __getitem__(self, rows: slice) -> Pools:
         return Pools(self.values[rows], self.ids[rows], self.fill[rows], self.floor[rows], self.keep)
 
@@ -67,6 +83,25 @@ class Pools:
             self.floor,
             self.keep,
         )
+
+    def offer_new(
+        self,
+        products: Tensor,
+        names: NDArray[np.integer],
+        rows: NDArray[np.integer],
+        known: NDArray[np.integer] | None = None,
+    ) -> None:
+        """Offer products to the pools of their rows, except for candidates that are known.
+
+        Entry (r, c) of the contiguous ``products``, with c < len(``names``), is the candidate ``names[c]`` of the pool
+        ``rows[r]``. The number of columns of ``products`` is a multiple of 64. Candidates in the row ``rows[r]`` of
+        ``known`` (n, k) are left out.
+        """
+        known = self.ids[:, :0] if known is None else known
+        _offer_new(
+            numeric(products).ravel(), products.shape[1], names, rows, known,
+            self.values, self.ids, self.fill, self.floor, self.keep,
+        )  # fmt: skip
 
     def offer_columns(self, products: Tensor, first: int) -> None:
         """Offer products to the pools of their columns.
@@ -196,6 +231,31 @@ def _offer_rows(products, stride, first, rows, width, values, ids, fill, floor, 
         for c in range(width - width % LANES, width):
             if products[start + c] >= lowest:
                 size, lowest = _append(mine, my_ids, size, lowest, products[start + c], first + c, keep)
+        fill[row], floor[row] = size, lowest
+
+
+@nb.njit(cache=True, nogil=True)
+def _offer_new(products, stride, names, rows, known, values, ids, fill, floor, keep):
+    capacity = values.shape[1]
+    for r in range(rows.size):
+        row, start = rows[r], r * stride
+        size, lowest = fill[row], floor[row]
+        for at in range(0, names.size, LANES):
+            mask = reached(products, start + at, lowest)
+            while mask:
+                c = at + lowest_bit(mask)
+                mask &= mask - np.uint64(1)
+                if c >= names.size or products[start + c] < lowest:
+                    continue
+                name, held = names[c], False
+                for q in range(known.shape[1]):  # without a branch, so that the loop is vectorised
+                    held |= known[row, q] == name
+                if held:
+                    continue
+                values[row, size], ids[row, size] = products[start + c], name
+                size += 1
+                if size == capacity:
+                    lowest, size = _cut(values[row], ids[row], size, keep), keep
         fill[row], floor[row] = size, lowest
 
 

@@ -11,6 +11,7 @@ from starfc.runtime.half import number, single
 
 ROUNDING = 2.0**-8  # relative rounding error of a bfloat16 product
 SUMMATION = 2.0**-14  # upper bound on the error of 2^9 float32 additions
+ROUNDED = 2.0**-7 + 2.0**-16 + SUMMATION  # ε of rounded unit vectors: r + (1 + r) r with r <= 2^-8
 
 
 def rerank(

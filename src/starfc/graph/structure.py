@@ -206,7 +206,9 @@ class Structure:
     strangers : Strangers, optional
         The strangers of the same nodes. Similarities are then on the common scale, and columns 20 to 30 are computed.
     log_nodes : float, optional
-        log N for column 30, if an earlier number of nodes must be used. Default: log of the number of nodes.
+        log N for column 30, if another number of nodes must be used. Default: log of the number of nodes.
+    in_lists : (2, N) float32, optional
+        Number of lists that have each node among their first ten, and among all entries. Default: counted in ``graph``.
 
     Raises
     ------
@@ -221,6 +223,7 @@ class Structure:
     within: NDArray[np.integer] | None = None
     strangers: Strangers | None = None
     log_nodes: float | None = None
+    in_lists: NDArray[np.float32] | None = None
     ids: NDArray[np.integer] = field(init=False, repr=False)
     sims: NDArray[np.float32] = field(init=False, repr=False)
     _smoothed: NDArray[np.float16] = field(init=False, repr=False)
@@ -280,8 +283,11 @@ class Structure:
 
     def _log_in_degrees(self) -> NDArray[np.float32]:
         """Return log(1 + in_10) and log(1 + 79 in_k / k) of all nodes, (2, N) float32."""
-        counts = np.zeros((2, self.graph.num_nodes), np.float32)
-        in_degrees(self.ids, 10, counts)
+        if self.in_lists is None:
+            counts = np.zeros((2, self.graph.num_nodes), np.float32)
+            in_degrees(self.ids, 10, counts)
+        else:
+            counts = self.in_lists.copy()
         counts[1] *= np.float32(79 / self.ids.shape[1])
         return np.log1p(counts, out=counts)
 

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.pools import Pools, numeric, sorted_pools
-from starfc.graph.rerank import ROUNDING, SUMMATION, products_of, rerank
+from starfc.graph.rerank import ROUNDED, ROUNDING, products_of, rerank
 from starfc.graph.structure import NO_LOGIT
 from starfc.runtime import threads
 from starfc.runtime.half import single
@@ -32,7 +32,6 @@ from starfc.runtime.progress import progress
 _ROWS, _COLUMNS = 512, 1024  # size of a tile: 1 or 2 MiB of products
 _SMALL = 1 << 14  # with fewer rows, float32 is as fast
 _KEEP = 2  # of rounded products, this many times k candidates are kept
-_ROUNDED = 2.0**-7 + 2.0**-16 + SUMMATION  # ε of rounded unit vectors: r + (1 + r) r with r <= 2^-8
 _LOWEST = 0.05  # floors above this stay positive after rounding
 
 
@@ -237,14 +236,14 @@ def _search(
     if product_dtype() != torch.bfloat16 or n < _SMALL or not least > _LOWEST:
         pools, (rows, cols, values) = _products(features, alive, queries, k, floor, first, torch.float32)
         return *sorted_pools(pools, k), (rows, cols, values)
-    low = np.where(np.isinf(floor), floor, (floor - _ROUNDED) * (1 - ROUNDING)).astype(np.float32)
+    low = np.where(np.isinf(floor), floor, (floor - ROUNDED) * (1 - ROUNDING)).astype(np.float32)
     bits = (low.view(np.uint32) >> 16).astype(np.int16)  # truncation: the floor never gets higher
     pools, (rows, cols, _) = _products(features, alive, queries, min(n, _KEEP * k), bits, first, torch.bfloat16)
     sims, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), id_dtype(n))
     certain, names = np.empty(len(queries), np.bool_), np.arange(n, dtype=id_dtype(n))
 
     def exact(part: slice) -> None:
-        error = np.full(part.stop - part.start, _ROUNDED, np.float32)
+        error = np.full(part.stop - part.start, ROUNDED, np.float32)
         certain[part] = rerank(pools[part], features.scaled, queries[part], names, error, sims[part], ids[part])
 
     threads.each(exact, slices(len(queries), _ROWS))

@@ -8,8 +8,8 @@ RESOLUTION = 0.1  # resolution of Leiden
 
 KNN_METHODS = ("exact", "faiss_gpu", "ivf")
 KNN_FORMER = {"faiss": "exact"}  # published configs and earlier runs call exact search "faiss"
-KNN_PARAMS = {"ivf": ("nlist", "nprobe")}
-RECALL = 0.99  # default recall of approximate search
+KNN_PARAMS = {"ivf": ("nlist", "nprobe", "partitions", "sweeps")}
+RECALL = 0.98  # default target of approximate search: share of the edges that matter
 
 MOST_NEIGHBOURS = 253  # limit for structural features: a position in a neighbour list must fit into a byte
 OFFSETS = (5, 10, 15, 20, 25, 30)  # differences in k that the hierarchical model draws from to train on nested graphs

@@ -276,11 +276,22 @@ class CheckpointKind(Record):
     offsets: list[Neighbours] = []
 
 
+class PhaseRecord(Record):
+    """A phase of a kNN search: cells of a partition were probed, or lists were swept."""
+
+    kind: Literal["cells", "sweep"]
+    number: Count  # of the partition, or of the sweep
+    probes: Count = 0
+    recalls: dict[str, Any] = {}  # measured after the phase
+
+
 class SearchProgress(Record):
     """``done.json`` of an unfinished kNN search."""
 
-    probes: Positive
-    done: dict[str, Text]  # digest of each stored chunk, by its first row
+    finished: list[PhaseRecord]
+    present: PhaseRecord | None = None
+    before: dict[Annotated[str, Field(pattern=r"^\d+$")], Text]  # digest of each chunk of the last finished phase
+    done: dict[Annotated[str, Field(pattern=r"^\d+$")], Text]  # digest of each stored chunk of the present phase
 
 
 class ScalesOf(Record):

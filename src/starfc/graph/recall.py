@@ -1,0 +1,202 @@
+"""Measure on sampled rows what an approximate kNN graph has found.
+
+1,000 rows are drawn, and their exact neighbours are searched. For clustering it does not matter whether a list holds
+its 70th stranger. The measure that decides is therefore the *recall of edges that matter*: of the edges from sampled
+rows that have p > 0.5 under exact lists, the share that the approximate lists hold among their candidates, with p > 0.5
+too. p is the first round's probability of the packaged model. It depends only on the lists of both ends, so three
+neighbours of each sampled row are drawn, and their exact lists are searched too.
+
+The recall of edges that matter is also given by density. The sampled rows are divided into four groups of equal size by
+the similarity of their 20th neighbour, the sparsest group first; so a dense majority cannot hide a lost minority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starfc.data.dataset import Features
+from starfc.graph.exact import nearest_of_rows
+from starfc.graph.neighbours import KnnGraph, tidy
+
+RECALL_ROWS = 1000  # number of sampled rows
+_PARTNERS = 3  # neighbours of each sampled row whose edges are judged
+CANDIDATES = 40  # neighbours of each row that are candidate edges of the packaged model
+_DENSITY = 20  # the similarity of this neighbour is the density of a row
+_GROUPS = 4
+MATTERS = 0.5  # an edge matters if its p is above this
+
+
+class Judge(Protocol):
+    """Returns the probability that edges join two rows of one identity, given only the lists of their ends."""
+
+    def __call__(
+        self,
+        features: Features,
+        rows: NDArray[np.int64],
+        lists: KnnGraph,
+        in_lists: NDArray[np.float32],
+        first: NDArray[np.int64],
+        second: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Return p (m,) of the edges from ``rows[first]`` to ``rows[second]``; 0 for edges that are not candidates.
+
+        ``lists`` (t, k) are those of ``rows`` (t,); ``in_lists`` (2, t) is the number of lists of the whole graph that
+        have each row among their first ten, and among all their neighbours.
+        """
+
+
+@dataclass(frozen=True)
+class Recalls:
+    """What an approximate graph has found, as shares from 0 to 1.
+
+    Attributes
+    ----------
+    neighbours : float
+        Share of the k nearest neighbours of sampled rows.
+    nearest : float
+        Share of the 40 nearest neighbours, the candidate edges.
+    edges : float, optional
+        Share of the edges that matter; None without a judge.
+    edges_by_density : list of float or None
+        The same for four groups of sampled rows, the sparsest first; None for a group without such an edge.
+    rows : int
+        Number of sampled rows.
+    """
+
+    neighbours: float
+    nearest: float
+    edges: float | None
+    edges_by_density: list[float | None]
+    rows: int
+
+    @property
+    def reached(self) -> float:
+        """The share that must reach the target: of edges that matter, or of neighbours without a judge."""
+        return self.neighbours if self.edges is None else self.edges
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return the shares as part of a sentence."""
+        shares = f"{self.nearest:.4f} of the {CANDIDATES} nearest neighbours, {self.neighbours:.4f} of all neighbours"
+        if self.edges is None:
+            return f"found {shares}"
+        groups = ", ".join("none" if share is None else f"{share:.3f}" for share in self.edges_by_density)
+        return f"found {self.edges:.4f} of the edges that matter (from sparse to dense rows: {groups}), {shares}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sampled rows with their exact neighbours.
+
+    Attributes
+    ----------
+    rows : (t,) int64
+        The rows whose exact neighbours are known.
+    exact : KnnGraph
+        Their lists, (t, k).
+    sampled : (s,) int64
+        Positions of the s sampled rows in ``rows``.
+    first, second : (m,) int64
+        Positions in ``rows`` of the ends of the judged edges: a sampled row, and one of its first 40 neighbours.
+    """
+
+    rows: NDArray[np.int64]
+    exact: KnnGraph
+    sampled: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+
+    @classmethod
+    def draw(cls, features: Features, k: int, rng: np.random.Generator, *, judged: bool = True) -> Sample:
+        """Draw up to 1,000 rows and search their exact lists; if ``judged``, also those of three neighbours of each."""
+        n = len(features)
+        rows = np.sort(rng.choice(n, min(RECALL_ROWS, n), replace=False))
+        exact = _exact(features, rows, k)
+        if not judged:
+            none = np.empty(0, np.int64)
+            return cls(rows, exact, np.arange(len(rows)), none, none)
+        near = exact.ids[:, :CANDIDATES]
+        chosen = np.argsort(np.where(near >= 0, rng.random(near.shape), 2), axis=1)[:, :_PARTNERS]
+        partners = np.take_along_axis(near, chosen, axis=1)
+        ends = np.stack([np.repeat(rows, partners.shape[1]), partners.ravel()])[:, partners.ravel() >= 0]
+        others = np.setdiff1d(ends[1], rows)
+        both, lists = np.concatenate([rows, others]), _exact(features, others, k)
+        whole = KnnGraph(np.concatenate([exact.ids, lists.ids]), np.concatenate([exact.sims, lists.sims]))
+        order = np.argsort(both)
+        first, second = (order[np.searchsorted(both, e, sorter=order)] for e in ends)
+        return cls(both, whole, np.arange(len(rows)), first, second)
+
+    def recall(self, lists: KnnGraph, columns: int | None = None) -> float:
+        """Return the share of the exact neighbours of the sampled rows that their approximate lists hold.
+
+        A neighbour counts as found if it is at least as similar as the row's last exact neighbour. So another
+        neighbour of the same similarity does not count as missed.
+
+        Parameters
+        ----------
+        lists : KnnGraph
+            The approximate lists of ``rows``.
+        columns : int, optional
+            Count only this many exact neighbours of each row.
+        """
+        exact = KnnGraph(self.exact.ids[self.sampled, :columns], self.exact.sims[self.sampled, :columns])
+        wanted = (exact.ids >= 0).sum(axis=1)
+        last = np.take_along_axis(exact.sims, np.maximum(wanted - 1, 0)[:, None], axis=1) - 1e-6
+        held = (lists.sims[self.sampled] >= last) & (lists.ids[self.sampled] >= 0)
+        return float(np.minimum(held.sum(axis=1), wanted).sum() / max(wanted.sum(), 1))
+
+    def recall_of(self, graph: KnnGraph) -> float:
+        """Return the share of the exact neighbours of the sampled rows that a whole graph holds (:meth:`recall`)."""
+        return self.recall(KnnGraph(graph.ids[self.rows], graph.sims[self.rows]))
+
+    def measure(
+        self,
+        features: Features,
+        lists_of: Callable[[NDArray[np.int64]], KnnGraph],
+        in_lists_of: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+        judge: Judge | None,
+    ) -> Recalls:
+        """Compare the approximate lists of the sample's rows with the exact ones.
+
+        Parameters
+        ----------
+        features : Features
+            The features of all rows.
+        lists_of, in_lists_of : functions
+            Return the approximate lists of some rows, and the numbers ``in_lists`` that a judge needs.
+        judge : Judge, optional
+            Without it, edges that matter are not measured.
+        """
+        lists = lists_of(self.rows)
+        share, groups = (None, []) if judge is None else self._edges(features, lists, in_lists_of(self.rows), judge)
+        return Recalls(self.recall(lists), self.recall(lists, CANDIDATES), share, groups, len(self.sampled))
+
+    def _edges(
+        self, features: Features, lists: KnnGraph, in_lists: NDArray[np.float32], judge: Judge
+    ) -> tuple[float | None, list[float | None]]:
+        """Return the share of the edges that matter that were found and kept, and the same by density."""
+        true, found = (
+            judge(features, self.rows, graph, in_lists, self.first, self.second) > MATTERS
+            for graph in (self.exact, lists)
+        )
+        density = self.exact.sims[self.sampled, min(_DENSITY, self.exact.k) - 1]
+        group = np.argsort(np.argsort(density)) * _GROUPS // max(len(density), 1)
+        at = group[self.first]  # the sampled rows come first in `rows`
+        shares = [_share(found[true & (at == g)]) for g in range(_GROUPS)]
+        return _share(found[true]), shares
+
+
+def _share(found: NDArray[np.bool_]) -> float | None:
+    return float(found.mean()) if found.size else None
+
+
+def _exact(features: Features, rows: NDArray[np.int64], k: int) -> KnnGraph:
+    sims, ids = nearest_of_rows(features, rows, k)
+    return tidy(ids, sims, rows, len(features))

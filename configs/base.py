@@ -7,8 +7,8 @@ train_name = 'part0_train'
 test_name = 'part1_test'
 knn = 80  # neighbours of a node, counting the node itself
 knn_method = 'exact'  # or 'ivf': approximate, for a million nodes and more; or 'faiss_gpu': needs a GPU build
-knn_params = dict()  # for ivf: nlist, nprobe; by default the search finds values that reach knn_recall
-knn_recall = 0.99
+knn_params = dict()  # for ivf: nlist, nprobe, partitions, sweeps; by default they are chosen to reach knn_recall
+knn_recall = 0.98
 th_sim = 0.  # the affinity graph leaves out neighbours below this similarity
 
 # for a path without a suffix, every known suffix is tried: .bin, .npy, .npz, …; .meta, .txt, .npy, …

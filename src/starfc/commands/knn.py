@@ -44,6 +44,7 @@ def knn(
     from starfc.data.files import read_features
     from starfc.graph.knn import fitting_k, search_bytes
     from starfc.graph.opening import Place, build_graph
+    from starfc.graph.recall import Recalls
     from starfc.runtime.machine import set_threads
     from starfc.runtime.stages import Stages
     from starfc.storage.atomic import prepare_folder, temporary_folder
@@ -73,7 +74,7 @@ def knn(
     }
     how = "exact"
     if record["recall_rows"]:
-        how = f"{record['backend']} {record['params']}, recall {record['recall']:.4f} on {record['recall_rows']:,} rows"
+        how = f"{record['backend']} {record['params']}, {Recalls.text_of(record['recalls'])}"
     cost = f"{took.seconds:.1f} s, peak {took.peak_rss_mb:,.0f} MB"
     text = f"{graph.num_nodes:,} nodes, k {k}, {how}, {cost}\nwritten to {out}"
     options.show(record, text, as_json=as_json, quiet=quiet)

@@ -115,7 +115,9 @@ KnnGraph = Annotated[
 Recall = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Search approximately and find this share of the true neighbours. Default of ivf: 0.99."
+        min=0,
+        max=1,
+        help="Search approximately and find this share of the edges that matter (p > 0.5). Default of ivf: 0.98.",
     ),
 ]
 Invalid = Annotated[

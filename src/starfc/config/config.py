@@ -222,8 +222,10 @@ class Config:
     test_name: str = option("part1_test", "split to cluster")
     knn: int = option(80, "neighbours per node k, the node itself included (as in the published files)", low=2)
     knn_method: str = option("exact", "ivf: approximate", choices=defaults.KNN_METHODS, former=defaults.KNN_FORMER)
-    knn_params: dict = option(factory=dict, help="ivf: nlist, nprobe; by default they are chosen automatically")
-    knn_recall: float = option(defaults.RECALL, "share of the true neighbours to find (ivf)", low=0, high=1)
+    knn_params: dict = option(
+        factory=dict, help="ivf: nlist, nprobe, partitions, sweeps; by default they are chosen automatically"
+    )
+    knn_recall: float = option(defaults.RECALL, "ivf: share of the edges that matter (p > 0.5) to find", low=0, high=1)
     th_sim: float = option(0.0, "kNN entries below this similarity are not in the affinity graph", low=0, high=1)
     cluster_num: int = option(1300, "identities per training subgraph", low=1)
     train_data: TrainData = option(factory=TrainData)
@@ -305,7 +307,7 @@ class Config:
         found += [
             (f"knn_params.{key}", f"{self.knn_method!r} accepts whole numbers above 0 for {allowed}; found {value!r}")
             for key, value in self.knn_params.items()
-            if key not in allowed or not isinstance(value, int) or value < 1
+            if key not in allowed or not isinstance(value, int) or value < (0 if key == "sweeps" else 1)
         ]
         for name, path in self._templates().items():
             try:

@@ -14,6 +14,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.opening import Place, Search, open_or_build
 from starfc.graph.store import find_graph
+from starfc.models.judge import first_round_judge
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import advice, word
 
@@ -100,7 +101,7 @@ def _room(config: Config) -> int | None:
 
 def search_of(config: Config) -> Search:
     """Return the neighbour search that a config sets."""
-    return Search(config.knn_method, config.knn_params, config.seed, config.knn_recall)
+    return Search(config.knn_method, config.knn_params, config.seed, config.knn_recall, first_round_judge)
 
 
 def stored_graph(path: str | Path) -> Path:

@@ -82,6 +82,13 @@ class Recalls:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @staticmethod
+    def text_of(stored: dict[str, Any]) -> str:
+        """Return the text of recalls stored as a dict, which can also hold ``same_identity``."""
+        same = stored.get("same_identity")
+        text = Recalls(**{name: value for name, value in stored.items() if name != "same_identity"}).text()
+        return text if same is None else f"{text}, {same:.4f} of the neighbours of the same identity"
+
     def text(self) -> str:
         """Return the shares as part of a sentence."""
         shares = f"{self.nearest:.4f} of the {CANDIDATES} nearest neighbours, {self.neighbours:.4f} of all neighbours"
@@ -191,6 +198,19 @@ class Sample:
         at = group[self.first]  # the sampled rows come first in `rows`
         shares = [_share(found[true & (at == g)]) for g in range(_GROUPS)]
         return _share(found[true]), shares
+
+
+def same_identity_recall(features: Features, graph: KnnGraph, identities: NDArray[np.integer], seed: int = 0) -> float:
+    """Return the share of the exact neighbours of the same identity that a graph holds, measured on 1,000 rows.
+
+    ``identities`` (N,) are the true labels; rows with a negative label are left out.
+    """
+    rows = np.sort(np.random.default_rng(seed).choice(len(features), min(RECALL_ROWS, len(features)), replace=False))
+    rows = rows[identities[rows] >= 0]
+    exact = _exact(features, rows, graph.k).ids
+    same = (exact >= 0) & (identities[exact] == identities[rows][:, None])
+    held = [np.isin(wanted[at], own).sum() for wanted, own, at in zip(exact, graph.ids[rows], same, strict=True)]
+    return float(sum(held) / max(same.sum(), 1))
 
 
 def _share(found: NDArray[np.bool_]) -> float | None:

@@ -243,7 +243,7 @@ def _read_folder(path: Path, features: Features, k: int) -> KnnGraph:
         raise InputError(f"{path}: damaged kNN graph: {error}; {ANEW}") from None
     kept = manifest.as_dict()
     return KnnGraph(
-        ids, sims, {key: kept[key] for key in ("backend", "params", "recall", "recall_rows") if key in kept}
+        ids, sims, {key: kept[key] for key in ("backend", "params", "recall", "recall_rows", "recalls") if key in kept}
     )
 
 

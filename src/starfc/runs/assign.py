@@ -47,6 +47,7 @@ from starfc.incremental.copies import known_by_edges, left_out
 from starfc.incremental.lists import Lists, Step, StoredLists
 from starfc.incremental.state import Assigned, Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
+from starfc.models.judge import first_round_judge
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs.folder import STATE, Run, most_labels, stored_features
 from starfc.runs.outputs import write_clustering, write_edges, write_run
@@ -247,7 +248,7 @@ def _collapse(run: Run, rule: Rule) -> bool:
 def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
     """Open the run's kNN graph, in the run's folder or where its config says. If it is gone, build it again."""
     config = run.record["config"]
-    search = Search(config["knn_method"], config["knn_params"], config["seed"], config["knn_recall"])
+    search = Search(config["knn_method"], config["knn_params"], config["seed"], config["knn_recall"], first_round_judge)
     named = config["test_data"].get("knn_graph_path")
     for path in (run.folder / "knn" / graph_name(valid, k, search), Path(named) if named else None):
         try:

@@ -25,6 +25,7 @@ from starfc.data.dataset import Split
 from starfc.data.fingerprint import fingerprint
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
+from starfc.graph.recall import Recalls, same_identity_recall
 from starfc.models.checkpoint import Model, load_model
 from starfc.review.measures import instance_columns
 from starfc.runs.outputs import write_clustering, write_edges, write_run
@@ -165,6 +166,9 @@ def _run(
     if split.labels is not None and config.metrics:
         with stages.stage("metrics"):
             metrics = evaluate(split.labels, result.labels, tuple(config.metrics))
+            if recalls := graph.info.get("recalls"):
+                identities = split.labels[done.prepared.rows]
+                recalls["same_identity"] = same_identity_recall(done.prepared.features, graph, identities, config.seed)
     num_clusters, num_singletons = result.num_clusters, int((np.bincount(result.labels) == 1).sum())
     with stages.stage("write"):
         measures = {} if result.parsed is None else instance_columns(result.parsed, result.labels)
@@ -334,6 +338,8 @@ def cluster_text(record: dict[str, Any], out: str | Path) -> str:
     ]
     if record.get("num_copies", 0):
         lines.append(f"{record['num_copies']:,} instances are copies of others, and have the same labels as these")
+    if recalls := record["knn_graph"].get("recalls"):
+        lines.append(f"approximate neighbour lists {Recalls.text_of(recalls)}")
     if record.get("estimate"):
         e = {name: 100 * value for name, value in record["estimate"].items() if value is not None}
         agreed = f"; a third of the rows, clustered alone, agrees to F {e['agreement']:.1f}" if "agreement" in e else ""

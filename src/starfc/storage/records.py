@@ -251,6 +251,7 @@ class GraphManifest(Record):
     params: dict[str, Any] = {}
     recall: Share | None = None
     recall_rows: Count | None = None
+    recalls: dict[str, Any] = {}
 
 
 class StateManifest(Record):

@@ -262,9 +262,13 @@ def test_a_stored_graph_of_other_parameters_is_refused(cluster, workspace):
     code, _, err = cluster(*options, "knn_params.nprobe=3")
     assert code == 2
     assert "found a kNN graph built with {'nprobe': 1}" in err
+    manifest = next((workspace / "data").rglob("manifest.json"))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"recall": 0.5}))
+    (manifest.parent / "files.json").unlink()
     code, _, err = cluster("--cfg-options", "knn_method=ivf")
     assert code == 2
-    assert "knn_recall 0.99 needed" in err
+    assert "knn_recall 0.98 needed; found a kNN graph of recall 0.5" in err
     assert cluster("--cfg-options", "knn_method=ivf", "knn_recall=0.1")[0] == 0
     assert not list((workspace / "data").rglob("*.partial"))
 

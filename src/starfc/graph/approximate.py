@@ -53,6 +53,11 @@ _STALLED = 0.7  # if a sweep leaves more than this share of the missing edges, t
 _IN_FIRST = 10  # the judge needs the number of lists that have a row among their first ten
 
 
+def chooses(params: Mapping[str, int]) -> bool:
+    """Return whether a search with these ``knn_params`` chooses its phases, so that it reaches the target."""
+    return not set(params) - {"nlist"}
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which phases a search has.
@@ -73,7 +78,7 @@ class Plan:
     @classmethod
     def of(cls, params: Mapping[str, int], target: float, probes: int) -> Plan:
         """Return the plan that ``knn_params`` sets. If one of the numbers is given, only ``probes`` is chosen."""
-        if not set(params) - {"nlist"}:
+        if chooses(params):
             return cls(probes, None, None, target)
         return cls(params.get("nprobe", probes), params.get("partitions", 1), params.get("sweeps", 0), target)
 

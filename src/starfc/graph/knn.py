@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
-from starfc.graph.approximate import approximate_search
+from starfc.graph.approximate import approximate_search, chooses
 from starfc.graph.exact import exact_search
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.recall import Judge
@@ -125,7 +125,7 @@ def build_knn(
         return empty_graph(1, k)
     _check_method(features, method, params)
     if method == "ivf":
-        if not set(params) - {"nlist"} and len(features) < _FEW:
+        if chooses(params) and len(features) < _FEW:
             return _exact_instead(features, k, recall)
         if folder is not None:
             with writes(folder, folder.parent):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starfc.data.dataset import Features
 from starfc.errors import InputError
+from starfc.graph.approximate import chooses
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.partial import remove_search
@@ -112,7 +113,7 @@ def open_graph(features: Features, k: int, search: Search, path: Path) -> KnnGra
             f"{ANEW}{elsewhere()}"
         )
     reached = graph.info.get("recall")
-    if search.method == "ivf" and "nprobe" not in search.params and (reached or 1.0) < search.recall:
+    if search.method == "ivf" and chooses(search.params) and (reached or 1.0) < search.recall:
         raise InputError(
             f"{stored}: {word('knn_recall')} {search.recall} needed; found a kNN graph of recall {reached:.4f}; "
             f"{ANEW}{advice(', or lower {}', 'knn_recall')}"

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
-from starfc.graph.cells import Cells, Members, divide, make_cells, nearest_cells, probe_cells
+from starfc.graph.cells import Cells, Members, divide, make_cells, probe_cells
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.order import inverse
 from starfc.graph.partial import PartialGraph
@@ -46,7 +46,6 @@ log = logging.getLogger("starfc")
 _PROBES = (2, 32)  # minimum and maximum number of cells that each row probes, if the search chooses
 _IN_CELLS = 0.5, 10  # it chooses enough that this share of the first ten neighbours lies in the probed cells
 _PARTITIONS = 2  # partitions before the first sweep, if the search chooses
-_MOST_CELLS = 1 << 14  # each row is compared with all centroids
 _CHUNKS = (1 << 13, 1 << 16)  # minimum and maximum rows per chunk: 2^16 x 172 candidates x 6 bytes = 68 MB per thread
 _MOST_PARTITIONS, _MOST_SWEEPS = 4, 12
 _STALLED = 0.7  # if a sweep leaves more than this share of the missing edges, the next phase is another partition
@@ -121,7 +120,7 @@ def approximate_search(
 ) -> KnnGraph:
     """Return an approximate kNN graph; the parameters are those of :func:`starfc.graph.knn.build_knn`."""
     n = len(features)
-    count = params.get("nlist", max(1, min(n // k, _MOST_CELLS)))
+    count = params.get("nlist", max(1, n // k))
     chunks = slices(n, min(max(n // 16, _CHUNKS[0]), _CHUNKS[1]))
     key = {"fingerprint": features.check.fingerprint, "k": k, "params": dict(params), "seed": seed, "recall": recall}
     key |= {"chunk": chunks[0].stop, "judged": judge is not None}
@@ -177,7 +176,7 @@ class _Search:
         return self.partial.cells(phase.number, lambda: divide(self.members.at, self.n, count, seed + phase.number))
 
     def probe(self, phase: PhaseRecord, cells: Cells) -> None:
-        probes = min(phase.probes, len(cells))
+        probes = min(phase.probes, cells.centroids.searched)
         self._each(phase, lambda chunk, known, pools: probe_cells(self.members, cells, probes, chunk, known, pools))
 
     def sweep(self, phase: PhaseRecord) -> None:
@@ -233,7 +232,7 @@ def _probes_for(features: Features, cells: Cells, sample: Sample) -> int:
     least, most = _PROBES
     share, nearest = _IN_CELLS
     own = torch.from_numpy(features.rows(sample.rows[sample.sampled]))
-    probed = nearest_cells(own, cells.centroids, min(most, len(cells)))
+    probed = cells.centroids.nearest(own, min(most, cells.centroids.searched))
     cell_of = np.empty(len(features), np.int32)
     cell_of[cells.order] = np.repeat(np.arange(len(cells), dtype=np.int32), np.diff(cells.starts))
     near = sample.exact.ids[sample.sampled, :nearest]

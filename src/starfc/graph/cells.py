@@ -7,6 +7,7 @@ contiguous part of the cell order, so its rows are near each other and probe the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,21 +30,67 @@ Rows = Callable[[slice | NDArray[np.integer]], Tensor]  # returns the features o
 
 _SAMPLE = 16  # rows per cell on which k-means runs
 _ITERATIONS = 4
-_BLOCK = 1 << 13
+_NEAR_GROUPS = 16  # groups in which the nearest cells of a row are searched
+_BLOCK = 1 << 16  # rows whose nearest centroids are searched at a time
 _TILE = 1024
 _ROWS, _COLUMNS = 512, 2048  # maximum size of a product, 2 MiB; most cells fit into one
 _EDGE = 64  # sizes of products are rounded up to multiples of this, so that there are few shapes to compile
 
 
 @dataclass(frozen=True)
-class Cells:
-    """A division of N rows into C cells. Consecutive cells are similar.
+class Centroids:
+    """C centroids in about √C groups, so that the nearest ones are found without comparing with all.
 
-    ``centroids`` (C, d) float32 have norm 1. ``order`` (N,) are the rows, cell by cell: the members of cell c are
-    ``order[starts[c] : starts[c + 1]]``.
+    Attributes
+    ----------
+    vectors : (C, d) float32
+        The centroids, of norm 1, group by group. Consecutive centroids are similar.
+    coarse : (G, d) float32
+        The centroid of each group.
+    starts : (G + 1,) int64
+        Group g has the centroids ``starts[g] : starts[g + 1]``.
+    near : (G, n) integers
+        The groups nearest to each group, itself included. The nearest centroids of a row are searched in these groups
+        of its nearest group. If there are at most 16 groups, these are all of them.
     """
 
-    centroids: Tensor
+    vectors: Tensor
+    coarse: Tensor
+    starts: NDArray[np.int64]
+    near: NDArray[np.integer]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def nearest(self, points: Tensor, count: int) -> NDArray[np.integer]:
+        """Return the ``count`` nearest centroids of each point, nearest first, (n, count) integers.
+
+        ``points`` (n, d) are of any number type; ``count`` is at most :attr:`searched`.
+        """
+        points = points.to(product_dtype())
+        out = np.empty((len(points), count), np.int32)
+        rows, starts = _by_cell(_nearest_one(points, self.coarse), len(self.coarse))
+        for group in np.flatnonzero(np.diff(starts)).tolist():
+            mine = rows[starts[group] : starts[group + 1]]
+            names = np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in self.near[group]])
+            chosen, some = points[torch.from_numpy(mine)], self.vectors[torch.from_numpy(names)]
+            out[mine] = names[_nearest(chosen, some, count)]
+        return out
+
+    @property
+    def searched(self) -> int:
+        """The least number of centroids that a row is compared with."""
+        return int(np.diff(self.starts)[self.near].sum(axis=1).min())
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A division of N rows into C cells: each row is in the cell of its nearest centroid.
+
+    ``order`` (N,) are the rows, cell by cell: the members of cell c are ``order[starts[c] : starts[c + 1]]``.
+    """
+
+    centroids: Centroids
     order: NDArray[np.integer]
     starts: NDArray[np.int64]
 
@@ -52,41 +99,51 @@ class Cells:
 
 
 def make_cells(features: Features, count: int, seed: int = 0) -> Cells:
-    """Divide the rows of features into ``count`` cells (:func:`divide`)."""
+    """Divide the rows of features into about ``count`` cells (:func:`divide`)."""
     return divide(lambda rows: torch.from_numpy(features.rows(rows)), len(features), count, seed)
 
 
 def divide(rows_of: Rows, n: int, count: int, seed: int = 0) -> Cells:
-    """Divide n rows into ``count`` cells: k-means on a sample, then each row goes to its nearest centroid.
+    """Divide n rows into about ``count`` cells by spherical k-means in two levels, on 16 sampled rows per cell.
 
-    The sample has 16 rows per cell; k-means runs 4 iterations.
+    The sample is divided into about √count groups, and each group into a number of cells that is proportional to its
+    share of the sample. k-means runs 4 iterations. Then each row goes to its nearest centroid.
     """
     rng = np.random.default_rng(seed)
     points = rows_of(np.sort(rng.choice(n, min(n, _SAMPLE * count), replace=False))).float()
-    centroids = points[torch.from_numpy(rng.choice(len(points), count, replace=False))].clone()
-    for _ in range(_ITERATIONS):
-        nearest = torch.from_numpy(_assign(lambda rows: points[rows], len(points), centroids)).long()
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
-        empty = torch.bincount(nearest, minlength=count) == 0
-        sums[empty] = points[torch.from_numpy(rng.choice(len(points), int(empty.sum()), replace=False))]
-        centroids = functional.normalize(sums, dim=1)
-    centroids = centroids[torch.from_numpy(_beside_each_other(centroids))]
-    order, starts = _by_cell(_assign(rows_of, n, centroids), count)
+    groups = max(1, round(math.sqrt(count)))
+    coarse = _means(points, groups, rng)
+    coarse = coarse[torch.from_numpy(_beside_each_other(coarse))]
+    order, starts = _by_cell(_assign(lambda rows: _nearest_one(points[rows], coarse), len(points)), groups)
+    used = np.diff(starts) > 0
+    coarse, starts, groups = coarse[torch.from_numpy(used)], np.append(starts[:-1][used], starts[-1]), int(used.sum())
+    shares = np.ceil(np.diff(starts) * (count / len(points))).astype(np.int64)
+    seeds = rng.integers(0, 2**32, groups)
+
+    def split(group: int) -> Tensor:
+        mine = points[torch.from_numpy(order[starts[group] : starts[group + 1]])]
+        means = _means(mine, int(shares[group]), np.random.default_rng(seeds[group]))
+        return means[torch.from_numpy(_beside_each_other(means))]
+
+    parts = threads.results(split, range(groups))
+    ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+    near = _nearest(coarse.to(product_dtype()), coarse, min(groups, _NEAR_GROUPS))
+    centroids = Centroids(torch.cat(parts), coarse, ends, near)
+    cell_of = _assign(lambda rows: centroids.nearest(rows_of(rows), 1)[:, 0], n)
+    order, starts = _by_cell(cell_of, len(centroids))
     return Cells(centroids, order.astype(id_dtype(n), copy=False), starts)
 
 
-def nearest_cells(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
-    """Return the ``count`` nearest centroids of each point, nearest first, (n, count) integers.
-
-    ``points`` (n, d) are of any number type, ``centroids`` (C, d) are float32.
-    """
-    if count == 1:
-        return _nearest_one(points, centroids)[:, None]
-    ids = _nearest(points, centroids, count, product_dtype())
-    short = ids[:, -1] < 0  # bfloat16 pools ignore products below 0, so a row may have found too few
-    if short.any():
-        ids[short] = _nearest(points[torch.from_numpy(short)], centroids, count, torch.float32)
-    return ids
+def _means(points: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """Return ``count`` centroids (count, d) of points by spherical k-means; count <= number of points."""
+    means = points[torch.from_numpy(rng.choice(len(points), count, replace=False))].clone()
+    for _ in range(_ITERATIONS if count > 1 else 1):
+        nearest = torch.from_numpy(_nearest_one(points, means)).long()
+        sums = torch.zeros_like(means).index_add_(0, nearest, points)
+        empty = torch.bincount(nearest, minlength=count) == 0
+        sums[empty] = points[torch.from_numpy(rng.choice(len(points), int(empty.sum()), replace=False))]
+        means = functional.normalize(sums, dim=1)
+    return means
 
 
 @dataclass(frozen=True)
@@ -132,7 +189,7 @@ def probe_cells(
     """
     probed = np.concatenate(
         [
-            nearest_cells(members.vectors[chunk.start + part.start : chunk.start + part.stop], cells.centroids, probes)
+            cells.centroids.nearest(members.vectors[chunk.start + part.start : chunk.start + part.stop], probes)
             for part in slices(chunk.stop - chunk.start, _BLOCK)
         ]
     )
@@ -159,10 +216,20 @@ def padded(names: NDArray[np.integer]) -> NDArray[np.integer]:
     return np.resize(names, -(-len(names) // _EDGE) * _EDGE)
 
 
-def _nearest(points: Tensor, centroids: Tensor, count: int, dtype: torch.dtype) -> NDArray[np.integer]:
-    """Return the ``count`` nearest centroids of each point by products in ``dtype``; -1 where too few were found."""
-    pools = Pools.empty(len(points), count, dtype, np.int32)
-    points, centroids = points.to(dtype), centroids.to(dtype)
+def _nearest(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
+    """Return the ``count`` nearest centroids of each point, nearest first, (n, count); count <= their number."""
+    if count == 1:
+        return _nearest_one(points, centroids)[:, None]
+    ids = _best(points, centroids.to(points.dtype), count)
+    short = ids[:, -1] < 0  # bfloat16 pools ignore products below 0, so a row may have found too few
+    if short.any():
+        ids[short] = _best(points[torch.from_numpy(short)].float(), centroids.float(), count)
+    return ids
+
+
+def _best(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
+    """Return the ``count`` columns of the largest products, (n, count); -1 where there are too few of at least 0."""
+    pools = Pools.empty(len(points), count, points.dtype, np.int32)
     for rows in slices(len(points), _TILE):
         mine = np.arange(rows.start, rows.stop)
         for some in slices(len(centroids), _TILE):
@@ -204,22 +271,20 @@ def _larger(products, first, most, best):
             best[r] = first + at
 
 
-def _assign(rows_of: Rows, n: int, centroids: Tensor) -> NDArray[np.int32]:
-    """Return the nearest centroid of each of n rows, (n,)."""
-    nearest = np.empty(n, np.int32)
+def _assign(cells_of: Callable[[slice], NDArray[np.integer]], n: int) -> NDArray[np.int32]:
+    """Return the cell of each of n rows, (n,); ``cells_of`` returns those of a slice of rows."""
+    found = np.empty(n, np.int32)
 
     def work(rows: slice) -> None:
-        nearest[rows] = nearest_cells(rows_of(rows), centroids, 1)[:, 0]
+        found[rows] = cells_of(rows)
 
     threads.each(work, slices(n, _BLOCK))
-    return nearest
+    return found
 
 
 def _beside_each_other(centroids: Tensor) -> NDArray[np.integer]:
     """Return an order of the centroids in which similar ones are close to each other."""
-    near = nearest_cells(centroids, centroids, min(len(centroids), 16))
-    if near.shape[1] == 1:
-        return np.arange(len(centroids))
+    near = _nearest(centroids.to(product_dtype()), centroids, min(len(centroids), 16))
     return locality_order(KnnGraph(near, np.ones(near.shape, np.float32)))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from starfc.errors import InputError, MissingFileError
-from starfc.graph.cells import Cells
+from starfc.graph.cells import Cells, Centroids
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.runtime import threads
@@ -111,7 +111,11 @@ class PartialGraph:
             self._forget()  # stored lists are in the order of the lost cells
         cells = make()
         with replacing(path) as temporary:
-            np.savez(temporary, centroids=cells.centroids.numpy(), order=cells.order, starts=cells.starts)
+            known = cells.centroids
+            np.savez(
+                temporary, order=cells.order, starts=cells.starts, centroids=known.vectors.numpy(),
+                coarse=known.coarse.numpy(), groups=known.starts, near=known.near,
+            )  # fmt: skip
         return cells
 
     def start(self, phase: PhaseRecord) -> None:
@@ -254,13 +258,22 @@ def _digest(ids: NDArray[np.integer], sims: NDArray[np.float32]) -> str:
 
 def _whole_cells(stored: dict[str, NDArray], n: int) -> Cells:
     """Return the cells of n rows from stored arrays. Raise ValueError or KeyError if the arrays are not valid."""
-    centroids, order, starts = (stored[name] for name in ("centroids", "order", "starts"))
-    if centroids.ndim != 2 or centroids.dtype != np.float32 or order.dtype.kind != "i" or starts.dtype != np.int64:
+    order, starts, groups, near = (stored[name] for name in ("order", "starts", "groups", "near"))
+    vectors, coarse = stored["centroids"], stored["coarse"]
+    for array in (vectors, coarse):
+        if array.ndim != 2 or array.dtype != np.float32:
+            raise ValueError("arrays of wrong types")
+        require_numbers("centroids", array)
+    if order.dtype.kind != "i" or near.dtype.kind != "i" or {starts.dtype, groups.dtype} != {np.dtype(np.int64)}:
         raise ValueError("arrays of wrong types")
-    if order.shape != (n,) or starts.shape != (len(centroids) + 1,) or starts[0] != 0 or starts[-1] != n:
+    if order.shape != (n,) or near.ndim != 2 or len(near) != len(coarse) or not near.shape[1]:
         raise ValueError(f"cells of {n:,} rows needed")
+    for first, count, end in ((starts, len(vectors), n), (groups, len(coarse), len(vectors))):
+        if first.shape != (count + 1,) or first[0] != 0 or first[-1] != end or (np.diff(first) < 0).any():
+            raise ValueError(f"cells of {n:,} rows needed")
+    require_ids("near", near, 0, len(coarse))
     require_ids("order", order, 0, n)
-    require_numbers("centroids", centroids)
-    if (np.diff(starts) < 0).any() or (np.bincount(order, minlength=n) != 1).any():
+    if (np.bincount(order, minlength=n) != 1).any():
         raise ValueError("a row is in no cell, or in two cells")
-    return Cells(torch.from_numpy(centroids.copy()), order, starts)
+    known = Centroids(torch.from_numpy(vectors.copy()), torch.from_numpy(coarse.copy()), groups, near)
+    return Cells(known, order, starts)

@@ -4,13 +4,14 @@
 ``exact``      finds all neighbours (:mod:`starfc.graph.exact`). ``faiss``, its name in the published configs,
                is accepted too
 ``faiss_gpu``  finds all neighbours on GPUs, with a GPU build of the package faiss
-``ivf``        searches approximately, in each row's nearest cells (:mod:`starfc.graph.cells`). The number of
-               probed cells is the smallest that reaches the target recall on sampled rows. The search writes
-               chunks of rows to disk and continues after an interruption. If exact search is as fast (few
-               rows, or a target that needs many cells), exact search is used instead
+``ivf``        searches approximately, in each row's nearest cells and among the neighbours of its neighbours
+               (:mod:`starfc.graph.approximate`), until the target recall is reached on sampled rows. The search
+               writes chunks of rows to disk and continues after an interruption. With fewer than 200,000 rows
+               exact search is as fast, and is used instead
 =============  ==========================================================================================
 
-``knn_params`` in the config sets the parameters of ``ivf``: nlist (number of cells), nprobe (number of probed cells).
+``knn_params`` in the config sets the parameters of ``ivf``: nlist (number of cells), nprobe (number of cells that each
+row probes), partitions (number of partitions into cells), sweeps (number of sweeps).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.recall import Judge
 from starfc.runtime.defaults import KNN_FORMER, KNN_METHODS, KNN_PARAMS, RECALL
 from starfc.runtime.extras import require
-from starfc.runtime.products import slices
+from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
 from starfc.runtime.words import word
 from starfc.storage.atomic import temporary_folder, writes
@@ -138,10 +139,14 @@ def build_knn(
 def search_bytes(features: Features, k: int, method: str = "exact") -> int:
     """Return the memory that a search will need, in bytes: features (mapped, or copied to 2 bytes), candidates, graph.
 
-    An exact search holds all of them at the same time. A search in cells reads the graph from disk at the end.
+    An exact search holds all of them at the same time. An approximate one holds a copy of the features and 20 ids per
+    row, and reads the graph from disk at the end.
     """
-    n, copy, graph = len(features), 2 * len(features) * features.dim, 8 * len(features) * k
-    return copy + graph + 12 * n * k if method == "exact" else features.array.nbytes + max(copy, graph) + (512 << 20)
+    n, graph = len(features), 8 * len(features) * k
+    copy = product_dtype().itemsize * n * features.dim
+    if method == "exact":
+        return copy + graph + 12 * n * k
+    return features.array.nbytes + max(copy + 120 * n, graph) + (512 << 20)
 
 
 def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:

@@ -19,13 +19,12 @@ from starfc.clustering.adaptation import COMPONENTS, Chosen, adapt_to_set, choos
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, parse
-from starfc.clustering.partition import communities, edges_within
+from starfc.clustering.partition import communities
 from starfc.clustering.reach import Reached, SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
     node_intimacy_undirected,
-    refine,
 )
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
@@ -186,6 +185,8 @@ def cluster(
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)
         members = chosen.members
         parsed = chosen.edges.select(chosen.edges.scores > chosen.choice.tau1)
+        chosen = replace(chosen, edges=start.edges)  # frees the edges with adapted p
+        start.edges.release()
     if not by_component:
         with stages.stage("communities", needs=64 * len(parsed)):
             pieces = components(parsed)
@@ -197,28 +198,27 @@ def cluster(
             reached = reach(members, start.edges, graph.k - 1, tau, rows, steps, stages)
             members = reached.members
             if reached.links is not None:
-                alone, parsed = parsed, reached.links.added_to(parsed)
-                candidates += parsed.num_edges - alone.num_edges
+                candidates -= parsed.num_edges
+                parsed = reached.links.added_to(parsed)
+                candidates += parsed.num_edges
                 pieces = components(parsed)
+            start.edges.release()
         before = kept(pieces, parsed.num_edges, sizes)
         with stages.stage("edges of clusters", needs=64 * len(parsed)):
-            refined = edges_within(parsed, members)
-            edges = None
+            refined, edges = parsed.inside(members), None
             if keep_edges:
-                within = members[parsed.rows] == members[parsed.cols]
-                edges = start.kept(
-                    parsed, node_intimacy(parsed, order), within, None if chosen is None else chosen.adapted
-                )
+                adapted = None if chosen is None else chosen.adapted
+                edges = start.kept(parsed, node_intimacy(parsed, order), refined, adapted)
     else:
         with stages.stage("refinement", needs=20 * len(parsed)):
             before = kept(components(parsed), parsed.num_edges, sizes)
             intimacy = node_intimacy(parsed, order)
-            refined = refine(parsed, intimacy, tau2)
-            edges = start.kept(parsed, intimacy, intimacy > tau2) if keep_edges else None
+            refined = intimacy > tau2
+            edges = start.kept(parsed, intimacy, refined) if keep_edges else None
             del intimacy
-        members = components(refined)
-    del parsed
-    result = _clustering(refined, members, candidates, before, stages, edges)
+        members = components(parsed, refined)
+    result = _clustering(parsed, refined, members, candidates, before, stages, edges)
+    del parsed, refined
     if chosen is None or start.scoring is None or not isinstance(model, ContextualModel):
         return result
     with stages.stage("estimate", needs=40 * len(start.edges)):
@@ -280,12 +280,11 @@ def cluster_dynamic(
     with stages.stage("refinement", needs=22 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)
         intimacy = node_intimacy_undirected(parsed, order)
-        stay = intimacy > dynamic_thresholds(parsed, tau2)
-        refined = parsed.select(stay)
-        edges = start.kept(parsed, intimacy, stay) if keep_edges else None
+        refined = intimacy > dynamic_thresholds(parsed, tau2)
+        edges = start.kept(parsed, intimacy, refined) if keep_edges else None
         candidates = start.candidates
-        del parsed, intimacy, stay, start
-    return _clustering(refined, components(refined), candidates, before, stages, edges)
+        del intimacy, start
+    return _clustering(parsed, refined, components(parsed, refined), candidates, before, stages, edges)
 
 
 def without_search(n: int, keep_edges: bool = False) -> Clustering:
@@ -301,21 +300,23 @@ REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
 
 
 def _clustering(
-    refined: EdgeList,
+    parsed: EdgeList,
+    refined: NDArray[np.bool_],
     members: NDArray[np.integer],
     candidates: int,
-    parsed: Kept,
+    before: Kept,
     stages: Stages,
     edges: ParsedEdges | None,
 ) -> Clustering:
     """Number the clusters and summarise the edges. The last step of both methods.
 
-    ``members`` (N,) names each node's cluster by one of its nodes; ``refined`` are the edges that refinement kept.
+    ``members`` (N,) names each node's cluster by one of its nodes; ``refined`` (E,) are the parsed edges that
+    refinement kept, and ``before`` counts the parsed edges.
     """
-    with stages.stage("clusters", needs=8 * len(refined) + 48 * refined.num_nodes):
+    with stages.stage("clusters", needs=48 * parsed.num_nodes):
         labels = largest_first(members)
-        summary = summarise(candidates, parsed, refined, labels)
-        return Clustering(labels, edge_confidence(refined), summary, edges)
+        summary = summarise(candidates, before, parsed, labels, refined)
+        return Clustering(labels, edge_confidence(parsed, refined), summary, edges)
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:

@@ -35,6 +35,7 @@ from starfc.clustering.components import components
 from starfc.clustering.parsing import ENTRIES, parse
 from starfc.clustering.partition import communities
 from starfc.data.dataset import Features
+from starfc.graph.edge_list_kernels import add_inside
 from starfc.graph.edges import EdgeList
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import Model
@@ -191,11 +192,9 @@ def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.flo
 
     Entry i belongs to the cluster that is named i; it is 0 if the cluster has no such edge.
     """
-    rows = edges.rows
-    keep = (members[rows] == members[edges.cols]) & (edges.scores > LIKELY)
-    of = members[rows[keep]]
-    total = np.bincount(of, edges.scores[keep], len(members))
-    return total / np.maximum(np.bincount(of, minlength=len(members)), 1)
+    total, count = np.zeros(len(members), np.float64), np.zeros(len(members), np.int64)
+    add_inside(edges.indptr, edges.cols, edges.scores, members, np.float32(LIKELY), total, count)
+    return total / np.maximum(count, 1)
 
 
 def sample(
@@ -212,11 +211,9 @@ def sample(
     edges : EdgeList
         The edges between the m rows.
     """
-    heads = edges.rows
-    keep = (labels[heads] == labels[edges.cols]) & (edges.scores > LIKELY)
-    ours, others = rows[heads[keep]], rows[edges.cols[keep]]
-    links = Links(ours, others, edges.scores[keep])
-    return Sample(rows, labels, links.select(members[ours] != members[others]))
+    apart = ~edges.inside(members[rows])
+    between = edges.select(apart & edges.inside(labels) & (edges.scores > LIKELY))
+    return Sample(rows, labels, Links(rows[between.rows], rows[between.cols], between.scores))
 
 
 def one_identity(

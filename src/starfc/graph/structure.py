@@ -251,7 +251,7 @@ class Structure:
         object.__setattr__(self, "_at_node", at_node)
         norms = np.zeros(self.graph.num_nodes, np.float32)
         threads.each(
-            lambda part: nep_norms(within[part], self.sims, self.ids, self._centre, _NEP, norms),
+            lambda part: nep_norms(within[part], self.sims, self.ids, self._centre, _NEP, self._row(), norms),
             slices(len(within), _BLOCK),
         )
         object.__setattr__(self, "_norms", norms)
@@ -277,6 +277,10 @@ class Structure:
         """Return the same edges with the features of the second round, given the first round's logits."""
         return self._pairs(rows, False, since, logits)
 
+    def _row(self) -> NDArray[np.float32]:
+        """Return memory for rows of similarities, laid out as ``sims``: the order of the kernels' sums depends on it."""
+        return np.zeros((2, self.graph.k), np.float32)[:, : self.ids.shape[1]]
+
     @property
     def _centre(self) -> np.float32:
         return np.float32(0 if self.strangers is None else self.strangers.centre)
@@ -299,7 +303,7 @@ class Structure:
     def _pairs(self, rows: NDArray[np.integer], every: bool, since: int, before: EdgeLogits | None) -> CandidateEdges:
         own = self._buffers
         if not hasattr(own, "place"):
-            own.place = np.zeros(self.graph.num_nodes, np.uint8)
+            own.place, own.row = np.zeros(self.graph.num_nodes, np.uint8), self._row()
         k = self.ids.shape[1]
         most = len(rows) * min(self.candidates, k)
         local, slots, back = np.empty(most, np.int32), np.empty(most, np.int16), np.empty(most, np.int16)
@@ -310,7 +314,8 @@ class Structure:
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
             rows, self.ids, self.sims, self.candidates, bits(self._smoothed), self._at_node, _NEP, self._norms, codes,
-            _PROBABILITY, degrees, again, every, since, own.place, prefixes, self._centre, local, slots, back, features,
+            _PROBABILITY, degrees, again, every, since, own.place, own.row, prefixes, self._centre, local, slots, back,
+            features,
         )  # fmt: skip
         if known is not None:
             nodes = (np.float32(known.median), np.float32(known.spread), known.node_median, known.node_spread)

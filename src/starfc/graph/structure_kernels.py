@@ -21,7 +21,8 @@ NO_LOGIT = -128  # code of an entry without a logit
 SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table with this number of steps of s
 
 
-@nb.njit(cache=True, nogil=True)  # no fastmath: a division must not become a product with the reciprocal
+# A function inherits fastmath from its caller unless it says otherwise; this division must be exact.
+@nb.njit(cache=True, nogil=True, fastmath=False)
 def _scaled(s, centre):
     """Return a similarity on the scale on which ``centre`` has 0 and equal rows have 1, clipped to [0, 1]."""
     return min(max((s - centre) / (np.float32(1) - centre), np.float32(0)), np.float32(1))
@@ -30,7 +31,7 @@ def _scaled(s, centre):
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def pair_structure(
     rows, ids, sims, candidates, nodes, at_node, nep, nep_norm, codes, probability, degree, again, every, since, place,
-    prefixes, centre, o_local, o_slot, o_back, out,
+    row, prefixes, centre, o_local, o_slot, o_back, out,
 ):  # fmt: skip
     """Write the features of the candidate edges of some rows to ``out``; return the number of edges.
 
@@ -52,9 +53,11 @@ def pair_structure(
         The similarity that is 0 on the common scale (:func:`_scaled`).
     place : (N,) uint8
         Work memory; must be zeros, and is zeros again at the end.
+    row : (2, k) float32
+        Work memory.
     """
     k = ids.shape[1]
-    at, sims_j = np.zeros(k, np.int32), np.zeros(k, np.float32)
+    at = np.zeros(k, np.int32)
     depth, listed = np.full(k + 2, k + 1, np.int32), np.ones(k + 2, np.float32)
     depth[1 : k + 1] = np.arange(1, k + 1)
     depth[k + 1] = 0
@@ -89,7 +92,7 @@ def pair_structure(
             for b in range(length):
                 at[b] = place[ids[j, b]]
             for b in range(length):
-                sims_j[b] = _scaled(sims[j, b], centre)
+                row[0, b] = _scaled(sims[j, b], centre)
             s = sim_of[a + 1]
             n0 = n1 = n2 = n3 = common = np.int32(0)
             for b in range(length):
@@ -101,7 +104,7 @@ def pair_structure(
                 common += d <= k
             least = edge_i = edge_j = np.float32(0)
             for b in range(length):
-                q, other = at[b], sims_j[b]
+                q, other = at[b], row[0, b]
                 least += min(sim_of[q], other) * listed[q]
                 edge_i += nep_of[q]
                 edge_j += nep[np.int32(other * scale)] * listed[q]
@@ -278,13 +281,16 @@ def store_divided(values, divisors, rows, out):
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
-def nep_norms(rows, sims, ids, centre, nep, out):
-    """Write 1 / Σ_m exp(-d_im^2 / σ) of some rows; 0 for a row without neighbours."""
+def nep_norms(rows, sims, ids, centre, nep, row, out):
+    """Write 1 / Σ_m exp(-d_im^2 / σ) of some rows; 0 for a row without neighbours. ``row`` (2, k) is work memory."""
     scale = np.float32(SIM_STEPS)
     for i in rows:
         total = np.float32(0)
-        for a in range(_length(ids, i)):
-            total += nep[np.int32(_scaled(sims[i, a], centre) * scale)]
+        length = _length(ids, i)
+        for a in range(length):
+            row[0, a] = _scaled(sims[i, a], centre)
+        for a in range(length):
+            total += nep[np.int32(row[0, a] * scale)]
         out[i] = np.float32(1) / total if total > 0 else np.float32(0)
 
 

@@ -144,6 +144,8 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
         scorers = lessons.adapted(scoring, best.adapted, _communities(best), seed + number)
         if scorers is None:
             break
+        first.edges.release()
+        best.edges.release()
         edges, _, mass = scoring.parse(lowest, scorers)
         found = choose_threshold(edges, mass, tau1, "infomap", seed)
         expected = (*expected, estimate(edges, _communities(found)).fscore)

@@ -101,6 +101,14 @@ def infomap(
     return members
 
 
+def search_bytes(edges: EdgeList) -> int:
+    """Return the memory that :func:`infomap` of a part of the edges needs, in bytes, if one component has nearly all.
+
+    ``edges`` must be symmetric. Smaller components need less: one per thread is processed at a time.
+    """
+    return 17 * len(edges) + 100 * edges.num_nodes
+
+
 def communities(
     edges: EdgeList, partition: str, resolution: float, seed: int, pieces: NDArray[np.integer] | None = None
 ) -> NDArray[np.integer]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from starfc.clustering.adaptation import COMPONENTS, Chosen, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, parse
-from starfc.clustering.partition import communities
+from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, again_bytes, parse
+from starfc.clustering.partition import communities, search_bytes
 from starfc.clustering.reach import Reached, SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
@@ -35,6 +35,7 @@ from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
 from starfc.models.contextual import ContextualModel
 from starfc.runtime.defaults import RESOLUTION
+from starfc.runtime.memory import mapped_bytes
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 
@@ -177,18 +178,20 @@ def cluster(
     reached: Reached | None = None
     if contextual:
         assert start.scoring is not None  # a structural model's parsing has one
-        with stages.stage("choice", needs=80 * len(parsed)):
+        with stages.stage("choice", needs=search_bytes(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
-            # features of the training edges; all edges before and after adaptation
-            with stages.stage("adaptation", needs=(256 << 20) + 200 * len(parsed)):
+            # the second round of scoring, then communities of the new edges; features of the training edges
+            again = again_bytes(start.scoring)
+            search_again = 8 * len(parsed) + search_bytes(parsed)
+            with stages.stage("adaptation", needs=(256 << 20) + max(again, search_again)):
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)
         members = chosen.members
         parsed = chosen.edges.select(chosen.edges.scores > chosen.choice.tau1)
         chosen = replace(chosen, edges=start.edges)  # frees the edges with adapted p
         start.edges.release()
     if not by_component:
-        with stages.stage("communities", needs=64 * len(parsed)):
+        with stages.stage("communities", needs=8 * parsed.num_nodes if members is not None else search_bytes(parsed)):
             pieces = components(parsed)
             if members is None:
                 members = communities(parsed, partition, resolution, seed, pieces)
@@ -204,13 +207,13 @@ def cluster(
                 pieces = components(parsed)
             start.edges.release()
         before = kept(pieces, parsed.num_edges, sizes)
-        with stages.stage("edges of clusters", needs=64 * len(parsed)):
+        with stages.stage("edges of clusters", needs=(5 if keep_edges else 1) * len(parsed)):
             refined, edges = parsed.inside(members), None
             if keep_edges:
                 adapted = None if chosen is None else chosen.adapted
                 edges = start.kept(parsed, node_intimacy(parsed, order), refined, adapted)
     else:
-        with stages.stage("refinement", needs=20 * len(parsed)):
+        with stages.stage("refinement", needs=6 * len(parsed)):
             before = kept(components(parsed), parsed.num_edges, sizes)
             intimacy = node_intimacy(parsed, order)
             refined = intimacy > tau2
@@ -221,7 +224,7 @@ def cluster(
     del parsed, refined
     if chosen is None or start.scoring is None or not isinstance(model, ContextualModel):
         return result
-    with stages.stage("estimate", needs=40 * len(start.edges)):
+    with stages.stage("estimate", needs=mapped_bytes(start.edges.cols, start.edges.scores) + 100 * graph.num_nodes):
         # Use p before adaptation: the adapted p was trained on the clusters, so its estimate would be too high.
         expected = estimate(start.edges, members) if candidates else None
         if expected is not None and reached is not None and reached.agreed is not None:
@@ -277,7 +280,7 @@ def cluster_dynamic(
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
     start = parse(features, graph, model, PAIRS, tau1=tau1, tau2=tau2, **given)
     parsed, order = start.edges, start.order
-    with stages.stage("refinement", needs=22 * len(parsed)):
+    with stages.stage("refinement", needs=14 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)
         intimacy = node_intimacy_undirected(parsed, order)
         refined = intimacy > dynamic_thresholds(parsed, tau2)

@@ -15,11 +15,13 @@ are in one cluster of the sample, and at least one edge with p > 0.5 connects A 
 
 The joining edges with p > τ1 are added to the edges of the result. The second and the third sample are clustered only
 if the first sample alone would join something. Without anything to join, the samples add about half of the run time: a
-third, a ninth of it, and so on.
+third, a ninth of it, and so on. In a large set there is always something to join, so all three samples are clustered,
+and the run takes about twice as long. Therefore no samples are drawn from more than :data:`MOST` rows.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,7 @@ from starfc.clustering.adaptation import choose_threshold
 from starfc.clustering.choice import agreement
 from starfc.clustering.components import components
 from starfc.clustering.parsing import ENTRIES, parse
-from starfc.clustering.partition import communities
+from starfc.clustering.partition import communities, search_bytes
 from starfc.data.dataset import Features
 from starfc.graph.edge_list_kernels import add_inside
 from starfc.graph.edges import EdgeList
@@ -41,10 +43,13 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import Model
 from starfc.runtime.stages import Stages
 
+log = logging.getLogger("starfc")
+
 TIMES = 3  # number of samples; in a sample, lists reach this many times as far
 LEAST = 10  # minimum size of a cluster that can be joined, in rows
 # minimum share of pairs in one cluster; minimum mean p between small clusters; edges with p <= LIKELY are ignored
 TOGETHER, SURE, LIKELY = 0.9, 0.9, 0.5
+MOST = 3_000_000  # maximum number of rows of which samples are drawn
 LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
@@ -135,7 +140,7 @@ class SampleSteps:
         start = parse(
             rows, graph, self.model, ENTRIES, tau1=self.lowest, device=self.device, stages=stages, scratch=self.scratch
         )
-        with stages.stage("communities", needs=144 * len(start.edges)):
+        with stages.stage("communities", needs=search_bytes(start.edges)):
             chosen = choose_threshold(start.edges, start.mass, self.tau1, self.partition, self.seed)
             tau1, members = chosen.choice.tau1, chosen.members
             if members is None:
@@ -175,6 +180,9 @@ def reach(
     """
     n = len(members)
     if n < TIMES * LEAST_LISTS * columns or np.count_nonzero(np.bincount(members) >= LEAST) < 2:
+        return Reached(members)
+    if n > MOST:
+        log.info("samples: not drawn, because there are more than %s rows", f"{MOST:,}")
         return Reached(members)
     samples: list[Sample] = []
     with stages.together("samples") as inner:

@@ -278,7 +278,7 @@ class Structure:
         return self._pairs(rows, False, since, logits)
 
     def _row(self) -> NDArray[np.float32]:
-        """Return memory for rows of similarities, laid out as ``sims``, on which the order of the kernels' sums depends."""
+        """Return memory for rows of similarities, laid out as ``sims``; sums depend on the layout."""
         return np.zeros((2, self.graph.k), np.float32)[:, : self.ids.shape[1]]
 
     @property

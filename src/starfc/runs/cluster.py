@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from starfc.clustering.adaptation import GAIN, stayed
+from starfc.clustering.adaptation import GAIN, LARGE, stayed
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
@@ -286,6 +286,8 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     reason = f"expected F by the adapted model: {rise}" if len(kept) > 1 else f"expected F {rise}"
     if len(kept) < len(expected):
         reason += f"; one more round ({100 * expected[-1]:.2f}) gained less than {100 * GAIN:g} and was undone"
+    if len(result.labels) > LARGE:
+        reason += f"; tau1 was not chosen anew, because there are more than {LARGE:,} rows"
     return {"value": len(kept) - 1, "reason": reason}
 
 

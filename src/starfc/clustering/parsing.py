@@ -160,6 +160,8 @@ def parse(
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
     inputs = (features.array, graph.ids, graph.sims)
+    for array in inputs:  # a stage counts what it will read again
+        release(array)
     if isinstance(model, StructuralModel):
         if th_sim > 0:
             raise InputError(

@@ -17,10 +17,11 @@ import matplotlib.pyplot as plt
 
 SHOWN = {
     "kNN graph": ("kNN graph",),
-    "projections": ("node order", "node projections"),
-    "edge scores": ("edge scores",),
-    "refinement, components": ("refinement", "components"),
-    "metrics": ("metrics",),
+    "edge scores": ("node order", "node projections", "edge scores"),
+    "choice, adaptation": ("choice", "adaptation"),
+    "samples": ("samples",),
+    "refinement, clusters": ("communities", "refinement", "edges of clusters", "clusters", "estimate"),
+    "metrics, write": ("metrics", "write"),
 }
 
 
@@ -33,8 +34,11 @@ def main() -> None:
     sizes = {int(nodes): size for nodes, size in record["sizes"].items()}
     nodes = np.array(sorted(sizes))
     figure, (time, memory) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    met = {stage for size in sizes.values() for stage in size["seconds"]}
     for name, stages in SHOWN.items():
-        time.plot(nodes, [sum(sizes[n]["seconds"][s] for s in stages) for n in nodes], ".-", label=name)
+        if not met.intersection(stages):
+            continue
+        time.plot(nodes, [sum(sizes[n]["seconds"].get(s, 0) for s in stages) for n in nodes], ".-", label=name)
     time.plot(nodes, [sizes[n]["total_seconds"] for n in nodes], "ko-", label="features to metrics")
     law = record["laws"].get("total")
     if law:

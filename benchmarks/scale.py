@@ -1,12 +1,16 @@
 """Cluster rising numbers of synthetic nodes: measure time and memory by stage, and fit the law time = a N^b.
 
-    python benchmarks/scale.py --nodes 100000 1000000 3000000 10000000 --folder DIR [--model DIR] [--json OUT]
+    python benchmarks/scale.py --nodes 100000 1000000 3000000 10000000 --folder DIR [--model MODEL] [--json OUT]
+        [options of python -m starfc.data.synthetic, such as --kind]
 
-Every size runs in its own process in DIR/N. Its stages are synthetic data, kNN graph, clustering, metrics, and single
-link at its best threshold, which shows how hard the data are. The result of a stage is stored with its record, and a
-finished stage is not repeated, so that a size may take several runs. A killed run continues within the stages data and
-kNN graph; the record then says ``resumed``, and its seconds are those of the last run. Without --model a model is first
-trained on 120,000 other synthetic nodes.
+Every size runs in its own process in DIR/N. Its parts are synthetic data, kNN graph, clustering (all stages of ``starfc
+cluster``, down to the files that it writes), and single link at its best threshold, which shows how hard the data are.
+The result of a part is stored with its record: seconds and peak memory of each stage. A finished part is not repeated,
+so that a size may take several runs. A killed run continues within the data and within the kNN graph; the record then
+says ``resumed``, and its seconds are those of the last run.
+
+The model is the packaged one, with the default options of ``starfc cluster``. With ``--model published`` it is the
+published model, which is first trained on 120,000 other synthetic nodes; a folder names any other.
 
 All scores are for synthetic data (starfc.data.synthetic).
 """
@@ -24,16 +28,15 @@ import numpy as np
 
 from baselines.connected import sweep_single_link
 from harness import report
-from starfc.clustering.pipeline import cluster
 from starfc.config.config import load_config
-from starfc.config.thresholds import load_thresholds
+from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
-from starfc.data.files import read_features, read_labels, write_labels
+from starfc.data.files import read_features, read_labels
 from starfc.data.synthetic import generate
-from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import build_knn, search_bytes
 from starfc.graph.store import read_graph, write_graph
-from starfc.models.checkpoint import load_model
+from starfc.models.checkpoint import PRETRAINED
+from starfc.runs.cluster import run_inference
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import write_json
@@ -50,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--nodes", type=int, nargs="+", required=True, metavar="N")
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="folder for data, graphs and labels")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="default: trained on other synthetic nodes")
+    parser.add_argument("--model", metavar="MODEL", help="published, or a folder; default: the packaged model")
     parser.add_argument("--knn", type=int, default=80)
     parser.add_argument("--recall", type=float, default=0.99, help="target recall of the kNN graph")
     parser.add_argument("--nprobe", type=int, metavar="P", help="probe P cells instead of reaching the target recall")
@@ -59,12 +62,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments, of_data = parser.parse_known_args()
     set_threads(arguments.threads)
     if arguments.side:
-        run_size(arguments, arguments.nodes[0], arguments.folder)
+        run_size(arguments, of_data, arguments.nodes[0], arguments.folder)
         return
-    model = arguments.model or trained_model(arguments.folder)
+    model = trained_model(arguments.folder) if arguments.model == "published" else arguments.model or PRETRAINED
     sizes = {}
     for nodes in arguments.nodes:
         folder = arguments.folder / str(nodes)
@@ -73,9 +76,13 @@ def main() -> None:
         if arguments.nprobe is not None and nodes >= arguments.nprobe_from:
             options["nprobe"] = arguments.nprobe
         words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-        subprocess.run([sys.executable, __file__, "--side", "--nodes", str(nodes), *words], check=True)
+        subprocess.run([sys.executable, __file__, "--side", "--nodes", str(nodes), *words, *of_data], check=True)
         sizes[nodes] = summary(json.loads((folder / "record.json").read_text()))
-    report({"synthetic": True, "sizes": sizes, "laws": laws(sizes)}, arguments.threads, arguments.json)
+    report(
+        {"synthetic": True, "data": of_data, "model": str(model), "sizes": sizes, "laws": laws(sizes)},
+        arguments.threads,
+        arguments.json,
+    )
 
 
 def trained_model(folder: Path) -> Path:
@@ -106,13 +113,14 @@ class Record:
         write_json(self.path, self.content)
 
 
-def run_size(arguments: argparse.Namespace, nodes: int, folder: Path) -> None:
+def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = Record(folder, arguments.memory_limit)
     if not record.done("data"):
         stages, resumed = record.stages(), (folder / "synthetic.json").is_file()
         with stages.stage("data"):
-            generate(folder, nodes)
+            made = ["--nodes", str(nodes), "--out", str(folder), "--threads", str(arguments.threads), *of_data]
+            subprocess.run([sys.executable, "-m", "starfc.data.synthetic", *made], check=True)
         record.write("data", stages, resumed=resumed)
     features = Features(read_features(folder / "features" / "synthetic.npy"), "synthetic")
     if not record.done("knn"):
@@ -127,23 +135,20 @@ def run_size(arguments: argparse.Namespace, nodes: int, folder: Path) -> None:
         record.write("knn", stages, resumed=resumed, **graph.info)
         del graph
     if not record.done("clustering"):
-        stages, model = record.stages(), load_model(arguments.model)
-        tau1, tau2 = load_thresholds(arguments.model)
-        with stages.stage("features again"):
-            features.require_valid()
-            graph = read_graph(folder / "knn", features, arguments.knn)
-        result = cluster(features, graph, model, tau1=tau1, tau2=tau2, stages=stages, scratch=folder)
-        with stages.stage("write"):
-            write_labels(folder / "labels.npy", result.labels)
-        edges = {"edges_parsed": result.edges_parsed, "edges_refined": result.edges_refined}
-        record.write("clustering", stages, tau1=tau1, tau2=tau2, clusters=result.num_clusters, **edges)
-        del graph, result
+        options = {"memory_limit": f"{arguments.memory_limit}GB", "threads": arguments.threads, "device": "cpu"}
+        done = run_inference(
+            model_config(arguments.model, options | {"knn": arguments.knn}),
+            model_folder=arguments.model,
+            features=folder / "features" / "synthetic.npy",
+            labels=folder / "labels" / "synthetic.npy",
+            knn_graph=folder / "knn",
+            out=folder / "run",
+            keep_edges=True,
+        )
+        kept = ("thresholds", "num_clusters", "choices", "estimate", "metrics", "diagnostics")
+        record.content["clustering"] = {name: done[name] for name in ("stages", *kept)}
+        write_json(record.path, record.content)
     truth = read_labels(folder / "labels" / "synthetic.npy", nodes)
-    if not record.done("metrics"):
-        stages = record.stages()
-        with stages.stage("metrics"):
-            scores = evaluate(truth, read_labels(folder / "labels.npy", nodes))
-        record.write("metrics", stages, **scores)
     if not record.done("single link"):
         stages, graph = record.stages(), read_graph(folder / "knn", features, arguments.knn)
         with stages.stage("single link"):
@@ -151,31 +156,36 @@ def run_size(arguments: argparse.Namespace, nodes: int, folder: Path) -> None:
         record.write("single link", stages, **best._asdict())
 
 
-PIPELINE = ("knn", "clustering", "metrics")
+# stages of `starfc cluster` that repeat a part of the benchmark: the graph is read, not built
+REPEATED = {"features": "features again", "kNN graph": "kNN graph again"}
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
-    """Return seconds by stage, their sum from features to labels and metrics, peak memory and scores of one size."""
-    stages = [stage for part in PIPELINE for stage in record[part]["stages"]]
+    """Return seconds and peak memory by stage, their sum and maximum, and scores of one size."""
+    stages = record["knn"]["stages"]
+    stages += [stage | {"name": REPEATED.get(stage["name"], stage["name"])} for stage in record["clustering"]["stages"]]
     return {
         "seconds": {stage["name"]: stage["seconds"] for stage in stages},
+        "peak_rss_mb_by_stage": {stage["name"]: stage["peak_rss_mb"] for stage in stages},
         "total_seconds": sum(stage["seconds"] for stage in stages),
         "peak_rss_mb": max(stage["peak_rss_mb"] for stage in stages),
         "data_seconds": record["data"]["stages"][0]["seconds"],
         "resumed": record["knn"]["resumed"],
         "knn": {key: record["knn"][key] for key in ("backend", "params", "recall")},
-        "clusters": record["clustering"]["clusters"],
-        **{name: record["metrics"][name] for name in ("pairwise", "bcubed", "nmi")},
+        "clusters": record["clustering"]["num_clusters"],
+        "choices": record["clustering"]["choices"],
+        **record["clustering"]["metrics"],
         "single_link": {key: record["single link"][key] for key in ("threshold", "precision", "recall", "fscore")},
     }
 
 
 def laws(sizes: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Fit time = a N^b for every stage and for their sum, by least squares of the logarithms, for two or more sizes."""
+    """Fit time = a N^b by least squares of the logarithms, for their sum and each stage that all sizes have."""
     if len(sizes) < 2:
         return {}
     nodes, found = np.array(list(sizes), float), {}
-    names = list(next(iter(sizes.values()))["seconds"])
+    first, *others = (list(size["seconds"]) for size in sizes.values())
+    names = [name for name in first if all(name in other for other in others)]
     for name in ("total", *names):
         seconds = [s["total_seconds"] if name == "total" else s["seconds"][name] for s in sizes.values()]
         b, log_a = np.polyfit(np.log(nodes), np.log(np.maximum(seconds, 1e-3)), 1)

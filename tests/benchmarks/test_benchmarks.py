@@ -86,13 +86,19 @@ def test_scale_keeps_what_is_done(data):
     arguments = ("--nodes", 1500, 3000, "--folder", data / "scale", "--model", model(data / "model", 256), "--knn", 20)
     run("scale.py", *arguments, "--json", data / "first.json")
     before = {p: p.stat().st_mtime_ns for p in (data / "scale").rglob("*.npy")}
-    (data / "scale" / "3000" / "labels.npy").unlink()
+    (data / "scale" / "3000" / "run" / "labels.npy").unlink()
     record = json.loads((data / "scale" / "3000" / "record.json").read_text())
     del record["clustering"]
     (data / "scale" / "3000" / "record.json").write_text(json.dumps(record))
     run("scale.py", *arguments, "--json", data / "second.json")
-    changed = {p.name for p in before if p.stat().st_mtime_ns != before[p]}
-    assert changed == {"labels.npy"}
+    changed = {p for p in before if p.stat().st_mtime_ns != before[p]}
+    assert changed
+    assert all(path.is_relative_to(data / "scale" / "3000" / "run") for path in changed)
+    # other options go to the generator of the data; without --model, the packaged model is used
+    run("scale.py", "--nodes", 1500, "--folder", data / "any", "--mean-size", 20, "--json", data / "third.json")
+    third = json.loads((data / "third.json").read_text())
+    assert third["data"] == ["--mean-size", "20"]
+    assert {"choice", "edge scores", "estimate"} < set(third["sizes"]["1500"]["peak_rss_mb_by_stage"])
     first, second = (json.loads((data / f"{name}.json").read_text()) for name in ("first", "second"))
     assert set(first["laws"]) == {"total", *first["sizes"]["1500"]["seconds"]}
     for size in ("1500", "3000"):

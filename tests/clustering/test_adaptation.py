@@ -11,15 +11,19 @@ from starfc.clustering import adaptation
 from starfc.clustering.adaptation import GAIN, Adapted, Lessons
 from starfc.clustering.pipeline import cluster
 from starfc.config.recipes import model_config
+from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn
+from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.contextual import Context
 from starfc.models.structural import EdgeScorer
 from starfc.runs.assign import assign
 from starfc.runs.cluster import cluster_text, run_inference
 from starfc.runs.folder import Run
+from starfc.runtime.stages import Stages, resident_bytes
 from starfc.scoring.structural import Scoring
+from starfc.storage import scratch
 
 WIDTH = {"model": {"kwargs": {"feature_dim": 32}}}
 
@@ -121,6 +125,38 @@ def test_a_round_that_promises_nothing_is_taken_back(monkeypatch):
     np.testing.assert_array_equal(auto.labels, off.labels)
     assert len(auto.rounds) == 2
     assert auto.parsed.context.adapted is None
+
+
+@pytest.mark.long
+def test_in_a_large_set_the_rounds_keep_the_first_threshold(monkeypatch):
+    rows, _ = weak_rows()
+    graph, model = build_knn(rows, 80), load_model(PRETRAINED)
+    off = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap", adapt="off")
+    monkeypatch.setattr(adaptation, "LARGE", len(rows) - 1)
+    auto = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap")
+    assert auto.choice == off.choice
+    assert auto.rounds[1] >= auto.rounds[0] + GAIN
+
+
+@pytest.mark.long
+def test_a_large_set_in_files_has_the_same_labels(monkeypatch, tmp_path):
+    """Streaming: edges, features and graph are in files, and memory is given back between the stages."""
+    rows, _ = weak_rows()
+    graph, model = build_knn(rows, 80), load_model(PRETRAINED)
+    given = {"tau1": None, "tau2": None, "partition": "infomap", "keep_edges": True}
+    expected = cluster(rows, graph, model, **given)
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "ids.npy", graph.ids)
+    np.save(tmp_path / "sims.npy", graph.sims)
+    mapped, ids, sims = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("rows", "ids", "sims"))
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+    features, lists = Features(mapped, normalise=False), KnnGraph(ids, sims)
+    found = cluster(features, lists, model, **given, stages=Stages(4 << 30), scratch=tmp_path)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.parsed.edges.scores, expected.parsed.edges.scores)
+    assert found.estimate == expected.estimate
+    with pytest.raises(InputError, match="memory"):
+        cluster(features, lists, model, **given, stages=Stages(resident_bytes() + (1 << 20)), scratch=tmp_path)
 
 
 @pytest.mark.long

@@ -166,6 +166,17 @@ def test_all_three_samples_are_clustered_where_the_first_joins_something():
     assert [stage.name for stage in stages.finished] == ["samples"]
 
 
+def test_no_samples_are_drawn_of_very_many_rows(monkeypatch, caplog):
+    monkeypatch.setattr("starfc.clustering.reach.MOST", 3999)
+    caplog.set_level("INFO", "starfc")
+    members = np.repeat(np.arange(0, 4000, 20), 20)
+    steps = Steps(members // 40)
+    found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, Stages())
+    assert (steps.times, found.counts) == (0, None)
+    np.testing.assert_array_equal(found.members, members)
+    assert "samples: not drawn, because there are more than 3,999 rows" in caplog.text
+
+
 @pytest.mark.long
 def test_identities_larger_than_the_lists_become_one(tmp_path):
     parameters = Synthetic(mean_size=1300, size_sigma=0.2, max_size=2000, noise_weight=1.2, modes=4, mode_weight=0.6)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.edges import edge_list, edge_lists
 from starfc.graph.edges import EdgeList, edge_confidence, undirected
+from starfc.storage import scratch
 
 
 @pytest.mark.long
@@ -26,6 +27,48 @@ def test_undirected_equals_its_sorting_twin(edges, seed):
             expected[pair] = max(score, expected.get(pair, 0))
     assert list(zip(both.rows.tolist(), both.cols.tolist(), strict=True)) == sorted(expected)
     np.testing.assert_array_equal(both.scores, [expected[pair] for pair in sorted(expected)])
+
+
+@pytest.mark.parametrize("in_memory", [1 << 30, 0])
+@pytest.mark.parametrize("seed", range(4))
+def test_pairs_of_blocks_become_the_list_of_both_directions(seed, in_memory, monkeypatch, tmp_path):
+    """Against ``undirected``; some nodes have more than 64 edges. With ``in_memory`` 0 the list is in files."""
+    monkeypatch.setattr(scratch, "IN_MEMORY", in_memory)
+    rng, n = np.random.default_rng(seed), 300
+    upper = np.argwhere(np.triu(rng.random((n, n)) < rng.choice([0.02, 0.5], n)[:, None], 1))
+    turned = rng.random(len(upper)) < 0.5
+    upper[turned] = upper[turned][:, ::-1]
+    upper = upper[np.lexsort((rng.random(len(upper)), upper[:, 0]))]
+    p, blocks = rng.random(len(upper), np.float32), []
+    for rows in np.array_split(rng.permutation(n), 7):
+        own = [np.flatnonzero(upper[:, 0] == row) for row in rows]
+        at = np.concatenate(own)
+        blocks.append((rows, np.array([len(some) for some in own]), upper[at, 1].astype(np.int32), p[at]))
+    expected = undirected(EdgeList.from_blocks(list(blocks), n, np.int32))
+    found = EdgeList.from_pairs(blocks, n, np.int32, tmp_path)
+    assert found.symmetric
+    assert isinstance(found.cols, np.memmap) == (in_memory == 0)
+    found.release()
+    for name in ("indptr", "cols", "scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+@settings(deadline=None, max_examples=50)
+@given(edge_lists(), st.integers(0, 2**32 - 1))
+def test_edges_inside_clusters_against_slow_twins(edges, seed):
+    rng, n = np.random.default_rng(seed), edges.num_nodes
+    members, kept = rng.integers(0, max(n // 3, 1), n), rng.random(len(edges)) < 0.5
+    within = members[edges.rows] == members[edges.cols]
+    np.testing.assert_array_equal(edges.inside(members), within)
+    inside, count, outside = edges.split_sums(members)
+    np.testing.assert_allclose(inside, np.bincount(edges.rows[within], edges.scores[within], n))
+    np.testing.assert_array_equal(count, np.bincount(edges.rows[within], minlength=n))
+    np.testing.assert_allclose(outside, np.bincount(edges.rows[~within], edges.scores[~within], n))
+    chosen = edges.select(kept)
+    np.testing.assert_array_equal(chosen.rows, edges.rows[kept])
+    np.testing.assert_array_equal(chosen.cols, edges.cols[kept])
 
 
 def test_undirected_edges_keep_the_higher_score():

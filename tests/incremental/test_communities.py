@@ -91,7 +91,7 @@ def test_groups_fall_into_the_modules_of_least_code_length():
 def test_code_lengths_of_groups_differ_as_those_of_their_nodes_do(seed):
     edges, groups, strength = three_of_each(5, seed)
     condensed = condense(edges, groups, 5)
-    given = (condensed.indptr, condensed.cols, condensed.scores, np.arange(5, dtype=np.int32), strength)
+    given = (condensed.indptr, condensed.cols, condensed.scores, None, np.arange(5, dtype=np.int32), strength)
     graph = map_equation.symmetric(np.arange(5), *given)
     assert graph.flow.sum() == pytest.approx(1)
     differences = []

@@ -14,11 +14,15 @@ raises the expected F-score (:mod:`starfc.clustering.choice`) by at least half a
 is dropped and ends the adaptation. Every round draws new halves. If the expected F of the first clusters is below 1/2,
 there is no adaptation. The expected scores of the final clusters are computed from p before adaptation, because that p
 does not depend on the clusters.
+
+A round costs one more scoring of all edges, and communities at each τ1. In a set of more than :data:`LARGE` rows, all
+rounds keep the first τ1.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +38,10 @@ from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.scoring.structural import ROW_BLOCK, Scoring
 
+log = logging.getLogger("starfc")
+
 COMPONENTS = (0.5, 0.7)  # default τ1 and τ2 for partition 'components' with a contextual model
+LARGE = 1_000_000  # in a set of more rows, adaptation does not choose τ1 anew
 GAIN = 0.005  # a round is kept if it raises the expected F by at least this
 _ROUNDS = 4  # maximum number of rounds
 _LEAST_EXPECTED = 0.5  # no adaptation if the expected F of the first clusters is below this
@@ -127,7 +134,7 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
     lowest : float
         Edges with p <= ``lowest`` are ignored.
     tau1 : float, optional
-        A given τ1. Default: each round chooses it.
+        A given τ1. Default: each round chooses it; in a set of more than :data:`LARGE` rows, it is that of ``first``.
     seed : int
         Seed of the halves, the training and the communities.
 
@@ -139,17 +146,23 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
     expected: tuple[float, ...] = (estimate(first.edges, _communities(first)).fscore,)
     if expected[0] < _LEAST_EXPECTED:
         return replace(first, rounds=expected)
+    fixed = tau1 is None and scoring.graph.num_nodes > LARGE
+    if fixed:
+        tau1 = first.choice.tau1
+        log.info("adaptation: tau1 stays %g, because there are more than %s rows", tau1, f"{LARGE:,}")
     lessons, best = Lessons(scoring), first
     for number in range(_ROUNDS):
         scorers = lessons.adapted(scoring, best.adapted, _communities(best), seed + number)
         if scorers is None:
             break
+        first.edges.release()
+        best.edges.release()
         edges, _, mass = scoring.parse(lowest, scorers)
         found = choose_threshold(edges, mass, tau1, "infomap", seed)
         expected = (*expected, estimate(edges, _communities(found)).fscore)
         if len(stayed(expected)) < len(expected):
             break
-        best = replace(found, adapted=scorers)
+        best = replace(found, adapted=scorers, choice=first.choice if fixed else found.choice)
     return replace(best, rounds=expected)
 
 

@@ -80,8 +80,8 @@ def edge_fscore(edges: EdgeList, members: NDArray[np.integer], mass: float) -> f
     mass : float
         Σ p of all candidate edges; an undirected edge counts once.
     """
-    inside = np.repeat(members, np.diff(edges.indptr)) == members[edges.cols]
-    count, total = np.count_nonzero(inside) / 2, float(edges.scores[inside].sum(dtype=np.float64)) / 2
+    sums, counts, _ = edges.split_sums(members)
+    count, total = int(counts.sum(dtype=np.int64)) / 2, float(sums.sum()) / 2
     return 2 * total / (count + mass) if count + mass > 0 else 1.0
 
 
@@ -91,13 +91,9 @@ def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
     ``edges`` are as for :func:`edge_fscore`; ``members`` (N,) integers in [0, N) are the clusters.
     """
     n = edges.num_nodes
-    rows = np.repeat(np.arange(n), np.diff(edges.indptr))
-    inside = members[rows] == members[edges.cols]
-    of_row = np.bincount(rows[inside], edges.scores[inside], n)  # w
-    leaving = np.bincount(rows[~inside], edges.scores[~inside], n)  # x
+    of_row, count, leaving = edges.split_sums(members)  # w, number of edges of w, x
     sizes = np.bincount(members, minlength=n)[members]
-    counts = np.bincount(members[rows[inside]], minlength=n)
-    mean = np.bincount(members[rows[inside]], edges.scores[inside], n) / np.maximum(counts, 1)
+    mean = np.bincount(members, of_row, n) / np.maximum(np.bincount(members, count, n), 1)
     found = (sizes - 1) * mean[members]
     every = found + leaving * np.maximum(1, found / np.maximum(of_row, 1e-9) * (of_row > 0))
     precision = _share(found.sum(), (sizes - 1).sum())
@@ -162,8 +158,8 @@ def choose(
     tried: dict[float, float] = {}
     found: dict[float, NDArray[np.integer]] = {}
     for tau1 in thresholds:
-        above = edges.select(edges.scores > tau1)
-        found[tau1] = infomap(above, seed, components(above))
+        kept = edges.scores > tau1
+        found[tau1] = infomap(edges, seed, components(edges, kept), kept=kept)
         tried[tau1] = edge_fscore(edges, found[tau1], mass)
     hopeless = max(tried.values()) < HOPELESS
     lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))

@@ -11,13 +11,14 @@ from starfc.graph.neighbours import id_dtype
 from starfc.runtime.union_find_kernels import flatten, unite
 
 
-def components(edges: EdgeList) -> NDArray[np.integer]:
+def components(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.integer]:
     """Return the connected components of the edges, as the smallest member of each node's component, (N,).
 
     Edges count in both directions. A node without an edge is its own component. The algorithm is union-find with path
-    halving; its time is practically linear.
+    halving; its time is practically linear. ``kept`` (E,) says which edges count; default: all.
     """
-    return _union_find(edges.indptr, edges.cols, np.arange(edges.num_nodes, dtype=id_dtype(edges.num_nodes)))
+    n = edges.num_nodes
+    return _union_find(edges.indptr, edges.cols, kept, np.arange(n, dtype=id_dtype(n)))
 
 
 def largest_first(members: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -57,9 +58,10 @@ def _largest_first(members, sizes):
 
 
 @nb.njit(cache=True)
-def _union_find(indptr, cols, parent):
+def _union_find(indptr, cols, kept, parent):
     for i in range(parent.size):
         for e in range(indptr[i], indptr[i + 1]):
-            unite(parent, i, cols[e])
+            if kept is None or kept[e]:
+                unite(parent, i, cols[e])
     flatten(parent)
     return parent

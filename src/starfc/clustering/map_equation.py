@@ -30,7 +30,7 @@ _GAIN = 1e-7  # bits that a round must save; a single move must save 1e-5 of thi
 
 
 @nb.njit(cache=True, nogil=True)
-def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, strength, members):
+def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, members):
     """Find the modules of some pieces, each piece on its own (:func:`_modules`); write them to ``members``.
 
     A piece is a set of nodes with no edges to other nodes.
@@ -41,8 +41,9 @@ def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, 
         The pieces to work on.
     order, starts : (N,), (C + 1,) integers
         Piece c holds the nodes ``order[starts[c] : starts[c + 1]]``, in increasing order.
-    indptr, cols, scores
-        The edges of all nodes.
+    edges : tuple
+        The edges of all nodes: row pointers, columns, scores, which of them count ((E,) bool, or None: all), and
+        whether :func:`of_mirrored` can read them.
     local : (N,) int32
         The rank of each node in its piece.
     seed : int
@@ -54,7 +55,12 @@ def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, 
     """
     for c in pieces:
         nodes = order[starts[c] : starts[c + 1]]
-        modules = _modules(symmetric(nodes, indptr, cols, scores, local, strength), seed + np.int64(nodes[0]))
+        indptr, cols, scores, kept, mirrored = edges
+        if mirrored:
+            graph = of_mirrored(nodes, indptr, cols, scores, kept, local)
+        else:
+            graph = symmetric(nodes, indptr, cols, scores, kept, local, strength)
+        modules = _modules(graph, seed + np.int64(nodes[0]))
         first = np.full(nodes.size, -1, order.dtype)
         for a in range(nodes.size):
             if first[modules[a]] < 0:
@@ -63,14 +69,14 @@ def modules_of_pieces(pieces, order, starts, indptr, cols, scores, local, seed, 
 
 
 @nb.njit(cache=True, nogil=True)
-def symmetric(nodes, indptr, cols, scores, local, strength=None):
+def symmetric(nodes, indptr, cols, scores, kept, local, strength=None):
     """Return the :data:`Graph` of a piece: w_ij is the sum of the scores of i -> j and j -> i, divided by the sum of w.
 
     Parameters
     ----------
     nodes : (n,) integers
         The nodes of the piece.
-    indptr, cols, scores, local
+    indptr, cols, scores, kept, local
         As for :func:`modules_of_pieces`.
     strength : (N,) float64 or None
         If nodes are groups of instances: the sum of w over all edges of each group's members. An edge inside the group
@@ -80,9 +86,10 @@ def symmetric(nodes, indptr, cols, scores, local, strength=None):
     start, total = np.zeros(n + 1, np.int64), 0.0
     for a in range(n):
         for e in range(indptr[nodes[a]], indptr[nodes[a] + 1]):
-            start[a + 1] += 1
-            start[local[cols[e]] + 1] += 1
-            total += 2 * scores[e]
+            if kept is None or kept[e]:
+                start[a + 1] += 1
+                start[local[cols[e]] + 1] += 1
+                total += 2 * scores[e]
     for a in range(n):
         start[a + 1] += start[a]
     if strength is not None:
@@ -93,16 +100,48 @@ def symmetric(nodes, indptr, cols, scores, local, strength=None):
     at = start[:-1].copy()
     for a in range(n):
         for e in range(indptr[nodes[a]], indptr[nodes[a] + 1]):
-            b = np.int64(local[cols[e]])
-            for i, j in ((a, b), (b, a)):
-                ends[at[i]], shares[at[i]] = j, scores[e] / total
-                at[i] += 1
+            if kept is None or kept[e]:
+                b = np.int64(local[cols[e]])
+                for i, j in ((a, b), (b, a)):
+                    ends[at[i]], shares[at[i]] = j, scores[e] / total
+                    at[i] += 1
     merged = _coarse(Graph(start, ends, shares, np.zeros(n), np.zeros(n)), np.arange(n), n)
     flow = merged.leave.copy()
     if strength is not None:
         for a in range(n):
             flow[a] = strength[nodes[a]] / total
     return Graph(merged.indptr, merged.cols, merged.weights, flow, merged.leave)
+
+
+@nb.njit(cache=True, nogil=True)
+def of_mirrored(nodes, indptr, cols, scores, kept, local):
+    """Return the graph of :func:`symmetric`, bit for bit, for a list with sorted columns and equal scores both ways.
+
+    Each pair is in the list twice, and becomes one entry in each direction. This needs a third of the memory.
+    """
+    n = nodes.size
+    start, total = np.zeros(n + 1, np.int64), 0.0
+    for a in range(n):
+        for e in range(indptr[nodes[a]], indptr[nodes[a] + 1]):
+            if kept is None or kept[e]:
+                start[a + 1] += 1
+                total += 2 * scores[e]
+        start[a + 1] += start[a]
+    ends, weights, leave = np.empty(start[n], np.int32), np.empty(start[n], np.float32), np.zeros(n)
+    for a in range(n):
+        at, below = start[a], start[a]
+        for e in range(indptr[nodes[a]], indptr[nodes[a] + 1]):
+            if kept is None or kept[e]:
+                ends[at], weights[at] = local[cols[e]], scores[e] / total
+                below += ends[at] < a
+                at += 1
+        # `symmetric` adds each weight twice, in the order of the rows: neighbours below a, its own list, those above
+        for first, last in ((start[a], below), (start[a], at), (below, at)):
+            for e in range(first, last):
+                leave[a] += weights[e]
+        for e in range(start[a], at):
+            weights[e] *= np.float32(2)
+    return Graph(start, ends, weights, leave.copy(), leave)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -160,13 +160,14 @@ def parse(
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
     inputs = (features.array, graph.ids, graph.sims)
+    for array in inputs:  # a stage counts what it will read again
+        release(array)
     if isinstance(model, StructuralModel):
         if th_sim > 0:
             raise InputError(
                 f"{word('th_sim')}: 0 needed by a structural model, which compares whole lists; found {th_sim!r}"
             )
-        # one byte per entry for the logit code, and the kept edges in both directions while they are sorted
-        with stages.stage("edge scores", needs=mapped_bytes(*inputs) + 17 * n * model.candidates):
+        with stages.stage("edge scores", needs=structural_bytes(features, graph, model)):
             scoring = Scoring(model, features, graph, order, device, scratch)
             parsed, count, mass = scoring.parse(tau1)
         return Parsed(parsed, order, count, mass, scoring)
@@ -184,6 +185,27 @@ def parse(
         count = candidates.count(nodes)
         parsed = candidates.parse(nodes, tau1, target_bytes)
     return Parsed(parsed, order, count)
+
+
+def structural_bytes(features: Features, graph: KnnGraph, model: StructuralModel) -> int:
+    """Return the memory that scoring with a structural model will need, in bytes: its largest phase, and N-size arrays.
+
+    The phases are smoothing, which reads features and graph; the rounds of scoring, which read smoothed features and
+    graph; and the assembly of the kept edges. About 0.55 of the candidates of a node are kept, each at one end.
+    """
+    n, smoothed = graph.num_nodes, 2 * graph.num_nodes * features.dim
+    lists, codes = mapped_bytes(graph.ids, graph.sims), graph.num_nodes * model.columns
+    pairs = int(0.55 * n * model.candidates)
+    phases = mapped_bytes(features.array) + lists, lists + codes + 8 * pairs, codes + 24 * pairs - smoothed
+    return smoothed + max(phases) + 60 * n + (96 << 20)
+
+
+def again_bytes(scoring: Scoring) -> int:
+    """Return the memory that scoring the same set once more will need, in bytes, as :func:`structural_bytes`."""
+    structure, graph = scoring.structure, scoring.graph
+    assert structure.nodes is not None  # Scoring always smooths
+    pairs = int(0.55 * graph.num_nodes * structure.candidates)
+    return max(structure.nodes.nbytes + mapped_bytes(graph.ids, graph.sims) + 8 * pairs, 24 * pairs)
 
 
 @dataclass(frozen=True)

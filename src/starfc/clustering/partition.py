@@ -40,6 +40,7 @@ def infomap(
     seed: int = 0,
     pieces: NDArray[np.integer] | None = None,
     strength: NDArray[np.float64] | None = None,
+    kept: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
     """Return the modules of least two-level code length within each connected component.
 
@@ -58,6 +59,8 @@ def infomap(
     strength : (N,) float64, optional
         If nodes are groups that must not be split: the sum of p over both directions of all edges of each group's
         members. Edges inside the group count twice (:mod:`starfc.incremental.communities`).
+    kept : (E,) bool, optional
+        Which edges count; equal for both directions of an edge in a symmetric list. Default: all.
 
     Returns
     -------
@@ -72,11 +75,11 @@ def infomap(
 
     Notes
     -----
-    Memory in addition to the edge list: about 30 bytes per edge of the components being processed (one per thread),
-    and 20 N bytes.
+    Memory in addition to the edge list: about 16 bytes per entry of the components being processed (one per thread)
+    and 80 bytes per node of these if the list is symmetric, 30 bytes per entry if it is not; and 20 N bytes.
     """
     _require_positive(edges)
-    pieces = components(edges) if pieces is None else pieces
+    pieces = components(edges, kept) if pieces is None else pieces
     n = edges.num_nodes
     order = np.argsort(pieces, kind="stable").astype(edges.cols.dtype)
     sizes = np.bincount(pieces, minlength=1)
@@ -90,9 +93,20 @@ def infomap(
     larger = np.flatnonzero(sizes > (2 if strength is None else 1))  # two single nodes with an edge are one module
     larger = larger[np.argsort(-degrees[larger], kind="stable")]  # largest pieces first, to balance the threads
     batches = np.split(larger, np.flatnonzero(np.diff(np.cumsum(degrees[larger]) // _BATCH)) + 1)
-    given = (order, starts, edges.indptr, edges.cols, edges.scores, local, seed, strength, members)
+    # sums of groups are rounded, so they can differ between the two directions
+    mirrored = edges.symmetric and strength is None
+    entries = (edges.indptr, edges.cols, edges.scores, kept, mirrored)
+    given = (order, starts, entries, local, seed, strength, members)
     threads.each(lambda batch: modules_of_pieces(batch, *given), batches)
     return members
+
+
+def search_bytes(edges: EdgeList) -> int:
+    """Return the memory that :func:`infomap` of a part of the edges needs, in bytes, if one component has nearly all.
+
+    ``edges`` must be symmetric. Smaller components need less: one per thread is processed at a time.
+    """
+    return 17 * len(edges) + 100 * edges.num_nodes
 
 
 def communities(
@@ -147,7 +161,7 @@ def leiden(
     import igraph
 
     n = edges.num_nodes
-    graph = symmetric(np.arange(n), edges.indptr, edges.cols, edges.scores, np.arange(n))
+    graph = symmetric(np.arange(n), edges.indptr, edges.cols, edges.scores, None, np.arange(n))
     rows = np.repeat(np.arange(n), np.diff(graph.indptr))
     once = rows < graph.cols
     weights = graph.weights[once] * edges.scores.sum(dtype=np.float64)  # graph.weights are shares of twice this sum
@@ -160,11 +174,6 @@ def leiden(
         igraph.set_random_number_generator(random)
     _, first, label = np.unique(found.membership, return_index=True, return_inverse=True)
     return first[label].astype(edges.cols.dtype)
-
-
-def edges_within(edges: EdgeList, members: NDArray[np.integer]) -> EdgeList:
-    """Return the edges that lie inside one community; ``members`` (N,) are the communities from :func:`infomap`."""
-    return edges.select(np.repeat(members, np.diff(edges.indptr)) == members[edges.cols])
 
 
 def _require_positive(edges: EdgeList) -> None:

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from starfc.clustering.adaptation import COMPONENTS, Chosen, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, parse
-from starfc.clustering.partition import communities, edges_within
+from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, again_bytes, parse
+from starfc.clustering.partition import communities, search_bytes
 from starfc.clustering.reach import Reached, SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
     node_intimacy_undirected,
-    refine,
 )
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
@@ -36,6 +35,7 @@ from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
 from starfc.models.contextual import ContextualModel
 from starfc.runtime.defaults import RESOLUTION
+from starfc.runtime.memory import mapped_bytes
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 
@@ -178,16 +178,20 @@ def cluster(
     reached: Reached | None = None
     if contextual:
         assert start.scoring is not None  # a structural model's parsing has one
-        with stages.stage("choice", needs=80 * len(parsed)):
+        with stages.stage("choice", needs=search_bytes(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
-            # features of the training edges; all edges before and after adaptation
-            with stages.stage("adaptation", needs=(256 << 20) + 200 * len(parsed)):
+            # the second round of scoring, then communities of the new edges; features of the training edges
+            again = again_bytes(start.scoring)
+            search_again = 8 * len(parsed) + search_bytes(parsed)
+            with stages.stage("adaptation", needs=(256 << 20) + max(again, search_again)):
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)
         members = chosen.members
         parsed = chosen.edges.select(chosen.edges.scores > chosen.choice.tau1)
+        chosen = replace(chosen, edges=start.edges)  # frees the edges with adapted p
+        start.edges.release()
     if not by_component:
-        with stages.stage("communities", needs=64 * len(parsed)):
+        with stages.stage("communities", needs=8 * parsed.num_nodes if members is not None else search_bytes(parsed)):
             pieces = components(parsed)
             if members is None:
                 members = communities(parsed, partition, resolution, seed, pieces)
@@ -197,31 +201,30 @@ def cluster(
             reached = reach(members, start.edges, graph.k - 1, tau, rows, steps, stages)
             members = reached.members
             if reached.links is not None:
-                alone, parsed = parsed, reached.links.added_to(parsed)
-                candidates += parsed.num_edges - alone.num_edges
+                candidates -= parsed.num_edges
+                parsed = reached.links.added_to(parsed)
+                candidates += parsed.num_edges
                 pieces = components(parsed)
+            start.edges.release()
         before = kept(pieces, parsed.num_edges, sizes)
-        with stages.stage("edges of clusters", needs=64 * len(parsed)):
-            refined = edges_within(parsed, members)
-            edges = None
+        with stages.stage("edges of clusters", needs=(5 if keep_edges else 1) * len(parsed)):
+            refined, edges = parsed.inside(members), None
             if keep_edges:
-                within = members[parsed.rows] == members[parsed.cols]
-                edges = start.kept(
-                    parsed, node_intimacy(parsed, order), within, None if chosen is None else chosen.adapted
-                )
+                adapted = None if chosen is None else chosen.adapted
+                edges = start.kept(parsed, node_intimacy(parsed, order), refined, adapted)
     else:
-        with stages.stage("refinement", needs=20 * len(parsed)):
+        with stages.stage("refinement", needs=6 * len(parsed)):
             before = kept(components(parsed), parsed.num_edges, sizes)
             intimacy = node_intimacy(parsed, order)
-            refined = refine(parsed, intimacy, tau2)
-            edges = start.kept(parsed, intimacy, intimacy > tau2) if keep_edges else None
+            refined = intimacy > tau2
+            edges = start.kept(parsed, intimacy, refined) if keep_edges else None
             del intimacy
-        members = components(refined)
-    del parsed
-    result = _clustering(refined, members, candidates, before, stages, edges)
+        members = components(parsed, refined)
+    result = _clustering(parsed, refined, members, candidates, before, stages, edges)
+    del parsed, refined
     if chosen is None or start.scoring is None or not isinstance(model, ContextualModel):
         return result
-    with stages.stage("estimate", needs=40 * len(start.edges)):
+    with stages.stage("estimate", needs=mapped_bytes(start.edges.cols, start.edges.scores) + 100 * graph.num_nodes):
         # Use p before adaptation: the adapted p was trained on the clusters, so its estimate would be too high.
         expected = estimate(start.edges, members) if candidates else None
         if expected is not None and reached is not None and reached.agreed is not None:
@@ -277,15 +280,14 @@ def cluster_dynamic(
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
     start = parse(features, graph, model, PAIRS, tau1=tau1, tau2=tau2, **given)
     parsed, order = start.edges, start.order
-    with stages.stage("refinement", needs=22 * len(parsed)):
+    with stages.stage("refinement", needs=14 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)
         intimacy = node_intimacy_undirected(parsed, order)
-        stay = intimacy > dynamic_thresholds(parsed, tau2)
-        refined = parsed.select(stay)
-        edges = start.kept(parsed, intimacy, stay) if keep_edges else None
+        refined = intimacy > dynamic_thresholds(parsed, tau2)
+        edges = start.kept(parsed, intimacy, refined) if keep_edges else None
         candidates = start.candidates
-        del parsed, intimacy, stay, start
-    return _clustering(refined, components(refined), candidates, before, stages, edges)
+        del intimacy, start
+    return _clustering(parsed, refined, components(parsed, refined), candidates, before, stages, edges)
 
 
 def without_search(n: int, keep_edges: bool = False) -> Clustering:
@@ -301,21 +303,23 @@ REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
 
 
 def _clustering(
-    refined: EdgeList,
+    parsed: EdgeList,
+    refined: NDArray[np.bool_],
     members: NDArray[np.integer],
     candidates: int,
-    parsed: Kept,
+    before: Kept,
     stages: Stages,
     edges: ParsedEdges | None,
 ) -> Clustering:
     """Number the clusters and summarise the edges. The last step of both methods.
 
-    ``members`` (N,) names each node's cluster by one of its nodes; ``refined`` are the edges that refinement kept.
+    ``members`` (N,) names each node's cluster by one of its nodes; ``refined`` (E,) are the parsed edges that
+    refinement kept, and ``before`` counts the parsed edges.
     """
-    with stages.stage("clusters", needs=8 * len(refined) + 48 * refined.num_nodes):
+    with stages.stage("clusters", needs=48 * parsed.num_nodes):
         labels = largest_first(members)
-        summary = summarise(candidates, parsed, refined, labels)
-        return Clustering(labels, edge_confidence(refined), summary, edges)
+        summary = summarise(candidates, before, parsed, labels, refined)
+        return Clustering(labels, edge_confidence(parsed, refined), summary, edges)
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:

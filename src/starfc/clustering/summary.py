@@ -69,7 +69,9 @@ def kept(members: NDArray[np.integer], edges: int, sizes: NDArray[np.integer] | 
     return Kept(edges, int(np.count_nonzero(count)), int(count.max()))
 
 
-def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[np.int64]) -> Summary:
+def summarise(
+    candidates: int, parsed: Kept, edges: EdgeList, labels: NDArray[np.int64], refined: NDArray[np.bool_] | None = None
+) -> Summary:
     """Return the summary of a clustering.
 
     Parameters
@@ -78,22 +80,26 @@ def summarise(candidates: int, parsed: Kept, refined: EdgeList, labels: NDArray[
         Number of scored edges.
     parsed : Kept
         The edges after graph parsing.
-    refined : EdgeList
-        The edges after refinement, all inside clusters.
+    edges : EdgeList
+        These E edges.
     labels : (N,) int64
         Cluster labels, largest cluster first.
+    refined : (E,) bool, optional
+        Which edges refinement kept; all of these lie inside clusters. Default: all.
     """
     count = int(np.count_nonzero(np.bincount(labels) > 1))
     number, total = np.zeros(count, np.int64), np.zeros(count, np.float64)
-    _add_edges(refined.indptr, refined.scores, labels, number, total)
+    _add_edges(edges.indptr, edges.scores, refined, labels, number, total)
     scores = (total / np.maximum(number, 1)).astype(np.float32)
-    entries = 2 if refined.symmetric else 1
-    return Summary(candidates, parsed, kept(labels, refined.num_edges), number // entries, scores)
+    entries = 2 if edges.symmetric else 1
+    count = len(edges) if refined is None else int(np.count_nonzero(refined))
+    return Summary(candidates, parsed, kept(labels, count // entries), number // entries, scores)
 
 
 @nb.njit(cache=True)
-def _add_edges(indptr, scores, labels, number, total):
+def _add_edges(indptr, scores, kept, labels, number, total):
     for i in range(labels.size):
         for e in range(indptr[i], indptr[i + 1]):
-            number[labels[i]] += 1
-            total[labels[i]] += scores[e]
+            if kept is None or kept[e]:
+                number[labels[i]] += 1
+                total[labels[i]] += scores[e]

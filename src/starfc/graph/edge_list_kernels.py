@@ -22,6 +22,106 @@ def place_rows(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
 
 
 @nb.njit(cache=True, nogil=True)
+def count_ends(rows, counts, cols, totals) -> None:
+    """Count each edge of a block at both of its ends; the block is as for :func:`place_rows`."""
+    at = 0
+    for r in range(rows.size):
+        totals[rows[r]] += counts[r]
+        for _ in range(counts[r]):
+            totals[cols[at]] += 1
+            at += 1
+
+
+@nb.njit(cache=True, nogil=True)
+def place_ends(free, rows, counts, cols, scores, all_cols, all_scores) -> None:
+    """Copy each edge of a block to the free positions of both of its ends; as :func:`place_rows` otherwise."""
+    at = 0
+    for r in range(rows.size):
+        i = np.int64(rows[r])
+        for _ in range(counts[r]):
+            j = np.int64(cols[at])
+            all_cols[free[i]], all_scores[free[i]] = j, scores[at]
+            all_cols[free[j]], all_scores[free[j]] = i, scores[at]
+            free[i] += 1
+            free[j] += 1
+            at += 1
+
+
+@nb.njit(cache=True, nogil=True)
+def sort_rows(indptr, cols, scores, start, stop) -> None:
+    """Sort the edges of each row in [start, stop) by column, in place."""
+    for i in range(start, stop):
+        first, last = indptr[i], indptr[i + 1]
+        if last - first > 64:
+            order = np.argsort(cols[first:last])
+            cols[first:last], scores[first:last] = cols[first:last][order], scores[first:last][order]
+            continue
+        for e in range(first + 1, last):
+            col, score, at = cols[e], scores[e], e
+            while at > first and cols[at - 1] > col:
+                cols[at], scores[at] = cols[at - 1], scores[at - 1]
+                at -= 1
+            cols[at], scores[at] = col, score
+
+
+@nb.njit(cache=True, nogil=True)
+def kept_pointers(indptr, kept):
+    """Return the row pointers of the edges with ``kept`` (E,) True."""
+    out, count = np.zeros(indptr.size, np.int64), np.int64(0)
+    for i in range(indptr.size - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            count += kept[e]
+        out[i + 1] = count
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def find_columns(indptr, cols, rows, wanted, at, known) -> None:
+    """Find columns in rows whose columns are sorted.
+
+    For each (rows[m], wanted[m]), ``at`` is its entry, or the entry before which it would be inserted; ``known`` is
+    whether the entry exists.
+    """
+    for m in range(rows.size):
+        first, last = indptr[rows[m]], indptr[rows[m] + 1]
+        place = first + np.searchsorted(cols[first:last], wanted[m])
+        at[m], known[m] = place, place < last and cols[place] == wanted[m]
+
+
+@nb.njit(cache=True, nogil=True)
+def mark_inside(indptr, cols, members, start, stop, out) -> None:
+    """Write whether each edge of the rows in [start, stop) lies inside one cluster; ``members`` (N,) are clusters."""
+    for i in range(start, stop):
+        for e in range(indptr[i], indptr[i + 1]):
+            out[e] = members[i] == members[cols[e]]
+
+
+@nb.njit(cache=True, nogil=True)
+def add_split(indptr, cols, scores, members, start, stop, inside, count, outside) -> None:
+    """Add up the scores of each row's edges inside and outside of its cluster, and count the edges inside.
+
+    The sums of rows in [start, stop) are written; ``members`` (N,) are clusters.
+    """
+    for i in range(start, stop):
+        for e in range(indptr[i], indptr[i + 1]):
+            if members[i] == members[cols[e]]:
+                inside[i] += scores[e]
+                count[i] += 1
+            else:
+                outside[i] += scores[e]
+
+
+@nb.njit(cache=True, nogil=True)
+def add_inside(indptr, cols, scores, members, line, total, count):
+    """Add score and number of the edges with a score above ``line`` inside each cluster; ``members`` are clusters."""
+    for i in range(members.size):
+        for e in range(indptr[i], indptr[i + 1]):
+            if members[i] == members[cols[e]] and scores[e] > line:
+                total[members[i]] += scores[e]
+                count[members[i]] += 1
+
+
+@nb.njit(cache=True, nogil=True)
 def add_leaving(indptr, scores, kept, start, stop, total, count):
     """Add score and number of the kept edges of each row in [start, stop) to ``total`` and ``count``."""
     for i in range(start, stop):

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from starfc.graph.edge_list_kernels import add_ends, add_leaving, count_pairs, merge_pairs, place_rows, transposed
+from starfc.graph.edge_list_kernels import (
+    add_ends,
+    add_leaving,
+    add_split,
+    count_ends,
+    count_pairs,
+    find_columns,
+    kept_pointers,
+    mark_inside,
+    merge_pairs,
+    place_ends,
+    place_rows,
+    sort_rows,
+    transposed,
+)
 from starfc.runtime import threads
+from starfc.runtime.memory import release
 from starfc.runtime.products import slices
+from starfc.storage.scratch import large_array
 
 _ROWS = 1 << 13
 
@@ -65,6 +82,25 @@ class EdgeList:
             place_rows(free, rows, counts, of_block, with_scores, cols, scores)
         return cls(indptr, cols, scores)
 
+    @classmethod
+    def from_pairs(cls, blocks: list[Block], num_nodes: int, dtype: DTypeLike, scratch: Path | None = None) -> EdgeList:
+        """Return the symmetric edge list of pairs, each of which is in one block, in one of its two directions.
+
+        ``blocks`` are as for :meth:`from_blocks`. A large list is in files in the folder ``scratch``
+        (:meth:`release`).
+        """
+        totals = np.zeros(num_nodes, np.int64)
+        for rows, counts, of_block, _ in blocks:
+            count_ends(rows, counts, of_block, totals)
+        indptr = row_pointers(totals)
+        free = indptr[:-1].copy()
+        cols, scores = large_array((indptr[-1],), dtype, scratch), large_array((indptr[-1],), np.float32, scratch)
+        blocks.reverse()
+        while blocks:
+            place_ends(free, *blocks.pop(), cols, scores)
+        threads.each(lambda part: sort_rows(indptr, cols, scores, part.start, part.stop), slices(num_nodes, _ROWS))
+        return cls(indptr, cols, scores, symmetric=True)
+
     @property
     def num_nodes(self) -> int:
         """Number of nodes N."""
@@ -78,6 +114,11 @@ class EdgeList:
     def __len__(self) -> int:
         return len(self.cols)
 
+    def release(self) -> None:
+        """Give back the memory of columns and scores that are in files. They are read again when needed."""
+        release(self.cols)
+        release(self.scores)
+
     @property
     def num_edges(self) -> int:
         """Number of edges. In a symmetric list, the two entries of a pair count once."""
@@ -88,9 +129,36 @@ class EdgeList:
 
         In a symmetric list, the mask must be equal for both directions of an edge.
         """
-        before = np.zeros(len(mask) + 1, np.int64)
-        np.cumsum(mask, out=before[1:])
-        return EdgeList(before[self.indptr], self.cols[mask], self.scores[mask], self.symmetric)
+        return EdgeList(kept_pointers(self.indptr, mask), self.cols[mask], self.scores[mask], self.symmetric)
+
+    def inside(self, members: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return which edges lie inside one cluster, (E,); ``members`` (N,) name each node's cluster."""
+        out = np.empty(len(self), np.bool_)
+        lists = (self.indptr, self.cols, members)
+        threads.each(lambda part: mark_inside(*lists, part.start, part.stop, out), slices(self.num_nodes, _ROWS))
+        return out
+
+    def split_sums(
+        self, members: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]:
+        """Return the sums of each node's scores by whether the edge lies inside its cluster.
+
+        ``members`` (N,) name each node's cluster.
+
+        Returns
+        -------
+        inside : (N,) float64
+            Sum of the scores of the edges into the node's own cluster.
+        count : (N,) int32
+            Number of these edges.
+        outside : (N,) float64
+            Sum of the scores of all other edges.
+        """
+        n = self.num_nodes
+        inside, count, outside = np.zeros(n, np.float64), np.zeros(n, np.int32), np.zeros(n, np.float64)
+        lists = (self.indptr, self.cols, self.scores, members)
+        threads.each(lambda part: add_split(*lists, part.start, part.stop, inside, count, outside), slices(n, _ROWS))
+        return inside, count, outside
 
     def with_edges(
         self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]
@@ -110,9 +178,8 @@ class EdgeList:
         order = np.lexsort((cols, rows))
         rows, cols, scores = rows[order], cols[order], scores[order]
         if self.symmetric:
-            own, new = self.rows.astype(np.int64) * self.num_nodes + self.cols, rows * np.int64(self.num_nodes) + cols
-            at = np.searchsorted(own, new)
-            known = own[np.minimum(at, len(own) - 1)] == new if len(own) else np.zeros(len(new), np.bool_)
+            at, known = np.empty(len(rows), np.int64), np.empty(len(rows), np.bool_)
+            find_columns(self.indptr, self.cols, rows, cols, at, known)
             rows, cols, scores, at = rows[~known], cols[~known], scores[~known], at[~known]
         else:
             at = self.indptr[rows + 1]

@@ -12,8 +12,8 @@ quantile are used because pairs of the same identity are in the upper half:
     z_i|j = (s_ij - median_i) / spread_i        over the pairs of row i only
 
 z_i|j and z_j|i are the two halves of adaptive s-norm, a standard method of speaker verification (Matejka et al.,
-Interspeech 2017). The similarities of a kNN graph are also mapped to a common scale, on which strangers have 0 and
-equal rows have 1:
+Interspeech 2017). The kernels also map the similarities of a kNN graph to a common scale, on which strangers have 0
+and equal rows have 1, clipped to [0, 1]:
 
     s' = (s - median) / (1 - median)
 
@@ -21,7 +21,7 @@ If all rows lie in a narrow cone, centring the features would have this effect o
 
 Sometimes all strangers are equally similar: orthogonal rows, corners of a simplex, sparse rows without common entries.
 It is then arbitrary which strangers fill a neighbour list, and lists that are filled by the same rule look alike.
-Neighbours that are not more similar than strangers are therefore removed (:meth:`Strangers.rescaled`).
+Neighbours that are not more similar than strangers are therefore removed (:meth:`Strangers.without_ties`).
 """
 
 from __future__ import annotations
@@ -131,21 +131,20 @@ class Strangers:
         """Whether all strangers are equally similar. A neighbour with the same similarity then has no meaning."""
         return self.spread <= _LEAST_SPREAD
 
-    def rescaled(self, graph: KnnGraph) -> KnnGraph:
-        """Return the kNN graph with its similarities on the common scale, clipped to [0, 1].
+    def without_ties(self, graph: KnnGraph) -> KnnGraph:
+        """Return the kNN graph; if strangers are :attr:`tied`, without neighbours that are not more similar than those.
 
-        The similarities are copied. If strangers are :attr:`tied`, the ids are copied too, and neighbours that are not
-        more similar than strangers are removed.
+        Only then are ids and similarities copied.
         """
-        centre, sims = np.float32(self.centre), np.empty(graph.sims.shape, np.float32)
-        ids = np.empty_like(graph.ids) if self.tied else graph.ids
+        if not self.tied:
+            return graph
+        ids, sims = np.empty_like(graph.ids), np.empty_like(graph.sims)
+        line = np.float32(self.centre) + np.float32(self.spread)
 
         def work(rows: slice) -> None:
-            np.clip((graph.sims[rows] - centre) / (1 - centre), 0, 1, out=sims[rows])
-            if self.tied:
-                like_strangers = graph.sims[rows] <= centre + np.float32(self.spread)
-                ids[rows] = np.where(like_strangers, -1, graph.ids[rows])
-                sims[rows][like_strangers] = 0
+            like_strangers = graph.sims[rows] <= line
+            ids[rows] = np.where(like_strangers, -1, graph.ids[rows])
+            sims[rows] = np.where(like_strangers, 0, graph.sims[rows])
 
         threads.each(work, slices(graph.num_nodes, _BLOCK))
         return KnnGraph(ids, sims, graph.info)

@@ -238,7 +238,7 @@ class Structure:
         smoothed = np.empty((self.graph.num_nodes, 0), np.float16) if self.nodes is None else self.nodes
         object.__setattr__(self, "_smoothed", smoothed)
         width = max(1, longest(self.graph.ids[:, : self.columns]))
-        graph = self.graph if self.strangers is None else self.strangers.rescaled(self.graph)
+        graph = self.graph if self.strangers is None else self.strangers.without_ties(self.graph)
         object.__setattr__(self, "ids", graph.ids[:, :width])
         object.__setattr__(self, "sims", graph.sims[:, :width])
         object.__setattr__(self, "_degrees", None if self.strangers is None else self._log_in_degrees())
@@ -251,7 +251,8 @@ class Structure:
         object.__setattr__(self, "_at_node", at_node)
         norms = np.zeros(self.graph.num_nodes, np.float32)
         threads.each(
-            lambda part: nep_norms(within[part], self.sims, self.ids, _NEP, norms), slices(len(within), _BLOCK)
+            lambda part: nep_norms(within[part], self.sims, self.ids, self._centre, _NEP, self._row(), norms),
+            slices(len(within), _BLOCK),
         )
         object.__setattr__(self, "_norms", norms)
 
@@ -276,6 +277,14 @@ class Structure:
         """Return the same edges with the features of the second round, given the first round's logits."""
         return self._pairs(rows, False, since, logits)
 
+    def _row(self) -> NDArray[np.float32]:
+        """Return memory for rows of similarities, laid out as ``sims``; sums depend on the layout."""
+        return np.zeros((2, self.graph.k), np.float32)[:, : self.ids.shape[1]]
+
+    @property
+    def _centre(self) -> np.float32:
+        return np.float32(0 if self.strangers is None else self.strangers.centre)
+
     @property
     def num_features(self) -> int:
         """Number of columns of the first round."""
@@ -294,24 +303,25 @@ class Structure:
     def _pairs(self, rows: NDArray[np.integer], every: bool, since: int, before: EdgeLogits | None) -> CandidateEdges:
         own = self._buffers
         if not hasattr(own, "place"):
-            own.place = np.zeros(self.graph.num_nodes, np.uint8)
+            own.place, own.row = np.zeros(self.graph.num_nodes, np.uint8), self._row()
         k = self.ids.shape[1]
         most = len(rows) * min(self.candidates, k)
         local, slots, back = np.empty(most, np.int32), np.empty(most, np.int16), np.empty(most, np.int16)
         known, again = self.strangers, before is not None
         width = self.num_features + (FEATURES - FIRST_FEATURES if again else 0)
-        features, centre = np.empty((most, width), np.float32), np.float32(0 if known is None else known.centre)
+        features = np.empty((most, width), np.float32)
         codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
             rows, self.ids, self.sims, self.candidates, bits(self._smoothed), self._at_node, _NEP, self._norms, codes,
-            _PROBABILITY, degrees, again, every, since, own.place, prefixes, centre, local, slots, back, features,
+            _PROBABILITY, degrees, again, every, since, own.place, own.row, prefixes, self._centre, local, slots, back,
+            features,
         )  # fmt: skip
         if known is not None:
             nodes = (np.float32(known.median), np.float32(known.spread), known.node_median, known.node_spread)
             log_nodes = np.log(self.graph.num_nodes) if self.log_nodes is None else self.log_nodes
             absolute_structure(
-                rows, local, slots, back, self.ids, self.graph.sims, nodes, self._degrees, log_nodes, count, features
+                rows, local, slots, back, self.ids, self.sims, nodes, self._degrees, log_nodes, count, features
             )
         return CandidateEdges(rows, local[:count], slots[:count], back[:count], features[:count])
 

@@ -21,10 +21,17 @@ NO_LOGIT = -128  # code of an entry without a logit
 SIM_STEPS = 4096  # exp(2 s / sigma) is read from a table with this number of steps of s
 
 
+# A function inherits fastmath from its caller unless it says otherwise; this division must be exact.
+@nb.njit(cache=True, nogil=True, fastmath=False)
+def _scaled(s, centre):
+    """Return a similarity on the scale on which ``centre`` has 0 and equal rows have 1, clipped to [0, 1]."""
+    return min(max((s - centre) / (np.float32(1) - centre), np.float32(0)), np.float32(1))
+
+
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
 def pair_structure(
     rows, ids, sims, candidates, nodes, at_node, nep, nep_norm, codes, probability, degree, again, every, since, place,
-    prefixes, centre, o_local, o_slot, o_back, out,
+    row, prefixes, centre, o_local, o_slot, o_back, out,
 ):  # fmt: skip
     """Write the features of the candidate edges of some rows to ``out``; return the number of edges.
 
@@ -40,10 +47,14 @@ def pair_structure(
         Only edges with at least one end >= ``since``.
     at_node : (N,) integers or None
         The row of ``nodes`` that belongs to each node; None if ``nodes`` has all nodes.
+    sims : (N, k) float32
+        Similarities, sorted by row.
     centre : float32
-        The similarity that is 0 on the scale of ``sims``.
+        The similarity that is 0 on the common scale (:func:`_scaled`).
     place : (N,) uint8
         Work memory; must be zeros, and is zeros again at the end.
+    row : (2, k) float32
+        Work memory.
     """
     k = ids.shape[1]
     at = np.zeros(k, np.int32)
@@ -62,8 +73,8 @@ def pair_structure(
         count = _length(ids, i)
         for a in range(count):
             place[ids[i, a]] = a + 1
-            sim_of[a + 1] = sims[i, a]
-            nep_of[a + 1] = nep[np.int32(sims[i, a] * scale)] * nep_norm[i]
+            sim_of[a + 1] = _scaled(sims[i, a], centre)
+            nep_of[a + 1] = nep[np.int32(sim_of[a + 1] * scale)] * nep_norm[i]
             if again:
                 p_of[a + 1] = probability[np.int32(codes[i, a]) + 128]
         place[i] = k + 1
@@ -80,7 +91,9 @@ def pair_structure(
             length = _length(ids, j)
             for b in range(length):
                 at[b] = place[ids[j, b]]
-            s = sims[i, a]
+            for b in range(length):
+                row[0, b] = _scaled(sims[j, b], centre)
+            s = sim_of[a + 1]
             n0 = n1 = n2 = n3 = common = np.int32(0)
             for b in range(length):
                 d = max(depth[at[b]], np.int32(b + 1))
@@ -91,7 +104,7 @@ def pair_structure(
                 common += d <= k
             least = edge_i = edge_j = np.float32(0)
             for b in range(length):
-                q, other = at[b], sims[j, b]
+                q, other = at[b], row[0, b]
                 least += min(sim_of[q], other) * listed[q]
                 edge_i += nep_of[q]
                 edge_j += nep[np.int32(other * scale)] * listed[q]
@@ -105,12 +118,13 @@ def pair_structure(
             out[e, 4] = np.float32(common + 1) / np.float32(k)
             out[e, 5] = np.log(half * (edge_i + edge_j * nep_norm[j]) + np.float32(1e-4))
             out[e, 6] = least / max(shared, np.float32(1)) - s
-            dense, sparse = (i, j) if _denser(sims, i, j, prefixes) else (j, i)
-            out[e, 7], out[e, 8] = sims[dense, 0] - s, sims[sparse, 0] - s
+            dense, sparse = (i, j) if _denser(sims, centre, i, j, prefixes) else (j, i)
+            out[e, 7], out[e, 8] = _scaled(sims[dense, 0], centre) - s, _scaled(sims[sparse, 0], centre) - s
             for t in range(4):
-                out[e, 9 + 2 * t] = sims[dense, prefixes[t] - 1] - s
-                out[e, 10 + 2 * t] = sims[sparse, prefixes[t] - 1] - s
-            out[e, 17], out[e, 18] = sims[dense, k - 1] - s, sims[sparse, k - 1] - s
+                out[e, 9 + 2 * t] = _scaled(sims[dense, prefixes[t] - 1], centre) - s
+                out[e, 10 + 2 * t] = _scaled(sims[sparse, prefixes[t] - 1], centre) - s
+            out[e, 17] = _scaled(sims[dense, k - 1], centre) - s
+            out[e, 18] = _scaled(sims[sparse, k - 1], centre) - s
             smoothed = np.float32(0)
             there = nodes[j if at_node is None else at_node[j]]
             for c in range(nodes.shape[1]):
@@ -208,18 +222,23 @@ def in_degrees(ids, first, out):
 
 
 @nb.njit(cache=True, nogil=True)
-def _denser(sims, i, j, prefixes):
-    """Return whether i is at least as dense as j. The result is True for both orders of i and j only if they tie."""
-    here, there = sims[i, prefixes[2] - 1], sims[j, prefixes[2] - 1]
+def _denser(sims, centre, i, j, prefixes):
+    """Return whether i is at least as dense as j. The result is True for both orders of i and j only if they tie.
+
+    Similarities are compared on the common scale.
+    """
+    here, there = _scaled(sims[i, prefixes[2] - 1], centre), _scaled(sims[j, prefixes[2] - 1], centre)
     if here != there:
         return here > there
-    if sims[i, 0] != sims[j, 0]:
-        return sims[i, 0] > sims[j, 0]
+    here, there = _scaled(sims[i, 0], centre), _scaled(sims[j, 0], centre)
+    if here != there:
+        return here > there
     for t in range(4):
-        here, there = sims[i, prefixes[t] - 1], sims[j, prefixes[t] - 1]
+        here, there = _scaled(sims[i, prefixes[t] - 1], centre), _scaled(sims[j, prefixes[t] - 1], centre)
         if here != there:
             return here > there
-    return sims[i, sims.shape[1] - 1] >= sims[j, sims.shape[1] - 1]
+    last = sims.shape[1] - 1
+    return _scaled(sims[i, last], centre) >= _scaled(sims[j, last], centre)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -262,13 +281,16 @@ def store_divided(values, divisors, rows, out):
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FASTMATH)
-def nep_norms(rows, sims, ids, nep, out):
-    """Write 1 / Σ_m exp(-d_im^2 / σ) of some rows; 0 for a row without neighbours."""
+def nep_norms(rows, sims, ids, centre, nep, row, out):
+    """Write 1 / Σ_m exp(-d_im^2 / σ) of some rows; 0 for a row without neighbours. ``row`` (2, k) is work memory."""
     scale = np.float32(SIM_STEPS)
     for i in rows:
         total = np.float32(0)
-        for a in range(_length(ids, i)):
-            total += nep[np.int32(sims[i, a] * scale)]
+        length = _length(ids, i)
+        for a in range(length):
+            row[0, a] = _scaled(sims[i, a], centre)
+        for a in range(length):
+            total += nep[np.int32(row[0, a] * scale)]
         out[i] = np.float32(1) / total if total > 0 else np.float32(0)
 
 

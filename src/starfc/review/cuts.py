@@ -181,10 +181,10 @@ def _covers(order, parent, entry, root, indptr, cols, numbers, words):
     word, cover = np.zeros(n, np.uint64), np.zeros(n, np.int64)
     back = np.zeros(n, np.int64)
     for i in range(n):
-        above = numbers[entry[i]] if entry[i] >= 0 else -1
+        above = np.int64(numbers[entry[i]]) if entry[i] >= 0 else -1
         for e in range(indptr[i], indptr[i + 1]):
             j = np.int64(cols[e])
-            if tin[j] < tin[i] and numbers[e] != above:  # an edge outside the tree, to an ancestor
+            if tin[j] < tin[i] and np.int64(numbers[e]) != above:  # an edge outside the tree, to an ancestor
                 word[i] ^= words[numbers[e]]
                 word[j] ^= words[numbers[e]]
                 back[i] ^= e

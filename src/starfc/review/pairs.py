@@ -92,7 +92,7 @@ class Pairs:
         at = first + int(np.searchsorted(self.cols[first:last], b))
         return int(at) if at < last and self.cols[at] == b else -1
 
-    def kept_graph(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32], NDArray[np.int64]]:
+    def kept_graph(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32], NDArray[np.integer]]:
         """Return the graph of the kept edges.
 
         Returns
@@ -101,11 +101,12 @@ class Pairs:
             As in this class.
         strength : (E,) float32
             p · NI of each entry.
-        numbers : (E,) int64
+        numbers : (E,) uint32, or int64 from 2^32 edges on
             Number of the edge, the same in both of its entries.
         """
         indptr, cols, strength = _select(self.indptr, self.cols, self.scores, self.intimacy, self.kept)
-        return indptr, cols, strength, _numbers(indptr, cols)
+        dtype = np.uint32 if len(cols) // 2 < 1 << 32 else np.int64
+        return indptr, cols, strength, _numbers(indptr, cols, np.empty(len(cols), dtype))
 
 
 @nb.njit(cache=True, nogil=True)
@@ -123,9 +124,9 @@ def _select(indptr, cols, scores, intimacy, kept):
 
 
 @nb.njit(cache=True, nogil=True)
-def _numbers(indptr, cols):
-    """Give every edge a number 0..P-1, and write it to both of its entries."""
-    out, cursor, number = np.empty(cols.size, np.int64), indptr[:-1].copy(), 0
+def _numbers(indptr, cols, out):
+    """Give every edge a number 0..P-1, and write it to both of its entries in ``out``, which is returned."""
+    cursor, number = indptr[:-1].copy(), 0
     for i in range(indptr.size - 1):
         for e in range(indptr[i], indptr[i + 1]):
             j = cols[e]

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from starfc.clustering.adaptation import GAIN, stayed
+from starfc.clustering.adaptation import GAIN, LARGE, stayed
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.clustering.pipeline import Clustering, without_small
-from starfc.clustering.reach import LEAST, TIMES
+from starfc.clustering.reach import LEAST, MOST, TIMES
 from starfc.config.config import Config
 from starfc.config.recipes import with_changes
 from starfc.config.splits import graph_source, open_test_split, search_of, stored_graph
@@ -170,7 +170,8 @@ def _run(
                 identities = split.labels[done.prepared.rows]
                 recalls["same_identity"] = same_identity_recall(done.prepared.features, graph, identities, config.seed)
     num_clusters, num_singletons = result.num_clusters, int((np.bincount(result.labels) == 1).sum())
-    with stages.stage("write"):
+    kept = 0 if result.parsed is None else int(np.count_nonzero(result.parsed.kept))
+    with stages.stage("write", needs=16 * kept + 150 * len(split)):
         measures = {} if result.parsed is None else instance_columns(result.parsed, result.labels)
         result = without_small(result, min_cluster_size)
         write_clustering(change.place, result.labels, result.confidence, measures)
@@ -262,6 +263,8 @@ def _reach(result: Clustering, config: Config) -> dict[str, Any]:
     if config.reach == "off" or config.partition.type == "components":
         off = config.reach == "off"
         return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are searched again"}
+    if result.reached is None and len(result.labels) > MOST:
+        return {"value": 1, "reason": f"no samples are drawn of more than {MOST:,} rows, to bound the time"}
     if result.reached is None:
         return {"value": 1, "reason": f"fewer than two clusters have {LEAST} rows or more, or there are few rows"}
     joined, into = result.reached
@@ -283,6 +286,8 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     reason = f"expected F by the adapted model: {rise}" if len(kept) > 1 else f"expected F {rise}"
     if len(kept) < len(expected):
         reason += f"; one more round ({100 * expected[-1]:.2f}) gained less than {100 * GAIN:g} and was undone"
+    if len(result.labels) > LARGE:
+        reason += f"; tau1 was not chosen anew, because there are more than {LARGE:,} rows"
     return {"value": len(kept) - 1, "reason": reason}
 
 

@@ -2,7 +2,8 @@
 
 For each block of nodes, a kernel computes the structural features of the edges, and the network scores them while they
 are in the processor's caches. Memory in addition to the graph: one byte per kNN entry (the first round's logits), one
-block per thread, and the edges that are kept. The smoothed features (float16) are stored in a scratch file.
+block per thread, and the edges that are kept. The smoothed features (float16) and a large list of edges are in scratch
+files. :meth:`Scoring.release` gives back the memory of all files until edges are scored again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from starfc.data.dataset import Features, as_features
-from starfc.graph.edges import Block, EdgeList, undirected
+from starfc.graph.edges import Block, EdgeList
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import CandidateEdges, EdgeLogits, Structure, encode, smooth
@@ -30,6 +31,7 @@ from starfc.models.contextual import (
 )
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
+from starfc.runtime.memory import release
 from starfc.runtime.products import slices
 
 ROW_BLOCK = 128  # nodes per block, about 4,000 edges: 0.4 MiB of features, 1 MiB per hidden layer
@@ -54,7 +56,7 @@ class Scoring:
     device
         Device of the scorers.
     scratch : path, optional
-        Folder for the scratch file of the smoothed features.
+        Folder for the scratch files of the smoothed features and of the edges.
     """
 
     def __init__(
@@ -69,17 +71,19 @@ class Scoring:
         features = as_features(features)
         n = graph.num_nodes
         self.graph, self.order, self.device = graph, np.arange(n) if order is None else order, device
+        self.scratch = scratch
         self.temperature = np.float32(float(model.temperature))
+        strangers = Strangers.of(features) if isinstance(model, ContextualModel) else None
         nodes = smooth(graph, features, model.smoothing, self.order, scratch)
+        release(features.array)
         self.blocks = slices(n, ROW_BLOCK)
         self.before: EdgeLogits | None = None
         self.context: Context | None = None
+        self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
         if isinstance(model, ContextualModel):
-            strangers = Strangers.of(features)
-            self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
+            assert strangers is not None
             self.scorer = self._in_context(model, strangers, features.dim)
             return
-        self.structure = Structure(graph, model.columns, model.candidates, nodes)
         if model.second is not None:
             self.before = self._first_round(model.first)
         self.scorer = model.first if model.second is None else model.second
@@ -139,7 +143,8 @@ class Scoring:
     def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
         """Return the candidate edges with p > τ1, the number of candidates, and Σ p of all candidates.
 
-        The edge list is symmetric, with sorted columns and without self loops. ``halves`` are as for :meth:`each`.
+        The edge list is symmetric, with sorted columns and without self loops; a large one is in scratch files.
+        ``halves`` are as for :meth:`each`.
         """
         line, graph = logit(tau1), self.graph
         found: dict[int, Block] = {}
@@ -154,9 +159,16 @@ class Scoring:
             mass[at] = expit(logits).sum(dtype=np.float64)
 
         self.each(keep, halves)
+        self.release()
         blocks = [found.pop(at) for at in range(len(self.blocks))]
-        edges = undirected(EdgeList.from_blocks(blocks, graph.num_nodes, graph.ids.dtype))
+        edges = EdgeList.from_pairs(blocks, graph.num_nodes, graph.ids.dtype, self.scratch)
         return edges, sum(candidates), float(mass.sum())
+
+    def release(self) -> None:
+        """Give back the memory of the graph and of the smoothed features, where these are in files."""
+        for array in (self.graph.ids, self.graph.sims, self.structure.nodes):
+            if array is not None:
+                release(array)
 
     @property
     def codes(self) -> NDArray[np.int8] | None:

@@ -20,6 +20,7 @@ from starfc.errors import InputError
 from starfc.storage.atomic import mark, temporary_place, unwritable, writes
 
 _PIECE = 1 << 22
+IN_MEMORY = 256 << 20  # arrays up to this many bytes stay in memory
 
 
 def allocate(descriptor: int, size: int) -> None:
@@ -69,6 +70,16 @@ def scratch_array(shape: tuple[int, ...], dtype: DTypeLike, folder: str | Path |
         except OSError as error:
             raise _no_room(folder, error) from None
         return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def large_array(shape: tuple[int, ...], dtype: DTypeLike, folder: str | Path | None) -> NDArray:
+    """Create an array: in memory up to :data:`IN_MEMORY` bytes, otherwise in a file (:func:`scratch_array`).
+
+    While an array in a file is not in use, :func:`starfc.runtime.memory.release` gives back its memory.
+    """
+    if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    return scratch_array(shape, dtype, folder)
 
 
 def create_npy(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:

@@ -11,11 +11,12 @@ import numba
 import numpy as np
 import pytest
 import scipy.stats
+from tests.helpers.synthetic import direction, key, uniform
 
 from starfc.data import synthetic
 from starfc.data.dataset import Features, open_split
 from starfc.data.synthetic import Population, Synthetic, generate, sample
-from starfc.data.synthetic_kernels import BAD, FAMILY, FAMILY_OF, GOLDEN, INSTANCE, MODE, NOISE, OWN, shuffled
+from starfc.data.synthetic_kernels import BAD, FAMILY, FAMILY_OF, INSTANCE, MODE, NOISE, OWN, shuffled
 from starfc.errors import InputError
 from starfc.graph.knn import build_knn
 from starfc.runtime.entry import run_command
@@ -79,27 +80,6 @@ def test_rows_are_the_formula_written_out():
         photo = direction(seed, BAD, int(bad * p.bad_directions), dim, p.spectrum)
         expected += p.bad_weight * max(0, p.bad_below - q) * photo
         np.testing.assert_allclose(x, expected / np.linalg.norm(expected), atol=1e-3)
-
-
-def mix(x: int) -> int:
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-    return x ^ (x >> 31)
-
-
-def key(seed: int, kind: int, index: int) -> int:
-    return mix((mix((seed * int(GOLDEN) + kind + 1) % 2**64) + index * int(GOLDEN)) % 2**64)
-
-
-def uniform(key: int, m: int) -> float:
-    return (mix((key + m * int(GOLDEN)) % 2**64) >> 11) / 2**53
-
-
-def direction(seed: int, kind: int, index: int, dim: int, spectrum: float) -> np.ndarray:
-    hashes = [mix((key(seed, kind, index) + m * int(GOLDEN)) % 2**64) for m in range(dim)]
-    bell = [sum(h >> shift & 0xFFFF for shift in (0, 16, 32, 48)) - 2 * 0xFFFF for h in hashes]
-    x = bell * np.arange(1, dim + 1) ** -spectrum
-    return x / np.linalg.norm(x)
 
 
 def test_seeds_differ():

@@ -1,21 +1,22 @@
-"""Make synthetic embeddings that are difficult in the same ways as MS1M. Use them to test scale, not accuracy.
+"""Make synthetic embeddings with identities, of any number, to test scale and methods where no real ones can be used.
 
-    python -m starfc.data.synthetic --nodes 1000000 --out FOLDER [--name synthetic] [--seed 0] [--noise-weight 1.0 ...]
+    python -m starfc.data.synthetic --nodes 1000000 --out FOLDER [--kind strong] [--sizes ms1m] [--seed 0] [...]
 
 writes ``FOLDER/features/NAME.npy`` (N, d) float16, ``FOLDER/labels/NAME.npy`` (N,) int64, and ``FOLDER/NAME.json`` with
-the parameters.
+the parameters. There are two models, in four kinds:
 
-The data have the difficulties of faces: look-alikes (identities share family directions), separate modes of one
-identity (age, pose), and poor photos. Poor photos of all identities drift towards a few shared "bad photo" directions,
-and thus connect different identities. An instance of quality q in [0, 1], with weights named as in :class:`Synthetic`,
-is
+======= ================================================================================================================
+diffuse independent directions, added up (:class:`starfc.data.synthetic_diffuse.Synthetic`). As hard as MS1M for methods
+        without training, but neighbours spread over far more dimensions than those of real embeddings do.
+glyph   points near a curved surface of few dimensions (:class:`starfc.data.synthetic_manifold.Manifold`), with the
+        geometry of embeddings of glyphs: clear identities in dense neighbourhoods
+strong  the same model, with the geometry of faces in a strong network (dlib)
+weak    the same model, with the geometry of faces in a weak network (for mobile devices)
+======= ================================================================================================================
 
-    x = normalise((centre + (1 - centre)·q)·c + mode·w·m + noise·(1 - relief·q)·n + bad·max(0, below - q)·b)
-
-where c = normalise(family·u·f + o) is the centre of the identity, f the direction of its family, o its own direction, m
-one of its modes, n the direction of the instance, b a "bad photo" direction, and u, w are uniform in [0, 1]. All
-directions are unit vectors of independent numbers with a bell-shaped distribution; axis m = 1..d has the standard
-deviation m^-spectrum.
+Profiles of the sizes of identities, for every kind (:data:`starfc.data.synthetic_sizes.PROFILES`): ``ms1m`` (mean 68),
+``webface`` (WebFace42M: mean 21, from 3 to more than 300), ``library`` (a photo library: Zipf, half are single photos).
+``docs/synthetic.md`` compares the figures of the kinds with those of real embeddings.
 
 Every row is a function of its number and the seed (:mod:`starfc.data.synthetic_kernels`). Rows are generated in the
 shuffled order of the file. For this reason the file is written from front to back with constant memory, and each part
@@ -29,16 +30,16 @@ import json
 import logging
 import os
 import shutil
-from collections import namedtuple
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri
 
-from starfc.data.synthetic_kernels import SIZE, make_rows, uniforms
+from starfc.data.synthetic_diffuse import Synthetic
+from starfc.data.synthetic_manifold import PRESETS, Manifold
+from starfc.data.synthetic_sizes import PROFILES, Sizes
 from starfc.errors import InputError
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import megabytes
@@ -48,66 +49,9 @@ from starfc.storage.scratch import create_npy
 log = logging.getLogger("starfc")
 
 BLOCK_ROWS = 1 << 16  # rows per block: 64 MiB of float32 for 256 dimensions
-_QUANTILES = 4097
-_LEAST = {"mean_size": 1, "min_size": 1, "family_size": 1, "modes": 1, "bad_directions": 1}
 
-
-@dataclass(frozen=True)
-class Synthetic:
-    """Parameters of the data. Weights are lengths of vectors before normalisation.
-
-    With the defaults, methods without training score as published for MS1M. With 54,000 nodes and seed 0 single link
-    has pairwise F 68.9 (precision 90.6, recall 55.7; published 70.6), and Infomap 94.4 (published 94.0);
-    ``benchmarks/synthetic_baselines.py``.
-    """
-
-    mean_size: float = 68.0  #: mean number of instances per identity, before clipping
-    size_sigma: float = 0.55  #: sizes are log-normal; standard deviation of their logarithm
-    min_size: int = 2  #: sizes are clipped to [min_size, max_size]; the last identity gets the remaining instances
-    max_size: int = 400
-    family_size: int = 20  #: mean number of identities per family of look-alikes
-    family_weight: float = 1.1  #: the weight of the family in a centre is uniform from 0 to this
-    modes: int = 4  #: modes per identity (age, pose)
-    mode_weight: float = 0.85  #: the weight of the mode in an instance is uniform from 0 to this
-    centre_weight: float = 0.35  #: weight of the centre at quality 0; it is 1 at quality 1
-    noise_weight: float = 1.0  #: weight of the instance's own direction at quality 0
-    noise_relief: float = 0.65  #: share of this weight that quality 1 removes
-    quality_a: float = 2.2  #: quality is Beta(quality_a, quality_b)
-    quality_b: float = 1.6
-    poor_share: float = 0.2  #: share of instances whose quality is multiplied by poor_factor
-    poor_factor: float = 0.25
-    bad_directions: int = 12  #: shared "bad photo" directions
-    bad_weight: float = 1.1  #: weight of such a direction per unit of quality below bad_below
-    bad_below: float = 0.45
-    spectrum: float = 0.35  #: standard deviation of axis m is m^-spectrum
-
-    def __post_init__(self) -> None:
-        wrong = [
-            f"{name} must be >= {least}; found {getattr(self, name)}"
-            for name, least in _LEAST.items()
-            if not getattr(self, name) >= least
-        ]
-        wrong += [
-            f"{name} must be > 0; found {getattr(self, name)}"
-            for name in ("quality_a", "quality_b", "noise_weight")
-            if not getattr(self, name) > 0
-        ]
-        wrong += [
-            f"{name} must be between 0 and 1; found {getattr(self, name)}"
-            for name in ("centre_weight", "noise_relief", "poor_share", "poor_factor", "bad_below")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        if self.max_size < self.min_size:
-            wrong.append(f"max_size must be >= min_size; found {self.max_size} < {self.min_size}")
-        if wrong:
-            raise InputError("synthetic data: " + "; ".join(wrong))
-
-
-_Weights = namedtuple(
-    "_Weights",
-    "family_weight modes mode_weight centre_weight noise_weight noise_relief poor_share poor_factor bad_directions "
-    "bad_weight bad_below",
-)
+#: The kinds of data by name, for ``--kind``.
+KINDS: dict[str, Synthetic | Manifold] = {"diffuse": Synthetic(), **PRESETS}
 
 
 @dataclass(frozen=True)
@@ -118,8 +62,8 @@ class Population:
     ----------
     num_nodes : int
         Number of instances N >= 1.
-    parameters : Synthetic
-        Parameters of the data.
+    parameters : Synthetic or Manifold
+        Parameters of the data, for example ``KINDS["strong"]``.
     seed : int
         0 <= seed < 2^63.
     dim : int
@@ -127,7 +71,7 @@ class Population:
     """
 
     num_nodes: int
-    parameters: Synthetic = field(default_factory=Synthetic)
+    parameters: Synthetic | Manifold = field(default_factory=Synthetic)
     seed: int = 0
     dim: int = 256
 
@@ -139,14 +83,7 @@ class Population:
     @cached_property
     def ends(self) -> NDArray[np.int64]:
         """Return the cumulative sizes of the identities, (C,) int64; the last is N."""
-        p, sizes = self.parameters, np.empty(0, np.int64)
-        while sizes.sum() < self.num_nodes:
-            more = 64 + int((self.num_nodes - sizes.sum()) / p.mean_size)
-            normal = ndtri(np.maximum(uniforms(self.seed, SIZE, len(sizes), len(sizes) + more), 2.0**-53))
-            drawn = p.mean_size * np.exp(p.size_sigma * normal - p.size_sigma**2 / 2)
-            sizes = np.concatenate([sizes, np.clip(np.rint(drawn), p.min_size, p.max_size).astype(np.int64)])
-        ends = np.cumsum(sizes)
-        return np.minimum(ends[: 1 + np.searchsorted(ends, self.num_nodes)], self.num_nodes)
+        return self.parameters.ends(self.num_nodes, self.seed)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -158,26 +95,16 @@ class Population:
 
         Features have unit length up to rounding. Each row is generated independently.
         """
-        p = self.parameters
         features, labels = np.empty((stop - start, self.dim), np.float32), np.empty(stop - start, np.int64)
-        make_rows(
-            start,
-            features,
-            labels,
-            self.ends,
-            max(1, round(len(self.ends) / p.family_size)),
-            (np.arange(1, self.dim + 1) ** -p.spectrum).astype(np.float32),
-            betaincinv(p.quality_a, p.quality_b, np.linspace(0, 1, _QUANTILES)),
-            self.seed,
-            _Weights(*(getattr(p, name) for name in _Weights._fields)),
-        )
+        self.parameters.fill(start, features, labels, self.ends, self.seed)
         return features.astype(np.float16), labels
 
     def record(self) -> dict[str, object]:
         """Return the parameters of the data, for the .json file."""
         return {
             "kind": "synthetic",
-            "format": 1,
+            "format": 2,
+            "model": "manifold" if isinstance(self.parameters, Manifold) else "diffuse",
             "num_nodes": self.num_nodes,
             "dim": self.dim,
             "seed": self.seed,
@@ -186,7 +113,7 @@ class Population:
 
 
 def sample(
-    num_nodes: int, parameters: Synthetic | None = None, seed: int = 0, dim: int = 256
+    num_nodes: int, parameters: Synthetic | Manifold | None = None, seed: int = 0, dim: int = 256
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
     """Generate all rows in memory, equal to those that :func:`generate` writes: (N, d) float16 and (N,) int64."""
     return Population(num_nodes, parameters or Synthetic(), seed, dim).rows(0, num_nodes)
@@ -195,7 +122,7 @@ def sample(
 def generate(
     folder: str | Path,
     num_nodes: int,
-    parameters: Synthetic | None = None,
+    parameters: Synthetic | Manifold | None = None,
     seed: int = 0,
     dim: int = 256,
     name: str = "synthetic",
@@ -271,11 +198,56 @@ def _write_rows(path: Path, rows: NDArray, start: int) -> None:
         os.fsync(file.fileno())
 
 
+_KIND_HELP = """what the data are like (default: %(default)s)
+diffuse: as hard as MS1M, but neighbours spread over many more dimensions than real ones
+glyph:   like embeddings of glyphs: clear identities in dense neighbourhoods
+strong:  like faces in a strong network (dlib)
+weak:    like faces in a weak network (for mobile devices)"""
+_SIZES_HELP = """sizes of the identities (default: %(default)s)
+ms1m:    MS1M: mean 68, 2 to 400
+webface: WebFace42M: mean 21, 3 to more than 300
+library: a photo library: Zipf's law, half of the identities have one photo"""
+
+
+def _names(model: type[Sizes]) -> list[str]:
+    return [known.name for known in fields(model)]
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every parameter of both models; those that both have are in one group."""
+    both = [name for name in _names(Manifold) if name in _names(Synthetic)]
+    groups = {
+        "parameters of all kinds, instead of the values of --sizes and --kind": (Manifold, both),
+        "parameters of --kind diffuse (see the class Synthetic)": (Synthetic, _names(Synthetic)),
+        f"parameters of --kind {', '.join(PRESETS)} (see the class Manifold)": (Manifold, _names(Manifold)),
+    }
+    for title, (model, names) in groups.items():
+        group = parser.add_argument_group(title)
+        for known in fields(model):
+            if known.name in names and (names is both or known.name not in both):
+                group.add_argument("--" + known.name.replace("_", "-"), type=type(known.default), metavar="X")
+
+
+def _parameters(arguments: argparse.Namespace) -> Synthetic | Manifold:
+    """Return the parameters of the kind and the profile of sizes, with those that options name."""
+    kind, names = KINDS[arguments.kind], {*_names(Synthetic), *_names(Manifold)}
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    for name in given:
+        if name not in _names(type(kind)):
+            kinds = ", ".join(other for other, its in KINDS.items() if name in _names(type(its)))
+            raise InputError(
+                f"--{name.replace('_', '-')}: is no parameter of --kind {arguments.kind}; leave it out, or choose "
+                f"--kind from {kinds}"
+            )
+    return replace(kind, **{**PROFILES[arguments.sizes], **given})
+
+
 def main() -> None:
     from starfc.runtime.machine import set_threads  # imports torch, which the rest of this module does not need
 
     parser = argparse.ArgumentParser(
-        description="Make synthetic embeddings that are difficult in the same ways as MS1M."
+        description="Make synthetic embeddings with identities. docs/synthetic.md compares them with real ones.",
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--nodes", type=int, required=True, metavar="N", help="instances")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for features/ and labels/")
@@ -283,15 +255,14 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: one per core")
-    group = parser.add_argument_group("parameters of the data (see the class Synthetic)")
-    for known in fields(Synthetic):
-        kind = type(known.default)
-        group.add_argument("--" + known.name.replace("_", "-"), type=kind, default=known.default, metavar="X")
+    parser.add_argument("--kind", choices=KINDS, default="diffuse", help=_KIND_HELP)
+    parser.add_argument("--sizes", choices=PROFILES, default="ms1m", help=_SIZES_HELP)
+    _add_parameters(parser)
     arguments = parser.parse_args()
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads: must be at least 1; found {arguments.threads}")
     set_threads(arguments.threads)
-    parameters = Synthetic(**{known.name: getattr(arguments, known.name) for known in fields(Synthetic)})
+    parameters = _parameters(arguments)
     paths = generate(
         arguments.out, arguments.nodes, parameters, seed=arguments.seed, dim=arguments.dim, name=arguments.name
     )

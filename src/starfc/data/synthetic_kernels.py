@@ -17,8 +17,10 @@ _U = np.uint64
 
 # kinds of keys: the second word that is hashed into a key
 SIZE, FAMILY_OF, FAMILY, OWN, MODE, BAD, NOISE, INSTANCE, ORDER = range(9)
+GROUP_OF, GROUP, CAUSE, LATENT_WEIGHTS, CAUSE_WEIGHTS, PHASE, OUT_WEIGHTS = range(9, 16)
 
 _ROWS_A_TASK = 64
+_BELL_MEAN, _BELL_SCALE = 131070, ((2.0**32 - 1) / 3) ** -0.5  # of the sum of four numbers uniform in 0 .. 2^16 - 1
 
 
 @nb.njit(cache=True, inline="always")
@@ -48,6 +50,29 @@ def uniforms(seed: int, kind: int, start: int, stop: int) -> NDArray[np.float64]
     return out
 
 
+@nb.njit(cache=True, inline="always")
+def _words(key, m):
+    """Return the sum of the four 16-bit words of the m-th hash of a key, less its mean: bell-shaped, int64."""
+    h = _mix(key + _U(m) * GOLDEN)
+    words = (h & _U(0xFFFF)) + ((h >> _U(16)) & _U(0xFFFF)) + ((h >> _U(32)) & _U(0xFFFF)) + (h >> _U(48))
+    return np.int64(words) - _BELL_MEAN
+
+
+@nb.njit(cache=True, inline="always")
+def _bell(key, m):
+    """Return the m-th number of a key, bell-shaped with mean 0 and variance 1."""
+    return np.float64(_words(key, m)) * _BELL_SCALE
+
+
+@nb.njit(cache=True)
+def bells(seed: int, kind: int, index: int, count: int) -> NDArray[np.float64]:
+    """Return the first numbers of an object, bell-shaped with mean 0 and variance 1, (count,) float64."""
+    key, out = _key(seed, kind, index), np.empty(count)
+    for m in range(count):
+        out[m] = _bell(key, m)
+    return out
+
+
 @nb.njit(cache=True)
 def _direction(seed, kind, index, spectrum, out):
     """Write to ``out`` (d,) float32 a unit vector of independent bell-shaped numbers scaled by ``spectrum``.
@@ -56,9 +81,7 @@ def _direction(seed, kind, index, spectrum, out):
     """
     key = _key(seed, kind, index)
     for m in range(out.size):
-        h = _mix(key + _U(m) * GOLDEN)
-        words = (h & _U(0xFFFF)) + ((h >> _U(16)) & _U(0xFFFF)) + ((h >> _U(32)) & _U(0xFFFF)) + (h >> _U(48))
-        out[m] = np.float32(np.int64(words) - 131070) * spectrum[m]
+        out[m] = np.float32(_words(key, m)) * spectrum[m]
     _normalise(out)
 
 
@@ -164,4 +187,83 @@ def make_rows(start, features, labels, ends, num_families, spectrum, quantiles, 
             if q < p.bad_below:
                 _direction(seed, BAD, int(_uniform(key, 4) * p.bad_directions), spectrum, part)
                 _add(x, p.bad_weight * (p.bad_below - q), part)
+            _normalise(x)
+
+
+@nb.njit(cache=True)
+def _add_bells(key, weight, out):
+    for m in range(out.size):
+        out[m] += np.float32(weight * _bell(key, m))
+
+
+@nb.njit(cache=True)
+def _add_product(x, weights, out):
+    """Add x (m,) times ``weights`` (m, n) to ``out`` (n,), in the order of x."""
+    for k in range(x.size):
+        _add(out, x[k], weights[k])
+
+
+@nb.njit(parallel=True, cache=True)
+def make_manifold_rows(start, features, labels, ends, num_families, network, spectrum, seed, p) -> None:
+    """Generate n rows of the shuffled data near a manifold, from row ``start``.
+
+    Parameters
+    ----------
+    start : int
+        First row.
+    features : (n, d) float32
+        Output: the features.
+    labels : (n,) int64
+        Output: the identities.
+    ends : (C,) int64
+        Cumulative sizes of the identities.
+    num_families : int
+        Number of families of look-alikes.
+    network : named tuple of float32
+        Weights of the network: ``latent`` (L, H), ``cause`` (M, H), ``phase`` (H,), ``out`` (H, d).
+    spectrum : (d,) float32
+        Standard deviation of each axis.
+    seed : int
+        Seed of all random numbers.
+    p : named tuple
+        Parameters of :class:`starfc.data.synthetic_manifold.Manifold`.
+    """
+    n, dim = features.shape
+    for task in nb.prange((n + _ROWS_A_TASK - 1) // _ROWS_A_TASK):
+        part, units = np.empty(dim, np.float32), np.empty(network.phase.size, np.float32)
+        latent, cause = np.empty(len(network.latent), np.float32), np.empty(len(network.cause), np.float32)
+        for i in range(task * _ROWS_A_TASK, min(n, (task + 1) * _ROWS_A_TASK)):
+            instance = shuffled(start + i, ends[-1], seed)
+            identity = np.searchsorted(ends, instance, side="right")
+            labels[i] = identity
+            of = _key(seed, FAMILY_OF, identity)
+            family = min(int(_uniform(of, 0) * num_families), num_families - 1)
+            group = min(int(_uniform(_key(seed, GROUP_OF, family), 0) * p.groups), p.groups - 1)
+            latent[:] = 0
+            _add_bells(_key(seed, GROUP, group), np.sqrt(p.group_share), latent)
+            _add_bells(_key(seed, FAMILY, family), np.sqrt(p.family_share), latent)
+            _add_bells(_key(seed, OWN, identity), np.sqrt(max(0.0, 1 - p.group_share - p.family_share)), latent)
+
+            key = _key(seed, INSTANCE, instance)
+            scale = p.spread * np.exp(p.identity_sigma * _bell(of, 1) + p.instance_sigma * _bell(key, 3))
+            mode = identity * p.modes + int(_uniform(key, 0) * p.modes)
+            cause[:] = 0
+            _add_bells(_key(seed, MODE, mode), scale * np.sqrt(p.mode_share), cause)
+            _add_bells(_key(seed, CAUSE, instance), scale * np.sqrt(1 - p.mode_share), cause)
+
+            units[:] = network.phase
+            _add_product(latent, network.latent, units)
+            _add_product(cause, network.cause, units)
+            for k in range(units.size):
+                units[k] = abs(units[k] - 4 * np.floor(units[k] / 4) - 2) - 1
+            x = features[i]
+            x[:] = 0
+            _add_product(units, network.out, x)
+            _normalise(x)
+            _direction(seed, NOISE, instance, spectrum, part)
+            _add(x, p.noise_weight, part)
+            poor = _uniform(key, 1)
+            if poor < p.poor_share:
+                _direction(seed, BAD, int(_uniform(key, 2) * p.bad_places), spectrum, part)
+                _add(x, p.bad_weight * (1 - poor / p.poor_share), part)
             _normalise(x)

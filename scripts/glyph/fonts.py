@@ -85,19 +85,47 @@ DEBIAN = {
     "fonts-sawarabi-mincho": "OFL-1.1",
 }
 NPM = {  # packages @fontsource/NAME: version; the licence is in the package's metadata.json
-    **dict.fromkeys(
-        (
-            "biz-udpgothic cactus-classical-serif chocolate-classical-sans dela-gothic-one hachi-maru-pop "
-            "ibm-plex-sans-jp kaisei-decol kaisei-tokumin kiwi-maru kosugi kosugi-maru liu-jian-mao-cao long-cang "
-            "m-plus-rounded-1c mochiy-pop-one potta-one rocknroll-one shippori-mincho-b1 stick yomogi yuji-boku "
-            "yuji-mai yuji-syuku yusei-magic zcool-kuaile zcool-qingke-huangyou zcool-xiaowei zen-antique "
-            "zen-kaku-gothic-antique zen-kaku-gothic-new zen-kurenaido zen-maru-gothic zen-old-mincho zhi-mang-xing"
-        ).split(),
-        "5.3.0",
-    ),
-    **dict.fromkeys("hina-mincho kaisei-opti m-plus-1 zen-antique-soft".split(), "5.2.8"),
-    **dict.fromkeys("ma-shan-zheng murecho".split(), "5.3.1"),
+    "biz-udpgothic": "5.3.0",
+    "cactus-classical-serif": "5.3.0",
+    "chocolate-classical-sans": "5.3.0",
+    "dela-gothic-one": "5.3.0",
+    "hachi-maru-pop": "5.3.0",
+    "hina-mincho": "5.2.8",
+    "ibm-plex-sans-jp": "5.3.0",
+    "kaisei-decol": "5.3.0",
+    "kaisei-opti": "5.2.8",
+    "kaisei-tokumin": "5.3.0",
+    "kiwi-maru": "5.3.0",
+    "kosugi": "5.3.0",
+    "kosugi-maru": "5.3.0",
+    "liu-jian-mao-cao": "5.3.0",
+    "long-cang": "5.3.0",
+    "m-plus-1": "5.2.8",
+    "m-plus-rounded-1c": "5.3.0",
+    "ma-shan-zheng": "5.3.1",
+    "mochiy-pop-one": "5.3.0",
+    "murecho": "5.3.1",
     "new-tegomin": "4.5.9",
+    "potta-one": "5.3.0",
+    "rocknroll-one": "5.3.0",
+    "shippori-mincho-b1": "5.3.0",
+    "stick": "5.3.0",
+    "yomogi": "5.3.0",
+    "yuji-boku": "5.3.0",
+    "yuji-mai": "5.3.0",
+    "yuji-syuku": "5.3.0",
+    "yusei-magic": "5.3.0",
+    "zcool-kuaile": "5.3.0",
+    "zcool-qingke-huangyou": "5.3.0",
+    "zcool-xiaowei": "5.3.0",
+    "zen-antique": "5.3.0",
+    "zen-antique-soft": "5.2.8",
+    "zen-kaku-gothic-antique": "5.3.0",
+    "zen-kaku-gothic-new": "5.3.0",
+    "zen-kurenaido": "5.3.0",
+    "zen-maru-gothic": "5.3.0",
+    "zen-old-mincho": "5.3.0",
+    "zhi-mang-xing": "5.3.0",
 }
 
 

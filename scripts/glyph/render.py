@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -37,10 +38,14 @@ class Drawer:
         self.new, self.pen, self.filter = Image.new, ImageDraw.Draw, Image.Resampling.BOX
 
     def __call__(self, code: int) -> NDArray[np.uint8]:
-        """Return the picture of an ideograph, (40, 40) uint8: white ink on black, in the middle. No ink: zeros."""
+        """Return the picture of an ideograph, (40, 40) uint8: white ink on black, in the middle.
+
+        Without ink, and if the font's instructions for this glyph are damaged, all values are 0.
+        """
         wide, found = 3 * EM, self.new("L", (SIDE, SIDE))
         canvas = self.new("L", (wide, wide))
-        self.pen(canvas).text((EM, EM // 2), chr(code), fill=255, font=self.font)
+        with contextlib.suppress(OSError):
+            self.pen(canvas).text((EM, EM // 2), chr(code), fill=255, font=self.font)
         if (box := canvas.getbbox()) is not None:
             ink = canvas.crop(box)
             most = max(ink.size)
@@ -55,7 +60,7 @@ def distinct_looks(typefaces: Sequence[Typeface], covered: Sequence[NDArray[np.i
 
     Typefaces are compared on pictures of a few common ideographs. A typeface looks like an earlier one, in the order of
     their numbers of ideographs, if the median over shared ideographs of sum |a - b| / (sum (a + b) / 2), on pictures
-    averaged over 4 x 4 pixels, is below :data:`SAME`. It then draws only the ideographs that the earlier ones lack.
+    averaged over 2 x 2 pixels, is below :data:`SAME`. It then draws only the ideographs that the earlier ones lack.
 
     Parameters
     ----------
@@ -72,11 +77,11 @@ def distinct_looks(typefaces: Sequence[Typeface], covered: Sequence[NDArray[np.i
     codes, counts = np.unique(np.concatenate(covered), return_counts=True)
     order = np.lexsort((codes, -counts))[: 2 * PROBES]
     probes = np.sort(codes[np.random.default_rng(0).permutation(order)[:PROBES]])
-    looks = np.zeros((len(typefaces), len(probes), (SIDE // 4) ** 2), np.float32)
+    looks = np.zeros((len(typefaces), len(probes), (SIDE // 2) ** 2), np.float32)
     for at, typeface in enumerate(progress("comparing typefaces", typefaces, unit="typeface")):
         draw = Drawer(typeface)
         for column in np.flatnonzero(np.isin(probes, covered[at])):
-            looks[at, column] = draw(probes[column]).reshape(SIDE // 4, 4, SIDE // 4, 4).mean((1, 3)).ravel()
+            looks[at, column] = draw(probes[column]).reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3)).ravel()
     ink = looks.sum(axis=2)
     left = list(covered)
     firsts: list[tuple[int, list[int]]] = []
@@ -137,7 +142,8 @@ def render(
             write_json(drawn, sorted(done))
     typeface = np.repeat(np.arange(len(typefaces), dtype=np.int32), sizes)
     save_arrays(
-        folder / "glyphs.npz", {"code": code, "typeface": typeface, "kept": kept_looks(np.load(images, "r"), code, typeface)}
+        folder / "glyphs.npz",
+        {"code": code, "typeface": typeface, "kept": kept_looks(np.load(images, "r"), code, typeface)},
     )
 
 
@@ -149,9 +155,7 @@ def _draw(images: Path, typeface: Typeface, codes: NDArray[np.int32], start: int
     target.flush()
 
 
-def kept_looks(
-    images: NDArray[np.uint8], code: NDArray[np.int32], typeface: NDArray[np.int32]
-) -> NDArray[np.bool_]:
+def kept_looks(images: NDArray[np.uint8], code: NDArray[np.int32], typeface: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Return which pictures to use, (G,) bool: not empty, no placeholder, and no look of the same ideograph twice.
 
     Parameters
@@ -163,7 +167,9 @@ def kept_looks(
     """
     look = np.array([xxhash.xxh64_intdigest(image.tobytes()) for image in images], np.uint64)
     empty = look == xxhash.xxh64_intdigest(bytes(SIDE * SIDE))
-    _, which, times = np.unique(np.stack([typeface.astype(np.uint64), look]), axis=1, return_inverse=True, return_counts=True)
+    _, which, times = np.unique(
+        np.stack([typeface.astype(np.uint64), look]), axis=1, return_inverse=True, return_counts=True
+    )
     placeholder = times[which.ravel()] >= PLACEHOLDER
     first = np.zeros(len(code), bool)
     first[np.unique(np.stack([code.astype(np.uint64), look]), axis=1, return_index=True)[1]] = True

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument(
         "--network-identities", type=int, default=2000, help="ideographs that train the network (%(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=5000, help="of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2000, help="of training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

@@ -240,16 +240,17 @@ def _dpkg(*arguments: str) -> str:
 
 def _faces(path: Path) -> Iterator[tuple[str, dict[int, int]]]:
     """Yield each face of a font file: its full name, and glyph numbers of the ideographs that it has."""
-    from fontTools.ttLib import TTCollection, TTFont, TTLibError
+    from fontTools.ttLib import TTFont, TTLibError
+    from fontTools.ttLib.sfnt import readTTCHeader
 
     wanted = frozenset(IDEOGRAPHS)
     try:
-        fonts = TTCollection(path, lazy=True) if path.suffix.lower() in (".ttc", ".otc") else [TTFont(path, lazy=True)]
-        for font in fonts:
-            cmap = font.getBestCmap() or {}
-            yield (
-                font["name"].getDebugName(4) or path.stem,
-                {code: font.getGlyphID(glyph) for code, glyph in cmap.items() if code in wanted},
-            )
+        with path.open("rb") as file:
+            faces = readTTCHeader(file).numFonts if file.read(4) == b"ttcf" and not file.seek(0) else 1
+        for face in range(faces):
+            with TTFont(path, lazy=True, fontNumber=face) as font:
+                cmap = font.getBestCmap() or {}
+                name = font["name"].getDebugName(4) or path.stem
+                yield name, {code: font.getGlyphID(glyph) for code, glyph in cmap.items() if code in wanted}
     except (TTLibError, OSError) as error:
         log.warning("%s is left out: it cannot be read (%s)", path, error)

@@ -31,7 +31,7 @@ def make_network() -> nn.Sequential:
     """Return the untrained network: (B, 1, 40, 40) grey values -> (B, 256)."""
     a, b, c, d = WIDTHS
     layers = [*_layer(1, a, 2), *_layer(a, b), *_layer(b, c, 2), *_layer(c, c), *_layer(c, d, 2), *_layer(d, d)]
-    network = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.1), nn.Linear(25 * d, DIM), nn.BatchNorm1d(DIM))
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(25 * d, DIM), nn.BatchNorm1d(DIM))
     return network.to(memory_format=torch.channels_last)
 
 
@@ -107,7 +107,6 @@ def train(
         rng = np.random.default_rng([seed, 3, step])
         rows = rng.integers(0, len(glyphs), BATCH)
         levels = torch.from_numpy(draw_levels(BATCH, rng))
-        torch.manual_seed(int(rng.integers(2**62)))  # of dropout
         photos = degrade(torch.from_numpy(pictures[rows]), levels, seeded(seed, 4, step))
         for group in optimizer.param_groups:
             group["lr"] = _rate(step / steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -135,8 +136,13 @@ def render(
         [int(starts[at]) for at in jobs],
     )
     bar = progress("drawing", total=len(code), unit="glyph", done=sum(sizes[at] for at in done))
-    with ProcessPoolExecutor(processes) as pool, bar:
-        for at, _ in zip(jobs, pool.map(_draw, *arguments), strict=True):
+    with bar, contextlib.ExitStack() as stack:
+        if processes == 1:
+            results = map(_draw, *arguments)
+        else:
+            fresh = multiprocessing.get_context("spawn")  # a copy of this process would have its locks, not its threads
+            results = stack.enter_context(ProcessPoolExecutor(processes, fresh)).map(_draw, *arguments)
+        for at, _ in zip(jobs, results, strict=True):
             done.add(at)
             bar.update(sizes[at])
             write_json(drawn, sorted(done))

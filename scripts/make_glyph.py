@@ -228,9 +228,13 @@ def write_list(out: Path, split: Split, path: Path) -> None:
 
 
 def describe(out: Path) -> dict[str, Any]:
-    """Return what the set is: options, sizes of the splits, packages with licences, and what each stage took."""
+    """Return what the set is: options, sizes, similarities, packages with licences, and what each stage took."""
+    from glyph.measure import similarities
+
     train, test, parts = read_splits(out)
     glyphs, (typefaces, _) = np.load(out / "render" / "glyphs.npz"), read_typefaces(out / "fonts")
+    first = parts[min(parts)]
+    rows = np.load(out / "features" / f"{TEST.format(min(parts))}.npy")
     used = np.unique(np.concatenate([train.glyph, test.glyph]))
     drawn = Counter(glyphs["typeface"][used].tolist())
     packages: dict[str, dict[str, Any]] = {}
@@ -248,6 +252,7 @@ def describe(out: Path) -> dict[str, Any]:
         "splits": splits,
         "typefaces": len(drawn),
         "pictures": len(used),
+        "similarities": {TEST.format(min(parts)): similarities(rows, test.identity[:first])},
         "levels": np.bincount(test.level, minlength=4).tolist(),
         "stages": read(out / "stages.json", []),
         "packages": packages,

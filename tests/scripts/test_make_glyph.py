@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import make_glyph
-from glyph import fonts, identities, network, photos, render
+from glyph import fonts, identities, measure, network, photos, render
 from helpers.paths import ROOT
 from starfc.data.dataset import open_split
 from starfc.errors import InputError
@@ -116,6 +116,20 @@ def test_every_part_is_a_prefix_with_whole_identities():
     )
 
 
+def test_similarities_are_those_of_all_pairs():
+    rng = np.random.default_rng(0)
+    features, identity = rng.normal(size=(200, 16)).astype(np.float16), rng.integers(0, 4, 200)
+    found = measure.similarities(features, identity)
+    unit = features.astype(np.float32) / np.linalg.norm(features.astype(np.float32), axis=1, keepdims=True)
+    sims, same = unit @ unit.T, identity[:, None] == identity
+    pairs = sims[same & ~np.eye(200, dtype=bool)]
+    for quantile in (10, 50, 90):
+        assert found[f"within_{quantile}"] == pytest.approx(np.percentile(pairs, quantile), abs=6e-4)
+    ranked = np.sort(np.where(same, -1, sims), axis=1)
+    assert found["stranger_1"] == pytest.approx(np.median(ranked[:, -1]), abs=6e-4)
+    assert found["stranger_80"] == pytest.approx(np.median(ranked[:, -80]), abs=6e-4)
+
+
 def test_a_look_is_kept_once_and_placeholders_never():
     images = np.zeros((8, 40, 40), np.uint8)
     for at, value in enumerate([1, 2, 1, 9, 9, 9, 3, 0]):
@@ -177,6 +191,7 @@ def test_a_small_set_is_made_and_made_again_alike(tmp_path, monkeypatch, capsys)
     assert "part9_test" in text
     record = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert set(record["packages"]) <= set(present)
+    assert set(record["similarities"]) == {"part1_test"}
     assert [stage["stage"] for stage in record["stages"]] == ["fonts", "render", "train", "embed"]
     largest = None
     for name, row in record["splits"].items():

@@ -22,7 +22,7 @@ IDEOGRAPHS = (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000))  # CJK Extension A
 LEAST = 300  # ideographs of a typeface that is used
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc", ".woff2")
 
-# package: licence of its fonts, as in its file copyright
+# package of Debian main, whose content is free by its guidelines: licence of the fonts, as in the file copyright
 DEBIAN = {
     "fonts-noto-cjk": "OFL-1.1",
     "fonts-noto-cjk-extra": "OFL-1.1",

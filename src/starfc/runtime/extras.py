@@ -10,6 +10,8 @@ from starfc.errors import InputError
 EXTRAS = {  # module: package, extra
     "h5py": ("h5py", "hdf5"),
     "PIL": ("pillow", "report"),
+    "fontTools": ("fonttools", "glyph"),
+    "brotli": ("brotli", "glyph"),
     "matplotlib": ("matplotlib", "plots"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "igraph": ("igraph", "communities"),

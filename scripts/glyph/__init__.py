@@ -1,0 +1,1 @@
+"""The parts of scripts/make_glyph.py: typefaces, pictures of glyphs, identities, photos and the network."""

@@ -387,15 +387,12 @@ class Killed(Exception):
 SOME = {"nprobe": 2, "partitions": 2, "sweeps": 1}
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("after", [3, 11, 17, 22])
-def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_path, after):
-    """The three phases have eight chunks each."""
-    whole = build_knn(clustered, 15, "ivf", SOME)
+def killed_after(chunks: int, features: Features, folder, monkeypatch) -> list[int]:
+    """Kill a search once it has written some chunks; return where these start."""
     write, written = PartialGraph.write, []
 
     def killed_write(self, chunk, ids, sims):
-        if len(written) >= after:
+        if len(written) >= chunks:
             raise Killed
         write(self, chunk, ids, sims)
         written.append(chunk.start)
@@ -403,8 +400,17 @@ def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(PartialGraph, "write", killed_write)
         with pytest.raises(Killed):
-            build_knn(clustered, 15, "ivf", SOME, folder=tmp_path / "partial")
-    resumed = []
+            build_knn(features, 15, "ivf", SOME, folder=folder)
+    return written
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("after", [3, 11, 17, 22])
+def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_path, after):
+    """The three phases have eight chunks each."""
+    whole = build_knn(clustered, 15, "ivf", SOME)
+    written = killed_after(after, clustered, tmp_path / "partial", monkeypatch)
+    write, resumed = PartialGraph.write, []
     monkeypatch.setattr(PartialGraph, "write", lambda self, c, *a: resumed.append(c.start) or write(self, c, *a))
     monkeypatch.setattr(approximate_module, "make_cells", None)  # they are stored
     graph = build_knn(clustered, 15, "ivf", SOME, folder=tmp_path / "partial")
@@ -415,21 +421,10 @@ def test_a_killed_search_goes_on_where_it_stopped(clustered, monkeypatch, tmp_pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["lists-0.ids", "lists-1.sims", "cells-0.npz", "done.json"])
+@pytest.mark.parametrize("name", ["lists-0.ids", "lists-1.sims", "cells-0.npz", "cells-1.npz", "done.json"])
 def test_damaged_progress_is_searched_again(clustered, monkeypatch, tmp_path, name):
     whole = build_knn(clustered, 15, "ivf", SOME)
-    write, written = PartialGraph.write, []
-
-    def killed_write(self, chunk, ids, sims):
-        if len(written) >= 11:
-            raise Killed
-        write(self, chunk, ids, sims)
-        written.append(chunk.start)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PartialGraph, "write", killed_write)
-        with pytest.raises(Killed):
-            build_knn(clustered, 15, "ivf", SOME, folder=tmp_path / "partial")
+    killed_after(11, clustered, tmp_path / "partial", monkeypatch)
     path = tmp_path / "partial" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 8] ^= 0x55

@@ -214,7 +214,7 @@ class _Search:
                 if lists is None:
                     pools = Pools.empty(len(rows), self.keep, dtype, id_dtype(self.n))
                 else:
-                    pools = Pools.of_lists(lists, self.k - 1, self.keep, dtype)
+                    pools = Pools.of_lists(lists, max(1, self.k - 1), self.keep, dtype)
                 offer(chunk, None if lists is None else lists.ids, pools)
                 shape = (len(rows), self.k)
                 sims, ids = np.empty(shape, np.float32), np.empty(shape, id_dtype(self.n))

@@ -107,8 +107,13 @@ class PartialGraph:
         except MissingFileError:
             pass
         except (ValueError, KeyError) as error:
-            log.info("%s: damaged (%s); the search starts again", path, error)
-            self._forget()  # stored lists are in the order of the lost cells
+            if number == 0:
+                log.info("%s: damaged (%s); the search starts again", path, error)
+                self._forget()  # stored lists and other cells are in the order of the lost cells
+                for other in self.folder.glob("cells-*.npz"):
+                    other.unlink()
+            else:
+                log.info("%s: damaged (%s); the cells are made again", path, error)
         cells = make()
         with replacing(path) as temporary:
             known = cells.centroids
@@ -201,7 +206,8 @@ class PartialGraph:
             self._forget()
 
     def _forget(self) -> None:
-        self.finished, self._present, self._before, self._done = [], None, {}, {}
+        self.finished.clear()
+        self._present, self._before, self._done = None, {}, {}
         (self.folder / "done.json").unlink(missing_ok=True)
 
     def _record(self) -> None:

@@ -46,7 +46,7 @@ log = logging.getLogger("starfc")
 _PROBES = (2, 32)  # minimum and maximum number of cells that each row probes, if the search chooses
 _IN_CELLS = 0.5, 10  # it chooses enough that this share of the first ten neighbours lies in the probed cells
 _PARTITIONS = 2  # partitions before the first sweep, if the search chooses
-_CHUNKS = (1 << 13, 1 << 16)  # minimum and maximum rows per chunk: 2^16 x 172 candidates x 6 bytes = 68 MB per thread
+_CHUNKS = (1 << 13, 1 << 16)  # minimum and maximum rows per chunk: 2^16 x 156 candidates x 6 bytes = 61 MB per thread
 _MOST_PARTITIONS, _MOST_SWEEPS = 4, 12
 _STALLED = 0.7  # if a sweep leaves more than this share of the missing edges, the next phase is another partition
 _IN_FIRST = 10  # the judge needs the number of lists that have a row among their first ten

@@ -33,10 +33,13 @@ from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
 from starfc.data.synthetic import generate
-from starfc.graph.knn import build_knn, search_bytes
+from starfc.graph.knn import search_bytes
+from starfc.graph.opening import Search
 from starfc.graph.store import read_graph, write_graph
 from starfc.models.checkpoint import PRETRAINED
+from starfc.models.judge import first_round_judge
 from starfc.runs.cluster import run_inference
+from starfc.runtime.defaults import RECALL
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import write_json
@@ -55,7 +58,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="folder for data, graphs and labels")
     parser.add_argument("--model", metavar="MODEL", help="published, or a folder; default: the packaged model")
     parser.add_argument("--knn", type=int, default=80)
-    parser.add_argument("--recall", type=float, default=0.99, help="target recall of the kNN graph")
+    parser.add_argument("--recall", type=float, default=RECALL, help="target recall of the edges that matter")
     parser.add_argument("--nprobe", type=int, metavar="P", help="probe P cells instead of reaching the target recall")
     parser.add_argument("--nprobe-from", type=int, default=0, metavar="N", help="use --nprobe only for sizes from N")
     parser.add_argument("--memory-limit", type=float, default=20.0, metavar="GB")
@@ -129,8 +132,8 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
         with stages.stage("features"):
             features.require_valid()
         with stages.stage("kNN graph", needs=search_bytes(features, arguments.knn, "ivf")):
-            partial = folder / "knn.partial"
-            graph = build_knn(features, arguments.knn, "ivf", params, recall=arguments.recall, folder=partial)
+            search = Search("ivf", params, recall=arguments.recall, judge=first_round_judge)
+            graph = search.build(features, arguments.knn, folder / "knn.partial")
             write_graph(folder / "knn", graph, features)
         record.write("knn", stages, resumed=resumed, **graph.info)
         del graph
@@ -171,7 +174,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         "peak_rss_mb": max(stage["peak_rss_mb"] for stage in stages),
         "data_seconds": record["data"]["stages"][0]["seconds"],
         "resumed": record["knn"]["resumed"],
-        "knn": {key: record["knn"][key] for key in ("backend", "params", "recall")},
+        "knn": {key: record["knn"][key] for key in ("backend", "params", "recalls")},
         "clusters": record["clustering"]["num_clusters"],
         "choices": record["clustering"]["choices"],
         **record["clustering"]["metrics"],

@@ -105,9 +105,26 @@ def test_rows_that_rounding_leaves_uncertain_are_searched_again(monkeypatch):
     real = exact_module.search_rows
     monkeypatch.setattr(exact_module, "search_rows", lambda *a: again.append(len(a[1])) or real(*a))
     sims, ids = rounded_search(Features(features, normalise=False), 20)
-    assert again
-    assert again[0] > 100
+    _measured, *rest = again
+    assert rest
+    assert rest[0] > 100
     assert_same_neighbours(sims, ids, features)
+
+
+def test_more_candidates_are_kept_where_the_data_are_dense(monkeypatch):
+    """With k + k / 4 + 4 candidates, rounding would leave many of these rows uncertain."""
+    rng = np.random.default_rng(0)
+    features = Features(unit(rng.normal(size=(1, 32)) + 0.4 * rng.normal(size=(4000, 32))), normalise=False)
+    again = []
+    real = exact_module.search_rows
+    monkeypatch.setattr(exact_module, "search_rows", lambda *a: again.append(len(a[1])) or real(*a))
+    sims, ids = rounded_search(features, 40)
+    few = sum(again[1:])  # the first call measures
+    monkeypatch.setattr(exact_module, "_needed", lambda *a: 54)
+    again.clear()
+    rounded_search(features, 40)
+    assert few * 10 < again[0]
+    assert_same_neighbours(sims, ids, features.all())
 
 
 @pytest.mark.long

@@ -6,10 +6,11 @@ than float32, the features are rounded to bfloat16 for the products. The result 
 
 * A rounded similarity s̃ differs from s by at most ε_i + 2^-8 |s̃|, where ε_i = r_i + (1 + r_i) max_j r_j, and r_i is
   the norm of the rounding error of f_i (Cauchy-Schwarz). 2^-8 is the rounding error of the product itself.
-* For each row, the best k + margin candidates by s̃ are kept. Those that could be among the first k are computed again
-  in float32.
+* For each row, the best candidates by s̃ are kept. Those that could be among the first k are computed again in float32.
 * A row is certain if its k-th similarity is above the largest possible s of all candidates that were dropped. The few
   other rows are searched again in float32.
+* The denser the data, the more candidates lie within the error of the k-th one. A sample of the rows shows how many
+  must be kept, so that nearly all rows are certain.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from starfc.data.dataset import Features, as_features
 from starfc.graph.cells import make_cells
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.pools import Pools, sorted_pools
-from starfc.graph.rerank import ROUNDED, SUMMATION, rerank
+from starfc.graph.rerank import ROUNDED, ROUNDING, SUMMATION, rerank
 from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
@@ -39,6 +40,8 @@ _ROWS = 512  # rows per block in search_rows
 _CELL = 256  # average number of rows per cell
 _SAMPLE = 1 << 13  # number of sampled rows from which the initial floors are estimated
 _SMALL = 1 << 14  # with fewer rows, float32 is as fast
+_MEASURED = 256  # number of sampled rows from which the number of candidates is estimated
+MOST_KEPT = 3  # maximum number of candidates that are kept, in multiples of k
 
 
 def exact_search(
@@ -58,7 +61,7 @@ def exact_search(
     -------
     sims (N, k) float32, ids (N, k)
         Sorted by decreasing product. Of equal products, the lower ids are kept and come first. Memory in addition to
-        the result: a bfloat16 copy of the features, and 1.5 (k + margin) candidates of 6 bytes per row.
+        the result: a bfloat16 copy of the features, and up to 3 k + 64 candidates of 6 bytes per row.
     """
     features = as_features(features)
     if len(features) >= _SMALL and product_dtype() == torch.bfloat16:
@@ -76,10 +79,10 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
     cache. The initial floor of each row is estimated from a sample of the rows. Few products reach it.
     """
     n = len(features)
-    keep = min(n, k + k // 4 + 4)
     order = make_cells(features, max(1, n // _CELL)).order
     rounded, residual = round_features(features, order)
     error = residual + (1 + residual) * residual.max(initial=0) + SUMMATION
+    keep = _needed(features, order, rounded, error, k)
     pools = Pools.empty(n, keep, torch.bfloat16, id_dtype(n))
     pools.floor[:] = _sampled_floors(rounded, keep)
     _offer_tiles(rounded, pools, block)
@@ -110,6 +113,26 @@ def round_features(features: Features, order: NDArray[np.integer]) -> tuple[Tens
         rounded[rows] = block
         residual[rows] = torch.linalg.vector_norm(block - rounded[rows].float(), dim=1).numpy()
     return rounded, residual
+
+
+def _needed(features: Features, order: NDArray[np.integer], rounded: Tensor, error: NDArray[np.float32], k: int) -> int:
+    """Return the number of candidates with which nearly all rows are certain.
+
+    A row is certain if the worst candidate that is kept has s̃ + ε + 2^-8 |s̃| < s_k, the exact k-th similarity. The
+    result is the largest number that a sampled row needs, between k + k / 4 + 4 and 3 k.
+    """
+    n = len(rounded)
+    sample = np.random.default_rng(0).choice(n, min(n, _MEASURED), replace=False)
+    sims, _ = search_rows(features, order[sample], k)
+    least = torch.from_numpy(sims[:, -1] - error[sample])[:, None]
+    queries, most = rounded[torch.from_numpy(sample)], min(n, MOST_KEPT * k)
+
+    def work(part: slice) -> Tensor:
+        products = (queries @ rounded[part].T).float()
+        return (products + ROUNDING * products.abs() >= least).sum(dim=1)
+
+    needed = torch.stack(threads.results(work, slices(n, BLOCK))).sum(dim=0)
+    return max(min(n, k + k // 4 + 4), min(int(needed.max()) + 1, most))
 
 
 def _sampled_floors(rounded: Tensor, keep: int) -> NDArray[np.float32] | NDArray[np.int16]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.approximate import approximate_search, chooses
-from starfc.graph.exact import exact_search
+from starfc.graph.exact import MOST_KEPT, exact_search
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.recall import Judge
 from starfc.runtime.defaults import KNN_FORMER, KNN_METHODS, KNN_PARAMS, RECALL
@@ -139,13 +139,14 @@ def build_knn(
 def search_bytes(features: Features, k: int, method: str = "exact") -> int:
     """Return the memory that a search will need, in bytes: features (mapped, or copied to 2 bytes), candidates, graph.
 
-    An exact search holds all of them at the same time. An approximate one holds a copy of the features and 20 ids per
+    An exact search holds all of them at the same time; its number of candidates depends on the data, and the bound is
+    used here. An approximate one holds a copy of the features and 20 ids per
     row, and reads the graph from disk at the end.
     """
     n, graph = len(features), 8 * len(features) * k
     copy = product_dtype().itemsize * n * features.dim
     if method == "exact":
-        return copy + graph + 12 * n * k
+        return copy + graph + 6 * n * (MOST_KEPT * k + 64)
     return features.array.nbytes + max(copy + 120 * n, graph) + (512 << 20)
 
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.components import components
 from starfc.clustering.joining import join_communities
+from starfc.clustering.map_equation import LARGE
 from starfc.clustering.partition import infomap
 from starfc.graph.edges import EdgeList
 
@@ -135,7 +136,8 @@ def choose(
 ) -> tuple[Choice, NDArray[np.integer]]:
     """Choose τ1 by the expected edge F of its communities, and return the communities at this τ1.
 
-    The communities are those of :func:`~starfc.clustering.partition.infomap`. At the chosen τ1, communities that
+    The communities are those of :func:`~starfc.clustering.partition.infomap`; large components are searched quickly
+    until τ1 is chosen, and thoroughly at the chosen τ1. There, communities that
     belong to one identity are then joined (:mod:`starfc.clustering.joining`).
 
     Parameters
@@ -157,15 +159,20 @@ def choose(
     """
     tried: dict[float, float] = {}
     found: dict[float, NDArray[np.integer]] = {}
+    several = len(thresholds) > 1
     for tau1 in thresholds:
         kept = edges.scores > tau1
-        found[tau1] = infomap(edges, seed, components(edges, kept), kept=kept)
+        found[tau1] = infomap(edges, seed, components(edges, kept), kept=kept, quick=several)
         tried[tau1] = edge_fscore(edges, found[tau1], mass)
     hopeless = max(tried.values()) < HOPELESS
     lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
     tau1 = max(tau for tau, value in tried.items() if hopeless or value >= lowest)
-    members = join_communities(edges, found[tau1], tau1)
-    if len(tried) == 1:
+    members = found[tau1]
+    if several and edges.num_nodes > LARGE:
+        kept = edges.scores > tau1
+        members = infomap(edges, seed, components(edges, kept), kept=kept)
+    members = join_communities(edges, members, tau1)
+    if not several:
         return Choice(tau1, GIVEN, tried), members
     listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
     reason = f"the highest one whose expected F of candidate edges is the best, or near it in a large set ({listed})"

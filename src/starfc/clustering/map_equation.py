@@ -25,15 +25,18 @@ import numpy as np
 
 Graph = namedtuple("Graph", ("indptr", "cols", "weights", "flow", "leave"))
 
-_ROUNDS = 20  # maximum number of fine and coarse rounds
+ROUNDS = 20  # maximum number of fine and coarse rounds
+LARGE = 1 << 17  # a piece of more nodes is processed in an order that suits the processor's caches
+_WINDOW = 1 << 12  # nodes of a large piece that are tried in a random order before the next ones
 _GAIN = 1e-7  # bits that a round must save; a single move must save 1e-5 of this
 
 
 @nb.njit(cache=True, nogil=True)
-def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, members):
+def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, quick, members):
     """Find the modules of some pieces, each piece on its own (:func:`_modules`); write them to ``members``.
 
-    A piece is a set of nodes with no edges to other nodes.
+    A piece is a set of nodes with no edges to other nodes. The nodes of a large piece are first sorted so that
+    neighbours are close to each other (:func:`_walk`); most of its memory is then read from the caches.
 
     Parameters
     ----------
@@ -50,22 +53,58 @@ def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, membe
         Seed of the order in which nodes are tried.
     strength : (N,) float64 or None
         As for :func:`symmetric`.
+    quick : bool
+        Whether large pieces get no fine and coarse rounds.
     members : (N,) integers
         Output: the smallest member of each node's module.
     """
     for c in pieces:
         nodes = order[starts[c] : starts[c + 1]]
         indptr, cols, scores, kept, mirrored = edges
+        large, smallest = nodes.size > LARGE, nodes[0]
+        if large:
+            nodes = _walk(nodes, indptr, cols, kept, local)
+            local[nodes] = np.arange(nodes.size)
         if mirrored:
             graph = of_mirrored(nodes, indptr, cols, scores, kept, local)
         else:
             graph = symmetric(nodes, indptr, cols, scores, kept, local, strength)
-        modules = _modules(graph, seed + np.int64(nodes[0]))
+        modules = _modules(graph, seed + np.int64(smallest), 0 if large and quick else ROUNDS)
         first = np.full(nodes.size, -1, order.dtype)
         for a in range(nodes.size):
-            if first[modules[a]] < 0:
+            if first[modules[a]] < 0 or nodes[a] < first[modules[a]]:
                 first[modules[a]] = nodes[a]
+        for a in range(nodes.size):
             members[nodes[a]] = first[modules[a]]
+
+
+@nb.njit(cache=True, nogil=True)
+def _walk(nodes, indptr, cols, kept, local):
+    """Return the nodes of a piece in an order in which neighbours are close to each other.
+
+    Each node is followed by those of its neighbours that are not placed yet. The walk continues with an unplaced
+    neighbour of the node that was placed last; if there is none, with the first unplaced node.
+    """
+    order, placed, end = np.empty_like(nodes), np.zeros(nodes.size, np.bool_), 0
+    for start in range(nodes.size):
+        node = nodes[start]
+        while node >= 0 and not placed[local[node]]:
+            placed[local[node]] = True
+            order[end] = node
+            end += 1
+            last = node
+            for e in range(indptr[node], indptr[node + 1]):
+                if (kept is None or kept[e]) and not placed[local[cols[e]]]:
+                    placed[local[cols[e]]] = True
+                    last = cols[e]
+                    order[end] = last
+                    end += 1
+            node = -1
+            for e in range(indptr[last], indptr[last + 1]):
+                if (kept is None or kept[e]) and not placed[local[cols[e]]]:
+                    node = cols[e]
+                    break
+    return order
 
 
 @nb.njit(cache=True, nogil=True)
@@ -115,9 +154,9 @@ def symmetric(nodes, indptr, cols, scores, kept, local, strength=None):
 
 @nb.njit(cache=True, nogil=True)
 def of_mirrored(nodes, indptr, cols, scores, kept, local):
-    """Return the graph of :func:`symmetric`, bit for bit, for a list with sorted columns and equal scores both ways.
+    """Return the graph of :func:`symmetric` for a list with sorted columns and equal scores both ways.
 
-    Each pair is in the list twice, and becomes one entry in each direction. This needs a third of the memory.
+    If ``nodes`` are sorted, the result is the same bit for bit. Each pair is in the list twice, and becomes one entry in each direction. This needs a third of the memory.
     """
     n = nodes.size
     start, total = np.zeros(n + 1, np.int64), 0.0
@@ -135,7 +174,8 @@ def of_mirrored(nodes, indptr, cols, scores, kept, local):
                 ends[at], weights[at] = local[cols[e]], scores[e] / total
                 below += ends[at] < a
                 at += 1
-        # `symmetric` adds each weight twice, in the order of the rows: neighbours below a, its own list, those above
+        # `symmetric` adds each weight twice, in the order of the rows: neighbours below a, its own list, those above;
+        # without sorted nodes, this is twice the sum in another order
         for first, last in ((start[a], below), (start[a], at), (below, at)):
             for e in range(first, last):
                 leave[a] += weights[e]
@@ -145,15 +185,16 @@ def of_mirrored(nodes, indptr, cols, scores, kept, local):
 
 
 @nb.njit(cache=True, nogil=True)
-def _modules(graph, seed):
+def _modules(graph, seed, rounds):
     """Return the module of each node, (n,) int64.
 
-    Fine and coarse rounds alternate until two rounds in a row save less than :data:`_GAIN`.
+    Fine and coarse rounds alternate until two rounds in a row save less than :data:`_GAIN`; there are at most
+    ``rounds`` of them.
     """
     n = graph.flow.size
     best = np.arange(n)
     length, idle = _climb(graph, best, seed), 0
-    for r in range(_ROUNDS):
+    for r in range(rounds):
         parts = np.arange(n)  # a fine round moves single nodes
         if r % 2:  # a coarse round moves the submodules of each module
             _move(graph, parts, best, seed + r)
@@ -297,15 +338,17 @@ def _move(graph, modules, within, seed):
 
 @nb.njit(cache=True, nogil=True)
 def _shuffled(n, seed):
-    """Return 0 .. n - 1 in random order, which depends on the seed only.
+    """Return 0 .. n - 1 in random order, which depends on the seed only; a large n window by window.
 
     The random numbers come from a linear congruential generator, Knuth's MMIX.
     """
     order, state = np.arange(n), np.uint64(seed)
-    for i in range(n - 1, 0, -1):
-        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        j = np.int64((state >> np.uint64(33)) % np.uint64(i + 1))
-        order[i], order[j] = order[j], order[i]
+    window = n if n <= LARGE else _WINDOW
+    for first in range(0, n, window):
+        for i in range(min(window, n - first) - 1, 0, -1):
+            state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+            j = np.int64((state >> np.uint64(33)) % np.uint64(i + 1))
+            order[first + i], order[first + j] = order[first + j], order[first + i]
     return order
 
 

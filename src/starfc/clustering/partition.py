@@ -41,6 +41,7 @@ def infomap(
     pieces: NDArray[np.integer] | None = None,
     strength: NDArray[np.float64] | None = None,
     kept: NDArray[np.bool_] | None = None,
+    quick: bool = False,
 ) -> NDArray[np.integer]:
     """Return the modules of least two-level code length within each connected component.
 
@@ -61,6 +62,9 @@ def infomap(
         members. Edges inside the group count twice (:mod:`starfc.incremental.communities`).
     kept : (E,) bool, optional
         Which edges count; equal for both directions of an edge in a symmetric list. Default: all.
+    quick : bool
+        Search pieces of more than :data:`starfc.clustering.map_equation.LARGE` nodes once, without the rounds that
+        improve the result: four times as fast, and the code is about 10^-5 longer.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def infomap(
     # sums of groups are rounded, so they can differ between the two directions
     mirrored = edges.symmetric and strength is None
     entries = (edges.indptr, edges.cols, edges.scores, kept, mirrored)
-    given = (order, starts, entries, local, seed, strength, members)
+    given = (order, starts, entries, local, seed, strength, quick, members)
     threads.each(lambda batch: modules_of_pieces(batch, *given), batches)
     return members
 

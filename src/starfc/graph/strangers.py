@@ -101,9 +101,11 @@ class Strangers:
 
         def work(part: slice) -> None:
             rows = slice(first + part.start, first + part.stop)
-            ordered = np.partition(features.rows(rows) @ cohort.T, at, axis=1)
+            # numpy selects one position at a time with vector instructions, and several positions without them
+            ordered = np.partition(features.rows(rows) @ cohort.T, at[1], axis=1)
             median[rows] = ordered[:, at[1]]
-            spread[rows] = ordered[:, at[1]] - ordered[:, at[0]]
+            lower = np.partition(ordered[:, : at[1] + 1], at[0], axis=1)
+            spread[rows] = median[rows] - lower[:, at[0]]
 
         threads.each(work, slices(n - first, _BLOCK))
         np.maximum(spread[first:], np.float32(_LEAST_SHARE * self.spread), out=spread[first:])

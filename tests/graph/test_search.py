@@ -317,6 +317,16 @@ def recall_of(graph: KnnGraph, features: Features, seed: int = 5) -> float:
     return Sample.draw(features, graph.k, np.random.default_rng(seed), judged=False).recall_of(graph)
 
 
+def test_exact_search_of_very_many_rows_names_the_faster_way(monkeypatch, caplog):
+    features = Features(blobs(identities=6, size=10)[0])
+    with caplog.at_level("INFO", "starfc"):
+        build_knn(features, 5)
+        assert "ivf" not in caplog.text
+        monkeypatch.setattr(knn_module, "_MANY", 50)
+        build_knn(features, 5)
+    assert "all 1.8e+03 pairs of rows; knn_method 'ivf' is several times faster" in caplog.text
+
+
 @pytest.mark.long
 def test_the_target_recall_is_reached(clustered):
     phases = []

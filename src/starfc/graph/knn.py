@@ -39,6 +39,7 @@ from starfc.storage.atomic import temporary_folder, writes
 log = logging.getLogger("starfc")
 
 _FEW = 200_000  # with fewer rows, exact search is as fast as an approximate one
+_MANY = 500_000  # with more rows, exact search takes many minutes, and the log says what is faster
 _QUERY_BLOCK = 1 << 13
 
 
@@ -133,6 +134,14 @@ def build_knn(
                 return approximate_search(features, k, params, seed, recall, folder, judge)
         with temporary_folder() as temporary:
             return approximate_search(features, k, params, seed, recall, temporary, judge)
+    if method == "exact" and len(features) > _MANY:
+        log.info(
+            "kNN graph: exact search compares all %.1e pairs of rows; %s 'ivf' is several times faster, and finds "
+            "%g of the edges that matter",
+            len(features) * (len(features) - 1) / 2,
+            word("knn_method"),
+            RECALL,
+        )
     return _exact(features, k) if method == "exact" else _gpu_search(features, k)
 
 

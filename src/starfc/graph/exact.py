@@ -36,7 +36,8 @@ from starfc.runtime.progress import progress
 log = logging.getLogger("starfc")
 
 BLOCK = 1024  # rows per block: 1024 x 1024 products, 2 or 4 MiB, stay in a core's cache between product and selection
-_ROWS = 512  # rows per block in search_rows
+_ROWS = 512  # maximum number of rows per block in nearest_of_rows and search_rows
+_KEPT = 8  # candidates of nearest_of_rows, in multiples of k
 _CELL = 256  # average number of rows per cell
 _SAMPLE = 1 << 13  # number of sampled rows from which the initial floors are estimated
 _SMALL = 1 << 14  # with fewer rows, float32 is as fast
@@ -198,7 +199,7 @@ def nearest_of_rows(
     if n < _SMALL or product_dtype() != torch.bfloat16:
         return search_rows(features, rows, k)
     queries = torch.from_numpy(features.rows(rows)).bfloat16()
-    pools = Pools.empty(len(rows), min(n, 2 * k), torch.bfloat16, id_dtype(n))
+    pools = Pools.empty(len(rows), min(n, _KEPT * k), torch.bfloat16, id_dtype(n))
     parts = [(queries[part], pools[part], Lock()) for part in slices(len(rows), _ROWS)]
 
     def work(columns: slice) -> None:
@@ -243,7 +244,8 @@ def search_rows(
     pools = Pools.empty(len(rows), k, torch.float32, id_dtype(len(features)))
     if known is not None:
         pools.floor[:] = known - 1e-5  # a float32 sum in another order can be lower by this much
-    parts = [(part, torch.from_numpy(features.rows(rows[part]))) for part in slices(len(rows), _ROWS)]
+    step = min(_ROWS, max(1, -(-len(rows) // torch.get_num_threads())))  # a part for each thread, also of few rows
+    parts = [(part, torch.from_numpy(features.rows(rows[part]))) for part in slices(len(rows), step)]
     with progress("kNN of some rows", total=len(features), unit="row") as bar:
         for columns in features.blocks():
             others = torch.from_numpy(features.rows(columns))

@@ -24,7 +24,7 @@ test_data = dict(
 invalid_rows = 'error'  # or 'singleton': each row of NaN or zeros becomes its own cluster
 copies = 'collapse'  # structural models cluster one row of each direction, copies follow; or 'keep': all rows
 adapt = 'auto'  # gcn_structural_any is trained further on the clusters of the data; or 'off'
-reach = 'auto'  # gcn_structural_any joins clusters that samples of the rows hold together; or 'off'
+reach = 'auto'  # gcn_structural_any joins and divides clusters as samples of the rows do; or 'off'
 
 # inference
 giant_share = 0.1  # a warning names clusters that hold more than this share of the instances

@@ -70,8 +70,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         With the packaged model and 'infomap': whether to train the scorer further on the clusters of X. 'auto' stops
         when the expected F-score no longer rises.
     reach : {'auto', 'off'}
-        With the packaged model and communities: whether to join clusters that form one cluster in samples of a third of
-        the rows. In these samples neighbour lists reach three times farther (:mod:`starfc.clustering.reach`).
+        With the packaged model and communities: whether to join and divide clusters as samples of the rows do. In a
+        sample, neighbour lists reach farther (:mod:`starfc.clustering.reach`).
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
     random_state : int

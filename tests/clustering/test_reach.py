@@ -1,4 +1,4 @@
-"""Test that clusters are joined which samples of the rows hold together."""
+"""Test that clusters are joined which samples of the rows hold together, and taken apart which they divide."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from starfc import StarFC
 from starfc.clustering.components import components
-from starfc.clustering.reach import join, mean_inside, reach, sample
+from starfc.clustering.reach import Counts, join, mean_inside, reach, sample, taken_apart
 from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
@@ -87,8 +87,8 @@ def test_clusters_are_joined_as_the_rule_says(seed):
     whole = found.links.added_to(chains(members))
     pieces = components(whole.select(found.members[whole.rows] == found.members[whole.cols]))
     np.testing.assert_array_equal(pieces, found.members)
-    joined, into = found.counts
-    assert len(np.unique(members)) - len(np.unique(found.members)) == joined - into
+    counts = found.counts
+    assert len(np.unique(members)) - len(np.unique(found.members)) == counts.joined - counts.into
 
 
 def test_the_rule_has_cases_of_every_kind():
@@ -153,7 +153,7 @@ def test_samples_are_clustered_only_where_they_can_say_something(size, n, times)
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(n), steps, Stages())
     assert steps.times == times
     np.testing.assert_array_equal(found.members, members)
-    assert found.counts == ((0, 0) if times else None)
+    assert found.counts == (Counts(0, 0) if times else None)
 
 
 def test_all_three_samples_are_clustered_where_the_first_joins_something():
@@ -162,19 +162,80 @@ def test_all_three_samples_are_clustered_where_the_first_joins_something():
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, stages)
     assert steps.times == 3
     np.testing.assert_array_equal(found.members, np.repeat(np.arange(0, 4000, 40), 40))
-    assert found.counts == (200, 100)
+    assert found.counts == Counts(200, 100)
     assert [stage.name for stage in stages.finished] == ["samples"]
 
 
-def test_no_samples_are_drawn_of_very_many_rows(monkeypatch, caplog):
-    monkeypatch.setattr("starfc.clustering.reach.MOST", 3999)
-    caplog.set_level("INFO", "starfc")
-    members = np.repeat(np.arange(0, 4000, 20), 20)
-    steps = Steps(members // 40)
+def slow_taken_apart(members, edges, columns, rows, labels):
+    """The rule of the module, cluster by cluster and row by row."""
+    after = members.copy()
+    for name in np.unique(members):
+        mine = np.flatnonzero(members == name)
+        drawn = np.flatnonzero(np.isin(rows, mine))
+        same = labels[drawn][:, None] == labels[drawn]
+        pairs = len(drawn) * (len(drawn) - 1)
+        if len(mine) <= columns or len(drawn) < 10 or same.sum() - len(drawn) >= 0.5 * pairs:
+            continue
+        piece = {int(rows[d]): int(labels[d]) for d in drawn}
+        large = [label for label in set(piece.values()) if list(piece.values()).count(label) >= 10]
+        parts = {row: label for row, label in piece.items() if label in large}
+        for i in set(mine.tolist()) - set(piece):
+            votes, total = {}, 0.0
+            for e in range(edges.indptr[i], edges.indptr[i + 1]):
+                if (j := int(edges.cols[e])) in piece:
+                    votes[piece[j]] = votes.get(piece[j], 0.0) + float(edges.scores[e])
+                    total += float(edges.scores[e])
+            label = max(large, key=lambda part: votes.get(part, 0.0), default=None)
+            if label is not None and 2 * votes.get(label, 0.0) > total:
+                parts[i] = label
+        for i in mine.tolist():
+            with_it = [row for row in parts if parts[row] == parts.get(i)] if i in parts else [i]
+            after[i] = min(with_it)
+    return after
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_clusters_are_taken_apart_as_the_rule_says(seed):
+    rng = np.random.default_rng(seed)
+    n = 600
+    members = (np.arange(n) // 120) * 120
+    rows = np.sort(rng.choice(n, 240, replace=False))
+    # pieces of the five clusters in the sample: one, two alike, many, one large and dust, three
+    wanted = np.array([[0, 0, 0, 0], [1, 1, 2, 2], [3, 4, 5, 6], [7, 7, 8, 9], [10, 10, 11, 12]])
+    labels = wanted[rows // 120, rng.integers(0, 4, len(rows))]
+    dust = ((rows // 120 == 3) & (labels > 7)) | ((rows // 120 == 2) & (rng.random(len(rows)) < 0.5))
+    labels[dust] = 20 + np.arange(dust.sum())
+    pairs = np.unique(np.sort(rng.integers(0, n, (6000, 2)), axis=1), axis=0)
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    edges = edges_of(pairs, n)
+    p = rng.random((n, n)).astype(np.float32)
+    edges = EdgeList(edges.indptr, edges.cols, np.maximum(p, p.T)[edges.rows, edges.cols], symmetric=True)
+    found, count = taken_apart(members, edges, 79, sample(members, rows, labels, edges_of([], len(rows))))
+    np.testing.assert_array_equal(found, slow_taken_apart(members, edges, 79, rows, labels))
+    assert 2 <= count <= 4
+    assert (found[:120] == 0).all()  # the sample holds it together
+    whole, none = taken_apart(members, edges, 120, sample(members, rows, labels, edges_of([], len(rows))))
+    np.testing.assert_array_equal(whole, members)  # not larger than a list
+    assert none == 0
+
+
+def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
+    monkeypatch.setattr("starfc.clustering.reach.MANY", 3999)
+    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 1000)
+    identities = np.repeat(np.arange(0, 4000, 100), 100)
+    members = identities.copy()
+    members[:400] = 0  # four identities in one cluster
+    steps = Steps(identities // 200 * 200)  # the sample puts two and two together
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, Stages())
-    assert (steps.times, found.counts) == (0, None)
-    np.testing.assert_array_equal(found.members, members)
-    assert "samples: not drawn, because there are more than 3,999 rows" in caplog.text
+    assert steps.times == 1
+    assert found.counts == Counts(joined=36, into=18, apart=1, times=4)
+    steps = Steps(identities)
+    found = reach(members, chains(identities, 0.9), 79, 0.5, numbered(4000), steps, Stages())
+    assert found.counts == Counts(joined=0, into=0, apart=1, times=4)
+    rows = np.arange(4000)
+    assert (found.members == identities)[rows >= 400].all()
+    assert len(np.unique(found.members[:400])) >= 4
+    assert all(len(np.unique(identities[found.members == name])) == 1 for name in np.unique(found.members))
 
 
 @pytest.mark.long

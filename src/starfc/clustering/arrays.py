@@ -61,7 +61,7 @@ class Settings:
     partition, resolution, adapt, seed, th_sim
         As for :func:`~starfc.clustering.pipeline.cluster`.
     reach : {'auto', 'off'}
-        'auto' joins clusters that are one cluster in samples of the rows (:mod:`starfc.clustering.reach`).
+        'auto' joins and divides clusters as samples of the rows do (:mod:`starfc.clustering.reach`).
     invalid_rows : {'error', 'singleton'}
         Invalid rows: raise an error, or make each a cluster of its own.
     copies : {'collapse', 'keep'}

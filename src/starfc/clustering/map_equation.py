@@ -156,7 +156,8 @@ def symmetric(nodes, indptr, cols, scores, kept, local, strength=None):
 def of_mirrored(nodes, indptr, cols, scores, kept, local):
     """Return the graph of :func:`symmetric` for a list with sorted columns and equal scores both ways.
 
-    If ``nodes`` are sorted, the result is the same bit for bit. Each pair is in the list twice, and becomes one entry in each direction. This needs a third of the memory.
+    If ``nodes`` are sorted, the result is the same bit for bit. Each pair is in the list twice, and becomes one entry
+    in each direction. This needs a third of the memory.
     """
     n = nodes.size
     start, total = np.zeros(n + 1, np.int64), 0.0

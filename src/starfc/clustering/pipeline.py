@@ -20,7 +20,7 @@ from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, again_bytes, parse
 from starfc.clustering.partition import communities, search_bytes
-from starfc.clustering.reach import Reached, SampleSteps, Search, reach
+from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
@@ -64,9 +64,8 @@ class Clustering:
         Share of the context's numbers that are unlike those of the model's training data.
     rounds : tuple of float
         Expected F-scores before adaptation and after each round; empty without adaptation.
-    reached : (int, int), optional
-        How many clusters were joined because of samples of the rows, and into how many
-        (:mod:`starfc.clustering.reach`); None if no sample was drawn.
+    reached : Counts, optional
+        What samples of the rows changed (:mod:`starfc.clustering.reach`); None if no sample was drawn.
     """
 
     labels: NDArray[np.int64]
@@ -77,7 +76,7 @@ class Clustering:
     choice: Choice | None = None
     outside: float | None = None
     rounds: tuple[float, ...] = ()
-    reached: tuple[int, int] | None = None
+    reached: Counts | None = None
 
     @property
     def edges_parsed(self) -> int:

@@ -1,4 +1,4 @@
-"""Join clusters that belong to one identity, with the help of samples of the rows.
+"""Join clusters that belong to one identity, and take apart clusters that do not, with the help of samples of the rows.
 
 In a large or dense identity, the k neighbours of a row are the nearest of very many rows. They lie in one mode of the
 identity, and few neighbour lists hold an edge to another mode. So the identity can be split into several clusters. In a
@@ -14,18 +14,27 @@ are in one cluster of the sample, and at least one edge with p > 0.5 connects A 
   This is needed because samples also put look-alikes together, by edges with lower p.
 
 The joining edges with p > τ1 are added to the edges of the result. The second and the third sample are clustered only
-if the first sample alone would join something. Without anything to join, the samples add about half of the run time: a
-third, a ninth of it, and so on. In a large set there is always something to join, so all three samples are clustered,
-and the run takes about twice as long. Therefore no samples are drawn from more than :data:`MOST` rows.
+if the first sample alone would join something.
+
+Very large sets. The samples of samples make the time grow by N log N. Therefore, of more than :data:`MANY` rows only
+one sample is drawn, and it has at most :data:`LARGEST` rows. It can join clusters that have at least 10 rows in it.
+
+In such a set the opposite mistake occurs too. Bad photos of many identities lie in one place. This place becomes so
+dense that the lists of its rows hold nothing else, and it looks like one identity; in the sample it does not. So a
+cluster that is larger than a neighbour list and has at least 10 rows in the sample is *taken apart* if less than half
+of the pairs of these rows are in one cluster of the sample. Its parts are its pieces in the sample that have at least
+10 rows. A row outside the sample joins a part if more than half of its edges to sample rows of its cluster lead there,
+by p. All other rows become clusters of their own.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numba as nb
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -46,10 +55,11 @@ from starfc.runtime.stages import Stages
 log = logging.getLogger("starfc")
 
 TIMES = 3  # number of samples; in a sample, lists reach this many times as far
-LEAST = 10  # minimum size of a cluster that can be joined, in rows
+LEAST = 10  # minimum size of a cluster that can be joined, of its part in one sample, and of a piece, in rows
 # minimum share of pairs in one cluster; minimum mean p between small clusters; edges with p <= LIKELY are ignored
 TOGETHER, SURE, LIKELY = 0.9, 0.9, 0.5
-MOST = 3_000_000  # maximum number of rows of which samples are drawn
+APART = 0.5  # a cluster is taken apart if less than this share of its pairs is together in the samples
+MANY, LARGEST = 200_000, 300_000  # of more rows, one sample is drawn; maximum number of its rows
 LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
@@ -93,8 +103,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What the samples changed.
+
+    ``joined`` clusters became ``into`` clusters, and ``apart`` clusters were taken apart. In the samples, lists reached
+    ``times`` times as far.
+    """
+
+    joined: int
+    into: int
+    apart: int = 0
+    times: int = TIMES
+
+
+@dataclass(frozen=True)
 class Reached:
-    """The clusters after joining. ``links``, ``counts`` and ``agreed`` are None if no sample was clustered.
+    """The clusters after both. ``links``, ``counts`` and ``agreed`` are None if no sample was clustered.
 
     Attributes
     ----------
@@ -102,15 +126,14 @@ class Reached:
         The smallest member of each row's cluster.
     links : Links, optional
         The edges that join clusters.
-    counts : (int, int), optional
-        The number of clusters that were joined, and the number of clusters they became.
+    counts : Counts, optional
     agreed : (2,) float64, optional
         The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`).
     """
 
     members: NDArray[np.integer]
     links: Links | None = None
-    counts: tuple[int, int] | None = None
+    counts: Counts | None = None
     agreed: NDArray[np.float64] | None = None
 
 
@@ -159,7 +182,7 @@ def reach(
     steps: SampleSteps,
     stages: Stages,
 ) -> Reached:
-    """Join the clusters that samples of the rows put together.
+    """Join the clusters that samples of the rows put together, and take apart those that they divide.
 
     Parameters
     ----------
@@ -181,18 +204,24 @@ def reach(
     n = len(members)
     if n < TIMES * LEAST_LISTS * columns or np.count_nonzero(np.bincount(members) >= LEAST) < 2:
         return Reached(members)
-    if n > MOST:
-        log.info("samples: not drawn, because there are more than %s rows", f"{MOST:,}")
-        return Reached(members)
+    parts = np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES)
+    if n > MANY:
+        parts = [parts[0][:LARGEST]]
     samples: list[Sample] = []
     with stages.together("samples") as inner:
         inside = mean_inside(members, edges)
-        for part in np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES):
+        for part in parts:
             rows = np.sort(part)
             samples.append(sample(members, rows, *steps(features.subset(rows, steps.scratch), inner)))
             if len(samples) == 1 and not len(one_identity(members, inside, columns, samples)[0]):
                 break
-    return join(members, inside, columns, tau1, samples)
+        apart = 0
+        if n > MANY:
+            members, apart = taken_apart(members, edges, columns, samples[0])
+            inside = mean_inside(members, edges)
+    found = join(members, inside, columns, tau1, samples)
+    assert found.counts is not None
+    return replace(found, counts=replace(found.counts, apart=apart, times=round(n / len(samples[0].rows))))
 
 
 def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.float64]:
@@ -224,6 +253,92 @@ def sample(
     return Sample(rows, labels, Links(rows[between.rows], rows[between.cols], between.scores))
 
 
+def taken_apart(
+    members: NDArray[np.integer], edges: EdgeList, columns: int, drawn: Sample
+) -> tuple[NDArray[np.integer], int]:
+    """Take apart the clusters that a sample divides.
+
+    Parameters
+    ----------
+    members : (N,) integers in [0, N)
+        The smallest member of each row's cluster.
+    edges : EdgeList
+        Scored edges of the set.
+    columns : int
+        Neighbours in each list; only larger clusters are taken apart.
+    drawn : Sample
+        The sample. Clusters with fewer than 10 rows in it are left as they are.
+
+    Returns
+    -------
+    (N,) integers
+        The smallest member of each row's cluster afterwards.
+    int
+        The number of clusters that were taken apart.
+    """
+    n = len(members)
+    of, piece_of, size = _pieces(members, drawn)
+    drawn_of = np.bincount(members[drawn.rows], minlength=n)
+    together, pairs = np.bincount(of, size * (size - 1.0), n), drawn_of * (drawn_of - 1.0)
+    larger = np.bincount(members, minlength=n) > columns
+    divided = larger & (drawn_of >= LEAST) & (together < APART * pairs)
+    rows = np.flatnonzero(divided[members])
+    # 0: not in the sample; 1: in a small piece; from 2 on: the pieces
+    part = np.zeros(n, np.int64)
+    part[drawn.rows] = np.where(size[piece_of] >= LEAST, piece_of + 2, 1)
+    found = np.empty(len(rows), np.int64)
+    _attach(rows, edges.indptr, edges.cols, edges.scores, members, part, found)
+    # a row without a part is named by itself, other rows by the smallest row of their part
+    _, first, of_row = np.unique(np.where(found >= 2, found, -1 - rows), return_index=True, return_inverse=True)
+    after = np.array(members)
+    after[rows] = rows[first][of_row]
+    return after, int(divided.sum())
+
+
+def _pieces(
+    members: NDArray[np.integer], drawn: Sample
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pieces of clusters in a sample: rows of one cluster of the set and one cluster of the sample.
+
+    Returns
+    -------
+    (p,) int64, (m,) int64, (p,) int64
+        The cluster of each piece, the piece of each sample row, and the number of rows of each piece.
+    """
+    span = int(drawn.labels.max(initial=0)) + 1
+    keys = members[drawn.rows].astype(np.int64) * span + drawn.labels
+    found, piece_of, size = np.unique(keys, return_inverse=True, return_counts=True)
+    return found // span, piece_of, size
+
+
+@nb.njit(cache=True, nogil=True)
+def _attach(rows, indptr, cols, scores, members, part, out):
+    """Write the part of each of some rows (m,), 0 or 1 if it has none.
+
+    Of the edges of a row of part 0 to rows of other parts within its cluster, more than half, by p, lead to its part.
+    """
+    for r in range(rows.size):
+        i = rows[r]
+        out[r] = part[i]
+        if part[i]:
+            continue
+        total, best, most = 0.0, np.int64(0), 0.0
+        for e in range(indptr[i], indptr[i + 1]):
+            if members[cols[e]] != members[i] or not part[cols[e]]:
+                continue
+            total += scores[e]
+            if part[cols[e]] == best or part[cols[e]] == 1:
+                continue
+            votes = 0.0
+            for f in range(indptr[i], indptr[i + 1]):
+                if members[cols[f]] == members[i] and part[cols[f]] == part[cols[e]]:
+                    votes += scores[f]
+            if votes > most:
+                best, most = part[cols[e]], votes
+        if 2 * most > total:
+            out[r] = best
+
+
 def one_identity(
     members: NDArray[np.integer], inside: NDArray[np.float64], columns: int, samples: Sequence[Sample]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -243,6 +358,9 @@ def one_identity(
     smaller = np.minimum(sizes[a], sizes[b])
     sure = (mean >= SURE) & (mean >= np.minimum(inside[a], inside[b]))
     fit = (smaller >= LEAST) & ((smaller > columns) | sure)
+    if n > MANY:
+        in_sample = np.bincount(members[samples[0].rows], minlength=n)
+        fit &= np.minimum(in_sample[a], in_sample[b]) >= LEAST
     a, b, large = a[fit], b[fit], smaller[fit] > columns
     together, possible, best = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
     for drawn in samples:
@@ -275,7 +393,7 @@ def join(
     graph = EdgeList.from_rows(between[:, 0], between[:, 1], np.ones(len(between), np.float32), n)
     root = components(graph)  # of cluster names, not of rows
     involved = np.unique(between[:, 0])
-    counts = len(involved), len(np.unique(root[involved]))
+    counts = Counts(len(involved), len(np.unique(root[involved])))
     # A component is named by its smallest node, so a joined cluster is still named by its smallest member.
     joined = root[members].astype(members.dtype)
     agreed = np.mean([agreement(joined[drawn.rows], drawn.labels) for drawn in samples], axis=0)

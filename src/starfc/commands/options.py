@@ -141,9 +141,7 @@ AdaptOption = Annotated[
 ]
 ReachOption = Annotated[
     Reach | None,
-    typer.Option(
-        "--reach", help="Join clusters that a search in samples of a third of the rows connects (default: auto)."
-    ),
+    typer.Option("--reach", help="Join and divide clusters as samples of the rows do (default: auto)."),
 ]
 Memory = Annotated[
     str | None,

@@ -243,7 +243,7 @@ class Config:
     )
     reach: str = option(
         "auto",
-        "with model.type 'gcn_structural_any': whether to join clusters that a search in samples of the rows connects",
+        "with model.type 'gcn_structural_any': whether to join and divide clusters as samples of the rows do",
         choices=("auto", "off"),
     )
     model: ModelOptions = option(factory=ModelOptions)

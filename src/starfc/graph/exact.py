@@ -124,7 +124,7 @@ def _needed(features: Features, order: NDArray[np.integer], rounded: Tensor, err
     """
     n = len(rounded)
     sample = np.random.default_rng(0).choice(n, min(n, _MEASURED), replace=False)
-    sims, _ = search_rows(features, order[sample], k)
+    sims, _ = search_rows(features, order[sample].astype(np.int64), k)
     least = torch.from_numpy(sims[:, -1] - error[sample])[:, None]
     queries, most = rounded[torch.from_numpy(sample)], min(n, MOST_KEPT * k)
 

@@ -16,7 +16,7 @@ from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.clustering.pipeline import Clustering, without_small
-from starfc.clustering.reach import LEAST, MOST, TIMES
+from starfc.clustering.reach import LEAST, TIMES
 from starfc.config.config import Config
 from starfc.config.recipes import with_changes
 from starfc.config.splits import graph_source, open_test_split, search_of, stored_graph
@@ -263,13 +263,14 @@ def _reach(result: Clustering, config: Config) -> dict[str, Any]:
     if config.reach == "off" or config.partition.type == "components":
         off = config.reach == "off"
         return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are searched again"}
-    if result.reached is None and len(result.labels) > MOST:
-        return {"value": 1, "reason": f"no samples are drawn of more than {MOST:,} rows, to bound the time"}
     if result.reached is None:
         return {"value": 1, "reason": f"fewer than two clusters have {LEAST} rows or more, or there are few rows"}
-    joined, into = result.reached
-    found = f"{joined} clusters became {into}" if joined else "no clusters were joined"
-    return {"value": TIMES, "reason": f"searched farther in samples of a third of the rows: {found}"}
+    counts = result.reached
+    found = f"{counts.joined} clusters became {counts.into}" if counts.joined else "no clusters were joined"
+    if counts.apart:
+        found += f", {counts.apart} clusters of different identities were taken apart"
+    share = "a third" if counts.times == TIMES else f"1/{counts.times}"
+    return {"value": counts.times, "reason": f"searched farther in samples of {share} of the rows: {found}"}
 
 
 def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:

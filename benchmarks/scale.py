@@ -4,7 +4,8 @@
         [options of python -m starfc.data.synthetic, such as --kind]
 
 Every size runs in its own process in DIR/N. Its parts are synthetic data, kNN graph, clustering (all stages of ``starfc
-cluster``, down to the files that it writes), and single link at its best threshold, which shows how hard the data are.
+cluster``, down to the files that it writes), and two baselines on the same graph, each at the threshold that is best on
+the answers: single link, and the map equation of Infomap on the first 50 neighbours. They show how hard the data are.
 The result of a part is stored with its record: seconds and peak memory of each stage. A finished part is not repeated,
 so that a size may take several runs. A killed run continues within the data and within the kNN graph; the record then
 says ``resumed``, and its seconds are those of the last run.
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from baselines.communities import map_equation
 from baselines.connected import sweep_single_link
 from harness import report
 from starfc.config.config import load_config
@@ -33,13 +35,14 @@ from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
 from starfc.data.synthetic import generate
+from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import search_bytes
 from starfc.graph.opening import Search
 from starfc.graph.store import read_graph, write_graph
 from starfc.models.checkpoint import PRETRAINED
 from starfc.models.judge import first_round_judge
 from starfc.runs.cluster import run_inference
-from starfc.runtime.defaults import RECALL
+from starfc.runtime.defaults import METRICS, RECALL
 from starfc.runtime.machine import set_threads
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import write_json
@@ -47,7 +50,8 @@ from starfc.training.trainer import run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING_NODES, TRAINING_SEED = 120_000, 1
-SINGLE_LINK = np.round(np.arange(0.5, 0.8, 0.02), 2).tolist()
+SINGLE_LINK = np.round(np.arange(0.5, 0.9, 0.02), 2).tolist()
+INFOMAP, INFOMAP_K = np.round(np.arange(0.4, 0.81, 0.1), 2).tolist(), 50
 
 
 def main() -> None:
@@ -157,6 +161,15 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
         with stages.stage("single link"):
             best = max(sweep_single_link(graph, truth, SINGLE_LINK), key=lambda point: point.fscore)
         record.write("single link", stages, **best._asdict())
+    if not record.done("infomap"):
+        stages, graph, tried = record.stages(), read_graph(folder / "knn", features, arguments.knn), {}
+        with stages.stage("infomap"):
+            for min_sim in INFOMAP:
+                tried[min_sim] = evaluate(
+                    truth, map_equation(graph, min_sim=min_sim, k=min(INFOMAP_K, arguments.knn)), METRICS[:2]
+                )
+        best_sim = max(tried, key=lambda min_sim: tried[min_sim]["pairwise"]["fscore"])
+        record.write("infomap", stages, threshold=best_sim, **tried[best_sim])
 
 
 # stages of `starfc cluster` that repeat a part of the benchmark: the graph is read, not built
@@ -174,11 +187,12 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         "peak_rss_mb": max(stage["peak_rss_mb"] for stage in stages),
         "data_seconds": record["data"]["stages"][0]["seconds"],
         "resumed": record["knn"]["resumed"],
-        "knn": {key: record["knn"][key] for key in ("backend", "params", "recalls")},
+        "knn": {key: value for key, value in record["knn"].items() if key in ("backend", "params", "recalls")},
         "clusters": record["clustering"]["num_clusters"],
         "choices": record["clustering"]["choices"],
         **record["clustering"]["metrics"],
         "single_link": {key: record["single link"][key] for key in ("threshold", "precision", "recall", "fscore")},
+        "infomap": {key: record["infomap"][key] for key in ("threshold", "pairwise", "bcubed")},
     }
 
 

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from baselines.edges import first_neighbours, near, ordered, undirected
 from starfc.clustering.components import largest_first
+from starfc.clustering.partition import infomap as own_infomap
 from starfc.data.dataset import Features
+from starfc.graph.edges import EdgeList, row_pointers
 from starfc.graph.neighbours import KnnGraph
 from starfc.runtime.extras import require
 from starfc.runtime.infomap import modules
+from starfc.runtime.products import slices
 
 _LINKS = 1 << 16  # rows per block of links that Infomap gets
 
@@ -109,6 +112,25 @@ def infomap(
     """
     graph = first_neighbours(graph, k)
     return _modules(graph.ids, graph.sims, near(graph, min_sim), seed)
+
+
+def map_equation(
+    graph: KnnGraph, features: Features | None = None, *, min_sim: float, k: int | None = None, seed: int = 1
+) -> NDArray[np.int64]:
+    """Cluster as :func:`infomap`, with the search of this project, in each connected component.
+
+    This needs less time and memory than the package `infomap`: for graphs of millions of nodes.
+    """
+    graph = first_neighbours(graph, k)
+    counts, cols, scores = [], [], []
+    for rows in slices(graph.num_nodes, 1 << 16):
+        near = (graph.ids[rows] >= 0) & (graph.sims[rows] >= np.float32(min_sim))
+        counts.append(near.sum(axis=1))
+        cols.append(graph.ids[rows][near])
+        scores.append(graph.sims[rows][near])
+    indptr = row_pointers(np.concatenate(counts))
+    edges = EdgeList(indptr, np.concatenate(cols), np.concatenate(scores))
+    return largest_first(own_infomap(edges, seed))
 
 
 def fc_es(

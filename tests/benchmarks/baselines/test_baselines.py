@@ -17,6 +17,7 @@ from baselines.communities import (
     fc_es,
     infomap,
     leiden,
+    map_equation,
 )
 from baselines.connected import rank_distances, rank_order, single_link, sweep_single_link
 from baselines.density import knn_dbscan, knn_hdbscan
@@ -287,6 +288,18 @@ def test_infomap_finds_groups_and_leaves_single_nodes_alone():
     assert labels.dtype == np.int64
     np.testing.assert_array_equal(labels, [0, 0, 0, 1, 1, 1, 2])
     np.testing.assert_array_equal(infomap(KnnGraph(ids, sims), min_sim=0.95), np.arange(7))
+
+
+def test_the_map_equation_finds_groups_without_the_package():
+    ids = np.array([[1, 2, 6], [0, 2, -1], [0, 1, 3], [4, 5, -1], [3, 5, -1], [3, 4, -1], [0, 1, -1]], np.int32)
+    sims = np.where(ids >= 0, 0.9, 0).astype(np.float32)
+    sims[6] = 0.1
+    sims[0, 2] = sims[2, 2] = 0.2
+    expected = [0, 0, 0, 1, 1, 1, 2]
+    np.testing.assert_array_equal(map_equation(KnnGraph(ids, sims), min_sim=0.5), expected)
+    np.testing.assert_array_equal(map_equation(KnnGraph(ids, sims), min_sim=0.95), np.arange(7))
+    sims[0, 2] = sims[2, 2] = 0.9  # beyond the first two neighbours
+    np.testing.assert_array_equal(map_equation(KnnGraph(ids, sims), min_sim=0.5, k=3), expected)
 
 
 def test_edge_probabilities_are_those_of_the_definition():

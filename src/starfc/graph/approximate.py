@@ -46,10 +46,17 @@ log = logging.getLogger("starfc")
 _PROBES = (2, 32)  # minimum and maximum number of cells that each row probes, if the search chooses
 _IN_CELLS = 0.5, 10  # it chooses enough that this share of the first ten neighbours lies in the probed cells
 _PARTITIONS = 2  # partitions before the first sweep, if the search chooses
-_CHUNKS = (1 << 13, 1 << 16)  # minimum and maximum rows per chunk: 2^16 x 156 candidates x 6 bytes = 61 MB per thread
+# Minimum and maximum rows per chunk. Large chunks have several rows for each cell of another partition; a chunk takes
+# about 3 KB per row: 156 candidates of 6 bytes, and its lists.
+_CHUNKS = (1 << 13, 1 << 18)
 _MOST_PARTITIONS, _MOST_SWEEPS = 4, 12
 _STALLED = 0.7  # if a sweep leaves more than this share of the missing edges, the next phase is another partition
 _IN_FIRST = 10  # the judge needs the number of lists that have a row among their first ten
+
+
+def rows_per_chunk(n: int) -> int:
+    """Return the number of rows that a phase processes at a time in each thread."""
+    return min(max(n // 16, _CHUNKS[0]), _CHUNKS[1])
 
 
 def chooses(params: Mapping[str, int]) -> bool:
@@ -121,7 +128,7 @@ def approximate_search(
     """Return an approximate kNN graph; the parameters are those of :func:`starfc.graph.knn.build_knn`."""
     n = len(features)
     count = params.get("nlist", max(1, n // k))
-    chunks = slices(n, min(max(n // 16, _CHUNKS[0]), _CHUNKS[1]))
+    chunks = slices(n, rows_per_chunk(n))
     key = {"fingerprint": features.check.fingerprint, "k": k, "params": dict(params), "seed": seed, "recall": recall}
     key |= {"chunk": chunks[0].stop, "judged": judge is not None}
     partial = PartialGraph(folder, key, n, k, chunks)

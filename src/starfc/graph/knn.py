@@ -21,11 +21,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
-from starfc.graph.approximate import approximate_search, chooses
+from starfc.graph.approximate import approximate_search, chooses, rows_per_chunk
 from starfc.graph.exact import MOST_KEPT, exact_search
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.recall import Judge
@@ -149,14 +150,15 @@ def search_bytes(features: Features, k: int, method: str = "exact") -> int:
     """Return the memory that a search will need, in bytes: features (mapped, or copied to 2 bytes), candidates, graph.
 
     An exact search holds all of them at the same time; its number of candidates depends on the data, and the bound is
-    used here. An approximate one holds a copy of the features and 20 ids per
-    row, and reads the graph from disk at the end.
+    used here. An approximate one holds a copy of the features, 20 ids per
+    row and a chunk per thread, and reads the graph from disk at the end.
     """
     n, graph = len(features), 8 * len(features) * k
     copy = product_dtype().itemsize * n * features.dim
     if method == "exact":
         return copy + graph + 6 * n * (MOST_KEPT * k + 64)
-    return features.array.nbytes + max(copy + 120 * n, graph) + (512 << 20)
+    chunks = torch.get_num_threads() * rows_per_chunk(n) * 38 * k  # 3 KB per row at k = 80
+    return features.array.nbytes + max(copy + 120 * n + chunks, graph) + (512 << 20)
 
 
 def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:

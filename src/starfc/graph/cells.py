@@ -2,7 +2,8 @@
 
 This is an inverted file that is read cell by cell instead of query by query. All rows of a chunk that probe a cell are
 multiplied with all members of the cell at once: one matrix product instead of many vector products. A chunk is a
-contiguous part of the cell order, so its rows are near each other and probe the same cells.
+contiguous part of the cell order, so its rows are near each other and probe the same cells. In another partition they
+probe more cells; a cell that only few rows probe is read by a compiled loop.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _NEAR_GROUPS = 16  # groups in which the nearest cells of a row are searched
 _BLOCK = 1 << 16  # rows whose nearest centroids are searched at a time
 _TILE = 1024
 _ROWS, _COLUMNS = 512, 2048  # maximum size of a product, 2 MiB; most cells fit into one
+_FEW_ROWS = 16  # up to this number of rows that probe a cell, a compiled loop is faster than a matrix product
 _EDGE = 64  # sizes of products are rounded up to multiples of this, so that there are few shapes to compile
 
 
@@ -198,7 +200,13 @@ def probe_cells(
     for some in (probed[:, :1], probed[:, 1:]):
         queries, starts = _by_cell(some.ravel(), len(cells))
         queries //= max(1, some.shape[1])
-        for cell in np.flatnonzero(np.diff(starts)).tolist():
+        counts = np.diff(starts)
+        few = (counts > 0) & (counts <= _FEW_ROWS)
+        pools.offer_members(
+            numeric(members.vectors), chunk.start, queries[np.repeat(few, counts)],
+            np.repeat(np.flatnonzero(few), counts[few]), cells.order, cells.starts, known,
+        )  # fmt: skip
+        for cell in np.flatnonzero(counts > _FEW_ROWS).tolist():
             mine = queries[starts[cell] : starts[cell + 1]]
             inside = cells.order[cells.starts[cell] : cells.starts[cell + 1]]
             for part in slices(len(inside), _COLUMNS):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starfc.graph.neighbours import KnnGraph
+from starfc.runtime.half import like, number
 from starfc.runtime.simd import LANES, lowest_bit, reached, reached_each
 
 
@@ -100,6 +101,28 @@ class Pools:
         known = self.ids[:, :0] if known is None else known
         _offer_new(
             numeric(products).ravel(), products.shape[1], names, rows, known,
+            self.values, self.ids, self.fill, self.floor, self.keep,
+        )  # fmt: skip
+
+    def offer_members(
+        self,
+        vectors: NDArray[np.float32] | NDArray[np.int16],
+        start: int,
+        rows: NDArray[np.integer],
+        cell_of: NDArray[np.integer],
+        order: NDArray[np.integer],
+        starts: NDArray[np.int64],
+        known: NDArray[np.integer] | None = None,
+    ) -> None:
+        """Offer each of some rows (m,) the members of a cell.
+
+        The row ``rows[r]`` is the place ``start + rows[r]`` of ``vectors`` (N, d), which have the number type of the
+        pools. Its candidates are the places ``order[starts[c] : starts[c + 1]]`` of the cell c = ``cell_of[r]``, except
+        for those in the row ``rows[r]`` of ``known`` (n, k).
+        """
+        known = self.ids[:, :0] if known is None else known
+        _offer_members(
+            vectors, start, rows, cell_of, order, starts, known,
             self.values, self.ids, self.fill, self.floor, self.keep,
         )  # fmt: skip
 
@@ -257,6 +280,39 @@ def _offer_new(products, stride, names, rows, known, values, ids, fill, floor, k
                 if size == capacity:
                     lowest, size = _cut(values[row], ids[row], size, keep), keep
         fill[row], floor[row] = size, lowest
+
+
+@nb.njit(cache=True, nogil=True)
+def _offer_members(vectors, start, rows, cell_of, order, starts, known, values, ids, fill, floor, keep):
+    own = np.empty(vectors.shape[1], np.float32)
+    for r in range(rows.size):
+        row = rows[r]
+        for c in range(own.size):
+            own[c] = number(vectors[start + row, c])
+        size, lowest = fill[row], floor[row]
+        for at in range(starts[cell_of[r]], starts[cell_of[r] + 1]):
+            name = order[at]
+            product = like(_product(own, vectors[name]), lowest)
+            if product < lowest:
+                continue
+            held = False
+            for q in range(known.shape[1]):
+                held |= known[row, q] == name
+            if held:
+                continue
+            values[row, size], ids[row, size] = product, name
+            size += 1
+            if size == values.shape[1]:
+                lowest, size = _cut(values[row], ids[row], size, keep), keep
+        fill[row], floor[row] = size, lowest
+
+
+@nb.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _product(own, vector):
+    total = np.float32(0.0)
+    for c in range(own.size):
+        total += own[c] * number(vector[c])
+    return total
 
 
 @nb.njit(cache=True, nogil=True)

@@ -49,13 +49,27 @@ def rounded(typing_context, value):
     """Return the bfloat16 nearest to a finite float32, ties to even, as int16 bits."""
 
     def generate(context, builder, signature, arguments):
-        word = ir.IntType(32)
-        raw = builder.bitcast(arguments[0], word)
-        odd = builder.and_(builder.lshr(raw, word(16)), word(1))
-        up = builder.add(raw, builder.add(odd, word(0x7FFF)))
-        return builder.trunc(builder.lshr(up, word(16)), ir.IntType(16))
+        return _rounded(builder, arguments[0])
 
     return types.int16(types.float32), generate
+
+
+@intrinsic
+def like(typing_context, value, example):
+    """Return a finite float32 in the form of ``example``: unchanged, or the bits of a bfloat16 (:func:`rounded`)."""
+
+    def generate(context, builder, signature, arguments):
+        return arguments[0] if isinstance(example, types.Float) else _rounded(builder, arguments[0])
+
+    return (types.float32 if isinstance(example, types.Float) else types.int16)(types.float32, example), generate
+
+
+def _rounded(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    word = ir.IntType(32)
+    raw = builder.bitcast(value, word)
+    odd = builder.and_(builder.lshr(raw, word(16)), word(1))
+    up = builder.add(raw, builder.add(odd, word(0x7FFF)))
+    return builder.trunc(builder.lshr(up, word(16)), ir.IntType(16))
 
 
 def bits(array: NDArray[np.floating]) -> NDArray[np.float32] | NDArray[np.uint16]:

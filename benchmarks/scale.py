@@ -50,8 +50,8 @@ from starfc.training.trainer import run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING_NODES, TRAINING_SEED = 120_000, 1
-SINGLE_LINK = np.round(np.arange(0.5, 0.9, 0.02), 2).tolist()
-INFOMAP, INFOMAP_K = np.round(np.arange(0.4, 0.81, 0.1), 2).tolist(), 50
+SINGLE_LINK = np.round(np.arange(0.5, 0.99, 0.02), 2).tolist()
+INFOMAP, INFOMAP_K = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9), 50
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
     if not record.done("clustering"):
         options = {"memory_limit": f"{arguments.memory_limit}GB", "threads": arguments.threads, "device": "cpu"}
         done = run_inference(
-            model_config(arguments.model, options | {"knn": arguments.knn}),
+            model_config(arguments.model, options | {"knn": arguments.knn, "knn_method": "ivf"}),
             model_folder=arguments.model,
             features=folder / "features" / "synthetic.npy",
             labels=folder / "labels" / "synthetic.npy",

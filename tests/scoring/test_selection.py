@@ -99,7 +99,9 @@ def test_choices_are_those_of_exact_arithmetic(case, monkeypatch, dtype):
     monkeypatch.setattr(selection, "product_dtype", lambda: dtype)
     tokens, logits = float64_nodes(features, graph, model)
     nodes = project_nodes(model, features, graph)
-    np.testing.assert_array_equal(nodes.choice, logits.argmax(axis=1))
+    tied = selection._gaps(logits) < 1e-7  # equal tokens; the rounding of float64 decides, which depends on the machine
+    assert np.count_nonzero(tied) < 3
+    np.testing.assert_array_equal(nodes.choice[~tied], logits.argmax(axis=1)[~tied])
     assert len(np.unique(nodes.choice)) == 3
     rows = np.random.default_rng(0).permutation(len(features))[:50]
     expected = tokens[rows, nodes.choice[rows]]

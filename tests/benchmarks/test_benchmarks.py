@@ -46,7 +46,7 @@ def model(folder, dim):
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_inference_against_the_twin(data, monkeypatch):
     where = ("--features", data / "features.npy", "--labels", data / "labels.npy", "--json", data / "out.json")
     run_benchmark(monkeypatch, "inference.py", *where, "--model", model(data / "model", 32), "--knn", 20)

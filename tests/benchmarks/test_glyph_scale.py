@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_methods_are_compared_and_results_are_kept(folder, monkeypatch, capsys):
     def run(*more):
         options = ("--data", folder / "data", "--out", folder / "out", "--threads", 1, *more)

@@ -104,7 +104,9 @@ def wait_for(folder: Path, checkpoints: int, ended: Callable[[], bool]) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [m if m == "hierarchical" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+)
 def test_two_processes_killed_and_resumed_the_weights_are_the_same(workspace, method):
     prepare(workspace, method)
     two(go_on, workspace / "whole")

@@ -99,9 +99,9 @@ def test_choices_are_those_of_exact_arithmetic(case, monkeypatch, dtype):
     monkeypatch.setattr(selection, "product_dtype", lambda: dtype)
     tokens, logits = float64_nodes(features, graph, model)
     nodes = project_nodes(model, features, graph)
-    tied = selection._gaps(logits) < 1e-7  # equal tokens; the rounding of float64 decides, which depends on the machine
-    assert np.count_nonzero(tied) < 10
-    np.testing.assert_array_equal(nodes.choice[~tied], logits.argmax(axis=1)[~tied])
+    alike = np.ptp(tokens, axis=1).max(axis=1) < 1e-12  # equal tokens have equal logits; any choice is right
+    assert np.count_nonzero(alike) < len(alike) / 10
+    np.testing.assert_array_equal(nodes.choice[~alike], logits.argmax(axis=1)[~alike])
     assert len(np.unique(nodes.choice)) == 3
     rows = np.random.default_rng(0).permutation(len(features))[:50]
     expected = tokens[rows, nodes.choice[rows]]

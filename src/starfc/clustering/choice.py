@@ -136,9 +136,9 @@ def choose(
 ) -> tuple[Choice, NDArray[np.integer]]:
     """Choose τ1 by the expected edge F of its communities, and return the communities at this τ1.
 
-    The communities are those of :func:`~starfc.clustering.partition.infomap`; large components are searched quickly
-    until τ1 is chosen, and thoroughly at the chosen τ1. There, communities that
-    belong to one identity are then joined (:mod:`starfc.clustering.joining`).
+    The communities are those of :func:`~starfc.clustering.partition.infomap`. If several τ1 are tried, large components
+    are searched quickly, and once more thoroughly at the chosen τ1. Then communities that belong to one identity are
+    joined (:mod:`starfc.clustering.joining`).
 
     Parameters
     ----------
@@ -168,9 +168,11 @@ def choose(
     lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
     tau1 = max(tau for tau, value in tried.items() if hopeless or value >= lowest)
     members = found[tau1]
-    if several and edges.num_nodes > LARGE:
+    if several and edges.num_nodes > LARGE:  # only then a component can be large
         kept = edges.scores > tau1
-        members = infomap(edges, seed, components(edges, kept), kept=kept)
+        pieces = components(edges, kept)
+        if np.bincount(pieces).max() > LARGE:
+            members = infomap(edges, seed, pieces, kept=kept)
     members = join_communities(edges, members, tau1)
     if not several:
         return Choice(tau1, GIVEN, tried), members

@@ -213,11 +213,12 @@ def reach(
         for part in parts:
             rows = np.sort(part)
             samples.append(sample(members, rows, *steps(features.subset(rows, steps.scratch), inner)))
-            if len(samples) == 1 and not len(one_identity(members, inside, columns, samples)[0]):
+            if len(samples) == 1 < len(parts) and not len(one_identity(members, inside, columns, samples)[0]):
                 break
         apart = 0
         if n > MANY:
             members, apart = taken_apart(members, edges, columns, samples[0])
+        if apart:
             inside = mean_inside(members, edges)
     found = join(members, inside, columns, tau1, samples)
     assert found.counts is not None

@@ -31,7 +31,7 @@ from starfc.review.measures import instance_columns
 from starfc.runs.outputs import write_clustering, write_edges, write_run
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
-from starfc.runtime.words import advice, word
+from starfc.runtime.words import advice, counted, word
 from starfc.storage.commit import Change, changing
 from starfc.storage.owners import CLUSTER
 
@@ -268,9 +268,16 @@ def _reach(result: Clustering, config: Config) -> dict[str, Any]:
     counts = result.reached
     found = f"{counts.joined} clusters became {counts.into}" if counts.joined else "no clusters were joined"
     if counts.apart:
-        found += f", {counts.apart} clusters of different identities were taken apart"
-    share = "a third" if counts.times == TIMES else f"1/{counts.times}"
-    return {"value": counts.times, "reason": f"searched farther in samples of {share} of the rows: {found}"}
+        found += f"; taken apart, because they mix identities: {counted(counts.apart, 'cluster')}"
+    return {
+        "value": counts.times,
+        "reason": f"searched farther in samples of {_part(counts.times)} of the rows: {found}",
+    }
+
+
+def _part(times: int) -> str:
+    """Return the share of the rows in a sample in which lists reach ``times`` times as far, as a word."""
+    return "a third" if times == TIMES else f"1/{times}"
 
 
 def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
@@ -348,7 +355,10 @@ def cluster_text(record: dict[str, Any], out: str | Path) -> str:
         lines.append(f"approximate neighbour lists {Recalls.text_of(recalls)}")
     if record.get("estimate"):
         e = {name: 100 * value for name, value in record["estimate"].items() if value is not None}
-        agreed = f"; a third of the rows, clustered alone, agrees to F {e['agreement']:.1f}" if "agreement" in e else ""
+        agreed = ""
+        if "agreement" in e:
+            part = _part(record["choices"]["reach"]["value"])
+            agreed = f"; {part} of the rows, clustered alone, agrees to F {e['agreement']:.1f}"
         lines.append(
             f"expected without labels: pairwise precision {e['precision']:.1f}, recall {e['recall']:.1f}, F "
             f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}{agreed}"

@@ -14,7 +14,7 @@ from starfc.data.synthetic import Population, Synthetic
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.edges import EdgeList
 from starfc.models.checkpoint import PRETRAINED
-from starfc.runs.cluster import run_inference
+from starfc.runs.cluster import cluster_text, run_inference
 from starfc.runtime.stages import Stages
 
 
@@ -236,6 +236,21 @@ def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
     assert (found.members == identities)[rows >= 400].all()
     assert len(np.unique(found.members[:400])) >= 4
     assert all(len(np.unique(identities[found.members == name])) == 1 for name in np.unique(found.members))
+
+
+@pytest.mark.long
+def test_a_run_says_how_many_rows_its_sample_had(tmp_path, monkeypatch):
+    monkeypatch.setattr("starfc.clustering.reach.MANY", 1000)
+    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 500)
+    rows, _ = Population(2500, Synthetic(), 5, 64).rows(0, 2500)
+    np.save(tmp_path / "x.npy", rows.astype(np.float32))
+    config = model_config(PRETRAINED, {"adapt": "off", "model": {"kwargs": {"feature_dim": 64}}})
+    record = run_inference(config, model_folder=PRETRAINED, features=tmp_path / "x.npy", out=tmp_path / "run")
+    assert record["choices"]["reach"]["value"] == 5
+    text = cluster_text(record, tmp_path / "run")
+    assert "searched farther in samples of 1/5 of the rows" in text
+    assert "; 1/5 of the rows, clustered alone, agrees to F" in text
+    assert "a third" not in text
 
 
 @pytest.mark.long

@@ -6,6 +6,9 @@ rows that have p > 0.5 under exact lists, the share that the approximate lists h
 too. p is the first round's probability of the packaged model. It depends only on the lists of both ends, so three
 neighbours of each sampled row are drawn, and their exact lists are searched too.
 
+The opposite error is measured on the same edges: the share of those with p > 0.5 under approximate lists that have not
+p > 0.5 under exact lists.
+
 The recall of edges that matter is also given by density. The sampled rows are divided into four groups of equal size by
 the similarity of their 20th neighbour, the sparsest group first; so a dense majority cannot hide a lost minority.
 """
@@ -31,22 +34,48 @@ _GROUPS = 4
 MATTERS = 0.5  # an edge matters if its p is above this
 
 
+@dataclass(frozen=True)
+class Edges:
+    """Some edges, and the lists of their ends.
+
+    Attributes
+    ----------
+    rows : (t,) int64
+        The rows that are an end of an edge.
+    lists : KnnGraph
+        Their lists, (t, k).
+    first, second : (m,) int64
+        Positions of the ends of each edge in ``rows``.
+    """
+
+    rows: NDArray[np.int64]
+    lists: KnnGraph
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The probabilities p (m,) of edges, and the context (c,) of the set in which they were computed."""
+
+    probability: NDArray[np.float32]
+    context: NDArray[np.float32]
+
+
 class Judge(Protocol):
     """Returns the probability that edges join two rows of one identity, given only the lists of their ends."""
 
     def __call__(
         self,
         features: Features,
-        rows: NDArray[np.int64],
-        lists: KnnGraph,
+        edges: Edges,
         in_lists: NDArray[np.float32],
-        first: NDArray[np.int64],
-        second: NDArray[np.int64],
-    ) -> NDArray[np.float32]:
-        """Return p (m,) of the edges from ``rows[first]`` to ``rows[second]``; 0 for edges that are not candidates.
+        context: NDArray[np.float32] | None = None,
+    ) -> Judgement:
+        """Return p of the edges; 0 for edges that are not candidates.
 
-        ``lists`` (t, k) are those of ``rows`` (t,); ``in_lists`` (2, t) is the number of lists of the whole graph that
-        have each row among their first ten, and among all their neighbours.
+        ``in_lists`` (2, t) is the number of lists of the whole graph that have each row among their first ten, and
+        among all their neighbours. Without ``context``, the context is that of the judged edges.
         """
 
 
@@ -66,6 +95,8 @@ class Recalls:
         The same for four groups of sampled rows, the sparsest first; None for a group without such an edge.
     rows : int
         Number of sampled rows.
+    gained : float, optional
+        Of the edges with p > 0.5 under approximate lists, the share without p > 0.5 under exact lists.
     """
 
     neighbours: float
@@ -73,6 +104,7 @@ class Recalls:
     edges: float | None
     edges_by_density: list[float | None]
     rows: int
+    gained: float | None = None
 
     @property
     def reached(self) -> float:
@@ -95,7 +127,10 @@ class Recalls:
         if self.edges is None:
             return f"found {shares}"
         groups = ", ".join("none" if share is None else f"{share:.3f}" for share in self.edges_by_density)
-        return f"found {self.edges:.4f} of the edges that matter (from sparse to dense rows: {groups}), {shares}"
+        gained = "" if self.gained is None else f", {self.gained:.4f} more edges than exact lists"
+        return (
+            f"found {self.edges:.4f} of the edges that matter (from sparse to dense rows: {groups}){gained}, {shares}"
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +147,8 @@ class Sample:
         Positions of the s sampled rows in ``rows``.
     first, second : (m,) int64
         Positions in ``rows`` of the ends of the judged edges: a sampled row, and one of its first 40 neighbours.
+    ranks : (m,) int64
+        Position of the second end in the exact list of the first, from 0.
     """
 
     rows: NDArray[np.int64]
@@ -119,6 +156,7 @@ class Sample:
     sampled: NDArray[np.int64]
     first: NDArray[np.int64]
     second: NDArray[np.int64]
+    ranks: NDArray[np.int64]
 
     @classmethod
     def draw(cls, features: Features, k: int, rng: np.random.Generator, *, judged: bool = True) -> Sample:
@@ -128,17 +166,32 @@ class Sample:
         exact = _exact(features, rows, k)
         if not judged:
             none = np.empty(0, np.int64)
-            return cls(rows, exact, np.arange(len(rows)), none, none)
+            return cls(rows, exact, np.arange(len(rows)), none, none, none)
         near = exact.ids[:, :CANDIDATES]
-        chosen = np.argsort(np.where(near >= 0, rng.random(near.shape), 2), axis=1)[:, :_PARTNERS]
-        partners = np.take_along_axis(near, chosen, axis=1)
-        ends = np.stack([np.repeat(rows, partners.shape[1]), partners.ravel()])[:, partners.ravel() >= 0]
-        others = np.setdiff1d(ends[1], rows)
-        both, lists = np.concatenate([rows, others]), _exact(features, others, k)
+        ranks = np.argsort(np.where(near >= 0, rng.random(near.shape), 2), axis=1)[:, :_PARTNERS]
+        sampled, ranks = np.repeat(np.arange(len(rows)), ranks.shape[1]), ranks.ravel()
+        there = near[sampled, ranks] >= 0
+        sampled, ranks = sampled[there], ranks[there]
+        partners = near[sampled, ranks].astype(np.int64)
+        others = np.setdiff1d(partners, rows)
+        lists = _exact(features, others, k)
         whole = KnnGraph(np.concatenate([exact.ids, lists.ids]), np.concatenate([exact.sims, lists.sims]))
-        order = np.argsort(both)
-        first, second = (order[np.searchsorted(both, e, sorter=order)] for e in ends)
-        return cls(both, whole, np.arange(len(rows)), first, second)
+        both = np.concatenate([rows, others])
+        return cls(both, whole, np.arange(len(rows)), sampled, _positions(both, partners), ranks)
+
+    @property
+    def edges(self) -> Edges:
+        """The judged edges under exact lists."""
+        return Edges(self.rows, self.exact, self.first, self.second)
+
+    def edges_in(self, graph: KnnGraph) -> Edges:
+        """Return the edges at the same positions of the sampled rows' lists in a whole graph, under its lists."""
+        rows = self.rows[self.sampled]
+        partners = graph.ids[rows[self.first], self.ranks].astype(np.int64)
+        there = partners >= 0
+        both = np.union1d(rows, partners[there])
+        lists = KnnGraph(graph.ids[both], graph.sims[both])
+        return Edges(both, lists, _positions(both, rows[self.first[there]]), _positions(both, partners[there]))
 
     def recall(self, lists: KnnGraph, columns: int | None = None) -> float:
         """Return the share of the exact neighbours of the sampled rows that their approximate lists hold.
@@ -182,22 +235,25 @@ class Sample:
             Without it, edges that matter are not measured.
         """
         lists = lists_of(self.rows)
-        share, groups = (None, []) if judge is None else self._edges(features, lists, in_lists_of(self.rows), judge)
-        return Recalls(self.recall(lists), self.recall(lists, CANDIDATES), share, groups, len(self.sampled))
+        measured: tuple[float | None, list[float | None], float | None] = None, [], None
+        if judge is not None:
+            measured = self._edges(features, lists, in_lists_of(self.rows), judge)
+        share, groups, gained = measured
+        return Recalls(self.recall(lists), self.recall(lists, CANDIDATES), share, groups, len(self.sampled), gained)
 
     def _edges(
         self, features: Features, lists: KnnGraph, in_lists: NDArray[np.float32], judge: Judge
-    ) -> tuple[float | None, list[float | None]]:
-        """Return the share of the edges that matter that were found and kept, and the same by density."""
-        true, found = (
-            judge(features, self.rows, graph, in_lists, self.first, self.second) > MATTERS
-            for graph in (self.exact, lists)
-        )
+    ) -> tuple[float | None, list[float | None], float | None]:
+        """Return the share of the edges that matter that were found and kept, the same by density, and ``gained``."""
+        exact = judge(features, self.edges, in_lists)
+        true = exact.probability > MATTERS
+        approximate = Edges(self.rows, lists, self.first, self.second)
+        found = judge(features, approximate, in_lists, exact.context).probability > MATTERS
         density = self.exact.sims[self.sampled, min(_DENSITY, self.exact.k) - 1]
         group = np.argsort(np.argsort(density)) * _GROUPS // max(len(density), 1)
         at = group[self.first]  # the sampled rows come first in `rows`
         shares = [_share(found[true & (at == g)]) for g in range(_GROUPS)]
-        return _share(found[true]), shares
+        return _share(found[true]), shares, _share(~true[found])
 
 
 def same_identity_recall(features: Features, graph: KnnGraph, identities: NDArray[np.integer], seed: int = 0) -> float:
@@ -215,6 +271,12 @@ def same_identity_recall(features: Features, graph: KnnGraph, identities: NDArra
 
 def _share(found: NDArray[np.bool_]) -> float | None:
     return float(found.mean()) if found.size else None
+
+
+def _positions(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions of ``wanted`` rows in ``rows``, which holds each of them once."""
+    order = np.argsort(rows)
+    return order[np.searchsorted(rows, wanted, sorter=order)]
 
 
 def _exact(features: Features, rows: NDArray[np.int64], k: int) -> KnnGraph:

@@ -114,6 +114,11 @@ class Strangers:
         median[nowhere], spread[nowhere] = 0, 1
         return Strangers(self.median, self.spread, median, spread, self.cohort)
 
+    def of_some(self, rows: NDArray[np.integer]) -> Strangers:
+        """Return the same estimates for some of the rows, without the cohort."""
+        none = np.empty(0, np.int64)
+        return Strangers(self.median, self.spread, self.node_median[rows], self.node_spread[rows], none)
+
     def placed(self, rows: NDArray[np.integer], num_nodes: int) -> Strangers:
         """Return the same estimates for ``num_nodes`` rows, where the known rows are at the positions ``rows``.
 

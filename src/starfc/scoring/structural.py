@@ -29,12 +29,15 @@ from starfc.models.contextual import (
     sampled_nodes,
     second_context,
 )
+from starfc.models.judge import context_change
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.memory import release
 from starfc.runtime.products import slices
 
 ROW_BLOCK = 128  # nodes per block, about 4,000 edges: 0.4 MiB of features, 1 MiB per hidden layer
+
+_APPROXIMATE = ("ivf", "read")  # graphs whose lists may be approximate; a file from elsewhere does not say
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -82,17 +85,22 @@ class Scoring:
         self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
         if isinstance(model, ContextualModel):
             assert strangers is not None
-            self.scorer = self._in_context(model, strangers, features.dim)
+            self.scorer = self._in_context(model, strangers, features)
             return
         if model.second is not None:
             self.before = self._first_round(model.first)
         self.scorer = model.first if model.second is None else model.second
 
-    def _in_context(self, model: ContextualModel, strangers: Strangers, dim: int) -> EdgeScorer:
-        """Run the first round of a contextual model, set ``context``, and return the last round's scorer."""
+    def _in_context(self, model: ContextualModel, strangers: Strangers, features: Features) -> EdgeScorer:
+        """Run the first round of a contextual model, set ``context``, and return the last round's scorer.
+
+        If the lists are approximate, the context of the first round is corrected to that of exact lists.
+        """
         n = self.graph.num_nodes
         sample = self._of_some(sampled_nodes(n))
-        first = first_context(sample, n, dim, strangers) if len(sample) else model.first.neutral
+        first = first_context(sample, n, features.dim, strangers) if len(sample) else model.first.neutral
+        if len(sample) and self.graph.info.get("backend") in _APPROXIMATE:
+            first = first + context_change(model, features, self.graph, strangers)
         self.before = self._first_round(model.first.of(first))
         sample = self._of_some(sampled_nodes(n))
         second = second_context(first, sample) if len(sample) else model.second.neutral

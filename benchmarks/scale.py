@@ -44,6 +44,7 @@ from starfc.models.judge import first_round_judge
 from starfc.runs.cluster import run_inference
 from starfc.runtime.defaults import METRICS, RECALL
 from starfc.runtime.machine import set_threads
+from starfc.runtime.memory import release
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import write_json
 from starfc.training.trainer import run_training
@@ -141,6 +142,7 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
             write_graph(folder / "knn", graph, features)
         record.write("knn", stages, resumed=resumed, **graph.info)
         del graph
+        release(features.array)  # its pages count as memory of the process
     if not record.done("clustering"):
         options = {"memory_limit": f"{arguments.memory_limit}GB", "threads": arguments.threads, "device": "cpu"}
         done = run_inference(

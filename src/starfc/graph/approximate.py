@@ -43,7 +43,7 @@ from starfc.storage.records import PhaseRecord
 
 log = logging.getLogger("starfc")
 
-_PROBES = (2, 32)  # minimum and maximum number of cells that each row probes, if the search chooses
+_PROBES = (8, 32)  # minimum and maximum number of cells that each row probes, if the search chooses
 _IN_CELLS = 0.5, 10  # it chooses enough that this share of the first ten neighbours lies in the probed cells
 _PARTITIONS = 2  # partitions before the first sweep, if the search chooses
 # Minimum and maximum rows per chunk. Large chunks have several rows for each cell of another partition; a chunk takes

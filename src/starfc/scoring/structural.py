@@ -76,7 +76,11 @@ class Scoring:
         self.graph, self.order, self.device = graph, np.arange(n) if order is None else order, device
         self.scratch = scratch
         self.temperature = np.float32(float(model.temperature))
-        strangers = Strangers.of(features) if isinstance(model, ContextualModel) else None
+        strangers, change = None, np.float32(0)
+        if isinstance(model, ContextualModel):
+            strangers = Strangers.of(features)
+            if graph.info.get("backend") in _APPROXIMATE:
+                change = context_change(model, features, graph, strangers)
         nodes = smooth(graph, features, model.smoothing, self.order, scratch)
         release(features.array)
         self.blocks = slices(n, ROW_BLOCK)
@@ -85,22 +89,22 @@ class Scoring:
         self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
         if isinstance(model, ContextualModel):
             assert strangers is not None
-            self.scorer = self._in_context(model, strangers, features)
+            self.scorer = self._in_context(model, strangers, features.dim, change)
             return
         if model.second is not None:
             self.before = self._first_round(model.first)
         self.scorer = model.first if model.second is None else model.second
 
-    def _in_context(self, model: ContextualModel, strangers: Strangers, features: Features) -> EdgeScorer:
+    def _in_context(
+        self, model: ContextualModel, strangers: Strangers, dim: int, change: NDArray[np.float32] | np.float32
+    ) -> EdgeScorer:
         """Run the first round of a contextual model, set ``context``, and return the last round's scorer.
 
-        If the lists are approximate, the context of the first round is corrected to that of exact lists.
+        ``change`` is added to the first round's context (:func:`starfc.models.judge.context_change`).
         """
         n = self.graph.num_nodes
         sample = self._of_some(sampled_nodes(n))
-        first = first_context(sample, n, features.dim, strangers) if len(sample) else model.first.neutral
-        if len(sample) and self.graph.info.get("backend") in _APPROXIMATE:
-            first = first + context_change(model, features, self.graph, strangers)
+        first = first_context(sample, n, dim, strangers) + change if len(sample) else model.first.neutral
         self.before = self._first_round(model.first.of(first))
         sample = self._of_some(sampled_nodes(n))
         second = second_context(first, sample) if len(sample) else model.second.neutral

@@ -43,8 +43,8 @@ from starfc.storage.records import PhaseRecord
 
 log = logging.getLogger("starfc")
 
-_PROBES = (8, 32)  # minimum and maximum number of cells that each row probes, if the search chooses
-_IN_CELLS = 0.5, 10  # it chooses enough that this share of the first ten neighbours lies in the probed cells
+_PROBES = (8, 24)  # minimum and maximum number of cells that each row probes, if the search chooses
+_IN_CELLS = 0.8, 10  # it chooses enough that this share of the first ten neighbours lies in the probed cells
 _PARTITIONS = 2  # partitions before the first sweep, if the search chooses
 # Minimum and maximum rows per chunk. Large chunks have several rows for each cell of another partition; a chunk takes
 # about 3 KB per row: 156 candidates of 6 bytes, and its lists.
@@ -235,7 +235,7 @@ class _Search:
 
 
 def _probes_for(features: Features, cells: Cells, sample: Sample) -> int:
-    """Return the number of probes with which half of the ten nearest neighbours of sampled rows are in probed cells."""
+    """Return the number of probes with which 80 % of the ten nearest neighbours of sampled rows are in probed cells."""
     least, most = _PROBES
     share, nearest = _IN_CELLS
     own = torch.from_numpy(features.rows(sample.rows[sample.sampled]))

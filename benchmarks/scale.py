@@ -34,7 +34,6 @@ from starfc.config.config import load_config
 from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
-from starfc.data.synthetic import generate
 from starfc.evaluation.metrics import evaluate
 from starfc.graph.knn import search_bytes
 from starfc.graph.opening import Search
@@ -64,8 +63,9 @@ def main() -> None:
     parser.add_argument("--model", metavar="MODEL", help="published, or a folder; default: the packaged model")
     parser.add_argument("--knn", type=int, default=80)
     parser.add_argument("--recall", type=float, default=RECALL, help="target recall of the edges that matter")
-    parser.add_argument("--nprobe", type=int, metavar="P", help="probe P cells instead of reaching the target recall")
-    parser.add_argument("--nprobe-from", type=int, default=0, metavar="N", help="use --nprobe only for sizes from N")
+    parser.add_argument(
+        "--infomap", type=float, nargs="+", default=INFOMAP, metavar="S", help="least similarities that are tried"
+    )
     parser.add_argument("--memory-limit", type=float, default=20.0, metavar="GB")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -75,15 +75,15 @@ def main() -> None:
     if arguments.side:
         run_size(arguments, of_data, arguments.nodes[0], arguments.folder)
         return
-    model = trained_model(arguments.folder) if arguments.model == "published" else arguments.model or PRETRAINED
+    model: str | Path = arguments.model or PRETRAINED
+    if model == "published":
+        model = trained_model(arguments.folder, of_data)
     sizes = {}
     for nodes in arguments.nodes:
         folder = arguments.folder / str(nodes)
         options = {"knn": arguments.knn, "recall": arguments.recall, "memory-limit": arguments.memory_limit}
-        options |= {"threads": arguments.threads, "model": model, "folder": folder}
-        if arguments.nprobe is not None and nodes >= arguments.nprobe_from:
-            options["nprobe"] = arguments.nprobe
-        words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+        options |= {"threads": arguments.threads, "model": model, "folder": folder, "infomap": arguments.infomap}
+        words = [str(word) for key, value in options.items() for word in (f"--{key}", *np.atleast_1d(value))]
         subprocess.run([sys.executable, __file__, "--side", "--nodes", str(nodes), *words, *of_data], check=True)
         sizes[nodes] = summary(json.loads((folder / "record.json").read_text()))
     report(
@@ -93,11 +93,12 @@ def main() -> None:
     )
 
 
-def trained_model(folder: Path) -> Path:
-    """Return the folder of a model that is trained on synthetic nodes of another seed."""
+def trained_model(folder: Path, of_data: list[str]) -> Path:
+    """Return the folder of a published model that is trained on synthetic nodes of the same kind and another seed."""
     model = folder / "model"
     if not (model / "thresholds.json").is_file():
-        generate(folder / "training", TRAINING_NODES, seed=TRAINING_SEED, name="train")
+        made = ["--nodes", str(TRAINING_NODES), "--seed", str(TRAINING_SEED), "--name", "train", *of_data]
+        subprocess.run([sys.executable, "-m", "starfc.data.synthetic", *made, "--out", folder / "training"], check=True)
         overrides = {"prefix": str(folder / "training"), "train_name": "train"}
         run_training(load_config(ROOT / "configs" / "cfg_gcn_glyph.py", overrides), model)
     return model
@@ -133,11 +134,10 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
     features = Features(read_features(folder / "features" / "synthetic.npy"), "synthetic")
     if not record.done("knn"):
         stages, resumed = record.stages(), (folder / "knn.partial" / "done.json").is_file()
-        params = {} if arguments.nprobe is None else {"nprobe": arguments.nprobe}
         with stages.stage("features"):
             features.require_valid()
         with stages.stage("kNN graph", needs=search_bytes(features, arguments.knn, "ivf")):
-            search = Search("ivf", params, recall=arguments.recall, judge=first_round_judge)
+            search = Search("ivf", recall=arguments.recall, judge=first_round_judge)
             graph = search.build(features, arguments.knn, folder / "knn.partial")
             write_graph(folder / "knn", graph, features)
         record.write("knn", stages, resumed=resumed, **graph.info)
@@ -166,7 +166,7 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
     if not record.done("infomap"):
         stages, graph, tried = record.stages(), read_graph(folder / "knn", features, arguments.knn), {}
         with stages.stage("infomap"):
-            for min_sim in INFOMAP:
+            for min_sim in arguments.infomap:
                 tried[min_sim] = evaluate(
                     truth, map_equation(graph, min_sim=min_sim, k=min(INFOMAP_K, arguments.knn)), METRICS[:2]
                 )

@@ -35,7 +35,6 @@ from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
-from starfc.graph.knn import search_bytes
 from starfc.graph.opening import Search
 from starfc.graph.store import read_graph, write_graph
 from starfc.models.checkpoint import PRETRAINED
@@ -84,7 +83,9 @@ def main() -> None:
         options = {"knn": arguments.knn, "recall": arguments.recall, "memory-limit": arguments.memory_limit}
         options |= {"threads": arguments.threads, "model": model, "folder": folder, "infomap": arguments.infomap}
         words = [str(word) for key, value in options.items() for word in (f"--{key}", *np.atleast_1d(value))]
-        subprocess.run([sys.executable, __file__, "--side", "--nodes", str(nodes), *words, *of_data], check=True)
+        done = subprocess.run([sys.executable, __file__, "--side", "--nodes", str(nodes), *words, *of_data])
+        if done.returncode:
+            sys.exit(done.returncode)
         sizes[nodes] = summary(json.loads((folder / "record.json").read_text()))
     report(
         {"synthetic": True, "data": of_data, "model": str(model), "sizes": sizes, "laws": laws(sizes)},
@@ -98,10 +99,17 @@ def trained_model(folder: Path, of_data: list[str]) -> Path:
     model = folder / "model"
     if not (model / "thresholds.json").is_file():
         made = ["--nodes", str(TRAINING_NODES), "--seed", str(TRAINING_SEED), "--name", "train", *of_data]
-        subprocess.run([sys.executable, "-m", "starfc.data.synthetic", *made, "--out", folder / "training"], check=True)
+        made_data([*made, "--out", str(folder / "training")])
         overrides = {"prefix": str(folder / "training"), "train_name": "train"}
         run_training(load_config(ROOT / "configs" / "cfg_gcn_glyph.py", overrides), model)
     return model
+
+
+def made_data(options: list[str]) -> None:
+    """Make synthetic data; its command says what is wrong with the options."""
+    done = subprocess.run([sys.executable, "-m", "starfc.data.synthetic", *options])
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 class Record:
@@ -110,6 +118,11 @@ class Record:
     def __init__(self, folder: Path, memory_limit: float) -> None:
         self.path, self.limit = folder / "record.json", int(memory_limit * 2**30)
         self.content: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def require(self, options: dict[str, Any]) -> None:
+        """End unless the finished parts were made with the same options."""
+        if self.content.setdefault("options", options) != options:
+            sys.exit(f"{self.path}: made with {self.content['options']}, not with {options}; name another --folder")
 
     def done(self, name: str) -> bool:
         return name in self.content
@@ -125,19 +138,22 @@ class Record:
 def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = Record(folder, arguments.memory_limit)
+    record.require(
+        {"data": of_data, "knn": arguments.knn, "recall": arguments.recall, "model": Path(arguments.model).name}
+    )
     if not record.done("data"):
         stages, resumed = record.stages(), (folder / "synthetic.json").is_file()
         with stages.stage("data"):
             made = ["--nodes", str(nodes), "--out", str(folder), "--threads", str(arguments.threads), *of_data]
-            subprocess.run([sys.executable, "-m", "starfc.data.synthetic", *made], check=True)
+            made_data(made)
         record.write("data", stages, resumed=resumed)
     features = Features(read_features(folder / "features" / "synthetic.npy"), "synthetic")
     if not record.done("knn"):
         stages, resumed = record.stages(), (folder / "knn.partial" / "done.json").is_file()
         with stages.stage("features"):
             features.require_valid()
-        with stages.stage("kNN graph", needs=search_bytes(features, arguments.knn, "ivf")):
-            search = Search("ivf", recall=arguments.recall, judge=first_round_judge)
+        search = Search("ivf", recall=arguments.recall, judge=first_round_judge)
+        with stages.stage("kNN graph", needs=search.bytes(features, arguments.knn)):
             graph = search.build(features, arguments.knn, folder / "knn.partial")
             write_graph(folder / "knn", graph, features)
         record.write("knn", stages, resumed=resumed, **graph.info)

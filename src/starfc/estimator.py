@@ -30,6 +30,7 @@ from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs
 from starfc.review.report import write_report
 from starfc.runs.cluster import settings_of
+from starfc.runtime.defaults import RECALL
 from starfc.runtime.machine import choose_device
 
 
@@ -58,7 +59,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         Method that turns the parsed edges into clusters (:func:`starfc.clustering.pipeline.cluster`). Only with
         refinement='fixed'. Default: the partition of the model, or 'components' with refinement='dynamic'.
     knn_method : {'exact', 'faiss_gpu', 'ivf'}
-        Exact search, exact search on a GPU, or approximate search with recall 0.99.
+        Exact search, exact search on a GPU, or approximate search. Below 200,000 rows the approximate search is exact.
+    knn_recall : float
+        Share of the edges that matter (p > 0.5) that the approximate search must find.
     th_sim : float
         kNN entries with a similarity below this do not enter the affinity graph.
     invalid_rows : {'error', 'singleton'}
@@ -114,6 +117,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         tau2: float | None = None,
         partition: str | None = None,
         knn_method: str = "exact",
+        knn_recall: float = RECALL,
         th_sim: float = 0.0,
         invalid_rows: str = "error",
         copies: str = "collapse",
@@ -129,6 +133,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.tau2 = tau2
         self.partition = partition
         self.knn_method = knn_method
+        self.knn_recall = knn_recall
         self.th_sim = th_sim
         self.invalid_rows = invalid_rows
         self.copies = copies
@@ -307,6 +312,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             "model": {"kwargs": {"feature_dim": feature_dim}},
             **_given(knn=self.k, partition=None if partition is None else {"type": partition}),
             "knn_method": self.knn_method,
+            "knn_recall": self.knn_recall,
             "th_sim": self.th_sim,
             "invalid_rows": self.invalid_rows,
             "copies": self.copies,

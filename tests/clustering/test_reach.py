@@ -166,7 +166,7 @@ def test_all_three_samples_are_clustered_where_the_first_joins_something():
     assert [stage.name for stage in stages.finished] == ["samples"]
 
 
-def slow_taken_apart(members, edges, columns, rows, labels):
+def slow_taken_apart(members, edges, columns, tau1, rows, labels):
     """The rule of the module, cluster by cluster and row by row."""
     after = members.copy()
     for name in np.unique(members):
@@ -177,7 +177,10 @@ def slow_taken_apart(members, edges, columns, rows, labels):
         if len(mine) <= columns or len(drawn) < 10 or same.sum() - len(drawn) >= 0.5 * pairs:
             continue
         piece = {int(rows[d]): int(labels[d]) for d in drawn}
-        large = [label for label in set(piece.values()) if list(piece.values()).count(label) >= 10]
+        sizes = {label: list(piece.values()).count(label) for label in set(piece.values())}
+        large = [label for label, size in sizes.items() if size >= 10]
+        if len(large) < 2 and (len(drawn) < 100 or max(sizes.values()) >= 0.1 * len(drawn)):
+            continue
         parts = {row: label for row, label in piece.items() if label in large}
         for i in set(mine.tolist()) - set(piece):
             votes, total = {}, 0.0
@@ -189,32 +192,46 @@ def slow_taken_apart(members, edges, columns, rows, labels):
             if label is not None and 2 * votes.get(label, 0.0) > total:
                 parts[i] = label
         for i in mine.tolist():
-            with_it = [row for row in parts if parts[row] == parts.get(i)] if i in parts else [i]
-            after[i] = min(with_it)
+            reached, new = {i}, [i]
+            while new:
+                row = new.pop()
+                for e in range(edges.indptr[row], edges.indptr[row + 1]):
+                    j = int(edges.cols[e])
+                    in_part = i in parts and parts.get(j) == parts[i]
+                    if in_part and edges.scores[e] > tau1 and j not in reached:
+                        reached.add(j)
+                        new.append(j)
+            after[i] = min(reached)
     return after
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_clusters_are_taken_apart_as_the_rule_says(seed):
     rng = np.random.default_rng(seed)
-    n = 600
+    n = 960
     members = (np.arange(n) // 120) * 120
-    rows = np.sort(rng.choice(n, 240, replace=False))
-    # pieces of the five clusters in the sample: one, two alike, many, one large and dust, three
-    wanted = np.array([[0, 0, 0, 0], [1, 1, 2, 2], [3, 4, 5, 6], [7, 7, 8, 9], [10, 10, 11, 12]])
-    labels = wanted[rows // 120, rng.integers(0, 4, len(rows))]
-    dust = ((rows // 120 == 3) & (labels > 7)) | ((rows // 120 == 2) & (rng.random(len(rows)) < 0.5))
+    members[720:] = 720
+    rows = np.sort(np.r_[rng.choice(720, 288, replace=False), rng.choice(np.arange(720, n), 130, replace=False)])
+    # pieces of the clusters in the sample: one, two alike, many, one large and dust, three, only small ones, only dust
+    wanted = np.array([[0, 0, 0, 0], [1, 1, 2, 2], [3, 4, 5, 6], [7, 7, 8, 9], [10, 10, 11, 12], [0] * 4, [0] * 4])
+    cluster = np.minimum(rows // 120, 6)
+    labels = wanted[cluster, rng.integers(0, 4, len(rows))]
+    labels[cluster == 5] = 1000 + np.arange((cluster == 5).sum()) // 8
+    dust = ((cluster == 3) & (labels > 7)) | ((cluster == 2) & (rng.random(len(rows)) < 0.5)) | (cluster == 6)
     labels[dust] = 20 + np.arange(dust.sum())
-    pairs = np.unique(np.sort(rng.integers(0, n, (6000, 2)), axis=1), axis=0)
+    pairs = np.unique(np.sort(rng.integers(0, n, (12_000, 2)), axis=1), axis=0)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     edges = edges_of(pairs, n)
     p = rng.random((n, n)).astype(np.float32)
     edges = EdgeList(edges.indptr, edges.cols, np.maximum(p, p.T)[edges.rows, edges.cols], symmetric=True)
-    found, count = taken_apart(members, edges, 79, sample(members, rows, labels, edges_of([], len(rows))))
-    np.testing.assert_array_equal(found, slow_taken_apart(members, edges, 79, rows, labels))
-    assert 2 <= count <= 4
+    drawn = sample(members, rows, labels, edges_of([], len(rows)))
+    found, count = taken_apart(members, edges, 79, 0.6, drawn)
+    np.testing.assert_array_equal(found, slow_taken_apart(members, edges, 79, 0.6, rows, labels))
+    assert 2 <= count <= 5
     assert (found[:120] == 0).all()  # the sample holds it together
-    whole, none = taken_apart(members, edges, 120, sample(members, rows, labels, edges_of([], len(rows))))
+    assert (found[600:720] == 600).all()  # the sample has few rows of it, and no piece of ten
+    assert len(np.unique(found[720:])) == 240  # many rows of the sample, all alone
+    whole, none = taken_apart(members, edges, 240, 0.6, drawn)
     np.testing.assert_array_equal(whole, members)  # not larger than a list
     assert none == 0
 

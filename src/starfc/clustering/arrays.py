@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from starfc.clustering.pipeline import (
     without_search,
 )
 from starfc.data.dataset import Features
-from starfc.graph.knn import fitting_k, search_bytes
+from starfc.graph.knn import fitting_k
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.opening import Search
 from starfc.models.checkpoint import Model
@@ -39,7 +39,7 @@ from starfc.runtime.stages import Stages
 
 log = logging.getLogger("starfc")
 
-MakeGraph = Callable[[Features, int, bool], KnnGraph]
+MakeGraph = Callable[[Features, int, bool, Stages], KnnGraph]
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,10 @@ def prepare(
 
     Parameters
     ----------
-    make_graph : function (features, k, bool) -> KnnGraph, optional
+    make_graph : function (features, k, bool, Stages) -> KnnGraph, optional
         Returns the kNN graph of the given features. The bool is True if no copies were set aside and k is
-        ``settings.k``. Default: ``settings.search`` builds the graph.
+        ``settings.k``. The stages check the memory limit before a graph is built. Default: ``settings.search`` builds
+        the graph.
     graph_of_all : path, optional
         Path of the stored graph of all rows that ``make_graph`` returns. Copies are then not set aside.
     """
@@ -192,11 +193,12 @@ def prepare(
     k = fitting_k(settings.k, len(distinct), features.name, model.columns if isinstance(model, StructuralModel) else 0)
     if len(distinct) < 2:
         return Prepared(distinct, empty_graph(len(distinct), k), rows, representative, invalid)
-    with stages.stage("kNN graph", needs=search_bytes(distinct, k, settings.search.method)):
+    with stages.stage("kNN graph"):
         if make_graph is None:
+            stages.require("kNN graph", settings.search.bytes(distinct, k))
             graph = settings.search.build(distinct, k)
         else:
-            graph = make_graph(distinct, k, distinct is valid and k == settings.k)
+            graph = make_graph(distinct, k, distinct is valid and k == settings.k, stages)
     return Prepared(distinct, graph, rows, representative, invalid)
 
 
@@ -225,7 +227,8 @@ def cluster_prepared(
             given |= {"partition": settings.partition, "resolution": settings.resolution, "adapt": settings.adapt}
             given |= {"seed": settings.seed, "search": _search(settings, graph.k) if settings.reach == "auto" else None}
         result = REFINEMENTS[settings.refinement](prepared.features, graph, model, **given)
-    found = doubts(result, max(graph.k - 1, 0), sizes)  # k includes the row itself
+    recalls = graph.info.get("recalls") or {}
+    found = doubts(result, max(graph.k - 1, 0), sizes, recalls.get("edges"))  # k includes the row itself
     for doubt in found:
         log.warning("%s", doubt)
     if kept is not None:
@@ -238,4 +241,6 @@ def cluster_prepared(
 
 
 def _search(settings: Settings, k: int) -> Callable[[Features], KnnGraph]:
-    return lambda rows: settings.search.build(rows, k)
+    """Return the search of samples. It chooses its own phases: ``knn_params`` are for the number of all rows."""
+    own = replace(settings.search, params={})
+    return lambda rows: own.build(rows, k)

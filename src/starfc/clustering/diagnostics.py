@@ -88,11 +88,14 @@ def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
 
 
 OUTSIDE = 0.2  # warn if more than this share of the context's numbers is unlike the training data
+FEW_EDGES = 0.95  # warn if approximate lists have a smaller share of the edges that matter
 DOUBTFUL_F = 0.85  # warn if the expected pairwise F-score is below this
 SURE = 0.8  # an expected score from here on counts as good
 
 
-def doubts(result: Clustering, columns: int, copies: NDArray[np.integer] | None = None) -> list[str]:
+def doubts(
+    result: Clustering, columns: int, copies: NDArray[np.integer] | None = None, found_edges: float | None = None
+) -> list[str]:
     """Return the reasons to doubt a clustering, one sentence each; empty if there are none.
 
     Parameters
@@ -103,6 +106,8 @@ def doubts(result: Clustering, columns: int, copies: NDArray[np.integer] | None 
         Neighbours in each row of the kNN graph, the row itself not counted.
     copies : (N,) integers, optional
         The number of instances of each distinct instance, itself and its copies. Default: 1 each.
+    found_edges : float, optional
+        Of an approximate kNN graph: the share of the edges that matter that it has.
     """
     found, sizes = [], np.bincount(result.labels, copies)
     n = int(sizes.sum())
@@ -133,7 +138,12 @@ def doubts(result: Clustering, columns: int, copies: NDArray[np.integer] | None 
             "many of their pairs are not in any list, and a large identity may be split into several clusters; look "
             "for clusters that should be one"
         )
-    if result.estimate is not None and result.estimate.fscore < DOUBTFUL_F:
+    if found_edges is not None and found_edges < FEW_EDGES:
+        found.append(
+            f"the neighbour lists have only {found_edges:.1%} of the edges that matter: clusters are incomplete, and "
+            f"probabilities are less certain{advice('; search farther with {} 0.98', 'knn_recall')}, or exactly"
+        )
+    elif result.estimate is not None and result.estimate.fscore < DOUBTFUL_F:
         found.append(
             f"the expected pairwise F-score is only {result.estimate.fscore:.2f}: with this embedding, many pairs are "
             "uncertain"

@@ -199,6 +199,8 @@ def cluster(
             tau, rows = chosen.choice.tau1, as_features(features)
             reached = reach(members, start.edges, graph.k - 1, tau, rows, steps, stages)
             members = reached.members
+            if reached.former is not None:  # a later step must not join again what was taken apart
+                parsed = parsed.select(~parsed.inside(reached.former) | parsed.inside(members))
             if reached.links is not None:
                 candidates -= parsed.num_edges
                 parsed = reached.links.added_to(parsed)

@@ -21,10 +21,12 @@ one sample is drawn, and it has at most :data:`LARGEST` rows. It can join cluste
 
 In such a set the opposite mistake occurs too. Bad photos of many identities lie in one place. This place becomes so
 dense that the lists of its rows hold nothing else, and it looks like one identity; in the sample it does not. So a
-cluster that is larger than a neighbour list and has at least 10 rows in the sample is *taken apart* if less than half
-of the pairs of these rows are in one cluster of the sample. Its parts are its pieces in the sample that have at least
-10 rows. A row outside the sample joins a part if more than half of its edges to sample rows of its cluster lead there,
-by p. All other rows become clusters of their own.
+cluster that is larger than a neighbour list is *taken apart* if less than half of the pairs of its rows in the sample
+are in one cluster there, and if the sample shows more than a few lone rows of one identity: either at least two pieces
+have 10 rows, or at least 100 rows lie in pieces of which none has a tenth of them. The parts are the pieces that have
+at least 10 rows. A row outside the sample joins a part if more than half of its edges to sample rows of its cluster
+lead there, by p. All other rows become clusters of their own, and so do rows that no edge with p > τ1 connects with
+their part. Edges between parts are left out of the result.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ TIMES = 3  # number of samples; in a sample, lists reach this many times as far
 LEAST = 10  # minimum size of a cluster that can be joined, of its part in one sample, and of a piece, in rows
 # minimum share of pairs in one cluster; minimum mean p between small clusters; edges with p <= LIKELY are ignored
 TOGETHER, SURE, LIKELY = 0.9, 0.9, 0.5
-APART = 0.5  # a cluster is taken apart if less than this share of its pairs is together in the samples
+APART = 0.5  # a cluster is taken apart if less than this share of its pairs is together in the sample, and if ...
+# ... two pieces have LEAST rows, or SCATTERED rows lie in pieces that hold less than this share of them
+SCATTERED, SCATTER = 100, 0.1
 MANY, LARGEST = 200_000, 300_000  # of more rows, one sample is drawn; maximum number of its rows
 LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
@@ -129,12 +133,15 @@ class Reached:
     counts : Counts, optional
     agreed : (2,) float64, optional
         The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`).
+    former : (N,) integers, optional
+        The smallest member of each row's cluster before clusters were taken apart; None if none was.
     """
 
     members: NDArray[np.integer]
     links: Links | None = None
     counts: Counts | None = None
     agreed: NDArray[np.float64] | None = None
+    former: NDArray[np.integer] | None = None
 
 
 @dataclass(frozen=True)
@@ -215,14 +222,19 @@ def reach(
             samples.append(sample(members, rows, *steps(features.subset(rows, steps.scratch), inner)))
             if len(samples) == 1 < len(parts) and not len(one_identity(members, inside, columns, samples)[0]):
                 break
-        apart = 0
+        former, apart = None, 0
         if n > MANY:
-            members, apart = taken_apart(members, edges, columns, samples[0])
+            former = members
+            members, apart = taken_apart(members, edges, columns, tau1, samples[0])
         if apart:
             inside = mean_inside(members, edges)
     found = join(members, inside, columns, tau1, samples)
     assert found.counts is not None
-    return replace(found, counts=replace(found.counts, apart=apart, times=round(n / len(samples[0].rows))))
+    return replace(
+        found,
+        former=former if apart else None,
+        counts=replace(found.counts, apart=apart, times=round(n / len(samples[0].rows))),
+    )
 
 
 def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.float64]:
@@ -255,7 +267,7 @@ def sample(
 
 
 def taken_apart(
-    members: NDArray[np.integer], edges: EdgeList, columns: int, drawn: Sample
+    members: NDArray[np.integer], edges: EdgeList, columns: int, tau1: float, drawn: Sample
 ) -> tuple[NDArray[np.integer], int]:
     """Take apart the clusters that a sample divides.
 
@@ -267,8 +279,10 @@ def taken_apart(
         Scored edges of the set.
     columns : int
         Neighbours in each list; only larger clusters are taken apart.
+    tau1 : float
+        Only edges with p > τ1 hold a part together.
     drawn : Sample
-        The sample. Clusters with fewer than 10 rows in it are left as they are.
+        The sample.
 
     Returns
     -------
@@ -282,7 +296,10 @@ def taken_apart(
     drawn_of = np.bincount(members[drawn.rows], minlength=n)
     together, pairs = np.bincount(of, size * (size - 1.0), n), drawn_of * (drawn_of - 1.0)
     larger = np.bincount(members, minlength=n) > columns
-    divided = larger & (drawn_of >= LEAST) & (together < APART * pairs)
+    pieces, largest = np.bincount(of[size >= LEAST], minlength=n), np.zeros(n, np.int64)
+    np.maximum.at(largest, of, size)
+    scattered = (drawn_of >= SCATTERED) & (largest < SCATTER * drawn_of)
+    divided = larger & (together < APART * pairs) & ((pieces >= 2) | scattered)
     rows = np.flatnonzero(divided[members])
     # 0: not in the sample; 1: in a small piece; from 2 on: the pieces
     part = np.zeros(n, np.int64)
@@ -293,7 +310,24 @@ def taken_apart(
     _, first, of_row = np.unique(np.where(found >= 2, found, -1 - rows), return_index=True, return_inverse=True)
     after = np.array(members)
     after[rows] = rows[first][of_row]
+    after[rows] = _connected(rows, after, edges, tau1)
     return after, int(divided.sum())
+
+
+def _connected(
+    rows: NDArray[np.int64], members: NDArray[np.integer], edges: EdgeList, tau1: float
+) -> NDArray[np.integer]:
+    """Return the smallest member of each of some rows (m,), if their clusters are divided into connected components.
+
+    A component is connected by the edges with p > τ1 inside the cluster. The rows are all rows of their clusters.
+    """
+    counts = np.diff(edges.indptr)[rows]
+    ends = np.repeat(rows, counts)
+    at = np.arange(len(ends)) - np.repeat(np.cumsum(counts) - counts, counts) + edges.indptr[ends]
+    cols, scores = edges.cols[at], edges.scores[at]
+    holds = (members[cols] == members[ends]) & (scores > tau1)
+    graph = EdgeList.from_rows(ends[holds], cols[holds], scores[holds], len(members))
+    return components(graph)[rows].astype(members.dtype)
 
 
 def _pieces(

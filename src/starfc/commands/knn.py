@@ -42,7 +42,7 @@ def knn(
     from starfc.config.splits import search_of
     from starfc.data.dataset import Features
     from starfc.data.files import read_features
-    from starfc.graph.knn import fitting_k, search_bytes
+    from starfc.graph.knn import fitting_k
     from starfc.graph.opening import Place, build_graph
     from starfc.graph.recall import Recalls
     from starfc.runtime.machine import set_threads
@@ -60,8 +60,9 @@ def knn(
                 read_features(place, feature_dim, key, room=stages.memory_left()), str(name)
             ).valid(config.invalid_rows)
             k = fitting_k(k, len(valid), str(name))
-        with stages.stage("kNN graph", needs=search_bytes(valid, k, config.knn_method)):
-            graph = build_graph(valid, k, search_of(config), Place.named(out), inputs=(place,), overwrite=overwrite)
+        search = search_of(config)
+        with stages.stage("kNN graph", needs=search.bytes(valid, k)):
+            graph = build_graph(valid, k, search, Place.named(out), inputs=(place,), overwrite=overwrite)
     took = stages.finished[-1]
     record = {
         "out": str(out),

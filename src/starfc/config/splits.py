@@ -112,36 +112,39 @@ def stored_graph(path: str | Path) -> Path:
     return found
 
 
-def knn_graph(config: Config, features: Features, path: Path | None, out: Path | None) -> KnnGraph:
+def knn_graph(
+    config: Config, features: Features, path: Path | None, out: Path | None, stages: Stages | None = None
+) -> KnnGraph:
     """Open the kNN graph stored at ``path``, or build a graph and store it there.
 
     Without a path (for the user's own file), or if it cannot be written, the graph is stored in ``out``, if given.
+    ``stages`` check the memory limit before a graph is built.
     """
     search, place = search_of(config), None
     if path is not None and (find_graph(path) or _writable(path)):
         place = Place.named(path)
     elif out is not None:
         place = Place.within(out, features, config.knn, search)
-    return open_or_build(features, config.knn, search, place)
+    return open_or_build(features, config.knn, search, place, stages)
 
 
 def graph_source(
     config: Config, structural: bool, path: Path | None, out: Path | None
-) -> tuple[Callable[[Features, int, bool], KnnGraph], Path | None]:
+) -> tuple[Callable[[Features, int, bool, Stages], KnnGraph], Path | None]:
     """Return the two arguments that :func:`starfc.clustering.arrays.prepare` needs to get a kNN graph.
 
     Returns
     -------
     callable
-        Function (features, k, as_asked) that opens or builds the kNN graph of the rows to cluster.
+        Function (features, k, as_asked, stages) that opens or builds the kNN graph of the rows to cluster.
     path or None
         The graph stored at ``path``, if there is one and the model is structural. It has all rows, copies included.
     """
     stored = path if structural and path is not None and find_graph(path) is not None else None
 
-    def make_graph(rows: Features, k: int, as_asked: bool) -> KnnGraph:
+    def make_graph(rows: Features, k: int, as_asked: bool, stages: Stages) -> KnnGraph:
         # the graph at the given path is that of all rows
-        return knn_graph(replace(config, knn=k), rows, path if stored is not None or as_asked else None, out)
+        return knn_graph(replace(config, knn=k), rows, path if stored is not None or as_asked else None, out, stages)
 
     return make_graph, stored
 

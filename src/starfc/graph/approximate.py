@@ -31,7 +31,7 @@ from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.order import inverse
 from starfc.graph.partial import PartialGraph
 from starfc.graph.pools import Pools
-from starfc.graph.recall import Judge, Recalls, Sample
+from starfc.graph.recall import COLUMNS, Judge, Recalls, Sample
 from starfc.graph.rerank import rerank
 from starfc.graph.structure_kernels import in_degrees
 from starfc.graph.sweeps import Steps, sweep
@@ -201,7 +201,7 @@ class _Search:
         def in_lists_of(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             counts = np.zeros((2, self.n), np.float32)
             for chunk in self.partial.chunks:
-                in_degrees(np.ascontiguousarray(lists.ids[chunk]), _IN_FIRST, counts)
+                in_degrees(np.ascontiguousarray(lists.ids[chunk, :COLUMNS]), _IN_FIRST, counts)
             return counts[:, self.places[rows]]
 
         recalls = sample.measure(self.features, lists_of, in_lists_of, self.judge)

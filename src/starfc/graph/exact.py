@@ -244,7 +244,7 @@ def search_rows(
     pools = Pools.empty(len(rows), k, torch.float32, id_dtype(len(features)))
     if known is not None:
         pools.floor[:] = known - 1e-5  # a float32 sum in another order can be lower by this much
-    step = min(_ROWS, max(1, -(-len(rows) // torch.get_num_threads())))  # a part for each thread, also of few rows
+    step = min(_ROWS, max(16, len(rows) // 16))  # not of the number of threads, which must not change a last bit
     parts = [(part, torch.from_numpy(features.rows(rows[part]))) for part in slices(len(rows), step)]
     with progress("kNN of some rows", total=len(features), unit="row") as bar:
         for columns in features.blocks():

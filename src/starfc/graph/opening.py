@@ -10,12 +10,13 @@ from pathlib import Path
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.approximate import chooses
-from starfc.graph.knn import build_knn
+from starfc.graph.knn import build_knn, search_bytes
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.partial import remove_search
 from starfc.graph.recall import Judge
 from starfc.graph.store import ANEW, building, elsewhere, find_graph, read_graph
 from starfc.runtime.defaults import RECALL
+from starfc.runtime.stages import Stages
 from starfc.runtime.words import advice, word
 from starfc.storage.commit import settle
 from starfc.storage.opened import OpenedFolder, opened
@@ -37,6 +38,10 @@ class Search:
     def build(self, features: Features, k: int, folder: Path | None = None) -> KnnGraph:
         """Build the kNN graph of features; ``folder`` stores the progress of an approximate search."""
         return build_knn(features, k, self.method, self.params, self.seed, self.recall, folder, self.judge)
+
+    def bytes(self, features: Features, k: int) -> int:
+        """Return the memory that :meth:`build` will need, in bytes."""
+        return search_bytes(features, k, self.method, self.params)
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,22 @@ def graph_name(features: Features, k: int, search: Search) -> str:
     return f"{features.check.fingerprint[:12]}_{search.method}_k_{k}"
 
 
-def open_or_build(features: Features, k: int, search: Search, place: Place | None = None) -> KnnGraph:
+def open_or_build(
+    features: Features, k: int, search: Search, place: Place | None = None, stages: Stages | None = None
+) -> KnnGraph:
     """Return the kNN graph that is stored at ``place``; if there is none, build it and store it there.
 
-    The progress of an interrupted search is used. If ``place`` is None, the graph is built and not stored.
+    The progress of an interrupted search is used. If ``place`` is None, the graph is built and not stored. ``stages``
+    check the memory limit before a graph is built.
 
     Raises
     ------
     InputError
         If the stored graph has other features, another k, other parameters, or a lower recall than requested.
     """
+    stages = stages or Stages()
     if place is None:
+        stages.require("kNN graph", search.bytes(features, k))
         return search.build(features, k)
     # An interruption between writing the graph and removing the search's files leaves these files behind.
     if place.own and find_graph(place.path) is not None:
@@ -92,6 +102,7 @@ def open_or_build(features: Features, k: int, search: Search, place: Place | Non
         remove_search(place.partial)
     graph = open_graph(features, k, search, place.path)
     if graph is None:
+        stages.require("kNN graph", search.bytes(features, k))
         build_graph(features, k, search, place)
         log.info("kNN graph: written to %s", place.path)
         graph = read_graph(place.path, features, k)

@@ -28,6 +28,7 @@ from starfc.graph.neighbours import KnnGraph, tidy
 
 RECALL_ROWS = 1000  # number of sampled rows
 _PARTNERS = 3  # neighbours of each sampled row whose edges are judged
+COLUMNS = 79  # neighbours of each row that the packaged model uses
 CANDIDATES = 40  # neighbours of each row that are candidate edges of the packaged model
 _DENSITY = 20  # the similarity of this neighbour is the density of a row
 _GROUPS = 4
@@ -75,7 +76,7 @@ class Judge(Protocol):
         """Return p of the edges; 0 for edges that are not candidates.
 
         ``in_lists`` (2, t) is the number of lists of the whole graph that have each row among their first ten, and
-        among all their neighbours. Without ``context``, the context is that of the judged edges.
+        among their first 79 neighbours. Without ``context``, the context is that of the judged edges.
         """
 
 
@@ -127,9 +128,9 @@ class Recalls:
         if self.edges is None:
             return f"found {shares}"
         groups = ", ".join("none" if share is None else f"{share:.3f}" for share in self.edges_by_density)
-        gained = "" if self.gained is None else f", {self.gained:.4f} more edges than exact lists"
+        gained = "" if self.gained is None else f"; exact lists do not give {self.gained:.4f} of its edges"
         return (
-            f"found {self.edges:.4f} of the edges that matter (from sparse to dense rows: {groups}){gained}, {shares}"
+            f"found {self.edges:.4f} of the edges that matter (from sparse to dense rows: {groups}), {shares}{gained}"
         )
 
 

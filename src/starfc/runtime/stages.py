@@ -36,15 +36,18 @@ class Stages:
         Bytes that this process may hold. A stage that is predicted to need more does not start.
     finished : list of Stage
         The finished stages.
+    within : str
+        What the log writes before the name of a stage.
     """
 
     memory_limit: int | None = None
     finished: list[Stage] = field(default_factory=list)
+    within: str = ""
 
     @contextmanager
     def together(self, name: str) -> Iterator[Stages]:
         """Yield new stages, and record them as one stage ``name`` with their total time and highest peak."""
-        inner, started = Stages(self.memory_limit), time.perf_counter()
+        inner, started = Stages(self.memory_limit, within=f"{self.within}{name}: "), time.perf_counter()
         yield inner
         peak = max((stage.peak_rss_mb for stage in inner.finished), default=peak_rss_mb())
         self.finished.append(Stage(name, time.perf_counter() - started, peak))
@@ -52,12 +55,14 @@ class Stages:
     @contextmanager
     def stage(self, name: str, needs: int = 0) -> Iterator[None]:
         """Run the block as one stage. ``needs`` is the memory in bytes that it will add, predicted from shapes."""
-        self._check(name, needs)
+        self.require(name, needs)
         _reset_peak()
         started = time.perf_counter()
         yield
         self.finished.append(Stage(name, time.perf_counter() - started, peak_rss_mb()))
-        log.info("%s: %.1f s, peak %.0f MB", name, self.finished[-1].seconds, self.finished[-1].peak_rss_mb)
+        log.info(
+            "%s%s: %.1f s, peak %.0f MB", self.within, name, self.finished[-1].seconds, self.finished[-1].peak_rss_mb
+        )
 
     def memory_left(self) -> int | None:
         """Return the bytes that this process may still take. None if there is no limit.
@@ -73,8 +78,10 @@ class Stages:
         self._require_above(held)
         return self.memory_limit - held
 
-    def _check(self, name: str, needs: int) -> None:
-        log.info("%s: needs about %s", name, megabytes(needs))
+    def require(self, name: str, needs: int) -> None:
+        """Raise InputError if a stage that needs this memory, in bytes, would exceed the limit."""
+        if needs:
+            log.info("%s%s: needs about %s", self.within, name, megabytes(needs))
         held = resident_bytes()
         self._require_above(held, f", and stage '{name}' needs about {megabytes(needs)} more")
         if self.memory_limit is not None and held + needs > self.memory_limit:

@@ -271,6 +271,19 @@ def test_a_run_says_how_many_rows_its_sample_had(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+def test_samples_choose_their_own_search(tmp_path):
+    rows, _ = Population(2400, Synthetic(), 5, 64).rows(0, 2400)
+    np.save(tmp_path / "x.npy", rows.astype(np.float32))
+    config = {"adapt": "off", "knn": 20, "model": {"kwargs": {"feature_dim": 64}}, "knn_method": "ivf"}
+    config["knn_params"] = {"nlist": 1000, "nprobe": 3}  # more cells than a sample has rows
+    config = model_config(PRETRAINED, config)
+    record = run_inference(config, model_folder=PRETRAINED, features=tmp_path / "x.npy", out=tmp_path / "run")
+    assert record["knn_graph"]["params"]["nlist"] == 1000
+    assert [stage["name"] for stage in record["stages"]].count("samples") == 1
+    assert any("of the edges that matter: clusters are incomplete" in doubt for doubt in record["doubts"])
+
+
+@pytest.mark.long
 def test_identities_larger_than_the_lists_become_one(tmp_path):
     parameters = Synthetic(mean_size=1300, size_sigma=0.2, max_size=2000, noise_weight=1.2, modes=4, mode_weight=0.6)
     rows, truth = Population(4000, parameters, 5, 64).rows(0, 4000)
@@ -291,3 +304,38 @@ def test_identities_larger_than_the_lists_become_one(tmp_path):
     auto.partial_fit(rows[:30] + np.float32(0.01))
     assert (auto.labels_[-30:] == auto.labels_[:30]).mean() > 0.9
     assert not auto.assigned_.splits
+
+
+@pytest.mark.long
+def test_later_steps_do_not_join_what_was_taken_apart(monkeypatch):
+    for name, value in {"MANY": 1000, "LARGEST": 700, "SCATTERED": 10, "SCATTER": 1.0}.items():
+        monkeypatch.setattr(f"starfc.clustering.reach.{name}", value)
+    parameters = Synthetic(mean_size=300, size_sigma=0.6, max_size=1000, modes=4, noise_weight=1.2)
+    rows, _ = Population(4000, parameters, 5, 64).rows(0, 4000)
+    kept = {}
+
+    def remembered(*arguments):
+        kept["reached"] = reach(*arguments)
+        return kept["reached"]
+
+    monkeypatch.setattr("starfc.clustering.pipeline.reach", remembered)
+    model = StarFC(k=40, adapt="off").fit(rows.astype(np.float32))
+    found, before = kept["reached"], model.labels_.copy()
+    assert found.counts.apart == 1
+    alone = np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
+    model.partial_fit(alone, apply_merges=True)
+    sizes = np.bincount(found.former)[found.former]
+    moved = (found.former != found.members) & (np.bincount(found.members)[found.members] < sizes)
+    assert moved.sum() > 50
+    np.testing.assert_array_equal(model.labels_[:4000][moved], before[moved])
+
+
+def test_an_identity_with_few_rows_in_the_sample_stays_one():
+    n = 500
+    near = (np.arange(n)[:, None] + np.arange(1, 21)) % n
+    edges = edges_of(np.stack([np.repeat(np.arange(n), 20), near.ravel()], axis=1), n)
+    rows = np.arange(0, n, 25)
+    drawn = sample(np.zeros(n, np.int64), rows, np.repeat([0, 1, 2], [7, 7, 6]), edges_of([], len(rows)))
+    members, count = taken_apart(np.zeros(n, np.int64), edges, 79, 0.5, drawn)
+    assert count == 0
+    assert (members == 0).all()

@@ -16,7 +16,7 @@ from starfc.graph import exact as exact_module
 from starfc.graph import knn as knn_module
 from starfc.graph.cells import Centroids, Members, make_cells, probe_cells
 from starfc.graph.exact import exact_search, nearest_of_rows, rounded_search, search_rows
-from starfc.graph.knn import build_knn, exact_knn
+from starfc.graph.knn import build_knn, exact_knn, search_bytes
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.partial import PartialGraph
 from starfc.graph.pools import Pools, numeric, sorted_pools
@@ -492,3 +492,9 @@ def test_what_another_search_left_is_not_used(clustered, tmp_path):
         graph = build_knn(features, 15, "ivf", {"nprobe": probes}, folder=tmp_path)
         expected = build_knn(features, 15, "ivf", {"nprobe": probes})
         np.testing.assert_array_equal(graph.ids, expected.ids)
+
+
+def test_a_small_set_needs_the_memory_of_exact_search():
+    features = Features(unit(np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)))
+    assert search_bytes(features, 20, "ivf") == search_bytes(features, 20)
+    assert search_bytes(features, 20, "ivf", {"nprobe": 3}) > search_bytes(features, 20)

@@ -20,7 +20,7 @@ from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, again_bytes, parse
 from starfc.clustering.partition import communities, search_bytes
-from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach
+from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach, stay_apart
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
@@ -199,8 +199,8 @@ def cluster(
             tau, rows = chosen.choice.tau1, as_features(features)
             reached = reach(members, start.edges, graph.k - 1, tau, rows, steps, stages)
             members = reached.members
-            if reached.former is not None:  # a later step must not join again what was taken apart
-                parsed = parsed.select(~parsed.inside(reached.former) | parsed.inside(members))
+            if reached.former is not None:
+                parsed = parsed.select(stay_apart(parsed, reached.former, members))
             if reached.links is not None:
                 candidates -= parsed.num_edges
                 parsed = reached.links.added_to(parsed)

@@ -26,7 +26,7 @@ are in one cluster there, and if the sample shows more than a few lone rows of o
 have 10 rows, or at least 100 rows lie in pieces of which none has a tenth of them. The parts are the pieces that have
 at least 10 rows. A row outside the sample joins a part if more than half of its edges to sample rows of its cluster
 lead there, by p. All other rows become clusters of their own, and so do rows that no edge with p > τ1 connects with
-their part. Edges between parts are left out of the result.
+their part. Edges between parts, and edges that leave parts of fewer than 10 rows, are left out of the result.
 """
 
 from __future__ import annotations
@@ -312,6 +312,18 @@ def taken_apart(
     after[rows] = rows[first][of_row]
     after[rows] = _connected(rows, after, edges, tau1)
     return after, int(divided.sum())
+
+
+def stay_apart(edges: EdgeList, former: NDArray[np.integer], members: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return which edges remain after clusters were taken apart, (E,), so that no later step undoes it.
+
+    Edges between the parts of a cluster go, and so do the edges that leave parts of fewer than 10 rows: these rows lie
+    in a place where p says little. ``former`` and ``members`` (N,) are the clusters before and after.
+    """
+    after, before = np.bincount(members)[members], np.bincount(former)[former]
+    small = (after < LEAST) & (after < before)
+    neither_small = edges.inside(np.where(small, 1 + np.arange(len(members)), 0))
+    return edges.inside(members) | (neither_small & ~edges.inside(former))
 
 
 def _connected(

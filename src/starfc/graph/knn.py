@@ -155,7 +155,7 @@ def search_bytes(features: Features, k: int, method: str = "exact", params: Mapp
     """Return the memory that a search will need, in bytes: features (mapped, or copied to 2 bytes), candidates, graph.
 
     An exact search holds all of them at the same time; its number of candidates depends on the data, and the bound is
-    used here. An approximate one holds a copy of the features, 20 ids per row and a chunk per thread, and reads the
+    used here. An approximate one holds a copy of the features, up to 40 ids per row and a chunk per thread, and reads the
     graph from disk at the end.
     """
     n, graph = len(features), 8 * len(features) * k

@@ -180,6 +180,8 @@ def cluster(
         with stages.stage("choice", needs=search_bytes(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
+            parsed.release()  # a stage counts what it will read again
+            start.scoring.release()
             # the second round of scoring, then communities of the new edges; features of the training edges
             again = again_bytes(start.scoring)
             search_again = 8 * len(parsed) + search_bytes(parsed)

@@ -155,8 +155,8 @@ def search_bytes(features: Features, k: int, method: str = "exact", params: Mapp
     """Return the memory that a search will need, in bytes: features (mapped, or copied to 2 bytes), candidates, graph.
 
     An exact search holds all of them at the same time; its number of candidates depends on the data, and the bound is
-    used here. An approximate one holds a copy of the features, up to 40 ids per row and a chunk per thread, and reads the
-    graph from disk at the end.
+    used here. An approximate one holds a copy of the features, up to 40 ids per row and a chunk per thread; at the end
+    it reads the graph from disk.
     """
     n, graph = len(features), 8 * len(features) * k
     copy = product_dtype().itemsize * n * features.dim

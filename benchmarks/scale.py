@@ -88,7 +88,7 @@ def main() -> None:
             sys.exit(done.returncode)
         sizes[nodes] = summary(json.loads((folder / "record.json").read_text()))
     report(
-        {"synthetic": True, "data": of_data, "model": str(model), "sizes": sizes, "laws": laws(sizes)},
+        {"synthetic": True, "data": of_data, "model": Path(model).name, "sizes": sizes, "laws": laws(sizes)},
         arguments.threads,
         arguments.json,
     )

@@ -121,8 +121,10 @@ class Record:
 
     def require(self, options: dict[str, Any]) -> None:
         """End unless the finished parts were made with the same options."""
-        if self.content.setdefault("options", options) != options:
-            sys.exit(f"{self.path}: made with {self.content['options']}, not with {options}; name another --folder")
+        if not self.content:
+            self.content["options"] = options
+        if self.content.get("options") != options:
+            sys.exit(f"{self.path}: made with {self.content.get('options')}, not {options}; name another --folder")
 
     def done(self, name: str) -> bool:
         return name in self.content

@@ -494,6 +494,20 @@ def test_what_another_search_left_is_not_used(clustered, tmp_path):
         np.testing.assert_array_equal(graph.ids, expected.ids)
 
 
+def test_a_search_of_few_rows_does_not_depend_on_the_number_of_threads():
+    features = Features(unit(np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)))
+    rows, before, found = np.arange(0, 4000, 500), torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 7):
+            torch.set_num_threads(count)
+            found.append(search_rows(features, rows, 10))
+    finally:
+        torch.set_num_threads(before)
+    for sims, ids in found[1:]:
+        np.testing.assert_array_equal(sims, found[0][0])
+        np.testing.assert_array_equal(ids, found[0][1])
+
+
 def test_a_small_set_needs_the_memory_of_exact_search():
     features = Features(unit(np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)))
     assert search_bytes(features, 20, "ivf") == search_bytes(features, 20)

@@ -8,7 +8,7 @@ from scipy.special import expit
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
 from starfc.graph.knn import build_knn
-from starfc.graph.recall import Sample
+from starfc.graph.recall import CANDIDATES, COLUMNS, Sample
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import Structure, smooth
 from starfc.graph.structure_kernels import in_degrees
@@ -54,6 +54,28 @@ def distance(model, one, other):
     """Return the root mean square difference of two contexts, in standard deviations of the training data."""
     spread = model.first.members[0].context_std.numpy()
     return float(np.sqrt((((one - other) / spread) ** 2).mean()))
+
+
+def test_the_search_measures_with_the_columns_of_the_packaged_model():
+    model = load_model(PRETRAINED)
+    assert (model.columns, model.candidates) == (COLUMNS, CANDIDATES)
+
+
+def test_the_judge_gets_the_lists_that_the_model_reads():
+    features, given = rows_of(700), []
+
+    def judge(features, edges, in_lists, context=None):
+        given.append((edges.rows, in_lists))
+        return first_round_judge(features, edges, in_lists, context)
+
+    params = {"nlist": 1, "nprobe": 1, "partitions": 1, "sweeps": 0}
+    graph = build_knn(features, 250, "ivf", params, judge=judge)
+    counts = np.zeros((2, 700), np.float32)
+    in_degrees(graph.ids[:, : load_model(PRETRAINED).columns], 10, counts)
+    rows, in_lists = given[0]
+    np.testing.assert_array_equal(in_lists, counts[:, rows])
+    assert graph.info["recalls"]["edges"] == 1
+    assert graph.info["recalls"]["gained"] == 0
 
 
 def test_exact_lists_change_no_context():

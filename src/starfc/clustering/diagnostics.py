@@ -141,7 +141,7 @@ def doubts(
     if found_edges is not None and found_edges < FEW_EDGES:
         found.append(
             f"the neighbour lists have only {found_edges:.1%} of the edges that matter: clusters are incomplete, and "
-            f"probabilities are less certain{advice('; search farther with {} 0.98', 'knn_recall')}, or exactly"
+            f"probabilities are less certain; use an exact kNN graph, or one that reaches {word('knn_recall')} 0.98"
         )
     elif result.estimate is not None and result.estimate.fscore < DOUBTFUL_F:
         found.append(

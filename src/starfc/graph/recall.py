@@ -119,19 +119,18 @@ class Recalls:
     def text_of(stored: dict[str, Any]) -> str:
         """Return the text of recalls stored as a dict, which can also hold ``same_identity``."""
         same = stored.get("same_identity")
-        text = Recalls(**{name: value for name, value in stored.items() if name != "same_identity"}).text()
-        return text if same is None else f"{text}, {same:.4f} of the neighbours of the same identity"
+        recalls = Recalls(**{name: value for name, value in stored.items() if name != "same_identity"})
+        return recalls.text("" if same is None else f", {same:.4f} of the neighbours of the same identity")
 
-    def text(self) -> str:
-        """Return the shares as part of a sentence."""
+    def text(self, more: str = "") -> str:
+        """Return the shares as part of a sentence; ``more`` is another share that was found."""
         shares = f"{self.nearest:.4f} of the {CANDIDATES} nearest neighbours, {self.neighbours:.4f} of all neighbours"
         if self.edges is None:
-            return f"found {shares}"
+            return f"found {shares}{more}"
         groups = ", ".join("none" if share is None else f"{share:.3f}" for share in self.edges_by_density)
-        gained = "" if self.gained is None else f"; exact lists do not give {self.gained:.4f} of its edges"
-        return (
-            f"found {self.edges:.4f} of the edges that matter (from sparse to dense rows: {groups}), {shares}{gained}"
-        )
+        matter = f"{self.edges:.4f} of the edges that matter (from sparse to dense rows: {groups})"
+        gained = "" if self.gained is None else f"; {self.gained:.4f} of its edges would have p <= 0.5 on exact lists"
+        return f"found {matter}, {shares}{more}{gained}"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from starfc.review.report import write_report
 from starfc.runs.cluster import settings_of
 from starfc.runtime.defaults import RECALL
 from starfc.runtime.machine import choose_device
+from starfc.runtime.stages import Stages
 
 
 class StarFC(ClusterMixin, BaseEstimator):
@@ -77,6 +78,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         sample, neighbour lists reach farther (:mod:`starfc.clustering.reach`).
     device : str
         'auto', 'cpu', 'cuda' or 'cuda:N'.
+    memory_limit : str or None
+        Memory that this process may hold during :meth:`fit`, such as '16GB'. A step that is predicted to need more
+        raises InputError instead of starting. None: no limit.
     random_state : int
         Seed of all random numbers, such as those of 'infomap' and 'leiden'.
 
@@ -124,6 +128,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         adapt: str = "auto",
         reach: str = "auto",
         device: str = "auto",
+        memory_limit: str | None = None,
         random_state: int = 0,
     ) -> None:
         self.model = model
@@ -140,6 +145,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         self.adapt = adapt
         self.reach = reach
         self.device = device
+        self.memory_limit = memory_limit
         self.random_state = random_state
 
     @classmethod
@@ -188,6 +194,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             settings_of(config, decided, self.refinement),
             keep_edges=True,
             device=choose_device(self.device),
+            stages=Stages(config.memory_limit_bytes()),
         )
         result, prepared = done.result, done.prepared
         self.partition_, self.tau1_, self.tau2_, self.doubts_ = config.partition.type, done.tau1, done.tau2, done.doubts
@@ -319,6 +326,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             "adapt": self.adapt,
             "reach": self.reach,
             "device": self.device,
+            "memory_limit": self.memory_limit,
             "seed": self.random_state,
             **({"dynamic": pair} if self.refinement == "dynamic" else pair),
         }

@@ -252,6 +252,8 @@ def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
     rows = np.arange(4000)
     assert (found.members == identities)[rows >= 400].all()
     assert len(np.unique(found.members[:400])) >= 4
+    one = reach(np.zeros(4000, np.int64), chains(identities, 0.9), 79, 0.5, numbered(4000), Steps(identities), Stages())
+    assert one.counts == Counts(joined=0, into=0, apart=1, times=4)  # a single cluster, of all rows
     assert all(len(np.unique(identities[found.members == name])) == 1 for name in np.unique(found.members))
 
 

@@ -147,18 +147,29 @@ def test_a_crashed_run_goes_on_and_ends_up_the_same(tmp_path, monkeypatch, crash
     assert not list((tmp_path / "killed").glob("*/.*"))
 
 
-def test_files_of_other_data_are_replaced_and_finished_ones_are_kept(tmp_path, monkeypatch):
+def test_finished_files_are_kept(tmp_path, monkeypatch):
     first = [path.read_bytes() for path in generate(tmp_path, 50, dim=8)]
-    other = [path.read_bytes() for path in generate(tmp_path, 50, Synthetic(modes=2), dim=8)]
-    assert first[0] != other[0]
     record = json.loads((tmp_path / "synthetic.json").read_text())
-    assert record["parameters"] == asdict(Synthetic(modes=2))
+    assert record["parameters"] == asdict(Synthetic())
     monkeypatch.setattr(synthetic, "_write_rows", pytest.fail)
-    generate(tmp_path, 50, Synthetic(modes=2), dim=8)
+    assert [path.read_bytes() for path in generate(tmp_path, 50, dim=8)] == first
+
+
+@pytest.mark.parametrize("foreign", [True, False], ids=["of someone else", "of other parameters"])
+def test_files_of_other_data_are_not_replaced(tmp_path, foreign):
+    if foreign:
+        (tmp_path / "labels").mkdir()
+        np.save(tmp_path / "labels" / "synthetic.npy", np.arange(50))
+    else:
+        generate(tmp_path, 50, seed=0, dim=8)
+    before = (tmp_path / "labels" / "synthetic.npy").read_bytes()
+    with pytest.raises(InputError, match=r"synthetic\.npy: exists, and synthetic\.json does not say"):
+        generate(tmp_path, 50, seed=1, dim=8)
+    assert (tmp_path / "labels" / "synthetic.npy").read_bytes() == before
+    assert not list(tmp_path.glob("*/.*"))
 
 
 def test_a_kill_between_the_two_files_leaves_no_mixture(tmp_path, monkeypatch):
-    generate(tmp_path, 50, seed=0, dim=8)
     replace, renamed = synthetic.os.replace, []
 
     def rename(source, target):

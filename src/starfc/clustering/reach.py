@@ -209,7 +209,8 @@ def reach(
         Records the time of the samples.
     """
     n = len(members)
-    if n < TIMES * LEAST_LISTS * columns or np.count_nonzero(np.bincount(members) >= LEAST) < 2:
+    needed = 1 if n > MANY else 2  # to take apart, or to join
+    if n < TIMES * LEAST_LISTS * columns or np.count_nonzero(np.bincount(members) >= LEAST) < needed:
         return Reached(members)
     parts = np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES)
     if n > MANY:

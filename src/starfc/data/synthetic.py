@@ -136,7 +136,8 @@ def generate(
     Raises
     ------
     InputError
-        A parameter is out of its range, the folder cannot be written to, or the disk has too little space.
+        A parameter is out of its range, the folder cannot be written to or holds other data of this name, or the disk
+        has too little space.
     """
     population = Population(num_nodes, parameters or Synthetic(), seed, dim)
     if not name or Path(name).name != name:
@@ -145,9 +146,15 @@ def generate(
     parts = [path.with_name(f".{path.stem}.part.npy") for path in paths]
     record, record_path = population.record(), Path(folder) / f"{name}.json"
     done = _rows_done(record_path, record)
+    there = [path for path in paths if path.exists()]
+    if done is None and there:
+        raise InputError(
+            f"{there[0]}: exists, and {record_path.name} does not say that it holds these data; remove it, or choose "
+            "another name or folder"
+        )
     if done == num_nodes and all(path.is_file() for path in paths) and not any(part.is_file() for part in parts):
         return paths[0], paths[1]
-    if not all(part.is_file() for part in parts):
+    if done is None or not all(part.is_file() for part in parts):
         done = 0
     _check_room(Path(folder), (num_nodes - done) * (2 * dim + 8))
     if done == 0:
@@ -178,14 +185,14 @@ def _check_room(folder: Path, needs: int) -> None:
         )
 
 
-def _rows_done(record_path: Path, record: dict[str, object]) -> int:
-    """Return the number of rows that an earlier call for the same data has written; 0 if there was none."""
+def _rows_done(record_path: Path, record: dict[str, object]) -> int | None:
+    """Return the number of rows that an earlier call for the same data has written; None if there was none."""
     try:
         found = json.loads(record_path.read_text(encoding="utf-8"))
         done = found.pop("rows_done")
     except (OSError, ValueError, KeyError, AttributeError):
-        return 0
-    return done if found == record else 0
+        return None
+    return done if found == record else None
 
 
 def _write_rows(path: Path, rows: NDArray, start: int) -> None:

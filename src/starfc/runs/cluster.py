@@ -264,7 +264,7 @@ def _reach(result: Clustering, config: Config) -> dict[str, Any]:
         off = config.reach == "off"
         return {"value": 1, "reason": f"{word('reach')} is off" if off else "only communities are searched again"}
     if result.reached is None:
-        return {"value": 1, "reason": f"fewer than two clusters have {LEAST} rows or more, or there are few rows"}
+        return {"value": 1, "reason": f"too few clusters have {LEAST} rows or more, or there are few rows"}
     counts = result.reached
     found = f"{counts.joined} clusters became {counts.into}" if counts.joined else "no clusters were joined"
     if counts.apart:

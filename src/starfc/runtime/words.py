@@ -44,6 +44,8 @@ _SAME = [
     "tau2",
     "th_sim",
     "knn_method",
+    "knn_recall",
+    "memory_limit",
     "invalid_rows",
     "copies",
     "adapt",

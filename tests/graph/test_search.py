@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from helpers.samples import blobs, unit
 from starfc.data.dataset import Features
+from starfc.errors import InputError
 from starfc.graph import approximate as approximate_module
 from starfc.graph import cells as cells_module
 from starfc.graph import exact as exact_module
 from starfc.graph import knn as knn_module
+from starfc.graph import opening
 from starfc.graph.cells import Centroids, Members, make_cells, probe_cells
 from starfc.graph.exact import exact_search, nearest_of_rows, rounded_search, search_rows
 from starfc.graph.knn import build_knn, exact_knn, search_bytes
@@ -23,6 +25,7 @@ from starfc.graph.pools import Pools, numeric, sorted_pools
 from starfc.graph.recall import Recalls, Sample
 from starfc.graph.sweeps import Steps, sweep
 from starfc.runtime.products import slices
+from starfc.runtime.stages import Stages
 from starfc.storage.records import PhaseRecord
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -368,6 +371,18 @@ def test_a_missed_target_is_warned_of(clustered, monkeypatch, caplog):
     graph = build_knn(clustered, 15, "ivf", {"nlist": 200}, recall=1.0)
     assert graph.info["recall"] < 1
     assert "knn_recall 1 was not reached: found" in caplog.text
+
+
+def test_only_a_search_needs_the_memory_of_a_search(tmp_path, monkeypatch):
+    features = Features(unit(blobs()[0]), "x")
+    monkeypatch.setattr(opening, "search_bytes", lambda *_: 1 << 50)
+    limited, place = Stages(1 << 40), opening.Place.named(tmp_path / "graph")
+    for where in (None, place):
+        with pytest.raises(InputError, match="stage 'kNN graph' needs about"):
+            opening.open_or_build(features, 10, opening.Search(), where, limited)
+    built = opening.open_or_build(features, 10, opening.Search(), place)
+    stored = opening.open_or_build(features, 10, opening.Search(), place, limited)
+    np.testing.assert_array_equal(stored.ids, built.ids)
 
 
 def test_where_approximate_search_does_not_pay_search_is_exact():

@@ -97,7 +97,7 @@ def test_what_cannot_be_clustered(tmp_path):
         StarFC(k=10, copies="drop").fit(features)
     with pytest.raises(InputError, match="refinement: must be one of 'fixed', 'dynamic'; found 'static'"):
         StarFC(k=10, refinement="static").fit(features)
-    with pytest.raises(InputError, match="memory_limit: must be .*; found 'much'"):
+    with pytest.raises(InputError, match=r"memory_limit: must be .*; found 'much'"):
         StarFC(k=10, memory_limit="much").fit(features)
-    with pytest.raises(InputError, match="memory_limit: the process itself uses .* above the limit of 1 MB"):
+    with pytest.raises(InputError, match=r"memory_limit: the process itself uses .* above the limit of 1 MB"):
         StarFC(k=10, memory_limit="1MB").fit(features)

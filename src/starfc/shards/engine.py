@@ -1,0 +1,207 @@
+"""Run the tasks of a stage: on this machine, or on a cluster with Ray.
+
+Tasks are idempotent and independent, and their results are files. So an engine only decides where a task runs. Both
+keep at most twice as many tasks in flight as there are workers, start a task again whose worker has died, and redo the
+task that made a damaged array.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from starfc.errors import InputError
+from starfc.runtime.extras import require
+from starfc.runtime.machine import set_threads
+from starfc.runtime.progress import progress
+from starfc.shards.run import ShardRun
+from starfc.shards.store import DamagedError
+from starfc.shards.tasks import opened, run_task
+
+log = logging.getLogger("starfc")
+
+_TRIES = 4  # times that a task is started if its workers die
+
+
+class Engine(Protocol):
+    """A place where tasks run."""
+
+    workers: int
+
+    def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:
+        """Start a task that needs this memory, in bytes; return a handle."""
+
+    def finished(self, handles: list[Any]) -> list[tuple[Any, BaseException | None]]:
+        """Wait until a task ends; return the handles of the tasks that have, with their errors."""
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Return whether a task ended because its worker died."""
+
+
+def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None:
+    """Run the tasks of a stage that are not finished."""
+    count = len(run.of(stage))
+    waiting = sorted(set(range(count)) - run.store.finished(stage), reverse=True)
+    todo: list[tuple[str, int]] = [(stage, index) for index in waiting]
+    tries: dict[tuple[str, int], int] = {}
+    running: dict[Any, tuple[str, int]] = {}
+    with progress(stage, total=count, done=count - len(todo), unit="task") as bar:
+        while todo or running:
+            while todo and len(running) < 2 * max(engine.workers, 1):
+                task = todo.pop()
+                running[engine.submit(run, *task, needs)] = task
+            for handle, error in engine.finished(list(running)):
+                task = running.pop(handle)
+                if error is None:
+                    bar.update(task[0] == stage)
+                    continue
+                tries[task] = tries.get(task, 0) + 1
+                if tries[task] == _TRIES or not (isinstance(error, DamagedError) or engine.is_lost(error)):
+                    raise error
+                todo.append(task)
+                if isinstance(error, DamagedError):
+                    log.warning("%s; it is made again", error)
+                    source = (error.stage, error.index)
+                    if source not in running.values() and source not in todo:
+                        run.store.forget(*source)
+                        todo.append(source)
+                    elif source in todo:
+                        todo.remove(source)
+                        todo.append(source)
+                else:
+                    log.warning("%s/%05d: its worker died; it starts again", *task)
+
+
+class LocalEngine:
+    """Processes on this machine. With 0 workers, tasks run in this process.
+
+    Parameters
+    ----------
+    workers : int
+        Number of processes.
+    threads : int
+        Threads of each.
+    """
+
+    def __init__(self, workers: int, threads: int) -> None:
+        self.workers, self._threads = workers, threads
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Future:
+        if self.workers == 0:
+            done: Future = Future()
+            try:
+                done.set_result(run_task(run, stage, index))
+            except DamagedError as error:
+                done.set_exception(error)
+            return done
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(self._threads,)
+            )
+        try:
+            return self._pool.submit(_task, run.store.url, stage, index)
+        except BrokenProcessPool:
+            self._pool = None
+            return self.submit(run, stage, index, needs)
+
+    def finished(self, handles: list[Future]) -> list[tuple[Future, BaseException | None]]:
+        done, _ = wait(handles, return_when=FIRST_COMPLETED)
+        return [(handle, handle.exception()) for handle in done]
+
+    def is_lost(self, error: BaseException) -> bool:
+        return isinstance(error, BrokenProcessPool)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _start(threads: int) -> None:
+    set_threads(threads)
+
+
+def _task(url: str, stage: str, index: int) -> dict[str, float]:
+    return run_task(opened(url), stage, index)
+
+
+class RayEngine:
+    """Workers of a Ray cluster (Ray Core, tasks only). State is files, so tasks return numbers only.
+
+    Parameters
+    ----------
+    address : str, optional
+        Address of the cluster: ``auto``, or HOST:PORT. Default: a cluster on this machine, which ends with the run.
+    workers : int, optional
+        Number of tasks that run at the same time. Default: as many as the cluster has processors for.
+    threads : int
+        Processors of each task.
+    """
+
+    def __init__(self, address: str | None, workers: int | None, threads: int) -> None:
+        require("ray", "--engine ray")
+        import ray
+
+        self._ray, self._threads = ray, threads
+        try:
+            ray.init(
+                address, num_cpus=None if address else (workers or 1) * threads, log_to_driver=False,
+                logging_level=logging.ERROR, include_dashboard=False if address is None else None,
+            )  # fmt: skip
+        except ConnectionError as error:
+            raise InputError(
+                f"--address: no Ray cluster at {address!r} ({str(error).splitlines()[0]}); start one with `ray start "
+                "--head`, or leave --address out to use this machine"
+            ) from None
+        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        self._remote = ray.remote(_ray_task)
+
+    def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:
+        # `memory` only schedules: it keeps a machine from getting more tasks than fit
+        options = self._remote.options(num_cpus=self._threads, max_retries=0, memory=needs or None)
+        return options.remote(run.store.url, stage, index, self._threads)
+
+    def finished(self, handles: list[Any]) -> list[tuple[Any, BaseException | None]]:
+        done, _ = self._ray.wait(handles, num_returns=1)
+        return [(handle, self._error(handle)) for handle in done]
+
+    def _error(self, handle: Any) -> BaseException | None:
+        try:
+            damaged = self._ray.get(handle)
+        except self._ray.exceptions.RayTaskError as error:
+            return error.cause if isinstance(error.cause, InputError) else error
+        except self._ray.exceptions.RayError as error:
+            return error
+        return DamagedError(*damaged) if damaged else None
+
+    def is_lost(self, error: BaseException) -> bool:
+        lost = self._ray.exceptions
+        return isinstance(error, lost.WorkerCrashedError | lost.NodeDiedError | lost.OutOfMemoryError | lost.ObjectLostError)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+def _ray_task(url: str, stage: str, index: int, threads: int) -> tuple[str, int, str] | None:
+    """Run a task on a Ray worker; return which array was damaged, if one was."""
+    set_threads(threads)
+    try:
+        run_task(opened(url), stage, index)
+    except DamagedError as error:
+        return error.stage, error.index, error.why
+    return None
+
+
+@contextmanager
+def engine_of(name: str, workers: int | None, threads: int, address: str | None) -> Iterator[LocalEngine | RayEngine]:
+    """Yield an engine by its name, 'local' or 'ray'."""
+    engine = RayEngine(address, workers, threads) if name == "ray" else LocalEngine(workers or 0, threads)
+    try:
+        yield engine
+    finally:
+        engine.close()

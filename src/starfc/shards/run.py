@@ -140,7 +140,7 @@ class ShardRun:
 
     def of(self, stage: str) -> list[slice]:
         """Return the places of each task of a stage."""
-        return self.chunks if stage.startswith(("cells", "sweep")) else self.shards
+        return self.chunks if stage.startswith(("cells", "sweep", "pairs", "back")) else self.shards
 
     @property
     def columns(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from starfc.errors import InputError
 from starfc.runtime.extras import require
+from starfc.runtime.kernel_cache import lock_kernel_cache
 from starfc.runtime.machine import set_threads
 from starfc.runtime.progress import progress
 from starfc.shards.run import ShardRun
@@ -25,6 +27,7 @@ from starfc.shards.tasks import opened, run_task
 
 log = logging.getLogger("starfc")
 
+_POLL = 1.0  # seconds between looks at a store whose tasks others run
 _TRIES = 4  # times that a task is started if its workers die
 
 
@@ -84,12 +87,10 @@ class LocalEngine:
     ----------
     workers : int
         Number of processes.
-    threads : int
-        Threads of each.
     """
 
-    def __init__(self, workers: int, threads: int) -> None:
-        self.workers, self._threads = workers, threads
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Future:
@@ -102,7 +103,7 @@ class LocalEngine:
             return done
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(self._threads,)
+                self.workers, multiprocessing.get_context("spawn"), initializer=_start
             )
         try:
             return self._pool.submit(_task, run.store.url, stage, index)
@@ -122,8 +123,9 @@ class LocalEngine:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _start(threads: int) -> None:
-    set_threads(threads)
+def _start() -> None:
+    lock_kernel_cache()
+    set_threads(1)
 
 
 def _task(url: str, stage: str, index: int) -> dict[str, float]:
@@ -137,20 +139,18 @@ class RayEngine:
     ----------
     address : str, optional
         Address of the cluster: ``auto``, or HOST:PORT. Default: a cluster on this machine, which ends with the run.
-    workers : int, optional
-        Number of tasks that run at the same time. Default: as many as the cluster has processors for.
-    threads : int
-        Processors of each task.
+    workers : int
+        Processors of a cluster on this machine. With an address, the cluster says how many it has.
     """
 
-    def __init__(self, address: str | None, workers: int | None, threads: int) -> None:
+    def __init__(self, address: str | None, workers: int) -> None:
         require("ray", "--engine ray")
         import ray
 
-        self._ray, self._threads = ray, threads
+        self._ray = ray
         try:
             ray.init(
-                address, num_cpus=None if address else (workers or 1) * threads, log_to_driver=False,
+                address, num_cpus=None if address else workers, log_to_driver=False,
                 logging_level=logging.ERROR, include_dashboard=False if address is None else None,
             )  # fmt: skip
         except ConnectionError as error:
@@ -158,13 +158,13 @@ class RayEngine:
                 f"--address: no Ray cluster at {address!r} ({str(error).splitlines()[0]}); start one with `ray start "
                 "--head`, or leave --address out to use this machine"
             ) from None
-        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._remote = ray.remote(_ray_task)
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:
         # `memory` only schedules: it keeps a machine from getting more tasks than fit
-        options = self._remote.options(num_cpus=self._threads, max_retries=0, memory=needs or None)
-        return options.remote(run.store.url, stage, index, self._threads)
+        options = self._remote.options(num_cpus=1, max_retries=0, memory=needs or None)
+        return options.remote(run.store.url, stage, index)
 
     def finished(self, handles: list[Any]) -> list[tuple[Any, BaseException | None]]:
         done, _ = self._ray.wait(handles, num_returns=1)
@@ -187,9 +187,9 @@ class RayEngine:
         self._ray.shutdown()
 
 
-def _ray_task(url: str, stage: str, index: int, threads: int) -> tuple[str, int, str] | None:
+def _ray_task(url: str, stage: str, index: int) -> tuple[str, int, str] | None:
     """Run a task on a Ray worker; return which array was damaged, if one was."""
-    set_threads(threads)
+    _start()
     try:
         run_task(opened(url), stage, index)
     except DamagedError as error:
@@ -197,10 +197,55 @@ def _ray_task(url: str, stage: str, index: int, threads: int) -> tuple[str, int,
     return None
 
 
+class WaitEngine:
+    """Tasks that others run: ``starfc task`` in a job array, for example of SLURM. This process waits for their files.
+
+    A task whose worker dies is not noticed; it must be started again by the same means.
+    """
+
+    workers = 1 << 30  # all tasks of a stage are waited for at the same time
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, int], ShardRun] = {}
+        self._announced: set[str] = set()
+
+    def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> tuple[str, int]:
+        if stage not in self._announced:
+            self._announced.add(stage)
+            run.store.write_json("waiting.json", {"stage": stage, "tasks": len(run.of(stage))})
+            last = len(run.of(stage)) - 1
+            log.info("%s: waiting for `starfc task %s %s I`, I from 0 to %d", stage, run.store.url, stage, last)
+        self._waiting[stage, index] = run
+        return stage, index
+
+    def finished(self, handles: list[tuple[str, int]]) -> list[tuple[tuple[str, int], BaseException | None]]:
+        while True:
+            done = []
+            for stage in {stage for stage, _ in handles}:
+                run = next(self._waiting[handle] for handle in handles if handle[0] == stage)
+                there = run.store.finished(stage)
+                done += [handle for handle in handles if handle[0] == stage and handle[1] in there]
+            if done:
+                return [(handle, None) for handle in done]
+            time.sleep(_POLL)
+
+    def is_lost(self, error: BaseException) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 @contextmanager
-def engine_of(name: str, workers: int | None, threads: int, address: str | None) -> Iterator[LocalEngine | RayEngine]:
-    """Yield an engine by its name, 'local' or 'ray'."""
-    engine = RayEngine(address, workers, threads) if name == "ray" else LocalEngine(workers or 0, threads)
+def engine_of(name: str, workers: int, address: str | None) -> Iterator[LocalEngine | RayEngine | WaitEngine]:
+    """Yield an engine by its name: 'local', 'ray' or 'wait'. Each task has one thread, so tasks do not share cores."""
+    engine: LocalEngine | RayEngine | WaitEngine
+    if name == "ray":
+        engine = RayEngine(address, workers)
+    elif name == "wait":
+        engine = WaitEngine()
+    else:
+        engine = LocalEngine(workers)
     try:
         yield engine
     finally:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import shutil
 import tempfile
 import threading
 import time
@@ -142,6 +142,12 @@ class Store:
         path = f"{self._root}/{stage}"
         if self._fs.exists(path):
             self._fs.rm(path, recursive=True)
+
+    def remove(self) -> None:
+        """Remove the store and the local copies of its arrays."""
+        if self._fs.exists(self._root):
+            self._fs.rm(self._root, recursive=True)
+        shutil.rmtree(self._cache, ignore_errors=True)
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         self._write(name, json.dumps(record, indent=1).encode())

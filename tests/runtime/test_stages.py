@@ -39,6 +39,30 @@ def test_a_stage_above_the_limit_does_not_start():
     assert not started
 
 
+MAPPED = """
+import sys
+import numpy as np
+from starfc.runtime.memory import release_unused
+from starfc.runtime.stages import resident_bytes
+
+array = np.lib.format.open_memmap(sys.argv[1], "w+", np.int64, (1 << 24,))
+array[:] = 7
+changed = np.load(sys.argv[1], mmap_mode="c")
+changed[:] = 8
+before = resident_bytes()
+release_unused()
+assert resident_bytes() < before - (100 << 20), (before, resident_bytes())
+assert (array == 7).all() and (changed == 8).all()
+print("released")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are released on Linux only")
+def test_pages_of_files_are_given_back_and_no_change_is_lost(tmp_path):
+    done = subprocess.run([sys.executable, "-c", MAPPED, tmp_path / "x.npy"], capture_output=True, text=True)
+    assert done.stdout == "released\n", done.stderr
+
+
 FREED = """
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np

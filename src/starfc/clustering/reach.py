@@ -122,7 +122,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Reached:
-    """The clusters after both. ``links``, ``counts`` and ``agreed`` are None if no sample was clustered.
+    """The clusters after both. ``links`` and ``counts`` are None if no sample was clustered.
 
     Attributes
     ----------
@@ -132,7 +132,9 @@ class Reached:
         The edges that join clusters.
     counts : Counts, optional
     agreed : (2,) float64, optional
-        The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`).
+        The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`). None
+        if a sample has less than about a third of the rows: it then holds few rows of each identity, which are harder
+        to cluster than all rows.
     former : (N,) integers, optional
         The smallest member of each row's cluster before clusters were taken apart; None if none was.
     """
@@ -231,10 +233,12 @@ def reach(
             inside = mean_inside(members, edges)
     found = join(members, inside, columns, tau1, samples)
     assert found.counts is not None
+    times = round(n / len(samples[0].rows))
     return replace(
         found,
         former=former if apart else None,
-        counts=replace(found.counts, apart=apart, times=round(n / len(samples[0].rows))),
+        counts=replace(found.counts, apart=apart, times=times),
+        agreed=found.agreed if times <= TIMES else None,
     )
 
 

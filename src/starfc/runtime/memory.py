@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+# a line of /proc/self/maps: range of addresses, permissions with "s" for shared, offset, device, number of the file
+_SHARED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) [r-][w-][x-]s [0-9a-f]+ \S+ ([1-9]\d*) ")
 
-def release_freed() -> None:
-    """Give freed memory back to the system.
+
+def release_unused() -> None:
+    """Give memory back that this process holds but does not need: freed arrays, and pages of memory-mapped files.
 
     The C library keeps the memory of freed arrays below 32 MiB, one heap for each thread. After a large search these
-    are gigabytes, which count as memory of this process. Has an effect with glibc only.
+    are gigabytes. Pages of a mapped file count as memory of this process once they have been read; they are read again
+    when needed. Has an effect on Linux only, for the C library with glibc only.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        found = _SHARED.match(line)
+        if found:  # nothing is lost: what was written to a shared page is in the file
+            start, stop = (int(found[at], 16) for at in (1, 2))
+            library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
 
 
 def release(array: NDArray) -> None:

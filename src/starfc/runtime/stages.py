@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from starfc.errors import InputError
-from starfc.runtime.memory import release_freed
+from starfc.runtime.memory import release_unused
 from starfc.runtime.words import advice, word
 
 log = logging.getLogger("starfc")
@@ -83,7 +83,7 @@ class Stages:
         """Raise InputError if a stage that needs this memory, in bytes, would exceed the limit."""
         if needs:
             log.info("%s%s: needs about %s", self.within, name, megabytes(needs))
-        release_freed()
+        release_unused()
         held = resident_bytes()
         self._require_above(held, f", and stage '{name}' needs about {megabytes(needs)} more")
         if self.memory_limit is not None and held + needs > self.memory_limit:

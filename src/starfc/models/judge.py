@@ -58,8 +58,8 @@ def context_change(
     trust the common neighbours of all pairs more. Therefore the context must be that of exact lists. It is measured on
     1,000 rows and three candidate edges of each: once with exact lists, and once with those of ``graph``.
     ``strangers`` are those of the set, and ``in_lists_of`` returns the numbers (2, t) of lists that have each of some
-    rows (:class:`starfc.graph.structure.Structure`). The quantiles of ranks stay as they are: they are logs of whole numbers, which
-    jump from one sample to the next.
+    rows (:class:`starfc.graph.structure.Structure`). The quantiles of ranks stay as they are: they are logs of whole
+    numbers, which jump from one sample to the next.
 
     Notes
     -----

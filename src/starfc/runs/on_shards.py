@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from starfc.clustering.arrays import MakeGraph
-from starfc.clustering.parsing import MakeScoring
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.neighbours import KnnGraph
@@ -66,12 +65,13 @@ class ShardOptions:
 @contextmanager
 def on_shards(
     options: ShardOptions, model: Model, search: Search, out: Path, threads: int, *, keep_graph: bool
-) -> Iterator[tuple[MakeGraph, MakeScoring]]:
-    """Yield the functions that build the kNN graph and score its edges on shards.
+) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of :func:`starfc.clustering.arrays.cluster_features` that make it run on shards.
 
     ``keep_graph`` stores the graph in the folder ``out``, for `starfc assign`.
     """
     store = Store(options.store or f"{out}.shards")
+    log.info("shards: %s, engine %s", store.url, options.engine)
     with engine_of(options.engine, options.workers or threads, options.address) as engine:
         shards = Shards(store, engine, model, search, options.shard_rows)
 
@@ -82,7 +82,7 @@ def on_shards(
                 write_graph(place.path, whole(graph, out), features)
             return graph
 
-        yield make_graph, shards.scoring
+        yield {"make_graph": make_graph, "make_scoring": shards.scoring}
     if options.store is None:
         store.remove()
 

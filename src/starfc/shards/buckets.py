@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from starfc.shards.run import ShardRun
 
 
-def bucketed(
-    targets: NDArray[np.integer], parts: dict[str, NDArray], size: int, count: int
-) -> dict[str, NDArray]:
+def bucketed(targets: NDArray[np.integer], parts: dict[str, NDArray], size: int, count: int) -> dict[str, NDArray]:
     """Return values as arrays to store: sorted by the shard of their target, with ``starts`` (count + 1,).
 
     Parameters

@@ -11,8 +11,7 @@ scoring runs as tasks, again for each round of adaptation.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,13 @@ from starfc.models.contextual import Context, ContextualModel, first_context, sa
 from starfc.models.judge import context_change
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
-from starfc.runtime.products import product_dtype, slices
+from starfc.runtime.products import product_dtype
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
-from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, ROW_BLOCK, Halves, Scoring
+from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, Halves, Scoring
 from starfc.shards.engine import Engine, run_stage
 from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, processor
-from starfc.shards.scores import NEAR, Around, save_scorers
+from starfc.shards.scores import NEAR, Around, arrays_of
 from starfc.shards.search import load_cells, save_cells
 from starfc.shards.store import Store
 from starfc.storage.records import PhaseRecord
@@ -129,8 +128,8 @@ class Shards:
         options = {"method": search.method, "params": dict(search.params), "seed": search.seed, "recall": search.recall}
         manifest = Manifest(
             fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k, normalise=features.normalise,
-            dtype=features.array.dtype.name, shard_rows=self.shard_rows, chunk_rows=slices(n, rows_per_chunk(n))[0].stop,
-            model=str(Path(str(self.model.folder)).resolve()), search=options, processor=processor(),
+            dtype=features.array.dtype.name, shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
+            model=str(Path(str(self.model.folder)).resolve()), search=options, products=str(product_dtype()).removeprefix("torch."), processor=processor(),
         )  # fmt: skip
         run = self._begun(manifest)
         count = search.params.get("nlist", max(1, n // k)) if approximate else max(1, n // k)
@@ -161,6 +160,8 @@ class Shards:
             return ShardRun(self.store, manifest)
         except ValueError as error:
             raise InputError(f"{self.store.url}/manifest.json: damaged ({error}); remove the folder") from None
+        if found.get("products") in ("float32", "bfloat16"):  # as measured then; now another one may be faster
+            manifest = replace(manifest, products=found["products"])
         wanted = asdict(manifest)
         other = sorted(name for name in wanted if found.get(name) != wanted[name])
         if other:
@@ -214,7 +215,7 @@ class _Phases:
         self.last: str | None = None
 
     def probe(self, phase: PhaseRecord) -> None:
-        run, store, number = self._run, self._run.store, phase.number
+        run, number = self._run, phase.number
         if number > 0:
             features, order = self._features, self._order
 
@@ -224,17 +225,17 @@ class _Phases:
             seed = self._shards.search.seed + number
             self._shards._partition(run, number, lambda: divide(vectors, run.manifest.n, self._count, seed))
         stage = f"cells-{number}"
-        store.write_json(f"{stage}/input.json", {"before": self.last, "partition": number, "probes": phase.probes})
+        run.ask(stage, {"before": self.last, "partition": number, "probes": phase.probes})
         self._done(phase, stage)
 
     def sweep(self, phase: PhaseRecord) -> None:
-        run, store, number = self._run, self._run.store, len(self.finished)
-        store.write_json(f"pairs-{number}/input.json", {"before": self.last})
+        run, number = self._run, len(self.finished)
+        run.ask(f"pairs-{number}", {"before": self.last})
         run_stage(self._shards.engine, run, f"pairs-{number}")
-        store.write_json(f"back-{number}/input.json", {"pairs": f"pairs-{number}"})
+        run.ask(f"back-{number}", {"pairs": f"pairs-{number}"})
         run_stage(self._shards.engine, run, f"back-{number}")
         stage = f"sweep-{phase.number}"
-        store.write_json(f"{stage}/input.json", {"before": self.last, "back": f"back-{number}"})
+        run.ask(stage, {"before": self.last, "back": f"back-{number}"})
         self._done(phase, stage)
 
     def _done(self, phase: PhaseRecord, stage: str) -> None:
@@ -320,11 +321,9 @@ class ShardScoring(Scoring):
     def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
         run, store, stage = self.run, self.run.store, f"second-{self._rounds}"
         self._rounds += 1
-        if halves is None:
-            self._asked(stage, [self.scorer], None, tau1)
-        else:
-            assert isinstance(halves, Adapted)
-            self._asked(stage, list(halves.scorers), halves.half, tau1)
+        assert halves is None or isinstance(halves, Adapted)
+        arrays = arrays_of([self.scorer]) if halves is None else arrays_of(halves.scorers, halves.half)
+        run.ask(stage, {"codes": self._codes, "tau1": tau1}, arrays)
         run_stage(self._engine, run, stage)
         blocks: list[Block] = []
         sums = np.zeros(2, object)
@@ -352,15 +351,11 @@ class ShardScoring(Scoring):
 
     def _first_round_of(self, scorer: EdgeScorer) -> None:
         """Run the first round, and pass its logits to both ends of each edge."""
-        save_scorers(self.run, "first", [scorer])
+        self.run.ask("first", {}, arrays_of([scorer]))
         run_stage(self._engine, self.run, "first")
-        self.run.store.write_json("codes/input.json", {"first": "first"})
+        self.run.ask("codes", {"first": "first"})
         run_stage(self._engine, self.run, "codes")
         self._codes = "codes"
-
-    def _asked(self, stage: str, scorers: list[EdgeScorer], half: NDArray[np.int8] | None, tau1: float) -> None:
-        save_scorers(self.run, stage, scorers, half)
-        self.run.store.write_json(f"{stage}/input.json", {"codes": self._codes, "tau1": tau1})
 
     def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.edges_of(nodes)[0]

@@ -23,7 +23,7 @@ from starfc.runtime.machine import set_threads
 from starfc.runtime.progress import progress
 from starfc.shards.run import ShardRun
 from starfc.shards.store import DamagedError
-from starfc.shards.tasks import opened, run_task
+from starfc.shards.tasks import kind_of, opened, run_task
 
 log = logging.getLogger("starfc")
 
@@ -68,6 +68,9 @@ def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None
                     raise error
                 todo.append(task)
                 if isinstance(error, DamagedError):
+                    if kind_of(error.stage) is None:  # this process makes it, at the start of a run
+                        run.store.forget(error.stage, error.index)
+                        raise InputError(f"{error}; start the same command again, which makes it anew") from error
                     log.warning("%s; it is made again", error)
                     source = (error.stage, error.index)
                     if source not in running.values() and source not in todo:
@@ -102,9 +105,7 @@ class LocalEngine:
                 done.set_exception(error)
             return done
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), initializer=_start
-            )
+            self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), initializer=_start)
         try:
             return self._pool.submit(_task, run.store.url, stage, index)
         except BrokenProcessPool:
@@ -174,14 +175,16 @@ class RayEngine:
         try:
             damaged = self._ray.get(handle)
         except self._ray.exceptions.RayTaskError as error:
-            return error.cause if isinstance(error.cause, InputError) else error
+            return error.cause if isinstance(error.cause, InputError | OSError) else error
         except self._ray.exceptions.RayError as error:
             return error
         return DamagedError(*damaged) if damaged else None
 
     def is_lost(self, error: BaseException) -> bool:
         lost = self._ray.exceptions
-        return isinstance(error, lost.WorkerCrashedError | lost.NodeDiedError | lost.OutOfMemoryError | lost.ObjectLostError)
+        return isinstance(
+            error, lost.WorkerCrashedError | lost.NodeDiedError | lost.OutOfMemoryError | lost.ObjectLostError
+        )
 
     def close(self) -> None:
         self._ray.shutdown()

@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from starfc.graph.strangers import Strangers
 from starfc.models.checkpoint import Model, load_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
-from starfc.runtime.products import product_dtype, slices
+from starfc.runtime.products import product_dtype, slices, use_product_dtype
 from starfc.shards.store import Store
 from starfc.version import __version__
 
@@ -54,6 +55,8 @@ class Manifest:
         Folder of the weights, the same path on all machines.
     search : dict
         Method, parameters, recall and seed of the neighbour search.
+    products : str
+        Number type of the products of a search. All processes use that of the first one.
     version, processor : str
         Version of this package, and kind of processor: the last bits of products differ between kinds.
     """
@@ -68,13 +71,14 @@ class Manifest:
     chunk_rows: int
     model: str
     search: dict[str, Any]
+    products: str
     version: str = __version__
     processor: str = ""
 
 
 def processor() -> str:
-    """Return the kind of this processor, and the number type of its fastest products."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {product_dtype()}".replace("torch.", "")
+    """Return the kind of this processor."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 class ShardRun:
@@ -88,6 +92,7 @@ class ShardRun:
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store, self.manifest = store, manifest
+        use_product_dtype(getattr(torch, manifest.products))
 
     @classmethod
     def open(cls, store: Store) -> ShardRun:
@@ -100,6 +105,8 @@ class ShardRun:
         """
         try:
             manifest = Manifest(**store.read_json("manifest.json"))
+            if manifest.products not in ("float32", "bfloat16"):
+                raise ValueError(f"products: {manifest.products!r}")
         except FileNotFoundError:
             raise InputError(f"{store.url}: no run on shards found (manifest.json is missing)") from None
         except (ValueError, TypeError) as error:
@@ -149,9 +156,37 @@ class ShardRun:
 
     @cached_property
     def smoothed_columns(self) -> int:
-        """Columns of the kNN graph whose neighbours are averaged (:func:`starfc.graph.structure.smoothing_affinity`)."""
+        """Columns that are averaged (:func:`starfc.graph.structure.smoothing_affinity`)."""
         smoothing = self.structural.smoothing
         return smoothing if smoothing + 1 < self.manifest.k else self.manifest.k
+
+    def ask(self, stage: str, wanted: dict[str, Any], arrays: dict[str, NDArray] | None = None) -> None:
+        """Store what the tasks of a stage need to know. If it was something else before, the stage starts again.
+
+        ``wanted`` are numbers and names, ``arrays`` are read by :meth:`asked_array`.
+        """
+        given = f"{stage}-given"
+        if arrays is not None:
+            digests = {part: record["digest"] for part, record in self.store.save(given, 0, arrays).items()}
+            wanted = wanted | {"arrays": digests}
+        try:
+            before = self.store.read_json(f"{stage}/input.json")
+        except (FileNotFoundError, ValueError):
+            before = None
+        if before != wanted:
+            self.store.remove_stage(stage)
+            self.store.write_json(f"{stage}/input.json", wanted)
+
+    def asked(self, stage: str) -> dict[str, Any]:
+        """Return the numbers and names that a stage was asked for. Raise InputError if it has not begun."""
+        try:
+            return self.store.read_json(f"{stage}/input.json")
+        except FileNotFoundError:
+            raise InputError(f"{self.store.url}: the stage {stage!r} has not begun") from None
+
+    def asked_array(self, stage: str, part: str) -> NDArray:
+        """Return an array that a stage was asked with."""
+        return self.store.load(f"{stage}-given", 0, part)
 
     def rows(self, stage: str, part: str, places: NDArray[np.integer]) -> NDArray:
         """Return the rows of a stage's array at some places (m, ...), from the shards that hold them."""
@@ -160,7 +195,7 @@ class ShardRun:
         order = np.argsort(of, kind="stable")
         bounds = np.flatnonzero(np.diff(of[order], prepend=-1, append=-1))
         out: NDArray | None = None
-        for first, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, stop in pairwise(bounds):
             mine = order[first:stop]
             shard = int(of[mine[0]])
             found = self.store.load(stage, shard, part)

@@ -11,6 +11,7 @@ second  the edges with p > τ1 that the rows of a shard own
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from scipy.special import expit, logit
 from starfc.clustering.adaptation import Adapted
 from starfc.graph.affinity import Affinity
 from starfc.graph.neighbours import KnnGraph, id_dtype
-from starfc.graph.structure import PROBABILITY, EdgeLogits, Structure, encode, smooth_rows
+from starfc.graph.structure import PROBABILITY, EdgeLogits, Structure, smooth_rows
 from starfc.graph.structure_kernels import NO_LOGIT, longest, row_sums
 from starfc.models.structural import EdgeScorer
 from starfc.runtime import threads
@@ -170,7 +171,7 @@ def first(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 
 def codes(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Return the first round's logits of a shard, (m, width) int8, and its degrees (m,)."""
-    shard, before = run.shards[index], run.store.read_json(f"{stage}/input.json")["first"]
+    shard, before = run.shards[index], run.asked(stage)["first"]
     out = np.array(run.store.load(before, index, "own"))
     target, slot, code = received(run, before, index, ("slot", "code"))
     out[target - shard.start, slot] = code
@@ -185,7 +186,7 @@ def second(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     The ``pairs`` are the lower and the other end and ``scores`` their p; ``sums`` are the number of candidates and
     Σ p, in units of 2^-24.
     """
-    asked, shard = run.store.read_json(f"{stage}/input.json"), run.shards[index]
+    asked, shard = run.asked(stage), run.shards[index]
     places = np.arange(shard.start, shard.stop)
     around = Around.of(run, places, asked["codes"])
     rows, structure = around.rows, around.structure
@@ -208,24 +209,21 @@ def second(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     return {"rows": parts[0].astype(dtype), "cols": parts[1].astype(dtype), "scores": parts[2], "sums": sums}
 
 
-def save_scorers(run: ShardRun, stage: str, scorers: list[EdgeScorer], half: NDArray[np.int8] | None = None) -> None:
-    """Store the scorers of a stage for its tasks; with ``half`` (N,), by name, they are adapted scorers."""
+def arrays_of(scorers: Sequence[EdgeScorer], half: NDArray[np.int8] | None = None) -> dict[str, NDArray]:
+    """Return scorers as arrays to store; with ``half`` (N,), by name, they are adapted scorers."""
     with torch.no_grad():
         values = {
             f"{number}-{name}": value.numpy()
             for number, scorer in enumerate(scorers)
             for name, value in scorer.state_dict().items()
         }
-    run.store.save(f"{stage}-scorers", 0, values | ({} if half is None else {"half": half}))
+    return values | ({} if half is None else {"half": half})
 
 
 def scorer_of(run: ShardRun, stage: str, number: int = 0) -> EdgeScorer:
-    """Return a stored scorer."""
-    parts = run.store.record(f"{stage}-scorers", 0)["parts"]
-    names = [part for part in parts if part.startswith(f"{number}-")]
-    values = {
-        name.partition("-")[2]: torch.from_numpy(np.array(run.store.load(f"{stage}-scorers", 0, name))) for name in names
-    }
+    """Return a scorer that a stage was asked with."""
+    names = [part for part in run.asked(stage)["arrays"] if part.startswith(f"{number}-")]
+    values = {name.partition("-")[2]: torch.from_numpy(np.array(run.asked_array(stage, name))) for name in names}
     hidden, features = values["layers.0.weight"].shape
     scorer = EdgeScorer(features, hidden)
     scorer.load_state_dict(values)
@@ -234,8 +232,8 @@ def scorer_of(run: ShardRun, stage: str, number: int = 0) -> EdgeScorer:
 
 def last_round(run: ShardRun, stage: str, rows: Some) -> Any:
     """Return a function that computes the logits of edges, from their features and the numbers of their ends."""
-    if "half" not in run.store.record(f"{stage}-scorers", 0)["parts"]:
+    if "half" not in run.asked(stage)["arrays"]:
         score = on_device(scorer_of(run, stage), "cpu")
         return lambda features, *ends: score(features)
-    half = np.asarray(run.store.load(f"{stage}-scorers", 0, "half")[rows.names])
+    half = np.asarray(run.asked_array(stage, "half")[rows.names])
     return Adapted((scorer_of(run, stage, 0), scorer_of(run, stage, 1)), half).logits

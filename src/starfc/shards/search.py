@@ -69,7 +69,7 @@ def load_cells(run: ShardRun, number: int) -> Cells:
 
 def probe(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Probe the nearest cells of a partition for a chunk (:func:`starfc.graph.cells.probe_cells`)."""
-    asked, chunk = run.store.read_json(f"{stage}/input.json"), run.chunks[index]
+    asked, chunk = run.asked(stage), run.chunks[index]
     cells = load_cells(run, asked["partition"])
     own = np.arange(chunk.start, chunk.stop)
     before = _before(run, asked["before"], own)
@@ -93,7 +93,7 @@ def probe(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 
 def pairs(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Return which places the lists of a chunk have among their first neighbours, by the chunk of these places."""
-    before, chunk = run.store.read_json(f"{stage}/input.json")["before"], run.chunks[index]
+    before, chunk = run.asked(stage)["before"], run.chunks[index]
     near = run.store.load(before, index, "ids")[:, :NEAR]
     column, row = np.nonzero(near.T >= 0)  # by column, then by place
     targets = near[row, column]
@@ -104,7 +104,7 @@ def pairs(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 def back(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Return the first places that have each place of a chunk among their first neighbours, (m, 10)."""
     chunk = run.chunks[index]
-    target, column, source = received(run, run.store.read_json(f"{stage}/input.json")["pairs"], index, ("column", "source"))
+    target, column, source = received(run, run.asked(stage)["pairs"], index, ("column", "source"))
     order = np.lexsort((source, column, target))
     target, source = target[order] - chunk.start, source[order]
     counts = np.bincount(target, minlength=chunk.stop - chunk.start)
@@ -117,7 +117,7 @@ def back(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 
 def swept(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Compare a chunk with the places that two steps reach (:func:`starfc.graph.sweeps.sweep`)."""
-    asked, chunk = run.store.read_json(f"{stage}/input.json"), run.chunks[index]
+    asked, chunk = run.asked(stage), run.chunks[index]
     own = np.arange(chunk.start, chunk.stop)
     before = _before(run, asked["before"], own)
     assert before is not None

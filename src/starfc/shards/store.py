@@ -81,8 +81,8 @@ class Store:
         self._lock = threading.Lock()
         self.bytes_read = self.bytes_written = 0
 
-    def save(self, stage: str, index: int, arrays: dict[str, NDArray], **record: Any) -> None:
-        """Write the arrays of a finished task; ``record`` holds more numbers about it."""
+    def save(self, stage: str, index: int, arrays: dict[str, NDArray], **record: Any) -> dict[str, dict[str, Any]]:
+        """Write the arrays of a finished task, and return their digests; ``record`` holds more numbers about it."""
         parts = {}
         for part, array in arrays.items():
             data = _npy(array)
@@ -93,6 +93,7 @@ class Store:
             for key in [key for key in self._open if key[:2] == (stage, index)]:
                 del self._open[key]
         self.write_json(f"{stage}/{index:05d}.json", {"parts": parts, **record})
+        return parts
 
     def load(self, stage: str, index: int, part: str = "array") -> NDArray:
         """Return an array of a finished task, memory-mapped if it is large. Do not write to it.

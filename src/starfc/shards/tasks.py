@@ -40,6 +40,12 @@ def opened(url: str) -> ShardRun:
     return _runs[url]
 
 
+def kind_of(stage: str) -> str | None:
+    """Return the kind of a stage; None if there is no such kind."""
+    kind = re.sub(r"-\d+$", "", stage)
+    return kind if kind in STAGES else None
+
+
 def run_task(run: ShardRun, stage: str, index: int) -> dict[str, float]:
     """Run a task and store its arrays; return its seconds, peak memory in MB, and bytes read.
 
@@ -50,9 +56,11 @@ def run_task(run: ShardRun, stage: str, index: int) -> dict[str, float]:
     DamagedError
         An array that the task needs is damaged or missing.
     """
-    kind = re.sub(r"-\d+$", "", stage)
-    if kind not in STAGES:
-        raise InputError(f"stage: one of {', '.join(STAGES)} needed, with its number if there are several; found {stage!r}")
+    kind = kind_of(stage)
+    if kind is None:
+        raise InputError(
+            f"stage: one of {', '.join(STAGES)} needed, with its number if there are several; found {stage!r}"
+        )
     count = len(run.of(stage))
     if not 0 <= index < count:
         raise InputError(f"task: a number from 0 to {count - 1} needed; found {index}")
@@ -62,6 +70,7 @@ def run_task(run: ShardRun, stage: str, index: int) -> dict[str, float]:
         "seconds": time.perf_counter() - started,
         "peak_rss_mb": peak_rss_mb(),
         "bytes_read": run.store.bytes_read - before,
+        "at": time.time(),
     }
     run.store.save(stage, index, arrays, **record)
     return record

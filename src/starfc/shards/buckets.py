@@ -39,9 +39,9 @@ def received(run: ShardRun, stage: str, index: int, parts: Sequence[str]) -> lis
     """
     found: list[list[NDArray]] = [[] for _ in ("target", *parts)]
     for task in range(len(run.of(stage))):
-        starts = run.store.load(stage, task, "starts")
+        starts = run.load(stage, task, "starts")
         mine = slice(int(starts[index]), int(starts[index + 1]))
         if mine.start < mine.stop or task == 0:
             for array, part in zip(found, ("target", *parts), strict=True):
-                array.append(run.store.load(stage, task, part)[mine])
+                array.append(run.load(stage, task, part)[mine])
     return [np.concatenate(arrays) for arrays in found]

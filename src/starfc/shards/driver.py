@@ -43,7 +43,7 @@ from starfc.runtime.products import product_dtype
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, Halves, Scoring
-from starfc.shards.engine import Engine, run_stage
+from starfc.shards.engine import Engine, mend, run_stage
 from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, processor
 from starfc.shards.scores import NEAR, Around, arrays_of
 from starfc.shards.search import load_cells, save_cells
@@ -129,9 +129,11 @@ class Shards:
         manifest = Manifest(
             fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k, normalise=features.normalise,
             dtype=features.array.dtype.name, shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
-            model=str(Path(str(self.model.folder)).resolve()), search=options, products=str(product_dtype()).removeprefix("torch."), processor=processor(),
+            model=str(Path(str(self.model.folder)).resolve()), search=options, processor=processor(),
+            products=str(product_dtype()).removeprefix("torch."),
         )  # fmt: skip
         run = self._begun(manifest)
+        run.mend = lambda error: mend(self.engine, run, error)
         count = search.params.get("nlist", max(1, n // k)) if approximate else max(1, n // k)
         first = self._partition(run, 0, lambda: make_cells(features, count, search.seed))
         self._write_rows(run, features, first.order)
@@ -252,11 +254,12 @@ class _Phases:
             pass
         assert self.last is not None
         self._run.store.write_json("lists.json", {"stage": self.last})
-        run = ShardRun(self._run.store, self._run.manifest)
+        run = ShardRun(self._run.store, self._run.manifest)  # another object: the stage of its lists may still change
+        run.mend = self._run.mend
         graph = ShardGraph(run, self._order, {})
         counts = np.zeros((2, run.manifest.n), np.float32)
         for index in range(len(run.chunks)):
-            in_degrees(np.ascontiguousarray(run.store.load(self.last, index, "ids")[:, :COLUMNS]), NEAR, counts)
+            in_degrees(np.ascontiguousarray(run.load(self.last, index, "ids")[:, :COLUMNS]), NEAR, counts)
         recalls = sample.measure(
             self._features,
             lambda rows: KnnGraph(graph.ids[rows], graph.sims[rows]),
@@ -281,7 +284,7 @@ class ShardScoring(Scoring):
         self._rounds, self._model = 0, model
         run, store, n = self.run, self.run.store, graph.num_nodes
         run_stage(engine, run, "near")
-        widths = [int(store.load("near", index, "width")[0]) for index in range(len(run.shards))]
+        widths = [int(run.load("near", index, "width")[0]) for index in range(len(run.shards))]
         store.write_json("width.json", {"width": max(1, *widths)})
         run_stage(engine, run, "smooth")
         self._codes: str | None = None
@@ -319,7 +322,7 @@ class ShardScoring(Scoring):
         return pairs.features, names[pairs.rows], names[ends]
 
     def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
-        run, store, stage = self.run, self.run.store, f"second-{self._rounds}"
+        run, stage = self.run, f"second-{self._rounds}"
         self._rounds += 1
         assert halves is None or isinstance(halves, Adapted)
         arrays = arrays_of([self.scorer]) if halves is None else arrays_of(halves.scorers, halves.half)
@@ -328,7 +331,7 @@ class ShardScoring(Scoring):
         blocks: list[Block] = []
         sums = np.zeros(2, object)
         for index in range(len(run.shards)):
-            rows, cols, scores, some = (store.load(stage, index, part) for part in ("rows", "cols", "scores", "sums"))
+            rows, cols, scores, some = (run.load(stage, index, part) for part in ("rows", "cols", "scores", "sums"))
             starts = np.flatnonzero(np.diff(rows, prepend=-1))
             blocks.append((rows[starts], np.diff(starts, append=len(rows)), cols, scores))
             sums += some.astype(object)
@@ -364,7 +367,7 @@ class ShardScoring(Scoring):
         run = self.run
         known = run.strangers(self.graph.places.astype(np.int64))
         return Strangers(
-            known.median, known.spread, known.node_median, known.node_spread, run.store.load("cohort", 0, "cohort")
+            known.median, known.spread, known.node_median, known.node_spread, run.load("cohort", 0, "cohort")
         )
 
     def _in_lists(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:

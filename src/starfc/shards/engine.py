@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -47,12 +48,12 @@ class Engine(Protocol):
 
 
 def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None:
-    """Run the tasks of a stage that are not finished."""
+    """Run the tasks of a stage that are not finished; ``needs`` is the memory of one, in bytes."""
     count = len(run.of(stage))
-    waiting = sorted(set(range(count)) - run.store.finished(stage), reverse=True)
-    todo: list[tuple[str, int]] = [(stage, index) for index in waiting]
-    tries: dict[tuple[str, int], int] = {}
+    todo = [(stage, index) for index in sorted(set(range(count)) - run.store.finished(stage), reverse=True)]
+    tries: Counter[tuple[str, int]] = Counter()
     running: dict[Any, tuple[str, int]] = {}
+    blocked: dict[tuple[str, int], list[tuple[str, int]]] = {}  # by the task that makes a damaged array again
     with progress(stage, total=count, done=count - len(todo), unit="task") as bar:
         while todo or running:
             while todo and len(running) < 2 * max(engine.workers, 1):
@@ -62,25 +63,33 @@ def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None
                 task = running.pop(handle)
                 if error is None:
                     bar.update(task[0] == stage)
+                    todo += blocked.pop(task, [])
                     continue
-                tries[task] = tries.get(task, 0) + 1
+                tries[task] += 1
                 if tries[task] == _TRIES or not (isinstance(error, DamagedError) or engine.is_lost(error)):
                     raise error
-                todo.append(task)
                 if isinstance(error, DamagedError):
-                    if kind_of(error.stage) is None:  # this process makes it, at the start of a run
-                        run.store.forget(error.stage, error.index)
-                        raise InputError(f"{error}; start the same command again, which makes it anew") from error
-                    log.warning("%s; it is made again", error)
-                    source = (error.stage, error.index)
-                    if source not in running.values() and source not in todo:
-                        run.store.forget(*source)
+                    source = error.stage, error.index
+                    if source not in blocked:
+                        _forget(run, error)
                         todo.append(source)
-                    elif source in todo:
-                        todo.remove(source)
-                        todo.append(source)
+                    blocked.setdefault(source, []).append(task)
                 else:
                     log.warning("%s/%05d: its worker died; it starts again", *task)
+                    todo.append(task)
+
+
+def mend(engine: Engine, run: ShardRun, error: DamagedError) -> None:
+    """Make a damaged array again by its task."""
+    _forget(run, error)
+    run_stage(engine, run, error.stage)
+
+
+def _forget(run: ShardRun, error: DamagedError) -> None:
+    run.store.forget(error.stage, error.index)
+    if kind_of(error.stage) is None:  # the driver makes it, at the start of a run
+        raise InputError(f"{error}; start the same command again, which makes it anew") from error
+    log.warning("%s; it is made again", error)
 
 
 class LocalEngine:

@@ -29,7 +29,7 @@ from starfc.models.checkpoint import Model, load_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.products import product_dtype, slices, use_product_dtype
-from starfc.shards.store import Store
+from starfc.shards.store import DamagedError, Store
 from starfc.version import __version__
 
 SHARD_ROWS = 1 << 16
@@ -93,6 +93,7 @@ class ShardRun:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store, self.manifest = store, manifest
         use_product_dtype(getattr(torch, manifest.products))
+        self.mend: Callable[[DamagedError], None] | None = None  # makes a damaged array anew, in the driver only
 
     @classmethod
     def open(cls, store: Store) -> ShardRun:
@@ -160,6 +161,16 @@ class ShardRun:
         smoothing = self.structural.smoothing
         return smoothing if smoothing + 1 < self.manifest.k else self.manifest.k
 
+    def load(self, stage: str, index: int, part: str = "array") -> NDArray:
+        """Return an array of a finished task (:meth:`starfc.shards.store.Store.load`)."""
+        try:
+            return self.store.load(stage, index, part)
+        except DamagedError as error:
+            if self.mend is None:
+                raise
+            self.mend(error)
+        return self.store.load(stage, index, part)
+
     def ask(self, stage: str, wanted: dict[str, Any], arrays: dict[str, NDArray] | None = None) -> None:
         """Store what the tasks of a stage need to know. If it was something else before, the stage starts again.
 
@@ -186,7 +197,7 @@ class ShardRun:
 
     def asked_array(self, stage: str, part: str) -> NDArray:
         """Return an array that a stage was asked with."""
-        return self.store.load(f"{stage}-given", 0, part)
+        return self.load(f"{stage}-given", 0, part)
 
     def rows(self, stage: str, part: str, places: NDArray[np.integer]) -> NDArray:
         """Return the rows of a stage's array at some places (m, ...), from the shards that hold them."""
@@ -198,12 +209,12 @@ class ShardRun:
         for first, stop in pairwise(bounds):
             mine = order[first:stop]
             shard = int(of[mine[0]])
-            found = self.store.load(stage, shard, part)
+            found = self.load(stage, shard, part)
             if out is None:
                 out = np.empty((len(places), *found.shape[1:]), found.dtype)
             out[mine] = found[places[mine] - shard * size]
         if out is None:
-            found = self.store.load(stage, 0, part)
+            found = self.load(stage, 0, part)
             out = np.empty((0, *found.shape[1:]), found.dtype)
         return out
 

@@ -64,12 +64,12 @@ def smooth(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     own, width = np.arange(shard.start, shard.stop), run.smoothed_columns
     in_lists = np.zeros((len(own), 2), np.float32)
     for task in range(len(run.shards)):
-        starts = run.store.load("near", task, "listed_starts")
+        starts = run.load("near", task, "listed_starts")
         mine = slice(int(starts[index]), int(starts[index + 1]))
         if mine.start < mine.stop:
-            at = run.store.load("near", task, "listed_target")[mine] - shard.start
+            at = run.load("near", task, "listed_target")[mine] - shard.start
             for column, part in enumerate(("first", "all")):
-                in_lists[at, column] += run.store.load("near", task, f"listed_{part}")[mine]
+                in_lists[at, column] += run.load("near", task, f"listed_{part}")[mine]
     found = {"in_lists": in_lists}
     if run.structural.smoothing == 0:
         return found | {"smoothed": np.empty((len(own), 0), np.float16)}
@@ -172,7 +172,7 @@ def first(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 def codes(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Return the first round's logits of a shard, (m, width) int8, and its degrees (m,)."""
     shard, before = run.shards[index], run.asked(stage)["first"]
-    out = np.array(run.store.load(before, index, "own"))
+    out = np.array(run.load(before, index, "own"))
     target, slot, code = received(run, before, index, ("slot", "code"))
     out[target - shard.start, slot] = code
     degrees = np.zeros(len(out), np.float32)

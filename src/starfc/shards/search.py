@@ -60,7 +60,7 @@ def save_cells(run: ShardRun, number: int, cells: Cells) -> None:
 def load_cells(run: ShardRun, number: int) -> Cells:
     """Return a stored partition; its order is memory-mapped."""
     order, starts, vectors, coarse, groups, near = (
-        run.store.load(f"partition-{number}", 0, part)
+        run.load(f"partition-{number}", 0, part)
         for part in ("order", "starts", "centroids", "coarse", "groups", "near")
     )
     centroids = Centroids(torch.from_numpy(np.array(vectors)), torch.from_numpy(np.array(coarse)), groups, near)
@@ -94,7 +94,7 @@ def probe(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 def pairs(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Return which places the lists of a chunk have among their first neighbours, by the chunk of these places."""
     before, chunk = run.asked(stage)["before"], run.chunks[index]
-    near = run.store.load(before, index, "ids")[:, :NEAR]
+    near = run.load(before, index, "ids")[:, :NEAR]
     column, row = np.nonzero(near.T >= 0)  # by column, then by place
     targets = near[row, column]
     parts = {"column": column.astype(np.int8), "source": (chunk.start + row).astype(near.dtype)}

@@ -22,7 +22,8 @@ _load, _save = IndexDataCacheFile.load, IndexDataCacheFile.save
 
 def lock_kernel_cache() -> None:
     """Let this process read and write cached kernels one process at a time."""
-    IndexDataCacheFile.load, IndexDataCacheFile.save = _locked_load, _locked_save
+    for name, method in (("load", _locked_load), ("save", _locked_save)):
+        setattr(IndexDataCacheFile, name, method)
 
 
 def _locked_load(self: Any, key: Any) -> Any:

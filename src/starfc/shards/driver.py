@@ -276,6 +276,8 @@ class _Phases:
 class ShardScoring(Scoring):
     """A :class:`~starfc.scoring.structural.Scoring` whose blocks of nodes are the tasks of stages."""
 
+    graph: ShardGraph
+
     def __init__(self, engine: Engine, model: Model, features: Features, graph: ShardGraph) -> None:
         assert isinstance(model, StructuralModel)
         self.graph, self.order, self._engine, self.run = graph, graph.order, engine, graph.run

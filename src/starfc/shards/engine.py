@@ -252,6 +252,7 @@ class WaitEngine:
 def engine_of(name: str, workers: int, address: str | None) -> Iterator[LocalEngine | RayEngine | WaitEngine]:
     """Yield an engine by its name: 'local', 'ray' or 'wait'. Each task has one thread, so tasks do not share cores."""
     engine: LocalEngine | RayEngine | WaitEngine
+    lock_kernel_cache()
     if name == "ray":
         engine = RayEngine(address, workers)
     elif name == "wait":

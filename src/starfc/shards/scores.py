@@ -65,11 +65,11 @@ def smooth(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     in_lists = np.zeros((len(own), 2), np.float32)
     for task in range(len(run.shards)):
         starts = run.load("near", task, "listed_starts")
-        mine = slice(int(starts[index]), int(starts[index + 1]))
-        if mine.start < mine.stop:
-            at = run.load("near", task, "listed_target")[mine] - shard.start
-            for column, part in enumerate(("first", "all")):
-                in_lists[at, column] += run.load("near", task, f"listed_{part}")[mine]
+        part = slice(int(starts[index]), int(starts[index + 1]))
+        if part.start < part.stop:
+            at = run.load("near", task, "listed_target")[part] - shard.start
+            for column, name in enumerate(("first", "all")):
+                in_lists[at, column] += run.load("near", task, f"listed_{name}")[part]
     found = {"in_lists": in_lists}
     if run.structural.smoothing == 0:
         return found | {"smoothed": np.empty((len(own), 0), np.float16)}
@@ -164,7 +164,7 @@ def first(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     mine = rows.numbers(np.arange(shard.start, shard.stop))
     others = np.setdiff1d(around.ends, mine)
     row, slot = np.nonzero(logits.codes[others] != NO_LOGIT)
-    values = {"slot": slot.astype(np.int16), "code": logits.codes[others[row], slot]}
+    values: dict[str, NDArray] = {"slot": slot.astype(np.int16), "code": logits.codes[others[row], slot]}
     out = bucketed(rows.places[others[row]], values, run.manifest.shard_rows, len(run.shards))
     return out | {"own": logits.codes[mine]}
 

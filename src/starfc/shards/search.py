@@ -34,7 +34,8 @@ def exact(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     features = run.features(every.places)
     own = np.sort(every.numbers(np.arange(shard.start, shard.stop)))
     if n < SMALL:
-        sims, ids = (array[own] for array in exact_search(features, run.manifest.k))
+        every_sims, every_ids = exact_search(features, run.manifest.k)
+        sims, ids = every_sims[own], every_ids[own]
     else:
         sims, ids = nearest_of_rows(features, own.astype(np.int64), run.manifest.k)
     found = tidy(ids, sims, own, n)
@@ -146,7 +147,7 @@ def swept(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 def _before(run: ShardRun, stage: str | None, own: NDArray[np.integer]) -> KnnGraph | None:
     if stage is None:
         return None
-    return KnnGraph(*(run.rows(stage, part, own) for part in ("ids", "sims")))
+    return KnnGraph(run.rows(stage, "ids", own), run.rows(stage, "sims", own))
 
 
 def _places(rows: Some, numbers: NDArray[np.integer]) -> NDArray[np.integer]:

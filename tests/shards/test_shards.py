@@ -45,6 +45,11 @@ def rows():
     return sample(3000, seed=4, dim=32)[0]
 
 
+@pytest.fixture(scope="module")
+def expected(rows):
+    return in_memory(rows)
+
+
 def settings(search=EXACT):
     return Settings(partition="infomap", search=search)
 
@@ -77,9 +82,14 @@ def assert_same(found, expected):
     assert found.result.rounds == expected.result.rounds
 
 
-@pytest.mark.parametrize("shard_rows", [128, 1024, 4096])
-def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, shard_rows):
-    assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=shard_rows), in_memory(rows))
+def some_slow(first, *others):
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shard_rows", some_slow(1024, 128, 4096))
+def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expected, shard_rows):
+    assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=shard_rows), expected)
 
 
 @pytest.mark.long
@@ -107,26 +117,25 @@ def test_copies_invalid_rows_and_strangers_that_tie(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["local", "ray"])
-def test_every_engine_gives_the_same(tmp_path, rows, name):
+def test_every_engine_gives_the_same(tmp_path, rows, expected, name):
     if name == "ray" and importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed")
     with engine_of(name, 2, None) as engine:
-        assert_same(on_shards(rows, Store(str(tmp_path / "store")), engine), in_memory(rows))
+        assert_same(on_shards(rows, Store(str(tmp_path / "store")), engine), expected)
 
 
-STAGES = ("exact", "near", "smooth", "first", "codes", "second-0", "second-1")
+STAGES = ("exact", "second-0", "near", "smooth", "first", "codes", "second-1")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_damaged_array_is_made_again(tmp_path, rows, stage):
+@pytest.mark.parametrize("stage", some_slow(*STAGES))
+def test_a_damaged_array_is_made_again(tmp_path, rows, expected, stage):
     """Whatever was made of it before is kept; what still needs it finds the damage."""
-    store, expected = Store(str(tmp_path)), in_memory(rows)
+    store = Store(str(tmp_path))
     on_shards(rows, store)
-    made = [name for name in STAGES if store.finished(name)]
-    if stage not in made:
-        pytest.skip(f"{stage} did not run")
-    for later in made[made.index(stage) + 1 :]:
+    order = ("exact", "near", "smooth", "first", "codes", "second-0", "second-1")
+    assert store.finished(stage)
+    for later in order[order.index(stage) + 1 :]:
         store.remove_stage(later)
     for path in sorted(tmp_path.glob(f"{stage}/00000.*.npy")):
         data = bytearray(path.read_bytes())
@@ -136,9 +145,10 @@ def test_a_damaged_array_is_made_again(tmp_path, rows, stage):
     assert_same(on_shards(rows, again), expected)
 
 
-@pytest.mark.parametrize("stage", ["rows", "first-given"])
-def test_a_damaged_array_of_the_driver_is_named_and_made_again(tmp_path, rows, stage):
-    store, expected = Store(str(tmp_path)), in_memory(rows)
+@pytest.mark.long
+@pytest.mark.parametrize("stage", some_slow("rows", "first-given"))
+def test_a_damaged_array_of_the_driver_is_named_and_made_again(tmp_path, rows, expected, stage):
+    store = Store(str(tmp_path))
     on_shards(rows, store)
     store.remove_stage("first")
     path = tmp_path / stage / ("00000.names.npy" if stage == "rows" else "00000.0-shift.npy")
@@ -151,7 +161,8 @@ def test_a_damaged_array_of_the_driver_is_named_and_made_again(tmp_path, rows, s
     assert_same(on_shards(rows, Store(str(tmp_path))), expected)
 
 
-def test_a_store_that_fails_one_write_in_ten(rows, monkeypatch):
+@pytest.mark.long
+def test_a_store_that_fails_one_write_in_ten(rows, expected, monkeypatch):
     class Flaky(MemoryFileSystem):
         protocol = "flaky"
         count = 0
@@ -165,14 +176,14 @@ def test_a_store_that_fails_one_write_in_ten(rows, monkeypatch):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     monkeypatch.setattr(store_module, "_PAUSE", 0)
     store = Store("flaky://run")
-    assert_same(on_shards(rows, store), in_memory(rows))
+    assert_same(on_shards(rows, store), expected)
     assert Flaky.count > 50
     store.remove()
     assert store.stages() == []
 
 
-@pytest.mark.long
-def test_a_run_on_s3(rows):
+@pytest.mark.slow
+def test_a_run_on_s3(rows, expected):
     moto = pytest.importorskip("moto.server", reason="moto is not installed")
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     server = moto.ThreadedMotoServer(port=0)
@@ -183,7 +194,7 @@ def test_a_run_on_s3(rows):
         fsspec.config.conf["s3"] = options
         fsspec.filesystem("s3").mkdir("bucket")
         store = Store("s3://bucket/run")
-        assert_same(on_shards(rows, store), in_memory(rows))
+        assert_same(on_shards(rows, store), expected)
         store.remove()
     finally:
         fsspec.config.conf.pop("s3", None)
@@ -197,8 +208,8 @@ def cluster_command(tmp_path, *more):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["rows", "exact", "smooth", "first", "second-0"])
-def test_a_killed_driver_continues(tmp_path, rows, stage):
+@pytest.mark.parametrize("stage", some_slow("first", "rows", "exact", "smooth", "second-0"))
+def test_a_killed_driver_continues(tmp_path, rows, expected, stage):
     np.save(tmp_path / "x.npy", rows)
     command = cluster_command(tmp_path, "--engine", "local", "--threads", "1", "-q")
     driver = subprocess.Popen(command, start_new_session=True)
@@ -212,11 +223,11 @@ def test_a_killed_driver_continues(tmp_path, rows, stage):
     kept = {path for path, at in before.items() if path.stat().st_mtime_ns == at}
     redone = {path.parent.name for path in set(before) - kept}
     assert not {name for name in redone if not name.endswith("-given")} - {"cohort"}  # of the driver
-    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), in_memory(rows).result.labels)
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
 
 
 @pytest.mark.long
-def test_a_killed_worker_is_replaced(tmp_path, rows):
+def test_a_killed_worker_is_replaced(tmp_path, rows, expected):
     np.save(tmp_path / "x.npy", rows)
     driver = subprocess.Popen(
         cluster_command(tmp_path, "--engine", "local", "--workers", "1"), stderr=subprocess.PIPE, text=True
@@ -231,11 +242,11 @@ def test_a_killed_worker_is_replaced(tmp_path, rows):
     _, messages = driver.communicate()
     assert driver.returncode == 0, messages
     assert "its worker died; it starts again" in messages
-    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), in_memory(rows).result.labels)
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
 
 
 @pytest.mark.long
-def test_tasks_that_others_run(tmp_path, rows):
+def test_tasks_that_others_run(tmp_path, rows, expected):
     np.save(tmp_path / "x.npy", rows)
     driver = subprocess.Popen(cluster_command(tmp_path, "--engine", "wait", "-q"))
     while driver.poll() is None:
@@ -247,7 +258,7 @@ def test_tasks_that_others_run(tmp_path, rows):
                 run_task(run, asked["stage"], index)
         time.sleep(0.05)
     assert driver.returncode == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), in_memory(rows).result.labels)
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
     text = status_text(status_of(Store(str(tmp_path / "store"))))
     assert "3,000 rows in shards of 512" in text
     assert "6/6" in text

@@ -28,7 +28,7 @@ def task(
     from starfc.runtime.machine import set_threads
     from starfc.shards.run import ShardRun
     from starfc.shards.store import DamagedError, Store
-    from starfc.shards.tasks import run_task
+    from starfc.shards.tasks import kind_of, run_task
 
     lock_kernel_cache()
     set_threads(threads)
@@ -40,6 +40,9 @@ def task(
     try:
         record = run_task(run, stage, index)
     except DamagedError as error:
+        if kind_of(error.stage) is None:  # the driver makes it, at the start of a run
+            raise InputError(f"{error}; end `starfc cluster`, and start it again") from None
+        opened.forget(error.stage, error.index)
         raise InputError(f"{error}; run its task again: starfc task {store} {error.stage} {error.index}") from None
     seconds, peak = record["seconds"], record["peak_rss_mb"]
     options.show(record, f"{stage}/{index:05d}: {seconds:.1f} s, peak {peak:,.0f} MB", as_json=False, quiet=quiet)

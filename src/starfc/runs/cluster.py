@@ -122,10 +122,13 @@ def run_inference(
     with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
         if stdin is not None:
             change.take(stdin, "features.npy")
-        return _run(
+        record = _run(
             config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
             keep_edges, shards,
         )  # fmt: skip
+    if shards is not None:
+        shards.clear(out)
+    return record
 
 
 def _run(

@@ -55,6 +55,16 @@ class ShardOptions:
     store: str | None = None
     shard_rows: int = SHARD_ROWS
 
+    def url(self, out: str | Path) -> str:
+        """Return the folder or URL of the store of a run whose results are in ``out``."""
+        named = self.store or f"{out}.shards"
+        return named if "://" in named else str(Path(named).absolute())
+
+    def clear(self, out: str | Path) -> None:
+        """Remove a store that was not named, at the end of a run."""
+        if self.store is None:
+            Store(self.url(out)).remove()
+
     def __post_init__(self) -> None:
         if self.shard_rows < _UNIT or self.shard_rows % _UNIT:
             raise InputError(f"{word('shard_rows')}: a multiple of {_UNIT} needed; found {self.shard_rows:,}")
@@ -70,7 +80,7 @@ def on_shards(
 
     ``keep_graph`` stores the graph in the folder ``out``, for `starfc assign`.
     """
-    store = Store(options.store or f"{out}.shards")
+    store = Store(options.url(out))
     log.info("shards: %s, engine %s", store.url, options.engine)
     with engine_of(options.engine, options.workers or threads, options.address) as engine:
         shards = Shards(store, engine, model, search, options.shard_rows)
@@ -83,8 +93,6 @@ def on_shards(
             return graph
 
         yield {"make_graph": make_graph, "make_scoring": shards.scoring}
-    if options.store is None:
-        store.remove()
 
 
 def whole(graph: KnnGraph, folder: Path) -> KnnGraph:

@@ -44,10 +44,10 @@ from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, Halves, Scoring
 from starfc.shards.engine import Engine, mend, run_stage
-from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, processor
+from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, digest_of, processor
 from starfc.shards.scores import NEAR, Around, arrays_of
 from starfc.shards.search import load_cells, save_cells
-from starfc.shards.store import Store
+from starfc.shards.store import DamagedError, Store
 from starfc.storage.records import PhaseRecord
 
 log = logging.getLogger("starfc")
@@ -129,7 +129,7 @@ class Shards:
         manifest = Manifest(
             fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k, normalise=features.normalise,
             dtype=features.array.dtype.name, shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
-            model=str(Path(str(self.model.folder)).resolve()), search=options, processor=processor(),
+            model=str(Path(str(self.model.folder)).resolve()), weights=digest_of(self.model), search=options, processor=processor(),
             products=str(product_dtype()).removeprefix("torch."),
         )  # fmt: skip
         run = self._begun(manifest)
@@ -158,6 +158,11 @@ class Shards:
         try:
             found = self.store.read_json("manifest.json")
         except FileNotFoundError:
+            if not self.store.empty:
+                raise InputError(
+                    f"{self.store.url}: a new or empty folder needed for the shards; found other files there; name "
+                    f"another {word('store')}"
+                ) from None
             self.store.write_json("manifest.json", asdict(manifest))
             return ShardRun(self.store, manifest)
         except ValueError as error:
@@ -189,7 +194,7 @@ class Shards:
                 "them as float32, divided by their lengths"
             )
         missing = [index for index in range(len(run.shards)) if index not in done]
-        if not missing:
+        if not missing and self._strangers_stored(run):
             return
         median = spread = np.zeros(len(order), np.float32)
         if isinstance(self.model, ContextualModel):
@@ -204,6 +209,17 @@ class Shards:
             run.store.save("rows", index, arrays | {"median": median[names], "spread": spread[names]})
 
         threads.each(work, missing)
+
+    def _strangers_stored(self, run: ShardRun) -> bool:
+        """Return whether the similarities of strangers of the whole set are stored and undamaged."""
+        if not isinstance(self.model, ContextualModel):
+            return True
+        try:
+            run.store.read_json("strangers.json")
+            run.store.load("cohort", 0, "cohort")
+        except (FileNotFoundError, ValueError, DamagedError):
+            return False
+        return True
 
 
 class _Phases:

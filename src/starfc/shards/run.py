@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
@@ -51,8 +52,8 @@ class Manifest:
         Type of the features.
     shard_rows, chunk_rows : int
         Places of each shard, and of each chunk of an approximate search.
-    model : str
-        Folder of the weights, the same path on all machines.
+    model, weights : str
+        Folder of the weights, the same path on all machines, and a digest of them.
     search : dict
         Method, parameters, recall and seed of the neighbour search.
     products : str
@@ -70,6 +71,7 @@ class Manifest:
     shard_rows: int
     chunk_rows: int
     model: str
+    weights: str
     search: dict[str, Any]
     products: str
     version: str = __version__
@@ -79,6 +81,15 @@ class Manifest:
 def processor() -> str:
     """Return the kind of this processor."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def digest_of(model: Model) -> str:
+    """Return a digest of the names and values of a model's weights."""
+    state = xxhash.xxh3_64()
+    for name, value in sorted(model.state_dict().items()):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(value.cpu().numpy()).view(np.uint8).data)
+    return state.hexdigest()
 
 
 class ShardRun:
@@ -126,7 +137,13 @@ class ShardRun:
 
     @cached_property
     def model(self) -> Model:
-        return load_model(Path(self.manifest.model))
+        model = load_model(Path(self.manifest.model))
+        if digest_of(model) != self.manifest.weights:
+            raise InputError(
+                f"{self.manifest.model}: the weights are not those that this run began with; restore them, or name "
+                "another store"
+            )
+        return model
 
     @cached_property
     def structural(self) -> StructuralModel:

@@ -32,6 +32,7 @@ from starfc.errors import InputError
 from starfc.storage.atomic import replacing
 from starfc.storage.scratch import allocate
 
+_RECORDS = ("manifest.json", "strangers.json", "lists.json", "width.json", "waiting.json")
 _TRIES, _PAUSE = 5, 0.2  # attempts to read or write a file of another file system; seconds before the second one
 _OPEN = 4096  # maximum number of arrays that a process keeps open
 CACHE_BYTES = 64 << 30  # maximum size of the local folder
@@ -145,20 +146,32 @@ class Store:
             self._fs.rm(path, recursive=True)
 
     def remove(self) -> None:
-        """Remove the store and the local copies of its arrays."""
-        if self._fs.exists(self._root):
-            self._fs.rm(self._root, recursive=True)
+        """Remove the files of the store, the folder if nothing else is in it, and the local copies of arrays."""
+        for stage in self.stages():
+            if self.finished(stage) or "input.json" in self._names(stage):
+                self.remove_stage(stage)
+        for name in _RECORDS:
+            self._remove(name)
+        if self._local and Path(self._root).is_dir() and self.empty:
+            Path(self._root).rmdir()
         shutil.rmtree(self._cache, ignore_errors=True)
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
-        self._write(name, json.dumps(record, indent=1).encode())
+        """Write a JSON file with its digest."""
+        content = json.loads(json.dumps(record))
+        self._write(name, json.dumps({"digest": _digest_of(content), "content": content}, indent=1).encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON file. Raise FileNotFoundError or ValueError if it is missing or damaged."""
         found = json.loads(self._read(name))
-        if not isinstance(found, dict):
-            raise ValueError(f"{self.url}/{name}: an object needed")
-        return found
+        if not isinstance(found, dict) or _digest_of(found.get("content")) != found.get("digest"):
+            raise ValueError(f"{self.url}/{name}: differs from its digest")
+        return found["content"]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is there."""
+        return not self._names("")
 
     def _verified(self, stage: str, index: int, part: str) -> NDArray:
         name = f"{stage}/{index:05d}.{part}.npy"
@@ -250,6 +263,10 @@ def _npy(array: NDArray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _digest_of(content: Any) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _digest(path: Path) -> str:

@@ -129,7 +129,8 @@ class Shards:
         manifest = Manifest(
             fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k, normalise=features.normalise,
             dtype=features.array.dtype.name, shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
-            model=str(Path(str(self.model.folder)).resolve()), weights=digest_of(self.model), search=options, processor=processor(),
+            model=str(Path(str(self.model.folder)).resolve()), weights=digest_of(self.model), search=options,
+            processor=processor(),
             products=str(product_dtype()).removeprefix("torch."),
         )  # fmt: skip
         run = self._begun(manifest)

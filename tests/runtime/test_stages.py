@@ -44,7 +44,7 @@ MAPPED = """
 import sys
 import numpy as np
 from starfc.runtime.memory import release_unused
-from starfc.runtime.stages import resident_bytes
+from starfc.runtime.stages import Stages, resident_bytes
 
 array = np.lib.format.open_memmap(sys.argv[1], "w+", np.int64, (1 << 24,))
 array[:] = 7
@@ -53,7 +53,12 @@ changed[:] = 8
 before = resident_bytes()
 release_unused()
 assert resident_bytes() < before - (100 << 20), (before, resident_bytes())
+held = resident_bytes()
 assert (array == 7).all() and (changed == 8).all()
+assert resident_bytes() > held + (100 << 20)
+Stages(held + (50 << 20)).require("next", 20 << 20)
+assert array.sum() == 7 << 24
+assert Stages(held + (50 << 20)).memory_left() > 20 << 20
 print("released")
 """
 

@@ -13,7 +13,6 @@ from starfc.clustering.pipeline import cluster
 from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.graph.edges import EdgeList
 from starfc.graph.knn import build_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import PRETRAINED, load_model
@@ -158,19 +157,6 @@ def test_a_large_set_in_files_has_the_same_labels(monkeypatch, tmp_path):
     assert found.estimate == expected.estimate
     with pytest.raises(InputError, match="memory"):
         cluster(features, lists, model, **given, stages=Stages(resident_bytes() + (1 << 20)), scratch=tmp_path)
-
-
-def test_files_are_given_back_before_adaptation_asks_for_memory(monkeypatch):
-    """Its prediction counts what it reads again, so pages that are still in memory would be counted twice."""
-    rows, _ = weak_rows()
-    done, require = [], Stages.require
-    monkeypatch.setattr(EdgeList, "release", lambda self: done.append("edges"))
-    monkeypatch.setattr(Scoring, "release", lambda self: done.append("scoring"))
-    monkeypatch.setattr(Stages, "require", lambda self, name, needs: (done.append(name), require(self, name, needs)))
-    graph, model = build_knn(rows, 40), load_model(PRETRAINED)
-    cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap")
-    between = done[done.index("choice") + 1 : done.index("adaptation")]
-    assert {"edges", "scoring"} <= set(between)
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ import torch
 
 import starfc
 from starfc.errors import InputError
+from starfc.runtime import memory
 from starfc.runtime import progress as progress_module
 from starfc.runtime.machine import choose_device, environment
 from starfc.runtime.stages import Stages
@@ -43,7 +44,7 @@ MAPPED = """
 import sys
 import numpy as np
 from starfc.runtime.memory import release_unused
-from starfc.runtime.stages import resident_bytes
+from starfc.runtime.stages import Stages, resident_bytes
 
 array = np.lib.format.open_memmap(sys.argv[1], "w+", np.int64, (1 << 24,))
 array[:] = 7
@@ -52,7 +53,12 @@ changed[:] = 8
 before = resident_bytes()
 release_unused()
 assert resident_bytes() < before - (100 << 20), (before, resident_bytes())
+held = resident_bytes()
 assert (array == 7).all() and (changed == 8).all()
+assert resident_bytes() > held + (100 << 20)
+Stages(held + (50 << 20)).require("next", 20 << 20)
+assert array.sum() == 7 << 24
+assert Stages(held + (50 << 20)).memory_left() > 20 << 20
 print("released")
 """
 
@@ -61,6 +67,22 @@ print("released")
 def test_pages_of_files_are_given_back_and_no_change_is_lost(tmp_path):
     done = subprocess.run([sys.executable, "-c", MAPPED, tmp_path / "x.npy"], capture_output=True, text=True)
     assert done.stdout == "released\n", done.stderr
+
+
+def test_only_pages_of_files_are_given_back():
+    start = "7f10-7f20 rw-s 00000000 fe:00 338846 "
+    for kept in (
+        "anon_inode:[io_uring]",
+        "/dev/shm/sem.x (deleted)",
+        "/dev/nvidia0",
+        "/memfd:x (deleted)",
+        "/SYSV00 x",
+        "",
+    ):
+        assert not memory._SHARED.match(start + kept), kept
+    for file in ("/home/a/x.npy", "/tmp/#338846 (deleted)", "/home/dev/x"):
+        assert memory._SHARED.match(start + file)[2] == "7f20"
+    assert not memory._SHARED.match("7f10-7f20 rw-p 00000000 fe:00 338846 /home/a/x.npy")
 
 
 FREED = """

@@ -20,7 +20,7 @@ from starfc.graph.order import locality_order
 from starfc.models.checkpoint import Model
 from starfc.models.contextual import Context
 from starfc.models.structural import StructuralModel
-from starfc.runtime.memory import mapped_bytes, release
+from starfc.runtime.memory import mapped_bytes
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 from starfc.scoring.projections import (
@@ -170,8 +170,6 @@ def parse(
     with stages.stage("node order", needs=10 * n):
         order = locality_order(graph)
     inputs = (features.array, graph.ids, graph.sims)
-    for array in inputs:  # a stage counts what it will read again
-        release(array)
     if isinstance(model, StructuralModel):
         if th_sim > 0:
             raise InputError(
@@ -185,8 +183,6 @@ def parse(
     needs = mapped_bytes(*inputs) + 4 * entries + (16 + 8 * scales) * n + (128 << 20) * scales
     with stages.stage("node projections", needs=needs):
         nodes = project_nodes(model, features, graph, th_sim, device, order, scratch)
-    for array in inputs:
-        release(array)
     left = stages.memory_left()
     room = TARGET_BYTES if left is None else max(left // 4, 1 << 20)
     target_bytes = min(TARGET_BYTES, room, 2 * n * model.nhid)

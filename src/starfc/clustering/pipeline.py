@@ -183,8 +183,6 @@ def cluster(
         with stages.stage("choice", needs=search_bytes(parsed)):
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
-            parsed.release()  # a stage counts what it will read again
-            start.scoring.release()
             # the second round of scoring, then communities of the new edges; features of the training edges
             again = start.scoring.bytes_again
             search_again = 8 * len(parsed) + search_bytes(parsed)
@@ -193,7 +191,6 @@ def cluster(
         members = chosen.members
         parsed = chosen.edges.select(chosen.edges.scores > chosen.choice.tau1)
         chosen = replace(chosen, edges=start.edges)  # frees the edges with adapted p
-        start.edges.release()
     if not by_component:
         with stages.stage("communities", needs=8 * parsed.num_nodes if members is not None else search_bytes(parsed)):
             pieces = components(parsed)
@@ -211,7 +208,6 @@ def cluster(
                 parsed = reached.links.added_to(parsed)
                 candidates += parsed.num_edges
                 pieces = components(parsed)
-            start.edges.release()
         before = kept(pieces, parsed.num_edges, sizes)
         with stages.stage("edges of clusters", needs=(5 if keep_edges else 1) * len(parsed)):
             refined, edges = parsed.inside(members), None

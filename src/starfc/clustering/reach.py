@@ -133,8 +133,7 @@ class Reached:
     counts : Counts, optional
     agreed : (2,) float64, optional
         The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`). None
-        if a sample has less than about a third of the rows: it then holds few rows of each identity, which are harder
-        to cluster than all rows.
+        if a sample has less than about a third of the rows; its few rows of each identity are harder to cluster.
     former : (N,) integers, optional
         The smallest member of each row's cluster before clusters were taken apart; None if none was.
     """
@@ -231,9 +230,8 @@ def reach(
             members, apart = taken_apart(members, edges, columns, tau1, samples[0])
         if apart:
             inside = mean_inside(members, edges)
-    found = join(members, inside, columns, tau1, samples)
+    found, times = join(members, inside, columns, tau1, samples), round(n / len(samples[0].rows))
     assert found.counts is not None
-    times = round(n / len(samples[0].rows))
     return replace(
         found,
         former=former if apart else None,

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# a line of /proc/self/maps: range of addresses, permissions with "s" for shared, offset, device, number of the file
-_SHARED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) [r-][w-][x-]s [0-9a-f]+ \S+ ([1-9]\d*) ")
+# A line of /proc/self/maps: range of addresses, permissions with "s" for shared, offset, device, inode, and the path of
+# a file. Devices and memory that only looks like a file have no pages that could be read again, so they are left out.
+_SHARED = re.compile(
+    r"([0-9a-f]+)-([0-9a-f]+) [r-][w-][x-]s [0-9a-f]+ \S+ [1-9]\d* +/(?!dev/|memfd:|SYSV|dmabuf:|anon_hugepage)"
+)
 
 
 def release_unused() -> None:

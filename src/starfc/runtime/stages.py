@@ -75,7 +75,7 @@ class Stages:
         """
         if self.memory_limit is None:
             return None
-        held = resident_bytes()
+        held = _held_bytes()
         self._require_above(held)
         return self.memory_limit - held
 
@@ -83,8 +83,7 @@ class Stages:
         """Raise InputError if a stage that needs this memory, in bytes, would exceed the limit."""
         if needs:
             log.info("%s%s: needs about %s", self.within, name, megabytes(needs))
-        release_unused()
-        held = resident_bytes()
+        held = _held_bytes()
         self._require_above(held, f", and stage '{name}' needs about {megabytes(needs)} more")
         if self.memory_limit is not None and held + needs > self.memory_limit:
             raise InputError(
@@ -113,6 +112,12 @@ class Stages:
         ]
         peak = max((s.peak_rss_mb for s in self.finished), default=0.0)
         return "\n".join([*lines, f"{'total':<24}{total:>10.2f}{1:>8.0%}{peak:>10.0f}"])
+
+
+def _held_bytes() -> int:
+    """Return the memory that this process holds after it has given back what it does not need."""
+    release_unused()
+    return resident_bytes()
 
 
 def megabytes(count: int) -> str:

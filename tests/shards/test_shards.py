@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from helpers.samples import blobs
@@ -34,6 +38,7 @@ from starfc.shards.run import ShardRun
 from starfc.shards.status import status_of, status_text
 from starfc.shards.store import DamagedError, Store
 from starfc.shards.tasks import run_task
+from starfc.storage.commit import locked
 
 EXACT = Search("exact", judge=first_round_judge)
 CHOSEN = Search("ivf", judge=first_round_judge)
@@ -252,7 +257,7 @@ def test_tasks_that_others_run(tmp_path, rows, expected):
     while driver.poll() is None:
         waiting = tmp_path / "store" / "waiting.json"
         if waiting.is_file():
-            asked = json.loads(waiting.read_text())
+            asked = json.loads(waiting.read_text())["content"]
             run = ShardRun.open(Store(str(tmp_path / "store")))
             for index in set(range(asked["tasks"])) - run.store.finished(asked["stage"]):
                 run_task(run, asked["stage"], index)
@@ -271,15 +276,12 @@ def test_what_cannot_run_on_shards(tmp_path):
         on_shards(rows, store, model=StarFCModel(16, 32))
     with pytest.raises(InputError, match="float16 or float32 rows of ordinary length needed for shards; found float64"):
         on_shards(rows.astype(np.float64), store)
-    with pytest.raises(InputError, match="holds a run with other dtype"):
-        on_shards(rows, store)
-    store.remove()
     on_shards(rows, store)
     with pytest.raises(InputError, match=r"holds a run with other shard_rows \(1024 instead of 256\)"):
         on_shards(rows, store, shard_rows=256)
-    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    manifest = store.read_json("manifest.json")
     for name, message in (("version", "a run of starfc 0.0; this is"), ("processor", "use machines of one kind")):
-        (tmp_path / "store" / "manifest.json").write_text(json.dumps(manifest | {name: "0.0"}))
+        store.write_json("manifest.json", manifest | {name: "0.0"})
         with pytest.raises(InputError, match=message):
             ShardRun.open(store)
     with pytest.raises(InputError, match="no run on shards found"):
@@ -290,6 +292,9 @@ def test_what_cannot_run_on_shards(tmp_path):
         ShardOptions(shard_rows=1000)
     with pytest.raises(InputError, match="address: needs engine ray; found local"):
         ShardOptions(address="auto")
+    for given in ({"engine": "wait"}, {"engine": "ray", "address": "auto"}):
+        with pytest.raises(InputError, match="store: name a folder or URL that all machines see"):
+            ShardOptions(**given)
 
 
 def test_tasks_that_do_not_exist(tmp_path):
@@ -314,11 +319,124 @@ def test_the_local_folder_stays_within_its_size(tmp_path):
         store.save("stage", at, {"array": array})
     for _ in range(2):
         for at, array in enumerate(arrays):
-            store._open.clear()
+            store._close("stage", at)
             np.testing.assert_array_equal(store.load("stage", at), array)
             assert sum(path.stat().st_size for path in tmp_path.glob("*/*.npy")) <= 5000
     copy = next(iter(tmp_path.glob("*/*.npy")))
     copy.write_bytes(b"damaged")
     for at, array in enumerate(arrays):
-        store._open.clear()
+        store._close("stage", at)
         np.testing.assert_array_equal(store.load("stage", at), array)
+
+
+def test_few_arrays_stay_open(tmp_path, monkeypatch):
+    """Large arrays are mapped, and the number of mappings is bounded; small ones are read, up to a size in all."""
+    monkeypatch.setattr(store_module, "_SMALL", 2000)
+    monkeypatch.setattr(store_module, "_MAPPED", 3)
+    monkeypatch.setattr(store_module, "_HELD", 5000)
+    store = Store(str(tmp_path))
+    for at in range(12):
+        store.save("stage", at, {"array": np.full(500 if at % 2 else 200, at, np.int64)})
+    for at in (*range(12), *range(12)):
+        array = store.load("stage", at)
+        assert (array == at).all()
+        mapped = [isinstance(known, np.memmap) for known in store._open.values()]
+        assert sum(mapped) <= 3
+        assert mapped.count(False) <= 3
+        assert isinstance(array, np.memmap) == bool(at % 2)
+
+
+def test_an_error_of_the_disk_is_not_damage(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.save("near", 0, {"array": np.arange(3)})
+    monkeypatch.setattr(store_module, "_digest", lambda path: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+    with pytest.raises(OSError, match="Too many open files"):
+        store.load("near", 0)
+    assert store.finished("near") == {0}
+
+
+@pytest.mark.long
+def test_a_store_of_other_weights_is_refused(tmp_path, rows):
+    """Also if the folder of the weights is the same."""
+    folder = tmp_path / "weights"
+    shutil.copytree(PRETRAINED, folder)
+    store = Store(str(tmp_path / "store"))
+    on_shards(rows[:500], store, model=load_model(folder))
+    other = load_model(folder)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.01)
+    with pytest.raises(InputError, match="holds a run with other weights"):
+        on_shards(rows[:500], store, model=other)
+
+
+def test_the_result_of_a_task_that_was_asked_something_else_does_not_count(tmp_path):
+    store = Store(str(tmp_path))
+    on_shards(blobs()[0].astype(np.float32), store)
+    run = ShardRun.open(store)
+    assert run.finished("first") == {0}
+    old = run.asked("first")
+    run.ask("first", old | {"more": 1})
+    store.save("first", 0, {"array": np.arange(3)}, input="of before")
+    assert store.finished("first") == {0}
+    assert ShardRun.open(store).finished("first") == set()
+
+
+def test_files_of_others_are_neither_used_nor_removed(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "photo.jpg").write_text("mine")
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(InputError, match="a new or empty folder needed for the shards; found other files there"):
+        on_shards(blobs()[0].astype(np.float32), store)
+    store.remove()
+    assert (tmp_path / "store" / "photo.jpg").read_text() == "mine"
+
+
+class Lossy(LocalEngine):
+    """An engine whose worker dies in one task, always."""
+
+    def submit(self, run, stage, index, needs):
+        if (stage, index) == ("smooth", 1):
+            lost = Future()
+            lost.set_exception(BrokenProcessPool("killed"))
+            return lost
+        return super().submit(run, stage, index, needs)
+
+
+def test_a_task_that_kills_its_worker_ends_the_run(tmp_path, rows):
+    with pytest.raises(InputError, match="smooth/00001: its worker died 4 times; most often the memory is too small"):
+        on_shards(rows[:700], Store(str(tmp_path)), Lossy(0), shard_rows=256)
+
+
+def test_two_commands_do_not_share_a_store(tmp_path, rows):
+    np.save(tmp_path / "x.npy", rows[:300])
+    (tmp_path / "store").mkdir()
+    with locked(tmp_path / "store", "cluster"):
+        done = subprocess.run(
+            cluster_command(tmp_path, "--engine", "local", "--workers", "1"), capture_output=True, text=True
+        )
+    assert done.returncode == 2
+    assert "is writing to this folder" in done.stderr
+
+
+@pytest.mark.long
+def test_workers_end_with_a_killed_command(tmp_path, rows):
+    np.save(tmp_path / "x.npy", rows)
+    driver = subprocess.Popen(cluster_command(tmp_path, "--engine", "local", "--workers", "2", "-q"))
+    while not list((tmp_path / "store" / "exact").glob("*.json")):
+        time.sleep(0.005)
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    workers = [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    assert len(workers) == 2
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 20
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -86,6 +86,8 @@ def cluster(
     given = options.given(engine=engine, workers=workers, address=address, store=store, shard_rows=shard_rows)
     if given and engine is None:
         raise InputError(f"--{next(iter(given)).replace('_', '-')}: needs --engine")
+    if given and out == options.STREAM:
+        raise InputError("--engine: needs a folder for the results (-o DIR); found -o -")
     shards = ShardOptions(**given) if given else None
     asked: dict[str, Any] = {
         **options.given(

@@ -34,7 +34,7 @@ def task(
     set_threads(threads)
     opened = Store(store)
     run = ShardRun.open(opened)
-    if index in opened.finished(stage):
+    if kind_of(stage) is not None and index in run.finished(stage):
         options.show({}, f"{stage}/{index:05d}: finished before", as_json=False, quiet=quiet)
         return
     try:
@@ -42,7 +42,10 @@ def task(
     except DamagedError as error:
         if kind_of(error.stage) is None:  # the driver makes it, at the start of a run
             raise InputError(f"{error}; end `starfc cluster`, and start it again") from None
-        opened.forget(error.stage, error.index)
-        raise InputError(f"{error}; run its task again: starfc task {store} {error.stage} {error.index}") from None
+        if not opened.is_whole(error.stage, error.index):
+            opened.forget(error.stage, error.index)
+        raise InputError(
+            f"{error}; run its task again, then this one: starfc task {store} {error.stage} {error.index}"
+        ) from None
     seconds, peak = record["seconds"], record["peak_rss_mb"]
     options.show(record, f"{stage}/{index:05d}: {seconds:.1f} s, peak {peak:,.0f} MB", as_json=False, quiet=quiet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from starfc.shards.driver import Shards
 from starfc.shards.engine import engine_of
 from starfc.shards.run import SHARD_ROWS
 from starfc.shards.store import Store
+from starfc.storage.commit import locked
 from starfc.storage.scratch import large_array
 
 log = logging.getLogger("starfc")
@@ -70,6 +71,8 @@ class ShardOptions:
             raise InputError(f"{word('shard_rows')}: a multiple of {_UNIT} needed; found {self.shard_rows:,}")
         if self.address is not None and self.engine != "ray":
             raise InputError(f"{word('address')}: needs {word('engine')} ray; found {self.engine}")
+        if self.store is None and (self.address is not None or self.engine == "wait"):
+            raise InputError(f"{word('store')}: name a folder or URL that all machines see")
 
 
 @contextmanager
@@ -82,7 +85,11 @@ def on_shards(
     """
     store = Store(options.url(out))
     log.info("shards: %s, engine %s", store.url, options.engine)
-    with engine_of(options.engine, options.workers or threads, options.address) as engine:
+    with ExitStack() as stack:
+        if store.folder is not None:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(store.folder, "cluster"))
+        engine = stack.enter_context(engine_of(options.engine, options.workers or threads, options.address))
         shards = Shards(store, engine, model, search, options.shard_rows)
 
         def make_graph(features: Features, k: int, as_asked: bool, stages: Stages) -> KnnGraph:

@@ -124,6 +124,11 @@ class Shards:
     def graph(self, features: Features, k: int, as_asked: bool = True, stages: Stages | None = None) -> KnnGraph:
         """Build the kNN graph of features, or continue to build it; the parameters are those of ``MakeGraph``."""
         n, search = len(features), self.search
+        if features.array.dtype.itemsize > 4 or not features.factors.all():
+            raise InputError(
+                f"{features.name}: float16 or float32 rows of ordinary length needed for shards; found "
+                f"{features.array.dtype}; store them as float32, divided by their lengths"
+            )
         approximate = search.method == "ivf" and not is_small(features, search.params)
         options = {"method": search.method, "params": dict(search.params), "seed": search.seed, "recall": search.recall}
         manifest = Manifest(
@@ -187,13 +192,8 @@ class Shards:
 
     def _write_rows(self, run: ShardRun, features: Features, order: NDArray[np.integer]) -> None:
         """Store the features by place, with what belongs to each row."""
-        dtype, done = features.array.dtype, run.store.finished("rows")
-        factors = features.factors if dtype.itemsize <= 4 else np.zeros(1, np.float32)
-        if not factors.all():
-            raise InputError(
-                f"{features.name}: float16 or float32 rows of ordinary length needed for shards; found {dtype}; store "
-                "them as float32, divided by their lengths"
-            )
+        done = run.store.finished("rows")
+        factors = features.factors
         missing = [index for index in range(len(run.shards)) if index not in done]
         if not missing and self._strangers_stored(run):
             return

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any, Protocol
 
 from starfc.errors import InputError
@@ -22,6 +25,7 @@ from starfc.runtime.extras import require
 from starfc.runtime.kernel_cache import lock_kernel_cache
 from starfc.runtime.machine import set_threads
 from starfc.runtime.progress import progress
+from starfc.runtime.words import word
 from starfc.shards.run import ShardRun
 from starfc.shards.store import DamagedError
 from starfc.shards.tasks import kind_of, opened, run_task
@@ -50,7 +54,7 @@ class Engine(Protocol):
 def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None:
     """Run the tasks of a stage that are not finished; ``needs`` is the memory of one, in bytes."""
     count = len(run.of(stage))
-    todo = [(stage, index) for index in sorted(set(range(count)) - run.store.finished(stage), reverse=True)]
+    todo = [(stage, index) for index in sorted(set(range(count)) - run.finished(stage), reverse=True)]
     tries: Counter[tuple[str, int]] = Counter()
     running: dict[Any, tuple[str, int]] = {}
     blocked: dict[tuple[str, int], list[tuple[str, int]]] = {}  # by the task that makes a damaged array again
@@ -66,30 +70,48 @@ def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None
                     todo += blocked.pop(task, [])
                     continue
                 tries[task] += 1
-                if tries[task] == _TRIES or not (isinstance(error, DamagedError) or engine.is_lost(error)):
-                    raise error
-                if isinstance(error, DamagedError):
-                    source = error.stage, error.index
-                    if source not in blocked:
-                        _forget(run, error)
-                        todo.append(source)
-                    blocked.setdefault(source, []).append(task)
-                else:
-                    log.warning("%s/%05d: its worker died; it starts again", *task)
+                if engine.is_lost(error):
+                    if tries[task] == _TRIES:
+                        raise InputError(
+                            f"{_name(task)}: its worker died {_TRIES} times; most often the memory is too small: use "
+                            f"fewer {word('workers')} per machine, or a smaller {word('shard_rows')}"
+                        ) from error
+                    log.warning("%s: its worker died; it starts again", _name(task))
                     todo.append(task)
+                elif isinstance(error, DamagedError) and tries[task] < _TRIES:
+                    source = error.stage, error.index
+                    if source in blocked:
+                        blocked[source].append(task)
+                    elif _forget(run, error):
+                        todo.append(source)
+                        blocked[source] = [task]
+                    else:
+                        todo.append(task)
+                elif isinstance(error, DamagedError):
+                    raise InputError(f"{error}; it was made again, and damaged again; look at the disk") from error
+                else:
+                    raise error
 
 
 def mend(engine: Engine, run: ShardRun, error: DamagedError) -> None:
     """Make a damaged array again by its task."""
-    _forget(run, error)
-    run_stage(engine, run, error.stage)
+    if _forget(run, error):
+        run_stage(engine, run, error.stage)
 
 
-def _forget(run: ShardRun, error: DamagedError) -> None:
+def _forget(run: ShardRun, error: DamagedError) -> bool:
+    """Mark the task that made a damaged array as not finished; return False if the array is whole by now."""
+    if run.store.is_whole(error.stage, error.index):
+        return False
     run.store.forget(error.stage, error.index)
     if kind_of(error.stage) is None:  # the driver makes it, at the start of a run
         raise InputError(f"{error}; start the same command again, which makes it anew") from error
     log.warning("%s; it is made again", error)
+    return True
+
+
+def _name(task: tuple[str, int]) -> str:
+    return f"{task[0]}/{task[1]:05d}"
 
 
 class LocalEngine:
@@ -114,7 +136,9 @@ class LocalEngine:
                 done.set_exception(error)
             return done
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), initializer=_start)
+            self._pool = ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn"), initializer=_start_child
+            )
         try:
             return self._pool.submit(_task, run.store.url, stage, index)
         except BrokenProcessPool:
@@ -138,7 +162,20 @@ def _start() -> None:
     set_threads(1)
 
 
-def _task(url: str, stage: str, index: int) -> dict[str, float]:
+def _start_child() -> None:
+    """Prepare a process of :class:`LocalEngine`; it ends if the command ends, also if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    _start()
+
+
+def _task(url: str, stage: str, index: int) -> dict[str, Any]:
     return run_task(opened(url), stage, index)
 
 
@@ -235,7 +272,7 @@ class WaitEngine:
             done = []
             for stage in {stage for stage, _ in handles}:
                 run = next(self._waiting[handle] for handle in handles if handle[0] == stage)
-                there = run.store.finished(stage)
+                there = run.finished(stage)
                 done += [handle for handle in handles if handle[0] == stage and handle[1] in there]
             if done:
                 return [(handle, None) for handle in done]

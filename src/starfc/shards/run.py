@@ -30,7 +30,7 @@ from starfc.models.checkpoint import Model, load_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.products import product_dtype, slices, use_product_dtype
-from starfc.shards.store import DamagedError, Store
+from starfc.shards.store import DamagedError, Store, digest_of_content
 from starfc.version import __version__
 
 SHARD_ROWS = 1 << 16
@@ -104,6 +104,7 @@ class ShardRun:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store, self.manifest = store, manifest
         use_product_dtype(getattr(torch, manifest.products))
+        self._known: dict[str, dict[int, str | None]] = {}  # by stage and task: what a finished task was asked
         self.mend: Callable[[DamagedError], None] | None = None  # makes a damaged array anew, in the driver only
 
     @classmethod
@@ -204,6 +205,25 @@ class ShardRun:
         if before != wanted:
             self.store.remove_stage(stage)
             self.store.write_json(f"{stage}/input.json", wanted)
+
+    def finished(self, stage: str) -> set[int]:
+        """Return the numbers of the finished tasks of a stage; not those of a process that was asked something else."""
+        wanted, known = self.digest_of_input(stage), self._known.setdefault(stage, {})
+        found = self.store.finished(stage)
+        for index in found:
+            if known.get(index) != wanted:
+                try:
+                    known[index] = self.store.record(stage, index).get("input")
+                except (FileNotFoundError, ValueError):
+                    known[index] = None
+        return {index for index in found if known[index] == wanted}
+
+    def digest_of_input(self, stage: str) -> str:
+        """Return a digest of what a stage was asked, empty if nothing was."""
+        try:
+            return digest_of_content(self.store.read_json(f"{stage}/input.json"))
+        except FileNotFoundError:
+            return ""
 
     def asked(self, stage: str) -> dict[str, Any]:
         """Return the numbers and names that a stage was asked for. Raise InputError if it has not begun."""

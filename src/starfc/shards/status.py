@@ -22,7 +22,7 @@ def status_of(store: Store) -> dict[str, Any]:
     for name in store.stages():
         if kind_of(name) is None:
             continue
-        records = [store.record(name, index) for index in sorted(store.finished(name))]
+        records = [store.record(name, index) for index in sorted(run.finished(name))]
         stages.append(
             {
                 "stage": name,

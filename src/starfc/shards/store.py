@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
 import tempfile
 import threading
@@ -30,11 +31,13 @@ from numpy.typing import NDArray
 
 from starfc.errors import InputError
 from starfc.storage.atomic import replacing
+from starfc.storage.commit import LOCK
 from starfc.storage.scratch import allocate
 
 _RECORDS = ("manifest.json", "strangers.json", "lists.json", "width.json", "waiting.json")
 _TRIES, _PAUSE = 5, 0.2  # attempts to read or write a file of another file system; seconds before the second one
-_OPEN = 4096  # maximum number of arrays that a process keeps open
+_SMALL = 1 << 20  # bytes; smaller arrays are read, larger ones are memory-mapped
+_MAPPED, _HELD = 1024, 1 << 28  # maximum number of mapped arrays, and bytes of the others, that a process keeps
 CACHE_BYTES = 64 << 30  # maximum size of the local folder
 
 
@@ -79,6 +82,7 @@ class Store:
         self._cache = Path(tempfile.gettempdir()) / name if cache is None else cache
         self._cache_bytes = cache_bytes
         self._open: OrderedDict[tuple[str, int, str], NDArray] = OrderedDict()
+        self._verified: dict[tuple[str, int, str], str] = {}  # digests that were compared
         self._lock = threading.Lock()
         self.bytes_read = self.bytes_written = 0
 
@@ -90,9 +94,7 @@ class Store:
             self._write(f"{stage}/{index:05d}.{part}.npy", data)
             parts[part] = {"digest": xxhash.xxh3_64_hexdigest(data), "bytes": len(data)}
             self.bytes_written += len(data)
-        with self._lock:
-            for key in [key for key in self._open if key[:2] == (stage, index)]:
-                del self._open[key]
+        self._close(stage, index)
         self.write_json(f"{stage}/{index:05d}.json", {"parts": parts, **record})
         return parts
 
@@ -103,18 +105,29 @@ class Store:
         ------
         DamagedError
             The array is missing, or differs from its digest.
+        OSError
+            The store cannot be read.
         """
         key = stage, index, part
         with self._lock:
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
-        array = self._verified(stage, index, part)
+        array = self._read_array(stage, index, part)
         with self._lock:
             self._open[key] = array
-            if len(self._open) > _OPEN:
-                self._open.popitem(last=False)
+            self._close_old()
         return array
+
+    def is_whole(self, stage: str, index: int) -> bool:
+        """Return whether a task is finished and all its arrays are undamaged."""
+        self._close(stage, index)
+        try:
+            for part in self.record(stage, index)["parts"]:
+                self.load(stage, index, part)
+        except (DamagedError, FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+        return True
 
     def finished(self, stage: str) -> set[int]:
         """Return the numbers of the finished tasks of a stage."""
@@ -131,16 +144,12 @@ class Store:
 
     def forget(self, stage: str, index: int) -> None:
         """Mark a task as not finished."""
-        with self._lock:
-            for key in [key for key in self._open if key[:2] == (stage, index)]:
-                del self._open[key]
+        self._close(stage, index)
         self._remove(f"{stage}/{index:05d}.json")
 
     def remove_stage(self, stage: str) -> None:
         """Remove all files of a stage."""
-        with self._lock:
-            for key in [key for key in self._open if key[0] == stage]:
-                del self._open[key]
+        self._close(stage)
         path = f"{self._root}/{stage}"
         if self._fs.exists(path):
             self._fs.rm(path, recursive=True)
@@ -159,36 +168,68 @@ class Store:
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         """Write a JSON file with its digest."""
         content = json.loads(json.dumps(record))
-        self._write(name, json.dumps({"digest": _digest_of(content), "content": content}, indent=1).encode())
+        self._write(name, json.dumps({"digest": digest_of_content(content), "content": content}, indent=1).encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON file. Raise FileNotFoundError or ValueError if it is missing or damaged."""
         found = json.loads(self._read(name))
-        if not isinstance(found, dict) or _digest_of(found.get("content")) != found.get("digest"):
+        if not isinstance(found, dict) or digest_of_content(found.get("content")) != found.get("digest"):
             raise ValueError(f"{self.url}/{name}: differs from its digest")
         return found["content"]
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is there."""
-        return not self._names("")
+        """Whether nothing is there, except a lock."""
+        return not set(self._names("")) - {LOCK}
 
-    def _verified(self, stage: str, index: int, part: str) -> NDArray:
-        name = f"{stage}/{index:05d}.{part}.npy"
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a store on a disk."""
+        return Path(self._root) if self._local else None
+
+    def _close(self, stage: str, index: int | None = None) -> None:
+        """Forget the open arrays of a task, or of a stage."""
+        with self._lock:
+            for known in (self._open, self._verified):
+                for key in [key for key in known if key[0] == stage and index in (None, key[1])]:
+                    del known[key]
+
+    def _close_old(self) -> None:
+        """Forget the arrays that were used least recently, if there are too many."""
+        mapped = [key for key, array in self._open.items() if isinstance(array, np.memmap)]
+        most = min(_MAPPED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        for key in mapped[: max(0, len(mapped) - most)]:
+            del self._open[key]
+        held = {key: array.nbytes for key, array in self._open.items() if not isinstance(array, np.memmap)}
+        total = sum(held.values())
+        for key, size in held.items():
+            if total <= _HELD:
+                break
+            del self._open[key]
+            total -= size
+
+    def _read_array(self, stage: str, index: int, part: str) -> NDArray:
+        """Return an array that agrees with its digest. It is compared once per process."""
+        name, key = f"{stage}/{index:05d}.{part}.npy", (stage, index, part)
         try:
-            digest = self.record(stage, index)["parts"][part]["digest"]
+            digest = self._verified.get(key) or self.record(stage, index)["parts"][part]["digest"]
             path = Path(f"{self._root}/{name}") if self._local else self._fetched(name, digest)
-            found = _digest(path)
-            if found != digest and not self._local:  # the local copy may be the damaged one
-                path.unlink(missing_ok=True)
-                path = self._fetched(name, digest)
+            if key not in self._verified:
                 found = _digest(path)
-            if found != digest:
-                raise DamagedError(stage, index, f"{self.url}/{name} differs from its digest")
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                if found != digest and not self._local:  # the local copy may be the damaged one
+                    path.unlink(missing_ok=True)
+                    path = self._fetched(name, digest)
+                    found = _digest(path)
+                if found != digest:
+                    raise DamagedError(stage, index, f"{self.url}/{name} differs from its digest")
+                self.bytes_read += path.stat().st_size if self._local else 0
+            mapped = "r" if path.stat().st_size >= _SMALL else None
+            array = np.load(path, mmap_mode=mapped, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DamagedError(stage, index, f"{self.url}/{name} is missing") from error
+        except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(stage, index, f"{self.url}/{name}: {error}") from error
-        self.bytes_read += path.stat().st_size if self._local else 0
+        self._verified[key] = digest
         return array
 
     def _fetched(self, name: str, digest: str) -> Path:
@@ -265,7 +306,8 @@ def _npy(array: NDArray) -> bytes:
     return buffer.getvalue()
 
 
-def _digest_of(content: Any) -> str:
+def digest_of_content(content: Any) -> str:
+    """Return a digest of what a JSON file holds."""
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 

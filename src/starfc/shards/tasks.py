@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -46,7 +47,7 @@ def kind_of(stage: str) -> str | None:
     return kind if kind in STAGES else None
 
 
-def run_task(run: ShardRun, stage: str, index: int) -> dict[str, float]:
+def run_task(run: ShardRun, stage: str, index: int) -> dict[str, Any]:
     """Run a task and store its arrays; return its seconds, peak memory in MB, and bytes read.
 
     Raises
@@ -64,13 +65,14 @@ def run_task(run: ShardRun, stage: str, index: int) -> dict[str, float]:
     count = len(run.of(stage))
     if not 0 <= index < count:
         raise InputError(f"task: a number from 0 to {count - 1} needed; found {index}")
-    started, before = time.perf_counter(), run.store.bytes_read
+    started, before, asked = time.perf_counter(), run.store.bytes_read, run.digest_of_input(stage)
     arrays = STAGES[kind](run, stage, index)
     record = {
         "seconds": time.perf_counter() - started,
         "peak_rss_mb": peak_rss_mb(),
         "bytes_read": run.store.bytes_read - before,
         "at": time.time(),
+        "input": asked,
     }
     run.store.save(stage, index, arrays, **record)
     return record

@@ -223,8 +223,7 @@ class Store:
                 if found != digest:
                     raise DamagedError(stage, index, f"{self.url}/{name} differs from its digest")
                 self.bytes_read += path.stat().st_size if self._local else 0
-            mapped = "r" if path.stat().st_size >= _SMALL else None
-            array = np.load(path, mmap_mode=mapped, allow_pickle=False)
+            array = np.load(path, mmap_mode="r" if path.stat().st_size >= _SMALL else None, allow_pickle=False)
         except FileNotFoundError as error:
             raise DamagedError(stage, index, f"{self.url}/{name} is missing") from error
         except (ValueError, KeyError, TypeError) as error:

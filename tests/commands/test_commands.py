@@ -33,7 +33,8 @@ from starfc.runtime.interrupts import Stopped
 
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
-    "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges",
+    "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges "
+    "--engine --workers --address --store --shard-rows",
     "assign": "--remove --apply-merges --labels --threads --json --quiet",
     "explain": "--json",
     "report": "--out --images --names --json",
@@ -44,6 +45,8 @@ OPTIONS = {
     "tune": "--model --out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device --seed --json",
     "convert": "--labels --feature-dim --dtype --json --quiet",
     "info": "--labels --feature-dim --json",
+    "status": "--json",
+    "task": "--threads --quiet",
 }
 
 

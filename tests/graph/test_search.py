@@ -16,7 +16,7 @@ from starfc.graph import cells as cells_module
 from starfc.graph import exact as exact_module
 from starfc.graph import knn as knn_module
 from starfc.graph import opening
-from starfc.graph.cells import Centroids, Members, make_cells, probe_cells
+from starfc.graph.cells import Cells, Centroids, Members, make_cells, nearest_cells, probe_cells
 from starfc.graph.exact import exact_search, nearest_of_rows, rounded_search, search_rows
 from starfc.graph.knn import build_knn, exact_knn, search_bytes
 from starfc.graph.neighbours import KnnGraph
@@ -267,8 +267,10 @@ def test_probing_every_cell_is_exact_search(monkeypatch, rows, few):
     matrix = unit(blobs(identities=40, size=15, noise=0.7)[0])
     features = Features(matrix, normalise=False)
     cells = make_cells(features, 9)
-    members, places = Members.of(features, cells.order), approximate_module._in_places(cells)
-    sims, ids = found_by(lambda *a: probe_cells(members, places, len(cells), *a), features, 12, cells.order)
+    members = Members.of(features, cells.order)
+    places = Cells(cells.centroids, np.arange(len(cells.order)), cells.starts)
+    probed = nearest_cells(members.vectors, places, len(cells))
+    sims, ids = found_by(lambda *a: probe_cells(members, places, probed, *a), features, 12, cells.order)
     assert_same_neighbours(sims, ids, matrix)
 
 
@@ -292,7 +294,7 @@ def test_a_sweep_finds_the_best_that_two_steps_reach(monkeypatch):
     lists = np.stack([rng.choice(np.setdiff1d(np.arange(n), i), 3, replace=False) for i in range(n)]).astype(np.int32)
     members = Members.of(Features(matrix, normalise=False), np.arange(n))
     pools = Pools.empty(n, 5, torch.float32, np.int32)
-    sweep(members, Steps(lists), slice(0, n), lists, pools)
+    sweep(members, Steps.of(lists), slice(0, n), lists, pools)
     ids = sorted_pools(pools, 5)[1]
     ways = one_step(lists, 3)
     for i in range(n):
@@ -313,7 +315,7 @@ def test_blocks_share_candidates_up_to_a_limit(monkeypatch):
     monkeypatch.setattr(Pools, "offer_new", lambda self, products, names, *rest: offered.append(set(names)))
     for most in (8192, 50):
         monkeypatch.setattr("starfc.graph.sweeps._MOST", most)
-        sweep(members, Steps(lists), slice(0, 200), lists, Pools.empty(200, 9, torch.float32, np.int32))
+        sweep(members, Steps.of(lists), slice(0, 200), lists, Pools.empty(200, 9, torch.float32, np.int32))
     every, some = offered
     assert every == set(range(200))
     assert len(some) == 50
@@ -322,7 +324,7 @@ def test_blocks_share_candidates_up_to_a_limit(monkeypatch):
 
 
 def test_rows_alone_have_the_neighbours_of_the_whole_search(monkeypatch):
-    monkeypatch.setattr(exact_module, "_SMALL", 0)
+    monkeypatch.setattr(exact_module, "SMALL", 0)
     monkeypatch.setattr(exact_module, "product_dtype", lambda: torch.bfloat16)
     matrix = unit(blobs(identities=60, size=20, noise=0.6)[0])
     features, rows = Features(matrix, normalise=False), np.array([3, 700, 41, 1199])

@@ -50,6 +50,13 @@ def test_p_of_judged_edges_is_that_of_the_whole_graph():
     assert distance(model, own, context) < 0.15
 
 
+def in_lists_of(graph, model):
+    """Return the function that tells how many lists have each of some rows."""
+    counts = np.zeros((2, graph.num_nodes), np.float32)
+    in_degrees(graph.ids[:, : model.columns], 10, counts)
+    return lambda rows: counts[:, rows]
+
+
 def distance(model, one, other):
     """Return the root mean square difference of two contexts, in standard deviations of the training data."""
     spread = model.first.members[0].context_std.numpy()
@@ -80,7 +87,8 @@ def test_the_judge_gets_the_lists_that_the_model_reads():
 
 def test_exact_lists_change_no_context():
     model, features = load_model(PRETRAINED), rows_of(3000)
-    change = context_change(model, features, build_knn(features, 40), Strangers.of(features))
+    graph = build_knn(features, 40)
+    change = context_change(model, features, graph, Strangers.of(features), in_lists_of(graph, model))
     assert distance(model, change, np.zeros_like(change)) < 1e-4
 
 
@@ -94,7 +102,7 @@ def test_the_context_of_approximate_lists_is_corrected_to_that_of_exact_lists(se
         structure, strangers = whole(features, graph, model)
         edges = structure.first_round(sampled_nodes(len(features))).features
         contexts.append(first_context(edges, len(features), features.dim, strangers))
-    change = context_change(model, features, lists, strangers)
+    change = context_change(model, features, lists, strangers, in_lists_of(lists, model))
     assert distance(model, contexts[1] + change, contexts[0]) < 0.8 * distance(model, contexts[1], contexts[0])
     scored = Scoring(model, features, lists).context.first
     np.testing.assert_allclose(scored, contexts[1] + change, rtol=1e-5, atol=1e-6)

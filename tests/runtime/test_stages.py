@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -121,6 +122,7 @@ def test_a_failing_stage_is_not_reported_as_finished():
 
 def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
     real = progress_module.tqdm
+    monkeypatch.setattr(logging.getLogger("starfc"), "level", logging.INFO)  # another test may have been quiet
     monkeypatch.setattr(
         progress_module, "tqdm", lambda *a, **k: real(*a, **k | {"delay": 0, "mininterval": 0, "miniters": 1})
     )

@@ -33,7 +33,7 @@ from torch.nn.utils import parameters_to_vector
 
 from starfc.clustering.choice import GIVEN, THRESHOLDS, Choice, choose, estimate
 from starfc.graph.edges import EdgeList
-from starfc.models.structural import EdgeScorer
+from starfc.models.structural import EdgeScorer, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.scoring.structural import ROW_BLOCK, Scoring
@@ -71,7 +71,7 @@ class Adapted:
         ``features`` (m, f) are the edges' structural features; ``rows`` and ``cols`` (m,) are the edges' ends.
         """
         columns = torch.from_numpy(features)
-        one, other = (scorer(columns).numpy() for scorer in self.scorers)
+        one, other = (logits_of(scorer, columns).numpy() for scorer in self.scorers)
         ours, theirs = self.half[rows], self.half[cols]
         return np.where(ours != theirs, (one + other) / 2, np.where(ours == 0, other, one))
 
@@ -189,11 +189,7 @@ class Lessons:
         n = scoring.graph.num_nodes
         nodes = np.unique(np.linspace(0, n - 1, min(n, _NODES)).astype(np.int64))
 
-        def work(part: slice) -> tuple[NDArray[np.float32], NDArray[np.integer], NDArray[np.int64]]:
-            pairs = scoring.pairs(nodes[part])
-            return pairs.features, pairs.rows, scoring.graph.ids[pairs.rows, pairs.slots].astype(np.int64)
-
-        found = threads.results(work, slices(len(nodes), ROW_BLOCK))
+        found = threads.results(lambda part: scoring.edges_of(nodes[part]), slices(len(nodes), ROW_BLOCK))
         self.features, self.rows, self.cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
 
     def adapted(
@@ -221,7 +217,7 @@ class Lessons:
         def believe(part: slice) -> None:
             with torch.inference_mode():
                 if before is None:
-                    believed[part] = scorer(torch.from_numpy(self.features[part]))
+                    believed[part] = logits_of(scorer, torch.from_numpy(self.features[part]))
                 else:
                     known = before.logits(self.features[part], self.rows[part], self.cols[part])
                     believed[part] = torch.from_numpy(known)

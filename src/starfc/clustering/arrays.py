@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.copies import collapsed, copies_among, sizes_of, with_copies
 from starfc.clustering.diagnostics import doubts
+from starfc.clustering.parsing import MakeScoring
 from starfc.clustering.pipeline import (
     COMPONENTS,
     REFINEMENTS,
@@ -135,6 +136,7 @@ def cluster_features(
     *,
     make_graph: MakeGraph | None = None,
     graph_of_all: Path | None = None,
+    make_scoring: MakeScoring | None = None,
     keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
@@ -148,13 +150,14 @@ def cluster_features(
         (N, d). Invalid rows are treated as ``settings.invalid_rows`` says.
     make_graph, graph_of_all
         As for :func:`prepare`.
-    keep_edges, device, stages, scratch
+    make_scoring, keep_edges, device, stages, scratch
         As for :func:`starfc.clustering.pipeline.cluster`.
     """
     stages = stages or Stages()
     given: dict[str, Any] = {"stages": stages, "scratch": scratch}
     prepared = prepare(features, model, settings, make_graph=make_graph, graph_of_all=graph_of_all, **given)
-    return cluster_prepared(prepared, model, settings, keep_edges=keep_edges, device=device, **given)
+    given |= {"make_scoring": make_scoring, "keep_edges": keep_edges, "device": device}
+    return cluster_prepared(prepared, model, settings, **given)
 
 
 def prepare(
@@ -207,6 +210,7 @@ def cluster_prepared(
     model: Model,
     settings: Settings,
     *,
+    make_scoring: MakeScoring | None = None,
     keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
@@ -225,6 +229,7 @@ def cluster_prepared(
     else:
         if settings.refinement == "fixed":
             given |= {"partition": settings.partition, "resolution": settings.resolution, "adapt": settings.adapt}
+            given |= {"make_scoring": make_scoring}
             given |= {"seed": settings.seed, "search": _search(settings, graph.k) if settings.reach == "auto" else None}
         result = REFINEMENTS[settings.refinement](prepared.features, graph, model, **given)
     recalls = graph.info.get("recalls") or {}

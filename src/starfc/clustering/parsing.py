@@ -124,6 +124,9 @@ class CandidateSet:
     entry_bytes: int
 
 
+#: Returns the state in which the edges of a kNN graph of features are scored, elsewhere than in this process.
+MakeScoring = Callable[[Features, KnnGraph], Scoring]
+
 ENTRIES = CandidateSet(parse_graph, num_entries, 9)  # all kNN entries i -> j
 PAIRS = CandidateSet(parse_affinity, num_pairs, 22)  # the edges of the affinity graph, undirected
 
@@ -140,10 +143,12 @@ def parse(
     device: str | torch.device,
     stages: Stages,
     scratch: Path | None,
+    make_scoring: MakeScoring | None = None,
 ) -> Parsed:
     """Score the candidate edges and return those with p > τ1.
 
-    The parameters are those of :func:`starfc.clustering.pipeline.cluster`. A structural model ignores ``candidates``:
+    The parameters are those of :func:`starfc.clustering.pipeline.cluster`. Without ``make_scoring``, edges are scored
+    in this process. A structural model ignores ``candidates``:
     it always has its own candidates, which are undirected.
     """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
@@ -155,6 +160,11 @@ def parse(
             f"features: {model.feature_dim} columns needed by the model; found {features.dim}; "
             "use features of the kind that the model was trained on, or another model"
         )
+    if make_scoring is not None:
+        with stages.stage("edge scores"):
+            scoring = make_scoring(features, graph)
+            parsed, count, mass = scoring.parse(tau1)
+        return Parsed(parsed, scoring.order, count, mass, scoring)
     widths = scale_widths(graph, model.scales)
     n, scales, entries = graph.num_nodes, len(widths), graph.num_nodes * int(widths[-1])
     with stages.stage("node order", needs=10 * n):
@@ -194,14 +204,6 @@ def structural_bytes(features: Features, graph: KnnGraph, model: StructuralModel
     pairs = int(0.55 * n * model.candidates)
     phases = mapped_bytes(features.array) + lists, lists + codes + 8 * pairs, codes + 24 * pairs - smoothed
     return smoothed + max(phases) + 60 * n + (96 << 20)
-
-
-def again_bytes(scoring: Scoring) -> int:
-    """Return the memory that scoring the same set once more will need, in bytes, as :func:`structural_bytes`."""
-    structure, graph = scoring.structure, scoring.graph
-    assert structure.nodes is not None  # Scoring always smooths
-    pairs = int(0.55 * graph.num_nodes * structure.candidates)
-    return max(structure.nodes.nbytes + mapped_bytes(graph.ids, graph.sims) + 8 * pairs, 24 * pairs)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from starfc.clustering.adaptation import COMPONENTS, Chosen, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.parsing import ENTRIES, PAIRS, ParsedEdges, again_bytes, parse
+from starfc.clustering.parsing import ENTRIES, PAIRS, MakeScoring, ParsedEdges, parse
 from starfc.clustering.partition import communities, search_bytes
 from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach, stay_apart
 from starfc.clustering.refinement import (
@@ -111,6 +111,7 @@ def cluster(
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
+    make_scoring: MakeScoring | None = None,
 ) -> Clustering:
     """Cluster the nodes of a kNN graph (STAR-FC, CVPR 2021, sections 3.2 and 3.4).
 
@@ -153,6 +154,8 @@ def cluster(
         Records time and memory of each stage.
     scratch : path, optional
         Folder for temporary files of 6 N h bytes while edges are scored. Default: the system's temporary folder.
+    make_scoring : function (Features, KnnGraph) -> Scoring, optional
+        With a structural model: scores edges elsewhere (:mod:`starfc.shards`). Default: in this process.
 
     Returns
     -------
@@ -170,7 +173,7 @@ def cluster(
         tau2 = COMPONENTS[1] if by_component else 0.0
     lowest = LOWEST if tau1 is None else min(LOWEST, tau1) if contextual else tau1
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
-    start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, **given)
+    start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, make_scoring=make_scoring, **given)
     parsed, order, candidates = start.edges, start.order, start.candidates
     chosen: Chosen | None = None
     members: NDArray[np.integer] | None = None
@@ -181,7 +184,7 @@ def cluster(
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
             # the second round of scoring, then communities of the new edges; features of the training edges
-            again = again_bytes(start.scoring)
+            again = start.scoring.bytes_again
             search_again = 8 * len(parsed) + search_bytes(parsed)
             with stages.stage("adaptation", needs=(256 << 20) + max(again, search_again)):
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)

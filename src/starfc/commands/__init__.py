@@ -22,6 +22,8 @@ from starfc.commands.explain import explain
 from starfc.commands.info import info
 from starfc.commands.knn import knn
 from starfc.commands.report import report
+from starfc.commands.status import status
+from starfc.commands.task import task
 from starfc.commands.train import train
 from starfc.commands.tune import tune
 from starfc.runtime.entry import run_command
@@ -85,7 +87,7 @@ def _options(
     pass
 
 
-COMMANDS = (cluster, assign, explain, report, train, evaluate, knn, tune, convert, info)
+COMMANDS = (cluster, assign, explain, report, train, evaluate, knn, tune, convert, info, status, task)
 for _command in COMMANDS:
     app.command()(_reported(_command))
 

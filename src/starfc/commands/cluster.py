@@ -58,6 +58,11 @@ def cluster(
     threads: options.Threads = None,
     device: options.Device = None,
     seed: options.Seed = None,
+    engine: options.EngineOption = None,
+    workers: options.Workers = None,
+    address: options.Address = None,
+    store: options.StoreOption = None,
+    shard_rows: options.ShardRows = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -74,9 +79,16 @@ def cluster(
     from starfc.config.recipes import with_changes
     from starfc.models.checkpoint import PRETRAINED
     from starfc.runs.cluster import cluster_text, run_inference
+    from starfc.runs.on_shards import ShardOptions
     from starfc.storage.atomic import temporary_folder
 
     model = PRETRAINED if model is None else model
+    given = options.given(engine=engine, workers=workers, address=address, store=store, shard_rows=shard_rows)
+    if given and engine is None:
+        raise InputError(f"--{next(iter(given)).replace('_', '-')}: needs --engine")
+    if given and out == options.STREAM:
+        raise InputError("--engine: needs a folder for the results (-o DIR); found -o -")
+    shards = ShardOptions(**given) if given else None
     asked: dict[str, Any] = {
         **options.given(
             knn=k,
@@ -113,6 +125,7 @@ def cluster(
             stdin=place if features == options.STREAM else None,
             inputs=(None if features == options.STREAM else features, labels),
             overwrite=overwrite,
+            shards=shards,
         )
         if out == options.STREAM:
             sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))

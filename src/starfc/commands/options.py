@@ -54,6 +54,14 @@ class InvalidRows(str, Enum):
     singleton = "singleton"
 
 
+class EngineName(str, Enum):
+    """Places where tasks run."""
+
+    local = "local"
+    ray = "ray"
+    wait = "wait"
+
+
 class Copies(str, Enum):
     """Treatment of rows that have the same direction as an earlier row."""
 
@@ -142,6 +150,31 @@ AdaptOption = Annotated[
 ReachOption = Annotated[
     Reach | None,
     typer.Option("--reach", help="Join and divide clusters as samples of the rows do (default: auto)."),
+]
+EngineOption = Annotated[
+    EngineName | None,
+    typer.Option(
+        help="Search and score as tasks on shards: in processes of this machine (local), on a Ray cluster (ray), or "
+        "wait for tasks that `starfc task` runs elsewhere (wait). Default: all in this process."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With --engine: tasks at the same time on this machine. Default: --threads.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="With --engine ray: address of the cluster, auto or HOST:PORT. Default: start one here."),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="With --engine: folder or URL (s3://...) for the arrays of the tasks, seen by all machines. It is kept. "
+        "Default: DIR.shards beside the results, removed at the end.",
+    ),
+]
+ShardRows = Annotated[
+    int | None, typer.Option(min=128, help="With --engine: rows of each shard, a multiple of 128. Default: 65,536.")
 ]
 Memory = Annotated[
     str | None,

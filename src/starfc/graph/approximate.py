@@ -19,14 +19,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
-from starfc.graph.cells import Cells, Members, divide, make_cells, probe_cells
+from starfc.graph.cells import Cells, Members, divide, make_cells, nearest_cells, probe_cells
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.order import inverse
 from starfc.graph.partial import PartialGraph
@@ -133,61 +133,101 @@ def approximate_search(
     key |= {"chunk": chunks[0].stop, "judged": judge is not None}
     partial = PartialGraph(folder, key, n, k, chunks)
     first = partial.cells(0, lambda: make_cells(features, count, seed))
-    search = _Search(features, k, partial, Members.of(features, first.order), judge)
+    search = _Search(features, k, partial, Members.of(features, first.order), judge, count, seed)
     sample = Sample.draw(features, k, np.random.default_rng(seed), judged=judge is not None)
-    plan = Plan.of(params, recall, _probes_for(features, first, sample))
-    done = partial.finished
+    plan = Plan.of(params, recall, probes_for(features, first, sample))
+    info = run_phases(search, plan, sample, count)
+    del search
+    graph = partial.finish(first.order)
+    return KnnGraph(graph.ids, graph.sims, info)
+
+
+class Phases(Protocol):
+    """A search whose phases can be run: lists of a set, in memory or elsewhere."""
+
+    finished: list[PhaseRecord]
+
+    def probe(self, phase: PhaseRecord) -> None: ...
+
+    def sweep(self, phase: PhaseRecord) -> None: ...
+
+    def measure(self, sample: Sample) -> Recalls:
+        """Return the recalls of the lists after the last finished phase."""
+
+    def note(self, recalls: dict[str, Any]) -> None:
+        """Store what was measured after the last finished phase."""
+
+
+def run_phases(search: Phases, plan: Plan, sample: Sample, count: int) -> dict[str, Any]:
+    """Run the phases of a plan, and return the ``info`` of the graph; ``count`` is the number of cells."""
+    done = search.finished
     while True:
         if done and not done[-1].recalls and (plan.after(done) is None or (plan.chosen and done[-1].kind == "sweep")):
-            partial.note(search.measure(sample).as_dict())
+            recalls = search.measure(sample)
+            log.info("kNN graph: %s", recalls.text())
+            search.note(recalls.as_dict())
         phase = plan.after(done)
         if phase is None:
             break
         if phase.kind == "cells":
-            search.probe(phase, _in_places(first) if phase.number == 0 else search.partition(phase, count, seed))
+            search.probe(phase)
         else:
             search.sweep(phase)
     recalls = Recalls(**done[-1].recalls)
-    if plan.chosen and recalls.reached < recall:
+    if plan.chosen and recalls.reached < plan.target:
         log.warning(
             "kNN graph: %s %g was not reached: %s; exact search finds all neighbours",
-            word("knn_recall"), recall, recalls.text(),
+            word("knn_recall"), plan.target, recalls.text(),
         )  # fmt: skip
     cells, sweeps = (sum(phase.kind == kind for phase in done) for kind in ("cells", "sweep"))
-    info: dict[str, Any] = {
+    return {
         "backend": "ivf",
         "params": {"nlist": count, "nprobe": plan.probes, "partitions": cells, "sweeps": sweeps},
         "recall": recalls.reached,
         "recall_rows": recalls.rows,
         "recalls": recalls.as_dict(),
     }
-    del search
-    graph = partial.finish(first.order)
-    return KnnGraph(graph.ids, graph.sims, info)
 
 
 class _Search:
     """The state of a search: the rows in the order of the first partition, and the lists so far."""
 
     def __init__(
-        self, features: Features, k: int, partial: PartialGraph, members: Members, judge: Judge | None
+        self,
+        features: Features,
+        k: int,
+        partial: PartialGraph,
+        members: Members,
+        judge: Judge | None,
+        count: int,
+        seed: int,
     ) -> None:
         self.features, self.k, self.partial, self.members, self.judge = features, k, partial, members, judge
+        self.count, self.seed, self.finished, self.note = count, seed, partial.finished, partial.note
         self.n, self.keep = len(features), k + k // 8 + 2
         self.places = inverse(members.names)
         # The search is approximate, so no error bound is needed; k / 8 more candidates keep the recall high.
         self.error = np.zeros(self.n, np.float32)
 
-    def partition(self, phase: PhaseRecord, count: int, seed: int) -> Cells:
-        """Return another partition of the places."""
-        return self.partial.cells(phase.number, lambda: divide(self.members.at, self.n, count, seed + phase.number))
-
-    def probe(self, phase: PhaseRecord, cells: Cells) -> None:
+    def probe(self, phase: PhaseRecord) -> None:
+        cells = self._partition(phase.number)
         probes = min(phase.probes, cells.centroids.searched)
-        self._each(phase, lambda chunk, known, pools: probe_cells(self.members, cells, probes, chunk, known, pools))
+
+        def offer(chunk: slice, known: NDArray[np.integer] | None, pools: Pools) -> None:
+            probed = nearest_cells(self.members.vectors[chunk], cells, probes)
+            probe_cells(self.members, cells, probed, chunk, known, pools)
+
+        self._each(phase, offer)
+
+    def _partition(self, number: int) -> Cells:
+        """Return a partition of the places. The first one is their order."""
+        if number > 0:
+            return self.partial.cells(number, lambda: divide(self.members.at, self.n, self.count, self.seed + number))
+        cells = self.partial.cells(0, lambda: make_cells(self.features, self.count, self.seed))
+        return Cells(cells.centroids, np.arange(self.n, dtype=cells.order.dtype), cells.starts)
 
     def sweep(self, phase: PhaseRecord) -> None:
-        steps = Steps(self.partial.lists().ids)
+        steps = Steps.of(self.partial.lists().ids)
         self._each(phase, lambda chunk, known, pools: sweep(self.members, steps, chunk, known, pools))
 
     def measure(self, sample: Sample) -> Recalls:
@@ -204,9 +244,7 @@ class _Search:
                 in_degrees(np.ascontiguousarray(lists.ids[chunk, :COLUMNS]), _IN_FIRST, counts)
             return counts[:, self.places[rows]]
 
-        recalls = sample.measure(self.features, lists_of, in_lists_of, self.judge)
-        log.info("kNN graph: %s", recalls.text())
-        return recalls
+        return sample.measure(self.features, lists_of, in_lists_of, self.judge)
 
     def _each(self, phase: PhaseRecord, offer: Any) -> None:
         """Run a phase over all chunks that are not finished: offer candidates, and keep each row's best k."""
@@ -234,7 +272,7 @@ class _Search:
         partial.end()
 
 
-def _probes_for(features: Features, cells: Cells, sample: Sample) -> int:
+def probes_for(features: Features, cells: Cells, sample: Sample) -> int:
     """Return the number of probes with which 80 % of the ten nearest neighbours of sampled rows are in probed cells."""
     least, most = _PROBES
     share, nearest = _IN_CELLS
@@ -246,8 +284,3 @@ def _probes_for(features: Features, cells: Cells, sample: Sample) -> int:
     inside = (cell_of[near][:, :, None] == probed[:, None, :]) & (near >= 0)[:, :, None]
     found = np.cumsum(inside.sum(axis=(0, 1))) / max(np.count_nonzero(near >= 0), 1)
     return min(max(least, int(np.count_nonzero(found < share)) + 1), len(probed[0]))
-
-
-def _in_places(cells: Cells) -> Cells:
-    """Return the first partition as one of places, which are in its order."""
-    return Cells(cells.centroids, np.arange(len(cells.order), dtype=cells.order.dtype), cells.starts)

@@ -181,20 +181,24 @@ class Members:
         return self.vectors[places if isinstance(places, slice) else torch.from_numpy(places)]
 
 
+def nearest_cells(points: Tensor, cells: Cells, probes: int) -> NDArray[np.integer]:
+    """Return the ``probes`` nearest cells of points (m, d), nearest first, (m, probes)."""
+    return np.concatenate([cells.centroids.nearest(points[part], probes) for part in slices(len(points), _BLOCK)])
+
+
 def probe_cells(
-    members: Members, cells: Cells, probes: int, chunk: slice, known: NDArray[np.integer] | None, pools: Pools
+    members: Members,
+    cells: Cells,
+    probed: NDArray[np.integer],
+    chunk: slice,
+    known: NDArray[np.integer] | None,
+    pools: Pools,
 ) -> None:
-    """Offer each place of a chunk the members of its ``probes`` nearest cells.
+    """Offer each place of a chunk (m places) the members of the cells that it probes (m, probes), nearest first.
 
     ``cells`` divide the places of ``members``. ``known`` (m, k) are the present lists of the chunk, and ``pools`` its
     pools; candidates are places.
     """
-    probed = np.concatenate(
-        [
-            cells.centroids.nearest(members.vectors[chunk.start + part.start : chunk.start + part.stop], probes)
-            for part in slices(chunk.stop - chunk.start, _BLOCK)
-        ]
-    )
     buffer = torch.empty(_ROWS * _COLUMNS, dtype=members.vectors.dtype)
     # The nearest cells first: this raises the floors, and most later products are skipped.
     for some in (probed[:, :1], probed[:, 1:]):

@@ -40,7 +40,7 @@ _ROWS = 512  # maximum number of rows per block in nearest_of_rows and search_ro
 _KEPT = 8  # candidates of nearest_of_rows, in multiples of k
 _CELL = 256  # average number of rows per cell
 _SAMPLE = 1 << 13  # number of sampled rows from which the initial floors are estimated
-_SMALL = 1 << 14  # with fewer rows, float32 is as fast
+SMALL = 1 << 14  # with fewer rows, float32 is as fast
 _MEASURED = 256  # number of sampled rows from which the number of candidates is estimated
 MOST_KEPT = 3  # maximum number of candidates that are kept, in multiples of k
 
@@ -65,7 +65,7 @@ def exact_search(
         the result: a bfloat16 copy of the features, and up to 3 k + 64 candidates of 6 bytes per row.
     """
     features = as_features(features)
-    if len(features) >= _SMALL and product_dtype() == torch.bfloat16:
+    if len(features) >= SMALL and product_dtype() == torch.bfloat16:
         return rounded_search(features, k, block)
     matrix = torch.from_numpy(features.all())
     pools = Pools.empty(len(features), k, torch.float32, id_dtype(len(features)))
@@ -196,7 +196,7 @@ def nearest_of_rows(
     exact; otherwise :func:`search_rows` makes them in float32.
     """
     n = len(features)
-    if n < _SMALL or product_dtype() != torch.bfloat16:
+    if n < SMALL or product_dtype() != torch.bfloat16:
         return search_rows(features, rows, k)
     queries = torch.from_numpy(features.rows(rows)).bfloat16()
     pools = Pools.empty(len(rows), min(n, _KEPT * k), torch.bfloat16, id_dtype(n))

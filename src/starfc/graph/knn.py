@@ -128,7 +128,7 @@ def build_knn(
         return empty_graph(1, k)
     _check_method(features, method, params)
     if method == "ivf":
-        if _is_small(features, params):
+        if is_small(features, params):
             return _exact_instead(features, k, recall)
         if folder is not None:
             with writes(folder, folder.parent):
@@ -146,7 +146,7 @@ def build_knn(
     return _exact(features, k) if method == "exact" else _gpu_search(features, k)
 
 
-def _is_small(features: Features, params: Mapping[str, int]) -> bool:
+def is_small(features: Features, params: Mapping[str, int]) -> bool:
     """Return whether an approximate search that chooses its phases gives way to exact search."""
     return chooses(params) and len(features) < _FEW
 
@@ -160,7 +160,7 @@ def search_bytes(features: Features, k: int, method: str = "exact", params: Mapp
     """
     n, graph = len(features), 8 * len(features) * k
     copy = product_dtype().itemsize * n * features.dim
-    if method != "ivf" or _is_small(features, params or {}):
+    if method != "ivf" or is_small(features, params or {}):
         return copy + graph + 6 * n * (MOST_KEPT * k + 64)
     chunks = torch.get_num_threads() * rows_per_chunk(n) * 38 * k  # 3 KB per row at k = 80
     return features.array.nbytes + max(copy + 120 * n + chunks, graph) + (512 << 20)

@@ -187,7 +187,7 @@ class Sample:
     def edges_in(self, graph: KnnGraph) -> Edges:
         """Return the edges at the same positions of the sampled rows' lists in a whole graph, under its lists."""
         rows = self.rows[self.sampled]
-        partners = graph.ids[rows[self.first], self.ranks].astype(np.int64)
+        partners = graph.ids[rows][self.first, self.ranks].astype(np.int64)  # the sampled rows come first in `rows`
         there = partners >= 0
         both = np.union1d(rows, partners[there])
         lists = KnnGraph(graph.ids[both], graph.sims[both])

@@ -88,8 +88,8 @@ FIRST_FEATURES = 20  # columns of the first round
 FEATURES = 30  # columns of the second round
 ABSOLUTE_FEATURES = 11  # additional columns, after those of the first round, if strangers are known
 
-_PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
-_PROBABILITY[0] = 0.0
+PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
+PROBABILITY[0] = 0.0
 _NEP = np.exp((2 * np.arange(SIM_STEPS + 2) / SIM_STEPS - 2) / SIGMA).astype(np.float32)
 
 
@@ -209,6 +209,8 @@ class Structure:
         log N for column 30, if another number of nodes must be used. Default: log of the number of nodes.
     in_lists : (2, N) float32, optional
         Number of lists that have each node among their first ten, and among all entries. Default: counted in ``graph``.
+    width : int, optional
+        Length of the longest list, if the graph has only a part of the lists of a set.
 
     Raises
     ------
@@ -224,6 +226,7 @@ class Structure:
     strangers: Strangers | None = None
     log_nodes: float | None = None
     in_lists: NDArray[np.float32] | None = None
+    width: int | None = None
     ids: NDArray[np.integer] = field(init=False, repr=False)
     sims: NDArray[np.float32] = field(init=False, repr=False)
     _smoothed: NDArray[np.float16] = field(init=False, repr=False)
@@ -237,7 +240,7 @@ class Structure:
             raise InputError(f"structural features: at most {MOST_NEIGHBOURS} neighbours allowed; found {self.columns}")
         smoothed = np.empty((self.graph.num_nodes, 0), np.float16) if self.nodes is None else self.nodes
         object.__setattr__(self, "_smoothed", smoothed)
-        width = max(1, longest(self.graph.ids[:, : self.columns]))
+        width = max(1, longest(self.graph.ids[:, : self.columns])) if self.width is None else self.width
         graph = self.graph if self.strangers is None else self.strangers.without_ties(self.graph)
         object.__setattr__(self, "ids", graph.ids[:, :width])
         object.__setattr__(self, "sims", graph.sims[:, :width])
@@ -314,7 +317,7 @@ class Structure:
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
             rows, self.ids, self.sims, self.candidates, bits(self._smoothed), self._at_node, _NEP, self._norms, codes,
-            _PROBABILITY, degrees, again, every, since, own.place, own.row, prefixes, self._centre, local, slots, back,
+            PROBABILITY, degrees, again, every, since, own.place, own.row, prefixes, self._centre, local, slots, back,
             features,
         )  # fmt: skip
         if known is not None:
@@ -356,5 +359,5 @@ class EdgeLogits:
     def sum_degrees(self, rows: NDArray[np.integer]) -> None:
         """Compute the degrees n_i = Σ_m p_im of some nodes."""
         threads.each(
-            lambda part: row_sums(rows[part], self.codes, _PROBABILITY, self.degrees), slices(len(rows), _BLOCK)
+            lambda part: row_sums(rows[part], self.codes, PROBABILITY, self.degrees), slices(len(rows), _BLOCK)
         )

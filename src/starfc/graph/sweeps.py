@@ -13,6 +13,8 @@ depend on the number of threads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba as nb
 import numpy as np
 import torch
@@ -29,13 +31,9 @@ _BLOCK = 128  # rows per block
 _MOST = 8192  # candidates per block: those that most pairs of steps reach
 
 
+@dataclass(frozen=True)
 class Steps:
     """The steps between N places: the first neighbours of each, and the places that have it as a first neighbour.
-
-    Parameters
-    ----------
-    lists : (N, k) integers
-        The lists of all places; only the first 10 columns are read.
 
     Attributes
     ----------
@@ -44,10 +42,16 @@ class Steps:
         lists are kept.
     """
 
-    def __init__(self, lists: NDArray[np.integer]) -> None:
-        self.near = np.ascontiguousarray(lists[:, :NEAR])
-        self.back = np.full_like(self.near, -1)
-        _reverse(self.near, self.back)
+    near: NDArray[np.integer]
+    back: NDArray[np.integer]
+
+    @classmethod
+    def of(cls, lists: NDArray[np.integer]) -> Steps:
+        """Return the steps of the lists (N, k) of all places."""
+        near = np.ascontiguousarray(lists[:, :NEAR])
+        back = np.full_like(near, -1)
+        _reverse(near, back)
+        return cls(near, back)
 
 
 def sweep(members: Members, steps: Steps, chunk: slice, ids: NDArray[np.integer], pools: Pools) -> None:

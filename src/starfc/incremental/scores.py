@@ -24,7 +24,7 @@ from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, smooth_rows,
 from starfc.incremental.lists import Lists
 from starfc.models.contextual import Context, ContextualModel
 from starfc.models.gcn import StarFCModel
-from starfc.models.structural import StructuralModel
+from starfc.models.structural import StructuralModel, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.scoring.nodes import NodeProjections
@@ -176,7 +176,7 @@ def _structural(
         else:
             pairs = structure.second_round(rows, before, since=first)
         columns = torch.from_numpy(pairs.features)
-        z = (sum(scorer(columns) for scorer in scorers) / (len(scorers) * model.temperature)).numpy()
+        z = (sum(logits_of(scorer, columns) for scorer in scorers) / (len(scorers) * model.temperature)).numpy()
         above = np.flatnonzero(z > line)
         ours = pairs.rows[above]
         return ours, lists.ids[ours, pairs.slots[above]].astype(np.int64), expit(z[above])

@@ -6,6 +6,8 @@ This has two uses. :func:`first_round_judge` measures which edges that matter an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +18,6 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.graph.recall import Edges, Judgement, Sample
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import Structure, smooth
-from starfc.graph.structure_kernels import in_degrees
 from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.contextual import CONTEXT_FIRST, RANK_QUANTILES, ContextualModel, first_context
 
@@ -44,7 +45,11 @@ def first_round_judge(
 
 
 def context_change(
-    model: ContextualModel, features: Features, graph: KnnGraph, strangers: Strangers
+    model: ContextualModel,
+    features: Features,
+    graph: KnnGraph,
+    strangers: Strangers,
+    in_lists_of: Callable[[NDArray[np.integer]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Return how much the first round's context would change if the lists of ``graph`` were exact, (101,) float32.
 
@@ -52,20 +57,19 @@ def context_change(
     neighbours than under exact lists. A scorer would read this from the context as a property of the embedding, and
     trust the common neighbours of all pairs more. Therefore the context must be that of exact lists. It is measured on
     1,000 rows and three candidate edges of each: once with exact lists, and once with those of ``graph``.
-    ``strangers`` are those of the set. The quantiles of ranks stay as they are: they are logs of whole numbers, which
-    jump from one sample to the next.
+    ``strangers`` are those of the set, and ``in_lists_of`` returns the numbers (2, t) of lists that have each of some
+    rows (:class:`starfc.graph.structure.Structure`). The quantiles of ranks stay as they are: they are logs of whole
+    numbers, which jump from one sample to the next.
 
     Notes
     -----
     Needs 4,000 N products.
     """
     sample = Sample.draw(features, graph.k, np.random.default_rng(0))
-    counts = np.zeros((2, graph.num_nodes), np.float32)
-    in_degrees(graph.ids[:, : model.columns], 10, counts)
     contexts = []
     for edges in (sample.edges, sample.edges_in(graph)):
         known = strangers.of_some(edges.rows)
-        columns, owned = _first_round_columns(model, features, edges, counts[:, edges.rows], known)
+        columns, owned = _first_round_columns(model, features, edges, in_lists_of(edges.rows), known)
         if not owned.any():
             return np.zeros(CONTEXT_FIRST, np.float32)
         contexts.append(first_context(columns[owned], len(features), features.dim, strangers))

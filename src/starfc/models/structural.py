@@ -24,6 +24,7 @@ from torch.nn import functional
 from starfc.graph.structure import FEATURES, FIRST_FEATURES
 from starfc.models.kinds import STRUCTURAL
 
+_ROWS = 64
 FOLDS = 2  # parts of the identities on which the first round is trained separately
 
 M = TypeVar("M", bound=nn.Module)
@@ -71,6 +72,18 @@ class EdgeScorer(nn.Module):
         hidden = functional.relu(functional.linear(features, weight, first.bias - weight @ self.shift), inplace=True)
         hidden = functional.relu(second(hidden), inplace=True)
         return last(hidden).squeeze(-1)
+
+
+@torch.inference_mode()
+def logits_of(scorer: EdgeScorer, features: Tensor) -> Tensor:
+    """Return the logits (m,) of edges (m, f), each a function of its own features only.
+
+    The last rows of a matrix product can differ in the last bit, because the library computes them in another order.
+    With a number of rows that is a multiple of 64 there are no such rows. So the logit of an edge does not depend on
+    the edges with which it is scored: not on the blocks, their order, or the machine's share of a set.
+    """
+    m = len(features)
+    return scorer(functional.pad(features, (0, 0, 0, -m % _ROWS)))[:m]
 
 
 class StructuralModel(nn.Module):

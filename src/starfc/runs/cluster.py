@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.recall import Recalls, same_identity_recall
 from starfc.models.checkpoint import Model, load_model
 from starfc.review.measures import instance_columns
+from starfc.runs.on_shards import ShardOptions, on_shards
 from starfc.runs.outputs import write_clustering, write_edges, write_run
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
@@ -54,6 +56,7 @@ def run_inference(
     stdin: Path | None = None,
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
+    shards: ShardOptions | None = None,
 ) -> dict[str, Any]:
     """Cluster the test split of a config, or a file of the user, and write the results.
 
@@ -89,6 +92,8 @@ def run_inference(
         Other files that were read. The results must not replace them; ``features`` and ``labels`` are protected too.
     overwrite : bool
         Whether to replace files in ``out`` that no earlier run wrote, and a run that instances were added to.
+    shards : ShardOptions, optional
+        Run neighbour search and scoring as tasks on shards (:mod:`starfc.shards`). Default: in this process.
 
     Returns
     -------
@@ -106,6 +111,10 @@ def run_inference(
             f"refinement{advice(', or set {} to components', 'partition.type')}"
         )
     chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
+    if shards is not None and knn_graph is not None:
+        raise InputError(f"{word('knn_graph_path')}: {word('engine')} builds its own graph; leave one of them out")
+    if shards is not None and refinement == "dynamic":
+        raise InputError(f"{word('engine')}: works with the fixed refinement only; leave it out")
     if chosen:
         config = with_changes(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
@@ -113,10 +122,13 @@ def run_inference(
     with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
         if stdin is not None:
             change.take(stdin, "features.npy")
-        return _run(
+        record = _run(
             config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
-            keep_edges,
+            keep_edges, shards,
         )  # fmt: skip
+    if shards is not None:
+        shards.clear(out)
+    return record
 
 
 def _run(
@@ -130,6 +142,7 @@ def _run(
     knn_graph: str | Path | None,
     min_cluster_size: int,
     keep_edges: bool,
+    shards: ShardOptions | None,
 ) -> dict[str, Any]:
     threads, device = set_threads(config.threads), choose_device(config.device)
     stages, out = Stages(config.memory_limit_bytes()), change.folder
@@ -145,18 +158,24 @@ def _run(
     model = open_model(config, model_folder)
     decided = resolve(explicit, config, model, refinement)
 
-    make_graph, stored = graph_source(config, model.kind.structural, graph_path, out)
-    done = cluster_features(
-        split.features,
-        model,
-        settings_of(config, decided, refinement),
-        make_graph=make_graph,
-        graph_of_all=stored,
-        keep_edges=keep_edges,
-        device=device,
-        stages=stages,
-        scratch=out,
-    )
+    stored: Path | None = None
+    with ExitStack() as stack:
+        if shards is None:
+            make_graph, stored = graph_source(config, model.kind.structural, graph_path, out)
+            how: dict[str, Any] = {"make_graph": make_graph, "graph_of_all": stored}
+        else:
+            search = search_of(config)
+            how = stack.enter_context(on_shards(shards, model, search, out, threads, keep_graph=keep_edges))
+        done = cluster_features(
+            split.features,
+            model,
+            settings_of(config, decided, refinement),
+            keep_edges=keep_edges,
+            device=device,
+            stages=stages,
+            scratch=out,
+            **how,
+        )
     result, graph, num_copies = done.result, done.prepared.graph, done.prepared.num_copies
     diagnostics = diagnose(result, config.giant_share)
     expected = None if result.estimate is None else result.estimate.precision

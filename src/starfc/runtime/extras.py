@@ -16,6 +16,7 @@ EXTRAS = {  # module: package, extra
     "tensorboard": ("tensorboard", "tensorboard"),
     "igraph": ("igraph", "communities"),
     "infomap": ("infomap", "baselines"),
+    "ray": ("ray", "ray"),
     "faiss": ("faiss-gpu", "faiss-gpu"),
 }
 

@@ -9,13 +9,24 @@ import torch
 
 from starfc.runtime import threads
 
+_used: list[torch.dtype] = []
 
-@cache
+
+def use_product_dtype(dtype: torch.dtype) -> None:
+    """Let :func:`product_dtype` return this type from now on, so that several processes use the same one."""
+    _used[:] = [dtype]
+
+
 def product_dtype() -> torch.dtype:
     """Return bfloat16 if this machine multiplies it at least twice as fast as float32, otherwise float32.
 
     The speed is measured once, in a few milliseconds.
     """
+    return _used[0] if _used else _faster()
+
+
+@cache
+def _faster() -> torch.dtype:
 
     def seconds(dtype: torch.dtype) -> float:
         a, out = torch.ones(512, 256, dtype=dtype), torch.empty(512, 512, dtype=dtype)

@@ -22,6 +22,7 @@ from starfc.graph.edges import Block, EdgeList
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import CandidateEdges, EdgeLogits, Structure, encode, smooth
+from starfc.graph.structure_kernels import in_degrees
 from starfc.models.contextual import (
     Context,
     ContextualModel,
@@ -30,14 +31,16 @@ from starfc.models.contextual import (
     second_context,
 )
 from starfc.models.judge import context_change
-from starfc.models.structural import EdgeScorer, StructuralModel
+from starfc.models.structural import EdgeScorer, StructuralModel, logits_of
 from starfc.runtime import threads
-from starfc.runtime.memory import release
+from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.products import slices
 
 ROW_BLOCK = 128  # nodes per block, about 4,000 edges: 0.4 MiB of features, 1 MiB per hidden layer
 
-_APPROXIMATE = ("ivf", "read")  # graphs whose lists may be approximate; a file from elsewhere does not say
+APPROXIMATE = ("ivf", "read")  # graphs whose lists may be approximate; a file from elsewhere does not say
+
+MASS_UNIT = 1 << 24  # Σ p is counted in units of 2^-24, so that it does not depend on the order of the edges
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -79,8 +82,10 @@ class Scoring:
         strangers, change = None, np.float32(0)
         if isinstance(model, ContextualModel):
             strangers = Strangers.of(features)
-            if graph.info.get("backend") in _APPROXIMATE:
-                change = context_change(model, features, graph, strangers)
+            if graph.info.get("backend") in APPROXIMATE:
+                counts = np.zeros((2, n), np.float32)
+                in_degrees(strangers.without_ties(graph).ids[:, : model.columns], 10, counts)
+                change = context_change(model, features, graph, strangers, lambda rows: counts[:, rows])
         nodes = smooth(graph, features, model.smoothing, self.order, scratch)
         release(features.array)
         self.blocks = slices(n, ROW_BLOCK)
@@ -160,7 +165,7 @@ class Scoring:
         """
         line, graph = logit(tau1), self.graph
         found: dict[int, Block] = {}
-        candidates, mass = [0] * len(self.blocks), np.zeros(len(self.blocks))
+        candidates, mass = [0] * len(self.blocks), [0] * len(self.blocks)
 
         def keep(at: int, pairs: CandidateEdges, logits: NDArray[np.float32]) -> None:
             above = np.flatnonzero(logits > line)
@@ -168,13 +173,13 @@ class Scoring:
             ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
             found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
             candidates[at] = len(logits)
-            mass[at] = expit(logits).sum(dtype=np.float64)
+            mass[at] = mass_of(expit(logits))
 
         self.each(keep, halves)
         self.release()
         blocks = [found.pop(at) for at in range(len(self.blocks))]
         edges = EdgeList.from_pairs(blocks, graph.num_nodes, graph.ids.dtype, self.scratch)
-        return edges, sum(candidates), float(mass.sum())
+        return edges, sum(candidates), sum(mass) / MASS_UNIT
 
     def release(self) -> None:
         """Give back the memory of the graph and of the smoothed features, where these are in files."""
@@ -183,14 +188,34 @@ class Scoring:
                 release(array)
 
     @property
+    def bytes_again(self) -> int:
+        """The memory that scoring once more will need, in bytes: what it reads, or the assembly of the kept edges."""
+        assert self.structure.nodes is not None  # smoothed at the start
+        pairs = int(0.55 * self.graph.num_nodes * self.structure.candidates)
+        read = self.structure.nodes.nbytes + mapped_bytes(self.graph.ids, self.graph.sims)
+        return max(read + 8 * pairs, 24 * pairs)
+
+    @property
     def codes(self) -> NDArray[np.int8] | None:
         """The first round's logits, (N, k) int8 (``EdgeLogits.codes``); None for a model with one round."""
         return None if self.before is None else self.before.codes
+
+    def edges_of(
+        self, nodes: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float32], NDArray[np.integer], NDArray[np.integer]]:
+        """Return features (m, f) and both ends (m,) of the candidate edges that some nodes own, for the last round."""
+        pairs = self.pairs(nodes)
+        return pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots]
 
     def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the structural features of the candidate edges of some nodes."""
         blocks = slices(len(nodes), ROW_BLOCK)
         return np.concatenate(threads.results(lambda part: self.pairs(nodes[part]).features, blocks))
+
+
+def mass_of(probability: NDArray[np.float32]) -> int:
+    """Return Σ p in units of 1 / :data:`MASS_UNIT`."""
+    return int(np.rint(probability.astype(np.float64) * MASS_UNIT).astype(np.int64).sum())
 
 
 def score_first_round(
@@ -269,9 +294,4 @@ def parse_structure(
 def on_device(scorer: EdgeScorer, device: str | torch.device) -> Score:
     """Move a scorer to ``device``; return a function that maps features (m, f) to logits (m,), both numpy arrays."""
     scorer = scorer.to(device)
-
-    @torch.inference_mode()
-    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
-        return scorer(torch.from_numpy(features).to(device)).cpu().numpy()
-
-    return score
+    return lambda features: logits_of(scorer, torch.from_numpy(features).to(device)).cpu().numpy()

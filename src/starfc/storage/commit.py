@@ -210,7 +210,7 @@ def changing(
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     prepare_folder(folder)
     try:
-        with _lock(folder, kind.command):
+        with locked(folder, kind.command):
             with writes(folder, folder):
                 _roll_forward(folder)
                 _clear(folder)
@@ -246,7 +246,7 @@ def settle(folder: Path, kind: Owner) -> None:
         Another process writes to the folder, or it cannot be written to.
     """
     if any(os.path.lexists(folder / name) for name in (NEXT, LOCK)):
-        with _lock(folder, kind.command), writes(folder, folder):
+        with locked(folder, kind.command), writes(folder, folder):
             _roll_forward(folder)
             _clear(folder)
 
@@ -331,7 +331,14 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def _lock(folder: Path, command: str) -> Iterator[None]:
+def locked(folder: Path, command: str) -> Iterator[None]:
+    """Keep other commands from writing to a folder. ``command`` is the name of this one.
+
+    Raises
+    ------
+    InputError
+        Another command writes to it.
+    """
     path, flags = folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     while True:
         with writes(folder, folder):

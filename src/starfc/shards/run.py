@@ -1,0 +1,338 @@
+"""A run on shards: what it clusters, and how a task reads the rows that it needs.
+
+The N rows have *places* 0..N-1: rows of one cell have neighbouring places, so the neighbours of a row are near it. A
+shard is a range of places, 65,536 by default. Tables between stages are by place; each task writes the rows of its own
+shard. A row's *name* is its number in the features. Ties are broken by name, and the owner of an edge is the end of the
+lower name, so a task numbers the rows that it works with in the order of their names (:class:`Some`). Then its results
+are those of the same code on all rows.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+
+from starfc.data.dataset import Features
+from starfc.errors import InputError
+from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.graph.strangers import Strangers
+from starfc.models.checkpoint import Model, load_model
+from starfc.models.contextual import ContextualModel
+from starfc.models.structural import StructuralModel
+from starfc.runtime.products import product_dtype, slices, use_product_dtype
+from starfc.shards.store import DamagedError, Store, digest_of_content
+from starfc.version import __version__
+
+SHARD_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run clusters, and how.
+
+    Attributes
+    ----------
+    fingerprint : str
+        Digest of the features.
+    n, dim, k : int
+        Number of rows, feature dimension, and entries of a neighbour list, the row itself included.
+    normalise : bool
+        Whether features are normalised when they are read.
+    dtype : str
+        Type of the features.
+    shard_rows, chunk_rows : int
+        Places of each shard, and of each chunk of an approximate search.
+    model, weights : str
+        Folder of the weights, the same path on all machines, and a digest of them.
+    search : dict
+        Method, parameters, recall and seed of the neighbour search.
+    products : str
+        Number type of the products of a search. All processes use that of the first one.
+    version, processor : str
+        Version of this package, and kind of processor: the last bits of products differ between kinds.
+    """
+
+    fingerprint: str
+    n: int
+    dim: int
+    k: int
+    normalise: bool
+    dtype: str
+    shard_rows: int
+    chunk_rows: int
+    model: str
+    weights: str
+    search: dict[str, Any]
+    products: str
+    version: str = __version__
+    processor: str = ""
+
+
+def processor() -> str:
+    """Return the kind of this processor."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def digest_of(model: Model) -> str:
+    """Return a digest of the names and values of a model's weights."""
+    state = xxhash.xxh3_64()
+    for name, value in sorted(model.state_dict().items()):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(value.cpu().numpy()).view(np.uint8).data)
+    return state.hexdigest()
+
+
+class ShardRun:
+    """A run on shards, as a task or the driver sees it.
+
+    Parameters
+    ----------
+    store : Store
+    manifest : Manifest
+    """
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self.store, self.manifest = store, manifest
+        use_product_dtype(getattr(torch, manifest.products))
+        self._known: dict[str, dict[int, str | None]] = {}  # by stage and task: what a finished task was asked
+        self.mend: Callable[[DamagedError], None] | None = None  # makes a damaged array anew, in the driver only
+
+    @classmethod
+    def open(cls, store: Store) -> ShardRun:
+        """Open the run of a store.
+
+        Raises
+        ------
+        InputError
+            There is none, or it belongs to another version or kind of processor.
+        """
+        try:
+            manifest = Manifest(**store.read_json("manifest.json"))
+            if manifest.products not in ("float32", "bfloat16"):
+                raise ValueError(f"products: {manifest.products!r}")
+        except FileNotFoundError:
+            raise InputError(f"{store.url}: no run on shards found (manifest.json is missing)") from None
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{store.url}/manifest.json: damaged ({error}); remove the folder") from None
+        if manifest.version != __version__:
+            raise InputError(
+                f"{store.url}: a run of starfc {manifest.version}; this is {__version__}; use that version, or another "
+                "store"
+            )
+        if manifest.processor != processor():
+            raise InputError(
+                f"{store.url}: a run on processors of kind {manifest.processor!r}; this one is {processor()!r}, whose "
+                "results differ in the last bits; use machines of one kind"
+            )
+        return cls(store, manifest)
+
+    @cached_property
+    def model(self) -> Model:
+        model = load_model(Path(self.manifest.model))
+        if digest_of(model) != self.manifest.weights:
+            raise InputError(
+                f"{self.manifest.model}: the weights are not those that this run began with; restore them, or name "
+                "another store"
+            )
+        return model
+
+    @cached_property
+    def structural(self) -> StructuralModel:
+        """The model. Runs on shards have structural models only."""
+        assert isinstance(self.model, StructuralModel)
+        return self.model
+
+    @property
+    def contextual(self) -> ContextualModel | None:
+        return self.model if isinstance(self.model, ContextualModel) else None
+
+    @cached_property
+    def shards(self) -> list[slice]:
+        return slices(self.manifest.n, self.manifest.shard_rows)
+
+    @cached_property
+    def chunks(self) -> list[slice]:
+        return slices(self.manifest.n, self.manifest.chunk_rows)
+
+    def of(self, stage: str) -> list[slice]:
+        """Return the places of each task of a stage."""
+        return self.chunks if stage.startswith(("cells", "sweep", "pairs", "back")) else self.shards
+
+    @property
+    def columns(self) -> int:
+        """Number of neighbours that the model uses."""
+        return self.structural.columns
+
+    @cached_property
+    def smoothed_columns(self) -> int:
+        """Columns that are averaged (:func:`starfc.graph.structure.smoothing_affinity`)."""
+        smoothing = self.structural.smoothing
+        return smoothing if smoothing + 1 < self.manifest.k else self.manifest.k
+
+    def load(self, stage: str, index: int, part: str = "array") -> NDArray:
+        """Return an array of a finished task (:meth:`starfc.shards.store.Store.load`)."""
+        try:
+            return self.store.load(stage, index, part)
+        except DamagedError as error:
+            if self.mend is None:
+                raise
+            self.mend(error)
+        return self.store.load(stage, index, part)
+
+    def ask(self, stage: str, wanted: dict[str, Any], arrays: dict[str, NDArray] | None = None) -> None:
+        """Store what the tasks of a stage need to know. If it was something else before, the stage starts again.
+
+        ``wanted`` are numbers and names, ``arrays`` are read by :meth:`asked_array`.
+        """
+        given = f"{stage}-given"
+        if arrays is not None:
+            digests = {part: record["digest"] for part, record in self.store.save(given, 0, arrays).items()}
+            wanted = wanted | {"arrays": digests}
+        try:
+            before = self.store.read_json(f"{stage}/input.json")
+        except (FileNotFoundError, ValueError):
+            before = None
+        if before != wanted:
+            self.store.remove_stage(stage)
+            self.store.write_json(f"{stage}/input.json", wanted)
+
+    def finished(self, stage: str) -> set[int]:
+        """Return the numbers of the finished tasks of a stage; not those of a process that was asked something else."""
+        wanted, known = self.digest_of_input(stage), self._known.setdefault(stage, {})
+        found = self.store.finished(stage)
+        for index in found:
+            if known.get(index) != wanted:
+                try:
+                    known[index] = self.store.record(stage, index).get("input")
+                except (FileNotFoundError, ValueError):
+                    known[index] = None
+        return {index for index in found if known[index] == wanted}
+
+    def digest_of_input(self, stage: str) -> str:
+        """Return a digest of what a stage was asked, empty if nothing was."""
+        try:
+            return digest_of_content(self.store.read_json(f"{stage}/input.json"))
+        except FileNotFoundError:
+            return ""
+
+    def asked(self, stage: str) -> dict[str, Any]:
+        """Return the numbers and names that a stage was asked for. Raise InputError if it has not begun."""
+        try:
+            return self.store.read_json(f"{stage}/input.json")
+        except FileNotFoundError:
+            raise InputError(f"{self.store.url}: the stage {stage!r} has not begun") from None
+
+    def asked_array(self, stage: str, part: str) -> NDArray:
+        """Return an array that a stage was asked with."""
+        return self.load(f"{stage}-given", 0, part)
+
+    def rows(self, stage: str, part: str, places: NDArray[np.integer]) -> NDArray:
+        """Return the rows of a stage's array at some places (m, ...), from the shards that hold them."""
+        size = self.of(stage)[0].stop
+        of = places // size
+        order = np.argsort(of, kind="stable")
+        bounds = np.flatnonzero(np.diff(of[order], prepend=-1, append=-1))
+        out: NDArray | None = None
+        for first, stop in pairwise(bounds):
+            mine = order[first:stop]
+            shard = int(of[mine[0]])
+            found = self.load(stage, shard, part)
+            if out is None:
+                out = np.empty((len(places), *found.shape[1:]), found.dtype)
+            out[mine] = found[places[mine] - shard * size]
+        if out is None:
+            found = self.load(stage, 0, part)
+            out = np.empty((0, *found.shape[1:]), found.dtype)
+        return out
+
+    def features(self, places: NDArray[np.integer]) -> Features:
+        """Return the features at some places."""
+        array, scale = (self.rows("rows", part, places) for part in ("features", "factors"))
+        return Features(array, "features", self.manifest.normalise, scale)
+
+    def vectors(self, places: NDArray[np.integer]) -> torch.Tensor:
+        """Return the features at some places in the number type of products, as the search reads them."""
+        return torch.from_numpy(self.features(places).rows(slice(None))).to(product_dtype())
+
+    def lists(self, places: NDArray[np.integer], columns: int | None = None) -> tuple[NDArray, NDArray[np.float32]]:
+        """Return the neighbours (m, k) of some places, as places, and their similarities."""
+        stage = self.lists_stage
+        ids, sims = (self.rows(stage, part, places) for part in ("ids", "sims"))
+        return ids[:, :columns], sims[:, :columns]
+
+    def untied(self, places: NDArray[np.integer]) -> tuple[NDArray, NDArray[np.float32]]:
+        """Return :meth:`lists` as the model sees them (:meth:`starfc.graph.strangers.Strangers.without_ties`)."""
+        ids, sims = self.lists(places)
+        if self.contextual is not None:
+            whole = self.strangers(places[:0])
+            found = whole.without_ties(KnnGraph(ids, sims))
+            ids, sims = found.ids, found.sims
+        return ids, sims
+
+    @cached_property
+    def lists_stage(self) -> str:
+        """The stage that made the lists."""
+        return str(self.store.read_json("lists.json")["stage"])
+
+    @cached_property
+    def _pairs(self) -> dict[str, Any]:
+        return self.store.read_json("strangers.json")
+
+    def strangers(self, places: NDArray[np.integer]) -> Strangers:
+        """Return the similarities of strangers, of some places."""
+        median, spread = (self.rows("rows", part, places) for part in ("median", "spread"))
+        return Strangers(self._pairs["median"], self._pairs["spread"], median, spread, np.empty(0, np.int64))
+
+    def some(self, *places: NDArray[np.integer]) -> Some:
+        """Return the rows of all these places, -1 left out, numbered in the order of their names."""
+        each = [np.unique(array) for array in places]
+        every = np.unique(np.concatenate(each)) if len(each) > 1 else each[0]
+        return Some.of(every[every >= 0], lambda some: self.rows("rows", "names", some))
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some rows of a run, numbered 0..m-1 in the order of their names.
+
+    Attributes
+    ----------
+    names : (m,) integers
+        Their names, increasing.
+    places : (m,) integers
+        The place of each.
+    """
+
+    names: NDArray[np.integer]
+    places: NDArray[np.integer]
+    _sorted: NDArray[np.integer]  # the places, increasing
+    _number: NDArray[np.integer]  # the number of each of them
+
+    @classmethod
+    def of(cls, places: NDArray[np.integer], names_of: Callable[[NDArray[np.integer]], NDArray[np.integer]]) -> Some:
+        """Return the rows at these places, which are increasing."""
+        names = names_of(places)
+        order = np.argsort(names)
+        number = np.empty(len(order), id_dtype(len(order)))
+        number[order] = np.arange(len(order))
+        return cls(names[order], places[order], places, number)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def numbers(self, places: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return the numbers of some places; -1 for those that are not among these rows."""
+        if not len(self):
+            return np.full(places.shape, -1, id_dtype(1))
+        at = np.searchsorted(self._sorted, places)
+        np.minimum(at, len(self) - 1, out=at)
+        return np.where(self._sorted[at] == places, self._number[at], self._number.dtype.type(-1))

@@ -1,0 +1,442 @@
+"""Test runs on shards: lists, edges and labels are those of the run in memory, whatever dies or is damaged."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+
+from helpers.samples import blobs
+from starfc.clustering.arrays import Settings, cluster_features
+from starfc.data.dataset import Features
+from starfc.data.synthetic import sample
+from starfc.errors import InputError
+from starfc.graph import approximate
+from starfc.graph.opening import Search
+from starfc.models.checkpoint import PRETRAINED, load_model
+from starfc.models.gcn import StarFCModel
+from starfc.models.judge import first_round_judge
+from starfc.runs.on_shards import ShardOptions
+from starfc.shards import store as store_module
+from starfc.shards.driver import Shards
+from starfc.shards.engine import LocalEngine, engine_of
+from starfc.shards.run import ShardRun
+from starfc.shards.status import status_of, status_text
+from starfc.shards.store import DamagedError, Store
+from starfc.shards.tasks import run_task
+from starfc.storage.commit import locked
+
+EXACT = Search("exact", judge=first_round_judge)
+CHOSEN = Search("ivf", judge=first_round_judge)
+GIVEN = Search("ivf", {"nprobe": 3, "partitions": 2, "sweeps": 2}, judge=first_round_judge)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return sample(3000, seed=4, dim=32)[0]
+
+
+@pytest.fixture(scope="module")
+def expected(rows):
+    return in_memory(rows)
+
+
+def settings(search=EXACT):
+    return Settings(partition="infomap", search=search)
+
+
+def in_memory(rows, search=EXACT, model=None):
+    return cluster_features(Features(rows, "x"), model or load_model(PRETRAINED), settings(search), keep_edges=True)
+
+
+def on_shards(rows, store, engine=None, search=EXACT, shard_rows=1024, model=None):
+    shards = Shards(store, engine or LocalEngine(0), model or load_model(PRETRAINED), search, shard_rows)
+    how = {"make_graph": shards.graph, "make_scoring": shards.scoring}
+    return cluster_features(Features(rows, "x"), shards.model, settings(search), keep_edges=True, **how)
+
+
+def assert_same(found, expected):
+    every = np.arange(len(expected.prepared.features))
+    ours, theirs = found.prepared.graph, expected.prepared.graph
+    np.testing.assert_array_equal(ours.ids[every], theirs.ids)
+    np.testing.assert_array_equal(ours.sims[every], theirs.sims)
+    assert {key: ours.info[key] for key in theirs.info} == theirs.info
+    ours, theirs = found.result.parsed, expected.result.parsed
+    np.testing.assert_array_equal(ours.logits, theirs.logits)
+    for name in ("indptr", "cols", "scores"):
+        np.testing.assert_array_equal(getattr(ours.edges, name), getattr(theirs.edges, name))
+    for name, array in theirs.context.arrays().items():
+        np.testing.assert_array_equal(ours.context.arrays()[name], array)
+    np.testing.assert_array_equal(found.result.labels, expected.result.labels)
+    np.testing.assert_array_equal(found.result.confidence, expected.result.confidence)
+    assert found.result.estimate == expected.result.estimate
+    assert found.result.rounds == expected.result.rounds
+
+
+def some_slow(first, *others):
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shard_rows", some_slow(1024, 128, 4096))
+def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expected, shard_rows):
+    assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=shard_rows), expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("search", [CHOSEN, GIVEN], ids=["chosen", "given"])
+def test_approximate_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, monkeypatch, search):
+    monkeypatch.setattr(approximate, "_CHUNKS", (500, 1 << 18))  # six chunks
+    monkeypatch.setattr("starfc.graph.knn._FEW", 0)
+    expected = in_memory(rows, search)
+    assert expected.prepared.graph.info["backend"] == "ivf"
+    assert_same(on_shards(rows, Store(str(tmp_path)), search=search), expected)
+
+
+@pytest.mark.long
+def test_copies_invalid_rows_and_strangers_that_tie(tmp_path):
+    rows, rng = np.repeat(np.eye(300, dtype=np.float32), 2, axis=0), np.random.default_rng(0)
+    rows[::2] += 0.1 * rng.normal(size=(300, 300)).astype(np.float32)
+    rows = np.concatenate([rows, rows[:40], np.zeros((2, 300), np.float32)])
+    given = Settings(partition="infomap", invalid_rows="singleton")
+    model = load_model(PRETRAINED)
+    expected = cluster_features(Features(rows, "x"), model, given, keep_edges=True)
+    shards = Shards(Store(str(tmp_path)), LocalEngine(0), model, given.search, 128)
+    how = {"make_graph": shards.graph, "make_scoring": shards.scoring}
+    assert_same(cluster_features(Features(rows, "x"), model, given, keep_edges=True, **how), expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_every_engine_gives_the_same(tmp_path, rows, expected, name):
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    with engine_of(name, 2, None) as engine:
+        assert_same(on_shards(rows, Store(str(tmp_path / "store")), engine), expected)
+
+
+STAGES = ("exact", "second-0", "near", "smooth", "first", "codes", "second-1")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", some_slow(*STAGES))
+def test_a_damaged_array_is_made_again(tmp_path, rows, expected, stage):
+    """Whatever was made of it before is kept; what still needs it finds the damage."""
+    store = Store(str(tmp_path))
+    on_shards(rows, store)
+    order = ("exact", "near", "smooth", "first", "codes", "second-0", "second-1")
+    assert store.finished(stage)
+    for later in order[order.index(stage) + 1 :]:
+        store.remove_stage(later)
+    for path in sorted(tmp_path.glob(f"{stage}/00000.*.npy")):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(bytes(data))
+    again = Store(str(tmp_path))
+    assert_same(on_shards(rows, again), expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", some_slow("rows", "first-given"))
+def test_a_damaged_array_of_the_driver_is_named_and_made_again(tmp_path, rows, expected, stage):
+    store = Store(str(tmp_path))
+    on_shards(rows, store)
+    store.remove_stage("first")
+    path = tmp_path / stage / ("00000.names.npy" if stage == "rows" else "00000.0-shift.npy")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    if stage == "rows":
+        with pytest.raises(InputError, match=r"rows/00000: .* differs from its digest; start the same command again"):
+            on_shards(rows, Store(str(tmp_path)))
+    assert_same(on_shards(rows, Store(str(tmp_path))), expected)
+
+
+@pytest.mark.long
+def test_a_store_that_fails_one_write_in_ten(rows, expected, monkeypatch):
+    class Flaky(MemoryFileSystem):
+        protocol = "flaky"
+        count = 0
+
+        def pipe_file(self, path, value, **more):
+            type(self).count += 1
+            if type(self).count % 10 == 0:
+                raise OSError("try again")
+            super().pipe_file(path, value, **more)
+
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(store_module, "_PAUSE", 0)
+    store = Store("flaky://run")
+    assert_same(on_shards(rows, store), expected)
+    assert Flaky.count > 50
+    store.remove()
+    assert store.stages() == []
+
+
+@pytest.mark.slow
+def test_a_run_on_s3(rows, expected):
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options = {"key": "a", "secret": "b", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+        fsspec.config.conf["s3"] = options
+        fsspec.filesystem("s3").mkdir("bucket")
+        store = Store("s3://bucket/run")
+        assert_same(on_shards(rows, store), expected)
+        store.remove()
+    finally:
+        fsspec.config.conf.pop("s3", None)
+        server.stop()
+
+
+def cluster_command(tmp_path, *more):
+    code = "import sys; from starfc.commands import main; sys.argv[0] = 'starfc'; main()"
+    folder = ("-o", str(tmp_path / "run"), "--store", str(tmp_path / "store"), "--shard-rows", "512")
+    return [sys.executable, "-c", code, "cluster", str(tmp_path / "x.npy"), *folder, *more]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", some_slow("first", "rows", "exact", "smooth", "second-0"))
+def test_a_killed_driver_continues(tmp_path, rows, expected, stage):
+    np.save(tmp_path / "x.npy", rows)
+    command = cluster_command(tmp_path, "--engine", "local", "--threads", "1", "-q")
+    driver = subprocess.Popen(command, start_new_session=True)
+    while not list((tmp_path / "store" / stage).glob("*.json")) and driver.poll() is None:
+        time.sleep(0.005)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/0*.json")}
+    assert before
+    subprocess.run(command, check=True)
+    kept = {path for path, at in before.items() if path.stat().st_mtime_ns == at}
+    redone = {path.parent.name for path in set(before) - kept}
+    assert not {name for name in redone if not name.endswith("-given")} - {"cohort"}  # of the driver
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
+
+
+@pytest.mark.long
+def test_a_killed_worker_is_replaced(tmp_path, rows, expected):
+    np.save(tmp_path / "x.npy", rows)
+    driver = subprocess.Popen(
+        cluster_command(tmp_path, "--engine", "local", "--workers", "1"), stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "store" / "exact").glob("*.json")):
+        time.sleep(0.005)
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    workers = [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    assert workers
+    for worker in workers:
+        os.kill(int(worker), signal.SIGKILL)
+    _, messages = driver.communicate()
+    assert driver.returncode == 0, messages
+    assert "its worker died; it starts again" in messages
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
+
+
+@pytest.mark.long
+def test_tasks_that_others_run(tmp_path, rows, expected):
+    np.save(tmp_path / "x.npy", rows)
+    driver = subprocess.Popen(cluster_command(tmp_path, "--engine", "wait", "-q"))
+    while driver.poll() is None:
+        waiting = tmp_path / "store" / "waiting.json"
+        if waiting.is_file():
+            asked = json.loads(waiting.read_text())["content"]
+            run = ShardRun.open(Store(str(tmp_path / "store")))
+            for index in set(range(asked["tasks"])) - run.store.finished(asked["stage"]):
+                run_task(run, asked["stage"], index)
+        time.sleep(0.05)
+    assert driver.returncode == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
+    text = status_text(status_of(Store(str(tmp_path / "store"))))
+    assert "3,000 rows in shards of 512" in text
+    assert "6/6" in text
+
+
+def test_what_cannot_run_on_shards(tmp_path):
+    rows = blobs()[0].astype(np.float32)
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(InputError, match="engine: works with models that score edges by their structure"):
+        on_shards(rows, store, model=StarFCModel(16, 32))
+    with pytest.raises(InputError, match="float16 or float32 rows of ordinary length needed for shards; found float64"):
+        on_shards(rows.astype(np.float64), store)
+    on_shards(rows, store)
+    with pytest.raises(InputError, match=r"holds a run with other shard_rows \(1024 instead of 256\)"):
+        on_shards(rows, store, shard_rows=256)
+    manifest = store.read_json("manifest.json")
+    for name, message in (("version", "a run of starfc 0.0; this is"), ("processor", "use machines of one kind")):
+        store.write_json("manifest.json", manifest | {name: "0.0"})
+        with pytest.raises(InputError, match=message):
+            ShardRun.open(store)
+    with pytest.raises(InputError, match="no run on shards found"):
+        ShardRun.open(Store(str(tmp_path / "none")))
+    with pytest.raises(InputError, match="cannot be opened as a store"):
+        Store("nowhere://x")
+    with pytest.raises(InputError, match="shard_rows: a multiple of 128 needed; found 1,000"):
+        ShardOptions(shard_rows=1000)
+    with pytest.raises(InputError, match="address: needs engine ray; found local"):
+        ShardOptions(address="auto")
+    for given in ({"engine": "wait"}, {"engine": "ray", "address": "auto"}):
+        with pytest.raises(InputError, match="store: name a folder or URL that all machines see"):
+            ShardOptions(**given)
+
+
+def test_tasks_that_do_not_exist(tmp_path):
+    store = Store(str(tmp_path))
+    on_shards(blobs()[0].astype(np.float32), store)
+    run = ShardRun.open(store)
+    with pytest.raises(InputError, match=r"stage: one of exact, cells, .* found 'third'"):
+        run_task(run, "third", 0)
+    with pytest.raises(InputError, match="task: a number from 0 to 0 needed; found 1"):
+        run_task(run, "near", 1)
+    with pytest.raises(InputError, match="the stage 'sweep-7' has not begun"):
+        run_task(run, "sweep-7", 0)
+    store.forget("near", 0)
+    with pytest.raises(DamagedError, match="near/00000"):
+        store.load("near", 0, "starts")
+
+
+def test_the_local_folder_stays_within_its_size(tmp_path):
+    store = Store("memory://bounded", tmp_path, cache_bytes=5000)
+    arrays = [np.full(250, at, np.int64) for at in range(4)]
+    for at, array in enumerate(arrays):
+        store.save("stage", at, {"array": array})
+    for _ in range(2):
+        for at, array in enumerate(arrays):
+            store._close("stage", at)
+            np.testing.assert_array_equal(store.load("stage", at), array)
+            assert sum(path.stat().st_size for path in tmp_path.glob("*/*.npy")) <= 5000
+    copy = next(iter(tmp_path.glob("*/*.npy")))
+    copy.write_bytes(b"damaged")
+    for at, array in enumerate(arrays):
+        store._close("stage", at)
+        np.testing.assert_array_equal(store.load("stage", at), array)
+
+
+def test_few_arrays_stay_open(tmp_path, monkeypatch):
+    """Large arrays are mapped, and the number of mappings is bounded; small ones are read, up to a size in all."""
+    monkeypatch.setattr(store_module, "_SMALL", 2000)
+    monkeypatch.setattr(store_module, "_MAPPED", 3)
+    monkeypatch.setattr(store_module, "_HELD", 5000)
+    store = Store(str(tmp_path))
+    for at in range(12):
+        store.save("stage", at, {"array": np.full(500 if at % 2 else 200, at, np.int64)})
+    for at in (*range(12), *range(12)):
+        array = store.load("stage", at)
+        assert (array == at).all()
+        mapped = [isinstance(known, np.memmap) for known in store._open.values()]
+        assert sum(mapped) <= 3
+        assert mapped.count(False) <= 3
+        assert isinstance(array, np.memmap) == bool(at % 2)
+
+
+def test_an_error_of_the_disk_is_not_damage(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.save("near", 0, {"array": np.arange(3)})
+    monkeypatch.setattr(store_module, "_digest", lambda path: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+    with pytest.raises(OSError, match="Too many open files"):
+        store.load("near", 0)
+    assert store.finished("near") == {0}
+
+
+@pytest.mark.long
+def test_a_store_of_other_weights_is_refused(tmp_path, rows):
+    """Also if the folder of the weights is the same."""
+    folder = tmp_path / "weights"
+    shutil.copytree(PRETRAINED, folder)
+    store = Store(str(tmp_path / "store"))
+    on_shards(rows[:500], store, model=load_model(folder))
+    other = load_model(folder)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.01)
+    with pytest.raises(InputError, match="holds a run with other weights"):
+        on_shards(rows[:500], store, model=other)
+
+
+def test_the_result_of_a_task_that_was_asked_something_else_does_not_count(tmp_path):
+    store = Store(str(tmp_path))
+    on_shards(blobs()[0].astype(np.float32), store)
+    run = ShardRun.open(store)
+    assert run.finished("first") == {0}
+    old = run.asked("first")
+    run.ask("first", old | {"more": 1})
+    store.save("first", 0, {"array": np.arange(3)}, input="of before")
+    assert store.finished("first") == {0}
+    assert ShardRun.open(store).finished("first") == set()
+
+
+def test_files_of_others_are_neither_used_nor_removed(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "photo.jpg").write_text("mine")
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(InputError, match="a new or empty folder needed for the shards; found other files there"):
+        on_shards(blobs()[0].astype(np.float32), store)
+    store.remove()
+    assert (tmp_path / "store" / "photo.jpg").read_text() == "mine"
+
+
+class Lossy(LocalEngine):
+    """An engine whose worker dies in one task, always."""
+
+    def submit(self, run, stage, index, needs):
+        if (stage, index) == ("smooth", 1):
+            lost = Future()
+            lost.set_exception(BrokenProcessPool("killed"))
+            return lost
+        return super().submit(run, stage, index, needs)
+
+
+def test_a_task_that_kills_its_worker_ends_the_run(tmp_path, rows):
+    with pytest.raises(InputError, match="smooth/00001: its worker died 4 times; most often the memory is too small"):
+        on_shards(rows[:700], Store(str(tmp_path)), Lossy(0), shard_rows=256)
+
+
+def test_two_commands_do_not_share_a_store(tmp_path, rows):
+    np.save(tmp_path / "x.npy", rows[:300])
+    (tmp_path / "store").mkdir()
+    with locked(tmp_path / "store", "cluster"):
+        done = subprocess.run(
+            cluster_command(tmp_path, "--engine", "local", "--workers", "1"), capture_output=True, text=True
+        )
+    assert done.returncode == 2
+    assert "is writing to this folder" in done.stderr
+
+
+@pytest.mark.long
+def test_workers_end_with_a_killed_command(tmp_path, rows):
+    np.save(tmp_path / "x.npy", rows)
+    driver = subprocess.Popen(cluster_command(tmp_path, "--engine", "local", "--workers", "2", "-q"))
+    while not list((tmp_path / "store" / "exact").glob("*.json")):
+        time.sleep(0.005)
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    workers = [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    assert len(workers) == 2
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 20
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

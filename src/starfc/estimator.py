@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from starfc.config.config import Config
 from starfc.config.recipes import model_config
 from starfc.config.thresholds import resolve
 from starfc.data.dataset import Features
+from starfc.data.instance_files import read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.incremental.state import State, make_rule
@@ -30,6 +31,7 @@ from starfc.review.explain import Explanation, explain_pair
 from starfc.review.pairs import Pairs
 from starfc.review.report import write_report
 from starfc.runs.cluster import settings_of
+from starfc.runs.export import Clusters, write_clusters
 from starfc.runtime.defaults import RECALL
 from starfc.runtime.machine import choose_device
 from starfc.runtime.stages import Stages
@@ -303,6 +305,33 @@ class StarFC(ClusterMixin, BaseEstimator):
         return write_report(
             folder, self.labels_, self.edge_scores_, self._rule(), features=self._features, images=images, names=names
         )
+
+    def export(
+        self,
+        out: str | Path,
+        to: str = "csv",
+        *,
+        files: str | Path | None = None,
+        names: Mapping[int, str] | None = None,
+        copy: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Write row, file, cluster, name and confidence of every instance (:func:`starfc.runs.export.write_clusters`).
+
+        Parameters
+        ----------
+        out, to, copy, overwrite
+            As for :func:`~starfc.runs.export.write_clusters`.
+        files : path, optional
+            Files of the instances (:mod:`starfc.data.instance_files`).
+        names : mapping of int to str, optional
+            Names of clusters.
+        """
+        check_is_fitted(self)
+        n = len(self.labels_)
+        found = None if files is None else read_files(files, n)
+        clusters = Clusters(np.arange(n), self.labels_, self.confidence_, names or {}, found)
+        return write_clusters(clusters, to, out, copy=copy, overwrite=overwrite)
 
     def _rule(self) -> Decision:
         return Decision(self.tau1_, self.tau2_, self.refinement, self.partition_)

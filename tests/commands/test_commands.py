@@ -33,10 +33,12 @@ from starfc.runtime.interrupts import Stopped
 
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
-    "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges",
+    "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges "
+    "--files",
     "assign": "--remove --apply-merges --labels --threads --json --quiet",
     "explain": "--json",
     "report": "--out --images --names --json",
+    "export": "--to --out --files --copy --overwrite --json --quiet",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
     "--device --seed --json --quiet",
     "evaluate": "--metrics --json",

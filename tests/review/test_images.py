@@ -72,7 +72,7 @@ def test_what_is_no_picture_is_grey_and_counted(tmp_path, caplog):
     (tmp_path / "00004.png").write_bytes((tmp_path / "00000.png").read_bytes()[:60])
     (tmp_path / "00005.jpg").mkdir()
     pictures = open_pictures(tmp_path, 7)
-    assert [pictures.open(row) is None for row in range(7)] == [False, *[True] * 6]
+    assert [pictures.read(row, 64) is None for row in range(7)] == [False, *[True] * 6]
     with caplog.at_level(logging.WARNING, logger="starfc"):
         write_sheets(pictures, np.arange(7), tmp_path / "out")
     assert "6 of 7 are missing or cannot be read" in caplog.text
@@ -86,7 +86,7 @@ def test_lists_and_folders(tmp_path):
     (tmp_path / "a" / latin).write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf0.png\r\n\r\na/\xe4.png\r\n")
     pictures = open_pictures(tmp_path / "list.txt", 3)
-    assert [pictures.open(row) is None for row in range(3)] == [False, True, False]
+    assert [pictures.read(row, 64) is None for row in range(3)] == [False, True, False]
     assert pictures.names == ["0.png", "", "\ufffd.png"]
     (tmp_path / "a" / latin).unlink()
     assert list(open_pictures(tmp_path, 3).names) == ["0.png", "1.png", "2.png"]  # by row, of all folders
@@ -105,6 +105,6 @@ def test_a_list_in_a_runs_folder_stays_there(tmp_path):
         (run / "list.txt").write_text(f"{name}\n")
         with pytest.raises(InputError, match="copy the list to another folder"):
             open_pictures(run / "list.txt", 1, run)
-        assert open_pictures(run / "list.txt", 1).open(0) is not None  # a user's own list may name any file
+        assert open_pictures(run / "list.txt", 1).read(0, 64) is not None  # a user's own list may name any file
     (run / "list.txt").write_text("own.png\n")
-    assert open_pictures(run / "list.txt", 1, run).open(0) is not None
+    assert open_pictures(run / "list.txt", 1, run).read(0, 64) is not None

@@ -19,6 +19,7 @@ from starfc.commands.cluster import cluster
 from starfc.commands.convert import convert
 from starfc.commands.evaluate import evaluate
 from starfc.commands.explain import explain
+from starfc.commands.export import export
 from starfc.commands.info import info
 from starfc.commands.knn import knn
 from starfc.commands.report import report
@@ -85,7 +86,7 @@ def _options(
     pass
 
 
-COMMANDS = (cluster, assign, explain, report, train, evaluate, knn, tune, convert, info)
+COMMANDS = (cluster, assign, explain, report, export, train, evaluate, knn, tune, convert, info)
 for _command in COMMANDS:
     app.command()(_reported(_command))
 

@@ -10,6 +10,9 @@ a share: mean score and share of planted errors in bins of the score. Errors tha
 so precision is a lower bound. Identities are then divided and joined: half of the instances of 20 identities get a new
 label, and 20 pairs of identities one label.
 
+Of clusters of two instances or more the script also compares the confidence of an instance, as `starfc export` writes
+it, with the truth: whether the instance has the most frequent label of its cluster.
+
 RUN is the folder of a run with stored edges. ``--out`` adds the result to a JSON file, by name.
 """
 
@@ -21,10 +24,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness import with_environment
 from starfc.data.files import read_labels
+from starfc.graph.edges import edge_confidence
 from starfc.review.label_errors import LabelIssues, label_issues
 from starfc.review.pairs import Pairs
 from starfc.runs.folder import Run
@@ -131,6 +135,30 @@ def measure(pairs: Pairs, labels: np.ndarray, clusters: np.ndarray) -> dict:
     return result
 
 
+def confidence_against(labels: np.ndarray, clusters: np.ndarray, confidence: np.ndarray) -> dict:
+    """Return the calibration error of the confidence, its AUC, and a table of ten bins."""
+    names, codes = np.unique(labels, return_inverse=True)
+    cells, counts = np.unique(clusters * len(names) + codes, return_counts=True)
+    order = np.lexsort((counts, cells // len(names)))  # the last one of a cluster is its most frequent label
+    last = order[np.flatnonzero(np.diff(cells[order] // len(names), append=-1))]
+    most = np.full(clusters.max() + 1, -1)
+    most[cells[last] // len(names)] = cells[last] % len(names)
+    several = np.bincount(clusters)[clusters] > 1
+    right, value = (most[clusters] == codes)[several], confidence[several]
+    where = np.digitize(value, BINS[1:-1])
+    table = [
+        {
+            "low": float(BINS[b]),
+            "rows": int((where == b).sum()),
+            "confidence": float(value[where == b].mean()),
+            "right": float(right[where == b].mean()),
+        }
+        for b in np.unique(where)
+    ]
+    error = sum(row["rows"] * abs(row["confidence"] - row["right"]) for row in table) / len(value)
+    return {"right": float(right.mean()), "error": error, "auc": float(roc_auc_score(right, value)), "table": table}
+
+
 def _precision(right: list[bool], score: np.ndarray) -> float | None:
     """Return the average precision within the list; None if nothing in it is right."""
     return float(average_precision_score(right, score)) if any(right) else None
@@ -148,6 +176,8 @@ def main() -> None:
     run = Run.open(arguments.run)
     labels = read_labels(arguments.labels, len(run.labels))
     result = {"rows": len(labels), **measure(Pairs.of(run.parsed), labels, run.labels)}
+    confidence = edge_confidence(run.parsed.edges, run.parsed.kept)
+    result["confidence"] = confidence_against(labels, run.labels, confidence)
     print(json.dumps(result, indent=1))
     if arguments.out is not None:
         known = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}

@@ -106,12 +106,15 @@ def _of_table(path: Path) -> Sequence[str | None] | None:
             return archive.array(found[0], "US", 1).astype(str).tolist() if found else None
     import pyarrow.types as kinds
 
+    def is_text(kind: pa.DataType) -> bool:
+        return (
+            kinds.is_string(kind)
+            or kinds.is_large_string(kind)
+            or (kinds.is_dictionary(kind) and is_text(kind.value_type))
+        )
+
     with opened_parquet(path) as table:
-        text = {
-            field.name.lower(): field.name
-            for field in reversed(list(table.schema_arrow))
-            if kinds.is_string(field.type) or kinds.is_large_string(field.type) or kinds.is_dictionary(field.type)
-        }
+        text = {field.name.lower(): field.name for field in reversed(list(table.schema_arrow)) if is_text(field.type)}
         found = [text[name] for name in FILE_NAMES if name in text]
         return table.read(columns=found[:1]).column(0).to_pylist() if found else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -69,11 +70,11 @@ def write_json_rows(path: Path, rows: Iterable[dict[str, Any]], before: str = ""
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield the rows as dictionaries. Floats have four decimals; NaN becomes None."""
+    """Yield the rows as dictionaries. Floats have four decimals; numbers that are not finite become None."""
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     for batch in table.to_batches(_ROWS):
         for row in batch.to_pylist():
             for name in floats:
                 value = row[name]
-                row[name] = None if value is None or value != value else round(value, 4)
+                row[name] = round(value, 4) if value is not None and math.isfinite(value) else None
             yield row

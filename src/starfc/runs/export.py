@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from starfc.data.instance_files import Files, file_column, read_files
 from starfc.data.tables import TABLE_FORMATS, require_new, rows_of, write_json_rows, write_table
 from starfc.errors import InputError, MissingFileError
+from starfc.graph.checks import require_ids
+from starfc.runs.folder import most_labels
 from starfc.runs.folders import write_folders
 from starfc.runs.outputs import read_instances
 from starfc.runtime.words import advice, anew, word
@@ -60,8 +62,8 @@ class Clusters:
     @property
     def single(self) -> NDArray[np.bool_]:
         """Return which instances are alone in their cluster or in none, (N,)."""
-        sizes = np.bincount(self.labels[self.labels >= 0], minlength=1)
-        return (self.labels < 0) | (sizes[self.labels] == 1)
+        _, which, sizes = np.unique(self.labels, return_inverse=True, return_counts=True)
+        return (self.labels < 0) | (sizes[which] == 1)
 
     def table(self) -> pa.Table:
         """Return the table: row, file, cluster, name, confidence."""
@@ -94,9 +96,17 @@ def read_clusters(folder: str | Path, files: str | Path | None = None) -> Cluste
     if files is not None:
         known = read_files(files, len(labels), Path(folder))
     there = np.ones(len(labels), np.bool_)
-    removed = np.array([row for step in at.json("run.json", Removals).steps for row in step.removed], np.int64)
-    if removed.size and not 0 <= removed.min() <= removed.max() < len(labels):
-        raise InputError(f"{at.folder / 'run.json'}: removed rows are not rows of the run; {anew('cluster')}")
+    steps = at.json("run.json", Removals).steps
+    removed = np.array([row for step in steps for row in step.removed], np.int64)
+    most = most_labels(len(labels), len(steps))
+    for name, what, values, low, high in (
+        ("labels.npy", "clusters", labels, -1, most),
+        ("run.json", "steps, removed", removed, 0, len(labels)),
+    ):
+        try:
+            require_ids(what, values, low, high)
+        except ValueError as error:
+            raise InputError(f"{at.folder / name}: {error}; it is damaged, {anew('cluster')}") from None
     there[removed] = False
     rows = np.flatnonzero(there)
     kept = None if known is None else [known[row] for row in rows.tolist()]

@@ -82,14 +82,14 @@ def read_instances(folder: str | Path | OpenedFolder, rows: int) -> tuple[NDArra
     with opened_parquet(path) as file:
         found = file.schema_arrow.names
         table = file.read(columns=[name for name in ("confidence", "file") if name in found])
+        text = "file" in found and pa.types.is_string(table["file"].type)
+        names = table["file"].to_pylist() if text else None
     if table.num_rows != rows or "confidence" not in table.column_names:
         raise InputError(f"{path}: does not have a confidence for each of {rows:,} rows; {anew('cluster')}")
+    if not pa.types.is_floating(table["confidence"].type) or table["confidence"].null_count:
+        raise InputError(f"{path}: the column confidence needs a number in each row; {anew('cluster')}")
     confidence = table["confidence"].to_numpy().astype(np.float32)
-    if "file" not in table.column_names:
-        return confidence, None
-    if not pa.types.is_string(table["file"].type):
-        raise InputError(f"{path}: the column file is no text; {anew('cluster')}")
-    return confidence, [Path(name) if name else None for name in table["file"].to_pylist()]
+    return confidence, None if names is None else [Path(name) if name else None for name in names]
 
 
 def files_after(folder: Path, record: dict[str, Any]) -> dict[str, pa.Array]:

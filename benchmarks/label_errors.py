@@ -87,6 +87,8 @@ def measure(pairs: Pairs, labels: np.ndarray, clusters: np.ndarray) -> dict:
         for seed in range(SEEDS):
             noisy = permuted(labels, share, seed)
             wrong = noisy != labels
+            if not (wrong & linked).any():
+                continue  # a small set, in which all rows kept their labels
             found = label_issues(pairs, noisy, clusters)
             score, at = scores(found, len(labels)), found.of("label")
             at = at[wrong[found.row[at]]]
@@ -96,11 +98,13 @@ def measure(pairs: Pairs, labels: np.ndarray, clusters: np.ndarray) -> dict:
                     "with_edges": float(average_precision_score(wrong[linked], score[linked])),
                     "wrong": int(wrong.sum()),
                     "expected": found.expected,
-                    "listed": len(at) / max(int(wrong.sum()), 1),
-                    "proposed_right": float((found.other_label[at] == labels[found.row[at]]).mean()),
+                    "listed": len(at) / int(wrong.sum()),
+                    "proposed_right": int((found.other_label[at] == labels[found.row[at]]).sum()) / max(len(at), 1),
                 }
             )
             joined.append((score, wrong))
+        if not each:
+            continue
         score, wrong = (np.concatenate(parts) for parts in zip(*joined, strict=True))
         where = np.digitize(score, BINS[1:-1])
         result["planted"].append(
@@ -111,7 +115,7 @@ def measure(pairs: Pairs, labels: np.ndarray, clusters: np.ndarray) -> dict:
                 "calibration": [
                     {
                         "low": float(BINS[b]),
-                        "labels": int((where == b).sum()) / SEEDS,
+                        "labels": int((where == b).sum()) / len(each),
                         "score": float(score[where == b].mean()),
                         "wrong": float(wrong[where == b].mean()),
                     }
@@ -156,7 +160,8 @@ def confidence_against(labels: np.ndarray, clusters: np.ndarray, confidence: np.
         for b in np.unique(where)
     ]
     error = sum(row["rows"] * abs(row["confidence"] - row["right"]) for row in table) / len(value)
-    return {"right": float(right.mean()), "error": error, "auc": float(roc_auc_score(right, value)), "table": table}
+    auc = float(roc_auc_score(right, value)) if 0 < right.sum() < len(right) else None
+    return {"right": float(right.mean()), "error": error, "auc": auc, "table": table}
 
 
 def _precision(right: list[bool], score: np.ndarray) -> float | None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from helpers.paths import ROOT
 from helpers.review import clique, parsed
 from helpers.samples import blobs
+from helpers.scripts import run_benchmark
 from starfc import StarFC
 from starfc.commands import app
 from starfc.data.dataset import Features
@@ -267,3 +268,18 @@ def test_the_command_refuses_what_it_cannot_do(run, tmp_path):
     code, _, err = starfc("evaluate", labels, labels, "--errors")
     assert (code, err) == (2, "error: --errors: needs the folder of a run with stored edges as PRED\n")
     assert (tmp_path / "t.csv").read_text() == "mine"
+
+
+@pytest.mark.long
+def test_the_benchmark(run, tmp_path, monkeypatch):
+    labels = blobs(identities=12, size=15)[1]
+    np.save(tmp_path / "labels.npy", labels)
+    where = ("--run", run / "run", "--labels", tmp_path / "labels.npy", "--name", "blobs")
+    run_benchmark(monkeypatch, "label_errors.py", *where, "--out", tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())["blobs"]
+    planted = {one["share"]: one for one in result["planted"]}
+    assert planted[0.05]["average_precision"] > 0.9
+    assert planted[0.1]["proposed_right"] > 0.9
+    assert result["changed"]["one_found"] == result["changed"]["two_found"] == 2
+    assert result["confidence"]["right"] > 0.95
+    assert sum(row["rows"] for row in result["confidence"]["table"]) == 180

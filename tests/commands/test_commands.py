@@ -34,13 +34,14 @@ from starfc.runtime.interrupts import Stopped
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
     "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges "
-    "--engine --workers --address --store --shard-rows",
+    "--engine --workers --address --store --shard-rows --files",
     "assign": "--remove --apply-merges --labels --threads --json --quiet",
     "explain": "--json",
-    "report": "--out --images --names --json",
+    "report": "--out --images --names --thumbnails --labels --json",
+    "export": "--to --out --files --copy --overwrite --json --quiet",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
     "--device --seed --json --quiet",
-    "evaluate": "--metrics --json",
+    "evaluate": "--metrics --errors --out --overwrite --json",
     "knn": "--out --k --knn --recall --invalid-rows --feature-dim --memory --threads --seed --json --quiet",
     "tune": "--model --out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device --seed --json",
     "convert": "--labels --feature-dim --dtype --json --quiet",

@@ -85,6 +85,9 @@ def commands(folder: Path, work: Path) -> dict[str, tuple]:
         "report": ("report", folder, "-o", out),
         "info": ("info", folder),
         "evaluate": ("evaluate", work / "truth.npy", folder),
+        "errors": ("evaluate", work / "truth.npy", folder, "--errors"),
+        "export": ("export", folder, "--to", "json", "-o", out / "clusters.json"),
+        "folders": ("export", folder, "--to", "folders", "-o", out),
         "assign": ("assign", folder, work / "more.npy", "--remove", "3"),
         "knn": ("cluster", work / "features.npy", "--knn-graph", folder / "knn" / "graph", "-o", out),
         "model": ("cluster", work / "features.npy", "--model", folder / "model", "-o", out),
@@ -100,10 +103,14 @@ def reading(name: Path) -> list[str]:
     if name.parts[0] == "state":
         return ["assign", "explain"]
     if name.name == "labels.npy":
-        return ["explain", "report", "evaluate", "assign"]
+        return ["explain", "report", "evaluate", "errors", "export", "assign"]
+    if name.name == "clusters.parquet":
+        return ["report", "errors", "export", "folders", "assign"]
+    if name.name == "names.json":
+        return ["export", "folders"]
     if name.name == "run.json":
-        return ["explain", "report", "info", "assign"]
-    return ["explain", "report", "assign"] if name.parts[0] == "edges" else ["assign"]
+        return ["explain", "report", "info", "export", "assign"]
+    return ["explain", "report", "errors", "assign"] if name.parts[0] == "edges" else ["assign"]
 
 
 def prepare(work: Path) -> Path:
@@ -121,10 +128,14 @@ def prepare(work: Path) -> Path:
     np.save(work / "truth.npy", np.repeat(np.arange(7), 6)[:38])
     config = model_config(PRETRAINED, {"threads": 1, "device": "cpu", "model": {"kwargs": {"feature_dim": 8}}})
     folder = work / "run"
-    run_inference(config, features=work / "features.npy", out=folder, keep_edges=True)
+    (work / "files.txt").write_text("".join(f"{row}.jpg\n" for row in range(36)))
+    for row in range(36):
+        (work / f"{row}.jpg").write_bytes(b"")
+    run_inference(config, features=work / "features.npy", files=work / "files.txt", out=folder, keep_edges=True)
     (graph,) = (folder / "knn").iterdir()
     graph.rename(folder / "knn" / "graph")
     assign(folder, work / "more.npy")
+    (folder / "names.json").write_text(json.dumps({"names": {"0": "Anna", "3": "Bo"}}))
     shutil.copytree(PRETRAINED.parent / "structural", folder / "model")
     (folder / "model" / "files.json").unlink()
     (folder / "model" / "config.json").write_text(

@@ -62,6 +62,36 @@ def test_other_modes(tmp_path):
     assert read_picture(tmp_path / "bits.png").mode == "RGB"
 
 
+def test_heic_pictures(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed (extra heic)")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x112] = 6
+    turned = flag().transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "00001.heic", exif=exif.tobytes())  # writes the rotation as phones do
+    (tmp_path / "00000.jpg").write_bytes((tmp_path / "00001.heic").read_bytes())  # phones name them like this too
+    pictures = open_pictures(tmp_path, 2)
+    for row in range(2):
+        found = np.asarray(pictures.read(row, 64))
+        assert found.shape == (100, 60, 3)
+        assert found[5, 30, 0] > 200
+        assert found[90, 30, 2] > 200
+
+
+def test_thumbnails_of_any_size_fill_the_sheets(tmp_path):
+    for row in range(20):
+        flag(600, 1000).save(tmp_path / f"{row}.jpg", quality=95)
+    pictures = open_pictures(tmp_path, 20)
+    for tile, columns, sheets in ((64, 16, 1), (100, 10, 1), (256, 4, 2)):
+        out = tmp_path / f"out-{tile}"
+        assert write_sheets(pictures, np.arange(20), out, tile) == {"tile": tile, "columns": columns, "sheets": sheets}
+        with Image.open(out / "0.webp") as sheet:
+            shown = np.asarray(sheet)[:tile, :tile].astype(int)
+        left = (tile - round(0.6 * tile)) // 2
+        assert (shown[:, left + 2 : tile - left - 2].max(axis=2) > 90).all()  # of the full height, 60 percent wide
+        assert abs(shown[:, : max(left - 2, 1)] - 128).max() < 30
+
+
 def test_what_is_no_picture_is_grey_and_counted(tmp_path, caplog):
     flag().save(tmp_path / "00000.png")
     (tmp_path / "00001.ppm").write_bytes(b"P6 3z 32 255 ")
@@ -72,7 +102,7 @@ def test_what_is_no_picture_is_grey_and_counted(tmp_path, caplog):
     (tmp_path / "00004.png").write_bytes((tmp_path / "00000.png").read_bytes()[:60])
     (tmp_path / "00005.jpg").mkdir()
     pictures = open_pictures(tmp_path, 7)
-    assert [pictures.open(row) is None for row in range(7)] == [False, *[True] * 6]
+    assert [pictures.read(row, 64) is None for row in range(7)] == [False, *[True] * 6]
     with caplog.at_level(logging.WARNING, logger="starfc"):
         write_sheets(pictures, np.arange(7), tmp_path / "out")
     assert "6 of 7 are missing or cannot be read" in caplog.text
@@ -86,7 +116,7 @@ def test_lists_and_folders(tmp_path):
     (tmp_path / "a" / latin).write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf0.png\r\n\r\na/\xe4.png\r\n")
     pictures = open_pictures(tmp_path / "list.txt", 3)
-    assert [pictures.open(row) is None for row in range(3)] == [False, True, False]
+    assert [pictures.read(row, 64) is None for row in range(3)] == [False, True, False]
     assert pictures.names == ["0.png", "", "\ufffd.png"]
     (tmp_path / "a" / latin).unlink()
     assert list(open_pictures(tmp_path, 3).names) == ["0.png", "1.png", "2.png"]  # by row, of all folders
@@ -105,6 +135,6 @@ def test_a_list_in_a_runs_folder_stays_there(tmp_path):
         (run / "list.txt").write_text(f"{name}\n")
         with pytest.raises(InputError, match="copy the list to another folder"):
             open_pictures(run / "list.txt", 1, run)
-        assert open_pictures(run / "list.txt", 1).open(0) is not None  # a user's own list may name any file
+        assert open_pictures(run / "list.txt", 1).read(0, 64) is not None  # a user's own list may name any file
     (run / "list.txt").write_text("own.png\n")
-    assert open_pictures(run / "list.txt", 1, run).open(0) is not None
+    assert open_pictures(run / "list.txt", 1, run).read(0, 64) is not None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from helpers.page import CHROMIUM, go, until
 from helpers.review import clique, labels_of, parsed
 from helpers.scripts import run_benchmark
 from starfc.clustering.parsing import Decision, ParsedEdges
@@ -20,20 +21,10 @@ from starfc.graph.edges import EdgeList, undirected
 from starfc.review.report import write_report
 from starfc.runs.cluster import run_inference
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path (apt-get install chromium)")
 
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+PHONE = {"width": 390, "height": 844}
 
 
 def faces(n: int) -> np.ndarray:
@@ -46,14 +37,6 @@ def faces(n: int) -> np.ndarray:
         draw.text((16, 18), str(row), fill=(0, 0, 0))
         images[row] = np.asarray(image)
     return images
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -78,56 +61,6 @@ def report(tmp_path_factory):
     write_report(folder / "images", *given, features=features, images=faces(40), names=names, title="faces")
     write_report(folder / "plain", *given, features=features, title="plain")
     return folder
-
-
-@pytest.fixture
-def open_page(browser):
-    """Open a report from the disk; a message in the console, an error or a request to elsewhere fails the test."""
-    opened = []
-
-    def open_page(folder, **options):
-        context = browser.new_context(**{"viewport": DESKTOP, **options})
-        page = context.new_page()
-        troubles = []
-        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: troubles.append(f"failed: {request.url}"))
-        page.on(
-            "request",
-            lambda request: (
-                troubles.append(f"request: {request.url}")
-                if not request.url.startswith(("file:", "data:", "blob:"))
-                else None
-            ),
-        )
-        page.goto((folder / "index.html").as_uri())
-        page.wait_for_selector("html[data-ready]")
-        opened.append((context, troubles))
-        return page
-
-    yield open_page
-    for context, troubles in opened:
-        context.close()
-        assert troubles == []
-
-
-def go(page, place: str) -> None:
-    page.evaluate(
-        """place => new Promise(done => {
-            if (location.hash === place) return done();
-            window.addEventListener("hashchange", () => done(), { once: true });
-            location.hash = place;
-        })""",
-        place,
-    )
-
-
-def until(page, expression: str) -> None:
-    """Wait for an expression to hold; the page's policy forbids Playwright's own way, which is eval."""
-    stop = time.monotonic() + 60
-    while not page.evaluate(expression):
-        assert time.monotonic() < stop, expression
-        page.wait_for_timeout(20)
 
 
 def entries(page) -> list[str]:

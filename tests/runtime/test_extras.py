@@ -80,6 +80,15 @@ def test_a_page_without_pictures_needs_no_pillow(without, tmp_path):
         open_pictures(np.zeros((2, 4, 4), np.uint8), 2)
 
 
+def test_heic_pictures_are_not_left_out_silently(without, tmp_path):
+    for name in ("0.jpg", "1.HEIC"):
+        (tmp_path / name).write_bytes(b"")
+    without("pillow_heif")
+    needed = r"1\.HEIC: HEIC needs the package pillow-heif; pip install 'starfc\[heic\]'$"
+    with pytest.raises(InputError, match=needed):
+        open_pictures(tmp_path, 2)
+
+
 def test_thresholds_are_not_chosen_without_their_picture(without, workspace):
     without("matplotlib")
     with pytest.raises(InputError, match=r"needs the package matplotlib; pip install 'starfc\[plots\]'"):

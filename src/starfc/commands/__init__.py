@@ -19,6 +19,7 @@ from starfc.commands.cluster import cluster
 from starfc.commands.convert import convert
 from starfc.commands.evaluate import evaluate
 from starfc.commands.explain import explain
+from starfc.commands.export import export
 from starfc.commands.info import info
 from starfc.commands.knn import knn
 from starfc.commands.report import report
@@ -87,7 +88,7 @@ def _options(
     pass
 
 
-COMMANDS = (cluster, assign, explain, report, train, evaluate, knn, tune, convert, info, status, task)
+COMMANDS = (cluster, assign, explain, report, export, train, evaluate, knn, tune, convert, info, status, task)
 for _command in COMMANDS:
     app.command()(_reported(_command))
 

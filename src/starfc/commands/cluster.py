@@ -47,6 +47,14 @@ def cluster(
     edges: Annotated[
         bool, typer.Option(help="Store the scored edges, for `starfc assign`, `explain` and `report`.")
     ] = True,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Files of the instances, to be kept with their clusters: a list (one path per line), a folder of "
+            "pictures, or a table with paths. Default: the column file or path of FEATURES, if it has one.",
+        ),
+    ] = None,
     invalid_rows: options.Invalid = None,
     copies: options.CopiesOption = None,
     adapt: options.AdaptOption = None,
@@ -68,8 +76,8 @@ def cluster(
 ) -> None:
     """Cluster embeddings. The number of clusters need not be known.
 
-    Writes labels.npy, labels.meta, clusters.parquet (row, label, confidence) and run.json into the folder. Also stores
-    the kNN graph, the scored edges, and features that were read from stdin. Labels are 0..C-1; 0 is the largest
+    Writes labels.npy, labels.meta, clusters.parquet (row, label, confidence, file) and run.json into the folder. Also
+    stores the kNN graph, the scored edges, and features that were read from stdin. Labels are 0..C-1; 0 is the largest
     cluster.
     """
     if out == options.STREAM and as_json:
@@ -122,6 +130,7 @@ def cluster(
             min_cluster_size=min_cluster_size,
             out=folder,
             keep_edges=edges and out != options.STREAM,
+            files=files,
             stdin=place if features == options.STREAM else None,
             inputs=(None if features == options.STREAM else features, labels),
             overwrite=overwrite,

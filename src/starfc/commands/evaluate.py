@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from starfc.commands import options
 from starfc.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from starfc.storage.opened import OpenedFolder
 
 
@@ -31,14 +34,30 @@ def evaluate(
     metrics: Annotated[
         list[Metric] | None, typer.Option(help="A metric to compute; may be repeated. Default: all.")
     ] = None,
+    errors: Annotated[
+        bool,
+        typer.Option("--errors", help="List the labels of GT that the edges of the run PRED contradict most."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="With --errors: write all of them: .csv, .parquet or .json."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing FILE.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare clusters with the true identities.
+    """Compare clusters with the true identities, or find identities that are wrong.
 
     Computes pairwise and BCubed precision, recall and F-score, and NMI. An instance with label -1 in PRED is in no
     cluster and counts as a cluster of its own. Instances with label -1 in GT have no known identity and are left out.
     Instances that `starfc assign` removed from the run are left out too.
+
+    With --errors, GT is what may be wrong: labels of single instances, outliers, identities that are one, identities
+    that are two, and near-duplicates, each with a score. That of a label is the probability that it is wrong
+    (docs/reviewing.md).
     """
+    if (out is not None or errors) and not (errors and predicted.is_dir()):
+        needed = "--errors" if out is not None and not errors else "the folder of a run with stored edges as PRED"
+        raise InputError(f"{'--out' if out is not None and not errors else '--errors'}: needs {needed}")
     options.set_messages()
     import numpy as np
 
@@ -47,7 +66,7 @@ def evaluate(
     from starfc.evaluation.metrics import labelled, metrics_table
     from starfc.storage.opened import opened
 
-    identities = read_labels(truth)
+    identities = given = read_labels(truth)
     if predicted.is_dir():
         folder = opened(predicted)
         clusters, removed = read_labels(folder.verified("labels.npy")), _removed(folder)
@@ -82,7 +101,44 @@ def evaluate(
     )
     left_out = {"num_unlabelled": "of unknown identity (-1 in GT)", "num_removed": "removed"}
     text += "".join(f"\n{counts[key]:,} instances left out: {why}" for key, why in left_out.items() if counts[key])
-    options.show({"metrics": found, **counts}, text, as_json=as_json)
+    record = {"metrics": found, **counts}
+    if errors:
+        record["errors"], told = _errors(predicted, given, removed, out, overwrite)
+        text += f"\n\n{told}"
+    options.show(record, text, as_json=as_json)
+
+
+def _errors(
+    folder: Path, given: NDArray[np.int64], removed: list[int], out: Path | None, overwrite: bool
+) -> tuple[dict[str, Any], str]:
+    """Find the labels that a run's edges contradict, and write them to a file. Return a record and a text."""
+    from starfc.data.tables import TABLE_FORMATS, require_new, rows_of, write_table
+    from starfc.errors import MissingFileError
+    from starfc.review.label_errors import label_issues
+    from starfc.review.label_tables import issue_counts, issues_table, issues_text, top_issues
+    from starfc.review.pairs import Pairs
+    from starfc.runs.folder import Run
+    from starfc.runs.outputs import read_instances
+
+    if out is not None:
+        if out.suffix[1:] not in TABLE_FORMATS:
+            raise InputError(f"{out}: the suffix must be .csv, .parquet or .json; found {out.suffix or 'no suffix'!r}")
+        require_new(out, overwrite)
+    run = Run.open(folder)
+    given[removed] = -1
+    try:
+        features = run.features()
+    except MissingFileError as error:
+        typer.echo(f"{error}; near-duplicates are left out", err=True)
+        features = None
+    issues = label_issues(Pairs.of(run.parsed), given, run.labels, features)
+    table = issues_table(issues, read_instances(folder, len(given))[1])
+    text = issues_text(issues, int((given >= 0).sum()))
+    if out is not None:
+        write_table(out, table, out.suffix[1:], overwrite)
+        text += f"\n\nall {len(issues):,}: {out}"
+    top = list(rows_of(table.take(top_issues(issues))))
+    return {"expected_wrong": round(issues.expected, 1), "found": issue_counts(issues), "top": top}, text
 
 
 def _removed(folder: OpenedFolder) -> list[int]:

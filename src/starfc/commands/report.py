@@ -20,13 +20,20 @@ def report(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Pictures: a list of files (one path per line), a folder of files that are in the order of the rows "
-            "or named after them, or a uint8 array (N, H, W[, 3]) in an .npy or .npz.",
+            help="Pictures: a list of files (one path per line), a table with paths, a folder of files that are in the "
+            "order of the rows or named after them, or a uint8 array (N, H, W[, 3]) in an .npy or .npz.",
         ),
     ] = None,
+    thumbnails: Annotated[int, typer.Option(min=64, max=256, help="Pixels of a thumbnail's longer side.")] = 64,
     names: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Names of the instances, one per line. Default: the names of the pictures."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Identities that the data were labelled with; the page lists those that may be wrong."
+        ),
     ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -34,11 +41,15 @@ def report(
     """Write a page for the review of clusters in a browser, without a server or a network.
 
     The most doubtful clusters come first. Mark clusters as wrong, as the same or to be split; the page exports your
-    marks as pairs of instances.
+    marks as pairs of instances. It opens pictures in full size from where they are. With --labels it lists the labels
+    that the edges contradict.
     """
+    from starfc.data.files import read_labels
+    from starfc.data.instance_files import text_of
     from starfc.errors import MissingFileError
     from starfc.review.report import SURFACE, write_report
     from starfc.runs.folder import Run
+    from starfc.runs.outputs import read_instances
     from starfc.storage.opened import opened
 
     run = Run.open(folder)
@@ -47,6 +58,11 @@ def report(
     except MissingFileError as error:
         typer.echo(f"{error}; the page leaves out projections", err=True)
         features = None
+    identities = None if labels is None else read_labels(labels, len(run.labels))
+    shown: Path | list[str] | None = names
+    if names is None and images is None and opened(folder).has("clusters.parquet"):
+        files = read_instances(folder, len(run.labels))[1]
+        shown = None if files is None else [text_of(file and Path(file.name)) for file in files]
     surfaces = [opened(place).verified(SURFACE) for place in (folder, run.record["model"])]
     found = write_report(
         out,
@@ -56,7 +72,9 @@ def report(
         removed=run.removed,
         features=features,
         images=images,
-        names=names,
+        names=shown,
+        thumbnails=thumbnails,
+        identities=identities,
         record=run.record,
         run=folder,
         surface=next((path for path in surfaces if path.is_file()), None),

@@ -8,6 +8,7 @@ from __future__ import annotations
 FEATURE_NAMES = ("features", "embeddings", "X", "data")  # in an .npz or an HDF5 file
 LABEL_NAMES = ("labels", "label", "identity", "y")  # in an .npz, which may hold both
 LABEL_COLUMNS = ("label", "identity")  # in a .csv or Parquet table
+FILE_NAMES = ("file", "path", "filepath", "filename", "files", "paths")  # paths of instances, in .parquet and .npz
 
 
 def alternatives(names: tuple[str, ...]) -> str:

@@ -1,25 +1,18 @@
 """Read pictures of the instances, and write sprite sheets of their thumbnails.
 
-Pictures may be given as an array, as a list of files, or as a folder of files:
-
-=========  ======================================================================================
-array      ``.npy`` (memory-mapped) or ``.npz`` with one array or one called ``images``:
-           uint8 (N, H, W) or (N, H, W, 3)
-list       any other file: text, one path per line, relative to the folder of the list; an empty line
-           means that there is no picture
-folder     files named after rows (``00017.jpg``; some may be missing), or N files in the order of their
-           paths; subfolders are searched too
-=========  ======================================================================================
+Pictures may be given as files (:mod:`starfc.data.instance_files`) or as an array: ``.npy`` (memory-mapped), or ``.npz``
+with one array or one called ``images``; uint8 (N, H, W) or (N, H, W, 3).
 
 A picture that is missing, damaged, too large or not a regular file is left out; :func:`write_sheets` counts them.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,23 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.data.formats.npz import npz_key
+from starfc.data.instance_files import HEIF_SUFFIXES, Files, read_files, text_of
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime import threads
-from starfc.runtime.extras import require
+from starfc.runtime.extras import installed, require
 from starfc.runtime.progress import progress
 from starfc.runtime.words import word
 from starfc.storage.atomic import replacing
-from starfc.storage.safe import Npz, open_regular, read_lines, read_npy
+from starfc.storage.safe import Npz, open_regular, read_npy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger("starfc")
 
-TILE = 64  # maximum pixels of a thumbnail's longer side
-COLUMNS = 16  # thumbnails per line and per column; the browser needs 4 MiB to show a sheet of 1024 x 1024 pixels
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # accepted whatever the suffix of the file
+TILE, LARGEST = 64, 256  # pixels of a thumbnail's longer side: the default and the most
+_SHEET = 1024  # most pixels of a sheet's side; the browser needs 4 MiB to show it
+_COLUMNS = 16  # most thumbnails per line and per column
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GREY = 128
 _MOST_PIXELS = 90_000_000  # larger pictures are not decoded
 
@@ -55,17 +49,23 @@ class Pictures:
 
     Attributes
     ----------
-    open : callable
-        Function from a row to its picture, or to None if there is none.
-    names : sequence of str or None
-        File names. None for an array.
+    read : callable
+        Function from a row and a size in pixels to the picture of the row, or to None if there is none. The picture may
+        be smaller than its file, but not smaller than the size.
+    files : list of path or None
+        The file of each row. None for an array.
     size : int or None
         Longer side in pixels. None if the pictures may differ in size.
     """
 
-    open: Callable[[int], Image | None]
-    names: Sequence[str] | None
+    read: Callable[[int, int], Image | None]
+    files: Files | None
     size: int | None
+
+    @property
+    def names(self) -> list[str] | None:
+        """Return the names of the files, without their folders. None for an array."""
+        return None if self.files is None else [text_of(file and Path(file.name)) for file in self.files]
 
 
 def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | None = None) -> Pictures:
@@ -90,7 +90,7 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
         return _of_array(source, "images", num_instances)
     path = Path(source)
     if os.path.isdir(path):
-        return _of_files(_in_folder(path, num_instances))
+        return _of_files(read_files(path, num_instances))
     if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such images; an array, a list of files or a folder is needed")
     if path.suffix == ".npy":
@@ -101,20 +101,7 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
             with archive.open(name) as (_, (shape, _, dtype)):
                 _require_pictures(str(path), shape, dtype, num_instances)
             return _of_array(archive.array(name), str(path), num_instances)
-    lines = read_lines(path, "list of images")
-    if len(lines) != num_instances:
-        raise InputError(f"{path}: has {len(lines):,} lines; needs one path for each of {num_instances:,} instances")
-    files = [path.parent / line.strip() if line.strip() else None for line in lines]
-    if run is not None and _lies_in(path, run):
-        for file in files:
-            if file is not None and not _lies_in(file, run):
-                raise InputError(f"{path}: is in {run} but names {file}, which is not; copy the list to another folder")
-    return _of_files(files)
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    """Return whether a path is inside a folder after all symbolic links are resolved."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return _of_files(read_files(path, num_instances, run))
 
 
 def _require_pictures(name: str, shape: tuple[int, ...], dtype: np.dtype, num_instances: int) -> None:
@@ -130,62 +117,49 @@ def _of_array(array: NDArray, name: str, num_instances: int) -> Pictures:
     _require_pictures(name, array.shape, array.dtype, num_instances)
     from PIL import Image
 
-    return Pictures(lambda row: Image.fromarray(np.ascontiguousarray(array[row])), None, max(array.shape[1:3]))
+    return Pictures(lambda row, _: Image.fromarray(np.ascontiguousarray(array[row])), None, max(array.shape[1:3]))
 
 
-def _in_folder(folder: Path, num_instances: int) -> list[Path | None]:
-    found = sorted(
-        Path(place) / name
-        for place, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    )
-    if found and all(path.stem.isdecimal() for path in found):
-        files: list[Path | None] = [None] * num_instances
-        for path in found:
-            row = int(path.stem)
-            if row >= num_instances:
-                raise InputError(
-                    f"{path}: is named after a row, but the rows are 0 to {num_instances - 1:,}; rename it"
-                )
-            if files[row] is not None:
-                raise InputError(f"{path}: is named after the same row as {files[row]}; remove one of them")
-            files[row] = path
-        return files
-    if len(found) != num_instances:
-        raise InputError(
-            f"{folder}: has {len(found):,} images; needs one for each of {num_instances:,} instances, or files named "
-            "after their rows (00017.jpg); or give a list of files"
-        )
-    return list(found)
-
-
-def _of_files(files: list[Path | None]) -> Pictures:
+def _of_files(files: Files) -> Pictures:
     if not any(path is not None and os.path.lexists(path) for path in files[:1000]):
         raise MissingFileError(
             f"{files[0] if files else 'images'}: no such image, nor the following ones; paths in a list are relative "
             "to its folder"
         )
-    names = ["" if path is None else os.fsencode(path.name).decode("utf-8", "replace") for path in files]
+    heif = next((path for path in files if path is not None and path.suffix.lower() in HEIF_SUFFIXES), None)
+    if heif is not None:
+        require("pillow_heif", f"{heif}: HEIC")
 
-    def read(row: int) -> Image | None:
+    def read(row: int, side: int) -> Image | None:
         path = files[row]
-        return None if path is None else read_picture(path)
+        return None if path is None else read_picture(path, side)
 
-    return Pictures(read, names, None)
+    return Pictures(read, files, None)
 
 
-def read_picture(path: Path) -> Image | None:
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that are accepted whatever the suffix of the file. HEIC needs pillow-heif."""
+    if not installed("pillow_heif"):
+        return _FORMATS
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return (*_FORMATS, "HEIF")
+
+
+def read_picture(path: Path, side: int = TILE) -> Image | None:
     """Read a picture as upright RGB. Return None if the file is no complete picture, or if it is too large.
 
-    Values of more than 8 bits are scaled to 0..255. For 16-bit pictures the scale is the range of the type, for others
-    the minimum and maximum of the picture. Transparent areas become grey.
+    A JPEG may be decoded at a reduced size, of at least ``side`` pixels. Values of more than 8 bits are scaled to
+    0..255. For 16-bit pictures the scale is the range of the type, for others the minimum and maximum of the picture.
+    Transparent areas become grey.
     """
     from PIL import Image, ImageOps
 
     try:
-        with open_regular(path, "picture") as file, Image.open(file, formats=_FORMATS) as image:
-            image.draft("RGB", (TILE, TILE))  # decodes a JPEG at a reduced size
+        with open_regular(path, "picture") as file, Image.open(file, formats=_formats()) as image:
+            image.draft("RGB", (side, side))  # decodes a JPEG at a reduced size
             if image.width * image.height > _MOST_PIXELS:
                 return None
             image.load()
@@ -212,8 +186,10 @@ def _colours(image: Image) -> Image:
     return image.convert("RGB")
 
 
-def write_sheets(pictures: Pictures, order: NDArray[np.integer], folder: Path) -> dict[str, int]:
+def write_sheets(pictures: Pictures, order: NDArray[np.integer], folder: Path, largest: int = TILE) -> dict[str, int]:
     """Write thumbnails of the instances, in the given order, as WebP sheets ``folder/0.webp``, ``folder/1.webp``, ….
+
+    The longer side of a thumbnail has at most ``largest`` pixels.
 
     Returns
     -------
@@ -223,24 +199,25 @@ def write_sheets(pictures: Pictures, order: NDArray[np.integer], folder: Path) -
     """
     from PIL import Image
 
-    tile = TILE if pictures.size is None else min(TILE, pictures.size)
-    each = COLUMNS * COLUMNS
+    tile = largest if pictures.size is None else min(largest, pictures.size)
+    columns = min(_SHEET // tile, _COLUMNS)
+    each = columns * columns
     sheets = range(-(-len(order) // each))
     missing = np.zeros(len(sheets), np.int64)
     bar = progress("thumbnails", total=len(order), unit="image")
 
     def write(number: int) -> None:
         rows = order[number * each : (number + 1) * each]
-        lines = -(-len(rows) // COLUMNS)
-        sheet = Image.new("RGB", (tile * COLUMNS, tile * lines), (_GREY, _GREY, _GREY))
+        lines = -(-len(rows) // columns)
+        sheet = Image.new("RGB", (tile * columns, tile * lines), (_GREY, _GREY, _GREY))
         for at, row in enumerate(rows.tolist()):
-            image = pictures.open(row)
+            image = pictures.read(row, tile)
             if image is None:
                 missing[number] += 1
                 continue
             image.thumbnail((tile, tile))
             x, y = (tile - image.width) // 2, (tile - image.height) // 2
-            sheet.paste(image, (at % COLUMNS * tile + x, at // COLUMNS * tile + y))
+            sheet.paste(image, (at % columns * tile + x, at // columns * tile + y))
         with replacing(folder / f"{number}.webp") as temporary:
             sheet.save(temporary, "WEBP", quality=80, method=1)
         bar.update(len(rows))
@@ -252,4 +229,4 @@ def write_sheets(pictures: Pictures, order: NDArray[np.integer], folder: Path) -
     bar.close()
     if missing.any():
         log.warning("images: %d of %d are missing or cannot be read; they appear grey", missing.sum(), len(order))
-    return {"tile": tile, "columns": COLUMNS, "sheets": len(sheets)}
+    return {"tile": tile, "columns": columns, "sheets": len(sheets)}

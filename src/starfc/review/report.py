@@ -11,44 +11,49 @@ page.
 ``data/merges.js``     merge candidates, highest margin first
 ``data/members-M.js``  members of consecutive clusters, a few thousand per file; loaded when a cluster is opened
 ``data/rows.js``       cluster of every row; ``data/names.js`` holds the names; both are loaded by the first search
+``data/issues.js``     labels that the graph contradicts, with the labels of the data; loaded by its view
 ``thumbs/M.webp``      thumbnails, cluster by cluster in the order of the members
 =====================  =============================================================================================
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.clustering.diagnostics import size_histogram, surprising
+from starfc.clustering.diagnostics import size_histogram
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.data.dataset import Features
 from starfc.data.formats.npz import npz_key
+from starfc.data.instance_files import Files
 from starfc.errors import InputError
 from starfc.graph.edges import edge_confidence
-from starfc.review.images import open_pictures, write_sheets
+from starfc.review.images import LARGEST, TILE, open_pictures, write_sheets
+from starfc.review.label_errors import KINDS, LabelIssues, label_issues
+from starfc.review.label_tables import issue_counts
 from starfc.review.measures import Merges, Review, merge_candidates, numbered, review
 from starfc.review.members import Members, each_cluster
+from starfc.review.overview import of_record, surface_of, warnings_of
 from starfc.review.pairs import Pairs
 from starfc.runtime.progress import progress
+from starfc.runtime.words import word
 from starfc.storage.atomic import write_bytes
 from starfc.storage.commit import LOCK, NEXT, changing
 from starfc.storage.owners import REPORT
-from starfc.storage.records import changed_since
-from starfc.storage.safe import Npz, first_line, open_regular, read_lines
+from starfc.storage.safe import Npz, read_lines
 
 CHUNK = 4096  # minimum number of members per file, except in the last one
 MERGES = 5000  # maximum number of merge candidates in the list
+ISSUES_EACH = 1000  # maximum number of issues of each kind
 MERGES_EACH = 8  # maximum number of merge candidates per cluster
 SURFACE = "threshold_surface.csv"
 
@@ -63,6 +68,8 @@ def write_report(
     features: Features | None = None,
     images: str | Path | NDArray | None = None,
     names: str | Path | Sequence[str] | None = None,
+    thumbnails: int = TILE,
+    identities: NDArray[np.int64] | None = None,
     record: dict[str, Any] | None = None,
     run: Path | None = None,
     surface: Path | None = None,
@@ -89,6 +96,11 @@ def write_report(
         Pictures (:mod:`starfc.review.images`).
     names : path or sequence of N str, optional
         Names of the instances, or a text file with one name per line. Default: the names of the image files.
+    thumbnails : int
+        Maximum pixels of a thumbnail's longer side.
+    identities : (N,) int64, optional
+        Labels of the data, -1 where not known. The page then lists those that the graph contradicts
+        (:mod:`starfc.review.label_errors`).
     record : dict, optional
         The record of the run, for the overview.
     run : path, optional
@@ -108,9 +120,11 @@ def write_report(
     Raises
     ------
     InputError
-        There is not one image or name for each instance, or the folder holds other files. An earlier report is
-        unchanged.
+        There is not one image or name for each instance, thumbnails are not between 64 and 256 pixels, or the folder
+        holds other files. An earlier report is unchanged.
     """
+    if not TILE <= thumbnails <= LARGEST:
+        raise InputError(f"{word('thumbnails')}: between {TILE} and {LARGEST} pixels needed; found {thumbnails}")
     inputs = [path for path in (images, names, surface) if isinstance(path, str | Path)]
     folder = Path(folder)
     with changing(folder, REPORT, inputs=inputs, overwrite=overwrite) as change:
@@ -118,8 +132,9 @@ def write_report(
         if others and not overwrite and all(file.by != "report" for file in change.owned.values()):
             raise InputError(f"{folder}: is not empty and holds no report; name a new folder")
         found = _write(
-            change.place, labels, parsed, rule, removed, features, images, names, record, run, surface, title
-        )
+            change.place, labels, parsed, rule, removed, features, images, names, thumbnails, identities, record, run,
+            surface, title,
+        )  # fmt: skip
     written = [path for path in folder.rglob("*") if path.is_file()]
     return {**found, "files": len(written), "bytes": sum(path.stat().st_size for path in written)}
 
@@ -133,6 +148,8 @@ def _write(
     features: Features | None,
     images: str | Path | NDArray | None,
     names: str | Path | Sequence[str] | None,
+    thumbnails: int,
+    identities: NDArray[np.int64] | None,
     record: dict[str, Any] | None,
     run: Path | None,
     surface: Path | None,
@@ -149,13 +166,18 @@ def _write(
     writer = _Writer(folder)
     clusters = each_cluster(labels, confidence, found, features)
     shown = _Shown(labels, np.zeros(n, np.int64), names, features)
+    originals, shown.files = (None, None) if pictures is None else _originals(pictures.files, folder.parent)
     order, starts = _write_members(writer, clusters, found, merges, confidence, shown)
-    thumbs = None if pictures is None else write_sheets(pictures, order, folder / "thumbs")
+    thumbs = None if pictures is None else write_sheets(pictures, order, folder / "thumbs", thumbnails)
     writer.put("clusters", _clusters(found, pairs, order, starts, shown))
     writer.put("merges", [_merge(merges, m, shown) for m in range(min(MERGES, len(merges.first)))])
     writer.put("rows", labels.tolist())
     if names is not None:
         writer.put("names", list(names))
+    issues = None
+    if identities is not None:
+        issues = label_issues(pairs, np.where(labels < 0, -1, identities), labels, features)
+        writer.put("issues", _issues(issues, shown))
     content = {
         "title": title,
         "id": hashlib.blake2b(labels.tobytes(), digest_size=8).hexdigest(),
@@ -171,9 +193,11 @@ def _write(
         "named": names is not None,
         "projected": features is not None,
         "thumbs": thumbs,
-        "warnings": _warnings(found, int(found.sizes.sum()), record),
-        **_of_record(record),
-        "surface": None if surface is None else _surface(surface, rule.refinement),
+        "originals": originals,
+        "issues": None if issues is None else {"expected": round(issues.expected), "found": issue_counts(issues)},
+        "warnings": warnings_of(found, int(found.sizes.sum()), record),
+        **of_record(record),
+        "surface": None if surface is None else surface_of(surface, rule.refinement),
     }
     writer.put("index", content)
     writer.page()
@@ -191,6 +215,7 @@ class _Shown:
         features: Features | None,
     ) -> None:
         self.labels, self.places, self.names, self.features = labels, places, names, features
+        self.files: list[str] | None = None  # paths of the pictures, quoted as in an address
 
     def instance(self, row: int) -> list[Any]:
         told = [int(row), int(self.places[row]), int(self.labels[row])]
@@ -248,6 +273,8 @@ def _cluster(
     }
     if shown.names is not None:
         content["names"] = [shown.names[row] for row in members.rows.tolist()]
+    if shown.files is not None:
+        content["files"] = [shown.files[row] for row in members.rows.tolist()]
     if members.xy is not None:
         low, span = members.xy.min(axis=0), np.ptp(members.xy, axis=0).max()
         content["xy"] = np.rint(999 * (members.xy - low) / max(span, 1e-12)).astype(int).ravel().tolist()
@@ -307,6 +334,40 @@ def _merge(merges: Merges, m: int, shown: _Shown) -> dict[str, Any]:
     }
 
 
+def _issues(issues: LabelIssues, shown: _Shown) -> list[dict[str, Any]]:
+    """Return the first issues of every kind."""
+    chosen = np.concatenate([issues.of(kind)[:ISSUES_EACH] for kind in KINDS])
+    return [
+        {
+            "kind": KINDS[issues.kind[at]],
+            "score": _short(issues.score[at]),
+            "a": shown.instance(issues.row[at]),
+            "b": None if issues.other[at] < 0 else shown.instance(issues.other[at]),
+            "label": int(issues.label[at]),
+            "other": int(issues.other_label[at]),
+            "count": int(issues.count[at]),
+        }
+        for at in chosen.tolist()
+    ]
+
+
+def _originals(files: Files | None, report: Path) -> tuple[str | None, list[str] | None]:
+    """Return the folder of the pictures, relative to the page, and their paths in it, quoted as in an address.
+
+    Relative paths still hold if page and pictures are moved together. There is an empty path where there is no picture.
+    """
+    known = [] if files is None else [file.absolute() for file in files if file is not None]
+    if files is None or not known:
+        return None, None
+    base = os.path.commonpath([file.parent for file in known])
+
+    def quoted(path: Path, start: str | Path) -> str:
+        return quote(os.fsencode(os.path.relpath(path, start)))
+
+    each = ["" if file is None else quoted(file.absolute(), base) for file in files]
+    return quoted(Path(base), report.absolute()), each
+
+
 def _merges_by_cluster(merges: Merges, clusters: int) -> list[list[int]]:
     """Return the first merge candidates of every cluster."""
     found: list[list[int]] = [[] for _ in range(clusters)]
@@ -315,73 +376,6 @@ def _merges_by_cluster(merges: Merges, clusters: int) -> list[list[int]]:
             if len(found[c]) < MERGES_EACH:
                 found[c].append(m)
     return found
-
-
-def _warnings(found: Review, n: int, record: dict[str, Any] | None) -> list[str]:
-    share, columns, precision = 0.1, 0, None
-    if record is not None:
-        share, columns = record["diagnostics"]["giant_share"], record["knn_graph"]["k"] - 1
-        if "steps" not in record:  # the estimate holds only for the first clustering
-            precision = (record.get("estimate") or {}).get("precision")
-    sizes = [{"label": c, "size": found.sizes[c]} for c in np.flatnonzero(found.sizes > share * n)]
-    giants = [giant["label"] for giant in surprising(sizes, columns, precision)]
-    lines = [
-        f"Cluster {c} holds {found.sizes[c]:,} of {n:,} instances ({found.sizes[c] / n:.1%}). A few wrong edges may "
-        "have joined many identities: raise tau1 or tau2."
-        for c in giants
-    ]
-    alone = int((found.sizes == 1).sum())
-    if alone > 0.3 * n:
-        lines.append(
-            f"{alone:,} instances ({alone / n:.0%}) are alone. If the data are not like that, the thresholds are too "
-            "high, or k is too low."
-        )
-    return lines
-
-
-def _of_record(record: dict[str, Any] | None) -> dict[str, Any]:
-    if record is None:
-        return {"metrics": {}, "stages": None, "run": None}
-    diagnostics, steps = record["diagnostics"], record.get("steps", [])
-    stages = {"candidates": diagnostics["candidates"], **{k: diagnostics[k] for k in ("parsed", "refined")}}
-    return {
-        "metrics": record["metrics"],
-        "stages": None
-        if steps
-        else stages,  # these numbers hold only for the first clustering; the page counts the present edges
-        "run": {
-            "features": Path(record["features"]).name,
-            "model": Path(record["model"]).name,
-            "started": record["started"],
-            "changed": changed_since(record),
-            "k": record["knn_graph"]["k"],
-            "seconds": round(sum(stage["seconds"] for stage in record["stages"]), 1),
-        },
-    }
-
-
-def _surface(path: Path, refinement: str) -> dict[str, Any] | None:
-    """Read the threshold surface of a refinement: its values of τ1 and τ2, and one value for each pair.
-
-    The value is the F-score if the file has it, otherwise the largest share, otherwise the number of clusters.
-    """
-    try:
-        return _values(path, refinement)
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(
-            f"{path}: not a threshold surface ({first_line(error)}); delete it, or create it again"
-        ) from None
-
-
-def _values(path: Path, refinement: str) -> dict[str, Any] | None:
-    with open_regular(path, "threshold surface") as raw, io.TextIOWrapper(raw, "utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line.get("refinement") == refinement]
-    value = next((name for name in ("fscore", "largest_share", "num_clusters") if lines and name in lines[0]), None)
-    if value is None:
-        return None
-    tau1, tau2 = (sorted({float(line[name]) for line in lines}) for name in ("tau1", "tau2"))
-    known = {(float(line["tau1"]), float(line["tau2"])): float(line[value]) for line in lines}
-    return {"value": value, "tau1": tau1, "tau2": tau2, "rows": [[known.get((x, y)) for y in tau2] for x in tau1]}
 
 
 def _names(names: str | Path | Sequence[str] | None, n: int) -> list[str] | None:

@@ -50,7 +50,7 @@ from starfc.models.checkpoint import load_model
 from starfc.models.judge import first_round_judge
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs.folder import STATE, Run, most_labels, stored_features
-from starfc.runs.outputs import write_clustering, write_edges, write_run
+from starfc.runs.outputs import files_after, write_clustering, write_edges, write_run
 from starfc.runtime.defaults import MOST_NEIGHBOURS, RESOLUTION
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import anew, word
@@ -395,7 +395,7 @@ def _write(
     with ThreadPoolExecutor(1) as writer:  # writes files while this thread measures the clusters
         pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
         pending.append(writer.submit(write_edges, place, parsed))
-        measures = instance_columns(parsed, state.labels, measured, state.touched)
+        measures = instance_columns(parsed, state.labels, measured, state.touched) | files_after(folder, record)
         write_clustering(place, labels, state.confidence, measures)
         for written in pending:
             written.result()

@@ -24,6 +24,7 @@ from starfc.config.splits import graph_source, open_test_split, search_of, store
 from starfc.config.thresholds import Thresholds, resolve
 from starfc.data.dataset import Split
 from starfc.data.fingerprint import fingerprint
+from starfc.data.instance_files import file_column, files_beside, read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.recall import Recalls, same_identity_recall
@@ -53,6 +54,7 @@ def run_inference(
     min_cluster_size: int = 1,
     out: str | Path = "outputs",
     keep_edges: bool = False,
+    files: str | Path | None = None,
     stdin: Path | None = None,
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
@@ -86,6 +88,9 @@ def run_inference(
         Folder for the results.
     keep_edges : bool
         Write the parsed edges too. If False, edges of an earlier run in ``out`` are removed.
+    files : path, optional
+        Files of the instances, for the column ``file`` of clusters.parquet (:mod:`starfc.data.instance_files`).
+        Default: those that a table of features names.
     stdin : path, optional
         Temporary file with the features that were read from stdin. It is moved to ``out/features.npy``.
     inputs : paths, optional
@@ -117,14 +122,14 @@ def run_inference(
         raise InputError(f"{word('engine')}: works with the fixed refinement only; leave it out")
     if chosen:
         config = with_changes(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
-    read = [path for path in (features, labels, *inputs) if isinstance(path, str | Path)]
+    read = [path for path in (features, labels, files, *inputs) if isinstance(path, str | Path)]
     also = () if stdin is None else ("features.npy",)
     with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
         if stdin is not None:
             change.take(stdin, "features.npy")
         record = _run(
             config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
-            keep_edges, shards,
+            keep_edges, files, shards,
         )  # fmt: skip
     if shards is not None:
         shards.clear(out)
@@ -142,6 +147,7 @@ def _run(
     knn_graph: str | Path | None,
     min_cluster_size: int,
     keep_edges: bool,
+    files: str | Path | None,
     shards: ShardOptions | None,
 ) -> dict[str, Any]:
     threads, device = set_threads(config.threads), choose_device(config.device)
@@ -151,6 +157,7 @@ def _run(
     split, graph_path = open_test_split(config, features, labels)
     if features is None:
         change.inputs.append(Path(split.features.name))
+    of_rows = files_beside(split.features.name, len(split)) if files is None else read_files(files, len(split))
     recognised = fingerprint(split.features.array)
     if knn_graph is not None:
         graph_path = stored_graph(knn_graph)
@@ -192,6 +199,8 @@ def _run(
     kept = 0 if result.parsed is None else int(np.count_nonzero(result.parsed.kept))
     with stages.stage("write", needs=16 * kept + 150 * len(split)):
         measures = {} if result.parsed is None else instance_columns(result.parsed, result.labels)
+        if of_rows is not None:
+            measures["file"] = file_column(of_rows)
         result = without_small(result, min_cluster_size)
         write_clustering(change.place, result.labels, result.confidence, measures)
         if result.parsed is not None:

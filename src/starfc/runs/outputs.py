@@ -15,11 +15,13 @@
 
 ``clusters.parquet`` has one row for every instance: ``row`` and ``label`` int64, ``confidence`` float32. If the run
 stores its edges, it also has diagnostics of the cluster: ``cohesion``, ``suspicion``, ``weakest_bridge_a``,
-``weakest_bridge_b`` and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`).
+``weakest_bridge_b`` and ``weakest_bridge_score`` (:func:`starfc.review.measures.instance_columns`). If the files of
+the instances are known, ``file`` holds their absolute paths as text (:mod:`starfc.data.instance_files`).
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from starfc.clustering.parsing import ParsedEdges
 from starfc.data.files import write_labels
+from starfc.data.formats.parquet import opened_parquet
+from starfc.data.instance_files import Files, file_column, files_beside
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
 from starfc.graph.edges import EdgeList
@@ -39,6 +43,8 @@ from starfc.storage.atomic import replacing, save_array, save_arrays, write_json
 from starfc.storage.opened import OpenedFolder, opened
 from starfc.storage.records import EdgesManifest
 from starfc.storage.safe import read_own_npz
+
+log = logging.getLogger("starfc")
 
 
 def write_clustering(
@@ -62,6 +68,46 @@ def write_clustering(
     columns = {"row": np.arange(len(labels), dtype=np.int64), "label": labels, "confidence": confidence}
     with replacing(folder / "clusters.parquet") as temporary, temporary.open("wb") as file:
         pq.write_table(pa.table(columns | measures), file)  # an open file, because Arrow accepts only UTF-8 file names
+
+
+def read_instances(folder: str | Path | OpenedFolder, rows: int) -> tuple[NDArray[np.float32], Files | None]:
+    """Read confidence (N,) and files of all instances from clusters.parquet; None if it names no files.
+
+    Raises
+    ------
+    InputError
+        The table is damaged, or does not have this number of rows.
+    """
+    path = opened(folder).verified("clusters.parquet")
+    with opened_parquet(path) as file:
+        found = file.schema_arrow.names
+        table = file.read(columns=[name for name in ("confidence", "file") if name in found])
+        text = "file" in found and pa.types.is_string(table["file"].type)
+        names = table["file"].to_pylist() if text else None
+    if table.num_rows != rows or "confidence" not in table.column_names:
+        raise InputError(f"{path}: does not have a confidence for each of {rows:,} rows; {anew('cluster')}")
+    if not pa.types.is_floating(table["confidence"].type) or table["confidence"].null_count:
+        raise InputError(f"{path}: the column confidence needs a number in each row; {anew('cluster')}")
+    confidence = table["confidence"].to_numpy().astype(np.float32)
+    return confidence, None if names is None else [Path(name) if name else None for name in names]
+
+
+def files_after(folder: Path, record: dict[str, Any]) -> dict[str, pa.Array]:
+    """Return the column ``file`` after the last step of ``record``; nothing if no files are known.
+
+    Earlier rows keep their files; new rows have those that their table of features names.
+    """
+    step = record["steps"][-1]
+    first, added = step["first_row"], step["added"]
+    try:
+        before = read_instances(folder, first)[1]
+    except InputError as error:
+        log.info("%s; files of earlier rows are not known any more", error)
+        before = None
+    new = None if step["features"] is None else files_beside(step["features"], added)
+    if before is None and new is None:
+        return {}
+    return {"file": file_column([*(before or [None] * first), *(new or [None] * added)])}
 
 
 def write_edges(folder: Path, parsed: ParsedEdges) -> None:

@@ -10,6 +10,7 @@ from starfc.errors import InputError
 EXTRAS = {  # module: package, extra
     "h5py": ("h5py", "hdf5"),
     "PIL": ("pillow", "report"),
+    "pillow_heif": ("pillow-heif", "heic"),
     "fontTools": ("fonttools", "glyph"),
     "brotli": ("brotli", "glyph"),
     "matplotlib": ("matplotlib", "plots"),

@@ -224,6 +224,20 @@ class RunRecord(Record):
     steps: list[StepRecord] = []
 
 
+class ClusterNames(Record):
+    """``names.json`` of a run: the name of a cluster, by its id."""
+
+    names: dict[Annotated[str, Field(pattern=r"^\d{1,18}$")], Text] = {}
+
+
+class ExportRecord(Record):
+    """``export.json`` of a folder of sorted files (:mod:`starfc.runs.folders`)."""
+
+    format: Literal["starfc-export"]
+    version: Literal[1]
+    digest: Text
+
+
 class TrainingRecord(Record):
     """``run.json`` of a training."""
 

@@ -16,6 +16,7 @@ const app = {
     clusterList.open();
     detail.open();
     mergeList.open();
+    labelList.open();
     marks.listeners.push(() => this.marked());
     this.marked();
     this.controls();
@@ -28,7 +29,8 @@ const app = {
     const [, view, ...rest] = location.hash.split("/");
     const label = Number(rest[0]);
     const known = view === "cluster" && rest[0] !== undefined && starfc.clusters.size[label] > 0;
-    const name = known ? "clusters" : ["overview", "clusters", "merges", "marks"].includes(view) ? view : "overview";
+    const views = ["overview", "clusters", "merges", ...(starfc.index.issues ? ["labels"] : []), "marks"];
+    const name = known ? "clusters" : views.includes(view) ? view : "overview";
     for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== `view-${name}`;
     for (const link of document.querySelectorAll("nav a")) {
       if (link.dataset.view === name) link.setAttribute("aria-current", "page");
@@ -40,6 +42,7 @@ const app = {
     document.getElementById("search-results").hidden = true;
     if (name === "overview") overview.show(document.getElementById("view-overview"));
     if (name === "marks") this.showMarks();
+    if (name === "labels") labelList.show().catch((error) => announce(error.message));
     if (name === "merges") mergeList.show().catch((error) => announce(error.message));
     if (known) {
       clusterList.list.draw();
@@ -186,21 +189,24 @@ const app = {
     }
     if (event.target.closest("input, select, textarea")) return;
     const inCluster = this.view === "clusters";
-    const next = (by) => (this.view === "merges" ? mergeList.move(by) : this.step(by));
+    const list = { merges: mergeList, labels: labelList }[this.view];
+    const next = (by) => (list ? list.move(by) : this.step(by));
     const actions = {
       j: () => next(1),
       k: () => next(-1),
       ArrowRight: inCluster && detail.data ? () => detail.move(1) : null,
       ArrowLeft: inCluster && detail.data ? () => detail.move(-1) : null,
       x: inCluster ? () => detail.markInstance() : null,
+      f: inCluster ? () => detail.openPicture() : null,
       w: inCluster ? () => detail.markCluster() : null,
       s: inCluster ? () => detail.markSplit() : null,
-      y: this.view === "merges" ? () => mergeList.mark("same") : null,
-      n: this.view === "merges" ? () => mergeList.mark("different") : null,
+      y: list ? () => list.mark("same") : null,
+      n: list ? () => list.mark("different") : null,
       u: () => this.undo(),
       o: () => (location.hash = "#/overview"),
       c: () => (location.hash = "#/clusters"),
       m: () => (location.hash = "#/merges"),
+      l: starfc.index.issues ? () => (location.hash = "#/labels") : null,
       e: () => (location.hash = "#/marks"),
       "/": () => document.getElementById("search").focus(),
       t: () => this.switchTheme(),

@@ -144,10 +144,10 @@ const detail = {
 
   drawMembers() {
     this.grid?.close();
-    const side = starfc.index.thumbs ? 72 : 0;
-    const across = starfc.index.thumbs ? 84 : 150;
+    const side = starfc.index.thumbs ? Math.max(72, starfc.index.thumbs.tile) : 0;
+    const across = side ? side + 12 : 150;
     const grid = new VirtualList(this.scroller, {
-      height: () => (side ? 96 : 34),
+      height: () => (side ? side + 24 : 34),
       columns: () => Math.floor(this.body.clientWidth / across) || 1,
       render: (at) => this.tile(this.order[at], side),
       label: "Members",
@@ -202,7 +202,18 @@ const detail = {
     return fill(this.bar,
       thumbnail(starfc.offsets[this.label] + at, 44),
       h("div", {}, h("b", {}, `row ${row}`), names ? ` ${names[at]}` : "", h("div", { class: "soft" }, facts.filter(Boolean).join(" · "))),
+      this.picture() ? h("a", { id: "picture", href: this.picture(), target: "_blank", rel: "noopener", title: "Open the picture (f)" }, "Open the picture") : null,
       toggleButton("This is wrong", marks.has(`instance ${row}`), () => this.markInstance(), "x"));
+  },
+
+  // Where the picture of the selected instance is; null if that is not known.
+  picture() {
+    const file = this.data?.files?.[this.selected];
+    return file ? `${starfc.index.originals}/${file}` : null;
+  },
+
+  openPicture() {
+    document.getElementById("picture")?.click();
   },
 
   // Every drawn member at its two principal components; the smaller piece in colour, the weakest bridge as a line.

@@ -1,0 +1,67 @@
+"""``starfc export``: write clusters for other programs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from starfc.commands import options
+
+
+class ExportFormat(str, Enum):
+    """Formats of an export."""
+
+    csv = "csv"
+    parquet = "parquet"
+    json = "json"
+    folders = "folders"
+    fiftyone = "fiftyone"
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run of `starfc cluster`.")],
+    to: Annotated[
+        ExportFormat,
+        typer.Option(help="A table; a folder of files for each cluster; or a folder that FiftyOne imports."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="File to write; with folders and fiftyone, folder.")
+    ],
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Files of the instances: a list (one path per line), a folder of pictures, or a table with paths. "
+            "Default: those that the run knows.",
+        ),
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="With folders: copy the files instead of linking to them. Needs --files.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file. With folders nothing is ever replaced.")
+    ] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write clusters for other programs: row, file, cluster, name and confidence of every instance.
+
+    The confidence is the probability that an instance belongs to its cluster: the mean p of its edges in it. With
+    folders, each cluster becomes a folder of links to its files, and instances that are alone share one; a killed
+    export continues. docs/export.md has recipes for FiftyOne, immich, digiKam and spreadsheets.
+    """
+    options.set_messages(quiet)
+    from starfc.runs.export import export as written
+
+    record = written(folder, to.value, out, files=files, copy=copy, overwrite=overwrite)
+    text = f"{out}: {record['rows']:,} instances in {record['clusters']:,} clusters, {record['named']:,} of them named"
+    if to is ExportFormat.folders:
+        text += f"\n{record['written']:,} files {'copied' if copy else 'linked'}, {record['kept']:,} were there"
+        if record["missing"]:
+            text += f"; {record['missing']:,} do not exist"
+    if record["without_file"]:
+        text += f"\n{record['without_file']:,} instances without a known file"
+    options.show({**record, "to": to.value, "out": str(out)}, text, as_json=as_json, quiet=quiet)

@@ -57,7 +57,7 @@ class Stages:
     def stage(self, name: str, needs: int = 0) -> Iterator[None]:
         """Run the block as one stage. ``needs`` is the memory in bytes that it will add, predicted from shapes."""
         self.require(name, needs)
-        _reset_peak()
+        reset_peak()
         started = time.perf_counter()
         yield
         self.finished.append(Stage(name, time.perf_counter() - started, peak_rss_mb()))
@@ -150,7 +150,8 @@ def available_bytes() -> int | None:
     return None
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
+    """Let :func:`peak_rss_mb` begin anew, where the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

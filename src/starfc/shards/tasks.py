@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from starfc.errors import InputError
-from starfc.runtime.stages import peak_rss_mb
+from starfc.runtime.stages import peak_rss_mb, reset_peak
 from starfc.shards import scores, search
 from starfc.shards.run import ShardRun
 from starfc.shards.store import Store
@@ -65,6 +65,7 @@ def run_task(run: ShardRun, stage: str, index: int) -> dict[str, Any]:
     count = len(run.of(stage))
     if not 0 <= index < count:
         raise InputError(f"task: a number from 0 to {count - 1} needed; found {index}")
+    reset_peak()
     started, before, asked = time.perf_counter(), run.store.bytes_read, run.digest_of_input(stage)
     arrays = STAGES[kind](run, stage, index)
     record = {

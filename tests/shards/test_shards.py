@@ -26,6 +26,7 @@ from starfc.data.dataset import Features
 from starfc.data.synthetic import sample
 from starfc.errors import InputError
 from starfc.graph import approximate
+from starfc.graph.knn import build_knn
 from starfc.graph.opening import Search
 from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.gcn import StarFCModel
@@ -95,6 +96,22 @@ def some_slow(first, *others):
 @pytest.mark.parametrize("shard_rows", some_slow(1024, 128, 4096))
 def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expected, shard_rows):
     assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=shard_rows), expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+def test_lists_of_larger_sets_are_equal_too(tmp_path, monkeypatch, products):
+    """In both number types of products; some rows are searched again in float32, others on shards than in memory."""
+    rows = sample(3000, seed=4, dim=256)[0]
+    monkeypatch.setattr("starfc.graph.exact._KEPT", 1)  # then few rows are certain, and shards search them again
+    for name in ("starfc.graph.exact", "starfc.shards.search"):
+        monkeypatch.setattr(f"{name}.SMALL", 0)
+    for name in ("starfc.graph.exact", "starfc.shards.driver"):
+        monkeypatch.setattr(f"{name}.product_dtype", lambda: products)
+    ours = Shards(Store(str(tmp_path)), LocalEngine(0), load_model(PRETRAINED), EXACT, 512).graph(Features(rows), 40)
+    theirs = build_knn(Features(rows), 40)
+    np.testing.assert_array_equal(ours.ids[np.arange(len(rows))], theirs.ids)
+    np.testing.assert_array_equal(ours.sims[np.arange(len(rows))], theirs.sims)
 
 
 @pytest.mark.long
@@ -310,49 +327,6 @@ def test_tasks_that_do_not_exist(tmp_path):
     store.forget("near", 0)
     with pytest.raises(DamagedError, match="near/00000"):
         store.load("near", 0, "starts")
-
-
-def test_the_local_folder_stays_within_its_size(tmp_path):
-    store = Store("memory://bounded", tmp_path, cache_bytes=5000)
-    arrays = [np.full(250, at, np.int64) for at in range(4)]
-    for at, array in enumerate(arrays):
-        store.save("stage", at, {"array": array})
-    for _ in range(2):
-        for at, array in enumerate(arrays):
-            store._close("stage", at)
-            np.testing.assert_array_equal(store.load("stage", at), array)
-            assert sum(path.stat().st_size for path in tmp_path.glob("*/*.npy")) <= 5000
-    copy = next(iter(tmp_path.glob("*/*.npy")))
-    copy.write_bytes(b"damaged")
-    for at, array in enumerate(arrays):
-        store._close("stage", at)
-        np.testing.assert_array_equal(store.load("stage", at), array)
-
-
-def test_few_arrays_stay_open(tmp_path, monkeypatch):
-    """Large arrays are mapped, and the number of mappings is bounded; small ones are read, up to a size in all."""
-    monkeypatch.setattr(store_module, "_SMALL", 2000)
-    monkeypatch.setattr(store_module, "_MAPPED", 3)
-    monkeypatch.setattr(store_module, "_HELD", 5000)
-    store = Store(str(tmp_path))
-    for at in range(12):
-        store.save("stage", at, {"array": np.full(500 if at % 2 else 200, at, np.int64)})
-    for at in (*range(12), *range(12)):
-        array = store.load("stage", at)
-        assert (array == at).all()
-        mapped = [isinstance(known, np.memmap) for known in store._open.values()]
-        assert sum(mapped) <= 3
-        assert mapped.count(False) <= 3
-        assert isinstance(array, np.memmap) == bool(at % 2)
-
-
-def test_an_error_of_the_disk_is_not_damage(tmp_path, monkeypatch):
-    store = Store(str(tmp_path))
-    store.save("near", 0, {"array": np.arange(3)})
-    monkeypatch.setattr(store_module, "_digest", lambda path: (_ for _ in ()).throw(OSError(24, "Too many open files")))
-    with pytest.raises(OSError, match="Too many open files"):
-        store.load("near", 0)
-    assert store.finished("near") == {0}
 
 
 @pytest.mark.long

@@ -27,7 +27,7 @@ from torch import Tensor
 from starfc.data.dataset import Features, as_features
 from starfc.graph.cells import make_cells
 from starfc.graph.neighbours import id_dtype
-from starfc.graph.pools import Pools, sorted_pools
+from starfc.graph.pools import Pools
 from starfc.graph.rerank import ROUNDED, ROUNDING, SUMMATION, rerank
 from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
@@ -40,6 +40,7 @@ _ROWS = 512  # maximum number of rows per block in nearest_of_rows and search_ro
 _KEPT = 8  # candidates of nearest_of_rows, in multiples of k
 _CELL = 256  # average number of rows per cell
 _SAMPLE = 1 << 13  # number of sampled rows from which the initial floors are estimated
+_SPARE = 8  # candidates beyond k that float32 products keep: more than the rows whose rounded products tie at the k-th
 SMALL = 1 << 14  # with fewer rows, float32 is as fast
 _MEASURED = 256  # number of sampled rows from which the number of candidates is estimated
 MOST_KEPT = 3  # maximum number of candidates that are kept, in multiples of k
@@ -67,10 +68,10 @@ def exact_search(
     features = as_features(features)
     if len(features) >= SMALL and product_dtype() == torch.bfloat16:
         return rounded_search(features, k, block)
-    matrix = torch.from_numpy(features.all())
-    pools = Pools.empty(len(features), k, torch.float32, id_dtype(len(features)))
-    _offer_tiles(matrix, pools, block)
-    return sorted_pools(pools, k)
+    n = len(features)
+    pools = Pools.empty(n, min(n, k + _SPARE), torch.float32, id_dtype(n))
+    _offer_tiles(torch.from_numpy(features.all()), pools, block)
+    return _sorted(pools, features, np.arange(n), k)
 
 
 def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
@@ -241,7 +242,8 @@ def search_rows(
     The result is as that of :func:`exact_search`. ``known`` (m,) are lower bounds on the k-th similarity of each row,
     if they are known; they make the search faster.
     """
-    pools = Pools.empty(len(rows), k, torch.float32, id_dtype(len(features)))
+    n = len(features)
+    pools = Pools.empty(len(rows), min(n, k + _SPARE), torch.float32, id_dtype(n))
     if known is not None:
         pools.floor[:] = known - 1e-5  # a float32 sum in another order can be lower by this much
     step = min(_ROWS, max(16, len(rows) // 16))  # not of the number of threads, which must not change a last bit
@@ -258,4 +260,24 @@ def search_rows(
 
             threads.each(work, parts)
             bar.update(columns.stop - columns.start)
-    return sorted_pools(pools, k)
+    return _sorted(pools, features, rows, k)
+
+
+def _sorted(
+    pools: Pools, features: Features, rows: NDArray[np.integer], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Return the sorted best k of pools with float32 products, as :func:`starfc.graph.rerank.rerank` computes them.
+
+    The last bits of a matrix product depend on its shape, those of this function do not: a list is the same, however it
+    was searched.
+    """
+    n, m = len(features), len(rows)
+    sims, ids = np.empty((m, k), np.float32), np.empty((m, k), id_dtype(n))
+    scaled, names = features.scaled, np.arange(n, dtype=id_dtype(n))
+
+    def work(part: slice) -> None:
+        error = np.full(part.stop - part.start, SUMMATION, np.float32)
+        rerank(pools[part], scaled, rows[part], names, error, sims[part], ids[part])
+
+    threads.each(work, slices(m, BLOCK))
+    return sims, ids

@@ -1,0 +1,52 @@
+"""Test the store of a run on shards: its local copies, open arrays, and errors of the disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from starfc.shards import store as store_module
+from starfc.shards.store import Store
+
+
+def test_the_local_folder_stays_within_its_size(tmp_path):
+    store = Store("memory://bounded", tmp_path, cache_bytes=5000)
+    arrays = [np.full(250, at, np.int64) for at in range(4)]
+    for at, array in enumerate(arrays):
+        store.save("stage", at, {"array": array})
+    for _ in range(2):
+        for at, array in enumerate(arrays):
+            store._close("stage", at)
+            np.testing.assert_array_equal(store.load("stage", at), array)
+            assert sum(path.stat().st_size for path in tmp_path.glob("*/*.npy")) <= 5000
+    copy = next(iter(tmp_path.glob("*/*.npy")))
+    copy.write_bytes(b"damaged")
+    for at, array in enumerate(arrays):
+        store._close("stage", at)
+        np.testing.assert_array_equal(store.load("stage", at), array)
+
+
+def test_few_arrays_stay_open(tmp_path, monkeypatch):
+    """Large arrays are mapped, and the number of mappings is bounded; small ones are read, up to a size in all."""
+    monkeypatch.setattr(store_module, "_SMALL", 2000)
+    monkeypatch.setattr(store_module, "_MAPPED", 3)
+    monkeypatch.setattr(store_module, "_HELD", 5000)
+    store = Store(str(tmp_path))
+    for at in range(12):
+        store.save("stage", at, {"array": np.full(500 if at % 2 else 200, at, np.int64)})
+    for at in (*range(12), *range(12)):
+        array = store.load("stage", at)
+        assert (array == at).all()
+        mapped = [isinstance(known, np.memmap) for known in store._open.values()]
+        assert sum(mapped) <= 3
+        assert mapped.count(False) <= 3
+        assert isinstance(array, np.memmap) == bool(at % 2)
+
+
+def test_an_error_of_the_disk_is_not_damage(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.save("near", 0, {"array": np.arange(3)})
+    monkeypatch.setattr(store_module, "_digest", lambda path: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+    with pytest.raises(OSError, match="Too many open files"):
+        store.load("near", 0)
+    assert store.finished("near") == {0}

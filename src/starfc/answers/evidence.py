@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,13 @@ from scipy import sparse
 from scipy.special import expit
 
 from starfc.answers.evidence_kernels import crossing, sum_clusters
-from starfc.clustering.parsing import ParsedEdges
+from starfc.clustering.parsing import ENTRIES, ParsedEdges, parse
 from starfc.data.dataset import Features
-from starfc.graph.edges import EdgeList
+from starfc.graph.edges import EdgeList, row_pointers
+from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.incremental.lists import Lists
+from starfc.incremental.state import State
+from starfc.runtime.stages import Stages
 
 FAINT = 0.02  # candidate edges with p at or below this are no evidence
 _NONE = 1e-3  # Σ p of sides without an edge
@@ -258,3 +263,39 @@ def pair_measures(
     sides, total, count = evidence.two(np.asarray(a, np.int64), np.asarray(b, np.int64))
     first, second = sides.at(np.array([0])), sides.at(np.array([1]))
     return measured(first, second, np.array([total]), np.array([count]), background)[0]
+
+
+def evidence_of(state: State, scratch: Path | None = None, stages: Stages | None = None) -> Evidence:
+    """Score the candidate edges of a clustering again, down to p = :data:`FAINT`, and return them as evidence.
+
+    The edges that a run stores are those above τ1, and nearly all of them lie inside clusters; what speaks for and
+    against other pairs of clusters is below.
+
+    Parameters
+    ----------
+    state : State
+        The clustering.
+    scratch : path, optional
+        Folder for temporary files.
+    stages : Stages, optional
+        Records time and memory.
+    """
+    lists = state.lists if isinstance(state.lists, Lists) else state.lists.grown(np.empty(0, np.bool_))
+    rows, n = np.flatnonzero(lists.alive), len(lists)
+    edges = state.clustered
+    if len(rows) < 2:
+        return Evidence(candidate_edges(edges.edges.select(edges.kept), edges), state.features)
+    features = state.features if len(rows) == n else state.features.subset(rows, scratch)
+    place = np.full(n + 1, -1, lists.ids.dtype)  # the last entry is for empty slots, id -1
+    place[rows] = np.arange(len(rows))
+    width = int((lists.ids[rows] >= 0).sum(axis=1).max())
+    graph = KnnGraph(place[lists.ids[rows, :width]], lists.sims[rows, :width])
+    rule = state.rule
+    found = parse(
+        features, graph, rule.model, ENTRIES, tau1=FAINT, th_sim=rule.th_sim, device="cpu",
+        stages=stages or Stages(), scratch=scratch,
+    ).edges  # fmt: skip
+    counts = np.zeros(n, np.int64)
+    counts[rows] = np.diff(found.indptr)
+    spread = EdgeList(row_pointers(counts), rows[found.cols].astype(id_dtype(n)), found.scores, found.symmetric)
+    return Evidence(candidate_edges(spread, edges), state.features)

@@ -131,7 +131,9 @@ class Asker:
         self._divided: dict[bytes, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]] = {}
         self._answered: dict[tuple[tuple[int, ...], tuple[int, ...]], NDArray[np.float64]] = {}
 
-    def questions(self, labels: NDArray[np.int64], marks: Marks, count: int) -> list[Question]:
+    def questions(
+        self, labels: NDArray[np.int64], marks: Marks, count: int, spread: bool = True
+    ) -> list[Question]:
         """Return the questions of the highest gain, highest first.
 
         A cluster is the smaller side of at most one question, and the larger side of at most :data:`EACH`.
@@ -144,6 +146,8 @@ class Asker:
             What is known. Sides that a certain pair decides are not asked about.
         count : int
             Most questions to return.
+        spread : bool
+            Whether to limit the questions about one cluster.
         """
         number = int(labels.max(initial=-1)) + 1
         if not number:
@@ -158,7 +162,19 @@ class Asker:
             *self._joins(labels, marks, {(min(x), max(x)) for x in ends}, sums, background, join, 4 * count),
             *self._splits(labels, marks, there, ends, background, split),
         ]
-        return [self._telling(question, labels) for question in _spread(found, count)]
+        found = _spread(found, count) if spread else sorted(found, key=lambda one: -one.gain)[:count]
+        return [self._telling(question, labels) for question in found]
+
+    def doubts(self, labels: NDArray[np.int64], marks: Marks) -> NDArray[np.float64]:
+        """Return the probability that each cluster is two identities, (C,); 0 for clusters of fewer than 4 rows."""
+        number = int(labels.max(initial=-1)) + 1
+        background = self.evidence.background(self.evidence.clusters(labels, number))
+        there = verdicts(marks.answers)
+        ends = [(cluster_of(labels, verdict.a), cluster_of(labels, verdict.b)) for verdict in there]
+        doubts = np.zeros(number)
+        for question in self._splits(labels, marks, there, ends, background, self._taught(background, there)[1]):
+            doubts[question.clusters[0]] = 1 - question.p
+        return doubts
 
     def _taught(self, background: Background, there: Sequence[Verdict]) -> tuple[Judge, Judge]:
         """Return the judges of joins and of splits after the answers."""

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import report
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from harness import report
 from starfc.answers.constraints import Clusters, enforce
 from starfc.answers.evidence import Evidence, evidence_of
 from starfc.answers.marks import Answer, Marks

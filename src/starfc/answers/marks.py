@@ -18,7 +18,7 @@ of rows: a person errs in some answers, so an answer that overwhelming evidence 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -201,8 +201,17 @@ class Contradiction:
         return f"cannot_link {self.cannot[0]} and {self.cannot[1]}, but must_link {chain}"
 
 
-def read_marks(path: str | Path, num_instances: int) -> Marks:
+def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = ()) -> Marks:
     """Read a file of marks, as the review page exports it.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    num_instances : int
+        Number of rows N.
+    earlier : container of int, optional
+        Numbers of rows that the run had before; rows keep their numbers, so marks from then are still right.
 
     Raises
     ------
@@ -210,7 +219,7 @@ def read_marks(path: str | Path, num_instances: int) -> Marks:
         The file does not exist, is not of this format, or belongs to a run with another number of rows.
     """
     record = read_json(Path(path), MarksRecord)
-    if record.num_instances != num_instances:
+    if record.num_instances != num_instances and record.num_instances not in earlier:
         raise InputError(
             f"{path}: marks of a run with {record.num_instances:,} rows, but this run has {num_instances:,}; use the "
             "marks of this run"

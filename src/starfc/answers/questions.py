@@ -131,9 +131,7 @@ class Asker:
         self._divided: dict[bytes, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]] = {}
         self._answered: dict[tuple[tuple[int, ...], tuple[int, ...]], NDArray[np.float64]] = {}
 
-    def questions(
-        self, labels: NDArray[np.int64], marks: Marks, count: int, spread: bool = True
-    ) -> list[Question]:
+    def questions(self, labels: NDArray[np.int64], marks: Marks, count: int, spread: bool = True) -> list[Question]:
         """Return the questions of the highest gain, highest first.
 
         A cluster is the smaller side of at most one question, and the larger side of at most :data:`EACH`.

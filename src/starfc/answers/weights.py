@@ -1,4 +1,4 @@
-"""First weights of the judges, fitted on part0_train of the glyphs and LFW (dlib) by ``benchmarks/answers.py --fit``."""
+"""First weights of the judges, fitted on part0_train of the glyphs and LFW (dlib): ``benchmarks/answers.py --fit``."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from starfc.answers.names import carried
 from starfc.clustering.copies import copies_among
 from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
@@ -43,8 +44,10 @@ from starfc.incremental.lists import Lists
 from starfc.incremental.state import Assigned, State
 from starfc.review.measures import COLUMNS, instance_columns
 from starfc.runs.folder import STATE, Run
+from starfc.runs.marked import CLUSTERS, NAMES, hold, read_kept, read_names, write_names
 from starfc.runs.outputs import write_clustering, write_edges, write_run
 from starfc.runs.state import FORMAT_VERSION, first_state, read_state
+from starfc.runs.table import Columns
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 from starfc.storage.atomic import replacing, save_array, write_bytes, write_json, writes
@@ -114,12 +117,21 @@ def assign(
         change.append(f"{STATE}/features.bin")
         with stages.stage("features", needs=new.array.nbytes):
             every = _append(folder, place, state.features, new, is_first=logged is None)
+        earlier = state.labels.copy()
         assigned = state.step(
             every, invalid=invalid, remove=remove, apply_merges=apply_merges, stages=stages, scratch=folder
         )
+        kept, names = read_kept(opened(folder), len(run.labels)), read_names(opened(folder))
+        if len(kept.marks):
+            hold(state, kept.marks, earlier)
+            assigned.labels, assigned.num_clusters = state.labels[assigned.first_row :], state.num_clusters
+        names, lost = carried(names, earlier, state.labels)
+        for one in lost:
+            log.warning("%s", one.text())
         record = _record(run, state, assigned, features, truth)
         with stages.stage("write"):
-            logged = _write(folder, place, state, record, assigned, logged)
+            logged = _write(folder, place, state, record, assigned, logged, names)
+        change.removed.append(CLUSTERS)
         steps = (path.name for path in (folder / STATE).glob("step-*.npz"))
         change.removed += [f"{STATE}/{name}" for name in steps if name not in logged]
     assigned.seconds = time.perf_counter() - started
@@ -222,7 +234,13 @@ def _record(
 
 
 def _write(
-    folder: Path, place: Path, state: State, record: dict[str, Any], assigned: Assigned, logged: list[str] | None
+    folder: Path,
+    place: Path,
+    state: State,
+    record: dict[str, Any],
+    assigned: Assigned,
+    logged: list[str] | None,
+    names: dict[int, str],
 ) -> list[str]:
     """Write the files that the step changed, and return the files of the steps since the lists were written.
 
@@ -252,7 +270,8 @@ def _write(
         pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
         pending.append(writer.submit(write_edges, place, parsed))
         measures = instance_columns(parsed, state.labels, measured, state.touched)
-        write_clustering(place, labels, state.confidence, measures)
+        columns = Columns(state.confidence, measures, {})
+        write_clustering(place, labels, columns.confidence, columns.with_names(labels, names))
         for written in pending:
             written.result()
     array = state.features.array
@@ -276,6 +295,8 @@ def _write(
     what = {key: value for key, value in assigned.record().items() if key != "labels"}
     write_bytes(place / "assign.json", _with_step(earlier, what | {"metrics": record["metrics"]}))
     write_run(place, record)
+    if names or at.has(NAMES):
+        write_names(place / NAMES, names)
     return logged
 
 

@@ -21,7 +21,8 @@ from starfc.incremental.lists import Step, StoredLists
 from starfc.incremental.state import Rule, State, columns_of, make_rule
 from starfc.models.checkpoint import load_model
 from starfc.models.judge import first_round_judge
-from starfc.runs.folder import STATE, Run, most_labels, stored_features
+from starfc.runs.folder import STATE, Run, stored_features
+from starfc.runs.marked import whole_clusters
 from starfc.runtime.defaults import MOST_NEIGHBOURS, RESOLUTION
 from starfc.runtime.words import anew
 from starfc.storage.opened import OpenedFolder, opened
@@ -48,7 +49,7 @@ def read_state(run: Run) -> tuple[State, list[str]] | None:
             return None
         lists, labels = _stored_lists(at, manifest, run, rule)
         n, most = len(labels), manifest.next_label
-        if len(features) != n or most > most_labels(n, len(run.record["steps"])):
+        if len(features) != n or most > run.most_labels:
             raise InputError(f"{len(features):,} features, {n:,} rows, {most:,} clusters")
         require_ids("clusters", labels, -1, most)
         suspects = np.array(manifest.suspects, np.int64)
@@ -126,11 +127,13 @@ def first_state(run: Run) -> State:
     if k > max(4096, len(features)) or (rule.model.kind.structural and k > MOST_NEIGHBOURS + 1):
         path = run.folder / "run.json"
         raise InputError(f"{path}: config.knn is {k:,}, which is too many; the file is damaged, {anew('cluster')}")
-    lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else 0
+    lowest = run.record["steps"][-1]["next_label"] if "steps" in run.record else run.record.get("next_label") or 0
+    labels = whole_clusters(opened(run.folder), run)
     fitting = min(k, len(rows)) if rule.model.kind.structural else k
     graph = _knn_graph(run, searched, fitting) if len(rows) > 1 else empty_graph(len(rows), max(fitting, 1))
     state = State.of(
-        rule, features, graph, rows, run.parsed, run.labels, lowest, k=k, representative=representative,
+        rule, features, graph, rows, run.parsed,
+        run.labels if labels is None else labels, lowest, k=k, representative=representative,
         collapse=_collapse(run, rule),
     )  # fmt: skip
     if "steps" in run.record:

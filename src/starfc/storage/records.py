@@ -222,6 +222,8 @@ class RunRecord(Record):
     model: Text
     started: Text
     steps: list[StepRecord] = []
+    applied: Count = 0
+    next_label: Count | None = None
 
 
 class TrainingRecord(Record):

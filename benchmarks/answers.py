@@ -79,7 +79,7 @@ def curve(
             for question in questions:
                 same = answer(question)
                 kinds[question.kind][same] += 1
-                given.append(Answer(question.a, question.b, same, question.p, question.kind))
+                given.append(Answer(question.a, question.b, same, question.p, question.kind, question.asked))
             marks = marks.added(Marks(answers=tuple(given)))
             started = time.perf_counter()
             enforce(clusters, marks)
@@ -199,8 +199,6 @@ def oracle(labels: NDArray[np.int64], truth: NDArray[np.int64], at: Sequence[int
 def impure_order(asker: Asker, labels: NDArray[np.int64], truth: NDArray[np.int64]) -> dict[str, Any]:
     """Return how many wrong clusters are among the first 100 that questions about splits show, and the AUC."""
     sizes = np.bincount(labels)
-    counts = contingency(truth, labels).cells if hasattr(contingency(truth, labels), "cells") else None
-    del counts
     doubt = asker.doubts(labels, Marks())
     largest = np.zeros(len(sizes), np.int64)
     cells, count = np.unique(np.stack([labels, truth]), axis=1, return_counts=True)

@@ -8,7 +8,8 @@ The review page, `starfc ask` and Python exchange marks as one JSON object, `sta
 ``must_link``         pairs [row, row] of one identity
 ``cannot_link``       pairs [row, row] of two identities
 ``answers`` (absent   answers to questions: ``{"a": [rows], "b": [rows], "same": true}``. ``a`` and ``b`` are rows that
-or a list)            of the two sides of the question, and ``p`` (optional) its probability that both are one
+or a list)            of the two sides. Optional: ``p``, the question's probability that both are one; ``kind``, "join"
+                      or "split"; ``asked``, the number of answers before. Without ``same`` it is no answer yet
 ===================== ==============================================================================================
 
 Other keys are for the page and are not used. Pairs are certain: they always hold. An answer is evidence about two sides
@@ -18,6 +19,7 @@ of rows: a person errs in some answers, so an answer that overwhelming evidence 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,9 +48,10 @@ class AnswerRecord(Record):
 
     a: _Side
     b: _Side
-    same: bool
+    same: bool | None = None
     p: Share = 0.5
     kind: Kind = "join"
+    asked: Count = 0
 
 
 class MarksRecord(Record):
@@ -76,6 +79,8 @@ class Answer:
         Probability, before the answer, that both sides are one identity; the question names it.
     kind : {'join', 'split'}
         Whether the question was about two clusters, or about two parts of one.
+    asked : int
+        Number of answers to the same question before this one. So an answer that is applied twice counts once.
     """
 
     a: tuple[int, ...]
@@ -83,6 +88,7 @@ class Answer:
     same: bool
     p: float = 0.5
     kind: Kind = "join"
+    asked: int = 0
 
 
 def _no_pairs() -> NDArray[np.int64]:
@@ -158,12 +164,17 @@ class Marks:
 
         Raises nothing: contradictions are found by :func:`contradictions`.
         """
+        answers, given = list(self.answers), Counter((answer.a, answer.b) for answer in self.answers)
+        for answer in other.answers:
+            if given[answer.a, answer.b] <= answer.asked:
+                given[answer.a, answer.b] += 1
+                answers.append(answer)
         must = _without(self.must, other.cannot)
         cannot = _without(self.cannot, other.must)
         return Marks(
             np.concatenate([must, _without(other.must, must)]),
             np.concatenate([cannot, _without(other.cannot, cannot)]),
-            self.answers + other.answers,  # the same question may be answered twice
+            tuple(answers),
         )
 
     def record(self, num_instances: int) -> dict[str, Any]:
@@ -175,7 +186,8 @@ class Marks:
             "must_link": self.must.tolist(),
             "cannot_link": self.cannot.tolist(),
             "answers": [
-                {"a": list(x.a), "b": list(x.b), "same": x.same, "p": x.p, "kind": x.kind} for x in self.answers
+                {"a": list(x.a), "b": list(x.b), "same": x.same, "p": x.p, "kind": x.kind, "asked": x.asked}
+                for x in self.answers
             ],
         }
 
@@ -229,7 +241,9 @@ def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = (
 
 def marks_of(record: MarksRecord, num_instances: int, name: str = "marks") -> Marks:
     """Return the marks of a record that was read, checked as :meth:`Marks.of` checks them."""
-    answers = [Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind) for x in record.answers]
+    answers = [
+        Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in record.answers if x.same is not None
+    ]
     return Marks.of(num_instances, record.must_link, record.cannot_link, answers, name)
 
 

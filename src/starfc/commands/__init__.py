@@ -14,6 +14,8 @@ import typer
 from typer.models import OptionInfo
 
 import starfc
+from starfc.commands.apply import apply
+from starfc.commands.ask import ask
 from starfc.commands.assign import assign
 from starfc.commands.cluster import cluster
 from starfc.commands.convert import convert
@@ -21,9 +23,11 @@ from starfc.commands.evaluate import evaluate
 from starfc.commands.explain import explain
 from starfc.commands.info import info
 from starfc.commands.knn import knn
+from starfc.commands.name import name
 from starfc.commands.report import report
 from starfc.commands.train import train
 from starfc.commands.tune import tune
+from starfc.commands.undo import undo
 from starfc.runtime.entry import run_command
 from starfc.runtime.words import PARAMETERS, Words
 
@@ -85,7 +89,7 @@ def _options(
     pass
 
 
-COMMANDS = (cluster, assign, explain, report, train, evaluate, knn, tune, convert, info)
+COMMANDS = (cluster, assign, ask, apply, undo, name, explain, report, train, evaluate, knn, tune, convert, info)
 for _command in COMMANDS:
     app.command()(_reported(_command))
 

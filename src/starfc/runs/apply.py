@@ -149,7 +149,7 @@ class Marked:
         return self._kept.marks
 
     def apply(self, marks: Marks | str | Path) -> Applied:
-        """Add marks to the run and make the clusters again around them.
+        """Add marks to the run and make the clusters again around them. Marks that the run has add no step.
 
         Parameters
         ----------
@@ -169,7 +169,10 @@ class Marked:
         number = self.run.record.get("applied", 0) + 1
         step = {"number": number, "next_label": self.next_label, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         kept = self._kept.with_step(new, step)
-        before = self.labels
+        before, last = self.labels, kept.steps[-1]
+        if not (last.must_link or last.cannot_link or last.answers or last.replaced_must or last.replaced_cannot):
+            none = np.empty(0, np.int64)
+            return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps))
         clusters = Clusters(before.copy(), self.next_label, self._parsed.edges)
         changes = enforce(clusters, kept.marks)
         flips = kept_edges(self._parsed, changes.rows, before, clusters.labels)

@@ -74,7 +74,7 @@ class Kept:
         record = AppliedStep(
             must_link=only(marks.must, self.marks.must),
             cannot_link=only(marks.cannot, self.marks.cannot),
-            answers=len(new.answers),
+            answers=len(marks.answers) - len(self.marks.answers),
             replaced_must=only(self.marks.must, marks.must),
             replaced_cannot=only(self.marks.cannot, marks.cannot),
             **step,

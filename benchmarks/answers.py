@@ -224,12 +224,18 @@ def collected(evidence: Evidence, labels: NDArray[np.int64], truth: NDArray[np.i
     order = np.argsort(count, kind="stable")
     main[cells[0][order]] = cells[1][order]
     joins = join_candidates(evidence, labels, sums, background)
-    measures, same = [], []
+    measures, same, share = [], [], []
     for label in np.flatnonzero(sums.sizes >= 4):
-        for a, b, found in split_candidates(evidence, np.flatnonzero(labels == label), background):
-            measures.append(found)
-            same.append(np.bincount(truth[a]).argmax() == np.bincount(truth[b]).argmax())
-    return {"join": (joins.measures, main[joins.a] == main[joins.b]), "split": (np.array(measures), np.array(same))}
+        rows = np.flatnonzero(labels == label)
+        found = split_candidates(evidence, rows, background)
+        measures.append(found.measures)
+        mains = [[np.bincount(truth[rows[side]]).argmax() for side in masks] for masks in (found.masks, ~found.masks)]
+        same.append(np.array(mains[0]) == np.array(mains[1]))
+        share.append(np.full(len(same[-1]), 1 / len(same[-1])))
+    return {
+        "join": (joins.measures, main[joins.a] == main[joins.b], np.ones(len(joins.a))),
+        "split": (np.concatenate(measures), np.concatenate(same), np.concatenate(share)),
+    }
 
 
 def fit(places: Sequence[str]) -> None:
@@ -241,7 +247,7 @@ def fit(places: Sequence[str]) -> None:
     for kind in ("join", "split"):
         x = np.concatenate([one[kind][0] for one in sets])
         y = np.concatenate([one[kind][1] for one in sets])
-        share = np.concatenate([np.full(len(one[kind][1]), 1000 / len(one[kind][1])) for one in sets])
+        share = np.concatenate([1000 * one[kind][2] / one[kind][2].sum() for one in sets])
         mean, spread = x.mean(axis=0), x.std(axis=0)
         model = LogisticRegression(C=10, max_iter=1000).fit((x - mean) / spread, y, share)
         weights = np.append(model.coef_[0], model.intercept_)

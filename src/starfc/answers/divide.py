@@ -1,26 +1,26 @@
 """Divide a cluster in two where it is most probably two identities: the candidates of the questions about splits.
 
-Two ways, because each finds clusters that the other does not:
+Two ways, because each finds pieces that the other does not:
 
-* by the edges: the sign change of the second eigenvector of the normalised p (Shi and Malik, PAMI 2000), at the place
-  of the least normalised cut;
+* by the edges: the second eigenvector of the normalised p (Shi and Malik, PAMI 2000), at the place of the least
+  normalised cut;
 * by the features: 2-means, started at the first principal component.
+
+Clusters of more than :data:`DENSE` rows are divided by the features only.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-DENSE = 1000  # larger clusters are divided by their features only
+DENSE = 1000
 _ROUNDS = 10
 
 
-def divisions(matrix: sparse.csr_matrix, features: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
-    """Yield divisions of a cluster of n rows as masks (n,) bool: True for one side. Neither side is empty.
+def divisions(matrix: sparse.csr_matrix, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return divisions of a cluster of n rows as masks (v, n) bool: True for one side. Neither side is empty.
 
     Parameters
     ----------
@@ -29,15 +29,14 @@ def divisions(matrix: sparse.csr_matrix, features: NDArray[np.float32]) -> Itera
     features : (n, d) float32
         Normalised features; d = 0 if there are none.
     """
-    found = []
-    if len(features) <= DENSE or not features.shape[1]:
-        found.append(by_edges(matrix.toarray().astype(np.float64)))
+    n, found = len(features), np.empty((0, len(features)), np.bool_)
+    if n <= DENSE:
+        found = by_edges(matrix.toarray().astype(np.float64))[None]
     if features.shape[1]:
-        found.append(by_features(features))
-    for at, side in enumerate(found):
-        equal = any(bool((side == other).all() or (side != other).all()) for other in found[:at])
-        if side.any() and not side.all() and not equal:
-            yield side
+        found = np.vstack([found, by_features(features)])
+    found = found ^ found[:, :1]  # the side without the first row, so that equal divisions are equal masks
+    found = np.unique(found, axis=0)
+    return found[found.any(axis=1) & ~found.all(axis=1)]
 
 
 def by_edges(p: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -58,9 +57,10 @@ def by_edges(p: NDArray[np.float64]) -> NDArray[np.bool_]:
 def by_features(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return the side (n,) bool of a division by the features (n, d)."""
     centred = rows - rows.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred.T @ centred if len(rows) > rows.shape[1] else centred @ centred.T)
+    tall = len(rows) > rows.shape[1]
+    values, vectors = np.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
     first = vectors[:, np.argmax(values)]
-    side = (centred @ first if len(rows) > rows.shape[1] else first) > 0
+    side = (centred @ first if tall else first) > 0
     for _ in range(_ROUNDS):
         if side.all() or not side.any():
             break

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.special import expit
 
 from starfc.answers.constraints import Verdict, cluster_of, verdicts
@@ -105,16 +106,33 @@ def join_candidates(evidence: Evidence, labels: NDArray[np.int64], sums: Sides, 
     return Candidates(a, b, np.concatenate(found))
 
 
-def split_candidates(
-    evidence: Evidence, rows: NDArray[np.int64], background: Background
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Return the divisions of a cluster: the rows of both sides and their measures (6,)."""
-    inside = evidence.matrix[rows][:, rows]
-    found = []
-    for side in divisions(inside, evidence.rows(rows)):
-        a, b = rows[side], rows[~side]
-        found.append((a, b, pair_measures(evidence, background, a, b)))
-    return found
+@dataclass(frozen=True)
+class Divisions:
+    """Divisions of a cluster of n rows: which rows are on one side (v, n) bool, and the measures (v, 6)."""
+
+    masks: NDArray[np.bool_]
+    measures: NDArray[np.float64]
+
+
+def split_candidates(evidence: Evidence, rows: NDArray[np.int64], background: Background) -> Divisions:
+    """Return the divisions of a cluster (:mod:`starfc.answers.divide`), given its rows."""
+    ours, features = evidence.matrix[rows], evidence.rows(rows)
+    inside = ours[:, rows]
+    masks = divisions(inside, features)
+    one = masks.astype(np.float32)
+    to_one, degree = (inside @ one.T).T, np.asarray(ours.sum(axis=1)).ravel()
+    linked = (
+        sparse.csr_matrix((np.ones(inside.nnz, np.float32), inside.indices, inside.indptr), inside.shape) @ one.T
+    ).T
+    cross = (to_one * ~masks).sum(axis=1, dtype=np.float64)
+    count = (linked * ~masks).sum(axis=1, dtype=np.float64)
+    within = (to_one * masks).sum(axis=1, dtype=np.float64) / 2
+    rest = np.full(len(masks), inside.sum() / 2) - within - cross
+    sums, sizes = one @ features, masks.sum(axis=1).astype(np.float64)
+    ends = one @ degree
+    a = Sides(sizes, sums, within, ends - 2 * within)
+    b = Sides(len(rows) - sizes, features.sum(axis=0) - sums, rest, degree.sum() - ends - 2 * rest)
+    return Divisions(masks, measured(a, b, cross, count, background))
 
 
 class Asker:
@@ -128,7 +146,7 @@ class Asker:
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
-        self._divided: dict[bytes, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]] = {}
+        self._divided: dict[bytes, Divisions] = {}
         self._answered: dict[tuple[tuple[int, ...], tuple[int, ...]], NDArray[np.float64]] = {}
 
     def questions(self, labels: NDArray[np.int64], marks: Marks, count: int, spread: bool = True) -> list[Question]:
@@ -163,15 +181,19 @@ class Asker:
         found = _spread(found, count) if spread else sorted(found, key=lambda one: -one.gain)[:count]
         return [self._telling(question, labels) for question in found]
 
-    def doubts(self, labels: NDArray[np.int64], marks: Marks) -> NDArray[np.float64]:
-        """Return the probability that each cluster is two identities, (C,); 0 for clusters of fewer than 4 rows."""
+    def doubts(self, labels: NDArray[np.int64], marks: Marks, share: float = 0.1) -> NDArray[np.float64]:
+        """Return the probability that each cluster is two identities, (C,); 0 for clusters of fewer than 4 rows.
+
+        Only divisions count whose smaller side has at least ``share`` of the rows.
+        """
         number = int(labels.max(initial=-1)) + 1
         background = self.evidence.background(self.evidence.clusters(labels, number))
-        there = verdicts(marks.answers)
-        ends = [(cluster_of(labels, verdict.a), cluster_of(labels, verdict.b)) for verdict in there]
+        judge = self._taught(background, verdicts(marks.answers))[1]
         doubts = np.zeros(number)
-        for question in self._splits(labels, marks, there, ends, background, self._taught(background, there)[1]):
-            doubts[question.clusters[0]] = 1 - question.p
+        for label, _, found in self._divisions(labels, background):
+            sizes = found.masks.sum(axis=1)
+            enough = np.minimum(sizes, found.masks.shape[1] - sizes) >= share * found.masks.shape[1]
+            doubts[label] = (1 - expit(judge.logits(found.measures[enough]))).max(initial=0)
         return doubts
 
     def _taught(self, background: Background, there: Sequence[Verdict]) -> tuple[Judge, Judge]:
@@ -232,25 +254,31 @@ class Asker:
         for a, b in marks.must.tolist():
             if labels[a] == labels[b]:
                 together.setdefault(int(labels[a]), []).append(((a,), (b,)))
-        present: dict[bytes, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]] = {}
+        for label, rows, found in self._divisions(labels, background):
+            masks, p = found.masks, expit(judge.logits(found.measures))
+            sizes = masks.sum(axis=1)
+            gain = (1 - p) * sizes * (len(rows) - sizes)
+            for one, other in together.get(label, []):
+                gain[_divides(masks, rows, one, other)] = -1
+            if gain.max(initial=-1) < 0:
+                continue
+            at = int(np.argmax(gain))
+            sides = tuple(rows[masks[at]].tolist()), tuple(rows[~masks[at]].tolist())
+            numbers = (len(sides[0]), len(sides[1]))
+            yield Question("split", *sides, (label, label), numbers, float(p[at]), float(gain[at]))
+
+    def _divisions(
+        self, labels: NDArray[np.int64], background: Background
+    ) -> Iterable[tuple[int, NDArray[np.int64], Divisions]]:
+        """Yield the clusters that can be divided, with their rows and divisions; those known from before are kept."""
+        present: dict[bytes, Divisions] = {}
         for label, rows in _members(labels):
             if len(rows) < _LEAST_SPLIT:
                 continue
             key = rows.tobytes()
-            if key not in self._divided:
-                self._divided[key] = split_candidates(self.evidence, rows, background)
-            present[key] = self._divided[key]
-            best: Question | None = None
-            for one, other, measures in present[key]:
-                if any(_divides(one, other, *pair) for pair in together.get(label, [])):
-                    continue
-                p = float(expit(judge.logits(measures[None])[0]))
-                gain = (1 - p) * len(one) * len(other)
-                if best is None or gain > best.gain:
-                    sides = tuple(one.tolist()), tuple(other.tolist())
-                    best = Question("split", *sides, (label, label), (len(one), len(other)), p, gain)
-            if best is not None:
-                yield best
+            known = self._divided.get(key)
+            present[key] = split_candidates(self.evidence, rows, background) if known is None else known
+            yield label, rows, present[key]
         self._divided = present
 
     def _telling(self, question: Question, labels: NDArray[np.int64]) -> Question:
@@ -323,8 +351,9 @@ def _members(labels: NDArray[np.int64]) -> Iterable[tuple[int, NDArray[np.int64]
     yield from zip(found.tolist(), np.split(order, starts[1:]), strict=True)
 
 
-def _divides(a: NDArray[np.int64], b: NDArray[np.int64], one: Sequence[int], other: Sequence[int]) -> bool:
-    """Return whether a division into the rows a and b separates most rows of two sides."""
-    in_a = [float(np.isin(side, a).sum()) for side in (one, other)]
-    in_b = [float(np.isin(side, b).sum()) for side in (one, other)]
-    return (in_a[0] > in_b[0]) != (in_a[1] > in_b[1])
+def _divides(
+    masks: NDArray[np.bool_], rows: NDArray[np.int64], one: Sequence[int], other: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Return which divisions (v,) of a cluster's rows separate most rows of two sides."""
+    share = [masks[:, np.isin(rows, side)].mean(axis=1) > 0.5 for side in (one, other)]
+    return share[0] != share[1]

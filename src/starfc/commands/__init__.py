@@ -63,13 +63,13 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
 def words_of(command: Callable[..., None]) -> Words:
     """Read from a command's signature which parameters it has, and the name of the option for each."""
     own = {}
-    for name, hint in get_type_hints(command, include_extras=True).items():
+    for parameter, hint in get_type_hints(command, include_extras=True).items():
         for about in get_args(hint):
             if isinstance(about, OptionInfo):
                 long = [text for text in about.param_decls or () if text.startswith("--")]
-                own[name] = long[0] if long else "--" + name.replace("_", "-")
-    named = {name: name for name in own} | PARAMETERS
-    known = {key: own[name] for key, name in named.items() if name in own}
+                own[parameter] = long[0] if long else "--" + parameter.replace("_", "-")
+    named = {parameter: parameter for parameter in own} | PARAMETERS
+    known = {key: own[parameter] for key, parameter in named.items() if parameter in own}
     known |= {f"starfc {other.__name__}": f"starfc {other.__name__}" for other in COMMANDS}
     return Words(known, "--set {}".format if "setting" in own else str, whole="setting" in own)
 

@@ -34,8 +34,8 @@ from sklearn.metrics import roc_auc_score
 
 from harness import report
 from starfc.answers.constraints import Clusters, enforce
-from starfc.answers.evidence import Evidence, evidence_of
-from starfc.answers.marks import Answer, Marks
+from starfc.answers.evidence import MEASURES, Evidence, Judge, evidence_of
+from starfc.answers.marks import Marks
 from starfc.answers.questions import Asker, Question, join_candidates, split_candidates
 from starfc.data.files import read_labels
 from starfc.evaluation.metrics import contingency, pairwise
@@ -79,7 +79,7 @@ def curve(
             for question in questions:
                 same = answer(question)
                 kinds[question.kind][same] += 1
-                given.append(Answer(question.a, question.b, same, question.p, question.kind, question.asked))
+                given.append(question.answer(same))
             marks = marks.added(Marks(answers=tuple(given)))
             started = time.perf_counter()
             enforce(clusters, marks)
@@ -245,18 +245,15 @@ def fit(places: Sequence[str]) -> None:
         _, state, truth = opened(Path(folder), Path(labels))
         sets.append(collected(evidence_of(state), state.labels, truth))
     for kind in ("join", "split"):
-        x = np.concatenate([one[kind][0] for one in sets])
+        judges = [Judge.of(one[kind][0], np.zeros(MEASURES + 1)) for one in sets]
+        each = [(one[kind][0] - judge.mean) / judge.spread for one, judge in zip(sets, judges, strict=True)]
         y = np.concatenate([one[kind][1] for one in sets])
         share = np.concatenate([1000 * one[kind][2] / one[kind][2].sum() for one in sets])
-        mean, spread = x.mean(axis=0), x.std(axis=0)
-        model = LogisticRegression(C=10, max_iter=1000).fit((x - mean) / spread, y, share)
+        model = LogisticRegression(C=10, max_iter=1000).fit(np.concatenate(each), y, share)
         weights = np.append(model.coef_[0], model.intercept_)
-        print(f"{kind.upper()} = Judge(")
-        for values in (mean, spread, weights):
-            print(f"    np.array([{', '.join(f'{value:.3f}' for value in values)}]),")
-        print(")")
-        for one in sets:
-            p = model.predict_proba((one[kind][0] - mean) / spread)[:, 1]
+        print(f"{kind.upper()} = np.array([{', '.join(f'{value:.3f}' for value in weights)}])")
+        for one, x in zip(sets, each, strict=True):
+            p = model.predict_proba(x)[:, 1]
             print(f"# AUC {roc_auc_score(one[kind][1], p):.3f} of {len(p):,}, {one[kind][1].mean():.3f} the same")
 
 

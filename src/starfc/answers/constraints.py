@@ -12,9 +12,10 @@ the log-odds
 
     log(p / (1 - p)) + (yes - no) log((1 - ERROR) / ERROR),
 
-where p is the probability that the question named, and its own log-odds count at most as much as one answer. A positive
-verdict joins the clusters in which most rows of both sides lie, a negative one divides their cluster between the sides.
-A verdict does not break a stronger one, or a certain pair: it is then listed as doubtful, and asked again.
+where p is the probability that the question named. Its own log-odds count at most :data:`PRIOR`, less than an answer:
+so one answer decides, and is asked again where many pairs depend on it. A positive verdict joins the clusters in which
+most rows of both sides lie, a negative one divides their cluster between the sides. A verdict does not break a stronger
+one, or a certain pair: it is then listed as doubtful, and asked again.
 
 Ids are stable: the larger part of a divided cluster keeps its id, and so does the larger of two joined clusters (the
 lower id if they are equal). The other part of a divided cluster gets a new id.
@@ -36,6 +37,7 @@ from starfc.graph.edges import EdgeList
 from starfc.incremental.edges import entries_of
 
 ERROR = 0.05  # share of wrong answers
+PRIOR = 2.0  # most log-odds of a question before the answers
 LEAST, MOST = 0.01, 7.0  # limits of the log-odds of an edge
 _UNIT = 1000  # capacities of the flow are integers: so many per unit of log-odds
 WEIGHT = float(np.log((1 - ERROR) / ERROR))  # log-odds of one answer
@@ -75,7 +77,7 @@ def verdicts(answers: Iterable[Answer]) -> list[Verdict]:
         key = (answer.a, answer.b)
         if key not in found:
             p = min(max(answer.p, 1e-6), 1 - 1e-6)
-            odds = float(np.clip(np.log(p / (1 - p)), -WEIGHT, WEIGHT))
+            odds = float(np.clip(np.log(p / (1 - p)), -PRIOR, PRIOR))
             found[key] = Verdict(answer.a, answer.b, odds, 0, answer.kind)
         odds = found[key].odds + (WEIGHT if answer.same else -WEIGHT)
         found[key] = replace(found[key], odds=odds, answers=found[key].answers + 1)

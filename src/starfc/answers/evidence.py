@@ -10,10 +10,11 @@ features of their members:
 4. share of the p that leaves the smaller side which leads to the other side;
 5. log of the sizes of the smaller and of the larger side.
 
-A logistic regression turns these into a probability. Its weights start at values that were fitted on labelled sets
-(``benchmarks/answers.py --fit``), and every answer changes them: they are the most probable weights, given the answers
-and a normal distribution around the first values. So the answers to some questions change p of all pairs of sides that
-look like them.
+The measures are taken relative to their mean and spread over all candidates of the set, because these differ much
+between embeddings. A logistic regression turns them into a probability. Its weights start at values that were fitted on
+labelled sets (``benchmarks/answers.py --fit``), and every answer changes them: they are the most probable weights,
+given the answers and a normal distribution around the first values. So the answers to some questions change p of all
+pairs of sides that look like them.
 """
 
 from __future__ import annotations
@@ -177,25 +178,33 @@ def _inside(side: Sides, background: Background) -> NDArray[np.float64]:
 
 
 MEASURES = 6
+TRUST = 4.0  # inverse variance of the weights before the answers
 
 
 @dataclass(frozen=True)
 class Judge:
     """A logistic regression from measures to the probability that both sides are one identity.
 
-    ``mean`` and ``spread`` (6,) make the measures comparable; ``weights`` (7,) belong to these, the last to the
-    constant 1.
+    ``mean`` and ``spread`` (6,) are those of the set's candidates; ``weights`` (7,) belong to the measures relative to
+    these, the last one to the constant 1.
     """
 
     mean: NDArray[np.float64]
     spread: NDArray[np.float64]
     weights: NDArray[np.float64]
 
+    @classmethod
+    def of(cls, measures: NDArray[np.float64], weights: NDArray[np.float64]) -> Judge:
+        """Return the judge of a set before answers, given the measures (m, 6) of all its candidates."""
+        if not len(measures):
+            return cls(np.zeros(MEASURES), np.ones(MEASURES), weights)
+        return cls(measures.mean(axis=0), np.maximum(measures.std(axis=0), 1e-3), weights)
+
     def logits(self, measures: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log-odds (m,) of measures (m, 6)."""
         return self._columns(measures) @ self.weights
 
-    def taught(self, measures: NDArray[np.float64], same: NDArray[np.bool_], trust: float = 4.0) -> Judge:
+    def taught(self, measures: NDArray[np.float64], same: NDArray[np.bool_], trust: float = TRUST) -> Judge:
         """Return the judge after answers: the weights of highest probability, by Newton's method.
 
         The prior of each weight is normal around the present weight, with variance 1 / ``trust``.

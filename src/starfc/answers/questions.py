@@ -26,7 +26,7 @@ from scipy.special import expit
 from starfc.answers.constraints import Verdict, cluster_of, verdicts
 from starfc.answers.divide import divisions
 from starfc.answers.evidence import MEASURES, Background, Evidence, Judge, Sides, measured, pair_measures
-from starfc.answers.marks import Kind, Marks
+from starfc.answers.marks import Answer, Kind, Marks
 from starfc.answers.weights import JOIN, SPLIT
 
 SHOWN = 6  # most telling rows of each side
@@ -71,6 +71,10 @@ class Question:
     def shown(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The most telling rows of both sides."""
         return self.a[:SHOWN], self.b[:SHOWN]
+
+    def answer(self, same: bool) -> Answer:
+        """Return an answer to this question: whether both sides are one identity."""
+        return Answer(self.a, self.b, same, self.p, self.kind, self.asked)
 
     def record(self) -> dict[str, Any]:
         """Return the question for JSON. With a key ``same``, it is an entry of ``answers`` in a file of marks."""
@@ -172,11 +176,11 @@ class Asker:
         background = self.evidence.background(sums)
         there = verdicts(marks.answers)
         ends = [(cluster_of(labels, verdict.a), cluster_of(labels, verdict.b)) for verdict in there]
-        join, split = self._taught(background, there)
+        decided = {(min(x), max(x)) for x in ends} | {*map(tuple, np.sort(labels[marks.cannot], axis=1).tolist())}
         found = [
             *_again(there, ends, sums.sizes),
-            *self._joins(labels, marks, {(min(x), max(x)) for x in ends}, sums, background, join, 4 * count),
-            *self._splits(labels, marks, there, ends, background, split),
+            *self._joins(labels, decided, there, sums, background, 4 * count),
+            *self._splits(labels, marks, there, ends, background),
         ]
         found = _spread(found, count) if spread else sorted(found, key=lambda one: -one.gain)[:count]
         return [self._telling(question, labels) for question in found]
@@ -188,45 +192,44 @@ class Asker:
         """
         number = int(labels.max(initial=-1)) + 1
         background = self.evidence.background(self.evidence.clusters(labels, number))
-        judge = self._taught(background, verdicts(marks.answers))[1]
+        every = self._divisions(labels, background)
+        judge = self._taught("split", _measures(every), background, verdicts(marks.answers))
         doubts = np.zeros(number)
-        for label, _, found in self._divisions(labels, background):
+        for label, _, found in every:
             sizes = found.masks.sum(axis=1)
             enough = np.minimum(sizes, found.masks.shape[1] - sizes) >= share * found.masks.shape[1]
             doubts[label] = (1 - expit(judge.logits(found.measures[enough]))).max(initial=0)
         return doubts
 
-    def _taught(self, background: Background, there: Sequence[Verdict]) -> tuple[Judge, Judge]:
-        """Return the judges of joins and of splits after the answers."""
-        known = []
-        for kind, judge in (("join", JOIN), ("split", SPLIT)):
-            measures, same = [], []
-            for verdict in there:
-                if verdict.kind != kind:
-                    continue
-                key = (verdict.a, verdict.b)
-                if key not in self._answered:
-                    self._answered[key] = pair_measures(self.evidence, background, verdict.a, verdict.b)
-                measures.append(self._answered[key])
-                same.append(verdict.same)
-            known.append(judge.taught(np.array(measures), np.array(same)) if same else judge)
-        return known[0], known[1]
+    def _taught(
+        self, kind: Kind, candidates: NDArray[np.float64], background: Background, there: Sequence[Verdict]
+    ) -> Judge:
+        """Return the judge of joins or splits after the answers. ``candidates`` (m, 6) are the present measures."""
+        judge = Judge.of(candidates, JOIN if kind == "join" else SPLIT)
+        measures, same = [], []
+        for verdict in there:
+            if verdict.kind != kind:
+                continue
+            key = (verdict.a, verdict.b)
+            if key not in self._answered:
+                self._answered[key] = pair_measures(self.evidence, background, verdict.a, verdict.b)
+            measures.append(self._answered[key])
+            same.append(verdict.same)
+        return judge.taught(np.array(measures), np.array(same)) if same else judge
 
     def _joins(
         self,
         labels: NDArray[np.int64],
-        marks: Marks,
         decided: set[tuple[int, int]],
+        there: Sequence[Verdict],
         sums: Sides,
         background: Background,
-        judge: Judge,
         most: int,
     ) -> Iterable[Question]:
+        """Yield questions about clusters that may be one, highest gain first, at most ``most``."""
         found = join_candidates(self.evidence, labels, sums, background)
-        p = expit(judge.logits(found.measures))
+        p = expit(self._taught("join", found.measures, background, there).logits(found.measures))
         gain = p * sums.sizes[found.a] * sums.sizes[found.b]
-        apart = np.sort(labels[marks.cannot], axis=1)
-        decided = decided | {*map(tuple, apart.tolist())}
         yielded = 0
         for at in np.argsort(-gain, kind="stable").tolist():
             a, b = int(found.a[at]), int(found.b[at])
@@ -245,8 +248,8 @@ class Asker:
         there: Sequence[Verdict],
         ends: Sequence[tuple[int, int]],
         background: Background,
-        judge: Judge,
     ) -> Iterable[Question]:
+        """Yield a question about each cluster: the division of the highest gain that is not decided."""
         together: dict[int, list[tuple[Sequence[int], Sequence[int]]]] = {}
         for verdict, (a, b) in zip(there, ends, strict=True):
             if a == b:
@@ -254,7 +257,9 @@ class Asker:
         for a, b in marks.must.tolist():
             if labels[a] == labels[b]:
                 together.setdefault(int(labels[a]), []).append(((a,), (b,)))
-        for label, rows, found in self._divisions(labels, background):
+        every = self._divisions(labels, background)
+        judge = self._taught("split", _measures(every), background, there)
+        for label, rows, found in every:
             masks, p = found.masks, expit(judge.logits(found.measures))
             sizes = masks.sum(axis=1)
             gain = (1 - p) * sizes * (len(rows) - sizes)
@@ -269,17 +274,19 @@ class Asker:
 
     def _divisions(
         self, labels: NDArray[np.int64], background: Background
-    ) -> Iterable[tuple[int, NDArray[np.int64], Divisions]]:
-        """Yield the clusters that can be divided, with their rows and divisions; those known from before are kept."""
+    ) -> list[tuple[int, NDArray[np.int64], Divisions]]:
+        """Return the clusters that can be divided, with their rows and divisions; those known from before are kept."""
         present: dict[bytes, Divisions] = {}
+        every = []
         for label, rows in _members(labels):
             if len(rows) < _LEAST_SPLIT:
                 continue
             key = rows.tobytes()
             known = self._divided.get(key)
             present[key] = split_candidates(self.evidence, rows, background) if known is None else known
-            yield label, rows, present[key]
+            every.append((label, rows, present[key]))
         self._divided = present
+        return every
 
     def _telling(self, question: Question, labels: NDArray[np.int64]) -> Question:
         """Return the question with the rows of its sides, the most telling first."""
@@ -308,6 +315,11 @@ class Asker:
         nearest = nearest[~np.isin(nearest, first)]
         rest = order[~np.isin(order, np.concatenate([first, nearest]))]
         return rows[np.concatenate([first, nearest, rest])[:LISTED]]
+
+
+def _measures(every: Sequence[tuple[int, NDArray[np.int64], Divisions]]) -> NDArray[np.float64]:
+    """Return the measures (m, 6) of all divisions."""
+    return np.concatenate([np.empty((0, MEASURES)), *(found.measures for _, _, found in every)])
 
 
 def _again(there: Sequence[Verdict], ends: Sequence[tuple[int, int]], sizes: NDArray[np.float64]) -> Iterable[Question]:

@@ -151,18 +151,30 @@ class Clusters:
         changes.joined.append((a, b))
 
     def divide(self, rows: NDArray[np.int64], side: NDArray[np.bool_], former: int, changes: Changes) -> None:
-        """Divide the rows of one cluster; ``side`` (n,) is one of the two parts. The larger part keeps the id."""
-        small = rows[side] if 2 * np.count_nonzero(side) <= len(rows) else rows[~side]
-        label = -1
-        if self.earlier is not None:
-            had = self.earlier[small[small < len(self.earlier)]]
-            label = int(np.bincount(had[had >= 0], minlength=1).argmax()) if (had >= 0).any() else -1
-            label = -1 if (self.labels == label).any() else label
-        if label < 0:
+        """Divide the rows of one cluster; ``side`` (n,) is one of the two parts. The larger part keeps the id.
+
+        If the parts were two clusters at the earlier time, they get their ids back where these are free.
+        """
+        small, large = rows[side], rows[~side]
+        if len(small) > len(large):
+            small, large = large, small
+        if self._former(small) == former and self._free(self._former(large)):
+            small, large = large, small
+        label = self._former(small)
+        if not self._free(label):
             label = self.next_label
             self.next_label += 1
         self.labels[small] = label
         changes.divided.append((former, label))
+
+    def _former(self, rows: NDArray[np.int64]) -> int:
+        """Return the cluster in which most of some rows were at the earlier time; -1 if that is not known."""
+        if self.earlier is None:
+            return -1
+        return cluster_of(self.earlier, rows[rows < len(self.earlier)])
+
+    def _free(self, label: int) -> bool:
+        return label >= 0 and not (self.labels == label).any()
 
     def cut(
         self,
@@ -203,7 +215,7 @@ class Clusters:
         return side[nodes]
 
 
-def cluster_of(labels: NDArray[np.int64], rows: Sequence[int]) -> int:
+def cluster_of(labels: NDArray[np.int64], rows: Sequence[int] | NDArray[np.int64]) -> int:
     """Return the cluster in which most of some rows lie (the lowest id of equals); -1 if all were removed."""
     found = labels[np.asarray(rows, np.int64)]
     found = found[found >= 0]

@@ -215,7 +215,10 @@ def impure_order(asker: Asker, labels: NDArray[np.int64], truth: NDArray[np.int6
 
 
 def collected(evidence: Evidence, labels: NDArray[np.int64], truth: NDArray[np.int64]) -> dict[str, Any]:
-    """Return measures of all candidates and whether both sides have the same most frequent identity."""
+    """Return measures of all candidates, whether both sides have the same most frequent identity, and weights.
+
+    A pair of clusters counts as much as the root of its pairs of rows, and all divisions of a cluster count as one.
+    """
     number = int(labels.max()) + 1
     sums = evidence.clusters(labels, number)
     background = evidence.background(sums)
@@ -231,9 +234,9 @@ def collected(evidence: Evidence, labels: NDArray[np.int64], truth: NDArray[np.i
         measures.append(found.measures)
         mains = [[np.bincount(truth[rows[side]]).argmax() for side in masks] for masks in (found.masks, ~found.masks)]
         same.append(np.array(mains[0]) == np.array(mains[1]))
-        share.append(np.full(len(same[-1]), 1 / len(same[-1])))
+        share.append(np.full(len(same[-1]), 1 / max(len(same[-1]), 1)))
     return {
-        "join": (joins.measures, main[joins.a] == main[joins.b], np.ones(len(joins.a))),
+        "join": (joins.measures, main[joins.a] == main[joins.b], np.sqrt(sums.sizes[joins.a] * sums.sizes[joins.b])),
         "split": (np.concatenate(measures), np.concatenate(same), np.concatenate(share)),
     }
 

@@ -206,10 +206,12 @@ class Marked:
         back = before[undo.rows] == undo.after
         labels[undo.rows[back]] = undo.before[back]
         rows = undo.rows[back]
-        flips = undo.flips(self._parsed)
-        ends = np.searchsorted(self._parsed.edges.indptr, flips, side="right") - 1
-        together = labels[ends] == labels[self._parsed.edges.cols[flips]]
-        flips = flips[self._parsed.kept[flips] != together]
+        flips = kept_edges(self._parsed, rows, before, labels)
+        if self.run.rule.communities:
+            known = np.ones(len(flips), np.bool_)
+        else:  # not all edges inside a cluster are kept: only those that the step took away come back
+            known = self._parsed.kept[flips] | np.isin(flips, undo.flips(self._parsed))
+        flips = flips[known]
         names, lost = carried(self.names, before, labels)
         kept = self._kept.without_last()
         next_label = last.next_label if "steps" not in self.run.record else self.next_label

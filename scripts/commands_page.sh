@@ -8,7 +8,7 @@ export COLUMNS=80 PYTHONPATH=src
 echo '# The commands'
 echo
 echo 'The output of `starfc --help` and `starfc COMMAND --help`. For a guide see [own-data.md](own-data.md).'
-for command in "" cluster assign explain report train evaluate knn tune convert info; do
+for command in "" cluster assign ask apply undo name explain report train evaluate knn tune convert info; do
     echo
     echo "## starfc${command:+ $command}"
     echo

@@ -43,7 +43,7 @@ from starfc.runs.state import first_state, read_state
 from starfc.runs.table import Columns, changed_columns
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import save_array, save_arrays, write_json
-from starfc.storage.commit import Change, changing
+from starfc.storage.commit import Change, changing, settle
 from starfc.storage.opened import OpenedFolder
 from starfc.storage.owners import APPLY
 from starfc.storage.records import StateManifest
@@ -172,6 +172,7 @@ class Marked:
         before, last = self.labels, kept.steps[-1]
         if not (last.must_link or last.cannot_link or last.answers or last.replaced_must or last.replaced_cannot):
             none = np.empty(0, np.int64)
+            settle(self.folder, APPLY)
             return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps))
         clusters = Clusters(before.copy(), self.next_label, self._parsed.edges)
         changes = enforce(clusters, kept.marks)

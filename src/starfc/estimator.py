@@ -15,7 +15,12 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
+from starfc.answers.evidence import evidence_of
+from starfc.answers.marks import Marks, require_consistent
+from starfc.answers.questions import Asker, Question
 from starfc.clustering.arrays import cluster_features
+from starfc.clustering.components import largest_first
 from starfc.clustering.parsing import Decision
 from starfc.clustering.pipeline import REFINEMENTS
 from starfc.config.config import Config
@@ -25,6 +30,7 @@ from starfc.data.dataset import Features
 from starfc.data.instance_files import read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import contingency, pairwise
+from starfc.graph.edges import edge_confidence
 from starfc.incremental.state import State, make_rule
 from starfc.models.checkpoint import PRETRAINED, Model, load_model
 from starfc.review.explain import Explanation, explain_pair
@@ -33,7 +39,8 @@ from starfc.review.label_errors import LabelIssues, label_issues
 from starfc.review.pairs import Pairs
 from starfc.review.report import write_report
 from starfc.runs.cluster import settings_of
-from starfc.runs.export import Clusters, write_clusters
+from starfc.runs.export import Exported, write_clusters
+from starfc.runs.marked import hold
 from starfc.runtime.defaults import RECALL
 from starfc.runtime.machine import choose_device
 from starfc.runtime.stages import Stages
@@ -109,6 +116,8 @@ class StarFC(ClusterMixin, BaseEstimator):
         Reasons to doubt the clustering. Each was also logged as a warning.
     edge_scores_ : ParsedEdges
         The edges with p > τ1, their node intimacies, and which of them were kept.
+    marks_ : Marks
+        The marks of :meth:`fit` and :meth:`apply`.
     assigned_ : Assigned
         Result of the last call of :meth:`partial_fit`: clusters joined and created, merges and splits proposed.
     n_features_in_ : int
@@ -163,7 +172,14 @@ class StarFC(ClusterMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.invalid_rows == "singleton"
         return tags
 
-    def fit(self, X: ArrayLike, y: object = None) -> StarFC:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        *,
+        must_link: ArrayLike | None = None,
+        cannot_link: ArrayLike | None = None,
+    ) -> StarFC:
         """Cluster embeddings.
 
         Parameters
@@ -171,6 +187,9 @@ class StarFC(ClusterMixin, BaseEstimator):
         X : (N, d) array
             Embeddings of any float type. They are normalised here.
         y : ignored
+        must_link, cannot_link : (m, 2) integers, optional
+            Pairs of rows of one identity, and of two identities. They hold in the result, and after
+            :meth:`partial_fit` and :meth:`apply` (:mod:`starfc.answers.constraints`).
 
         Raises
         ------
@@ -188,6 +207,8 @@ class StarFC(ClusterMixin, BaseEstimator):
             dtype=[np.float32, np.float64, np.float16],
             ensure_all_finite=False,
         )
+        marks = Marks.of(len(rows), must_link, cannot_link)
+        require_consistent(marks, len(rows))
         features = Features(rows, "X")
         self.model_ = self._open_model(features.dim)
         config = self._config(features.dim)
@@ -218,7 +239,65 @@ class StarFC(ClusterMixin, BaseEstimator):
             "collapse": self.model_.kind.structural and self.copies == "collapse",
         }
         self._state: State | None = None
+        self._asker: Asker | None = None
+        self.marks_ = Marks()
+        if len(marks):
+            self.apply(marks)
+            present = np.unique(self.labels_, return_index=True, return_inverse=True)
+            self.labels_ = largest_first(present[1][present[2]])
+            self._clustered["next_label"] = 0
         return self
+
+    def apply(self, marks: Marks) -> Changes:
+        """Add marks, and make the clusters again around them; cluster ids stay as with :meth:`partial_fit`.
+
+        Parameters
+        ----------
+        marks : Marks
+            Pairs of rows, or answers to :meth:`questions`, such as ``Marks.of(N, must_link=[[3, 8]])`` or
+            ``Marks(answers=(question.answer(True),))``.
+
+        Returns
+        -------
+        Changes
+            The rows whose cluster changed, and which clusters were joined and divided.
+
+        Raises
+        ------
+        InputError
+            The marks contradict each other or the earlier ones. Nothing is changed then.
+        """
+        check_is_fitted(self)
+        every = self.marks_.added(marks)
+        require_consistent(every, len(self.labels_))
+        before, self.marks_ = self.labels_.copy(), every
+        if self._state is not None:
+            changes = hold(self._state, every, before)
+            self._take(self._state)
+            return changes
+        assert self._clustered is not None  # until the first step
+        lowest = max(self._clustered.get("next_label", 0), int(before.max(initial=-1)) + 1)
+        clusters = Clusters(before.copy(), lowest, self.edge_scores_.edges)
+        changes = enforce(clusters, every)
+        flips = kept_edges(self.edge_scores_, changes.rows, before, clusters.labels)
+        kept = self.edge_scores_.kept.copy()
+        kept[flips] = ~kept[flips]
+        self.edge_scores_ = replace(self.edge_scores_, kept=kept)
+        self.labels_, self._clustered["next_label"] = clusters.labels, clusters.next_label
+        self.confidence_ = edge_confidence(self.edge_scores_.edges, kept)
+        return changes
+
+    @available_if(lambda self: self.refinement == "fixed")
+    def questions(self, count: int = 50) -> list[Question]:
+        """Return the questions whose answers are expected to change the most pairs, highest first.
+
+        The first call after :meth:`fit` or :meth:`partial_fit` scores the candidate edges again. ``question.shown`` are
+        the rows to look at; :meth:`apply` takes the answers.
+        """
+        check_is_fitted(self)
+        if self._asker is None:
+            self._asker = Asker(evidence_of(self._present()))
+        return self._asker.questions(self.labels_, self.marks_, count)
 
     @available_if(lambda self: self.refinement == "fixed")
     def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
@@ -251,19 +330,29 @@ class StarFC(ClusterMixin, BaseEstimator):
             ensure_all_finite=False,
         )
         invalid = Features(rows, "X").valid(self.invalid_rows)[1] + len(self.labels_)
-        state = self._state
-        if state is None:
-            assert self._clustered is not None  # until the first step
-            given = (self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition_)
-            rule = make_rule(*given, seed=self.random_state)
-            state = State.of(rule, parsed=self.edge_scores_, labels=self.labels_, **self._clustered)
+        state, before = self._present(), self.labels_
         every = Features(np.concatenate([state.features.array, rows]), "X")
         self.assigned_ = state.step(every, invalid=invalid, apply_merges=apply_merges)
-        self.labels_, self.confidence_ = state.labels, state.confidence
-        self.edge_scores_, self._features, self._state = state.clustered, every, state
-        self._clustered = None
+        if len(self.marks_):
+            hold(state, self.marks_, before)
+            self.assigned_.labels = state.labels[self.assigned_.first_row :]
+        self._features, self._state, self._clustered, self._asker = every, state, None, None
+        self._take(state)
         self._columns = state.lists.ids.shape[1] - 1
         return self
+
+    def _present(self) -> State:
+        """Return the state of the clustering."""
+        if self._state is not None:
+            return self._state
+        assert self._clustered is not None  # until the first step
+        given = (self.model_, self.tau1_, self.tau2_, self.th_sim, self.refinement, self.partition_)
+        rule = make_rule(*given, seed=self.random_state)
+        return State.of(rule, parsed=self.edge_scores_, labels=self.labels_, **self._clustered)
+
+    def _take(self, state: State) -> None:
+        """Take over the clusters of a state."""
+        self.labels_, self.confidence_, self.edge_scores_ = state.labels, state.confidence, state.clustered
 
     def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int64]:
         """Cluster X and return ``labels_``."""
@@ -353,7 +442,7 @@ class StarFC(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         n = len(self.labels_)
         found = None if files is None else read_files(files, n)
-        clusters = Clusters(np.arange(n), self.labels_, self.confidence_, names or {}, found)
+        clusters = Exported(np.arange(n), self.labels_, self.confidence_, names or {}, found)
         return write_clusters(clusters, to, out, copy=copy, overwrite=overwrite)
 
     def _identities(self, y: ArrayLike) -> NDArray[np.int64]:

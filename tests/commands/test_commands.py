@@ -34,7 +34,11 @@ from starfc.runtime.interrupts import Stopped
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
     "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges "
-    "--engine --workers --address --store --shard-rows --files",
+    "--engine --workers --address --store --shard-rows --files --marks",
+    "ask": "--count --out --threads --json --quiet",
+    "apply": "--threads --json --quiet",
+    "undo": "--threads --json --quiet",
+    "name": "--json --quiet",
     "assign": "--remove --apply-merges --labels --threads --json --quiet",
     "explain": "--json",
     "report": "--out --images --names --thumbnails --labels --json",

@@ -37,7 +37,7 @@ from starfc.storage.safe import digest  # noqa: E402
 
 LEVELS = 8
 SEEN = ("kills", "old", "new", "mixed", "lost", "left")
-CHANGING = ("run.json", "assign.json", "files.json")  # hold times and ids
+CHANGING = ("run.json", "assign.json", "marks.json", "files.json")  # hold times and ids
 APART = ("knn", "checkpoints", "metrics.jsonl")  # caches and logs, which are written as the work goes on
 
 
@@ -74,6 +74,11 @@ def commands(data: Path) -> list[Command]:
                 lambda o: ["report", str(data / "other"), "-o", o, "--json"]),
         Command("assign", lambda o: ["assign", o, more, quiet], lambda o: ["assign", o, "--remove", "3,5", quiet],
                 before=lambda o: ["cluster", x, "-o", o, "--adapt", "off", quiet]),
+        Command("apply", lambda o: ["apply", o, str(data / "one.json"), quiet],
+                lambda o: ["apply", o, str(data / "two.json"), quiet],
+                before=lambda o: ["cluster", x, "-o", o, "--adapt", "off", quiet]),
+        Command("undo", lambda o: ["apply", o, str(data / "two.json"), quiet], lambda o: ["undo", o, quiet],
+                before=lambda o: ["cluster", x, "-o", o, "--adapt", "off", "--marks", str(data / "one.json"), quiet]),
         Command("convert", lambda o: ["convert", x, o, quiet], lambda o: ["convert", z, o, quiet], single=True),
         Command("tune", lambda o: ["tune", x, y, "-o", o, "--k", "20", quiet],
                 lambda o: ["tune", x, y, "-o", o, "--k", "30", quiet]),
@@ -93,6 +98,15 @@ def inputs(data: Path, rows: int) -> None:
     for name, of, noise in (("x", labels, 0.5), ("z", rng.permutation(labels), 0.6)):
         np.save(data / f"{name}.npy", (centres[of] + noise * rng.normal(size=(rows, 32))).astype(np.float32))
     np.save(data / "y.npy", labels)
+    for name, must, cannot in (("one", [[0, 1]], [[2, rows - 1]]), ("two", [[0, rows - 1]], [[0, rows // 2]])):
+        marks = {
+            "format": "starfc-marks",
+            "version": 1,
+            "num_instances": rows,
+            "must_link": must,
+            "cannot_link": cannot,
+        }
+        (data / f"{name}.json").write_text(json.dumps(marks))
     np.save(data / "more.npy", (centres[:6] + 0.5 * rng.normal(size=(6, 32))).astype(np.float32))
 
 
@@ -270,7 +284,8 @@ class Trial:
         if state in ("mixed", "lost"):
             print(f"{self.command.name}: {state} after a kill at call {at}", flush=True)
             return
-        done = self.command.name == "assign" and state == "new"  # rows that are gone cannot be removed again
+        # rows that are gone cannot be removed again, and the step before is not to be undone
+        done = self.command.name in ("assign", "undo") and state == "new"
         again = self.command.old if done else self.command.again or self.command.new
         self.run(again(self.place))
         if not done and self.state(self.place) != "new":

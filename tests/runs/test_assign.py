@@ -29,6 +29,7 @@ from starfc.runs import assign as folder_module
 from starfc.runs.assign import assign
 from starfc.runs.cluster import run_inference
 from starfc.runs.folder import Run
+from starfc.runs.state import read_state
 from starfc.storage.commit import NEXT, changing
 from starfc.storage.owners import ASSIGN
 
@@ -172,9 +173,7 @@ def test_lists_kept_as_steps_are_those_written_whole(run, monkeypatch):
             assign(folder, new[rows], remove=remove)
     assert sorted(path.name for path in (run / "state").glob("step-*")) == [f"step-{at}.npz" for at in (2, 3, 4)]
     assert not list((whole / "state").glob("step-*"))
-    one, other = (
-        folder_module._read_state(Run.open(folder))[0].lists.grown(np.ones(2, bool)) for folder in (run, whole)
-    )
+    one, other = (read_state(Run.open(folder))[0].lists.grown(np.ones(2, bool)) for folder in (run, whole))
     for name in ("ids", "sims", "alive", "codes", "known"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     np.testing.assert_array_equal(Run.open(run).labels, Run.open(whole).labels)
@@ -272,6 +271,7 @@ torch.set_num_threads(1)
 from starfc.runs import assign as folder_module
 from starfc.runs.assign import assign
 from starfc.runs.folder import Run
+from starfc.runs.state import read_state
 from starfc.storage.commit import NEXT, changing
 from starfc.storage.owners import ASSIGN
 
@@ -286,7 +286,7 @@ def on(name, *rows):
     for some in rows:
         assign(base.with_name(name), new[some])
     run = Run.open(base.with_name(name))
-    return run.labels.copy(), folder_module._read_state(run)[0].lists.grown(np.zeros(0, bool)).ids
+    return run.labels.copy(), read_state(run)[0].lists.grown(np.zeros(0, bool)).ids
 
 shutil.copytree(base, base.with_name("done"))
 wanted, _ = on("done", slice(8, 16))

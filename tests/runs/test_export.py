@@ -23,7 +23,7 @@ from starfc.commands import app
 from starfc.data.instance_files import file_column, files_beside, read_files
 from starfc.graph.edges import edge_confidence
 from starfc.runs.assign import assign
-from starfc.runs.export import Clusters, export, read_clusters, write_clusters
+from starfc.runs.export import Exported, export, read_clusters, write_clusters
 from starfc.runs.folders import SINGLES, placed, safe_name
 
 
@@ -46,7 +46,7 @@ def photos(tmp_path):
 @pytest.fixture
 def clusters(photos):
     confidence = np.array([0.9, 0.8, 0.95, 0.99, 0.7, 0], np.float32)
-    return Clusters(np.arange(6), np.array([0, 0, 0, 1, 1, 2]), confidence, {1: "Anna / Bo"}, photos)
+    return Exported(np.arange(6), np.array([0, 0, 0, 1, 1, 2]), confidence, {1: "Anna / Bo"}, photos)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_folders_hold_every_file_once_under_its_own_name(clusters, photos, tmp_p
 
 
 def test_a_picture_of_several_instances_is_in_each_of_their_clusters_once(photos, tmp_path):
-    shared = Clusters(np.arange(4), np.array([0, 0, 1, 1]), np.zeros(4, np.float32), {}, [photos[0]] * 3 + [None])
+    shared = Exported(np.arange(4), np.array([0, 0, 1, 1]), np.zeros(4, np.float32), {}, [photos[0]] * 3 + [None])
     assert write_clusters(shared, "folders", tmp_path / "out") | {"clusters": 2} == {
         "rows": 4, "clusters": 2, "named": 0, "without_file": 1, "written": 2, "kept": 0, "missing": 0,
     }  # fmt: skip
@@ -139,7 +139,7 @@ def test_a_killed_export_continues_and_another_one_is_refused(clusters, photos, 
     (out / "00001 Anna _ Bo" / "c.png").unlink()
     assert write_clusters(clusters, "folders", out, copy=copy)["written"] == 1
     assert tree(out) == whole
-    others = Clusters(clusters.rows, np.array([0, 0, 0, 1, 1, 1]), clusters.confidence, {}, photos)
+    others = Exported(clusters.rows, np.array([0, 0, 0, 1, 1, 1]), clusters.confidence, {}, photos)
     with pytest.raises(InputError, match="holds an export of other clusters or files; name a new folder"):
         write_clusters(others, "folders", out, copy=copy)
     with pytest.raises(InputError, match="holds an export of other clusters or files"):
@@ -319,7 +319,7 @@ def test_paths_of_any_bytes(tmp_path):
     (found,) = read_files(tmp_path / "list.txt", 1)
     assert found == odd
     assert file_column([found]).to_pylist() == [f"{tmp_path}/\ufffd.jpg"]
-    one = Clusters(np.arange(1), np.array([0]), np.ones(1, np.float32), {}, [found])
+    one = Exported(np.arange(1), np.array([0]), np.ones(1, np.float32), {}, [found])
     assert write_clusters(one, "folders", tmp_path / "out")["written"] == 1
     assert (tmp_path / "out" / SINGLES / "_.jpg").read_bytes() == b"x"
 

@@ -14,6 +14,8 @@ import typer
 from typer.models import OptionInfo
 
 import starfc
+from starfc.commands.apply import apply
+from starfc.commands.ask import ask
 from starfc.commands.assign import assign
 from starfc.commands.cluster import cluster
 from starfc.commands.convert import convert
@@ -22,11 +24,13 @@ from starfc.commands.explain import explain
 from starfc.commands.export import export
 from starfc.commands.info import info
 from starfc.commands.knn import knn
+from starfc.commands.name import name
 from starfc.commands.report import report
 from starfc.commands.status import status
 from starfc.commands.task import task
 from starfc.commands.train import train
 from starfc.commands.tune import tune
+from starfc.commands.undo import undo
 from starfc.runtime.entry import run_command
 from starfc.runtime.words import PARAMETERS, Words
 
@@ -62,13 +66,13 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
 def words_of(command: Callable[..., None]) -> Words:
     """Read from a command's signature which parameters it has, and the name of the option for each."""
     own = {}
-    for name, hint in get_type_hints(command, include_extras=True).items():
+    for parameter, hint in get_type_hints(command, include_extras=True).items():
         for about in get_args(hint):
             if isinstance(about, OptionInfo):
                 long = [text for text in about.param_decls or () if text.startswith("--")]
-                own[name] = long[0] if long else "--" + name.replace("_", "-")
-    named = {name: name for name in own} | PARAMETERS
-    known = {key: own[name] for key, name in named.items() if name in own}
+                own[parameter] = long[0] if long else "--" + parameter.replace("_", "-")
+    named = {parameter: parameter for parameter in own} | PARAMETERS
+    known = {key: own[parameter] for key, parameter in named.items() if parameter in own}
     known |= {f"starfc {other.__name__}": f"starfc {other.__name__}" for other in COMMANDS}
     return Words(known, "--set {}".format if "setting" in own else str, whole="setting" in own)
 
@@ -88,7 +92,10 @@ def _options(
     pass
 
 
-COMMANDS = (cluster, assign, explain, report, export, train, evaluate, knn, tune, convert, info, status, task)
+COMMANDS = (
+    cluster, assign, ask, apply, undo, name, explain, report, export, train, evaluate, knn, tune, convert, info, status,
+    task,
+)  # fmt: skip
 for _command in COMMANDS:
     app.command()(_reported(_command))
 

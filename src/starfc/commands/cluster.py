@@ -59,6 +59,10 @@ def cluster(
     copies: options.CopiesOption = None,
     adapt: options.AdaptOption = None,
     reach: options.ReachOption = None,
+    marks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Marks to apply to the clusters: pairs that are, and are not, one person."),
+    ] = None,
     overwrite: options.Overwrite = False,
     feature_dim: options.FeatureDim = None,
     key: options.Key = None,
@@ -82,13 +86,20 @@ def cluster(
     """
     if out == options.STREAM and as_json:
         raise InputError("--json: needs a folder for the results (-o DIR); with -o - stdout is used for the labels")
+    if marks is not None and (out == options.STREAM or not edges):
+        raise InputError("--marks: needs a folder for the results (-o DIR) and the edges of the run (no --no-edges)")
     options.set_messages(quiet)
+    from starfc.answers.marks import read_marks, require_consistent
+    from starfc.commands.apply import applied_text
     from starfc.commands.opening import opened_split
     from starfc.config.recipes import with_changes
     from starfc.models.checkpoint import PRETRAINED
+    from starfc.runs.apply import Marked
     from starfc.runs.cluster import cluster_text, run_inference
     from starfc.runs.on_shards import ShardOptions
     from starfc.storage.atomic import temporary_folder
+    from starfc.storage.opened import opened
+    from starfc.storage.records import RunRecord
 
     model = PRETRAINED if model is None else model
     given = options.given(engine=engine, workers=workers, address=address, store=store, shard_rows=shard_rows)
@@ -117,6 +128,8 @@ def cluster(
         folder = Path(stack.enter_context(temporary_folder()) if out == options.STREAM else out)
         place, name = stack.enter_context(options.stored_features(features, folder, keep=out != options.STREAM))
         config, split = opened_split(model, asked, place, name, labels, feature_dim, key)
+        if marks is not None:
+            require_consistent(read_marks(marks, len(split)), len(split), str(marks))
         if refinement is RefinementName.dynamic and partition is None:
             config = with_changes(config, {"partition": {"type": "components"}})
         record = run_inference(
@@ -132,11 +145,16 @@ def cluster(
             keep_edges=edges and out != options.STREAM,
             files=files,
             stdin=place if features == options.STREAM else None,
-            inputs=(None if features == options.STREAM else features, labels),
+            inputs=(None if features == options.STREAM else features, labels, marks),
             overwrite=overwrite,
             shards=shards,
         )
         if out == options.STREAM:
             sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))
             return
-    options.show({**record, "out": out}, cluster_text(record, out), as_json=as_json, quiet=quiet)
+    text = cluster_text(record, out)
+    if marks is not None:
+        applied = Marked(folder).apply(marks)
+        record = opened(folder).json("run.json", RunRecord).as_dict() | {"metrics": record["metrics"]}
+        text += f"\n\nThe figures above are those before the marks.\n{applied_text(applied, folder)}"
+    options.show({**record, "out": out}, text, as_json=as_json, quiet=quiet)

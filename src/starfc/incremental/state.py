@@ -285,7 +285,10 @@ class State:
         """The edges with those to copies, the first round's logits and the context; edges across are not kept."""
         logits = self.lists.codes if self.lists.codes.shape[1] else None
         parsed = replace(self.parsed, kept=self._kept, logits=logits, context=self.context)
-        return join_copies(parsed, self.representative)
+        joined = join_copies(parsed, self.representative)
+        if (self.labels == self.labels[self.representative]).all():
+            return joined
+        return replace(joined, kept=joined.kept & joined.edges.inside(self.labels))  # a person took copies apart
 
     @property
     def _kept(self) -> NDArray[np.bool_]:

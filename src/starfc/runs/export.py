@@ -25,18 +25,18 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_ids
 from starfc.runs.folder import most_labels
 from starfc.runs.folders import write_folders
+from starfc.runs.marked import read_names
 from starfc.runs.outputs import read_instances
 from starfc.runtime.words import advice, anew, word
 from starfc.storage.atomic import prepare_folder, replacing
-from starfc.storage.opened import OpenedFolder, opened
-from starfc.storage.records import ClusterNames, Removals
-from starfc.storage.safe import read_json
+from starfc.storage.opened import opened
+from starfc.storage.records import Removals
 
 FORMATS = (*TABLE_FORMATS, "folders", "fiftyone")
 
 
 @dataclass(frozen=True)
-class Clusters:
+class Exported:
     """The clusters of N instances.
 
     Attributes
@@ -73,7 +73,7 @@ class Clusters:
         return pa.table({**columns, "confidence": self.confidence})
 
 
-def read_clusters(folder: str | Path, files: str | Path | None = None) -> Clusters:
+def read_clusters(folder: str | Path, files: str | Path | None = None) -> Exported:
     """Read the clusters of a run's folder. Stored edges are not needed.
 
     Parameters
@@ -110,15 +110,7 @@ def read_clusters(folder: str | Path, files: str | Path | None = None) -> Cluste
     there[removed] = False
     rows = np.flatnonzero(there)
     kept = None if known is None else [known[row] for row in rows.tolist()]
-    return Clusters(rows, labels[rows], confidence[rows], read_names(at), kept)
-
-
-def read_names(folder: str | Path | OpenedFolder) -> dict[int, str]:
-    """Read the names of clusters from names.json of a run's folder. Without this file no cluster has a name."""
-    path = opened(folder).path("names.json")
-    if not path.exists():
-        return {}
-    return {int(label): name for label, name in read_json(path, ClusterNames).names.items()}
+    return Exported(rows, labels[rows], confidence[rows], read_names(opened(at)), kept)
 
 
 def export(
@@ -156,13 +148,13 @@ def export(
 
 
 def write_clusters(
-    clusters: Clusters, to: str, out: str | Path, *, copy: bool = False, overwrite: bool = False
+    clusters: Exported, to: str, out: str | Path, *, copy: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Write clusters for another program.
 
     Parameters
     ----------
-    clusters : Clusters
+    clusters : Exported
         The clusters.
     to : {'csv', 'parquet', 'json', 'folders', 'fiftyone'}
         A table; a folder of links to the files for each cluster (:mod:`starfc.runs.folders`); or ``samples.json`` of a

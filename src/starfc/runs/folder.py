@@ -72,7 +72,7 @@ class Run:
                 f"{folder}: holds {n:,} labels but edges of {parsed.edges.num_nodes:,} instances; the files are of "
                 f"different runs, {anew('cluster')}"
             )
-        most = most_labels(n, len(record.steps))
+        most = most_labels(n, len(record.steps) + record.applied)
         removed = np.array([row for step in record.steps for row in step.removed], np.int64)
         numbered = np.array([step.next_label for step in record.steps], np.int64)
         for name, what, values, low, high in (
@@ -98,6 +98,11 @@ class Run:
     def rule(self) -> Decision:
         """Return the rule that decided which edges were kept."""
         return Decision(self.tau1, self.tau2, self.record["refinement"], self.record["partition"])
+
+    @property
+    def most_labels(self) -> int:
+        """Return a bound on the cluster ids."""
+        return most_labels(len(self.labels), len(self.record.get("steps", [])) + self.record.get("applied", 0))
 
     @property
     def removed(self) -> list[int]:

@@ -41,6 +41,10 @@ from starfc.storage.safe import digest, read_json, require_name
 
 log = logging.getLogger("starfc")
 
+_LATER = {  # what later commands did to a run, and what clustering again would lose
+    "assign": "instances were added to this run or removed from it; clustering again would lose its cluster ids",
+    "apply": "marks or names were given to this run; clustering again would lose them",
+}
 NEXT, LIST, REMOVE, LOCK, FILES = ".next", "commit.json", "remove.json", ".lock", "files.json"
 
 
@@ -125,11 +129,8 @@ class Change:
         remedy = f"name another folder{advice(', or add {} to replace it', 'overwrite')}"
         if known is None:
             raise InputError(f"{path}: no earlier run of {maker(self.kind.command)} wrote this file; {remedy}")
-        if known.by not in self.kind.over and known.by == "assign":
-            raise InputError(
-                f"{self.folder}: instances were added to this run or removed from it; clustering again would lose its "
-                f"cluster ids; {remedy}"
-            )
+        if known.by not in self.kind.over and known.by in _LATER:
+            raise InputError(f"{self.folder}: {_LATER[known.by]}; {remedy}")
         if known.by not in self.kind.over:
             raise InputError(f"{path}: was written by {maker(known.by)}; {remedy}")
         if known.digest is not None and known.bytes != size and not self.kind.reads:

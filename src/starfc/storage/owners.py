@@ -53,6 +53,7 @@ _STATE = (
 )  # fmt: skip
 _RESULTS = ("labels.npy", "labels.meta", "clusters.parquet", "run.json", *(f"edges/{name}" for name in _EDGES))
 _ADDED = ("assign.json", *(f"state/{name}" for name in _STATE))
+_MARKED = ("marks.json", "names.json", "answers/clusters.npy", "answers/step-[0-9]*.npz")
 _THRESHOLDS = ("thresholds.json", "threshold_surface.csv", "threshold_surface.png")
 _OUTLINES = ("threshold_outline.csv", "threshold_outline.png")
 _WEIGHTS = (
@@ -64,8 +65,11 @@ _GRAPH = ("ids.npy", "sims.npy", "manifest.json")
 _DATA = ("index", "clusters", "merges", "issues", "rows", "names", "members-[0-9]*")
 _PAGE = ("index.html", "page/*", *(f"data/{name}.js" for name in _DATA), "thumbs/[0-9]*.webp")
 
-CLUSTER = Owner("cluster", _RESULTS, over=("cluster",), drops=("cluster", "assign"))
-ASSIGN = Owner("assign", (*_RESULTS, *_ADDED), over=("cluster", "assign"), drops=(), reads=True)
+CLUSTER = Owner("cluster", _RESULTS, over=("cluster",), drops=("cluster", "assign", "apply"))
+ASSIGN = Owner("assign", (*_RESULTS, *_ADDED), over=("cluster", "assign", "apply"), drops=(), reads=True)
+_CHANGED = ("labels.npy", "labels.meta", "clusters.parquet", "run.json", "edges/kept.npy")
+_CLUSTERS = ("state/clusters.npy", "state/manifest.json")
+APPLY = Owner("apply", (*_CHANGED, *_CLUSTERS, *_MARKED), over=("cluster", "assign", "apply"), drops=(), reads=True)
 TRAIN = Owner("train", _TRAINED, over=("train", "tune"), drops=("train", "tune"))
 TUNE = Owner("tune", (*_THRESHOLDS, *_OUTLINES), over=("tune", "train"), drops=())
 KNN = Owner("knn", _GRAPH, over=("knn",), drops=("knn",))

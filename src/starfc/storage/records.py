@@ -222,12 +222,8 @@ class RunRecord(Record):
     model: Text
     started: Text
     steps: list[StepRecord] = []
-
-
-class ClusterNames(Record):
-    """``names.json`` of a run: the name of a cluster, by its id."""
-
-    names: dict[Annotated[str, Field(pattern=r"^\d{1,18}$")], Text] = {}
+    applied: Count = 0
+    next_label: Count | None = None
 
 
 class ExportRecord(Record):

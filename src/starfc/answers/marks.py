@@ -1,0 +1,321 @@
+"""Marks: which rows a person says are one identity, and which are not. Read them, check them, find contradictions.
+
+The review page, `starfc ask` and Python exchange marks as one JSON object, `starfc-marks` version 1:
+
+===================== ==============================================================================================
+``format``            ``"starfc-marks"``; ``version`` is 1
+``num_instances``     number of rows N of the run that the marks belong to
+``must_link``         pairs [row, row] of one identity
+``cannot_link``       pairs [row, row] of two identities
+``answers`` (absent   answers to questions: ``{"a": [rows], "b": [rows], "same": true}``. ``a`` and ``b`` are rows that
+or a list)            of the two sides. Optional: ``p``, the question's probability that both are one; ``kind``, "join"
+                      or "split"; ``asked``, the number of answers before. Without ``same`` it is no answer yet
+===================== ==============================================================================================
+
+Other keys are for the page and are not used. Pairs are certain: they always hold. An answer is evidence about two sides
+of rows: a person errs in some answers, so an answer that overwhelming evidence contradicts does not count
+(:mod:`starfc.answers.constraints`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+from scipy import sparse
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from starfc.errors import InputError
+from starfc.runtime.words import counted
+from starfc.storage.records import Count, Record, Share
+from starfc.storage.safe import read_json
+
+Kind = Literal["join", "split"]
+FORMAT, VERSION = "starfc-marks", 1
+
+_Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+_Side = Annotated[list[Count], Field(min_length=1)]
+
+
+class AnswerRecord(Record):
+    """An answer in a file of marks."""
+
+    a: _Side
+    b: _Side
+    same: bool | None = None
+    p: Share = 0.5
+    kind: Kind = "join"
+    asked: Count = 0
+
+
+class MarksRecord(Record):
+    """A file of marks."""
+
+    format: Literal["starfc-marks"]
+    version: Literal[1]
+    num_instances: Count
+    must_link: list[_Pair] = []
+    cannot_link: list[_Pair] = []
+    answers: list[AnswerRecord] = []
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a question about two sides.
+
+    Attributes
+    ----------
+    a, b : tuple of int
+        Rows of the two sides of the question.
+    same : bool
+        Whether the person says that both sides are one identity.
+    p : float
+        Probability, before the answer, that both sides are one identity; the question names it.
+    kind : {'join', 'split'}
+        Whether the question was about two clusters, or about two parts of one.
+    asked : int
+        Number of answers to the same question before this one. So an answer that is applied twice counts once.
+    """
+
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    same: bool
+    p: float = 0.5
+    kind: Kind = "join"
+    asked: int = 0
+
+
+def _no_pairs() -> NDArray[np.int64]:
+    return np.empty((0, 2), np.int64)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks of rows 0..N-1.
+
+    Attributes
+    ----------
+    must, cannot : (m, 2), (c, 2) int64
+        Pairs of rows of one identity, and of two identities. The smaller row first, without repetitions, in the order
+        in which they were given.
+    answers : tuple of Answer
+        Answers to questions, in the order in which they were given.
+    """
+
+    must: NDArray[np.int64] = field(default_factory=_no_pairs)
+    cannot: NDArray[np.int64] = field(default_factory=_no_pairs)
+    answers: tuple[Answer, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        num_instances: int,
+        must_link: ArrayLike | None = None,
+        cannot_link: ArrayLike | None = None,
+        answers: Iterable[Answer] = (),
+        name: str = "marks",
+    ) -> Marks:
+        """Check pairs and answers, and return them as marks.
+
+        Parameters
+        ----------
+        num_instances : int
+            Number of rows N.
+        must_link, cannot_link : (m, 2) integers, optional
+            Pairs of rows.
+        answers : iterable of Answer
+            Answers to questions.
+        name : str
+            What messages call the source of the marks.
+
+        Raises
+        ------
+        InputError
+            A pair is not two different rows from 0 to N - 1, or is in both lists.
+        """
+        must = _pairs(must_link, num_instances, name, "must_link")
+        cannot = _pairs(cannot_link, num_instances, name, "cannot_link")
+        both = {*map(tuple, must.tolist())} & {*map(tuple, cannot.tolist())}
+        if both:
+            shown = ", ".join(f"{a} and {b}" for a, b in sorted(both)[:5])
+            raise InputError(f"{name}: {counted(len(both), 'pair')} in both must_link and cannot_link ({shown})")
+        answers = tuple(answers)
+        for at, answer in enumerate(answers):
+            rows = [*answer.a, *answer.b]
+            wrong = [row for row in rows if not 0 <= row < num_instances]
+            if wrong or not answer.a or not answer.b or set(answer.a) & set(answer.b):
+                raise InputError(
+                    f"{name}: answers, entry {at}: two sides of rows from 0 to {num_instances - 1} needed, with no row "
+                    f"in both; found {list(answer.a)[:5]} and {list(answer.b)[:5]}"
+                )
+        return cls(must, cannot, answers)
+
+    def __len__(self) -> int:
+        return len(self.must) + len(self.cannot) + len(self.answers)
+
+    def added(self, other: Marks) -> Marks:
+        """Return these marks and those of ``other`` that are not among them. A newer pair replaces an older opposite.
+
+        Raises nothing: contradictions are found by :func:`contradictions`.
+        """
+        answers, given = list(self.answers), Counter((answer.a, answer.b) for answer in self.answers)
+        for answer in other.answers:
+            if given[answer.a, answer.b] <= answer.asked:
+                given[answer.a, answer.b] += 1
+                answers.append(answer)
+        must = _without(self.must, other.cannot)
+        cannot = _without(self.cannot, other.must)
+        return Marks(
+            np.concatenate([must, _without(other.must, must)]),
+            np.concatenate([cannot, _without(other.cannot, cannot)]),
+            tuple(answers),
+        )
+
+    def record(self, num_instances: int) -> dict[str, Any]:
+        """Return the marks as the JSON object that :func:`read_marks` reads."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "num_instances": num_instances,
+            "must_link": self.must.tolist(),
+            "cannot_link": self.cannot.tolist(),
+            "answers": [
+                {"a": list(x.a), "b": list(x.b), "same": x.same, "p": x.p, "kind": x.kind, "asked": x.asked}
+                for x in self.answers
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A pair of rows that cannot be one identity, and pairs that together say that they are.
+
+    Attributes
+    ----------
+    cannot : (int, int)
+        The pair of ``cannot_link``.
+    must : tuple of (int, int)
+        The fewest pairs of ``must_link`` that lead from its first row to its second.
+    """
+
+    cannot: tuple[int, int]
+    must: tuple[tuple[int, int], ...]
+
+    def text(self) -> str:
+        """Return the contradiction as one sentence."""
+        chain = ", ".join(f"{a} and {b}" for a, b in self.must)
+        return f"cannot_link {self.cannot[0]} and {self.cannot[1]}, but must_link {chain}"
+
+
+def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = ()) -> Marks:
+    """Read a file of marks, as the review page exports it.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    num_instances : int
+        Number of rows N.
+    earlier : container of int, optional
+        Numbers of rows that the run had before; rows keep their numbers, so marks from then are still right.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        The file does not exist, is not of this format, or belongs to a run with another number of rows.
+    """
+    record = read_json(Path(path), MarksRecord)
+    if record.num_instances != num_instances and record.num_instances not in earlier:
+        raise InputError(
+            f"{path}: marks of a run with {record.num_instances:,} rows, but this run has {num_instances:,}; use the "
+            "marks of this run"
+        )
+    return marks_of(record, num_instances, str(path))
+
+
+def marks_of(record: MarksRecord, num_instances: int, name: str = "marks") -> Marks:
+    """Return the marks of a record that was read, checked as :meth:`Marks.of` checks them."""
+    answers = [
+        Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in record.answers if x.same is not None
+    ]
+    return Marks.of(num_instances, record.must_link, record.cannot_link, answers, name)
+
+
+def closures(marks: Marks, num_instances: int) -> NDArray[np.int64]:
+    """Return the must-link closure of every row, (N,) int64: rows that must-links connect have the same number."""
+    return _closures(marks.must, num_instances)
+
+
+def contradictions(marks: Marks, num_instances: int) -> list[Contradiction]:
+    """Find the cannot-links between rows that must-links say are one identity.
+
+    Time and memory are linear in N and the number of marks; each contradiction needs one more search of the must-links.
+    """
+    closure = _closures(marks.must, num_instances)
+    wrong = marks.cannot[closure[marks.cannot[:, 0]] == closure[marks.cannot[:, 1]]]
+    if not len(wrong):
+        return []
+    graph = _graph(marks.must, num_instances)
+    found = []
+    for a, b in wrong.tolist():
+        before = breadth_first_order(graph, a, directed=False)[1]
+        chain, row = [], b
+        while row != a:
+            above = int(before[row])
+            chain.append((min(row, above), max(row, above)))
+            row = above
+        found.append(Contradiction((a, b), tuple(reversed(chain))))
+    return found
+
+
+def require_consistent(marks: Marks, num_instances: int, name: str = "marks") -> None:
+    """Raise InputError that lists the contradictions among marks, with the marks that cause them."""
+    found = contradictions(marks, num_instances)
+    if found:
+        shown = "; ".join(one.text() for one in found[:5]) + ("; ..." if len(found) > 5 else "")
+        raise InputError(f"{name}: {counted(len(found), 'contradiction')}: {shown}; take back one mark of each")
+
+
+def _closures(pairs: NDArray[np.int64], num_instances: int) -> NDArray[np.int64]:
+    return connected_components(_graph(pairs, num_instances), directed=False)[1].astype(np.int64)
+
+
+def _graph(pairs: NDArray[np.int64], num_instances: int) -> sparse.csr_matrix:
+    ones = np.ones(len(pairs), np.int8)
+    return sparse.csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), (num_instances, num_instances))
+
+
+def _pairs(given: ArrayLike | None, num_instances: int, name: str, key: str) -> NDArray[np.int64]:
+    """Return pairs (m, 2) int64, each with the smaller row first, without repetitions. Raise InputError if not rows."""
+    rule = f"{name}: {key}: pairs of two different rows from 0 to {num_instances - 1} needed"
+    if given is None:
+        return _no_pairs()
+    try:
+        pairs = np.asarray(given)
+    except (ValueError, OverflowError):
+        raise InputError(f"{rule}; found entries of different lengths") from None
+    if pairs.size == 0:
+        return _no_pairs()
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise InputError(f"{rule}; found shape {pairs.shape}, {pairs.dtype}")
+    wrong = ((pairs < 0) | (pairs >= num_instances)).any(axis=1) | (pairs[:, 0] == pairs[:, 1])
+    if wrong.any():
+        raise InputError(f"{rule}; found {pairs[wrong][:5].tolist()}")
+    return _without(np.sort(pairs.astype(np.int64), axis=1), _no_pairs())
+
+
+def _without(pairs: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the pairs that are not among ``others``, each once, in their order."""
+    seen: set[Sequence[int]] = {*map(tuple, others.tolist())}
+    kept = []
+    for pair in map(tuple, pairs.tolist()):
+        if pair not in seen:
+            seen.add(pair)
+            kept.append(pair)
+    return np.array(kept, np.int64).reshape(-1, 2)

@@ -1,0 +1,371 @@
+"""The questions whose answers are expected to change the most pairs.
+
+A question is about two sides of rows: "Is this one person?" There are two kinds:
+
+* ``join``: two clusters that may be one;
+* ``split``: two parts of a cluster that may be two.
+
+A question is asked again, with the same sides, if its answer may be wrong and many pairs depend on it.
+
+The gain of a question is the expected number of wrong pairs: |A| |B| times the probability that the present clusters
+are wrong about the two sides. This probability comes from the evidence of all candidate edges between the sides
+(:mod:`starfc.answers.evidence`), which earlier answers have taught, and from the answers about the same sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.special import expit
+
+from starfc.answers.constraints import Verdict, cluster_of, verdicts
+from starfc.answers.divide import divisions
+from starfc.answers.evidence import MEASURES, Background, Evidence, Judge, Sides, measured, pair_measures
+from starfc.answers.marks import Answer, Kind, Marks
+from starfc.answers.weights import JOIN, SPLIT
+
+SHOWN = 6  # most telling rows of each side
+LISTED = 1000  # rows of a side that a question lists at most
+EACH = 3  # questions about one cluster among those that are returned together, as the larger side
+_NEAREST = 2  # of the first rows, so many are those nearest to the other side
+_PAIRS = 1 << 15  # pairs that are measured at a time
+_LEAST_SPLIT = 4  # smaller clusters are not asked about: they hold few pairs
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about two sides.
+
+    Attributes
+    ----------
+    kind : {'join', 'split'}
+    a, b : tuple of int
+        Rows of the sides, the most telling first, at most :data:`LISTED` each; an answer returns them.
+    clusters : (int, int)
+        The clusters of the sides.
+    sizes : (int, int)
+        Number of rows of each side.
+    p : float
+        Probability that both sides are one identity.
+    gain : float
+        Expected number of wrong pairs that the answer sets right.
+    asked : int
+        Number of earlier answers to the same question.
+    """
+
+    kind: Kind
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    clusters: tuple[int, int]
+    sizes: tuple[int, int]
+    p: float
+    gain: float
+    asked: int = 0
+
+    @property
+    def shown(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The most telling rows of both sides."""
+        return self.a[:SHOWN], self.b[:SHOWN]
+
+    def answer(self, same: bool) -> Answer:
+        """Return an answer to this question: whether both sides are one identity."""
+        return Answer(self.a, self.b, same, self.p, self.kind, self.asked)
+
+    def record(self) -> dict[str, Any]:
+        """Return the question for JSON. With a key ``same``, it is an entry of ``answers`` in a file of marks."""
+        return {
+            "kind": self.kind,
+            "clusters": list(self.clusters),
+            "sizes": list(self.sizes),
+            "shown": [list(rows) for rows in self.shown],
+            "p": round(self.p, 4),
+            "gain": round(self.gain, 1),
+            "asked": self.asked,
+            "a": list(self.a),
+            "b": list(self.b),
+        }
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs of clusters with evidence between them: a, b (m,) int64 with a < b, and their measures (m, 6)."""
+
+    a: NDArray[np.int64]
+    b: NDArray[np.int64]
+    measures: NDArray[np.float64]
+
+
+def join_candidates(evidence: Evidence, labels: NDArray[np.int64], sums: Sides, background: Background) -> Candidates:
+    """Return all pairs of clusters with candidate edges between them. ``sums`` are the sums of the clusters."""
+    a, b, total, count = evidence.crossing(labels)
+    found = [np.empty((0, MEASURES))]
+    for start in range(0, len(a), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        found.append(measured(sums.at(a[part]), sums.at(b[part]), total[part], count[part], background))
+    return Candidates(a, b, np.concatenate(found))
+
+
+@dataclass(frozen=True)
+class Divisions:
+    """Divisions of a cluster of n rows: which rows are on one side (v, n) bool, and the measures (v, 6)."""
+
+    masks: NDArray[np.bool_]
+    measures: NDArray[np.float64]
+
+
+def split_candidates(evidence: Evidence, rows: NDArray[np.int64], background: Background) -> Divisions:
+    """Return the divisions of a cluster (:mod:`starfc.answers.divide`), given its rows."""
+    ours, features = evidence.matrix[rows], evidence.rows(rows)
+    inside = ours[:, rows]
+    masks = divisions(inside, features)
+    one = masks.astype(np.float32)
+    to_one, degree = (inside @ one.T).T, np.asarray(ours.sum(axis=1)).ravel()
+    linked = (
+        sparse.csr_matrix((np.ones(inside.nnz, np.float32), inside.indices, inside.indptr), inside.shape) @ one.T
+    ).T
+    cross = (to_one * ~masks).sum(axis=1, dtype=np.float64)
+    count = (linked * ~masks).sum(axis=1, dtype=np.float64)
+    within = (to_one * masks).sum(axis=1, dtype=np.float64) / 2
+    rest = np.full(len(masks), inside.sum() / 2) - within - cross
+    sums, sizes = one @ features, masks.sum(axis=1).astype(np.float64)
+    ends = one @ degree
+    a = Sides(sizes, sums, within, ends - 2 * within)
+    b = Sides(len(rows) - sizes, features.sum(axis=0) - sums, rest, degree.sum() - ends - 2 * rest)
+    return Divisions(masks, measured(a, b, cross, count, background))
+
+
+class Asker:
+    """Finds questions. It keeps what does not change from one call to the next.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        The evidence of the set.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self._divided: dict[bytes, Divisions] = {}
+        self._answered: dict[tuple[tuple[int, ...], tuple[int, ...]], NDArray[np.float64]] = {}
+
+    def questions(self, labels: NDArray[np.int64], marks: Marks, count: int, spread: bool = True) -> list[Question]:
+        """Return the questions of the highest gain, highest first.
+
+        A cluster is the smaller side of at most one question, and the larger side of at most :data:`EACH`.
+
+        Parameters
+        ----------
+        labels : (N,) int64
+            Present cluster of every row; -1 for removed rows.
+        marks : Marks
+            What is known. Sides that a certain pair decides are not asked about.
+        count : int
+            Most questions to return.
+        spread : bool
+            Whether to limit the questions about one cluster.
+        """
+        number = int(labels.max(initial=-1)) + 1
+        if not number:
+            return []
+        sums = self.evidence.clusters(labels, number)
+        background = self.evidence.background(sums)
+        there = verdicts(marks.answers)
+        ends = [(cluster_of(labels, verdict.a), cluster_of(labels, verdict.b)) for verdict in there]
+        decided = {(min(x), max(x)) for x in ends} | {*map(tuple, np.sort(labels[marks.cannot], axis=1).tolist())}
+        found = [
+            *_again(there, ends, sums.sizes),
+            *self._joins(labels, decided, there, sums, background, 4 * count),
+            *self._splits(labels, marks, there, ends, background),
+        ]
+        found = _spread(found, count) if spread else sorted(found, key=lambda one: -one.gain)[:count]
+        return [self._telling(question, labels) for question in found]
+
+    def doubts(self, labels: NDArray[np.int64], marks: Marks, share: float = 0.1) -> NDArray[np.float64]:
+        """Return the probability that each cluster is two identities, (C,); 0 for clusters of fewer than 4 rows.
+
+        Only divisions count whose smaller side has at least ``share`` of the rows.
+        """
+        number = int(labels.max(initial=-1)) + 1
+        background = self.evidence.background(self.evidence.clusters(labels, number))
+        every = self._divisions(labels, background)
+        judge = self._taught("split", _measures(every), background, verdicts(marks.answers))
+        doubts = np.zeros(number)
+        for label, _, found in every:
+            sizes = found.masks.sum(axis=1)
+            enough = np.minimum(sizes, found.masks.shape[1] - sizes) >= share * found.masks.shape[1]
+            doubts[label] = (1 - expit(judge.logits(found.measures[enough]))).max(initial=0)
+        return doubts
+
+    def _taught(
+        self, kind: Kind, candidates: NDArray[np.float64], background: Background, there: Sequence[Verdict]
+    ) -> Judge:
+        """Return the judge of joins or splits after the answers. ``candidates`` (m, 6) are the present measures."""
+        judge = Judge.of(candidates, JOIN if kind == "join" else SPLIT)
+        measures, same = [], []
+        for verdict in there:
+            if verdict.kind != kind:
+                continue
+            key = (verdict.a, verdict.b)
+            if key not in self._answered:
+                self._answered[key] = pair_measures(self.evidence, background, verdict.a, verdict.b)
+            measures.append(self._answered[key])
+            same.append(verdict.same)
+        return judge.taught(np.array(measures), np.array(same)) if same else judge
+
+    def _joins(
+        self,
+        labels: NDArray[np.int64],
+        decided: set[tuple[int, int]],
+        there: Sequence[Verdict],
+        sums: Sides,
+        background: Background,
+        most: int,
+    ) -> Iterable[Question]:
+        """Yield questions about clusters that may be one, highest gain first, at most ``most``."""
+        found = join_candidates(self.evidence, labels, sums, background)
+        p = expit(self._taught("join", found.measures, background, there).logits(found.measures))
+        gain = p * sums.sizes[found.a] * sums.sizes[found.b]
+        yielded = 0
+        for at in np.argsort(-gain, kind="stable").tolist():
+            a, b = int(found.a[at]), int(found.b[at])
+            if (a, b) in decided:
+                continue
+            sizes = (int(sums.sizes[a]), int(sums.sizes[b]))
+            yield Question("join", (), (), (a, b), sizes, float(p[at]), float(gain[at]))
+            yielded += 1
+            if yielded == most:
+                return
+
+    def _splits(
+        self,
+        labels: NDArray[np.int64],
+        marks: Marks,
+        there: Sequence[Verdict],
+        ends: Sequence[tuple[int, int]],
+        background: Background,
+    ) -> Iterable[Question]:
+        """Yield a question about each cluster: the division of the highest gain that is not decided."""
+        together: dict[int, list[tuple[Sequence[int], Sequence[int]]]] = {}
+        for verdict, (a, b) in zip(there, ends, strict=True):
+            if a == b:
+                together.setdefault(a, []).append((verdict.a, verdict.b))
+        for a, b in marks.must.tolist():
+            if labels[a] == labels[b]:
+                together.setdefault(int(labels[a]), []).append(((a,), (b,)))
+        every = self._divisions(labels, background)
+        judge = self._taught("split", _measures(every), background, there)
+        for label, rows, found in every:
+            masks, p = found.masks, expit(judge.logits(found.measures))
+            sizes = masks.sum(axis=1)
+            gain = (1 - p) * sizes * (len(rows) - sizes)
+            for one, other in together.get(label, []):
+                gain[_divides(masks, rows, one, other)] = -1
+            if gain.max(initial=-1) < 0:
+                continue
+            at = int(np.argmax(gain))
+            sides = tuple(rows[masks[at]].tolist()), tuple(rows[~masks[at]].tolist())
+            numbers = (len(sides[0]), len(sides[1]))
+            yield Question("split", *sides, (label, label), numbers, float(p[at]), float(gain[at]))
+
+    def _divisions(
+        self, labels: NDArray[np.int64], background: Background
+    ) -> list[tuple[int, NDArray[np.int64], Divisions]]:
+        """Return the clusters that can be divided, with their rows and divisions; those known from before are kept."""
+        present: dict[bytes, Divisions] = {}
+        every = []
+        for label, rows in _members(labels):
+            if len(rows) < _LEAST_SPLIT:
+                continue
+            key = rows.tobytes()
+            known = self._divided.get(key)
+            present[key] = split_candidates(self.evidence, rows, background) if known is None else known
+            every.append((label, rows, present[key]))
+        self._divided = present
+        return every
+
+    def _telling(self, question: Question, labels: NDArray[np.int64]) -> Question:
+        """Return the question with the rows of its sides, the most telling first."""
+        if question.asked:
+            return question
+        a, b = (np.array(side, np.int64) for side in (question.a, question.b))
+        if question.kind == "join":
+            a, b = (np.flatnonzero(labels == label) for label in question.clusters)
+        sides = self._ordered(a, b), self._ordered(b, a)
+        return replace(question, a=tuple(sides[0].tolist()), b=tuple(sides[1].tolist()))
+
+    def _ordered(self, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of a side: the most typical first, but two of the first rows are nearest to the other side.
+
+        Features measure both by the similarity to the mean of the side, or Σ p of the edges to it if there are none.
+        """
+        if self.evidence.features is not None:
+            x = self.evidence.rows(rows)
+            typical, near = x @ x.mean(axis=0), x @ self.evidence.rows(others).mean(axis=0)
+        else:
+            matrix = self.evidence.matrix[rows]
+            typical, near = (np.asarray(matrix[:, side].sum(axis=1)).ravel() for side in (rows, others))
+        order = np.lexsort((rows, -typical))
+        nearest = np.lexsort((rows, -near))[:_NEAREST]
+        first = order[: SHOWN - _NEAREST]
+        nearest = nearest[~np.isin(nearest, first)]
+        rest = order[~np.isin(order, np.concatenate([first, nearest]))]
+        return rows[np.concatenate([first, nearest, rest])[:LISTED]]
+
+
+def _measures(every: Sequence[tuple[int, NDArray[np.int64], Divisions]]) -> NDArray[np.float64]:
+    """Return the measures (m, 6) of all divisions."""
+    return np.concatenate([np.empty((0, MEASURES)), *(found.measures for _, _, found in every)])
+
+
+def _again(there: Sequence[Verdict], ends: Sequence[tuple[int, int]], sizes: NDArray[np.float64]) -> Iterable[Question]:
+    """Yield the questions that were asked, with the probability that the present clusters are wrong about them."""
+    for verdict, (a, b) in zip(there, ends, strict=True):
+        if min(a, b) < 0:
+            continue
+        p = float(expit(verdict.odds))
+        if a == b:
+            pairs, wrong = (len(verdict.a), len(verdict.b)), 1 - p
+        else:
+            pairs, wrong = (int(sizes[a]), int(sizes[b])), p
+        gain = wrong * pairs[0] * pairs[1]
+        yield Question(verdict.kind, verdict.a, verdict.b, (a, b), pairs, p, gain, verdict.answers)
+
+
+def _spread(questions: Iterable[Question], count: int) -> list[Question]:
+    """Return the questions of the highest gain; a cluster is in one as the smaller side, and in few as the larger."""
+    smaller: dict[int, int] = {}
+    larger: dict[int, int] = {}
+    chosen: list[Question] = []
+    for question in sorted(questions, key=lambda one: (-one.gain, one.clusters)):
+        small, large = question.clusters
+        if (question.sizes[0], -small) > (question.sizes[1], -large):
+            small, large = large, small
+        if small in smaller or small in larger or large in smaller or larger.get(large, 0) >= EACH:
+            continue
+        smaller[small] = 1
+        larger[large] = larger.get(large, 0) + 1
+        chosen.append(question)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def _members(labels: NDArray[np.int64]) -> Iterable[tuple[int, NDArray[np.int64]]]:
+    """Yield every cluster with its rows, in increasing order."""
+    order = np.argsort(labels, kind="stable")
+    order = order[np.count_nonzero(labels < 0) :]
+    found, starts = np.unique(labels[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, starts[1:]), strict=True)
+
+
+def _divides(
+    masks: NDArray[np.bool_], rows: NDArray[np.int64], one: Sequence[int], other: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Return which divisions (v,) of a cluster's rows separate most rows of two sides."""
+    share = [masks[:, np.isin(rows, side)].mean(axis=1) > 0.5 for side in (one, other)]
+    return share[0] != share[1]

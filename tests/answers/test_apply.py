@@ -1,0 +1,368 @@
+"""Test marks and names in the folder of a run: apply, undo, ask, name, and assign afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from helpers.paths import ROOT
+from helpers.samples import blobs, unit
+from starfc import StarFC
+from starfc.answers.marks import Answer, Marks
+from starfc.commands import app
+from starfc.config.config import load_config
+from starfc.config.recipes import model_config
+from starfc.errors import InputError
+from starfc.models.checkpoint import PRETRAINED, load_model
+from starfc.review.measures import COLUMNS, instance_columns
+from starfc.runs.apply import Marked
+from starfc.runs.assign import assign
+from starfc.runs.cluster import run_inference
+from starfc.runs.folder import Run
+from starfc.storage import commit
+from starfc.storage.commit import LIST, NEXT
+
+ROWS = 200
+
+
+@pytest.fixture(scope="module", params=["components", "infomap"])
+def finished(request, tmp_path_factory) -> Path:
+    """A run of 200 instances, by a model of components or by the packaged one, and 24 new instances beside it."""
+    place = tmp_path_factory.mktemp("apply")
+    features, labels = blobs(identities=14, size=16, noise=0.9, seed=3)
+    np.save(place / "old.npy", features[:ROWS])
+    np.save(place / "new.npy", features[ROWS:])
+    np.save(place / "labels.npy", labels)
+    if request.param == "components":
+        kwargs = {"invalid_rows": "singleton", "model.kwargs.feature_dim": 16}
+        config = load_config(ROOT / "configs" / "cfg_gcn_structural_ms1m.py", kwargs)
+        run_inference(config, tau1=0.8, tau2=0.7, features=place / "old.npy", out=place / "run", keep_edges=True)
+    else:
+        config = model_config(load_model(PRETRAINED), {"adapt": "off", "model": {"kwargs": {"feature_dim": 16}}})
+        run_inference(config, model_folder=PRETRAINED, features=place / "old.npy", out=place / "run", keep_edges=True)
+    return place
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy" / "run"
+
+
+@pytest.fixture
+def starfc():
+    def call(*arguments):
+        done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+        return done.exit_code, done.stdout, done.stderr
+
+    return call
+
+
+def marks_for(labels: np.ndarray) -> Marks:
+    """A cannot-link in the largest cluster, and a must-link between the next two."""
+    sizes = np.bincount(labels[labels >= 0])
+    first, second, third = np.argsort(-sizes, kind="stable")[:3]
+    inside = np.flatnonzero(labels == first)
+    ends = [np.flatnonzero(labels == label)[0] for label in (second, third)]
+    return Marks.of(len(labels), must_link=[ends], cannot_link=[[inside[0], inside[-1]]])
+
+
+def hold(labels: np.ndarray, marks: Marks) -> bool:
+    must, cannot = labels[marks.must], labels[marks.cannot]
+    return bool((must[:, 0] == must[:, 1]).all() and (cannot[:, 0] != cannot[:, 1]).all())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def check(folder: Path) -> None:
+    """What holds after every step: kept edges lie within clusters, and the table has what a new one would have."""
+    run, marked = Run.open(folder), Marked(folder)
+    edges = run.parsed.edges
+    ends = marked.labels[edges.rows], marked.labels[edges.cols]
+    assert (ends[0] == ends[1])[run.parsed.kept].all()
+    table = pq.read_table(folder / "clusters.parquet")
+    slow = instance_columns(run.parsed, np.unique(marked.labels, return_inverse=True)[1])
+    for name in ("cohesion", "suspicion"):
+        np.testing.assert_allclose(table[name].to_numpy(), slow[name].to_numpy(), atol=1e-6)
+    assert set(COLUMNS) <= set(table.column_names)
+    np.testing.assert_array_equal(table["label"].to_numpy(), run.labels)
+    assert run.record["num_clusters"] == len(np.unique(marked.labels[marked.labels >= 0]))
+
+
+def test_marks_hold_and_only_their_clusters_change(run):
+    before = Run.open(run).labels
+    marks = marks_for(before)
+    applied = Marked(run).apply(marks)
+    after = Run.open(run).labels
+    assert hold(after, marks)
+    assert len(applied.joined) == len(applied.divided) == 1
+    touched = {*before[marks.must.ravel()], *before[marks.cannot.ravel()]}
+    others = ~np.isin(before, list(touched))
+    assert others.any()
+    np.testing.assert_array_equal(after[others], before[others])
+    np.testing.assert_array_equal(np.flatnonzero(before != after), applied.rows)
+    slow = (before[:, None] == before) != (after[:, None] == after)
+    assert applied.pairs == slow.sum() // 2
+    check(run)
+
+
+def test_undo_gives_the_same_files_back(run):
+    before = files(run)
+    marked = Marked(run)
+    marked.apply(marks_for(marked.labels))
+    middle = files(run)
+    marked.apply(Marks.of(ROWS, cannot_link=[[0, 1]], must_link=[[5, 6]]))
+    Marked(run).undo()
+    same = {name for name in middle if not name.endswith((".json", ".meta"))}
+    assert {name: files(run)[name] for name in same if name != "clusters.parquet"} == {
+        name: middle[name] for name in same if name != "clusters.parquet"
+    }
+    undone = Marked(run).undo()
+    after = files(run)
+    for name in ("labels.npy", "labels.meta", "edges/kept.npy"):
+        assert after[name] == before[name], name
+    assert undone.steps == 0
+    assert not [name for name in after if "step-" in name]
+    check(run)
+    with pytest.raises(InputError, match="nothing to undo"):
+        Marked(run).undo()
+
+
+def test_the_same_marks_twice_are_one_step(run):
+    marked = Marked(run)
+    marks = marks_for(marked.labels)
+    first = marked.apply(marks)
+    before = files(run)
+    second = marked.apply(marks)
+    assert (first.steps, second.steps) == (1, 1)
+    assert files(run) == before
+
+
+@pytest.mark.long
+def test_marks_names_and_ids_stay_through_ten_steps_of_assign(run):
+    marked, new = Marked(run), np.load(run.parent / "new.npy")
+    marks = marks_for(marked.labels)
+    marked.apply(marks)
+    named = int(marked.labels[marks.must[0, 0]])
+    marked.name({named: "Ada L."})
+    before = marked.labels.copy()
+    for step in range(10):
+        gone = [100 + step] if step % 4 == 1 else []
+        assign(run, new[2 * step : 2 * step + 2], apply_merges=step % 3 == 2, remove=gone)
+        after = Marked(run)
+        assert hold(after.labels, marks)
+        assert "Ada L." in after.names.values()
+        assert len(after.marks) == 2
+        check(run)
+    final = Marked(run)
+    assert final.names[int(final.labels[marks.must[0, 0]])] == "Ada L."
+    there = (final.labels[:ROWS] >= 0) & np.isin(before, before[marks.cannot[0]])
+    assert there.any()
+    # apply and undo go on after assign
+    assert hold(final.labels, marks)
+    final.apply(Marks.of(len(final.labels), cannot_link=[[ROWS, ROWS + 5]]))
+    final.undo()
+    check(run)
+    undone = final.undo()
+    assert undone.steps == 0
+    check(run)
+
+
+def test_a_merge_of_assign_does_not_break_a_cannot_link(run):
+    marked = Marked(run)
+    inside = np.flatnonzero(marked.labels == np.bincount(marked.labels).argmax())
+    marks = Marks.of(ROWS, cannot_link=[[inside[0], inside[-1]]])
+    marked.apply(marks)
+    before = Run.open(run).labels
+    assign(run, np.load(run.parent / "new.npy"), apply_merges=True)
+    after = Marked(run).labels
+    assert hold(after, marks)
+    assert {*after[[inside[0], inside[-1]]]} <= {*before}
+
+
+def test_contradictions_are_refused_and_nothing_changes(run):
+    marked = Marked(run)
+    marked.apply(Marks.of(ROWS, must_link=[[0, 1], [1, 2]]))
+    before = files(run)
+    with pytest.raises(InputError, match="1 contradiction: cannot_link 0 and 2, but must_link 0 and 1, 1 and 2"):
+        marked.apply(Marks.of(ROWS, cannot_link=[[0, 2]]))
+    assert files(run) == before
+
+
+def test_a_run_that_changed_since_it_was_opened_is_refused(run):
+    one, other = Marked(run), Marked(run)
+    one.apply(marks_for(one.labels))
+    with pytest.raises(InputError, match="another command changed the run since it was opened"):
+        other.apply(marks_for(other.labels))
+
+
+def test_a_killed_commit_is_completed(run, monkeypatch):
+    marked = Marked(run)
+    marks = marks_for(marked.labels)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "_roll_forward", lambda folder: stop() if (folder / NEXT / LIST).exists() else None)
+        with pytest.raises(KeyboardInterrupt):
+            marked.apply(marks)
+    assert (run / NEXT / LIST).exists()
+    assert hold(Run.open(run).labels, marks)
+    assert len(Marked(run).marks) == 2
+    Marked(run).undo()
+    assert not (run / NEXT).exists()
+
+
+def test_small_clusters_that_a_run_leaves_out_can_be_joined(finished, tmp_path):
+    config = model_config(load_model(PRETRAINED), {"adapt": "off", "model": {"kwargs": {"feature_dim": 16}}})
+    place = tmp_path / "run"
+    run_inference(
+        config, model_folder=PRETRAINED, features=finished / "old.npy", out=place, keep_edges=True, min_cluster_size=20
+    )
+    left_out = np.flatnonzero(Run.open(place).labels < 0)
+    assert len(left_out) > 1
+    marked = Marked(place)
+    assert (marked.labels >= 0).all()
+    marked.apply(Marks.of(ROWS, must_link=[[left_out[0], row] for row in left_out[1:]]))
+    labels = Run.open(place).labels
+    if len(left_out) >= 20:
+        assert len(set(labels[left_out])) == 1
+    np.testing.assert_array_equal(Marked(place).labels, marked.labels)
+    marked.undo()
+    np.testing.assert_array_equal(np.flatnonzero(Run.open(place).labels < 0), left_out)
+
+
+def test_the_commands(run, starfc, tmp_path):
+    code, out, _ = starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json")
+    assert code == 0
+    assert "one person?" in out or "no questions" in out
+    questions = json.loads((tmp_path / "q.json").read_text())
+    for entry in questions["answers"]:
+        entry["same"] = entry["kind"] == "split"
+    labels = Run.open(run).labels
+    marks = marks_for(labels)
+    content = questions | {"must_link": marks.must.tolist(), "cannot_link": marks.cannot.tolist()}
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    code, out, _ = starfc("apply", run, tmp_path / "m.json")
+    assert code == 0
+    assert "1 step can be undone" in out
+    assert starfc("name", run, labels[0], "Ada")[0] == 0
+    assert starfc("name", run)[1].split() == [str(labels[0]), "Ada"]
+    names = pq.read_table(run / "clusters.parquet")["name"].to_pylist()
+    assert names[0] == "Ada"
+    assert None in names
+    code, out, _ = starfc("undo", run, "--json")
+    assert json.loads(out)["steps"] == 0
+    assert starfc("name", run, labels[0])[0] == 0
+    assert json.loads((run / "names.json").read_text()) == {"names": {}}
+    assert "name" not in pq.read_table(run / "clusters.parquet").column_names
+    for wrong, said in (
+        (("undo", run), "nothing to undo"),
+        (("name", run, 10**6, "x"), "has no cluster 1000000"),
+        (("name", run, labels[0]), "has no name to take away"),
+        (("apply", run, run / "run.json"), "wrong content"),
+        (("apply", run, run / "nothing.json"), "nothing.json"),
+        (("ask", tmp_path), "no finished run there"),
+    ):
+        code, out, err = starfc(*wrong)
+        assert code == 2, wrong
+        assert err.startswith("error: ")
+        assert said in err, wrong
+        assert len(err.strip().splitlines()) == 1
+
+
+def test_clustering_again_does_not_lose_marks(run, starfc):
+    Marked(run).apply(marks_for(Run.open(run).labels))
+    code, _, err = starfc("cluster", run.parent / "old.npy", "-o", run, "-q")
+    assert code == 2
+    assert "marks or names were given to this run" in err
+    code, _, _ = starfc("cluster", run.parent / "old.npy", "-o", run, "-q", "--overwrite", "--adapt", "off")
+    assert code == 0
+    assert not (run / "marks.json").exists()
+    assert not (run / "answers").exists()
+
+
+def test_cluster_takes_marks(finished, starfc, tmp_path):
+    labels = np.load(finished / "run" / "labels.npy")
+    marks = marks_for(labels)
+    (tmp_path / "m.json").write_text(json.dumps(marks.record(ROWS)))
+    code, out, _ = starfc(
+        "cluster", finished / "old.npy", "-o", tmp_path / "out", "--adapt", "off", "--marks", tmp_path / "m.json"
+    )
+    assert code == 0
+    assert "1 step can be undone" in out
+    assert hold(Run.open(tmp_path / "out").labels, marks)
+    assert len(Marked(tmp_path / "out").marks) == 2
+    (tmp_path / "m.json").write_text(json.dumps(marks.record(7)))
+    code, _, err = starfc("cluster", finished / "old.npy", "-o", tmp_path / "other", "--marks", tmp_path / "m.json")
+    assert code == 2
+    assert not (tmp_path / "other").exists()
+    assert "marks of a run with 7 rows" in err
+    assert starfc("cluster", finished / "old.npy", "-o", "-", "--marks", tmp_path / "m.json")[0] == 2
+
+
+def test_lost_measures_are_computed_again(run):
+    (run / "clusters.parquet").write_bytes(b"damaged")
+    Marked(run).apply(marks_for(Run.open(run).labels))
+    check(run)
+
+
+def test_the_estimator_takes_marks_and_asks():
+    features, truth = blobs(identities=14, size=16, noise=0.9, seed=3)
+    model = StarFC(adapt="off")
+    plain = model.fit(features[:ROWS]).labels_
+    marks = marks_for(plain)
+    fitted = StarFC(adapt="off").fit(features[:ROWS], must_link=marks.must, cannot_link=marks.cannot)
+    assert hold(fitted.labels_, marks)
+    assert np.unique(fitted.labels_).tolist() == list(range(fitted.labels_.max() + 1))
+    ends = fitted.labels_[fitted.edge_scores_.edges.rows], fitted.labels_[fitted.edge_scores_.edges.cols]
+    np.testing.assert_array_equal(fitted.edge_scores_.kept, ends[0] == ends[1])
+    fitted.partial_fit(features[ROWS : ROWS + 10])
+    assert hold(fitted.labels_, marks)
+    questions = fitted.questions(5)
+    answers = tuple(q.answer(bool(truth[q.a[0]] == truth[q.b[0]])) for q in questions)
+    fitted.apply(Marks(answers=answers))
+    for question, answer in zip(questions, answers, strict=True):
+        a, b = (np.bincount(fitted.labels_[list(side)]).argmax() for side in (question.a, question.b))
+        assert (a == b) == answer.same
+    assert hold(fitted.labels_, marks)
+    fitted.partial_fit(features[ROWS + 10 :])
+    assert hold(fitted.labels_, marks)
+    with pytest.raises(InputError, match="contradiction"):
+        StarFC().fit(features, must_link=[[0, 1], [1, 2]], cannot_link=[[0, 2]])
+
+
+def test_copies_go_with_their_row_and_can_be_taken_apart():
+    features, _ = blobs(identities=6, size=12, noise=0.5, seed=1)
+    features = np.concatenate([unit(features), unit(features[:4])])
+    n = len(features)
+    model = StarFC(adapt="off").fit(features)
+    row = 0
+    other = int(np.flatnonzero((model.labels_ == model.labels_[row]) & (np.arange(n) != n - 4))[1])
+    model.apply(Marks.of(n, cannot_link=[[row, other]]))
+    assert model.labels_[row] == model.labels_[n - 4] != model.labels_[other]
+    model.apply(Marks.of(n, cannot_link=[[row, n - 4]]))
+    model.partial_fit(features[5:6] + 0.01)
+    assert model.labels_[row] != model.labels_[n - 4]
+    edges = model.edge_scores_.edges
+    assert (model.labels_[edges.rows] == model.labels_[edges.cols])[model.edge_scores_.kept].all()
+
+
+def test_an_answer_of_python_equals_one_of_the_file(run):
+    marked = Marked(run)
+    inside = np.flatnonzero(marked.labels == np.bincount(marked.labels).argmax())
+    half = len(inside) // 2
+    sides = tuple(map(int, inside[:half])), tuple(map(int, inside[half:]))
+    marked.apply(Marks(answers=(Answer(*sides, False, 0.6, "split"),)))
+    assert len(np.unique(marked.labels[inside])) == 2
+    assert Marked(run).marks.answers == marked.marks.answers
+    assert marked.labels[inside[0]] != marked.labels[inside[-1]]

@@ -1,0 +1,100 @@
+"""Test marks: reading, checking, contradictions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from starfc.answers.marks import Answer, Marks, closures, contradictions, read_marks, require_consistent
+from starfc.errors import InputError
+
+
+def written(path, **content):
+    path.write_text(json.dumps({"format": "starfc-marks", "version": 1, "num_instances": 10} | content))
+    return path
+
+
+def test_the_export_of_the_page_is_read(tmp_path):
+    marks = read_marks(
+        written(
+            tmp_path / "marks.json",
+            report="0f3a",
+            must_link=[[8, 3], [3, 8]],
+            cannot_link=[[1, 2]],
+            wrong_clusters=[{"cluster": 2, "size": 3, "medoid": 1}],
+            marks=[],
+        ),
+        10,
+    )
+    assert marks.must.tolist() == [[3, 8]]
+    assert marks.cannot.tolist() == [[1, 2]]
+
+
+def test_questions_without_an_answer_are_left_out(tmp_path):
+    entries = [{"a": [1], "b": [2]}, {"a": [3], "b": [4], "same": None}, {"a": [5], "b": [6], "same": False, "p": 0.3}]
+    marks = read_marks(written(tmp_path / "m.json", answers=entries), 10)
+    assert marks.answers == (Answer((5,), (6,), False, 0.3),)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"must_link": [[1, 10]]}, "must_link: pairs of two different rows from 0 to 9"),
+        ({"must_link": [[4, 4]]}, "pairs of two different rows"),
+        ({"must_link": [[1, 2, 3]]}, "must_link"),
+        ({"must_link": [[1, 2]], "cannot_link": [[2, 1]]}, r"1 pair in both must_link and cannot_link \(1 and 2\)"),
+        ({"num_instances": 11}, "marks of a run with 11 rows, but this run has 10"),
+        ({"version": 2}, "version"),
+        ({"format": "other"}, "format"),
+        ({"answers": [{"a": [1], "b": [1], "same": True}]}, "no row in both"),
+        ({"answers": [{"a": [], "b": [1], "same": True}]}, "answers"),
+        ({"answers": [{"a": [1], "b": [12], "same": True}]}, "from 0 to 9"),
+    ],
+)
+def test_mistakes_end_in_one_message(tmp_path, content, said):
+    with pytest.raises(InputError, match=said):
+        read_marks(written(tmp_path / "m.json", **content), 10)
+
+
+def test_marks_of_an_earlier_number_of_rows_are_read(tmp_path):
+    path = written(tmp_path / "m.json", num_instances=8, must_link=[[1, 2]])
+    assert len(read_marks(path, 10, {8})) == 1
+
+
+def test_contradictions_name_the_marks_that_cause_them():
+    marks = Marks.of(9, [[0, 1], [1, 2], [2, 3], [5, 6]], [[0, 3], [5, 7]])
+    (found,) = contradictions(marks, 9)
+    assert found.cannot == (0, 3)
+    assert found.must == ((0, 1), (1, 2), (2, 3))
+    with pytest.raises(InputError, match="1 contradiction: cannot_link 0 and 3, but must_link 0 and 1, 1 and 2, 2 and"):
+        require_consistent(marks, 9)
+
+
+def test_closures_are_the_components_of_must_links():
+    found = closures(Marks.of(6, [[0, 1], [1, 2], [4, 5]]), 6)
+    assert found[0] == found[1] == found[2] != found[3]
+    assert found[4] == found[5] != found[3]
+
+
+def test_a_newer_pair_replaces_its_opposite_and_an_answer_counts_once():
+    one = Marks.of(9, [[0, 1]], [[2, 3]], [Answer((4,), (5,), True)])
+    both = one.added(Marks.of(9, [[2, 3]], [[0, 1]], [Answer((4,), (5,), True), Answer((4,), (5,), False, asked=1)]))
+    assert both.must.tolist() == [[2, 3]]
+    assert both.cannot.tolist() == [[0, 1]]
+    assert [answer.same for answer in both.answers] == [True, False]
+
+
+@pytest.mark.parametrize("pairs", [[[0.5, 1]], [["a", "b"]], [[0, 1], [2]], [0, 1]])
+def test_pairs_of_python_are_checked(pairs):
+    with pytest.raises(InputError, match="must_link"):
+        Marks.of(5, must_link=pairs)
+
+
+def test_marks_survive_being_written_and_read(tmp_path):
+    marks = Marks.of(10, [[0, 1]], [[2, 3]], [Answer((4, 5), (6,), False, 0.25, "split", 2)])
+    (tmp_path / "m.json").write_text(json.dumps(marks.record(10)))
+    back = read_marks(tmp_path / "m.json", 10)
+    assert back.answers == marks.answers
+    np.testing.assert_array_equal(back.must, marks.must)

@@ -211,8 +211,8 @@ class RayEngine:
             )  # fmt: skip
         except OSError as error:
             raise InputError(
-                f"--address: no Ray cluster at {address!r} ({first_line(error)}); start one with `ray start --head`, or "
-                "leave --address out to use this machine"
+                f"--address: no Ray cluster at {address!r} ({first_line(error)}); start one with `ray start --head`, "
+                "or leave --address out to use this machine"
             ) from None
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._remote = ray.remote(_ray_task)

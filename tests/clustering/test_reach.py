@@ -132,13 +132,13 @@ class Steps:
 
     seed, scratch = 0, None
 
-    def __init__(self, of):
-        self.of, self.times = of, 0
+    def __init__(self, of, p=0.95):
+        self.of, self.p, self.times = of, p, 0
 
     def __call__(self, rows, stages):
         self.times += 1
         labels = self.of[rows.array[:, 1].astype(np.int64)]
-        return labels, chains(labels)
+        return labels, chains(labels, self.p)
 
 
 def numbered(n):
@@ -251,6 +251,8 @@ def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, Stages())
     assert found.agreed is not None  # a third
     monkeypatch.setattr("starfc.clustering.reach.LARGEST", 1000)
+    found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), Steps(identities // 200 * 200, 0.8), Stages())
+    assert found.counts == Counts(joined=0, into=0, apart=1, times=4)  # look-alikes, by edges of lower p
     steps = Steps(identities)
     found = reach(members, chains(identities, 0.9), 79, 0.5, numbered(4000), steps, Stages())
     assert found.counts == Counts(joined=0, into=0, apart=1, times=4)

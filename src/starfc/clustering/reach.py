@@ -18,6 +18,8 @@ if the first sample alone would join something.
 
 Very large sets. The samples of samples make the time grow by N log N. Therefore, of more than :data:`MANY` rows only
 one sample is drawn, and it has at most :data:`LARGEST` rows. It can join clusters that have at least 10 rows in it.
+There are so many look-alikes in such a set that a single sample puts many of them together. Therefore p must be high
+between clusters of any size, as above.
 
 In such a set the opposite mistake occurs too. Bad photos of many identities lie in one place. This place becomes so
 dense that the lists of its rows hold nothing else, and it looks like one identity; in the sample it does not. So a
@@ -407,7 +409,7 @@ def one_identity(
     sizes = np.bincount(members, minlength=n)
     smaller = np.minimum(sizes[a], sizes[b])
     sure = (mean >= SURE) & (mean >= np.minimum(inside[a], inside[b]))
-    fit = (smaller >= LEAST) & ((smaller > columns) | sure)
+    fit = (smaller >= LEAST) & (sure | (n <= MANY) & (smaller > columns))
     if n > MANY:
         in_sample = np.bincount(members[samples[0].rows], minlength=n)
         fit &= np.minimum(in_sample[a], in_sample[b]) >= LEAST

@@ -11,6 +11,7 @@ const marks = {
   },
 
   open() {
+    if (server.on) return; // the run keeps them
     try {
       const text = localStorage.getItem(this.key);
       const log = text === null ? [] : JSON.parse(text);
@@ -31,6 +32,7 @@ const marks = {
   },
 
   save() {
+    if (server.on) return this.fold();
     try {
       localStorage.setItem(this.key, JSON.stringify(this.log));
       this.stored = true;

@@ -137,10 +137,11 @@ const questions = {
 
   side(question, at, instances) {
     const label = instances[0][2];
+    const side = window.matchMedia("(max-width: 700px)").matches ? 56 : 96;
     const title = question.kind === "join" ? starfc.title(label) : `Part ${at + 1} of ${starfc.title(label).replace("C", "c")}`;
     return h("section", { class: "card side-of", "aria-label": title },
       h("h3", {}, title, h("span", { class: "soft" }, ` ${plural(question.sizes[at], "instance")}`)),
-      h("div", { class: starfc.index.thumbs ? "telling" : "telling plain" }, instances.map((instance) => instanceCard(instance, 96))));
+      h("div", { class: starfc.index.thumbs ? "telling" : "telling plain" }, instances.map((instance) => instanceCard(instance, side))));
   },
 
   end() {

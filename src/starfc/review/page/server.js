@@ -32,13 +32,13 @@ const server = {
   },
 
   // Calls that change the run go one after the other.
-  change(what, body) {
+  change(what, body, lists = true) {
     const done = this.waiting.then(() => this.call(what, body));
     this.waiting = done.catch(() => null);
     return done.then((result) => {
       if (result.changed) this.state = result.changed;
-      this.stale = true;
-      document.getElementById("stale").hidden = app.view === "questions";
+      this.stale ||= lists;
+      document.getElementById("stale").hidden = !this.stale || app.view === "questions";
       return result;
     });
   },
@@ -73,7 +73,7 @@ const server = {
   },
 
   async name(label, name) {
-    starfc.clusters.called = (await this.change("names", { cluster: label, name })).names;
+    starfc.clusters.called = (await this.change("names", { cluster: label, name }, false)).names;
     clusterList.list.refresh();
   },
 

@@ -43,9 +43,10 @@ def report(
 ) -> None:
     """Write a page for the review of clusters in a browser, without a server or a network.
 
-    It first asks the questions whose answers change the most (`starfc ask`). The most doubtful clusters come first. Mark clusters as wrong, as the same or to be split; the page exports your
-    marks as pairs of instances. It opens pictures in full size from where they are. With --labels it lists the labels
-    that the edges contradict.
+    The page first asks the questions whose answers change the most (`starfc ask`). Of the clusters the most doubtful
+    come first. Mark clusters as wrong, as the same or to be split; the page exports answers and marks for
+    `starfc apply`. It opens pictures in full size from where they are. With --labels it lists the labels that the edges
+    contradict.
     """
     from starfc.data.files import read_labels
     from starfc.data.instance_files import text_of

@@ -84,6 +84,13 @@ def violations(page) -> list:
     return [(v["id"], v["impact"], [n["html"] for n in v["nodes"]][:3]) for v in found]
 
 
+def renew(page, key: str) -> None:
+    """Press a key after which the page loads again, with new lists."""
+    with page.expect_navigation():
+        page.keyboard.press(key)
+    page.wait_for_selector("html[data-ready]")
+
+
 def told(page, place) -> str:
     return page.locator(place).inner_text()
 
@@ -167,8 +174,8 @@ def test_answers_are_applied_as_they_come_and_the_lists_renew(open_served, serve
     now = Marked(run)
     assert (now.labels != before).any()
     assert len(now.marks.answers) == 1
-    page.keyboard.press("c")  # the lists are made again
-    until(page, "starfc.index?.served.steps === 1 && document.documentElement.dataset.ready === 'true'")
+    renew(page, "c")  # the lists are made again
+    assert page.evaluate("starfc.index.served.steps") == 1
     assert page.evaluate("location.hash") == "#/clusters"
     assert page.evaluate("starfc.index.clusters") == now.num_clusters
     sizes = np.bincount(now.labels).tolist()
@@ -230,8 +237,8 @@ def test_marks_are_applied_and_pictures_open_from_the_server(open_served, server
     labels = Marked(run).labels
     assert labels[row] != labels[medoid]
     assert page.locator("#stale").is_visible()
-    page.keyboard.press("r")
-    until(page, "starfc.index?.served.steps === 1 && document.documentElement.dataset.ready === 'true'")
+    renew(page, "r")
+    assert page.evaluate("starfc.index.served.steps") == 1
     assert not page.locator("#stale").is_visible()
 
 

@@ -228,7 +228,7 @@ def _write(
         "surface": None if surface is None else surface_of(surface, rule.refinement),
     }
     writer.put("index", content)
-    writer.page()
+    writer.page(served is not None)
     return {key: content[key] for key in ("instances", "clusters", "doubtful", "merges")}
 
 

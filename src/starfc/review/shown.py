@@ -105,12 +105,21 @@ class Writer:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
         self._write(f"data/{name}.js", f'starfc.put("{name}",{text});\n')
 
-    def page(self) -> None:
-        """Copy the files of the page, index.html last."""
+    def page(self, served: bool) -> None:
+        """Copy the files of the page, index.html last. Only a page that a server sends can make requests to it."""
         page = resources.files("starfc.review") / "page"
         for source in sorted(page.iterdir(), key=lambda item: item.name == "index.html"):
             where = source.name if source.name == "index.html" else f"page/{source.name}"
-            self._write(where, source.read_text(encoding="utf-8"))
+            text = source.read_text(encoding="utf-8")
+            if source.name == "index.html" and served:
+                text = text.replace('file: data:">', "file: data:; connect-src 'self'\">", 1)
+                text = text.replace(
+                    '<script src="page/server.js">',
+                    '<script src="page/api.js"></script>\n<script src="page/server.js">',
+                    1,
+                )
+            if source.name != "api.js" or served:
+                self._write(where, text)
 
     def _write(self, name: str, text: str) -> None:
         write_bytes(self.folder / name, text.encode())

@@ -55,7 +55,7 @@ const questions = {
     }
     marks.answer(key, answer, same === null ? 0 : this.pairs(question, same));
     announce(same === null ? "skipped" : same ? "yes" : "no");
-    if (server.on) this.fetch();
+    if (server.on) this.more();
   },
 
   async send(question, answer) {
@@ -66,8 +66,8 @@ const questions = {
       // questions about clusters that changed are no longer right: the server has new ones
       const touched = new Set([...found.joined, ...found.divided].flat());
       this.all = this.all.filter((other) => marks.has(this.key(other)) || !other.clusters.some((label) => touched.has(label)));
-      if (touched.size || this.left < 3) this.fetch();
-      this.expected = (await server.call("state")).expected;
+      if (touched.size || this.left < 3) this.more();
+      this.expected = (await api.call("state")).expected;
     } catch (error) {
       server.history = server.history.filter((other) => other !== entry);
       marks.log = marks.log.filter(({ key }) => key !== entry.key);
@@ -83,9 +83,9 @@ const questions = {
   },
 
   // New questions behind those that are waiting.
-  fetch() {
+  more() {
     if (this.fetching || this.left >= 3) return;
-    const asked = server.waiting.then(() => server.call(`questions?n=${MORE}`)).then(({ questions: found }) => {
+    const asked = server.waiting.then(() => api.call(`questions?n=${MORE}`)).then(({ questions: found }) => {
       const known = new Set(this.all.map((question) => this.key(question)));
       this.all.push(...found.filter((question) => !known.has(this.key(question))));
     }).catch((error) => server.failed(error));
@@ -100,7 +100,7 @@ const questions = {
     if (!this.all) return;
     this.all = this.all.filter((other) => marks.has(this.key(other)));
     if (question) this.all.push(question);
-    this.fetch();
+    this.more();
     this.draw();
   },
 

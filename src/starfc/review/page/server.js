@@ -1,4 +1,4 @@
-// The server of `starfc review`, which applies answers, marks and names. A page from the disk has none.
+// The server of `starfc review`, which applies answers, marks and names. A page from the disk has none, and no api.js.
 "use strict";
 const server = {
   stale: false, // whether the run changed since the lists were made
@@ -18,22 +18,9 @@ const server = {
     this.state = starfc.index.served;
   },
 
-  async call(what, body) {
-    const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-    let response;
-    try {
-      response = await fetch(`../api/${what}`, options);
-    } catch {
-      throw new Error("The server does not answer: `starfc review` has ended.");
-    }
-    const content = await response.json();
-    if (!response.ok) throw new Error(content.error);
-    return content;
-  },
-
   // Calls that change the run go one after the other.
   change(what, body, lists = true) {
-    const done = this.waiting.then(() => this.call(what, body));
+    const done = this.waiting.then(() => api.call(what, body));
     this.waiting = done.catch(() => null);
     return done.then((result) => {
       if (result.changed) this.state = result.changed;

@@ -137,7 +137,7 @@ class Features:
 
         Kernels thus need no normalised copy. The array (N, d) is float32, or the bits (uint16) of float16, and may be
         memory-mapped. The scale is (N,) float32. float64 features are copied as normalised float32, as are features
-        with rows that are too long or too short for a float32 factor.
+        with rows so long or so short that the product of two leaves the range of float32.
         """
         direct = self.array.dtype.itemsize <= 4 and self.array.flags.c_contiguous and self.array.dtype.isnative
         if not direct or not self.factors.all():
@@ -146,7 +146,7 @@ class Features:
 
     @cached_property
     def factors(self) -> NDArray[np.float32]:
-        """Return the factor that normalises each row, (N,) float32; 0 if float32 cannot hold the factor."""
+        """Return the factor that normalises each row, (N,) float32; 0 if products of the row may leave its range."""
         factors, known = np.ones(len(self), np.float32), len(self.scale)
         factors[:known] = self.scale
         if self.normalise:
@@ -156,7 +156,7 @@ class Features:
                 factors[rows] = 1 / np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny)
                 if odd.size:
                     length = lengths(self.array[rows][odd])
-                    held = (length > 1e-37) & (length < 1e37)
+                    held = (length > 1e-18) & (length < 1e18)  # so that the product of two rows is in range
                     none = (length == 0) | ~np.isfinite(length)  # the row has no direction
                     factors[rows][odd] = np.where(held, 1 / np.where(held, length, 1), none)
         return factors

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from starfc.runtime.words import word
 from starfc.shards.run import ShardRun
 from starfc.shards.store import DamagedError
 from starfc.shards.tasks import kind_of, opened, run_task
+from starfc.storage.safe import first_line
 
 log = logging.getLogger("starfc")
 
@@ -51,8 +53,13 @@ class Engine(Protocol):
         """Return whether a task ended because its worker died."""
 
 
-def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None:
-    """Run the tasks of a stage that are not finished; ``needs`` is the memory of one, in bytes."""
+def run_stage(engine: Engine, run: ShardRun, stage: str) -> None:
+    """Run the tasks of a stage that are not finished.
+
+    A task is expected to need as much memory as the one that needed most so far; the first ones of a stage start
+    without an expectation.
+    """
+    needs = 0
     count = len(run.of(stage))
     todo = [(stage, index) for index in sorted(set(range(count)) - run.finished(stage), reverse=True)]
     tries: Counter[tuple[str, int]] = Counter()
@@ -66,6 +73,7 @@ def run_stage(engine: Engine, run: ShardRun, stage: str, needs: int = 0) -> None
             for handle, error in engine.finished(list(running)):
                 task = running.pop(handle)
                 if error is None:
+                    needs = max(needs, run.peak_of(*task))
                     bar.update(task[0] == stage)
                     todo += blocked.pop(task, [])
                     continue
@@ -196,14 +204,15 @@ class RayEngine:
 
         self._ray = ray
         try:
+            _require_open(address)
             ray.init(
                 address, num_cpus=None if address else workers, log_to_driver=False,
                 logging_level=logging.ERROR, include_dashboard=False if address is None else None,
             )  # fmt: skip
-        except ConnectionError as error:
+        except OSError as error:
             raise InputError(
-                f"--address: no Ray cluster at {address!r} ({str(error).splitlines()[0]}); start one with `ray start "
-                "--head`, or leave --address out to use this machine"
+                f"--address: no Ray cluster at {address!r} ({first_line(error)}); start one with `ray start --head`, "
+                "or leave --address out to use this machine"
             ) from None
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._remote = ray.remote(_ray_task)
@@ -234,6 +243,13 @@ class RayEngine:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _require_open(address: str | None) -> None:
+    """Raise OSError if nothing listens at an address HOST:PORT. Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _ray_task(url: str, stage: str, index: int) -> tuple[str, int, str] | None:

@@ -218,6 +218,10 @@ class ShardRun:
                     known[index] = None
         return {index for index in found if known[index] == wanted}
 
+    def peak_of(self, stage: str, index: int) -> int:
+        """Return the peak resident memory of the process of a finished task, in bytes."""
+        return int(self.store.record(stage, index).get("peak_rss_mb", 0) * 2**20)
+
     def digest_of_input(self, stage: str) -> str:
         """Return a digest of what a stage was asked, empty if nothing was."""
         try:

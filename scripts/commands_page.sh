@@ -8,7 +8,7 @@ export COLUMNS=80 PYTHONPATH=src
 echo '# The commands'
 echo
 echo 'The output of `starfc --help` and `starfc COMMAND --help`. For a guide see [own-data.md](own-data.md).'
-for command in "" cluster assign ask apply undo name explain report export train evaluate knn tune convert info status task; do
+for command in "" cluster assign ask apply undo name explain report review export train evaluate knn tune convert info status task; do
     echo
     echo "## starfc${command:+ $command}"
     echo

@@ -400,10 +400,12 @@ class StarFC(ClusterMixin, BaseEstimator):
         names: str | Path | Sequence[str] | None = None,
         thumbnails: int = TILE,
         y: ArrayLike | None = None,
+        questions: int = 0,
     ) -> dict[str, Any]:
         """Write a static page for the review of the clusters (:func:`starfc.review.report.write_report`).
 
-        With labels y (N,), the page lists those that :meth:`label_issues` finds.
+        With labels y (N,), the page lists those that :meth:`label_issues` finds. It first asks so many ``questions``
+        (:meth:`questions`).
         """
         check_is_fitted(self)
         return write_report(
@@ -416,6 +418,7 @@ class StarFC(ClusterMixin, BaseEstimator):
             names=names,
             thumbnails=thumbnails,
             identities=None if y is None else self._identities(y),
+            questions=[question.record() for question in self.questions(questions)] if questions else (),
         )
 
     def export(

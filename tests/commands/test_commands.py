@@ -41,7 +41,8 @@ OPTIONS = {
     "name": "--json --quiet",
     "assign": "--remove --apply-merges --labels --threads --json --quiet",
     "explain": "--json",
-    "report": "--out --images --names --thumbnails --labels --json",
+    "report": "--out --images --names --thumbnails --labels --questions --json",
+    "review": "--images --thumbnails --port --no-browser --threads --quiet",
     "export": "--to --out --files --copy --overwrite --json --quiet",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
     "--device --seed --json --quiet",

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from helpers.page import CHROMIUM, go, until
 from helpers.review import clique, labels_of, parsed
 from helpers.scripts import run_benchmark
+from helpers.serving import faces
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.config.config import load_config
 from starfc.data.dataset import Features
@@ -25,18 +25,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path (apt-get install chromium)")
 
 PHONE = {"width": 390, "height": 844}
-
-
-def faces(n: int) -> np.ndarray:
-    """A drawn face for each instance, in one of a few colours."""
-    images = np.empty((n, 48, 48, 3), np.uint8)
-    for row in range(n):
-        image = Image.new("RGB", (48, 48), (40 + 60 * (row % 4), 120, 200 - 50 * (row % 3)))
-        draw = ImageDraw.Draw(image)
-        draw.ellipse((10, 6, 38, 42), fill=(230, 190, 160))
-        draw.text((16, 18), str(row), fill=(0, 0, 0))
-        images[row] = np.asarray(image)
-    return images
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from starfc.commands.info import info
 from starfc.commands.knn import knn
 from starfc.commands.name import name
 from starfc.commands.report import report
+from starfc.commands.review import review
 from starfc.commands.status import status
 from starfc.commands.task import task
 from starfc.commands.train import train
@@ -93,8 +94,8 @@ def _options(
 
 
 COMMANDS = (
-    cluster, assign, ask, apply, undo, name, explain, report, export, train, evaluate, knn, tune, convert, info, status,
-    task,
+    cluster, assign, ask, apply, undo, name, explain, report, review, export, train, evaluate, knn, tune, convert, info,
+    status, task,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_reported(_command))

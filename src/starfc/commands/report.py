@@ -35,29 +35,41 @@ def report(
             metavar="FILE", help="Identities that the data were labelled with; the page lists those that may be wrong."
         ),
     ] = None,
+    questions: Annotated[
+        int, typer.Option(min=0, max=1000, help="Number of questions to ask first; 0: none, which is faster.")
+    ] = 50,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a page for the review of clusters in a browser, without a server or a network.
 
-    The most doubtful clusters come first. Mark clusters as wrong, as the same or to be split; the page exports your
-    marks as pairs of instances. It opens pictures in full size from where they are. With --labels it lists the labels
-    that the edges contradict.
+    The page first asks the questions whose answers change the most (`starfc ask`). Of the clusters the most doubtful
+    come first. Mark clusters as wrong, as the same or to be split; the page exports answers and marks for
+    `starfc apply`. It opens pictures in full size from where they are. With --labels it lists the labels that the edges
+    contradict.
     """
     from starfc.data.files import read_labels
     from starfc.data.instance_files import text_of
-    from starfc.errors import MissingFileError
+    from starfc.errors import InputError, MissingFileError
     from starfc.review.report import SURFACE, write_report
-    from starfc.runs.folder import Run
+    from starfc.runs.apply import Marked
     from starfc.runs.outputs import read_instances
     from starfc.storage.opened import opened
 
-    run = Run.open(folder)
+    marked = Marked(folder)
+    run = marked.run
     try:
         features = run.features()
     except MissingFileError as error:
-        typer.echo(f"{error}; the page leaves out projections", err=True)
-        features = None
+        typer.echo(f"{error}; the page leaves out projections and questions", err=True)
+        features, questions = None, 0
+    asked, expected = [], None
+    if questions:
+        try:
+            asked = [question.record() for question in marked.questions(questions)]
+            expected = vars(marked.expected())
+        except InputError as error:
+            typer.echo(f"{error}; the page has no questions", err=True)
     identities = None if labels is None else read_labels(labels, len(run.labels))
     shown: Path | list[str] | None = names
     if names is None and images is None and opened(folder).has("clusters.parquet"):
@@ -78,6 +90,9 @@ def report(
         record=run.record,
         run=folder,
         surface=next((path for path in surfaces if path.is_file()), None),
+        questions=asked,
+        expected=expected,
+        cluster_names=marked.names,
         title=Path(run.record["features"]).stem,
         overwrite=overwrite,
     )

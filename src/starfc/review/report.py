@@ -4,28 +4,26 @@ The page opens from the disk in any browser. Browsers do not let such a page rea
 well. Each script passes one value to the page: ``starfc.put("clusters", ...)``. ``docs/reviewing.md`` describes the
 page.
 
-=====================  =============================================================================================
+======================  =============================================================================================
 ``index.html, page/``  the page
 ``data/index.js``      the content of the overview, and general information
 ``data/clusters.js``   measures of every cluster, by columns
 ``data/merges.js``     merge candidates, highest margin first
 ``data/members-M.js``  members of consecutive clusters, a few thousand per file; loaded when a cluster is opened
+``data/questions.js``  questions to ask first
 ``data/rows.js``       cluster of every row; ``data/names.js`` holds the names; both are loaded by the first search
 ``data/issues.js``     labels that the graph contradicts, with the labels of the data; loaded by its view
 ``thumbs/M.webp``      thumbnails, cluster by cluster in the order of the members
-=====================  =============================================================================================
+======================  =============================================================================================
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +32,6 @@ from starfc.clustering.diagnostics import size_histogram
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.data.dataset import Features
 from starfc.data.formats.npz import npz_key
-from starfc.data.instance_files import Files
 from starfc.errors import InputError
 from starfc.graph.edges import edge_confidence
 from starfc.review.images import LARGEST, TILE, open_pictures, write_sheets
@@ -44,9 +41,9 @@ from starfc.review.measures import Merges, Review, merge_candidates, numbered, r
 from starfc.review.members import Members, each_cluster
 from starfc.review.overview import of_record, surface_of, warnings_of
 from starfc.review.pairs import Pairs
+from starfc.review.shown import Served, Shown, Writer, originals, short, thousandths
 from starfc.runtime.progress import progress
 from starfc.runtime.words import word
-from starfc.storage.atomic import write_bytes
 from starfc.storage.commit import LOCK, NEXT, changing
 from starfc.storage.owners import REPORT
 from starfc.storage.safe import Npz, read_lines
@@ -73,6 +70,10 @@ def write_report(
     record: dict[str, Any] | None = None,
     run: Path | None = None,
     surface: Path | None = None,
+    questions: Sequence[Mapping[str, Any]] = (),
+    expected: Mapping[str, float] | None = None,
+    cluster_names: Mapping[int, str] | None = None,
+    served: Served | None = None,
     title: str = "Clusters",
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -107,6 +108,14 @@ def write_report(
         Folder of the run. A list of images in it may name only files in it.
     surface : path, optional
         Threshold surface (CSV) to show.
+    questions : sequence of dict
+        Questions to ask first, as ``Question.record()`` returns them.
+    expected : dict, optional
+        Expected ``precision`` and ``recall`` of the clusters.
+    cluster_names : mapping, optional
+        Name by cluster id.
+    served : Served, optional
+        What a server has. Then ``images`` are not given.
     title : str
         Title of the page.
     overwrite : bool
@@ -133,7 +142,7 @@ def write_report(
             raise InputError(f"{folder}: is not empty and holds no report; name a new folder")
         found = _write(
             change.place, labels, parsed, rule, removed, features, images, names, thumbnails, identities, record, run,
-            surface, title,
+            surface, questions, expected, cluster_names, served, title,
         )  # fmt: skip
     written = [path for path in folder.rglob("*") if path.is_file()]
     return {**found, "files": len(written), "bytes": sum(path.stat().st_size for path in written)}
@@ -153,6 +162,10 @@ def _write(
     record: dict[str, Any] | None,
     run: Path | None,
     surface: Path | None,
+    questions: Sequence[Mapping[str, Any]],
+    expected: Mapping[str, float] | None,
+    cluster_names: Mapping[int, str] | None,
+    served: Served | None,
     title: str,
 ) -> dict[str, Any]:
     n = len(labels)
@@ -163,13 +176,24 @@ def _write(
     found, merges = review(pairs, labels), merge_candidates(pairs, labels, rule)
     confidence = edge_confidence(parsed.edges, parsed.kept)
 
-    writer = _Writer(folder)
+    writer = Writer(folder)
     clusters = each_cluster(labels, confidence, found, features)
-    shown = _Shown(labels, np.zeros(n, np.int64), names, features)
-    originals, shown.files = (None, None) if pictures is None else _originals(pictures.files, folder.parent)
-    order, starts = _write_members(writer, clusters, found, merges, confidence, shown)
-    thumbs = None if pictures is None else write_sheets(pictures, order, folder / "thumbs", thumbnails)
-    writer.put("clusters", _clusters(found, pairs, order, starts, shown))
+    shown = Shown(labels, np.zeros(n, np.int64) if served is None else served.places, names, features)
+    base: str | None = None
+    if pictures is not None:
+        base, shown.files = originals(pictures.files, folder.parent)
+    elif served is not None and served.files.any():
+        base, shown.files = "../picture", [str(row) if there else "" for row, there in enumerate(served.files.tolist())]
+    order, starts = _write_members(writer, clusters, found, merges, confidence, shown, served is not None)
+    thumbs = None if served is None else served.thumbs
+    if pictures is not None:
+        thumbs = write_sheets(pictures, order, folder / "thumbs", thumbnails)
+    each = _clusters(found, pairs, order, starts, shown)
+    each["called"] = {str(label): name for label, name in (cluster_names or {}).items()}
+    if served is not None:
+        each["place"] = served.places[each["medoid"]].tolist()
+    writer.put("clusters", each)
+    writer.put("questions", [shown.question(question) for question in questions])
     writer.put("merges", [_merge(merges, m, shown) for m in range(min(MERGES, len(merges.first)))])
     writer.put("rows", labels.tolist())
     if names is not None:
@@ -182,6 +206,7 @@ def _write(
         "title": title,
         "id": hashlib.blake2b(labels.tobytes(), digest_size=8).hexdigest(),
         "instances": int(found.sizes.sum()),
+        "rows": n,
         "clusters": int((found.sizes > 0).sum()),
         "numbered": int(run_labels.max(initial=-1)) + 1,
         "singletons": int((found.sizes == 1).sum()),
@@ -190,51 +215,31 @@ def _write(
         "merges": len(merges.first),
         "rule": {**vars(rule), "communities": rule.communities},
         "edges": {"parsed": len(pairs.cols) // 2, "kept": int(pairs.kept.sum()) // 2},
+        "questions": len(questions),
+        "expected": expected,
+        "served": None if served is None else served.state,
         "named": names is not None,
         "projected": features is not None,
         "thumbs": thumbs,
-        "originals": originals,
+        "originals": base,
         "issues": None if issues is None else {"expected": round(issues.expected), "found": issue_counts(issues)},
         "warnings": warnings_of(found, int(found.sizes.sum()), record),
         **of_record(record),
         "surface": None if surface is None else surface_of(surface, rule.refinement),
     }
     writer.put("index", content)
-    writer.page()
+    writer.page(served is not None)
     return {key: content[key] for key in ("instances", "clusters", "doubtful", "merges")}
 
 
-class _Shown:
-    """The data that the page shows of an instance: its row, the position of its thumbnail, its cluster and name."""
-
-    def __init__(
-        self,
-        labels: NDArray[np.int64],
-        places: NDArray[np.int64],
-        names: Sequence[str] | None,
-        features: Features | None,
-    ) -> None:
-        self.labels, self.places, self.names, self.features = labels, places, names, features
-        self.files: list[str] | None = None  # paths of the pictures, quoted as in an address
-
-    def instance(self, row: int) -> list[Any]:
-        told = [int(row), int(self.places[row]), int(self.labels[row])]
-        return told if self.names is None else [*told, self.names[row]]
-
-    def similarity(self, a: int, b: int) -> float | None:
-        if self.features is None:
-            return None
-        x, y = self.features.rows(np.array([a, b]))
-        return _short(x @ y)
-
-
 def _write_members(
-    writer: _Writer,
+    writer: Writer,
     clusters: Any,
     found: Review,
     merges: Merges,
     confidence: NDArray[np.float32],
-    shown: _Shown,
+    shown: Shown,
+    served: bool,
 ) -> tuple[NDArray[np.int64], list[int]]:
     """Write the files of the members. Return all rows in the order of display, and the first label of each file."""
     offsets = np.cumsum(found.sizes) - found.sizes
@@ -245,10 +250,11 @@ def _write_members(
     for label, members in enumerate(progress("members", clusters, total=len(found.sizes), unit="cluster")):
         size = len(members.rows)
         order[offsets[label] : offsets[label] + size] = members.rows
-        shown.places[members.rows] = offsets[label] + np.arange(size)
+        if not served:
+            shown.places[members.rows] = offsets[label] + np.arange(size)
         kept.append(members)
     for label, members in enumerate(kept):
-        pending.append(_cluster(label, members, found, confidence, shown, merges, beside[label]))
+        pending.append(_cluster(label, members, found, confidence, shown, merges, beside[label], served))
         waiting += len(members.rows)
         if waiting >= CHUNK or label == len(kept) - 1:
             writer.put(f"members-{len(starts) - 1}", pending)
@@ -261,18 +267,21 @@ def _cluster(
     members: Members,
     found: Review,
     confidence: NDArray[np.float32],
-    shown: _Shown,
+    shown: Shown,
     merges: Merges,
     beside: list[int],
+    served: bool,
 ) -> dict[str, Any]:
     content: dict[str, Any] = {
         "rows": members.rows.tolist(),
-        "confidence": _thousandths(confidence[members.rows]),
-        "typical": None if members.typical is None else _thousandths(members.typical),
+        "confidence": thousandths(confidence[members.rows]),
+        "typical": None if members.typical is None else thousandths(members.typical),
         "merges": [_merge(merges, m, shown) for m in beside],
     }
     if shown.names is not None:
         content["names"] = [shown.names[row] for row in members.rows.tolist()]
+    if served:
+        content["places"] = shown.places[members.rows].tolist()
     if shown.files is not None:
         content["files"] = [shown.files[row] for row in members.rows.tolist()]
     if members.xy is not None:
@@ -285,9 +294,7 @@ def _cluster(
     return content
 
 
-def _clusters(
-    found: Review, pairs: Pairs, order: NDArray[np.int64], starts: list[int], shown: _Shown
-) -> dict[str, Any]:
+def _clusters(found: Review, pairs: Pairs, order: NDArray[np.int64], starts: list[int], shown: Shown) -> dict[str, Any]:
     first = np.cumsum(found.sizes) - found.sizes
     medoids = order[
         np.minimum(first, len(order) - 1)
@@ -299,9 +306,9 @@ def _clusters(
     content = {
         "size": found.sizes.tolist(),
         "edges": found.edges.tolist(),
-        "suspicion": _thousandths(found.cuts.suspicion),
-        "cohesion": _thousandths(found.cohesion),
-        "density": _thousandths(found.density),
+        "suspicion": thousandths(found.cuts.suspicion),
+        "cohesion": thousandths(found.cohesion),
+        "density": thousandths(found.density),
         "medoid": medoids.tolist(),
         "cuts": cuts,
         "starts": starts,
@@ -311,36 +318,36 @@ def _clusters(
     return content
 
 
-def _edge(pairs: Pairs, a: int, b: int, shown: _Shown) -> dict[str, Any]:
+def _edge(pairs: Pairs, a: int, b: int, shown: Shown) -> dict[str, Any]:
     e = pairs.find(a, b)
     return {
         "a": shown.instance(a),
         "b": shown.instance(b),
-        "p": _short(pairs.scores[e]),
-        "intimacy": _short(pairs.intimacy[e]),
+        "p": short(pairs.scores[e]),
+        "intimacy": short(pairs.intimacy[e]),
         "similarity": shown.similarity(a, b),
     }
 
 
-def _merge(merges: Merges, m: int, shown: _Shown) -> dict[str, Any]:
+def _merge(merges: Merges, m: int, shown: Shown) -> dict[str, Any]:
     return {
         "a": shown.instance(merges.a[m]),
         "b": shown.instance(merges.b[m]),
         "count": int(merges.count[m]),
-        "p": _short(merges.scores[m]),
-        "intimacy": _short(merges.intimacy[m]),
-        "margin": _short(merges.margins[m]),
+        "p": short(merges.scores[m]),
+        "intimacy": short(merges.intimacy[m]),
+        "margin": short(merges.margins[m]),
         "similarity": shown.similarity(merges.a[m], merges.b[m]),
     }
 
 
-def _issues(issues: LabelIssues, shown: _Shown) -> list[dict[str, Any]]:
+def _issues(issues: LabelIssues, shown: Shown) -> list[dict[str, Any]]:
     """Return the first issues of every kind."""
     chosen = np.concatenate([issues.of(kind)[:ISSUES_EACH] for kind in KINDS])
     return [
         {
             "kind": KINDS[issues.kind[at]],
-            "score": _short(issues.score[at]),
+            "score": short(issues.score[at]),
             "a": shown.instance(issues.row[at]),
             "b": None if issues.other[at] < 0 else shown.instance(issues.other[at]),
             "label": int(issues.label[at]),
@@ -349,23 +356,6 @@ def _issues(issues: LabelIssues, shown: _Shown) -> list[dict[str, Any]]:
         }
         for at in chosen.tolist()
     ]
-
-
-def _originals(files: Files | None, report: Path) -> tuple[str | None, list[str] | None]:
-    """Return the folder of the pictures, relative to the page, and their paths in it, quoted as in an address.
-
-    Relative paths still hold if page and pictures are moved together. There is an empty path where there is no picture.
-    """
-    known = [] if files is None else [file.absolute() for file in files if file is not None]
-    if files is None or not known:
-        return None, None
-    base = os.path.commonpath([file.parent for file in known])
-
-    def quoted(path: Path, start: str | Path) -> str:
-        return quote(os.fsencode(os.path.relpath(path, start)))
-
-    each = ["" if file is None else quoted(file.absolute(), base) for file in files]
-    return quoted(Path(base), report.absolute()), each
 
 
 def _merges_by_cluster(merges: Merges, clusters: int) -> list[list[int]]:
@@ -392,31 +382,3 @@ def _names(names: str | Path | Sequence[str] | None, n: int) -> list[str] | None
     if len(found) != n:
         raise InputError(f"{where}: has {len(found):,} names; needs one for each of {n:,} instances")
     return [str(name) for name in found]
-
-
-def _thousandths(values: NDArray[np.floating]) -> list[int]:
-    return np.rint(1000 * np.nan_to_num(values)).astype(int).tolist()
-
-
-def _short(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
-
-
-class _Writer:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def put(self, name: str, value: Any) -> None:
-        """Write a value as a script that passes it to the page."""
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-        self._write(f"data/{name}.js", f'starfc.put("{name}",{text});\n')
-
-    def page(self) -> None:
-        """Copy the files of the page, index.html last."""
-        page = resources.files("starfc.review") / "page"
-        for source in sorted(page.iterdir(), key=lambda item: item.name == "index.html"):
-            where = source.name if source.name == "index.html" else f"page/{source.name}"
-            self._write(where, source.read_text(encoding="utf-8"))
-
-    def _write(self, name: str, text: str) -> None:
-        write_bytes(self.folder / name, text.encode())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from starfc.answers.constraints import Clusters, Verdict, enforce, kept_edges
 from starfc.answers.evidence import evidence_of
+from starfc.answers.expected import expected
 from starfc.answers.marks import Marks, read_marks, require_consistent
 from starfc.answers.names import Lost, carried, require_name
 from starfc.answers.questions import Asker, Question
+from starfc.clustering.choice import Estimate
 from starfc.errors import InputError
 from starfc.review.measures import numbered
 from starfc.review.pairs import Pairs
@@ -43,7 +46,7 @@ from starfc.runs.state import first_state, read_state
 from starfc.runs.table import Columns, changed_columns
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import save_array, save_arrays, write_json
-from starfc.storage.commit import Change, changing, settle
+from starfc.storage.commit import Change, changing, locked, settle
 from starfc.storage.opened import OpenedFolder
 from starfc.storage.owners import APPLY
 from starfc.storage.records import StateManifest
@@ -136,7 +139,7 @@ class Marked:
         self.folder = Path(folder)
         at = OpenedFolder(self.folder)
         self.run = Run.open(at)
-        self._at, self._parsed = at, self.run.parsed
+        self._at, self._parsed, self._held = at, self.run.parsed, False
         self._kept, self.names = read_kept(at, len(self.run.labels)), read_names(at)
         self._asker: Asker | None = None
         self._table: Columns | None = None
@@ -147,6 +150,22 @@ class Marked:
     @property
     def marks(self) -> Marks:
         return self._kept.marks
+
+    @contextmanager
+    def held(self, command: str) -> Iterator[None]:
+        """Keep other commands from writing to the folder while the block runs. ``command`` is the name of this one.
+
+        Raises
+        ------
+        InputError
+            Another command writes to the folder.
+        """
+        with locked(self.folder, command):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def apply(self, marks: Marks | str | Path) -> Applied:
         """Add marks to the run and make the clusters again around them. Marks that the run has add no step.
@@ -172,7 +191,7 @@ class Marked:
         before, last = self.labels, kept.steps[-1]
         if not (last.must_link or last.cannot_link or last.answers or last.replaced_must or last.replaced_cannot):
             none = np.empty(0, np.int64)
-            settle(self.folder, APPLY)
+            settle(self.folder, APPLY, held=self._held)
             return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps))
         clusters = Clusters(before.copy(), self.next_label, self._parsed.edges)
         changes = enforce(clusters, kept.marks)
@@ -248,11 +267,23 @@ class Marked:
         The first call scores the candidate edges of the run again (:func:`starfc.answers.evidence.evidence_of`), which
         needs the features; later calls need less than a second for 10^5 rows.
         """
+        return self._asking(stages).questions(self.labels, self.marks, count)
+
+    def expected(self) -> Estimate:
+        """Return the expected scores of the present clusters, given the answers (:mod:`starfc.answers.expected`)."""
+        return expected(self._asking(None).evidence, self.labels, self.marks)
+
+    def _asking(self, stages: Stages | None) -> Asker:
         if self._asker is None:
             found = read_state(self.run)
             state = first_state(self.run) if found is None else found[0]
             self._asker = Asker(evidence_of(state, self.folder, stages))
-        return self._asker.questions(self.labels, self.marks, count)
+        return self._asker
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps that can be undone."""
+        return len(self._kept.steps)
 
     @property
     def num_clusters(self) -> int:
@@ -283,7 +314,7 @@ class Marked:
     def _changing(self) -> Any:
         if self._files_id() != self._id:
             raise InputError(f"{self.folder}: another command changed the run since it was opened; open it again")
-        return changing(self.folder, APPLY)
+        return changing(self.folder, APPLY, held=self._held)
 
     def _commit(
         self,

@@ -11,6 +11,7 @@ EXTRAS = {  # module: package, extra
     "h5py": ("h5py", "hdf5"),
     "PIL": ("pillow", "report"),
     "pillow_heif": ("pillow-heif", "heic"),
+    "werkzeug": ("werkzeug", "review"),
     "fontTools": ("fonttools", "glyph"),
     "brotli": ("brotli", "glyph"),
     "matplotlib": ("matplotlib", "plots"),

@@ -28,7 +28,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,6 +183,7 @@ def changing(
     also: Iterable[str] = (),
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
+    held: bool = False,
 ) -> Iterator[Change]:
     """Lock a folder while the block runs, and commit the files that the block wrote if it succeeds.
 
@@ -200,6 +201,8 @@ def changing(
         Files that the command reads. They are never replaced.
     overwrite : bool
         Whether to replace files that no earlier run wrote.
+    held : bool
+        Whether the caller is inside :func:`locked` for this folder.
 
     Raises
     ------
@@ -211,7 +214,7 @@ def changing(
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     prepare_folder(folder)
     try:
-        with locked(folder, kind.command):
+        with nullcontext() if held else locked(folder, kind.command):
             with writes(folder, folder):
                 _roll_forward(folder)
                 _clear(folder)
@@ -236,10 +239,11 @@ def changing(
             _remove_empty(place)
 
 
-def settle(folder: Path, kind: Owner) -> None:
+def settle(folder: Path, kind: Owner, *, held: bool = False) -> None:
     """Complete the commit of a killed process in a folder, and remove its other files.
 
-    Call it before files of the folder are read without :class:`starfc.storage.opened.OpenedFolder`.
+    Call it before files of the folder are read without :class:`starfc.storage.opened.OpenedFolder`. ``held`` says that
+    the caller is inside :func:`locked` for this folder.
 
     Raises
     ------
@@ -247,7 +251,7 @@ def settle(folder: Path, kind: Owner) -> None:
         Another process writes to the folder, or it cannot be written to.
     """
     if any(os.path.lexists(folder / name) for name in (NEXT, LOCK)):
-        with locked(folder, kind.command), writes(folder, folder):
+        with nullcontext() if held else locked(folder, kind.command), writes(folder, folder):
             _roll_forward(folder)
             _clear(folder)
 

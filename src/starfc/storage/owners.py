@@ -62,7 +62,7 @@ _WEIGHTS = (
 )  # fmt: skip
 _TRAINED = ("config.json", "run.json", *_WEIGHTS, *_THRESHOLDS, "reliability.csv", "reliability.png")
 _GRAPH = ("ids.npy", "sims.npy", "manifest.json")
-_DATA = ("index", "clusters", "merges", "issues", "rows", "names", "members-[0-9]*")
+_DATA = ("index", "questions", "clusters", "merges", "issues", "rows", "names", "members-[0-9]*")
 _PAGE = ("index.html", "page/*", *(f"data/{name}.js" for name in _DATA), "thumbs/[0-9]*.webp")
 
 CLUSTER = Owner("cluster", _RESULTS, over=("cluster",), drops=("cluster", "assign", "apply"))

@@ -12,7 +12,10 @@ const app = {
       return;
     }
     document.getElementById("title").textContent = starfc.index.title;
+    document.getElementById("questions-link").hidden = !questions.there;
     marks.open();
+    server.open();
+    questions.open();
     clusterList.open();
     detail.open();
     mergeList.open();
@@ -29,8 +32,9 @@ const app = {
     const [, view, ...rest] = location.hash.split("/");
     const label = Number(rest[0]);
     const known = view === "cluster" && rest[0] !== undefined && starfc.clusters.size[label] > 0;
-    const views = ["overview", "clusters", "merges", ...(starfc.index.issues ? ["labels"] : []), "marks"];
-    const name = known ? "clusters" : views.includes(view) ? view : "overview";
+    const views = [...(questions.there ? ["questions"] : []), "overview", "clusters", "merges", ...(starfc.index.issues ? ["labels"] : []), "marks"];
+    const name = known ? "clusters" : views.includes(view) ? view : views[0];
+    if (server.stale && name !== "questions" && this.view === "questions") return server.renew();
     for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== `view-${name}`;
     for (const link of document.querySelectorAll("nav a")) {
       if (link.dataset.view === name) link.setAttribute("aria-current", "page");
@@ -40,6 +44,7 @@ const app = {
     document.body.classList.toggle("opened", known);
     document.title = `${starfc.index.title}: review`;
     document.getElementById("search-results").hidden = true;
+    if (name === "questions") questions.show().catch((error) => server.failed(error));
     if (name === "overview") overview.show(document.getElementById("view-overview"));
     if (name === "marks") this.showMarks();
     if (name === "labels") labelList.show().catch((error) => announce(error.message));
@@ -111,10 +116,14 @@ const app = {
     const found = [];
     if (/^\d+$/.test(wanted) && rows[Number(wanted)] >= 0) found.push(Number(wanted));
     const lower = wanted.toLowerCase();
+    const named = Object.entries(starfc.clusters.called).filter(([, name]) => name.toLowerCase().includes(lower)).slice(0, 50);
     for (let row = 0; names && row < names.length && found.length < 50; row++) {
       if (rows[row] >= 0 && names[row].toLowerCase().includes(lower) && row !== found[0]) found.push(row);
     }
-    if (!found.length) {
+    if (named.length) {
+      tell(h("ul", {}, named.map(([one]) => h("li", {}, h("a", { href: `#/cluster/${one}` }, starfc.title(one)))),
+        found.map((row) => h("li", {}, h("a", { href: `#/cluster/${rows[row]}/${row}` }, names?.[row] ?? `row ${row}`)))));
+    } else if (!found.length) {
       tell(h("p", {}, /^\d+$/.test(wanted) ? Number(wanted) in rows ? `Row ${wanted} was removed.` : `No row ${wanted}: there are ${whole(rows.length)}, from 0.` : names ? `No name with “${wanted}”.` : "This report has no names: search a row, or #cluster."));
     } else if (found.length === 1) {
       location.hash = `#/cluster/${rows[found[0]]}/${found[0]}`;
@@ -127,12 +136,13 @@ const app = {
   // ---- marks
 
   marked() {
-    document.getElementById("mark-count").textContent = whole(marks.standing.size);
-    document.getElementById("undo").disabled = !marks.log.length;
+    document.getElementById("mark-count").textContent = whole([...marks.standing.values()].filter((mark) => mark.type !== "skipped").length);
+    document.getElementById("undo").disabled = !(server.on ? server.undoable : marks.log.length);
     if (this.view === "marks") this.showMarks();
   },
 
   undo() {
+    if (server.on) return server.undo();
     const last = marks.undo();
     if (last) announce(`undone: ${last.key}`);
   },
@@ -140,6 +150,8 @@ const app = {
   showMarks() {
     const content = marks.exported();
     const describe = (mark) => {
+      if (mark.type === "answer") return `rows ${mark.answer.a[0]} and ${mark.answer.b[0]}: ${mark.answer.same ? "one person" : "not one person"}`;
+      if (mark.type === "skipped") return "a question was skipped";
       if (mark.type === "wrong instance") return [h("a", { href: `#/cluster/${mark.cluster}/${mark.row}` }, `row ${mark.row}`), ` does not belong to cluster ${mark.cluster}`];
       if (mark.type === "wrong cluster") return [h("a", { href: `#/cluster/${mark.cluster}` }, `cluster ${mark.cluster}`), " is wrong"];
       if (mark.type === "split") return [h("a", { href: `#/cluster/${mark.cluster}` }, `cluster ${mark.cluster}`), ` splits between ${mark.pairs.map((pair) => pair.join(" and ")).join(", ")}`];
@@ -147,13 +159,14 @@ const app = {
     };
     fill(document.getElementById("view-marks"),
       h("h2", {}, "Marks"),
+      server.on ? h("p", {}, "Answers and marks are applied as they come. Listed here are those since the lists were renewed.") : null,
       marks.stored ? null : h("p", { class: "warnings" }, "This browser keeps nothing for pages from the disk: export before you close the page."),
-      h("p", {}, `${plural(content.must_link.length, "pair")} that must be together, ${whole(content.cannot_link.length)} that must not, ${plural(content.wrong_clusters.length, "wrong cluster")}.`),
+      h("p", {}, `${plural(content.must_link.length, "pair")} that must be together, ${whole(content.cannot_link.length)} that must not, ${plural(content.answers.length, "answer")}, ${plural(content.wrong_clusters.length, "wrong cluster")}.`),
       h("div", { class: "buttons" },
         h("button", { type: "button", class: "primary", id: "export", onclick: () => this.export() }, "Export as JSON"),
-        h("button", { type: "button", onclick: () => marks.clear(), disabled: !marks.standing.size }, "Take all back")),
+        server.on ? null : h("button", { type: "button", onclick: () => marks.clear(), disabled: !marks.standing.size }, "Take all back")),
       marks.standing.size
-        ? h("ul", { class: "mark-list" }, [...marks.standing].reverse().map(([key, mark]) => h("li", {}, h("span", {}, describe(mark)), h("button", { type: "button", "aria-label": `Take back: ${key}`, onclick: () => { marks.log.push({ key, mark: null }); marks.save(); } }, "Take back"))))
+        ? h("ul", { class: "mark-list" }, [...marks.standing].reverse().map(([key, mark]) => h("li", {}, h("span", {}, describe(mark)), server.on ? null : h("button", { type: "button", "aria-label": `Take back: ${key}`, onclick: () => { marks.log.push({ key, mark: null }); marks.save(); } }, "Take back"))))
         : h("p", { class: "note" }, "Nothing is marked yet. In a cluster: w, x and s; among merge candidates: y and n."));
   },
 
@@ -171,6 +184,7 @@ const app = {
     by("theme").addEventListener("click", () => this.switchTheme());
     by("undo").addEventListener("click", () => this.undo());
     by("help-open").addEventListener("click", () => by("help").showModal());
+    by("renew").addEventListener("click", () => server.renew());
     by("search-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.search(by("search").value).catch((error) => announce(error.message));
@@ -190,6 +204,7 @@ const app = {
     if (event.target.closest("input, select, textarea")) return;
     const inCluster = this.view === "clusters";
     const list = { merges: mergeList, labels: labelList }[this.view];
+    const asking = this.view === "questions";
     const next = (by) => (list ? list.move(by) : this.step(by));
     const actions = {
       j: () => next(1),
@@ -199,10 +214,13 @@ const app = {
       x: inCluster ? () => detail.markInstance() : null,
       f: inCluster ? () => detail.openPicture() : null,
       w: inCluster ? () => detail.markCluster() : null,
-      s: inCluster ? () => detail.markSplit() : null,
-      y: list ? () => list.mark("same") : null,
-      n: list ? () => list.mark("different") : null,
+      s: asking ? () => questions.answer(null) : inCluster ? () => detail.markSplit() : null,
+      a: inCluster && server.on ? () => detail.rename() : null,
+      r: server.stale ? () => server.renew() : null,
+      y: asking ? () => questions.answer(true) : list ? () => list.mark("same") : null,
+      n: asking ? () => questions.answer(false) : list ? () => list.mark("different") : null,
       u: () => this.undo(),
+      q: questions.there ? () => (location.hash = "#/questions") : null,
       o: () => (location.hash = "#/overview"),
       c: () => (location.hash = "#/clusters"),
       m: () => (location.hash = "#/merges"),

@@ -37,15 +37,15 @@ const clusterList = {
   },
 
   item(label) {
-    const { size, suspicion, cohesion, name, cuts } = starfc.clusters;
+    const { size, suspicion, cohesion, name, cuts, called } = starfc.clusters;
     const cut = cuts[label];
     const marked = marks.has(`cluster ${label}`) ? "wrong" : marks.has(`split ${label}`) ? "split" : null;
     const note = suspicion[label] > 0 ? `${plural(cut.edges.length, "edge holds", "edges hold")} ${whole(cut.piece)} of ${whole(size[label])}` : `cohesion ${fixed(cohesion[label] / 1000)}`;
     return h("li", { "aria-posinset": this.place.get(label) + 1, "aria-setsize": this.order.length },
       h("a", { class: "entry", href: `#/cluster/${label}`, "aria-current": label === detail.label ? "true" : null },
-        thumbnail(starfc.offsets[label], 44),
+        thumbnail(starfc.placeOf(label, 0), 44),
         h("span", { class: "entry-text" },
-          h("span", { class: "entry-title" }, h("b", {}, `#${label}`), ` ${whole(size[label])}`, name?.[label] ? h("span", { class: "name" }, name[label]) : null, marked ? h("span", { class: "tag" }, marked) : null),
+          h("span", { class: "entry-title" }, h("b", {}, `#${label}`), ` ${whole(size[label])}`, called[label] ? h("span", { class: "called" }, called[label]) : name?.[label] ? h("span", { class: "name" }, name[label]) : null, marked ? h("span", { class: "tag" }, marked) : null),
           h("span", { class: "entry-note" }, note)),
         suspicion[label] > 0 ? h("span", { class: "entry-score" }, fixed(suspicion[label] / 1000), meter("suspicion", suspicion[label] / 1000, "warm")) : null));
   },

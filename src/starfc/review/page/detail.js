@@ -29,7 +29,7 @@ const detail = {
     this.build();
     this.scroller.scrollTop = 0;
     if (row !== null) this.selectRow(row);
-    document.title = `Cluster ${label}: review`;
+    document.title = `${starfc.title(label)}: review`;
   },
 
   close() {
@@ -55,10 +55,11 @@ const detail = {
     fill(this.scroller,
       h("div", { class: "detail-head" },
         h("a", { class: "back", href: "#/clusters" }, "← List"),
-        h("h2", {}, `Cluster ${label}`, h("span", { class: "soft" }, ` ${plural(size, "instance")}`)),
+        h("h2", {}, starfc.title(label), h("span", { class: "soft" }, ` ${plural(size, "instance")}`)),
         h("div", { class: "buttons" },
           h("button", { type: "button", onclick: () => app.step(-1), title: "k" }, "Previous"),
           h("button", { type: "button", onclick: () => app.step(1), title: "j" }, "Next"),
+          server.on ? h("button", { type: "button", onclick: () => this.rename(), title: "a" }, "Name") : null,
           this.wrongButton)),
       label >= starfc.index.numbered ? h("p", { class: "note" }, "This run left clusters of its size out: its label there is -1.") : null,
       h("dl", { class: "measures" }, measures.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
@@ -91,7 +92,7 @@ const detail = {
     if (rows.length < 3) return null;
     const least = rows.map((_, at) => at).slice(1).sort((a, b) => confidence[a] - confidence[b] || rows[a] - rows[b]).slice(0, 5);
     const sample = (at) => h("li", {}, h("button", { type: "button", class: "tile", "aria-label": `Select row ${rows[at]}, confidence ${fixed(confidence[at] / 1000)}`, onclick: () => this.selectRow(rows[at]) },
-      thumbnail(starfc.offsets[this.label] + at, 56), h("span", { class: "tile-text" }, String(rows[at])), h("span", { class: "soft" }, fixed(confidence[at] / 1000))));
+      thumbnail(starfc.placeOf(this.label, at, this.data), 56), h("span", { class: "tile-text" }, String(rows[at])), h("span", { class: "soft" }, fixed(confidence[at] / 1000))));
     return h("section", { class: "panel extremes" },
       h("div", {}, h("h3", {}, "Medoid"), h("ul", {}, sample(0))),
       h("div", {}, h("h3", {}, "Least confident"), h("ul", {}, least.map(sample))));
@@ -106,7 +107,7 @@ const detail = {
         const buttons = mergeButtons(merge);
         this.mergeButtons.push(buttons);
         return h("li", {}, h("div", { class: starfc.index.thumbs ? "pair tight" : "pair tight plain" }, instanceCard(here, 44), instanceCard(there, 44)),
-          h("div", {}, h("a", { href: `#/cluster/${there[2]}` }, `Cluster ${there[2]}`), h("span", { class: "soft" }, `, ${plural(starfc.clusters.size[there[2]], "instance")}`), h("p", { class: "note" }, missed(merge)), buttons.element));
+          h("div", {}, h("a", { href: `#/cluster/${there[2]}` }, starfc.title(there[2])), h("span", { class: "soft" }, `, ${plural(starfc.clusters.size[there[2]], "instance")}`), h("p", { class: "note" }, missed(merge)), buttons.element));
       })));
   },
 
@@ -166,7 +167,7 @@ const detail = {
     const text = `row ${row}${names ? `, ${names[at]}` : ""}, confidence ${fixed(confidence[at] / 1000)}${wrong ? ", marked wrong" : ""}`;
     const classes = ["tile", wrong ? "wrong" : "", this.pieces.has(at) ? "piece" : ""].join(" ");
     return h("li", {}, h("button", { type: "button", class: classes, "aria-pressed": String(at === this.selected), "aria-label": text, title: text, onclick: () => this.select(at) },
-      side ? thumbnail(starfc.offsets[this.label] + at, side) : null,
+      side ? thumbnail(starfc.placeOf(this.label, at, this.data), side) : null,
       h("span", { class: "tile-text" }, String(row), side ? null : h("span", { class: "soft" }, fixed(confidence[at] / 1000)))));
   },
 
@@ -200,7 +201,7 @@ const detail = {
     const row = rows[at];
     const facts = [`confidence ${fixed(confidence[at] / 1000)}`, typical ? `similarity to the mean ${fixed(typical[at] / 1000)}` : null, at === 0 ? "the most typical" : null, this.pieces.has(at) ? "in the smaller piece" : null];
     return fill(this.bar,
-      thumbnail(starfc.offsets[this.label] + at, 44),
+      thumbnail(starfc.placeOf(this.label, at, this.data), 44),
       h("div", {}, h("b", {}, `row ${row}`), names ? ` ${names[at]}` : "", h("div", { class: "soft" }, facts.filter(Boolean).join(" · "))),
       this.picture() ? h("a", { id: "picture", href: this.picture(), target: "_blank", rel: "noopener", title: "Open the picture (f)" }, "Open the picture") : null,
       toggleButton("This is wrong", marks.has(`instance ${row}`), () => this.markInstance(), "x"));
@@ -304,6 +305,21 @@ const detail = {
     const other = rows.length < 2 ? null : rows[this.selected === 0 ? 1 : 0];
     const set = marks.instance(rows[this.selected], other, this.label);
     announce(`row ${rows[this.selected]} ${set ? "marked wrong" : "no longer marked"}`);
+  },
+
+  // A name for the cluster, in place of its title; only a server can keep it.
+  rename() {
+    if (!this.data || !server.on) return;
+    const { label } = this;
+    const field = h("input", { id: "cluster-name", maxlength: "200", value: starfc.clusters.called[label] ?? "", autocomplete: "off" });
+    const form = h("form", { class: "naming", onsubmit: (event) => {
+      event.preventDefault();
+      server.name(label, field.value.trim() || null)
+        .then(() => announce(`named: ${starfc.title(label)}`), (error) => server.failed(error))
+        .finally(() => this.label === label && this.data && this.build());
+    } }, h("label", {}, `Name of cluster ${label} `, field), h("button", { class: "primary" }, "Save"), h("button", { type: "button", onclick: () => this.build() }, "Cancel"));
+    this.scroller.querySelector("h2").replaceWith(form);
+    field.focus();
   },
 
   markCluster() {

@@ -11,6 +11,7 @@ const marks = {
   },
 
   open() {
+    if (server.on) return; // the run keeps them
     try {
       const text = localStorage.getItem(this.key);
       const log = text === null ? [] : JSON.parse(text);
@@ -31,6 +32,7 @@ const marks = {
   },
 
   save() {
+    if (server.on) return this.fold();
     try {
       localStorage.setItem(this.key, JSON.stringify(this.log));
       this.stored = true;
@@ -47,6 +49,11 @@ const marks = {
   // Set a mark, or take it back where the same one stands.
   toggle(key, mark) {
     const same = this.has(key) && this.standing.get(key).type === mark.type;
+    if (server.on && mark.type !== "wrong cluster") {
+      if (!same) server.mark(key, mark);
+      else server.failed(new Error("this is applied already; undo (u) takes the last step back"));
+      return true;
+    }
     this.log.push({ key, mark: same ? null : mark });
     this.save();
     return !same;
@@ -83,11 +90,21 @@ const marks = {
     return `pair ${Math.min(a, b)} ${Math.max(a, b)}`;
   },
 
+  // An answer to a question, or null for one that was skipped.
+  answer(key, answer, changed) {
+    this.log.push({ key, mark: answer ? { type: "answer", answer, changed } : { type: "skipped" } });
+    this.save();
+  },
+
   // The documented format: pairs of rows that are, and are not, the same.
   exported() {
+    return this.file([...this.standing.values()]);
+  },
+
+  file(standing) {
     const must = [];
     const cannot = [];
-    for (const mark of this.standing.values()) {
+    for (const mark of standing) {
       if (mark.type === "same") must.push(mark.pair);
       if (mark.type === "different") cannot.push(mark.pair);
       if (mark.type === "split") cannot.push(...mark.pairs);
@@ -95,16 +112,17 @@ const marks = {
     }
     const rising = (pair) => [...pair].sort((a, b) => a - b);
     const unique = (pairs) => [...new Map(pairs.map((pair) => [rising(pair).join(" "), rising(pair)])).values()];
-    const wrong = [...this.standing.values()].filter((mark) => mark.type === "wrong cluster");
+    const wrong = standing.filter((mark) => mark.type === "wrong cluster");
     return {
       format: "starfc-marks",
       version: 1,
       report: starfc.index.id,
-      num_instances: starfc.index.instances,
+      num_instances: starfc.index.rows,
       must_link: unique(must),
       cannot_link: unique(cannot),
       wrong_clusters: wrong.map(({ cluster, size, medoid }) => ({ cluster, size, medoid })),
-      marks: [...this.standing.values()],
+      answers: standing.filter((mark) => mark.type === "answer").map((mark) => mark.answer),
+      marks: standing.filter((mark) => mark.type !== "answer" && mark.type !== "skipped"),
     };
   },
 };

@@ -61,7 +61,7 @@ const mergeList = {
   item(at) {
     const merge = this.shown[at];
     const { size } = starfc.clusters;
-    const link = (end) => h("a", { href: `#/cluster/${end[2]}` }, `Cluster ${end[2]}`, h("span", { class: "soft" }, ` (${whole(size[end[2]])})`));
+    const link = (end) => h("a", { href: `#/cluster/${end[2]}` }, starfc.title(end[2]), h("span", { class: "soft" }, ` (${whole(size[end[2]])})`));
     return h("li", { class: "merge", "aria-current": at === this.current ? "true" : null, "aria-posinset": at + 1, "aria-setsize": this.shown.length },
       h("div", { class: "pair tight" }, instanceCard(merge.a, 64), instanceCard(merge.b, 64)),
       h("div", { class: "merge-text" }, h("p", {}, link(merge.a), " and ", link(merge.b)), h("p", { class: "note" }, missed(merge), merge.similarity === null ? null : `, similarity ${fixed(merge.similarity, 3)}`), mergeButtons(merge).element));

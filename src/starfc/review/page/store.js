@@ -47,6 +47,17 @@ const starfc = {
     return chunk[label - this.clusters.starts[file]];
   },
 
+  // Where the thumbnail of a cluster's member lies; the first member is the medoid.
+  placeOf(label, at, data = null) {
+    return data?.places?.[at] ?? (at === 0 ? this.clusters.place?.[label] : null) ?? this.offsets[label] + at;
+  },
+
+  // "Cluster 18", with its name if it has one.
+  title(label) {
+    const name = this.clusters.called[label];
+    return name ? `Cluster ${label}, ${name}` : `Cluster ${label}`;
+  },
+
   async open() {
     [this.index, this.clusters] = await Promise.all([this.load("index"), this.load("clusters")]);
     // thumbnails lie cluster by cluster: where each begins

@@ -320,6 +320,9 @@ def test_tasks_that_do_not_exist(tmp_path):
     run = ShardRun.open(store)
     with pytest.raises(InputError, match=r"stage: one of exact, cells, .* found 'third'"):
         run_task(run, "third", 0)
+    for stage in ("exact-0", "second", "near-1", "cells-0-0"):
+        with pytest.raises(InputError, match="stage: one of"):
+            run_task(run, stage, 0)
     with pytest.raises(InputError, match="task: a number from 0 to 0 needed; found 1"):
         run_task(run, "near", 1)
     with pytest.raises(InputError, match="the stage 'sweep-7' has not begun"):
@@ -390,6 +393,27 @@ def test_two_commands_do_not_share_a_store(tmp_path, rows):
         )
     assert done.returncode == 2
     assert "is writing to this folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("x.npy", "a folder needed for the shards; found a file"),
+        ("run", "--store must not be, or contain, the folder of the results"),
+        (".", "--store must not be, or contain, the folder of the results"),
+        ("s3://bucket/x", "cannot be read"),
+    ],
+)
+def test_stores_that_cannot_be_used(tmp_path, monkeypatch, rows, store, message):
+    if store.startswith("s3"):
+        pytest.importorskip("s3fs", reason="s3fs is not installed")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    np.save(tmp_path / "x.npy", rows[:100])
+    command = cluster_command(tmp_path, "--engine", "local")
+    command[command.index("--store") + 1] = store if "://" in store else str(tmp_path / store)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 @pytest.mark.long

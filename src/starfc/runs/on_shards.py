@@ -86,7 +86,10 @@ def on_shards(
     store = Store(options.url(out))
     log.info("shards: %s, engine %s", store.url, options.engine)
     with ExitStack() as stack:
+        store.require_usable()
         if store.folder is not None:
+            if store.folder.resolve() in (out.resolve(), *out.resolve().parents):
+                raise InputError(f"{store.url}: {word('store')} must not be, or contain, the folder of the results")
             store.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(store.folder, "cluster"))
         engine = stack.enter_context(engine_of(options.engine, options.workers or threads, options.address))

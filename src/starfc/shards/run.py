@@ -116,6 +116,7 @@ class ShardRun:
         InputError
             There is none, or it belongs to another version or kind of processor.
         """
+        store.require_usable()
         try:
             manifest = Manifest(**store.read_json("manifest.json"))
             if manifest.products not in ("float32", "bfloat16"):

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from starfc.errors import InputError
 from starfc.storage.atomic import replacing
 from starfc.storage.commit import LOCK
+from starfc.storage.safe import first_line
 from starfc.storage.scratch import allocate
 
 _RECORDS = ("manifest.json", "strangers.json", "lists.json", "width.json", "waiting.json")
@@ -181,6 +182,15 @@ class Store:
     def empty(self) -> bool:
         """Whether nothing is there, except a lock."""
         return not set(self._names("")) - {LOCK}
+
+    def require_usable(self) -> None:
+        """Raise InputError if this is a file, or cannot be listed (access, network, no such bucket)."""
+        if self._local and Path(self._root).exists() and not Path(self._root).is_dir():
+            raise InputError(f"{self.url}: a folder needed for the shards; found a file")
+        try:
+            self._names("")
+        except Exception as error:  # each file system has errors of its own
+            raise InputError(f"{self.url}: cannot be read ({first_line(error)})") from None
 
     @property
     def folder(self) -> Path | None:

@@ -31,6 +31,9 @@ STAGES: dict[str, Task] = {
     "second": scores.second,
 }
 
+#: The kinds of which there are several stages, each with its number: ``sweep-0``, ``sweep-1``.
+NUMBERED = {"cells", "pairs", "back", "sweep", "second"}
+
 _runs: dict[str, ShardRun] = {}
 
 
@@ -42,9 +45,11 @@ def opened(url: str) -> ShardRun:
 
 
 def kind_of(stage: str) -> str | None:
-    """Return the kind of a stage; None if there is no such kind."""
-    kind = re.sub(r"-\d+$", "", stage)
-    return kind if kind in STAGES else None
+    """Return the kind of a stage; None if no stage can have this name."""
+    found = re.fullmatch(r"([a-z]+)(-\d+)?", stage)
+    if found is None or found[1] not in STAGES or (found[1] in NUMBERED) != bool(found[2]):
+        return None
+    return found[1]
 
 
 def run_task(run: ShardRun, stage: str, index: int) -> dict[str, Any]:

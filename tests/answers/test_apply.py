@@ -366,3 +366,18 @@ def test_an_answer_of_python_equals_one_of_the_file(run):
     assert len(np.unique(marked.labels[inside])) == 2
     assert Marked(run).marks.answers == marked.marks.answers
     assert marked.labels[inside[0]] != marked.labels[inside[-1]]
+
+
+def test_a_corrected_answer_counts_and_undo_brings_the_first_one_back(run):
+    marked = Marked(run)
+    inside = np.flatnonzero(marked.labels == np.bincount(marked.labels).argmax()).tolist()
+    first = Answer(tuple(inside[:3]), tuple(inside[3:]), True, 0.6, "split")
+    marked.apply(Marks(answers=(first,)))
+    marked.apply(Marks(answers=(Answer(first.b, first.a, False, 0.6, "split"),)))
+    assert len(np.unique(marked.labels[inside])) == 2
+    assert [answer.same for answer in marked.marks.answers] == [False]
+    undone = Marked(run)
+    undone.undo()
+    assert undone.marks.answers == (first,)
+    assert Marked(run).marks.answers == (first,)
+    assert len(np.unique(undone.labels[inside])) == 1

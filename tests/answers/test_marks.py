@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from starfc.answers.constraints import verdicts
 from starfc.answers.marks import Answer, Marks, closures, contradictions, read_marks, require_consistent
 from starfc.errors import InputError
 
@@ -84,6 +85,22 @@ def test_a_newer_pair_replaces_its_opposite_and_an_answer_counts_once():
     assert both.must.tolist() == [[2, 3]]
     assert both.cannot.tolist() == [[0, 1]]
     assert [answer.same for answer in both.answers] == [True, False]
+
+
+@pytest.mark.parametrize("sides", [((4, 6), (5,)), ((5,), (6, 4))])
+def test_a_corrected_answer_takes_the_place_of_the_first_one(sides):
+    one = Marks.of(9, answers=[Answer((4, 6), (5,), True), Answer((4, 6), (5,), True, asked=1), Answer((1,), (2,), True)])
+    both = one.added(Marks.of(9, answers=[Answer(*sides, False)]))
+    assert [answer.same for answer in both.answers] == [False, True, True]
+    assert [verdict.answers for verdict in verdicts(both.answers)] == [2, 1]
+    assert both.added(both).answers == both.answers
+    assert one.added(one).answers == one.answers
+
+
+def test_of_two_opposite_entries_of_a_file_the_later_one_counts(tmp_path):
+    entries = [{"a": [1], "b": [2], "same": True}, {"a": [2], "b": [1], "same": False}]
+    (answer,) = read_marks(written(tmp_path / "m.json", answers=entries), 10).answers
+    assert not answer.same
 
 
 @pytest.mark.parametrize("pairs", [[[0.5, 1]], [["a", "b"]], [[0, 1], [2]], [0, 1]])

@@ -72,9 +72,9 @@ class Verdict:
 
 def verdicts(answers: Iterable[Answer]) -> list[Verdict]:
     """Combine the answers about the same sides, in the order in which the sides were asked first."""
-    found: dict[tuple[tuple[int, ...], tuple[int, ...]], Verdict] = {}
+    found: dict[frozenset[frozenset[int]], Verdict] = {}
     for answer in answers:
-        key = (answer.a, answer.b)
+        key = answer.sides
         if key not in found:
             p = min(max(answer.p, 1e-6), 1 - 1e-6)
             odds = float(np.clip(np.log(p / (1 - p)), -PRIOR, PRIOR))

@@ -19,9 +19,9 @@ of rows: a person errs in some answers, so an answer that overwhelming evidence 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +80,8 @@ class Answer:
     kind : {'join', 'split'}
         Whether the question was about two clusters, or about two parts of one.
     asked : int
-        Number of answers to the same question before this one. So an answer that is applied twice counts once.
+        Number of answers to the same question before this one. So an answer that is applied twice counts once, and
+        one with another ``same`` corrects it.
     """
 
     a: tuple[int, ...]
@@ -89,6 +90,22 @@ class Answer:
     p: float = 0.5
     kind: Kind = "join"
     asked: int = 0
+
+    @cached_property
+    def sides(self) -> frozenset[frozenset[int]]:
+        """The two sides, whichever is first."""
+        return frozenset((frozenset(self.a), frozenset(self.b)))
+
+    def record(self) -> dict[str, Any]:
+        """Return the answer as an entry of a file of marks."""
+        return {
+            "a": list(self.a),
+            "b": list(self.b),
+            "same": self.same,
+            "p": self.p,
+            "kind": self.kind,
+            "asked": self.asked,
+        }
 
 
 def _no_pairs() -> NDArray[np.int64]:
@@ -105,7 +122,7 @@ class Marks:
         Pairs of rows of one identity, and of two identities. The smaller row first, without repetitions, in the order
         in which they were given.
     answers : tuple of Answer
-        Answers to questions, in the order in which they were given.
+        Answers to questions, in the order in which they were given; one for each question and ``asked``.
     """
 
     must: NDArray[np.int64] = field(default_factory=_no_pairs)
@@ -154,27 +171,25 @@ class Marks:
                     f"{name}: answers, entry {at}: two sides of rows from 0 to {num_instances - 1} needed, with no row "
                     f"in both; found {list(answer.a)[:5]} and {list(answer.b)[:5]}"
                 )
-        return cls(must, cannot, answers)
+        return cls(must, cannot, _latest(answers))
 
     def __len__(self) -> int:
         return len(self.must) + len(self.cannot) + len(self.answers)
 
     def added(self, other: Marks) -> Marks:
-        """Return these marks and those of ``other`` that are not among them. A newer pair replaces an older opposite.
+        """Return these marks and those of ``other`` that are not among them.
+
+        A newer pair replaces an older opposite one. An answer with the sides and ``asked`` of an older one, but with
+        another ``same``, takes its place.
 
         Raises nothing: contradictions are found by :func:`contradictions`.
         """
-        answers, given = list(self.answers), Counter((answer.a, answer.b) for answer in self.answers)
-        for answer in other.answers:
-            if given[answer.a, answer.b] <= answer.asked:
-                given[answer.a, answer.b] += 1
-                answers.append(answer)
         must = _without(self.must, other.cannot)
         cannot = _without(self.cannot, other.must)
         return Marks(
             np.concatenate([must, _without(other.must, must)]),
             np.concatenate([cannot, _without(other.cannot, cannot)]),
-            tuple(answers),
+            _latest((*self.answers, *other.answers)),
         )
 
     def record(self, num_instances: int) -> dict[str, Any]:
@@ -185,10 +200,7 @@ class Marks:
             "num_instances": num_instances,
             "must_link": self.must.tolist(),
             "cannot_link": self.cannot.tolist(),
-            "answers": [
-                {"a": list(x.a), "b": list(x.b), "same": x.same, "p": x.p, "kind": x.kind, "asked": x.asked}
-                for x in self.answers
-            ],
+            "answers": [answer.record() for answer in self.answers],
         }
 
 
@@ -241,10 +253,12 @@ def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = (
 
 def marks_of(record: MarksRecord, num_instances: int, name: str = "marks") -> Marks:
     """Return the marks of a record that was read, checked as :meth:`Marks.of` checks them."""
-    answers = [
-        Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in record.answers if x.same is not None
-    ]
-    return Marks.of(num_instances, record.must_link, record.cannot_link, answers, name)
+    return Marks.of(num_instances, record.must_link, record.cannot_link, answers_of(record.answers), name)
+
+
+def answers_of(entries: Iterable[AnswerRecord]) -> tuple[Answer, ...]:
+    """Return the entries that have an answer."""
+    return tuple(Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in entries if x.same is not None)
 
 
 def closures(marks: Marks, num_instances: int) -> NDArray[np.int64]:
@@ -280,6 +294,16 @@ def require_consistent(marks: Marks, num_instances: int, name: str = "marks") ->
     if found:
         shown = "; ".join(one.text() for one in found[:5]) + ("; ..." if len(found) > 5 else "")
         raise InputError(f"{name}: {counted(len(found), 'contradiction')}: {shown}; take back one mark of each")
+
+
+def _latest(answers: Iterable[Answer]) -> tuple[Answer, ...]:
+    """Return one answer for each question and ``asked``: the first one that says what the last one says."""
+    found: dict[tuple[frozenset[frozenset[int]], int], Answer] = {}
+    for answer in answers:
+        key = (answer.sides, answer.asked)
+        if key not in found or found[key].same != answer.same:
+            found[key] = answer  # the place of the first one stays
+    return tuple(found.values())
 
 
 def _closures(pairs: NDArray[np.int64], num_instances: int) -> NDArray[np.int64]:

@@ -169,8 +169,8 @@ class Marked:
         number = self.run.record.get("applied", 0) + 1
         step = {"number": number, "next_label": self.next_label, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         kept = self._kept.with_step(new, step)
-        before, last = self.labels, kept.steps[-1]
-        if not (last.must_link or last.cannot_link or last.answers or last.replaced_must or last.replaced_cannot):
+        before = self.labels
+        if not kept.changed:
             none = np.empty(0, np.int64)
             settle(self.folder, APPLY)
             return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps))

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
-from starfc.answers.marks import Marks, MarksRecord, marks_of
+from starfc.answers.marks import AnswerRecord, Marks, MarksRecord, answers_of, marks_of
 from starfc.answers.names import NamesRecord, names_of
 from starfc.clustering.parsing import ParsedEdges
 from starfc.errors import InputError
@@ -38,7 +38,7 @@ MARKS, NAMES, CLUSTERS = "marks.json", "names.json", "answers/clusters.npy"
 
 
 class AppliedStep(Record):
-    """A step of `starfc apply`: the marks that it added, and the pairs that these replaced."""
+    """A step of `starfc apply`: the marks that it added, and those that these replaced."""
 
     number: Count
     must_link: list[list[Count]]
@@ -46,6 +46,7 @@ class AppliedStep(Record):
     answers: Count
     replaced_must: list[list[Count]] = []
     replaced_cannot: list[list[Count]] = []
+    replaced_answers: list[AnswerRecord] = []
     next_label: Count
     time: Text = ""
 
@@ -77,6 +78,11 @@ class Kept:
             answers=len(marks.answers) - len(self.marks.answers),
             replaced_must=only(self.marks.must, marks.must),
             replaced_cannot=only(self.marks.cannot, marks.cannot),
+            replaced_answers=[
+                AnswerRecord(**old.record())
+                for old, new in zip(self.marks.answers, marks.answers, strict=False)
+                if old.same != new.same
+            ],
             **step,
         )
         return Kept(marks, (*self.steps, record))
@@ -95,7 +101,13 @@ class Kept:
             back(self.marks.cannot, last.cannot_link, last.replaced_cannot),
             self.marks.answers[: len(self.marks.answers) - last.answers],
         )
-        return Kept(marks, self.steps[:-1])
+        return Kept(marks.added(Marks(answers=answers_of(last.replaced_answers))), self.steps[:-1])
+
+    @property
+    def changed(self) -> bool:
+        """Whether the last step changed the marks."""
+        last = self.steps[-1]
+        return any((last.must_link, last.cannot_link, last.answers, last.replaced_answers))
 
     def write(self, path: Path, num_instances: int) -> None:
         """Write ``marks.json``."""

@@ -381,3 +381,39 @@ def test_a_corrected_answer_counts_and_undo_brings_the_first_one_back(run):
     assert undone.marks.answers == (first,)
     assert Marked(run).marks.answers == (first,)
     assert len(np.unique(undone.labels[inside])) == 1
+
+
+WRONG = [
+    Marks(answers=(Answer((), (1,), True),)),
+    Marks(answers=(Answer((-1,), (1,), True),)),
+    Marks(answers=(Answer((1, 2), (2, 3), True),)),
+    Marks(answers=(Answer((1,), (ROWS,), True),)),
+    Marks(answers=(Answer((1.5,), (2,), True),)),
+    Marks(answers=(Answer((1,), (2,), "yes"),)),
+    Marks(answers=(Answer((1,), (2,), True, 1.5),)),
+    Marks(answers=(Answer((1,), (2,), True, float("nan")),)),
+    Marks(answers=(Answer((1,), (2,), True, 0.5, "both"),)),
+    Marks(answers=(Answer((1,), (2,), True, 0.5, "join", -1),)),
+    Marks(answers=((1,), (2,))),
+    Marks(answers=3),
+    Marks(must=np.array([[0, ROWS]])),
+    [[1, 2]],
+    None,
+]
+
+
+def test_wrong_marks_of_python_are_refused_before_anything_is_written(run):
+    marked, before = Marked(run), files(run)
+    model = StarFC(adapt="off").fit(np.load(run.parent / "old.npy"))
+    for wrong in WRONG:
+        for one in (marked, model):
+            with pytest.raises(InputError, match=r"^marks: "):
+                one.apply(wrong)
+    assert files(run) == before
+    assert not len(model.marks_)
+
+
+def test_numbers_of_numpy_become_those_of_python(run):
+    answer = Answer(np.array([0]), (np.int32(1), np.int64(2)), np.True_, np.float32(0.5), "join", np.int64(0))
+    Marked(run).apply(Marks(answers=(answer,)))
+    assert Marked(run).marks.answers == (Answer((0,), (1, 2), True),)

@@ -89,7 +89,9 @@ def test_a_newer_pair_replaces_its_opposite_and_an_answer_counts_once():
 
 @pytest.mark.parametrize("sides", [((4, 6), (5,)), ((5,), (6, 4))])
 def test_a_corrected_answer_takes_the_place_of_the_first_one(sides):
-    one = Marks.of(9, answers=[Answer((4, 6), (5,), True), Answer((4, 6), (5,), True, asked=1), Answer((1,), (2,), True)])
+    one = Marks.of(
+        9, answers=[Answer((4, 6), (5,), True), Answer((4, 6), (5,), True, asked=1), Answer((1,), (2,), True)]
+    )
     both = one.added(Marks.of(9, answers=[Answer(*sides, False)]))
     assert [answer.same for answer in both.answers] == [False, True, True]
     assert [verdict.answers for verdict in verdicts(both.answers)] == [2, 1]

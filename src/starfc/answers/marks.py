@@ -19,11 +19,13 @@ of rows: a person errs in some answers, so an answer that overwhelming evidence 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +40,20 @@ from starfc.storage.safe import read_json
 
 Kind = Literal["join", "split"]
 FORMAT, VERSION = "starfc-marks", 1
+_NEEDED = {  # what messages say about the keys of a file
+    "format": f'"{FORMAT}"',
+    "version": f"{VERSION}",
+    "num_instances": "the number of rows of the run",
+    "must_link": "pairs [row, row]",
+    "cannot_link": "pairs [row, row]",
+    "answers": "a list of entries",
+    "a": "a list of rows",
+    "b": "a list of rows",
+    "same": "true, false or null",
+    "p": "a number from 0 to 1",
+    "kind": '"join" or "split"',
+    "asked": "the number of earlier answers",
+}
 
 _Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 _Side = Annotated[list[Count], Field(min_length=1)]
@@ -154,7 +170,8 @@ class Marks:
         Raises
         ------
         InputError
-            A pair is not two different rows from 0 to N - 1, or is in both lists.
+            A pair is not two different rows from 0 to N - 1, or is in both lists; or an answer breaks a rule of
+            :class:`Answer`, or does not have two sides of rows without a common one.
         """
         must = _pairs(must_link, num_instances, name, "must_link")
         cannot = _pairs(cannot_link, num_instances, name, "cannot_link")
@@ -162,16 +179,12 @@ class Marks:
         if both:
             shown = ", ".join(f"{a} and {b}" for a, b in sorted(both)[:5])
             raise InputError(f"{name}: {counted(len(both), 'pair')} in both must_link and cannot_link ({shown})")
-        answers = tuple(answers)
-        for at, answer in enumerate(answers):
-            rows = [*answer.a, *answer.b]
-            wrong = [row for row in rows if not 0 <= row < num_instances]
-            if wrong or not answer.a or not answer.b or set(answer.a) & set(answer.b):
-                raise InputError(
-                    f"{name}: answers, entry {at}: two sides of rows from 0 to {num_instances - 1} needed, with no row "
-                    f"in both; found {list(answer.a)[:5]} and {list(answer.b)[:5]}"
-                )
-        return cls(must, cannot, _latest(answers))
+        if not isinstance(answers, Iterable):
+            raise InputError(f"{name}: answers: several of type Answer needed; found {_shown(answers)}")
+        checked = [
+            _answer(answer, num_instances, f"{name}: answers, entry {at}") for at, answer in enumerate(answers, 1)
+        ]
+        return cls(must, cannot, _latest(checked))
 
     def __len__(self) -> int:
         return len(self.must) + len(self.cannot) + len(self.answers)
@@ -261,6 +274,13 @@ def answers_of(entries: Iterable[AnswerRecord]) -> tuple[Answer, ...]:
     return tuple(Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in entries if x.same is not None)
 
 
+def require_marks(marks: Marks, num_instances: int) -> Marks:
+    """Return marks that were made in Python, checked as :meth:`Marks.of` checks them."""
+    if not isinstance(marks, Marks):
+        raise InputError(f"marks: must be of type Marks (starfc.answers.marks); found {_shown(marks)}")
+    return Marks.of(num_instances, marks.must, marks.cannot, marks.answers)
+
+
 def closures(marks: Marks, num_instances: int) -> NDArray[np.int64]:
     """Return the must-link closure of every row, (N,) int64: rows that must-links connect have the same number."""
     return _closures(marks.must, num_instances)
@@ -332,6 +352,47 @@ def _pairs(given: ArrayLike | None, num_instances: int, name: str, key: str) -> 
     if wrong.any():
         raise InputError(f"{rule}; found {pairs[wrong][:5].tolist()}")
     return _without(np.sort(pairs.astype(np.int64), axis=1), _no_pairs())
+
+
+def _answer(answer: Answer, num_instances: int, name: str) -> Answer:
+    """Return an answer with Python's own types. Raise InputError if it breaks a rule."""
+    if not isinstance(answer, Answer):
+        raise InputError(f"{name}: an Answer needed; found {_shown(answer)}")
+    sides = [_side(rows, num_instances) for rows in (answer.a, answer.b)]
+    if not all(sides) or set(sides[0]) & set(sides[1]):
+        raise InputError(
+            f"{name}: two sides of rows from 0 to {num_instances - 1} needed, with no row in both; found "
+            f"{_shown(answer.a)} and {_shown(answer.b)}"
+        )
+    for key, good in (
+        ("same", isinstance(answer.same, bool | np.bool_)),
+        ("p", _is_number(answer.p, Real) and 0 <= answer.p <= 1),
+        ("kind", isinstance(answer.kind, str) and answer.kind in get_args(Kind)),
+        ("asked", _is_number(answer.asked, Integral) and 0 <= answer.asked < 2**63),
+    ):
+        if not good:
+            raise InputError(f"{name}, {key}: {_NEEDED[key]} needed; found {_shown(getattr(answer, key))}")
+    return Answer(*sides, bool(answer.same), float(answer.p), answer.kind, int(answer.asked))
+
+
+def _side(rows: ArrayLike, num_instances: int) -> tuple[int, ...]:
+    """Return the rows of a side; none if they are not all rows from 0 to N - 1."""
+    try:
+        found = np.asarray(rows)
+    except (ValueError, OverflowError):
+        return ()
+    if found.ndim != 1 or found.dtype.kind not in "iu" or ((found < 0) | (found >= num_instances)).any():
+        return ()
+    return tuple(found.tolist())
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """Return what was found as short text for messages."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def _without(pairs: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:

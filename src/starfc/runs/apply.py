@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from starfc.answers.constraints import Clusters, Verdict, enforce, kept_edges
 from starfc.answers.evidence import evidence_of
-from starfc.answers.marks import Marks, read_marks, require_consistent
+from starfc.answers.marks import Marks, read_marks, require_consistent, require_marks
 from starfc.answers.names import Lost, carried, require_name
 from starfc.answers.questions import Asker, Question
 from starfc.errors import InputError
@@ -159,12 +159,15 @@ class Marked:
         Raises
         ------
         InputError
-            The marks are of another run, or contradict each other or the earlier ones; the run changed since it was
-            opened; or another process writes to it. The run is unchanged.
+            The marks break a rule of :meth:`Marks.of`, are of another run, or contradict each other or the earlier
+            ones; the run changed since it was opened; or another process writes to it. The run is unchanged.
         """
         started = time.perf_counter()
         name = str(marks) if isinstance(marks, str | Path) else "marks"
-        new = read_marks(marks, len(self.labels), self._earlier_sizes()) if isinstance(marks, str | Path) else marks
+        if isinstance(marks, str | Path):
+            new = read_marks(marks, len(self.labels), self._earlier_sizes())
+        else:
+            new = require_marks(marks, len(self.labels))
         require_consistent(self.marks.added(new), len(self.labels), name)
         number = self.run.record.get("applied", 0) + 1
         step = {"number": number, "next_label": self.next_label, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

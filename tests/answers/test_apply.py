@@ -417,3 +417,28 @@ def test_numbers_of_numpy_become_those_of_python(run):
     answer = Answer(np.array([0]), (np.int32(1), np.int64(2)), np.True_, np.float32(0.5), "join", np.int64(0))
     Marked(run).apply(Marks(answers=(answer,)))
     assert Marked(run).marks.answers == (Answer((0,), (1, 2), True),)
+
+
+def test_undo_brings_the_names_of_joined_clusters_back(run):
+    marked = Marked(run)
+    labels, sizes = marked.labels, np.bincount(marked.labels)
+    large, small, other = np.argsort(-sizes, kind="stable")[[0, 1, 2]].tolist()
+    ends = [int(np.flatnonzero(labels == label)[0]) for label in (large, small, other)]
+    marked.name({large: "Ada", small: "Bob"})
+    applied = marked.apply(Marks.of(ROWS, must_link=[ends[:2]]))
+    assert [one.name for one in applied.lost] == ["Bob"]
+    assert marked.names == {large: "Ada"}
+    other_run = Marked(run)
+    other_run.undo()
+    assert other_run.names == Marked(run).names == {large: "Ada", small: "Bob"}
+    # the name of a small cluster goes to a large one without a name, and comes back
+    other_run.name({large: None})
+    other_run.apply(Marks.of(ROWS, must_link=[ends[:2]]))
+    assert other_run.names == {large: "Bob"}
+    other_run.undo()
+    assert other_run.names == {small: "Bob"}
+    # a name that was given after the step stays
+    other_run.apply(Marks.of(ROWS, must_link=[ends[:2]]))
+    other_run.name({large: "Eva", other: "Zoe"})
+    other_run.undo()
+    assert other_run.names == {large: "Eva", small: "Bob", other: "Zoe"}

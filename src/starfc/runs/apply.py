@@ -182,6 +182,7 @@ class Marked:
         flips = kept_edges(self._parsed, changes.rows, before, clusters.labels)
         undo = Undo.of(changes, clusters.labels, self._parsed, flips)
         names, lost = carried(self.names, before, clusters.labels) if len(changes.rows) else (self.names, [])
+        kept = kept.with_names(self.names, names)
         with self._changing() as change:
             save_arrays(change.place / step_name(number), vars(undo))
             self._commit(change, clusters.labels, clusters.next_label, flips, kept, names)
@@ -195,6 +196,7 @@ class Marked:
         """Take the last step of :meth:`apply` back: its marks, and the changes of the clusters.
 
         Rows that were added since stay where they are; so do rows whose cluster was changed since by another command.
+        Names that the step moved or took away come back.
 
         Raises
         ------
@@ -216,7 +218,7 @@ class Marked:
         else:  # not all edges inside a cluster are kept: only those that the step took away come back
             known = self._parsed.kept[flips] | np.isin(flips, undo.flips(self._parsed))
         flips = flips[known]
-        names, lost = carried(self.names, before, labels)
+        names, lost = carried(self._kept.names_before(self.names), before, labels)
         kept = self._kept.without_last()
         next_label = last.next_label if "steps" not in self.run.record else self.next_label
         with self._changing() as change:

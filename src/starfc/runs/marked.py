@@ -13,16 +13,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
 from starfc.answers.marks import AnswerRecord, Marks, MarksRecord, answers_of, marks_of
-from starfc.answers.names import NamesRecord, names_of
+from starfc.answers.names import NamesRecord, label_of, names_of, require_name
 from starfc.clustering.parsing import ParsedEdges
 from starfc.errors import InputError
 from starfc.graph.checks import require_ids
@@ -38,7 +40,10 @@ MARKS, NAMES, CLUSTERS = "marks.json", "names.json", "answers/clusters.npy"
 
 
 class AppliedStep(Record):
-    """A step of `starfc apply`: the marks that it added, and those that these replaced."""
+    """A step of `starfc apply`: the marks that it added, those that these replaced, and what became of names.
+
+    ``renamed`` has the name of a cluster before and after the step, by id, if they differ; None: no name.
+    """
 
     number: Count
     must_link: list[list[Count]]
@@ -47,6 +52,7 @@ class AppliedStep(Record):
     replaced_must: list[list[Count]] = []
     replaced_cannot: list[list[Count]] = []
     replaced_answers: list[AnswerRecord] = []
+    renamed: dict[str, Annotated[list[Text | None], Field(min_length=2, max_length=2)]] = {}
     next_label: Count
     time: Text = ""
 
@@ -87,6 +93,24 @@ class Kept:
         )
         return Kept(marks, (*self.steps, record))
 
+    def with_names(self, before: Mapping[int, str], after: Mapping[int, str]) -> Kept:
+        """Return the marks with what became of the names in the last step."""
+        changed = sorted(label for label in before.keys() | after.keys() if before.get(label) != after.get(label))
+        renamed = {str(label): [before.get(label), after.get(label)] for label in changed}
+        return replace(self, steps=(*self.steps[:-1], self.steps[-1].model_copy(update={"renamed": renamed})))
+
+    def names_before(self, names: Mapping[int, str]) -> dict[int, str]:
+        """Return the names before the last step. ``names`` are those of today; one given since then stays."""
+        found = dict(names)
+        for key, (before, after) in self.steps[-1].renamed.items():
+            label = int(key)
+            if found.get(label) != after:
+                continue
+            found.pop(label, None)
+            if before is not None:
+                found[label] = before
+        return found
+
     def without_last(self) -> Kept:
         """Return the marks before the last step."""
         last = self.steps[-1]
@@ -123,12 +147,18 @@ def read_kept(at: OpenedFolder, num_instances: int) -> Kept:
     name = str(at.folder / MARKS)
     if record.num_instances > num_instances:
         raise InputError(f"{name}: marks of {record.num_instances:,} rows, but the run has {num_instances:,}")
+    for step in record.steps:
+        for key, names in step.renamed.items():
+            label_of(key, name)
+            for one in names:
+                if one is not None:
+                    require_name(one, f"{name}: names, {key}")
     return Kept(marks_of(record, num_instances, name), tuple(record.steps))
 
 
 def read_names(at: OpenedFolder) -> dict[int, str]:
     """Read ``names.json`` of a run; without it there are no names."""
-    return names_of(at.json(NAMES, NamesRecord), str(at.folder / NAMES)) if at.has(NAMES) else {}
+    return names_of(at.json(NAMES, NamesRecord).names, str(at.folder / NAMES)) if at.has(NAMES) else {}
 
 
 def write_names(path: Path, names: dict[int, str]) -> None:

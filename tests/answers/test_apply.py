@@ -442,3 +442,41 @@ def test_undo_brings_the_names_of_joined_clusters_back(run):
     other_run.name({large: "Eva", other: "Zoe"})
     other_run.undo()
     assert other_run.names == {large: "Eva", small: "Bob", other: "Zoe"}
+
+
+def test_a_chain_of_must_links_leads_through_a_removed_row(run):
+    labels = Run.open(run).labels
+    by_size = np.argsort(-np.bincount(labels), kind="stable")
+    one, gone, other = (int(np.flatnonzero(labels == label)[0]) for label in by_size[:3])
+    assign(run, np.load(run.parent / "new.npy")[:1], remove=[gone])
+    marked = Marked(run)
+    marked.apply(Marks.of(len(marked.labels), must_link=[[one, gone], [gone, other]]))
+    assert marked.labels[one] == marked.labels[other] >= 0 > marked.labels[gone]
+    with pytest.raises(InputError, match="contradiction"):
+        marked.apply(Marks.of(len(marked.labels), cannot_link=[[one, other]]))
+    check(run)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"replaced_must": [[1]]}, "replaced_must.0"),
+        ({"must_link": [[1, 2, 3]]}, "must_link.0"),
+        ({"replaced_cannot": [[1, ROWS]]}, "cannot_link: pairs of two different rows from 0 to 199"),
+        ({"replaced_answers": [{"a": [1], "b": [ROWS], "same": True}]}, "two sides of rows from 0 to 199"),
+        ({"renamed": {"00": [None, "Ada"]}}, "keys must be cluster ids"),
+        ({"renamed": {"0": [None, "\ud800"]}}, "one line of 1 to 200 characters"),
+        ({"renamed": {"0": ["Ada"]}}, "renamed.0"),
+    ],
+)
+def test_a_changed_step_ends_in_one_message(run, starfc, changed, said):
+    Marked(run).apply(marks_for(Run.open(run).labels))
+    record = json.loads((run / "marks.json").read_text())
+    record["steps"][-1] |= changed
+    (run / "marks.json").write_text(json.dumps(record))
+    (run / "files.json").unlink()  # else the digest refuses the file
+    code, _, err = starfc("undo", run)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "marks.json" in err
+    assert said in err

@@ -55,7 +55,7 @@ _NEEDED = {  # what messages say about the keys of a file
     "asked": "the number of earlier answers",
 }
 
-_Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+RowPair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 _Side = Annotated[list[Count], Field(min_length=1)]
 
 
@@ -76,8 +76,8 @@ class MarksRecord(Record):
     format: Literal["starfc-marks"]
     version: Literal[1]
     num_instances: Count
-    must_link: list[_Pair] = []
-    cannot_link: list[_Pair] = []
+    must_link: list[RowPair] = []
+    cannot_link: list[RowPair] = []
     answers: list[AnswerRecord] = []
 
 

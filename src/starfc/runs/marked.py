@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
-from starfc.answers.marks import AnswerRecord, Marks, MarksRecord, answers_of, marks_of
+from starfc.answers.marks import AnswerRecord, Marks, MarksRecord, RowPair, answers_of, marks_of
 from starfc.answers.names import NamesRecord, label_of, names_of, require_name
 from starfc.clustering.parsing import ParsedEdges
 from starfc.errors import InputError
@@ -46,11 +46,11 @@ class AppliedStep(Record):
     """
 
     number: Count
-    must_link: list[list[Count]]
-    cannot_link: list[list[Count]]
+    must_link: list[RowPair]
+    cannot_link: list[RowPair]
     answers: Count
-    replaced_must: list[list[Count]] = []
-    replaced_cannot: list[list[Count]] = []
+    replaced_must: list[RowPair] = []
+    replaced_cannot: list[RowPair] = []
     replaced_answers: list[AnswerRecord] = []
     renamed: dict[str, Annotated[list[Text | None], Field(min_length=2, max_length=2)]] = {}
     next_label: Count
@@ -148,6 +148,7 @@ def read_kept(at: OpenedFolder, num_instances: int) -> Kept:
     if record.num_instances > num_instances:
         raise InputError(f"{name}: marks of {record.num_instances:,} rows, but the run has {num_instances:,}")
     for step in record.steps:
+        Marks.of(num_instances, step.replaced_must, step.replaced_cannot, answers_of(step.replaced_answers), name)
         for key, names in step.renamed.items():
             label_of(key, name)
             for one in names:

@@ -262,13 +262,20 @@ def test_the_commands(run, starfc, tmp_path):
     assert None in names
     code, out, _ = starfc("undo", run, "--json")
     assert json.loads(out)["steps"] == 0
-    assert starfc("name", run, labels[0])[0] == 0
+    assert starfc("name", run, labels[0])[:2] == (0, f"{labels[0]:>8}  Ada\n")
+    assert json.loads((run / "names.json").read_text()) == {"names": {str(labels[0]): "Ada"}}
+    removed = starfc("name", run, labels[0], "--remove")
+    assert removed[:2] == (0, f"cluster {labels[0]}: the name 'Ada' was removed\n")
+    assert starfc("name", run, labels[0])[1] == f"cluster {labels[0]} has no name\n"
     assert json.loads((run / "names.json").read_text()) == {"names": {}}
     assert "name" not in pq.read_table(run / "clusters.parquet").column_names
     for wrong, said in (
         (("undo", run), "nothing to undo"),
         (("name", run, 10**6, "x"), "has no cluster 1000000"),
-        (("name", run, labels[0]), "has no name to take away"),
+        (("name", run, 10**6), "has no cluster 1000000"),
+        (("name", run, labels[0], "--remove"), "has no name to remove"),
+        (("name", run, labels[0], "Ada", "--remove"), "--remove: needs CLUSTER and no NAME; found 'Ada'"),
+        (("name", run, "--remove"), "--remove: needs CLUSTER and no NAME; found no CLUSTER"),
         (("apply", run, run / "run.json"), "wrong content"),
         (("apply", run, run / "nothing.json"), "nothing.json"),
         (("ask", tmp_path), "no finished run there"),

@@ -239,13 +239,17 @@ class Marked:
         """
         found = dict(self.names)
         for label, name in names.items():
-            if not (self.labels == label).any() or label < 0:
-                raise InputError(f"{self.folder}: has no cluster {label}")
+            self.require_cluster(label)
             found.pop(label, None)
             if name is not None:
                 found[label] = require_name(name)
         with self._changing() as change:
             self._commit(change, self.labels, self.next_label, np.empty(0, np.int64), self._kept, found)
+
+    def require_cluster(self, label: int) -> None:
+        """Raise InputError if there is no cluster of an id."""
+        if label < 0 or not (self.labels == label).any():
+            raise InputError(f"{self.folder}: has no cluster {label}")
 
     def questions(self, count: int, stages: Stages | None = None) -> list[Question]:
         """Return the questions whose answers are expected to change the most pairs, at most ``count``.

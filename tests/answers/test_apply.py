@@ -16,6 +16,7 @@ from helpers.samples import blobs, unit
 from starfc import StarFC
 from starfc.answers.marks import Answer, Marks
 from starfc.commands import app
+from starfc.commands.apply import applied_text
 from starfc.config.config import load_config
 from starfc.config.recipes import model_config
 from starfc.errors import InputError
@@ -25,6 +26,7 @@ from starfc.runs.apply import Marked
 from starfc.runs.assign import assign
 from starfc.runs.cluster import run_inference
 from starfc.runs.folder import Run
+from starfc.runtime.words import counted
 from starfc.storage import commit
 from starfc.storage.commit import LIST, NEXT
 
@@ -245,7 +247,26 @@ def test_the_commands(run, starfc, tmp_path):
     code, out, _ = starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json")
     assert code == 0
     assert "one person?" in out or "no questions" in out
-    questions = json.loads((tmp_path / "q.json").read_text())
+    written = (tmp_path / "q.json").read_text()
+    questions = json.loads(written)
+    total = len(questions["answers"])
+    assert f"{tmp_path / 'q.json'}: {counted(total, 'question')} written" in out
+    assert all(next(iter(entry.items())) == ("same", None) for entry in questions["answers"])
+    assert written.count('"same": null,\n') == total
+    keys = sum(map(len, questions["answers"]))
+    assert len(written.splitlines()) == 7 + keys + 2 * total  # a line for each key, and two brackets
+    if total:
+        assert f'Set "same" to true or false in its entries, then: starfc apply {run} {tmp_path / "q.json"}' in out
+        questions["answers"][0]["same"] = True
+        half = tmp_path / "half.json"
+        half.write_text(json.dumps(questions))
+        found = Marked(run).apply(half)
+        assert found.given.counts() == {"answers": 1, "must_link": 0, "cannot_link": 0, "unanswered": total - 1}
+        text = applied_text(found, run)
+        assert text.startswith("1 answer, 0 must-links and 0 cannot-links read")
+        if total > 1:
+            assert f"; {total - 1} of {total} questions unanswered\n" in text
+        Marked(run).undo()
     for entry in questions["answers"]:
         entry["same"] = entry["kind"] == "split"
     labels = Run.open(run).labels
@@ -276,7 +297,7 @@ def test_the_commands(run, starfc, tmp_path):
         (("name", run, labels[0], "--remove"), "has no name to remove"),
         (("name", run, labels[0], "Ada", "--remove"), "--remove: needs CLUSTER and no NAME; found 'Ada'"),
         (("name", run, "--remove"), "--remove: needs CLUSTER and no NAME; found no CLUSTER"),
-        (("apply", run, run / "run.json"), "wrong content"),
+        (("apply", run, run / "run.json"), 'format: "starfc-marks" needed; found nothing'),
         (("apply", run, run / "nothing.json"), "nothing.json"),
         (("ask", tmp_path), "no finished run there"),
     ):
@@ -487,3 +508,22 @@ def test_a_changed_step_ends_in_one_message(run, starfc, changed, said):
     assert err.startswith("error: ")
     assert "marks.json" in err
     assert said in err
+
+
+def test_ask_shows_the_files_that_a_run_knows(finished, starfc, tmp_path):
+    names = [f"pictures/{row:03}.jpg" if row % 2 else "" for row in range(ROWS)]
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
+    done = starfc(
+        "cluster", finished / "old.npy", "-o", tmp_path / "out", "--adapt", "off", "--files", tmp_path / "list.txt"
+    )
+    assert done[0] == 0
+    code, out, _ = starfc("ask", tmp_path / "out", "-n", 3)
+    assert code == 0
+    record = json.loads(starfc("ask", tmp_path / "out", "-n", 3, "--json")[1])
+    assert record["answers"]
+    for entry in record["answers"]:
+        assert entry["files"] == [
+            [str(tmp_path / names[row]) if names[row] else None for row in side] for side in entry["shown"]
+        ]
+        sides = (" ".join(f"{row:03}.jpg" if row % 2 else "-" for row in side[:3]) for side in entry["shown"])
+        assert f"files: {' | '.join(sides)}\n" in out

@@ -9,7 +9,8 @@ The review page, `starfc ask` and Python exchange marks as one JSON object, `sta
 ``cannot_link``       pairs [row, row] of two identities
 ``answers`` (absent   answers to questions: ``{"a": [rows], "b": [rows], "same": true}``. ``a`` and ``b`` are rows that
 or a list)            of the two sides. Optional: ``p``, the question's probability that both are one; ``kind``, "join"
-                      or "split"; ``asked``, the number of answers before. Without ``same`` it is no answer yet
+                      or "split"; ``asked``, the number of answers before. Without ``same`` it is no answer yet. The
+                      other keys that `starfc ask` writes are not used; unknown ones are refused
 ===================== ==============================================================================================
 
 Other keys are for the page and are not used. Pairs are certain: they always hold. An answer is evidence about two sides
@@ -19,9 +20,10 @@ of rows: a person errs in some answers, so an answer that overwhelming evidence 
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
@@ -29,14 +31,14 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import ConfigDict, Field, ValidationError
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from starfc.errors import InputError
 from starfc.runtime.words import counted
 from starfc.storage.records import Count, Record, Share
-from starfc.storage.safe import read_json
+from starfc.storage.safe import first_line, json_bytes
 
 Kind = Literal["join", "split"]
 FORMAT, VERSION = "starfc-marks", 1
@@ -60,7 +62,9 @@ _Side = Annotated[list[Count], Field(min_length=1)]
 
 
 class AnswerRecord(Record):
-    """An answer in a file of marks."""
+    """An answer."""
+
+    model_config = ConfigDict(extra="forbid")
 
     a: _Side
     b: _Side
@@ -68,6 +72,16 @@ class AnswerRecord(Record):
     p: Share = 0.5
     kind: Kind = "join"
     asked: Count = 0
+
+
+class EntryRecord(AnswerRecord):
+    """An entry of ``answers``: an answer, and what `starfc ask` writes for the person who gives it."""
+
+    clusters: Any = None
+    sizes: Any = None
+    shown: Any = None
+    files: Any = None
+    gain: Any = None
 
 
 class MarksRecord(Record):
@@ -78,7 +92,7 @@ class MarksRecord(Record):
     num_instances: Count
     must_link: list[RowPair] = []
     cannot_link: list[RowPair] = []
-    answers: list[AnswerRecord] = []
+    answers: list[EntryRecord] = []
 
 
 @dataclass(frozen=True)
@@ -139,11 +153,14 @@ class Marks:
         in which they were given.
     answers : tuple of Answer
         Answers to questions, in the order in which they were given; one for each question and ``asked``.
+    unanswered : int
+        Number of questions without an answer in the file that was read.
     """
 
     must: NDArray[np.int64] = field(default_factory=_no_pairs)
     cannot: NDArray[np.int64] = field(default_factory=_no_pairs)
     answers: tuple[Answer, ...] = ()
+    unanswered: int = 0
 
     @classmethod
     def of(
@@ -188,6 +205,15 @@ class Marks:
 
     def __len__(self) -> int:
         return len(self.must) + len(self.cannot) + len(self.answers)
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of answers, pairs, and questions without an answer, for JSON."""
+        return {
+            "answers": len(self.answers),
+            "must_link": len(self.must),
+            "cannot_link": len(self.cannot),
+            "unanswered": self.unanswered,
+        }
 
     def added(self, other: Marks) -> Marks:
         """Return these marks and those of ``other`` that are not among them.
@@ -255,7 +281,7 @@ def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = (
     MissingFileError, InputError
         The file does not exist, is not of this format, or belongs to a run with another number of rows.
     """
-    record = read_json(Path(path), MarksRecord)
+    record = _read(path)
     if record.num_instances != num_instances and record.num_instances not in earlier:
         raise InputError(
             f"{path}: marks of a run with {record.num_instances:,} rows, but this run has {num_instances:,}; use the "
@@ -264,9 +290,39 @@ def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = (
     return marks_of(record, num_instances, str(path))
 
 
+def _read(path: str | Path) -> MarksRecord:
+    """Read a file that people may have changed. A message names the entry, what is needed, and what was found."""
+    try:
+        return MarksRecord.model_validate(json.loads(json_bytes(path)))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explained(error)}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {first_line(error)}") from None
+
+
+def _explained(error: ValidationError) -> str:
+    """Return the first mistake of a file as text; an unknown key goes first, because another key may lack for it."""
+    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")[0]
+    *above, last = found["loc"] or ("content",)
+    within = "".join(f", entry {part + 1}" if isinstance(part, int) else f", {part}" for part in above)[2:]
+    place = f"{within}: " if within else ""
+    if found["type"] == "extra_forbidden":
+        known = ", ".join(EntryRecord.model_fields)
+        return f"{place}unknown key {_shown(last)}; the keys of an entry are {known}"
+    where = (f"{within}, " if within else "") + (f"entry {last + 1}" if isinstance(last, int) else str(last))
+    key = next((part for part in reversed(found["loc"]) if isinstance(part, str)), "content")
+    needed = "an object" if found["loc"] in ((), ("answers", last)) else _NEEDED[key]
+    what = "nothing" if found["type"] == "missing" else _shown(found["input"])
+    return f"{where}: {needed} needed; found {what}"
+
+
 def marks_of(record: MarksRecord, num_instances: int, name: str = "marks") -> Marks:
     """Return the marks of a record that was read, checked as :meth:`Marks.of` checks them."""
-    return Marks.of(num_instances, record.must_link, record.cannot_link, answers_of(record.answers), name)
+    given = answers_of(record.answers)
+    marks = Marks.of(num_instances, record.must_link, record.cannot_link, given, name)
+    return replace(marks, unanswered=len(record.answers) - len(given))
 
 
 def answers_of(entries: Iterable[AnswerRecord]) -> tuple[Answer, ...]:
@@ -372,7 +428,7 @@ def _answer(answer: Answer, num_instances: int, name: str) -> Answer:
     ):
         if not good:
             raise InputError(f"{name}, {key}: {_NEEDED[key]} needed; found {_shown(getattr(answer, key))}")
-    return Answer(*sides, bool(answer.same), float(answer.p), answer.kind, int(answer.asked))
+    return Answer(sides[0], sides[1], bool(answer.same), float(answer.p), answer.kind, int(answer.asked))
 
 
 def _side(rows: ArrayLike, num_instances: int) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ from starfc.runs.marked import (
     whole_clusters,
     write_names,
 )
-from starfc.runs.outputs import write_clustering, write_run
+from starfc.runs.outputs import Files, read_instances, write_clustering, write_run
 from starfc.runs.state import first_state, read_state
 from starfc.runs.table import Columns, changed_columns
 from starfc.runtime.stages import Stages
@@ -75,6 +75,8 @@ class Applied:
         Number of clusters now.
     steps : int
         Number of steps that can be undone.
+    given : Marks, optional
+        The marks that were given.
     seconds : float
         Time of the step.
     """
@@ -90,6 +92,7 @@ class Applied:
     num_clusters: int = 0
     steps: int = 0
     seconds: float = 0.0
+    given: Marks | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the result for JSON, without the rows."""
@@ -106,7 +109,7 @@ class Applied:
             "num_clusters": self.num_clusters,
             "steps": self.steps,
             "seconds": self.seconds,
-        }
+        } | ({} if self.given is None else {"given": self.given.counts()})
 
 
 class Marked:
@@ -176,7 +179,7 @@ class Marked:
         if not kept.changed:
             none = np.empty(0, np.int64)
             settle(self.folder, APPLY)
-            return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps))
+            return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps), given=new)
         clusters = Clusters(before.copy(), self.next_label, self._parsed.edges)
         changes = enforce(clusters, kept.marks)
         flips = kept_edges(self._parsed, changes.rows, before, clusters.labels)
@@ -189,7 +192,7 @@ class Marked:
         return Applied(
             changes.rows, changes.before, clusters.labels[changes.rows], changes.joined, changes.divided,
             changes.doubtful, lost, pairs_changed(before, clusters.labels, changes.rows), self.num_clusters,
-            len(kept.steps), time.perf_counter() - started,
+            len(kept.steps), time.perf_counter() - started, new,
         )  # fmt: skip
 
     def undo(self) -> Applied:
@@ -262,6 +265,11 @@ class Marked:
             state = first_state(self.run) if found is None else found[0]
             self._asker = Asker(evidence_of(state, self.folder, stages))
         return self._asker.questions(self.labels, self.marks, count)
+
+    @property
+    def files(self) -> Files | None:
+        """The file of every row; None if the run knows none."""
+        return read_instances(self._at, len(self.labels))[1]
 
     @property
     def num_clusters(self) -> int:

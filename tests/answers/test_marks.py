@@ -11,7 +11,6 @@ from starfc.answers.constraints import verdicts
 from starfc.answers.marks import Answer, Marks, closures, contradictions, read_marks, require_consistent
 from starfc.errors import InputError
 
-
 PAIR = {"a": [1], "b": [2]}
 
 

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
 from starfc.answers.evidence import evidence_of
-from starfc.answers.marks import Marks, require_consistent
+from starfc.answers.marks import Marks, require_consistent, require_marks
 from starfc.answers.questions import Asker, Question
 from starfc.clustering.arrays import cluster_features
 from starfc.clustering.components import largest_first
@@ -265,10 +265,11 @@ class StarFC(ClusterMixin, BaseEstimator):
         Raises
         ------
         InputError
-            The marks contradict each other or the earlier ones. Nothing is changed then.
+            The marks break a rule of :meth:`Marks.of`, or contradict each other or the earlier ones. Nothing is
+            changed then.
         """
         check_is_fitted(self)
-        every = self.marks_.added(marks)
+        every = self.marks_.added(require_marks(marks, len(self.labels_)))
         require_consistent(every, len(self.labels_))
         before, self.marks_ = self.labels_.copy(), every
         if self._state is not None:

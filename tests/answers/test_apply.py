@@ -16,6 +16,7 @@ from helpers.samples import blobs, unit
 from starfc import StarFC
 from starfc.answers.marks import Answer, Marks
 from starfc.commands import app
+from starfc.commands.apply import applied_text
 from starfc.config.config import load_config
 from starfc.config.recipes import model_config
 from starfc.errors import InputError
@@ -25,6 +26,7 @@ from starfc.runs.apply import Marked
 from starfc.runs.assign import assign
 from starfc.runs.cluster import run_inference
 from starfc.runs.folder import Run
+from starfc.runtime.words import counted
 from starfc.storage import commit
 from starfc.storage.commit import LIST, NEXT
 
@@ -245,7 +247,26 @@ def test_the_commands(run, starfc, tmp_path):
     code, out, _ = starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json")
     assert code == 0
     assert "one person?" in out or "no questions" in out
-    questions = json.loads((tmp_path / "q.json").read_text())
+    written = (tmp_path / "q.json").read_text()
+    questions = json.loads(written)
+    total = len(questions["answers"])
+    assert f"{tmp_path / 'q.json'}: {counted(total, 'question')} written" in out
+    assert all(next(iter(entry.items())) == ("same", None) for entry in questions["answers"])
+    assert written.count('"same": null,\n') == total
+    keys = sum(map(len, questions["answers"]))
+    assert len(written.splitlines()) == 7 + keys + 2 * total  # a line for each key, and two brackets
+    if total:
+        assert f'Set "same" to true or false in its entries, then: starfc apply {run} {tmp_path / "q.json"}' in out
+        questions["answers"][0]["same"] = True
+        half = tmp_path / "half.json"
+        half.write_text(json.dumps(questions))
+        found = Marked(run).apply(half)
+        assert found.given.counts() == {"answers": 1, "must_link": 0, "cannot_link": 0, "unanswered": total - 1}
+        text = applied_text(found, run)
+        assert text.startswith("1 answer, 0 must-links and 0 cannot-links read")
+        if total > 1:
+            assert f"; {total - 1} of {total} questions unanswered\n" in text
+        Marked(run).undo()
     for entry in questions["answers"]:
         entry["same"] = entry["kind"] == "split"
     labels = Run.open(run).labels
@@ -262,14 +283,21 @@ def test_the_commands(run, starfc, tmp_path):
     assert None in names
     code, out, _ = starfc("undo", run, "--json")
     assert json.loads(out)["steps"] == 0
-    assert starfc("name", run, labels[0])[0] == 0
+    assert starfc("name", run, labels[0])[:2] == (0, f"{labels[0]:>8}  Ada\n")
+    assert json.loads((run / "names.json").read_text()) == {"names": {str(labels[0]): "Ada"}}
+    removed = starfc("name", run, labels[0], "--remove")
+    assert removed[:2] == (0, f"cluster {labels[0]}: the name 'Ada' was removed\n")
+    assert starfc("name", run, labels[0])[1] == f"cluster {labels[0]} has no name\n"
     assert json.loads((run / "names.json").read_text()) == {"names": {}}
     assert "name" not in pq.read_table(run / "clusters.parquet").column_names
     for wrong, said in (
         (("undo", run), "nothing to undo"),
         (("name", run, 10**6, "x"), "has no cluster 1000000"),
-        (("name", run, labels[0]), "has no name to take away"),
-        (("apply", run, run / "run.json"), "wrong content"),
+        (("name", run, 10**6), "has no cluster 1000000"),
+        (("name", run, labels[0], "--remove"), "has no name to remove"),
+        (("name", run, labels[0], "Ada", "--remove"), "--remove: needs CLUSTER and no NAME; found 'Ada'"),
+        (("name", run, "--remove"), "--remove: needs CLUSTER and no NAME; found no CLUSTER"),
+        (("apply", run, run / "run.json"), 'format: "starfc-marks" needed; found nothing'),
         (("apply", run, run / "nothing.json"), "nothing.json"),
         (("ask", tmp_path), "no finished run there"),
     ):
@@ -366,3 +394,136 @@ def test_an_answer_of_python_equals_one_of_the_file(run):
     assert len(np.unique(marked.labels[inside])) == 2
     assert Marked(run).marks.answers == marked.marks.answers
     assert marked.labels[inside[0]] != marked.labels[inside[-1]]
+
+
+def test_a_corrected_answer_counts_and_undo_brings_the_first_one_back(run):
+    marked = Marked(run)
+    inside = np.flatnonzero(marked.labels == np.bincount(marked.labels).argmax()).tolist()
+    first = Answer(tuple(inside[:3]), tuple(inside[3:]), True, 0.6, "split")
+    marked.apply(Marks(answers=(first,)))
+    marked.apply(Marks(answers=(Answer(first.b, first.a, False, 0.6, "split"),)))
+    assert len(np.unique(marked.labels[inside])) == 2
+    assert [answer.same for answer in marked.marks.answers] == [False]
+    undone = Marked(run)
+    undone.undo()
+    assert undone.marks.answers == (first,)
+    assert Marked(run).marks.answers == (first,)
+    assert len(np.unique(undone.labels[inside])) == 1
+
+
+WRONG = [
+    Marks(answers=(Answer((), (1,), True),)),
+    Marks(answers=(Answer((-1,), (1,), True),)),
+    Marks(answers=(Answer((1, 2), (2, 3), True),)),
+    Marks(answers=(Answer((1,), (ROWS,), True),)),
+    Marks(answers=(Answer((1.5,), (2,), True),)),
+    Marks(answers=(Answer((1,), (2,), "yes"),)),
+    Marks(answers=(Answer((1,), (2,), True, 1.5),)),
+    Marks(answers=(Answer((1,), (2,), True, float("nan")),)),
+    Marks(answers=(Answer((1,), (2,), True, 0.5, "both"),)),
+    Marks(answers=(Answer((1,), (2,), True, 0.5, "join", -1),)),
+    Marks(answers=((1,), (2,))),
+    Marks(answers=3),
+    Marks(must=np.array([[0, ROWS]])),
+    [[1, 2]],
+    None,
+]
+
+
+def test_wrong_marks_of_python_are_refused_before_anything_is_written(run):
+    marked, before = Marked(run), files(run)
+    model = StarFC(adapt="off").fit(np.load(run.parent / "old.npy"))
+    for wrong in WRONG:
+        for one in (marked, model):
+            with pytest.raises(InputError, match=r"^marks: "):
+                one.apply(wrong)
+    assert files(run) == before
+    assert not len(model.marks_)
+
+
+def test_numbers_of_numpy_become_those_of_python(run):
+    answer = Answer(np.array([0]), (np.int32(1), np.int64(2)), np.True_, np.float32(0.5), "join", np.int64(0))
+    Marked(run).apply(Marks(answers=(answer,)))
+    assert Marked(run).marks.answers == (Answer((0,), (1, 2), True),)
+
+
+def test_undo_brings_the_names_of_joined_clusters_back(run):
+    marked = Marked(run)
+    labels, sizes = marked.labels, np.bincount(marked.labels)
+    large, small, other = np.argsort(-sizes, kind="stable")[[0, 1, 2]].tolist()
+    ends = [int(np.flatnonzero(labels == label)[0]) for label in (large, small, other)]
+    marked.name({large: "Ada", small: "Bob"})
+    applied = marked.apply(Marks.of(ROWS, must_link=[ends[:2]]))
+    assert [one.name for one in applied.lost] == ["Bob"]
+    assert marked.names == {large: "Ada"}
+    other_run = Marked(run)
+    other_run.undo()
+    assert other_run.names == Marked(run).names == {large: "Ada", small: "Bob"}
+    # the name of a small cluster goes to a large one without a name, and comes back
+    other_run.name({large: None})
+    other_run.apply(Marks.of(ROWS, must_link=[ends[:2]]))
+    assert other_run.names == {large: "Bob"}
+    other_run.undo()
+    assert other_run.names == {small: "Bob"}
+    # a name that was given after the step stays
+    other_run.apply(Marks.of(ROWS, must_link=[ends[:2]]))
+    other_run.name({large: "Eva", other: "Zoe"})
+    other_run.undo()
+    assert other_run.names == {large: "Eva", small: "Bob", other: "Zoe"}
+
+
+def test_a_chain_of_must_links_leads_through_a_removed_row(run):
+    labels = Run.open(run).labels
+    by_size = np.argsort(-np.bincount(labels), kind="stable")
+    one, gone, other = (int(np.flatnonzero(labels == label)[0]) for label in by_size[:3])
+    assign(run, np.load(run.parent / "new.npy")[:1], remove=[gone])
+    marked = Marked(run)
+    marked.apply(Marks.of(len(marked.labels), must_link=[[one, gone], [gone, other]]))
+    assert marked.labels[one] == marked.labels[other] >= 0 > marked.labels[gone]
+    with pytest.raises(InputError, match="contradiction"):
+        marked.apply(Marks.of(len(marked.labels), cannot_link=[[one, other]]))
+    check(run)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"replaced_must": [[1]]}, "replaced_must.0"),
+        ({"must_link": [[1, 2, 3]]}, "must_link.0"),
+        ({"replaced_cannot": [[1, ROWS]]}, "cannot_link: pairs of two different rows from 0 to 199"),
+        ({"replaced_answers": [{"a": [1], "b": [ROWS], "same": True}]}, "two sides of rows from 0 to 199"),
+        ({"renamed": {"00": [None, "Ada"]}}, "keys must be cluster ids"),
+        ({"renamed": {"0": [None, "\ud800"]}}, "one line of 1 to 200 characters"),
+        ({"renamed": {"0": ["Ada"]}}, "renamed.0"),
+    ],
+)
+def test_a_changed_step_ends_in_one_message(run, starfc, changed, said):
+    Marked(run).apply(marks_for(Run.open(run).labels))
+    record = json.loads((run / "marks.json").read_text())
+    record["steps"][-1] |= changed
+    (run / "marks.json").write_text(json.dumps(record))
+    (run / "files.json").unlink()  # else the digest refuses the file
+    code, _, err = starfc("undo", run)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "marks.json" in err
+    assert said in err
+
+
+def test_ask_shows_the_files_that_a_run_knows(finished, starfc, tmp_path):
+    names = [f"pictures/{row:03}.jpg" if row % 2 else "" for row in range(ROWS)]
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
+    done = starfc(
+        "cluster", finished / "old.npy", "-o", tmp_path / "out", "--adapt", "off", "--files", tmp_path / "list.txt"
+    )
+    assert done[0] == 0
+    code, out, _ = starfc("ask", tmp_path / "out", "-n", 3)
+    assert code == 0
+    record = json.loads(starfc("ask", tmp_path / "out", "-n", 3, "--json")[1])
+    assert record["answers"]
+    for entry in record["answers"]:
+        assert entry["files"] == [
+            [str(tmp_path / names[row]) if names[row] else None for row in side] for side in entry["shown"]
+        ]
+        sides = (" ".join(f"{row:03}.jpg" if row % 2 else "-" for row in side[:3]) for side in entry["shown"])
+        assert f"files: {' | '.join(sides)}\n" in out

@@ -7,8 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from starfc.answers.constraints import verdicts
 from starfc.answers.marks import Answer, Marks, closures, contradictions, read_marks, require_consistent
 from starfc.errors import InputError
+
+PAIR = {"a": [1], "b": [2]}
 
 
 def written(path, **content):
@@ -84,6 +87,66 @@ def test_a_newer_pair_replaces_its_opposite_and_an_answer_counts_once():
     assert both.must.tolist() == [[2, 3]]
     assert both.cannot.tolist() == [[0, 1]]
     assert [answer.same for answer in both.answers] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"answers": [PAIR | {"same": "yes"}]}, "answers, entry 1, same: true, false or null needed; found 'yes'"),
+        (
+            {"answers": [PAIR | {"Same": True}]},
+            "answers, entry 1: unknown key 'Same'; the keys of an entry are a, b, same,",
+        ),
+        ({"answers": [{"a": [1], "b": [2]}, {"A": [1], "b": [2]}]}, "answers, entry 2: unknown key 'A'"),
+        ({"answers": [{"a": [1]}]}, "answers, entry 1, b: a list of rows needed; found nothing"),
+        ({"answers": [{"a": [1, "x"], "b": [2]}]}, "answers, entry 1, a, entry 2: a list of rows needed; found 'x'"),
+        ({"answers": [PAIR | {"p": 7}]}, "answers, entry 1, p: a number from 0 to 1 needed; found 7"),
+        ({"answers": [PAIR | {"kind": "both"}]}, 'answers, entry 1, kind: "join" or "split" needed'),
+        ({"answers": [5]}, "answers, entry 1: an object needed; found 5"),
+        ({"answers": {}}, "answers: a list of entries needed; found {}"),
+        ({"must_link": [[1, 2], [3]]}, "must_link, entry 2: pairs [row, row] needed; found [3]"),
+        ({"must_link": [[1, -2]]}, "must_link, entry 1, entry 2: pairs [row, row] needed; found -2"),
+        ({"num_instances": None}, "num_instances: the number of rows of the run needed; found None"),
+        ({"version": 2}, "version: 1 needed; found 2"),
+    ],
+)
+def test_a_mistake_in_an_entry_is_named(tmp_path, content, said):
+    with pytest.raises(InputError) as raised:
+        read_marks(written(tmp_path / "m.json", **content), 10)
+    assert str(raised.value).startswith(f"{tmp_path / 'm.json'}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"format": "starfc-marks"\n "version": 1}', "not JSON: Expecting ',' delimiter in line 2, column 2$"),
+        ("[" * 100_000, "not JSON: "),
+        ('{"a": "\xff"}', "not JSON: "),
+        ("[]", "content: an object needed; found \\[\\]$"),
+    ],
+)
+def test_a_file_that_is_no_object_is_refused(tmp_path, text, said):
+    (tmp_path / "m.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=said):
+        read_marks(tmp_path / "m.json", 10)
+
+
+@pytest.mark.parametrize("sides", [((4, 6), (5,)), ((5,), (6, 4))])
+def test_a_corrected_answer_takes_the_place_of_the_first_one(sides):
+    one = Marks.of(
+        9, answers=[Answer((4, 6), (5,), True), Answer((4, 6), (5,), True, asked=1), Answer((1,), (2,), True)]
+    )
+    both = one.added(Marks.of(9, answers=[Answer(*sides, False)]))
+    assert [answer.same for answer in both.answers] == [False, True, True]
+    assert [verdict.answers for verdict in verdicts(both.answers)] == [2, 1]
+    assert both.added(both).answers == both.answers
+    assert one.added(one).answers == one.answers
+
+
+def test_of_two_opposite_entries_of_a_file_the_later_one_counts(tmp_path):
+    entries = [{"a": [1], "b": [2], "same": True}, {"a": [2], "b": [1], "same": False}]
+    (answer,) = read_marks(written(tmp_path / "m.json", answers=entries), 10).answers
+    assert not answer.same
 
 
 @pytest.mark.parametrize("pairs", [[[0.5, 1]], [["a", "b"]], [[0, 1], [2]], [0, 1]])

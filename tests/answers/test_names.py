@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from starfc.answers.names import NamesRecord, carried, names_of, require_name
+from starfc.answers.names import carried, names_of, require_name
 from starfc.errors import InputError
 
 
@@ -32,6 +32,13 @@ def test_names_that_are_no_line_of_text_are_refused(name):
         require_name(name)
 
 
-def test_keys_must_be_ids():
+@pytest.mark.parametrize("name", ["\ud800", "a\u202eb", " ", "x" * 201])
+def test_names_of_files_are_checked_like_those_of_the_command(name):
+    with pytest.raises(InputError, match=r"names.json: names, 3: one line of 1 to 200 characters"):
+        names_of({"3": name}, "names.json")
+
+
+@pytest.mark.parametrize("key", ["-1", "00", "07", "٣", "", "1 ", "1\n", "9" * 19])
+def test_keys_must_be_ids(key):
     with pytest.raises(InputError, match="cluster ids"):
-        names_of(NamesRecord(names={"-1": "Ada"}), "names.json")
+        names_of({key: "Ada"}, "names.json")

@@ -38,7 +38,7 @@ OPTIONS = {
     "ask": "--count --out --threads --json --quiet",
     "apply": "--threads --json --quiet",
     "undo": "--threads --json --quiet",
-    "name": "--json --quiet",
+    "name": "--remove --json --quiet",
     "assign": "--remove --apply-merges --labels --threads --json --quiet",
     "explain": "--json",
     "report": "--out --images --names --thumbnails --labels --questions --json",

@@ -72,9 +72,9 @@ class Verdict:
 
 def verdicts(answers: Iterable[Answer]) -> list[Verdict]:
     """Combine the answers about the same sides, in the order in which the sides were asked first."""
-    found: dict[tuple[tuple[int, ...], tuple[int, ...]], Verdict] = {}
+    found: dict[frozenset[frozenset[int]], Verdict] = {}
     for answer in answers:
-        key = (answer.a, answer.b)
+        key = answer.sides
         if key not in found:
             p = min(max(answer.p, 1e-6), 1 - 1e-6)
             odds = float(np.clip(np.log(p / (1 - p)), -PRIOR, PRIOR))
@@ -367,10 +367,13 @@ def _there(clusters: Clusters, rows: Sequence[int], label: int) -> NDArray[np.in
 def _certain(
     clusters: Clusters, marks: Marks, groups: NDArray[np.int64], every: Sequence[Verdict], changes: Changes
 ) -> None:
-    """Join by must-links, then divide by cannot-links; must-links hold afterwards, because no closure is divided."""
-    for a, b in marks.must.tolist():
-        ours, others = int(clusters.labels[a]), int(clusters.labels[b])
-        if min(ours, others) >= 0 and ours != others:
+    """Join must-link closures, then divide by cannot-links; must-links hold afterwards, as no closure is divided."""
+    first: dict[int, int] = {}  # row of each closure; a chain of must-links may lead through a removed row
+    for row in marks.must.ravel().tolist():
+        if clusters.labels[row] < 0:
+            continue
+        ours, others = int(clusters.labels[first.setdefault(int(groups[row]), row)]), int(clusters.labels[row])
+        if ours != others:
             clusters.join(ours, others, changes)
     for a, b in marks.cannot.tolist():
         label = int(clusters.labels[a])

@@ -9,7 +9,8 @@ The review page, `starfc ask` and Python exchange marks as one JSON object, `sta
 ``cannot_link``       pairs [row, row] of two identities
 ``answers`` (absent   answers to questions: ``{"a": [rows], "b": [rows], "same": true}``. ``a`` and ``b`` are rows that
 or a list)            of the two sides. Optional: ``p``, the question's probability that both are one; ``kind``, "join"
-                      or "split"; ``asked``, the number of answers before. Without ``same`` it is no answer yet
+                      or "split"; ``asked``, the number of answers before. Without ``same`` it is no answer yet. The
+                      other keys that `starfc ask` writes are not used; unknown ones are refused
 ===================== ==============================================================================================
 
 Other keys are for the page and are not used. Pairs are certain: they always hold. An answer is evidence about two sides
@@ -19,32 +20,51 @@ of rows: a person errs in some answers, so an answer that overwhelming evidence 
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import reprlib
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import ConfigDict, Field, ValidationError
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from starfc.errors import InputError
 from starfc.runtime.words import counted
 from starfc.storage.records import Count, Record, Share
-from starfc.storage.safe import read_json
+from starfc.storage.safe import first_line, json_bytes
 
 Kind = Literal["join", "split"]
 FORMAT, VERSION = "starfc-marks", 1
+_NEEDED = {  # what messages say about the keys of a file
+    "format": f'"{FORMAT}"',
+    "version": f"{VERSION}",
+    "num_instances": "the number of rows of the run",
+    "must_link": "pairs [row, row]",
+    "cannot_link": "pairs [row, row]",
+    "answers": "a list of entries",
+    "a": "a list of rows",
+    "b": "a list of rows",
+    "same": "true, false or null",
+    "p": "a number from 0 to 1",
+    "kind": '"join" or "split"',
+    "asked": "the number of earlier answers",
+}
 
-_Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+RowPair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 _Side = Annotated[list[Count], Field(min_length=1)]
 
 
 class AnswerRecord(Record):
-    """An answer in a file of marks."""
+    """An answer."""
+
+    model_config = ConfigDict(extra="forbid")
 
     a: _Side
     b: _Side
@@ -54,15 +74,25 @@ class AnswerRecord(Record):
     asked: Count = 0
 
 
+class EntryRecord(AnswerRecord):
+    """An entry of ``answers``: an answer, and what `starfc ask` writes for the person who gives it."""
+
+    clusters: Any = None
+    sizes: Any = None
+    shown: Any = None
+    files: Any = None
+    gain: Any = None
+
+
 class MarksRecord(Record):
     """A file of marks."""
 
     format: Literal["starfc-marks"]
     version: Literal[1]
     num_instances: Count
-    must_link: list[_Pair] = []
-    cannot_link: list[_Pair] = []
-    answers: list[AnswerRecord] = []
+    must_link: list[RowPair] = []
+    cannot_link: list[RowPair] = []
+    answers: list[EntryRecord] = []
 
 
 @dataclass(frozen=True)
@@ -80,7 +110,8 @@ class Answer:
     kind : {'join', 'split'}
         Whether the question was about two clusters, or about two parts of one.
     asked : int
-        Number of answers to the same question before this one. So an answer that is applied twice counts once.
+        Number of answers to the same question before this one. So an answer that is applied twice counts once, and
+        one with another ``same`` corrects it.
     """
 
     a: tuple[int, ...]
@@ -89,6 +120,22 @@ class Answer:
     p: float = 0.5
     kind: Kind = "join"
     asked: int = 0
+
+    @cached_property
+    def sides(self) -> frozenset[frozenset[int]]:
+        """The two sides, whichever is first."""
+        return frozenset((frozenset(self.a), frozenset(self.b)))
+
+    def record(self) -> dict[str, Any]:
+        """Return the answer as an entry of a file of marks."""
+        return {
+            "a": list(self.a),
+            "b": list(self.b),
+            "same": self.same,
+            "p": self.p,
+            "kind": self.kind,
+            "asked": self.asked,
+        }
 
 
 def _no_pairs() -> NDArray[np.int64]:
@@ -105,12 +152,15 @@ class Marks:
         Pairs of rows of one identity, and of two identities. The smaller row first, without repetitions, in the order
         in which they were given.
     answers : tuple of Answer
-        Answers to questions, in the order in which they were given.
+        Answers to questions, in the order in which they were given; one for each question and ``asked``.
+    unanswered : int
+        Number of questions without an answer in the file that was read.
     """
 
     must: NDArray[np.int64] = field(default_factory=_no_pairs)
     cannot: NDArray[np.int64] = field(default_factory=_no_pairs)
     answers: tuple[Answer, ...] = ()
+    unanswered: int = 0
 
     @classmethod
     def of(
@@ -137,7 +187,8 @@ class Marks:
         Raises
         ------
         InputError
-            A pair is not two different rows from 0 to N - 1, or is in both lists.
+            A pair is not two different rows from 0 to N - 1, or is in both lists; or an answer breaks a rule of
+            :class:`Answer`, or does not have two sides of rows without a common one.
         """
         must = _pairs(must_link, num_instances, name, "must_link")
         cannot = _pairs(cannot_link, num_instances, name, "cannot_link")
@@ -145,36 +196,39 @@ class Marks:
         if both:
             shown = ", ".join(f"{a} and {b}" for a, b in sorted(both)[:5])
             raise InputError(f"{name}: {counted(len(both), 'pair')} in both must_link and cannot_link ({shown})")
-        answers = tuple(answers)
-        for at, answer in enumerate(answers):
-            rows = [*answer.a, *answer.b]
-            wrong = [row for row in rows if not 0 <= row < num_instances]
-            if wrong or not answer.a or not answer.b or set(answer.a) & set(answer.b):
-                raise InputError(
-                    f"{name}: answers, entry {at}: two sides of rows from 0 to {num_instances - 1} needed, with no row "
-                    f"in both; found {list(answer.a)[:5]} and {list(answer.b)[:5]}"
-                )
-        return cls(must, cannot, answers)
+        if not isinstance(answers, Iterable):
+            raise InputError(f"{name}: answers: several of type Answer needed; found {_shown(answers)}")
+        checked = [
+            _answer(answer, num_instances, f"{name}: answers, entry {at}") for at, answer in enumerate(answers, 1)
+        ]
+        return cls(must, cannot, _latest(checked))
 
     def __len__(self) -> int:
         return len(self.must) + len(self.cannot) + len(self.answers)
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of answers, pairs, and questions without an answer, for JSON."""
+        return {
+            "answers": len(self.answers),
+            "must_link": len(self.must),
+            "cannot_link": len(self.cannot),
+            "unanswered": self.unanswered,
+        }
+
     def added(self, other: Marks) -> Marks:
-        """Return these marks and those of ``other`` that are not among them. A newer pair replaces an older opposite.
+        """Return these marks and those of ``other`` that are not among them.
+
+        A newer pair replaces an older opposite one. An answer with the sides and ``asked`` of an older one, but with
+        another ``same``, takes its place.
 
         Raises nothing: contradictions are found by :func:`contradictions`.
         """
-        answers, given = list(self.answers), Counter((answer.a, answer.b) for answer in self.answers)
-        for answer in other.answers:
-            if given[answer.a, answer.b] <= answer.asked:
-                given[answer.a, answer.b] += 1
-                answers.append(answer)
         must = _without(self.must, other.cannot)
         cannot = _without(self.cannot, other.must)
         return Marks(
             np.concatenate([must, _without(other.must, must)]),
             np.concatenate([cannot, _without(other.cannot, cannot)]),
-            tuple(answers),
+            _latest((*self.answers, *other.answers)),
         )
 
     def record(self, num_instances: int) -> dict[str, Any]:
@@ -185,10 +239,7 @@ class Marks:
             "num_instances": num_instances,
             "must_link": self.must.tolist(),
             "cannot_link": self.cannot.tolist(),
-            "answers": [
-                {"a": list(x.a), "b": list(x.b), "same": x.same, "p": x.p, "kind": x.kind, "asked": x.asked}
-                for x in self.answers
-            ],
+            "answers": [answer.record() for answer in self.answers],
         }
 
 
@@ -230,7 +281,7 @@ def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = (
     MissingFileError, InputError
         The file does not exist, is not of this format, or belongs to a run with another number of rows.
     """
-    record = read_json(Path(path), MarksRecord)
+    record = _read(path)
     if record.num_instances != num_instances and record.num_instances not in earlier:
         raise InputError(
             f"{path}: marks of a run with {record.num_instances:,} rows, but this run has {num_instances:,}; use the "
@@ -239,12 +290,51 @@ def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = (
     return marks_of(record, num_instances, str(path))
 
 
+def _read(path: str | Path) -> MarksRecord:
+    """Read a file that people may have changed. A message names the entry, what is needed, and what was found."""
+    try:
+        return MarksRecord.model_validate(json.loads(json_bytes(path)))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explained(error)}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {first_line(error)}") from None
+
+
+def _explained(error: ValidationError) -> str:
+    """Return the first mistake of a file as text; an unknown key goes first, because another key may lack for it."""
+    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")[0]
+    *above, last = found["loc"] or ("content",)
+    within = "".join(f", entry {part + 1}" if isinstance(part, int) else f", {part}" for part in above)[2:]
+    place = f"{within}: " if within else ""
+    if found["type"] == "extra_forbidden":
+        known = ", ".join(EntryRecord.model_fields)
+        return f"{place}unknown key {_shown(last)}; the keys of an entry are {known}"
+    where = (f"{within}, " if within else "") + (f"entry {last + 1}" if isinstance(last, int) else str(last))
+    key = next((part for part in reversed(found["loc"]) if isinstance(part, str)), "content")
+    needed = "an object" if found["loc"] in ((), ("answers", last)) else _NEEDED[key]
+    what = "nothing" if found["type"] == "missing" else _shown(found["input"])
+    return f"{where}: {needed} needed; found {what}"
+
+
 def marks_of(record: MarksRecord, num_instances: int, name: str = "marks") -> Marks:
     """Return the marks of a record that was read, checked as :meth:`Marks.of` checks them."""
-    answers = [
-        Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in record.answers if x.same is not None
-    ]
-    return Marks.of(num_instances, record.must_link, record.cannot_link, answers, name)
+    given = answers_of(record.answers)
+    marks = Marks.of(num_instances, record.must_link, record.cannot_link, given, name)
+    return replace(marks, unanswered=len(record.answers) - len(given))
+
+
+def answers_of(entries: Iterable[AnswerRecord]) -> tuple[Answer, ...]:
+    """Return the entries that have an answer."""
+    return tuple(Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in entries if x.same is not None)
+
+
+def require_marks(marks: Marks, num_instances: int) -> Marks:
+    """Return marks that were made in Python, checked as :meth:`Marks.of` checks them."""
+    if not isinstance(marks, Marks):
+        raise InputError(f"marks: must be of type Marks (starfc.answers.marks); found {_shown(marks)}")
+    return Marks.of(num_instances, marks.must, marks.cannot, marks.answers)
 
 
 def closures(marks: Marks, num_instances: int) -> NDArray[np.int64]:
@@ -282,6 +372,16 @@ def require_consistent(marks: Marks, num_instances: int, name: str = "marks") ->
         raise InputError(f"{name}: {counted(len(found), 'contradiction')}: {shown}; take back one mark of each")
 
 
+def _latest(answers: Iterable[Answer]) -> tuple[Answer, ...]:
+    """Return one answer for each question and ``asked``: the first one that says what the last one says."""
+    found: dict[tuple[frozenset[frozenset[int]], int], Answer] = {}
+    for answer in answers:
+        key = (answer.sides, answer.asked)
+        if key not in found or found[key].same != answer.same:
+            found[key] = answer  # the place of the first one stays
+    return tuple(found.values())
+
+
 def _closures(pairs: NDArray[np.int64], num_instances: int) -> NDArray[np.int64]:
     return connected_components(_graph(pairs, num_instances), directed=False)[1].astype(np.int64)
 
@@ -308,6 +408,47 @@ def _pairs(given: ArrayLike | None, num_instances: int, name: str, key: str) -> 
     if wrong.any():
         raise InputError(f"{rule}; found {pairs[wrong][:5].tolist()}")
     return _without(np.sort(pairs.astype(np.int64), axis=1), _no_pairs())
+
+
+def _answer(answer: Answer, num_instances: int, name: str) -> Answer:
+    """Return an answer with Python's own types. Raise InputError if it breaks a rule."""
+    if not isinstance(answer, Answer):
+        raise InputError(f"{name}: an Answer needed; found {_shown(answer)}")
+    sides = [_side(rows, num_instances) for rows in (answer.a, answer.b)]
+    if not all(sides) or set(sides[0]) & set(sides[1]):
+        raise InputError(
+            f"{name}: two sides of rows from 0 to {num_instances - 1} needed, with no row in both; found "
+            f"{_shown(answer.a)} and {_shown(answer.b)}"
+        )
+    for key, good in (
+        ("same", isinstance(answer.same, bool | np.bool_)),
+        ("p", _is_number(answer.p, Real) and 0 <= answer.p <= 1),
+        ("kind", isinstance(answer.kind, str) and answer.kind in get_args(Kind)),
+        ("asked", _is_number(answer.asked, Integral) and 0 <= answer.asked < 2**63),
+    ):
+        if not good:
+            raise InputError(f"{name}, {key}: {_NEEDED[key]} needed; found {_shown(getattr(answer, key))}")
+    return Answer(sides[0], sides[1], bool(answer.same), float(answer.p), answer.kind, int(answer.asked))
+
+
+def _side(rows: ArrayLike, num_instances: int) -> tuple[int, ...]:
+    """Return the rows of a side; none if they are not all rows from 0 to N - 1."""
+    try:
+        found = np.asarray(rows)
+    except (ValueError, OverflowError):
+        return ()
+    if found.ndim != 1 or found.dtype.kind not in "iu" or ((found < 0) | (found >= num_instances)).any():
+        return ()
+    return tuple(found.tolist())
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """Return what was found as short text for messages."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def _without(pairs: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,21 +38,23 @@ class Lost:
         return f"cluster {self.label} ({self.name!r}) is now part of cluster {self.into}, which is called {self.kept!r}"
 
 
-def names_of(record: NamesRecord, place: str) -> dict[int, str]:
-    """Return the names by cluster id. Raise InputError if a key is not a cluster id."""
-    names = {}
-    for key, name in record.names.items():
-        if not key.isdecimal() or len(key) > 18:
-            raise InputError(f"{place}: names: keys must be cluster ids; found {key[:40]!r}")
-        names[int(key)] = name
-    return names
+def names_of(record: Mapping[str, str], place: str) -> dict[int, str]:
+    """Return the names by cluster id. Raise InputError if a key is not a cluster id, or a name is not one."""
+    return {label_of(key, place): require_name(name, f"{place}: names, {key}") for key, name in record.items()}
 
 
-def require_name(name: str) -> str:
+def label_of(key: str, place: str) -> int:
+    """Return the cluster id that a key of a file is. Raise InputError if it is none."""
+    if not re.fullmatch("0|[1-9][0-9]{0,17}", key):
+        raise InputError(f"{place}: names: keys must be cluster ids; found {key[:40]!r}")
+    return int(key)
+
+
+def require_name(name: str, place: str = "NAME") -> str:
     """Return a name without spaces around it. Raise InputError if it is empty, too long, or not one line of text."""
     name = name.strip()
     if not name or len(name) > LONGEST or not name.isprintable():
-        raise InputError(f"NAME: one line of 1 to {LONGEST} characters needed; found {name[:60]!r}")
+        raise InputError(f"{place}: one line of 1 to {LONGEST} characters needed; found {name[:60]!r}")
     return name
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,19 +77,30 @@ class Question:
         """Return an answer to this question: whether both sides are one identity."""
         return Answer(self.a, self.b, same, self.p, self.kind, self.asked)
 
-    def record(self) -> dict[str, Any]:
-        """Return the question for JSON. With a key ``same``, it is an entry of ``answers`` in a file of marks."""
+    def record(self, files: Sequence[Path | None] | None = None) -> dict[str, Any]:
+        """Return the question for JSON: an entry of ``answers`` in a file of marks, with ``same`` to be filled in.
+
+        With the file of every row, ``files`` are those of the rows that are shown.
+        """
+        named = {} if files is None else {"files": [_names(files, rows) for rows in self.shown]}
         return {
+            "same": None,
             "kind": self.kind,
             "clusters": list(self.clusters),
             "sizes": list(self.sizes),
             "shown": [list(rows) for rows in self.shown],
+            **named,
             "p": round(self.p, 4),
             "gain": round(self.gain, 1),
             "asked": self.asked,
             "a": list(self.a),
             "b": list(self.b),
         }
+
+
+def _names(files: Sequence[Path | None], rows: Sequence[int]) -> list[str | None]:
+    found = [files[row] for row in rows]
+    return [None if path is None else str(path) for path in found]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from starfc.commands import options
 from starfc.runtime.words import counted
 
 if TYPE_CHECKING:
+    from starfc.answers.marks import Marks
     from starfc.runs.apply import Applied
 
 LINES = 20  # so many joins, divisions and doubtful answers are printed
@@ -44,10 +45,11 @@ def apply(
 
 def applied_text(applied: Applied, folder: Path) -> str:
     """Return the result of a step as text."""
-    lines = [
+    lines = [] if applied.given is None else [_given_text(applied.given)]
+    lines.append(
         f"{counted(len(applied.rows), 'instance')} changed cluster, {counted(applied.pairs, 'pair')} of instances "
         f"changed; {counted(applied.num_clusters, 'cluster')} now"
-    ]
+    )
     lines += [f"  cluster {gone} is now part of cluster {into}" for into, gone in applied.joined[:LINES]]
     lines += [f"  a part of cluster {former} is now cluster {new}" for former, new in applied.divided[:LINES]]
     if applied.doubtful:
@@ -59,3 +61,14 @@ def applied_text(applied: Applied, folder: Path) -> str:
     lines += [one.text() for one in applied.lost]
     lines.append(f"{counted(applied.steps, 'step')} can be undone; {folder} is up to date")
     return "\n".join(lines)
+
+
+def _given_text(marks: Marks) -> str:
+    """Return the numbers of marks that were read as text."""
+    text = (
+        f"{counted(len(marks.answers), 'answer')}, {counted(len(marks.must), 'must-link')} and "
+        f"{counted(len(marks.cannot), 'cannot-link')} read"
+    )
+    if marks.unanswered:
+        text += f"; {marks.unanswered:,} of {counted(marks.unanswered + len(marks.answers), 'question')} unanswered"
+    return text

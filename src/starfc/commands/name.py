@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,12 +15,13 @@ def name(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run of `starfc cluster`.")],
     cluster: Annotated[int | None, typer.Argument(metavar="CLUSTER", help="Cluster id. Leave out to list.")] = None,
     text: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The name. Leave out to take the name away.")
+        str | None, typer.Argument(metavar="NAME", help="The name. Leave out to show the present one.")
     ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the name of CLUSTER.")] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Give a cluster a name, or list the names.
+    """Give a cluster a name, show its name, or list all names.
 
     Names stay with their clusters through `starfc assign`, `apply` and `undo`. If two clusters with names are joined,
     the name of the larger one stays, and the other is listed.
@@ -28,13 +29,25 @@ def name(
     options.set_messages(quiet)
     from starfc.runs.apply import Marked
 
+    if remove and (cluster is None or text is not None):
+        raise InputError(
+            "--remove: needs CLUSTER and no NAME; found " + ("no CLUSTER" if cluster is None else repr(text))
+        )
     marked = Marked(folder)
+    record: dict[str, Any] = {}
+    before = None if cluster is None else marked.names.get(cluster)
     if cluster is not None:
-        if text is None and cluster not in marked.names:
-            raise InputError(f"{folder}: cluster {cluster} has no name to take away")
+        marked.require_cluster(cluster)
+    if cluster is not None and (remove or text is not None):
+        if remove and before is None:
+            raise InputError(f"{folder}: cluster {cluster} has no name to remove")
         marked.name({cluster: text})
-    shown = (
-        "\n".join(f"{label:>8}  {known}" for label, known in sorted(marked.names.items())) or "no cluster has a name"
-    )
-    record = {"names": {str(label): known for label, known in sorted(marked.names.items())}}
-    options.show(record, shown, as_json=as_json, quiet=quiet)
+        record["before"] = before
+    names = {label: name for label, name in sorted(marked.names.items()) if text or remove or cluster in (None, label)}
+    record["names"] = {str(label): name for label, name in names.items()}
+    lines = [f"{label:>8}  {name}" for label, name in names.items()]
+    if remove:
+        lines = [f"cluster {cluster}: the name {before!r} was removed"]
+    elif not lines:
+        lines = ["no cluster has a name" if cluster is None else f"cluster {cluster} has no name"]
+    options.show(record, "\n".join(lines), as_json=as_json, quiet=quiet)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from starfc.answers.constraints import Clusters, Verdict, enforce, kept_edges
 from starfc.answers.evidence import evidence_of
 from starfc.answers.expected import expected
-from starfc.answers.marks import Marks, read_marks, require_consistent
+from starfc.answers.marks import Marks, read_marks, require_consistent, require_marks
 from starfc.answers.names import Lost, carried, require_name
 from starfc.answers.questions import Asker, Question
 from starfc.clustering.choice import Estimate
@@ -41,7 +41,7 @@ from starfc.runs.marked import (
     whole_clusters,
     write_names,
 )
-from starfc.runs.outputs import write_clustering, write_run
+from starfc.runs.outputs import Files, read_instances, write_clustering, write_run
 from starfc.runs.state import first_state, read_state
 from starfc.runs.table import Columns, changed_columns
 from starfc.runtime.stages import Stages
@@ -78,6 +78,8 @@ class Applied:
         Number of clusters now.
     steps : int
         Number of steps that can be undone.
+    given : Marks, optional
+        The marks that were given.
     seconds : float
         Time of the step.
     """
@@ -93,6 +95,7 @@ class Applied:
     num_clusters: int = 0
     steps: int = 0
     seconds: float = 0.0
+    given: Marks | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the result for JSON, without the rows."""
@@ -109,7 +112,7 @@ class Applied:
             "num_clusters": self.num_clusters,
             "steps": self.steps,
             "seconds": self.seconds,
-        }
+        } | ({} if self.given is None else {"given": self.given.counts()})
 
 
 class Marked:
@@ -178,39 +181,44 @@ class Marked:
         Raises
         ------
         InputError
-            The marks are of another run, or contradict each other or the earlier ones; the run changed since it was
-            opened; or another process writes to it. The run is unchanged.
+            The marks break a rule of :meth:`Marks.of`, are of another run, or contradict each other or the earlier
+            ones; the run changed since it was opened; or another process writes to it. The run is unchanged.
         """
         started = time.perf_counter()
         name = str(marks) if isinstance(marks, str | Path) else "marks"
-        new = read_marks(marks, len(self.labels), self._earlier_sizes()) if isinstance(marks, str | Path) else marks
+        if isinstance(marks, str | Path):
+            new = read_marks(marks, len(self.labels), self._earlier_sizes())
+        else:
+            new = require_marks(marks, len(self.labels))
         require_consistent(self.marks.added(new), len(self.labels), name)
         number = self.run.record.get("applied", 0) + 1
         step = {"number": number, "next_label": self.next_label, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         kept = self._kept.with_step(new, step)
-        before, last = self.labels, kept.steps[-1]
-        if not (last.must_link or last.cannot_link or last.answers or last.replaced_must or last.replaced_cannot):
+        before = self.labels
+        if not kept.changed:
             none = np.empty(0, np.int64)
             settle(self.folder, APPLY, held=self._held)
-            return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps))
+            return Applied(none, none, none, num_clusters=self.num_clusters, steps=len(self._kept.steps), given=new)
         clusters = Clusters(before.copy(), self.next_label, self._parsed.edges)
         changes = enforce(clusters, kept.marks)
         flips = kept_edges(self._parsed, changes.rows, before, clusters.labels)
         undo = Undo.of(changes, clusters.labels, self._parsed, flips)
         names, lost = carried(self.names, before, clusters.labels) if len(changes.rows) else (self.names, [])
+        kept = kept.with_names(self.names, names)
         with self._changing() as change:
             save_arrays(change.place / step_name(number), vars(undo))
             self._commit(change, clusters.labels, clusters.next_label, flips, kept, names)
         return Applied(
             changes.rows, changes.before, clusters.labels[changes.rows], changes.joined, changes.divided,
             changes.doubtful, lost, pairs_changed(before, clusters.labels, changes.rows), self.num_clusters,
-            len(kept.steps), time.perf_counter() - started,
+            len(kept.steps), time.perf_counter() - started, new,
         )  # fmt: skip
 
     def undo(self) -> Applied:
         """Take the last step of :meth:`apply` back: its marks, and the changes of the clusters.
 
         Rows that were added since stay where they are; so do rows whose cluster was changed since by another command.
+        Names that the step moved or took away come back.
 
         Raises
         ------
@@ -232,7 +240,7 @@ class Marked:
         else:  # not all edges inside a cluster are kept: only those that the step took away come back
             known = self._parsed.kept[flips] | np.isin(flips, undo.flips(self._parsed))
         flips = flips[known]
-        names, lost = carried(self.names, before, labels)
+        names, lost = carried(self._kept.names_before(self.names), before, labels)
         kept = self._kept.without_last()
         next_label = last.next_label if "steps" not in self.run.record else self.next_label
         with self._changing() as change:
@@ -253,13 +261,17 @@ class Marked:
         """
         found = dict(self.names)
         for label, name in names.items():
-            if not (self.labels == label).any() or label < 0:
-                raise InputError(f"{self.folder}: has no cluster {label}")
+            self.require_cluster(label)
             found.pop(label, None)
             if name is not None:
                 found[label] = require_name(name)
         with self._changing() as change:
             self._commit(change, self.labels, self.next_label, np.empty(0, np.int64), self._kept, found)
+
+    def require_cluster(self, label: int) -> None:
+        """Raise InputError if there is no cluster of an id."""
+        if label < 0 or not (self.labels == label).any():
+            raise InputError(f"{self.folder}: has no cluster {label}")
 
     def questions(self, count: int, stages: Stages | None = None) -> list[Question]:
         """Return the questions whose answers are expected to change the most pairs, at most ``count``.
@@ -284,6 +296,11 @@ class Marked:
     def num_steps(self) -> int:
         """Number of steps that can be undone."""
         return len(self._kept.steps)
+
+    @property
+    def files(self) -> Files | None:
+        """The file of every row; None if the run knows none."""
+        return read_instances(self._at, len(self.labels))[1]
 
     @property
     def num_clusters(self) -> int:

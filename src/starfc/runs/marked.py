@@ -13,16 +13,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
-from starfc.answers.marks import Marks, MarksRecord, marks_of
-from starfc.answers.names import NamesRecord, names_of
+from starfc.answers.marks import AnswerRecord, Marks, MarksRecord, RowPair, answers_of, marks_of
+from starfc.answers.names import NamesRecord, label_of, names_of, require_name
 from starfc.clustering.parsing import ParsedEdges
 from starfc.errors import InputError
 from starfc.graph.checks import require_ids
@@ -38,14 +40,19 @@ MARKS, NAMES, CLUSTERS = "marks.json", "names.json", "answers/clusters.npy"
 
 
 class AppliedStep(Record):
-    """A step of `starfc apply`: the marks that it added, and the pairs that these replaced."""
+    """A step of `starfc apply`: the marks that it added, those that these replaced, and what became of names.
+
+    ``renamed`` has the name of a cluster before and after the step, by id, if they differ; None: no name.
+    """
 
     number: Count
-    must_link: list[list[Count]]
-    cannot_link: list[list[Count]]
+    must_link: list[RowPair]
+    cannot_link: list[RowPair]
     answers: Count
-    replaced_must: list[list[Count]] = []
-    replaced_cannot: list[list[Count]] = []
+    replaced_must: list[RowPair] = []
+    replaced_cannot: list[RowPair] = []
+    replaced_answers: list[AnswerRecord] = []
+    renamed: dict[str, Annotated[list[Text | None], Field(min_length=2, max_length=2)]] = {}
     next_label: Count
     time: Text = ""
 
@@ -77,9 +84,32 @@ class Kept:
             answers=len(marks.answers) - len(self.marks.answers),
             replaced_must=only(self.marks.must, marks.must),
             replaced_cannot=only(self.marks.cannot, marks.cannot),
+            replaced_answers=[
+                AnswerRecord(**old.record())
+                for old, new in zip(self.marks.answers, marks.answers, strict=False)
+                if old.same != new.same
+            ],
             **step,
         )
         return Kept(marks, (*self.steps, record))
+
+    def with_names(self, before: Mapping[int, str], after: Mapping[int, str]) -> Kept:
+        """Return the marks with what became of the names in the last step."""
+        changed = sorted(label for label in before.keys() | after.keys() if before.get(label) != after.get(label))
+        renamed = {str(label): [before.get(label), after.get(label)] for label in changed}
+        return replace(self, steps=(*self.steps[:-1], self.steps[-1].model_copy(update={"renamed": renamed})))
+
+    def names_before(self, names: Mapping[int, str]) -> dict[int, str]:
+        """Return the names before the last step. ``names`` are those of today; one given since then stays."""
+        found = dict(names)
+        for key, (before, after) in self.steps[-1].renamed.items():
+            label = int(key)
+            if found.get(label) != after:
+                continue
+            found.pop(label, None)
+            if before is not None:
+                found[label] = before
+        return found
 
     def without_last(self) -> Kept:
         """Return the marks before the last step."""
@@ -95,7 +125,13 @@ class Kept:
             back(self.marks.cannot, last.cannot_link, last.replaced_cannot),
             self.marks.answers[: len(self.marks.answers) - last.answers],
         )
-        return Kept(marks, self.steps[:-1])
+        return Kept(marks.added(Marks(answers=answers_of(last.replaced_answers))), self.steps[:-1])
+
+    @property
+    def changed(self) -> bool:
+        """Whether the last step changed the marks."""
+        last = self.steps[-1]
+        return any((last.must_link, last.cannot_link, last.answers, last.replaced_answers))
 
     def write(self, path: Path, num_instances: int) -> None:
         """Write ``marks.json``."""
@@ -111,12 +147,19 @@ def read_kept(at: OpenedFolder, num_instances: int) -> Kept:
     name = str(at.folder / MARKS)
     if record.num_instances > num_instances:
         raise InputError(f"{name}: marks of {record.num_instances:,} rows, but the run has {num_instances:,}")
+    for step in record.steps:
+        Marks.of(num_instances, step.replaced_must, step.replaced_cannot, answers_of(step.replaced_answers), name)
+        for key, names in step.renamed.items():
+            label_of(key, name)
+            for one in names:
+                if one is not None:
+                    require_name(one, f"{name}: names, {key}")
     return Kept(marks_of(record, num_instances, name), tuple(record.steps))
 
 
 def read_names(at: OpenedFolder) -> dict[int, str]:
     """Read ``names.json`` of a run; without it there are no names."""
-    return names_of(at.json(NAMES, NamesRecord), str(at.folder / NAMES)) if at.has(NAMES) else {}
+    return names_of(at.json(NAMES, NamesRecord).names, str(at.folder / NAMES)) if at.has(NAMES) else {}
 
 
 def write_names(path: Path, names: dict[int, str]) -> None:

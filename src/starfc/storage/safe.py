@@ -350,6 +350,24 @@ def read_lines(path: str | Path, what: str = "text file", *, follow: bool = True
     return [line.decode("utf-8", "surrogateescape") for line in (lines[:-1] if not lines[-1] else lines)]
 
 
+def json_bytes(path: str | Path, *, follow: bool = False) -> bytes:
+    """Return the content of a JSON file that is not too large to be parsed.
+
+    Raises
+    ------
+    MissingFileError, InputError
+        The file does not exist, or is larger than 64 MiB.
+    """
+    with open_regular(path, "JSON file", follow=follow) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _JSON:
+            raise InputError(
+                f"{path}: a JSON file may have at most {_JSON:,} bytes; found {size:,}; it is damaged, or this package "
+                "did not write it"
+            )
+        return file.read(size)
+
+
 def read_json(path: str | Path, content: type[_Content], *, follow: bool = False) -> _Content:
     """Read a JSON file, and validate its keys and types with the pydantic model ``content``.
 
@@ -358,15 +376,7 @@ def read_json(path: str | Path, content: type[_Content], *, follow: bool = False
     MissingFileError, InputError
         The file does not exist, is larger than 64 MiB, is not JSON, or does not fit the model.
     """
-    path = Path(path)
-    with open_regular(path, "JSON file", follow=follow) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > _JSON:
-            raise InputError(
-                f"{path}: a JSON file may have at most {_JSON:,} bytes; found {size:,}; it is damaged, or this package "
-                "did not write it"
-            )
-        text = file.read(size)
+    text = json_bytes(path, follow=follow)
     try:
         return content.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:

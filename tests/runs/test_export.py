@@ -217,7 +217,7 @@ def test_samples_for_fiftyone(clusters, tmp_path):
 def test_the_files_of_a_table_stay_with_the_clusters(run):
     table = pq.read_table(run / "run" / "clusters.parquet")
     assert table["file"].to_pylist() == [str(run / "pictures" / f"p{row:03d}.jpg") for row in range(120)]
-    (run / "run" / "names.json").write_text(json.dumps({"names": {"0": "Anna"}}))
+    assert starfc("name", run / "run", "0", "Anna")[0] == 0
     code, out, err = starfc("export", run / "run", "--to", "folders", "-o", run / "sorted")
     assert (code, err) == (0, "")
     assert "120 instances in 8 clusters, 1 of them named" in out
@@ -273,7 +273,6 @@ def test_new_rows_keep_the_files_of_the_old_ones(run, tmp_path):
     rows = pa.FixedSizeListArray.from_arrays(pa.array(features[:3].ravel()), features.shape[1])
     pq.write_table(pa.table({"features": rows, "file": ["a.jpg", None, "b.jpg"]}), tmp_path / "new.parquet")
     subprocess.run(["cp", "-r", run / "run", tmp_path / "copy"], check=True)
-    (tmp_path / "copy" / "names.json").unlink(missing_ok=True)
     before = read_clusters(tmp_path / "copy").files
     np.save(tmp_path / "more.npy", features[3:5])
     assign(tmp_path / "copy", tmp_path / "new.parquet", remove=[1])

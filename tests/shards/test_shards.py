@@ -114,7 +114,7 @@ def test_lists_of_larger_sets_are_equal_too(tmp_path, monkeypatch, products):
     np.testing.assert_array_equal(ours.sims[np.arange(len(rows))], theirs.sims)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [CHOSEN, GIVEN], ids=["chosen", "given"])
 def test_approximate_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, monkeypatch, search):
     monkeypatch.setattr(approximate, "_CHUNKS", (500, 1 << 18))  # six chunks
@@ -124,7 +124,7 @@ def test_approximate_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, 
     assert_same(on_shards(rows, Store(str(tmp_path)), search=search), expected)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_copies_invalid_rows_and_strangers_that_tie(tmp_path):
     rows, rng = np.repeat(np.eye(300, dtype=np.float32), 2, axis=0), np.random.default_rng(0)
     rows[::2] += 0.1 * rng.normal(size=(300, 300)).astype(np.float32)
@@ -149,7 +149,7 @@ def test_every_engine_gives_the_same(tmp_path, rows, expected, name):
 STAGES = ("exact", "second-0", "near", "smooth", "first", "codes", "second-1")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", some_slow(*STAGES))
 def test_a_damaged_array_is_made_again(tmp_path, rows, expected, stage):
     """Whatever was made of it before is kept; what still needs it finds the damage."""
@@ -167,7 +167,7 @@ def test_a_damaged_array_is_made_again(tmp_path, rows, expected, stage):
     assert_same(on_shards(rows, again), expected)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", some_slow("rows", "first-given"))
 def test_a_damaged_array_of_the_driver_is_named_and_made_again(tmp_path, rows, expected, stage):
     store = Store(str(tmp_path))
@@ -183,7 +183,7 @@ def test_a_damaged_array_of_the_driver_is_named_and_made_again(tmp_path, rows, e
     assert_same(on_shards(rows, Store(str(tmp_path))), expected)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_store_that_fails_one_write_in_ten(rows, expected, monkeypatch):
     class Flaky(MemoryFileSystem):
         protocol = "flaky"
@@ -229,7 +229,7 @@ def cluster_command(tmp_path, *more):
     return [sys.executable, "-c", code, "cluster", str(tmp_path / "x.npy"), *folder, *more]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", some_slow("first", "rows", "exact", "smooth", "second-0"))
 def test_a_killed_driver_continues(tmp_path, rows, expected, stage):
     np.save(tmp_path / "x.npy", rows)
@@ -248,7 +248,7 @@ def test_a_killed_driver_continues(tmp_path, rows, expected, stage):
     np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(tmp_path, rows, expected):
     np.save(tmp_path / "x.npy", rows)
     driver = subprocess.Popen(
@@ -267,7 +267,7 @@ def test_a_killed_worker_is_replaced(tmp_path, rows, expected):
     np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_tasks_that_others_run(tmp_path, rows, expected):
     np.save(tmp_path / "x.npy", rows)
     driver = subprocess.Popen(cluster_command(tmp_path, "--engine", "wait", "-q"))
@@ -332,7 +332,7 @@ def test_tasks_that_do_not_exist(tmp_path):
         store.load("near", 0, "starts")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_store_of_other_weights_is_refused(tmp_path, rows):
     """Also if the folder of the weights is the same."""
     folder = tmp_path / "weights"
@@ -416,7 +416,7 @@ def test_stores_that_cannot_be_used(tmp_path, monkeypatch, rows, store, message)
     assert message in done.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_workers_end_with_a_killed_command(tmp_path, rows):
     np.save(tmp_path / "x.npy", rows)
     driver = subprocess.Popen(cluster_command(tmp_path, "--engine", "local", "--workers", "2", "-q"))

@@ -220,7 +220,7 @@ def _has_ss() -> bool:
     return shutil.which("ss") is not None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_other_commands_must_wait(server):
     for command in (
         ["review", server.run, "--no-browser"],
@@ -243,7 +243,7 @@ def test_a_port_that_is_taken(server):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_it_ends_cleanly_and_writes_nothing_elsewhere(made, tmp_path, number, monkeypatch):
     shutil.copytree(made.parent, tmp_path / "copy")
     run, scratch = tmp_path / "copy" / "run", tmp_path / "scratch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -27,26 +26,20 @@ from starfc.config.config import Config
 from starfc.config.recipes import model_config
 from starfc.config.thresholds import resolve
 from starfc.data.dataset import Features
-from starfc.data.instance_files import read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.graph.edges import edge_confidence
 from starfc.incremental.state import State, make_rule
 from starfc.models.checkpoint import PRETRAINED, Model, load_model
-from starfc.review.explain import Explanation, explain_pair
-from starfc.review.images import TILE
-from starfc.review.label_errors import LabelIssues, label_issues
-from starfc.review.pairs import Pairs
-from starfc.review.report import write_report
+from starfc.results import Results
 from starfc.runs.cluster import settings_of
-from starfc.runs.export import Exported, write_clusters
 from starfc.runs.marked import hold
 from starfc.runtime.defaults import RECALL
 from starfc.runtime.machine import choose_device
 from starfc.runtime.stages import Stages
 
 
-class StarFC(ClusterMixin, BaseEstimator):
+class StarFC(Results, ClusterMixin, BaseEstimator):
     """Cluster embeddings with a trained model.
 
     Parameters
@@ -374,88 +367,6 @@ class StarFC(ClusterMixin, BaseEstimator):
         """Return the pairwise F-score of the clusters that :meth:`predict` gives X (m, d), for identities y (m,)."""
         _, identities = np.unique(y, return_inverse=True)
         return pairwise(contingency(identities, self.predict(X))).fscore
-
-    def explain(self, a: int, b: int) -> Explanation:
-        """Explain why rows a and b of X share a cluster, or do not, by the strongest path of edges between them.
-
-        ``print(estimator.explain(3, 8).text())`` prints the explanation. :func:`starfc.review.explain.explain_pair`
-        defines the strength of a path.
-        """
-        check_is_fitted(self)
-        pairs = Pairs.of(self.edge_scores_)
-        return explain_pair(pairs, self.labels_, self._rule(), a, b, self._features, self._columns)
-
-    def label_issues(self, y: ArrayLike) -> LabelIssues:
-        """Find the labels in y (N,) that the edges contradict most (:func:`starfc.review.label_errors.label_issues`).
-
-        y holds integers; -1 means that the identity is unknown.
-        """
-        check_is_fitted(self)
-        return label_issues(Pairs.of(self.edge_scores_), self._identities(y), self.labels_, self._features)
-
-    def report(
-        self,
-        folder: str | Path,
-        *,
-        images: str | Path | NDArray | None = None,
-        names: str | Path | Sequence[str] | None = None,
-        thumbnails: int = TILE,
-        y: ArrayLike | None = None,
-        questions: int = 0,
-    ) -> dict[str, Any]:
-        """Write a static page for the review of the clusters (:func:`starfc.review.report.write_report`).
-
-        With labels y (N,), the page lists those that :meth:`label_issues` finds. It first asks so many ``questions``
-        (:meth:`questions`).
-        """
-        check_is_fitted(self)
-        return write_report(
-            folder,
-            self.labels_,
-            self.edge_scores_,
-            self._rule(),
-            features=self._features,
-            images=images,
-            names=names,
-            thumbnails=thumbnails,
-            identities=None if y is None else self._identities(y),
-            questions=[question.record() for question in self.questions(questions)] if questions else (),
-        )
-
-    def export(
-        self,
-        out: str | Path,
-        to: str = "csv",
-        *,
-        files: str | Path | None = None,
-        names: Mapping[int, str] | None = None,
-        copy: bool = False,
-        overwrite: bool = False,
-    ) -> dict[str, Any]:
-        """Write row, file, cluster, name and confidence of every instance (:func:`starfc.runs.export.write_clusters`).
-
-        Parameters
-        ----------
-        out, to, copy, overwrite
-            As for :func:`~starfc.runs.export.write_clusters`.
-        files : path, optional
-            Files of the instances (:mod:`starfc.data.instance_files`).
-        names : mapping of int to str, optional
-            Names of clusters.
-        """
-        check_is_fitted(self)
-        n = len(self.labels_)
-        found = None if files is None else read_files(files, n)
-        clusters = Exported(np.arange(n), self.labels_, self.confidence_, names or {}, found)
-        return write_clusters(clusters, to, out, copy=copy, overwrite=overwrite)
-
-    def _identities(self, y: ArrayLike) -> NDArray[np.int64]:
-        labels = np.asarray(y)
-        if labels.shape != self.labels_.shape or labels.dtype.kind not in "iu":
-            raise InputError(
-                f"y: needs an integer for each of {len(self.labels_):,} instances; found {labels.dtype} {labels.shape}"
-            )
-        return labels.astype(np.int64)
 
     def _rule(self) -> Decision:
         return Decision(self.tau1_, self.tau2_, self.refinement, self.partition_)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from starfc.answers.constraints import verdicts
-from starfc.answers.marks import Answer, Marks, closures, contradictions, read_marks, require_consistent
+from starfc.answers.marks import Answer, Marks, closures, contradictions, require_consistent
+from starfc.answers.marks_file import read_marks
 from starfc.errors import InputError
 
 PAIR = {"a": [1], "b": [2]}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from helpers.page import CHROMIUM, DESKTOP, go, until
 from helpers.serving import make_run, served
-from starfc.answers.marks import read_marks
+from starfc.answers.marks_file import read_marks
 from starfc.commands import app
 from starfc.runs.apply import Marked
 

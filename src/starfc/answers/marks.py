@@ -1,48 +1,33 @@
-"""Marks: which rows a person says are one identity, and which are not. Read them, check them, find contradictions.
+"""Marks: which rows a person says are one identity, and which are not. Check them, find contradictions.
 
-The review page, `starfc ask` and Python exchange marks as one JSON object, `starfc-marks` version 1:
+Their file is read by :mod:`starfc.answers.marks_file`.
 
-===================== ==============================================================================================
-``format``            ``"starfc-marks"``; ``version`` is 1
-``num_instances``     number of rows N of the run that the marks belong to
-``must_link``         pairs [row, row] of one identity
-``cannot_link``       pairs [row, row] of two identities
-``answers`` (absent   answers to questions: ``{"a": [rows], "b": [rows], "same": true}``. ``a`` and ``b`` are rows that
-or a list)            of the two sides. Optional: ``p``, the question's probability that both are one; ``kind``, "join"
-                      or "split"; ``asked``, the number of answers before. Without ``same`` it is no answer yet. The
-                      other keys that `starfc ask` writes are not used; unknown ones are refused
-===================== ==============================================================================================
-
-Other keys are for the page and are not used. Pairs are certain: they always hold. An answer is evidence about two sides
+Pairs are certain: they always hold. An answer is evidence about two sides
 of rows: a person errs in some answers, so an answer that overwhelming evidence contradicts does not count
 (:mod:`starfc.answers.constraints`).
 """
 
 from __future__ import annotations
 
-import json
 import reprlib
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ConfigDict, Field, ValidationError
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from starfc.errors import InputError
 from starfc.runtime.words import counted
-from starfc.storage.records import Count, Record, Share
-from starfc.storage.safe import first_line, json_bytes
 
 Kind = Literal["join", "split"]
 FORMAT, VERSION = "starfc-marks", 1
-_NEEDED = {  # what messages say about the keys of a file
+#: What messages say about the keys of a file.
+NEEDED = {
     "format": f'"{FORMAT}"',
     "version": f"{VERSION}",
     "num_instances": "the number of rows of the run",
@@ -56,43 +41,6 @@ _NEEDED = {  # what messages say about the keys of a file
     "kind": '"join" or "split"',
     "asked": "the number of earlier answers",
 }
-
-RowPair = Annotated[list[Count], Field(min_length=2, max_length=2)]
-_Side = Annotated[list[Count], Field(min_length=1)]
-
-
-class AnswerRecord(Record):
-    """An answer."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    a: _Side
-    b: _Side
-    same: bool | None = None
-    p: Share = 0.5
-    kind: Kind = "join"
-    asked: Count = 0
-
-
-class EntryRecord(AnswerRecord):
-    """An entry of ``answers``: an answer, and what `starfc ask` writes for the person who gives it."""
-
-    clusters: Any = None
-    sizes: Any = None
-    shown: Any = None
-    files: Any = None
-    gain: Any = None
-
-
-class MarksRecord(Record):
-    """A file of marks."""
-
-    format: Literal["starfc-marks"]
-    version: Literal[1]
-    num_instances: Count
-    must_link: list[RowPair] = []
-    cannot_link: list[RowPair] = []
-    answers: list[EntryRecord] = []
 
 
 @dataclass(frozen=True)
@@ -197,7 +145,7 @@ class Marks:
             shown = ", ".join(f"{a} and {b}" for a, b in sorted(both)[:5])
             raise InputError(f"{name}: {counted(len(both), 'pair')} in both must_link and cannot_link ({shown})")
         if not isinstance(answers, Iterable):
-            raise InputError(f"{name}: answers: several of type Answer needed; found {_shown(answers)}")
+            raise InputError(f"{name}: answers: several of type Answer needed; found {short(answers)}")
         checked = [
             _answer(answer, num_instances, f"{name}: answers, entry {at}") for at, answer in enumerate(answers, 1)
         ]
@@ -232,7 +180,7 @@ class Marks:
         )
 
     def record(self, num_instances: int) -> dict[str, Any]:
-        """Return the marks as the JSON object that :func:`read_marks` reads."""
+        """Return the marks as the JSON object that :func:`starfc.answers.marks_file.read_marks` reads."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -264,76 +212,10 @@ class Contradiction:
         return f"cannot_link {self.cannot[0]} and {self.cannot[1]}, but must_link {chain}"
 
 
-def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = ()) -> Marks:
-    """Read a file of marks, as the review page exports it.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    num_instances : int
-        Number of rows N.
-    earlier : container of int, optional
-        Numbers of rows that the run had before; rows keep their numbers, so marks from then are still right.
-
-    Raises
-    ------
-    MissingFileError, InputError
-        The file does not exist, is not of this format, or belongs to a run with another number of rows.
-    """
-    record = _read(path)
-    if record.num_instances != num_instances and record.num_instances not in earlier:
-        raise InputError(
-            f"{path}: marks of a run with {record.num_instances:,} rows, but this run has {num_instances:,}; use the "
-            "marks of this run"
-        )
-    return marks_of(record, num_instances, str(path))
-
-
-def _read(path: str | Path) -> MarksRecord:
-    """Read a file that people may have changed. A message names the entry, what is needed, and what was found."""
-    try:
-        return MarksRecord.model_validate(json.loads(json_bytes(path)))
-    except ValidationError as error:
-        raise InputError(f"{path}: {_explained(error)}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {first_line(error)}") from None
-
-
-def _explained(error: ValidationError) -> str:
-    """Return the first mistake of a file as text; an unknown key goes first, because another key may lack for it."""
-    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")[0]
-    *above, last = found["loc"] or ("content",)
-    within = "".join(f", entry {part + 1}" if isinstance(part, int) else f", {part}" for part in above)[2:]
-    place = f"{within}: " if within else ""
-    if found["type"] == "extra_forbidden":
-        known = ", ".join(EntryRecord.model_fields)
-        return f"{place}unknown key {_shown(last)}; the keys of an entry are {known}"
-    where = (f"{within}, " if within else "") + (f"entry {last + 1}" if isinstance(last, int) else str(last))
-    key = next((part for part in reversed(found["loc"]) if isinstance(part, str)), "content")
-    needed = "an object" if found["loc"] in ((), ("answers", last)) else _NEEDED[key]
-    what = "nothing" if found["type"] == "missing" else _shown(found["input"])
-    return f"{where}: {needed} needed; found {what}"
-
-
-def marks_of(record: MarksRecord, num_instances: int, name: str = "marks") -> Marks:
-    """Return the marks of a record that was read, checked as :meth:`Marks.of` checks them."""
-    given = answers_of(record.answers)
-    marks = Marks.of(num_instances, record.must_link, record.cannot_link, given, name)
-    return replace(marks, unanswered=len(record.answers) - len(given))
-
-
-def answers_of(entries: Iterable[AnswerRecord]) -> tuple[Answer, ...]:
-    """Return the entries that have an answer."""
-    return tuple(Answer(tuple(x.a), tuple(x.b), x.same, x.p, x.kind, x.asked) for x in entries if x.same is not None)
-
-
 def require_marks(marks: Marks, num_instances: int) -> Marks:
     """Return marks that were made in Python, checked as :meth:`Marks.of` checks them."""
     if not isinstance(marks, Marks):
-        raise InputError(f"marks: must be of type Marks (starfc.answers.marks); found {_shown(marks)}")
+        raise InputError(f"marks: must be of type Marks (starfc.answers.marks); found {short(marks)}")
     return Marks.of(num_instances, marks.must, marks.cannot, marks.answers)
 
 
@@ -413,12 +295,12 @@ def _pairs(given: ArrayLike | None, num_instances: int, name: str, key: str) -> 
 def _answer(answer: Answer, num_instances: int, name: str) -> Answer:
     """Return an answer with Python's own types. Raise InputError if it breaks a rule."""
     if not isinstance(answer, Answer):
-        raise InputError(f"{name}: an Answer needed; found {_shown(answer)}")
+        raise InputError(f"{name}: an Answer needed; found {short(answer)}")
     sides = [_side(rows, num_instances) for rows in (answer.a, answer.b)]
     if not all(sides) or set(sides[0]) & set(sides[1]):
         raise InputError(
             f"{name}: two sides of rows from 0 to {num_instances - 1} needed, with no row in both; found "
-            f"{_shown(answer.a)} and {_shown(answer.b)}"
+            f"{short(answer.a)} and {short(answer.b)}"
         )
     for key, good in (
         ("same", isinstance(answer.same, bool | np.bool_)),
@@ -427,7 +309,7 @@ def _answer(answer: Answer, num_instances: int, name: str) -> Answer:
         ("asked", _is_number(answer.asked, Integral) and 0 <= answer.asked < 2**63),
     ):
         if not good:
-            raise InputError(f"{name}, {key}: {_NEEDED[key]} needed; found {_shown(getattr(answer, key))}")
+            raise InputError(f"{name}, {key}: {NEEDED[key]} needed; found {short(getattr(answer, key))}")
     return Answer(sides[0], sides[1], bool(answer.same), float(answer.p), answer.kind, int(answer.asked))
 
 
@@ -446,7 +328,7 @@ def _is_number(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _shown(value: object) -> str:
+def short(value: object) -> str:
     """Return what was found as short text for messages."""
     return " ".join(reprlib.repr(value).split())
 

@@ -17,18 +17,16 @@ The joining edges with p > τ1 are added to the edges of the result. The second 
 if the first sample alone would join something.
 
 Very large sets. The samples of samples make the time grow by N log N. Therefore, of more than :data:`MANY` rows only
-one sample is drawn, and it has at most :data:`LARGEST` rows. It can join clusters that have at least 10 rows in it.
-There are so many look-alikes in such a set that a single sample puts many of them together. Therefore p must be high
-between clusters of any size, as above.
-
-In such a set the opposite mistake occurs too. Bad photos of many identities lie in one place. This place becomes so
-dense that the lists of its rows hold nothing else, and it looks like one identity; in the sample it does not. So a
-cluster that is larger than a neighbour list is *taken apart* if less than half of the pairs of its rows in the sample
-are in one cluster there, and if the sample shows more than a few lone rows of one identity: either at least two pieces
-have 10 rows, or at least 100 rows lie in pieces of which none has a tenth of them. The parts are the pieces that have
-at least 10 rows. A row outside the sample joins a part if more than half of its edges to sample rows of its cluster
-lead there, by p. All other rows become clusters of their own, and so do rows that no edge with p > τ1 connects with
-their part. Edges between parts, and edges that leave parts of fewer than 10 rows, are left out of the result.
+one sample is drawn, and it has at most :data:`LARGEST` rows. It can join clusters that have at least 10 rows in it. One
+sample alone puts many look-alikes together, so p must be high, as above, between clusters of any size. In such a set
+the opposite mistake occurs too. Bad photos of many identities lie in one place. This place becomes so dense that the
+lists of its rows hold nothing else, and it looks like one identity; in the sample it does not. So a cluster that is
+larger than a neighbour list is *taken apart* if less than half of the pairs of its rows in the sample are in one
+cluster there, and if the sample shows more than a few lone rows of one identity: either at least two pieces have 10
+rows, or at least 100 rows lie in pieces of which none has a tenth of them. The parts are the pieces that have at least
+10 rows. A row outside the sample joins a part if more than half of its edges to sample rows of its cluster lead there,
+by p. All other rows become clusters of their own, and so do rows that no edge with p > τ1 connects with their part.
+Edges between parts, and edges that leave parts of fewer than 10 rows, are left out of the result.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ def cluster(
     if marks is not None and (out == options.STREAM or not edges):
         raise InputError("--marks: needs a folder for the results (-o DIR) and the edges of the run (no --no-edges)")
     options.set_messages(quiet)
-    from starfc.answers.marks import read_marks, require_consistent
+    from starfc.answers.marks import require_consistent
+    from starfc.answers.marks_file import read_marks
     from starfc.commands.apply import applied_text
     from starfc.commands.opening import opened_split
     from starfc.config.recipes import with_changes

@@ -188,6 +188,15 @@ Overwrite = Annotated[
     typer.Option("--overwrite", help="Replace output files even if this command did not write them."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Pictures: a list of files (one path per line), a table with paths, a folder of files that are in the "
+        "order of the rows or named after them, or a uint8 array (N, H, W[, 3]) in an .npy or .npz.",
+    ),
+]
+Thumbnails = Annotated[int, typer.Option(min=64, max=256, help="Pixels of a thumbnail's longer side.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and the output of --json.")]
 
 

@@ -16,15 +16,8 @@ def report(
         Path, typer.Argument(metavar="DIR", help="Folder of a run with stored edges (-o of `starfc cluster`).")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the page; open its index.html.")],
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Pictures: a list of files (one path per line), a table with paths, a folder of files that are in the "
-            "order of the rows or named after them, or a uint8 array (N, H, W[, 3]) in an .npy or .npz.",
-        ),
-    ] = None,
-    thumbnails: Annotated[int, typer.Option(min=64, max=256, help="Pixels of a thumbnail's longer side.")] = 64,
+    images: options.Images = None,
+    thumbnails: options.Thumbnails = 64,
     names: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Names of the instances, one per line. Default: the names of the pictures."),

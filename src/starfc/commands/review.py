@@ -12,15 +12,8 @@ from starfc.commands import options
 
 def review(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run of `starfc cluster`.")],
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Pictures: a list of files (one path per line), a table with paths, a folder of files that are in the "
-            "order of the rows or named after them, or a uint8 array (N, H, W[, 3]) in an .npy or .npz.",
-        ),
-    ] = None,
-    thumbnails: Annotated[int, typer.Option(min=64, max=256, help="Pixels of a thumbnail's longer side.")] = 64,
+    images: options.Images = None,
+    thumbnails: options.Thumbnails = 64,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the server; 0: any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     threads: options.Threads = None,

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from starfc.answers.constraints import Clusters, Verdict, enforce, kept_edges
 from starfc.answers.evidence import evidence_of
 from starfc.answers.expected import expected
-from starfc.answers.marks import Marks, read_marks, require_consistent, require_marks
+from starfc.answers.marks import Marks, require_consistent, require_marks
+from starfc.answers.marks_file import read_marks
 from starfc.answers.names import Lost, carried, require_name
 from starfc.answers.questions import Asker, Question
 from starfc.clustering.choice import Estimate

@@ -1,8 +1,8 @@
 """Files of marks and names in a run's folder.
 
 ===================== ==============================================================================================
-``marks.json``        all marks that were applied, as `starfc-marks` (:mod:`starfc.answers.marks`), and the ``steps`` in
-                      which they came
+``marks.json``        all marks that were applied, as `starfc-marks` (:mod:`starfc.answers.marks_file`), and the
+                      ``steps`` in which they came
 ``names.json``        names of clusters, by id (:mod:`starfc.answers.names`)
 ``answers/clusters``  cluster of every row, .npy (N,) int64; ``state/clusters.npy`` instead, once instances were added
 ``answers/step-*``    what each step changed, .npz, for `starfc undo`: ``rows`` (m,) int64, their clusters ``before``
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
-from starfc.answers.marks import AnswerRecord, Marks, MarksRecord, RowPair, answers_of, marks_of
+from starfc.answers.marks import Marks
+from starfc.answers.marks_file import AnswerRecord, MarksRecord, RowPair, answers_of, marks_of
 from starfc.answers.names import NamesRecord, label_of, names_of, require_name
 from starfc.clustering.parsing import ParsedEdges
 from starfc.errors import InputError

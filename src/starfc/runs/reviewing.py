@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from starfc.answers.marks import MarksRecord, marks_of
+from starfc.answers.marks_file import MarksRecord, marks_of
 from starfc.data.instance_files import text_of
 from starfc.errors import InputError, MissingFileError
 from starfc.review.images import TILE, open_pictures, write_sheets

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from starfc.answers.marks import MarksRecord
+from starfc.answers.marks_file import MarksRecord
 from starfc.errors import InputError, MissingFileError
 from starfc.runs.reviewing import Reviewing
 from starfc.runtime.extras import require

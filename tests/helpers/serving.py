@@ -76,7 +76,12 @@ def served(run: Path, *options: str | Path) -> Iterator[Served]:
     command = [sys.executable, "-m", "starfc", "review", str(run), "--no-browser", "--quiet", *map(str, options)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     ) as process:
         try:
             address = process.stdout.readline().strip()

@@ -22,6 +22,12 @@ pytestmark = [
 ]
 
 PHONE = {"width": 390, "height": 844}
+LOOKS = [  # the others run on request
+    pytest.param(DESKTOP, "light", id="desktop-light"),
+    pytest.param(PHONE, "dark", id="phone-dark"),
+    pytest.param(DESKTOP, "dark", id="desktop-dark", marks=pytest.mark.slow),
+    pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +147,7 @@ def test_the_exported_answers_can_be_applied(open_page, made, run, tmp_path):
     assert len(Marked(run).marks.answers) == 2
 
 
-@pytest.mark.parametrize("system", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("size", "system"), LOOKS)
 def test_no_violation_that_axe_finds(open_page, made, size, system):
     page = open_page(made / "report", viewport=size, color_scheme=system)
     page.wait_for_selector(".question .sides")

@@ -107,8 +107,15 @@ def test_the_view_of_labels(open_page, page_folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("viewport", [None, PHONE])
-@pytest.mark.parametrize("system", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("system", "viewport"),
+    [
+        ("light", None),
+        ("dark", PHONE),
+        pytest.param("dark", None, marks=pytest.mark.slow),
+        pytest.param("light", PHONE, marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_that_axe_calls_serious(open_page, page_folder, system, viewport):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = open_page(page_folder / "report", color_scheme=system, **({"viewport": viewport} if viewport else {}))

@@ -247,7 +247,9 @@ def test_marks_are_applied_and_pictures_open_from_the_server(open_served, server
     assert not page.locator("#stale").is_visible()
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    "size", [pytest.param(DESKTOP, id="desktop", marks=pytest.mark.slow), pytest.param(PHONE, id="phone")]
+)
 def test_no_violation_that_axe_finds_with_the_server(open_served, size):
     page = open_served(viewport=size)
     page.wait_for_selector(".question .sides")

@@ -99,7 +99,7 @@ def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expect
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("products", some_slow(torch.bfloat16, torch.float32))
 def test_lists_of_larger_sets_are_equal_too(tmp_path, monkeypatch, products):
     """In both number types of products; some rows are searched again in float32, others on shards than in memory."""
     rows = sample(3000, seed=4, dim=256)[0]

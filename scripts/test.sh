@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the extras dev and docs, check style and types, and run the tests. Arguments are passed to pytest.
-# With --fast as the first argument, the tests with the marker `long` are left out.
+# Install the extras dev and docs, check style and types, and run the tests, with one process for each core and at most
+# four. Arguments are passed to pytest. With --fast as the first argument, the tests with the marker `long` are left out.
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 STARFC_EXTRAS='[dev,docs]'
@@ -13,4 +13,4 @@ fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -442,7 +443,8 @@ def test_a_long_list_of_rows_is_no_name(tmp_path):
 
 
 @pytest.mark.long
-def test_names_that_are_no_text(clustered, tmp_path):
+def test_names_that_are_no_text(clustered, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("starfc"), "propagate", False)  # a report of pytest must be text
     place = Path(os.fsdecode(bytes(tmp_path) + b"/d_\xe4"))
     place.mkdir()
     (place / "x.npy").write_bytes((clustered / "x.npy").read_bytes())

@@ -6,7 +6,7 @@ prefix = '{{ fileDirname }}/../data'
 train_name = 'part0_train'
 test_name = 'part1_test'
 knn = 80  # neighbours of a node, counting the node itself
-knn_method = 'exact'  # or 'ivf': approximate, for a million nodes and more; or 'faiss_gpu': needs a GPU build
+knn_method = 'exact'  # or 'ivf': approximate, for a million nodes and more; 'torch', 'faiss_gpu': docs/gpu.md
 knn_params = dict()  # for ivf: nlist, nprobe, partitions, sweeps; by default they are chosen to reach knn_recall
 knn_recall = 0.98
 th_sim = 0.  # the affinity graph leaves out neighbours below this similarity
@@ -35,6 +35,7 @@ seed = 0
 device = 'auto'  # or 'cpu', 'cuda', 'cuda:N'
 threads = None  # CPU threads; None means one per core
 memory_limit = None  # or a size such as '16GB'
+device_memory = None  # limit on a GPU, or a size such as '8GB'
 checkpoint_config = dict(interval=100, keep=3)  # interval in subgraphs; keeps the newest 3, and the best by validation
 log_level = 'INFO'
 log_config = dict(interval=1, hooks=[

@@ -55,7 +55,9 @@ def test_from_pretrained_uses_weights_and_thresholds(tmp_path):
 def test_exact_search_under_its_earlier_name():
     features = blobs()[0]
     np.testing.assert_array_equal(StarFC(knn_method="faiss").fit(features).labels_, StarFC().fit(features).labels_)
-    with pytest.raises(InputError, match="knn_method: must be one of 'exact', 'faiss_gpu', 'ivf'; found 'annoy'"):
+    with pytest.raises(
+        InputError, match="knn_method: must be one of 'exact', 'torch', 'faiss_gpu', 'ivf'; found 'annoy'"
+    ):
         StarFC(knn_method="annoy").fit(features)
 
 

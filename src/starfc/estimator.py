@@ -35,6 +35,7 @@ from starfc.results import Results
 from starfc.runs.cluster import settings_of
 from starfc.runs.marked import hold
 from starfc.runtime.defaults import RECALL
+from starfc.runtime.device import device_limit
 from starfc.runtime.machine import choose_device
 from starfc.runtime.stages import Stages
 
@@ -63,8 +64,9 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
     partition : {'components', 'infomap', 'leiden'}, optional
         Method that turns the parsed edges into clusters (:func:`starfc.clustering.pipeline.cluster`). Only with
         refinement='fixed'. Default: the partition of the model, or 'components' with refinement='dynamic'.
-    knn_method : {'exact', 'faiss_gpu', 'ivf'}
-        Exact search, exact search on a GPU, or approximate search. Below 200,000 rows the approximate search is exact.
+    knn_method : {'exact', 'torch', 'faiss_gpu', 'ivf'}
+        Exact search (on a GPU in torch), the same in torch on any device, exact search on GPUs with faiss, or
+        approximate search. Below 200,000 rows the approximate search is exact.
     knn_recall : float
         Share of the edges that matter (p > 0.5) that the approximate search must find.
     th_sim : float
@@ -85,6 +87,8 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
     memory_limit : str or None
         Memory that this process may hold during :meth:`fit`, such as '16GB'. A step that is predicted to need more
         raises InputError instead of starting. None: no limit.
+    device_memory : str or None
+        Memory that :meth:`fit` may take on the device, such as '8GB'; blocks are sized by it. None: what is free there.
     random_state : int
         Seed of all random numbers, such as those of 'infomap' and 'leiden'.
 
@@ -135,6 +139,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         reach: str = "auto",
         device: str = "auto",
         memory_limit: str | None = None,
+        device_memory: str | None = None,
         random_state: int = 0,
     ) -> None:
         self.model = model
@@ -152,6 +157,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         self.reach = reach
         self.device = device
         self.memory_limit = memory_limit
+        self.device_memory = device_memory
         self.random_state = random_state
 
     @classmethod
@@ -206,14 +212,15 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         self.model_ = self._open_model(features.dim)
         config = self._config(features.dim)
         decided = resolve((self.tau1, self.tau2), config, self.model_, self.refinement)
-        done = cluster_features(
-            features,
-            self.model_,
-            settings_of(config, decided, self.refinement),
-            keep_edges=True,
-            device=choose_device(self.device),
-            stages=Stages(config.memory_limit_bytes()),
-        )
+        with device_limit(config.device_memory_bytes()):
+            done = cluster_features(
+                features,
+                self.model_,
+                settings_of(config, decided, self.refinement),
+                keep_edges=True,
+                device=choose_device(self.device),
+                stages=Stages(config.memory_limit_bytes()),
+            )
         result, prepared = done.result, done.prepared
         self.partition_, self.tau1_, self.tau2_, self.doubts_ = config.partition.type, done.tau1, done.tau2, done.doubts
         assert result.parsed is not None  # edges are kept
@@ -391,6 +398,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
             "reach": self.reach,
             "device": self.device,
             "memory_limit": self.memory_limit,
+            "device_memory": self.device_memory,
             "seed": self.random_state,
             **({"dynamic": pair} if self.refinement == "dynamic" else pair),
         }

@@ -33,8 +33,8 @@ from starfc.runtime.interrupts import Stopped
 
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
-    "--refinement --memory --threads --device --invalid-rows --copies --feature-dim --seed --json --quiet --edges "
-    "--engine --workers --address --store --shard-rows --files --marks",
+    "--refinement --memory --threads --device --device-memory --invalid-rows --copies --feature-dim --seed "
+    "--json --quiet --edges --engine --workers --address --store --shard-rows --files --marks",
     "ask": "--count --out --threads --json --quiet",
     "apply": "--threads --json --quiet",
     "undo": "--threads --json --quiet",
@@ -45,10 +45,12 @@ OPTIONS = {
     "review": "--images --thumbnails --port --no-browser --threads --quiet",
     "export": "--to --out --files --copy --overwrite --json --quiet",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
-    "--device --seed --json --quiet",
+    "--device --device-memory --seed --json --quiet",
     "evaluate": "--metrics --errors --out --overwrite --json",
-    "knn": "--out --k --knn --recall --invalid-rows --feature-dim --memory --threads --seed --json --quiet",
-    "tune": "--model --out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device --seed --json",
+    "knn": "--out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device --device-memory --seed "
+    "--json --quiet",
+    "tune": "--model --out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device "
+    "--device-memory --seed --json",
     "convert": "--labels --feature-dim --dtype --json --quiet",
     "info": "--labels --feature-dim --json",
     "status": "--json",
@@ -230,6 +232,7 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
         (("--tau1", 2), "--tau1: must be between 0 and 1; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
         (("--memory", "lots"), "--memory: must be a number with MB, GB or TB"),
+        (("--device-memory", "lots"), "--device-memory: must be a number with MB, GB or TB"),
         (("--memory", "1MB"), "--memory: the process itself uses"),
         (("--knn-graph", tmp_path), "no kNN graph found"),
         (("--model", tmp_path / "none"), "no such checkpoint"),

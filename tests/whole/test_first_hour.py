@@ -259,7 +259,7 @@ def test_every_kind_of_array_is_the_same(sample):
         ({"tau2": "high"}, "tau2: must be a number or None; found 'high' (str)"),
         ({"k": 2.5}, "k: must be a whole number; found 2.5 (float)"),
         ({"k": 300}, "k: must be at most 254 for the packaged model and other structural models; found 300"),
-        ({"knn_method": "hnsw"}, "knn_method: must be one of 'exact', 'faiss_gpu', 'ivf'; found 'hnsw'"),
+        ({"knn_method": "hnsw"}, "knn_method: must be one of 'exact', 'torch', 'faiss_gpu', 'ivf'; found 'hnsw'"),
         ({"invalid_rows": "drop"}, "invalid_rows: must be one of 'error', 'singleton'; found 'drop'"),
         ({"device": "gpu"}, "device: must be auto, cpu, cuda or cuda:N; found 'gpu'"),
         ({"th_sim": 0.2}, "th_sim: must be 0 for structural models, which compare whole lists; found 0.2"),

@@ -26,6 +26,8 @@ def knn(
     key: options.Key = None,
     memory: options.Memory = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    device_memory: options.DeviceMemory = None,
     seed: options.Seed = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -45,11 +47,20 @@ def knn(
     from starfc.graph.knn import fitting_k
     from starfc.graph.opening import Place, build_graph
     from starfc.graph.recall import Recalls
+    from starfc.runtime.device import device_limit
     from starfc.runtime.machine import set_threads
     from starfc.runtime.stages import Stages
     from starfc.storage.atomic import prepare_folder, temporary_folder
 
-    asked = options.given(knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, seed=seed)
+    asked = options.given(
+        knn=k,
+        invalid_rows=invalid_rows,
+        memory_limit=memory,
+        threads=threads,
+        device=device,
+        device_memory=device_memory,
+        seed=seed,
+    )
     config = build(Config, asked | options.search_options(knn, recall), RETIRED)
     set_threads(config.threads)
     stages = Stages(config.memory_limit_bytes())
@@ -61,7 +72,7 @@ def knn(
             ).valid(config.invalid_rows)
             k = fitting_k(k, len(valid), str(name))
         search = search_of(config)
-        with stages.stage("kNN graph", needs=search.bytes(valid, k)):
+        with stages.stage("kNN graph", needs=search.bytes(valid, k)), device_limit(config.device_memory_bytes()):
             graph = build_graph(valid, k, search, Place.named(out), inputs=(place,), overwrite=overwrite)
     took = stages.finished[-1]
     record = {

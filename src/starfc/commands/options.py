@@ -29,6 +29,7 @@ class SearchName(str, Enum):
     """Methods of the neighbour search."""
 
     exact = "exact"
+    torch = "torch"
     ivf = "ivf"
 
 
@@ -115,7 +116,11 @@ Neighbours = Annotated[
 ]
 SearchMethod = Annotated[
     SearchName | None,
-    typer.Option("--knn", help="Neighbour search: exact, or approximate (ivf). Default: exact; ivf with --recall."),
+    typer.Option(
+        "--knn",
+        help="Neighbour search: exact (on a GPU in torch), torch (the same on any device), or approximate (ivf). "
+        "Default: exact; ivf with --recall.",
+    ),
 ]
 KnnGraph = Annotated[
     Path | None, typer.Option(metavar="DIR", help="A kNN graph of these features, made by `starfc knn`.")
@@ -180,6 +185,12 @@ Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Memory limit, such as 8GB. A stage that needs more stops with an error."),
 ]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Memory limit on the device, such as 8GB; blocks are sized by it. Default: what is free."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers. Default: 0.")]
@@ -232,11 +243,11 @@ def search_options(search: SearchName | None, recall: float | None) -> dict[str,
     """
     from starfc.errors import InputError
 
-    if search is SearchName.exact and recall is not None:
+    if search not in (None, SearchName.ivf) and recall is not None:
         raise InputError("--recall: exact search finds all neighbours; leave it out, or set --knn ivf")
     if search is SearchName.ivf or recall is not None:
         return {"knn_method": "ivf"} | given(knn_recall=recall)
-    return {} if search is None else {"knn_method": "exact"}
+    return {} if search is None else {"knn_method": search.value}
 
 
 @contextmanager

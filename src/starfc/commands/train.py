@@ -46,6 +46,7 @@ def train(
     memory: options.Memory = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    device_memory: options.DeviceMemory = None,
     seed: options.Seed = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -76,6 +77,7 @@ def train(
         memory_limit=memory,
         threads=threads,
         device=device,
+        device_memory=device_memory,
         seed=seed,
     )
     for one in setting or []:

@@ -32,6 +32,7 @@ def tune(
     memory: options.Memory = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    device_memory: options.DeviceMemory = None,
     seed: options.Seed = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -56,7 +57,13 @@ def tune(
 
     asked = {
         **options.given(
-            knn=k, invalid_rows=invalid_rows, memory_limit=memory, threads=threads, device=device, seed=seed
+            knn=k,
+            invalid_rows=invalid_rows,
+            memory_limit=memory,
+            threads=threads,
+            device=device,
+            device_memory=device_memory,
+            seed=seed,
         ),
         **options.search_options(knn, recall),
     }

@@ -16,7 +16,7 @@ from string import Formatter
 from typing import Any
 
 from starfc.config.published import RETIRED, with_effect, with_shares
-from starfc.config.schema import build, merged, nested, option
+from starfc.config.schema import build, merged, nested, option, size_in_bytes
 from starfc.errors import InputError, MissingFileError
 from starfc.models.kinds import HIERARCHICAL, KINDS, ModelKind
 from starfc.runtime import defaults
@@ -271,6 +271,7 @@ class Config:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = option(None, "CPU threads; None: one per core", low=1)
     memory_limit: str | None = option(None, "memory limit of the process, such as '16GB'; None: no limit")
+    device_memory: str | None = option(None, "memory limit on the device, such as '8GB'; None: what is free there")
 
     @property
     def kind(self) -> ModelKind:
@@ -314,11 +315,11 @@ class Config:
                 self._fill(path)
             except (KeyError, IndexError, ValueError):
                 found.append((name, f"the allowed names in braces are {', '.join(self._names())}; found {path!r}"))
-        try:
-            self.memory_limit_bytes()
-        except ValueError:
-            needed = "a number with MB, GB or TB, such as '16GB'"
-            found.append(("memory_limit", f"must be {needed}; found {self.memory_limit!r}"))
+        for name in ("memory_limit", "device_memory"):
+            try:
+                size_in_bytes(getattr(self, name))
+            except ValueError as error:
+                found.append((name, str(error)))
         return found
 
     def _hierarchical_contradictions(self) -> list[tuple[str, str]]:
@@ -355,12 +356,11 @@ class Config:
 
     def memory_limit_bytes(self) -> int | None:
         """Return the memory limit in bytes. None if there is no limit."""
-        if self.memory_limit is None:
-            return None
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT])i?B?\s*", self.memory_limit, re.IGNORECASE)
-        if match is None:
-            raise ValueError(self.memory_limit)
-        return int(float(match[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[match[2].upper()])
+        return size_in_bytes(self.memory_limit)
+
+    def device_memory_bytes(self) -> int | None:
+        """Return the limit of the device's memory in bytes. None if there is no limit."""
+        return size_in_bytes(self.device_memory)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the config as a nested dictionary with paths filled in, for the record of a run."""

@@ -28,7 +28,7 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 # settings of a training for its machine and its data, which do not apply to another machine or data set
-OF_MACHINE = ("threads", "device", "memory_limit")
+OF_MACHINE = ("threads", "device", "memory_limit", "device_memory")
 _OF_TRAINING = ("seed", "invalid_rows", "knn_method", "knn_params", "knn_recall", "copies", "adapt", "reach", "metrics")
 
 

@@ -6,6 +6,7 @@ The annotation of a field is its type. :func:`option` adds the rule (choices or 
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -64,6 +65,16 @@ def build(cls: type, given: Mapping[str, Any], retired: Mapping[str, str] | None
         listed = problems[0] if len(problems) == 1 else f"{len(problems)} problems\n  - " + "\n  - ".join(problems)
         raise InputError(where + listed)
     return value
+
+
+def size_in_bytes(text: str | None) -> int | None:
+    """Return a size such as '16GB' in bytes; None for None. Raise ValueError with the rule if it is no size."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT])i?B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"must be a number with MB, GB or TB, such as '16GB'; found {text!r}")
+    return int(float(match[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[match[2].upper()])
 
 
 def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.graph.opening import Place, Search, open_or_build
 from starfc.graph.store import find_graph
 from starfc.models.judge import first_round_judge
+from starfc.runtime.machine import choose_device
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import advice, word
 
@@ -101,7 +102,8 @@ def _room(config: Config) -> int | None:
 
 def search_of(config: Config) -> Search:
     """Return the neighbour search that a config sets."""
-    return Search(config.knn_method, config.knn_params, config.seed, config.knn_recall, first_round_judge)
+    device = choose_device(config.device)
+    return Search(config.knn_method, config.knn_params, config.seed, config.knn_recall, first_round_judge, device)
 
 
 def stored_graph(path: str | Path) -> Path:

@@ -1,8 +1,10 @@
 """Build exact and approximate kNN graphs, which follow the contract of :mod:`starfc.graph.neighbours`.
 
 =============  ==========================================================================================
-``exact``      finds all neighbours (:mod:`starfc.graph.exact`). ``faiss``, its name in the published configs,
-               is accepted too
+``exact``      finds all neighbours, on the CPU (:mod:`starfc.graph.exact`) or on a GPU, as ``torch`` does. ``faiss``,
+               its name in the published configs, is accepted too
+``torch``      finds all neighbours with products on the device, in torch (:mod:`starfc.graph.device_search`); also on
+               the CPU, where ``exact`` is faster
 ``faiss_gpu``  finds all neighbours on GPUs, with a GPU build of the package faiss
 ``ivf``        searches approximately, in each row's nearest cells and among the neighbours of its neighbours
                (:mod:`starfc.graph.approximate`), until the target recall is reached on sampled rows. The search
@@ -27,10 +29,12 @@ from numpy.typing import NDArray
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.approximate import approximate_search, chooses, rows_per_chunk
+from starfc.graph.device_search import SIDE, device_search
 from starfc.graph.exact import MOST_KEPT, exact_search
 from starfc.graph.neighbours import KnnGraph, empty_graph, id_dtype, tidy
 from starfc.graph.recall import Judge
 from starfc.runtime.defaults import KNN_FORMER, KNN_METHODS, KNN_PARAMS, RECALL
+from starfc.runtime.device import uses_torch
 from starfc.runtime.extras import require
 from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
@@ -85,6 +89,7 @@ def build_knn(
     recall: float = RECALL,
     folder: Path | None = None,
     judge: Judge | None = None,
+    device: str | torch.device = "cpu",
 ) -> KnnGraph:
     """Build the kNN graph of features.
 
@@ -93,7 +98,7 @@ def build_knn(
     features : Features, or (N, d) float32 L2-normalised
     k : int
         Entries per node, the node itself included, 1 <= k <= N. With k = N, each list holds all other nodes.
-    method : {'exact', 'faiss_gpu', 'ivf'}
+    method : {'exact', 'torch', 'faiss_gpu', 'ivf'}
         The search method, see the table above.
     params : mapping, optional
         Parameters of an approximate method (:data:`starfc.runtime.defaults.KNN_PARAMS`).
@@ -107,6 +112,8 @@ def build_knn(
         temporary folder.
     judge : Judge, optional
         Says which edges matter, for example :func:`starfc.models.judge.first_round_judge`.
+    device : str or torch device
+        Where products are made.
 
     Returns
     -------
@@ -129,13 +136,13 @@ def build_knn(
     _check_method(features, method, params)
     if method == "ivf":
         if is_small(features, params):
-            return _exact_instead(features, k, recall)
+            return _exact_instead(features, k, recall, device)
         if folder is not None:
             with writes(folder, folder.parent):
                 return approximate_search(features, k, params, seed, recall, folder, judge)
         with temporary_folder() as temporary:
             return approximate_search(features, k, params, seed, recall, temporary, judge)
-    if method == "exact" and len(features) > _MANY:
+    if method == "exact" and len(features) > _MANY and not uses_torch(device):
         log.info(
             "kNN graph: exact search compares all %.1e pairs of rows; %s 'ivf' is several times faster, and finds "
             "%g of the edges that matter",
@@ -143,7 +150,7 @@ def build_knn(
             word("knn_method"),
             RECALL,
         )
-    return _exact(features, k) if method == "exact" else _gpu_search(features, k)
+    return _faiss_search(features, k) if method == "faiss_gpu" else _exact(features, k, method, device)
 
 
 def is_small(features: Features, params: Mapping[str, int]) -> bool:
@@ -151,16 +158,25 @@ def is_small(features: Features, params: Mapping[str, int]) -> bool:
     return chooses(params) and len(features) < _FEW
 
 
-def search_bytes(features: Features, k: int, method: str = "exact", params: Mapping[str, int] | None = None) -> int:
+def search_bytes(
+    features: Features,
+    k: int,
+    method: str = "exact",
+    params: Mapping[str, int] | None = None,
+    device: str | torch.device = "cpu",
+) -> int:
     """Return the memory that a search will need, in bytes: features (mapped, or copied to 2 bytes), candidates, graph.
 
     An exact search holds all of them at the same time; its number of candidates depends on the data, and the bound is
-    used here. An approximate one holds a copy of the features, up to 40 ids per row and a chunk per thread; at the end
-    it reads the graph from disk.
+    used here. On a GPU it holds the lists before and after they are sorted out, and the candidates of two blocks. An
+    approximate one holds a copy of the features, up to 40 ids per row and a chunk per thread; at the end it reads the
+    graph from disk.
     """
     n, graph = len(features), 8 * len(features) * k
     copy = product_dtype().itemsize * n * features.dim
     if method != "ivf" or is_small(features, params or {}):
+        if uses_torch(device):
+            return 2 * graph + 2 * 8 * min(n, SIDE) * MOST_KEPT * k
         return copy + graph + 6 * n * (MOST_KEPT * k + 64)
     chunks = torch.get_num_threads() * rows_per_chunk(n) * 38 * k  # 3 KB per row at k = 80
     return features.array.nbytes + max(copy + 120 * n + chunks, graph) + (512 << 20)
@@ -172,12 +188,17 @@ def exact_knn(features: Features | NDArray[np.float32], k: int) -> KnnGraph:
     return tidy(ids, sims, np.arange(len(ids)), len(ids))
 
 
-def _exact(features: Features, k: int) -> KnnGraph:
-    graph = exact_knn(features, k)
-    return KnnGraph(graph.ids, graph.sims, {"backend": "exact", "params": {}, "recall": 1.0, "recall_rows": 0})
+def _exact(features: Features, k: int, method: str, device: str | torch.device) -> KnnGraph:
+    """Return the exact kNN graph, searched in torch if the device or the method says so."""
+    if method == "torch" or uses_torch(device):
+        sims, ids = device_search(features, k, torch.device(device))
+        graph, backend = tidy(ids, sims, np.arange(len(ids)), len(ids)), "torch"
+    else:
+        graph, backend = exact_knn(features, k), "exact"
+    return KnnGraph(graph.ids, graph.sims, {"backend": backend, "params": {}, "recall": 1.0, "recall_rows": 0})
 
 
-def _exact_instead(features: Features, k: int, recall: float) -> KnnGraph:
+def _exact_instead(features: Features, k: int, recall: float, device: str | torch.device) -> KnnGraph:
     log.info(
         "kNN graph: exact search is used, because it is as fast for these %s rows; it finds all neighbours, so "
         "%s %g has no effect",
@@ -185,7 +206,7 @@ def _exact_instead(features: Features, k: int, recall: float) -> KnnGraph:
         word("knn_recall"),
         recall,
     )
-    return _exact(features, k)
+    return _exact(features, k, "exact", device)
 
 
 def _check_method(features: Features, method: str, params: dict[str, int]) -> None:
@@ -200,7 +221,7 @@ def _check_method(features: Features, method: str, params: dict[str, int]) -> No
             raise InputError(f"knn_params.{name}: at most the {len(features)} instances needed; found {params[name]}")
 
 
-def _gpu_search(features: Features, k: int) -> KnnGraph:
+def _faiss_search(features: Features, k: int) -> KnnGraph:
     require("faiss", f"{word('knn_method')}: 'faiss_gpu'")
     import faiss
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.approximate import chooses
@@ -34,14 +36,15 @@ class Search:
     seed: int = 0
     recall: float = RECALL
     judge: Judge | None = None
+    device: str | torch.device = "cpu"
 
     def build(self, features: Features, k: int, folder: Path | None = None) -> KnnGraph:
         """Build the kNN graph of features; ``folder`` stores the progress of an approximate search."""
-        return build_knn(features, k, self.method, self.params, self.seed, self.recall, folder, self.judge)
+        return build_knn(features, k, self.method, self.params, self.seed, self.recall, folder, self.judge, self.device)
 
     def bytes(self, features: Features, k: int) -> int:
         """Return the memory that :meth:`build` will need, in bytes."""
-        return search_bytes(features, k, self.method, self.params)
+        return search_bytes(features, k, self.method, self.params, self.device)
 
 
 @dataclass(frozen=True)

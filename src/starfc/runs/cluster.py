@@ -32,6 +32,7 @@ from starfc.models.checkpoint import Model, load_model
 from starfc.review.measures import instance_columns
 from starfc.runs.on_shards import ShardOptions, on_shards
 from starfc.runs.outputs import write_clustering, write_edges, write_run
+from starfc.runtime.device import device_limit
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
 from starfc.runtime.words import advice, counted, word
@@ -124,7 +125,10 @@ def run_inference(
         config = with_changes(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, files, *inputs) if isinstance(path, str | Path)]
     also = () if stdin is None else ("features.npy",)
-    with changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change:
+    with (
+        device_limit(config.device_memory_bytes()),
+        changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change,
+    ):
         if stdin is not None:
             change.take(stdin, "features.npy")
         record = _run(

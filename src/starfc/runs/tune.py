@@ -23,6 +23,7 @@ from starfc.evaluation.surface import text
 from starfc.evaluation.thresholds import OUTLINED, Outline, Point, choose_and_store, outline
 from starfc.models.checkpoint import THRESHOLDS, Model, copied_files
 from starfc.runs.cluster import open_model, settings_of
+from starfc.runtime.device import device_limit
 from starfc.runtime.extras import require
 from starfc.runtime.machine import choose_device, set_threads
 from starfc.runtime.stages import Stages
@@ -93,7 +94,8 @@ def run_choice(
     elsewhere = not (out.exists() and out.samefile(model_folder))
     files = copied_files(model_folder) if elsewhere else {}  # clustering reads thresholds and weights from one folder
     with changing(out, TUNE, also=files, inputs=read, overwrite=overwrite) as change:
-        found = _run(config, model, features, labels, knn_graph, change.place, device)
+        with device_limit(config.device_memory_bytes()):
+            found = _run(config, model, features, labels, knn_graph, change.place, device)
         if isinstance(found["fixed"], Point):
             for name, path in files.items():
                 with (

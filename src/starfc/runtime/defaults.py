@@ -6,7 +6,7 @@ METRICS = ("pairwise", "bcubed", "nmi")
 PARTITIONS = ("components", "infomap", "leiden")
 RESOLUTION = 0.1  # resolution of Leiden
 
-KNN_METHODS = ("exact", "faiss_gpu", "ivf")
+KNN_METHODS = ("exact", "torch", "faiss_gpu", "ivf")
 KNN_FORMER = {"faiss": "exact"}  # published configs and earlier runs call exact search "faiss"
 KNN_PARAMS = {"ivf": ("nlist", "nprobe", "partitions", "sweeps")}
 RECALL = 0.98  # default target of approximate search: share of the edges that matter

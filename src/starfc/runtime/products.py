@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from time import thread_time
 
@@ -17,12 +19,36 @@ def use_product_dtype(dtype: torch.dtype) -> None:
     _used[:] = [dtype]
 
 
-def product_dtype() -> torch.dtype:
-    """Return bfloat16 if this machine multiplies it at least twice as fast as float32, otherwise float32.
+def product_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+    """Return bfloat16 if a device multiplies it at least twice as fast as float32, otherwise float32.
 
-    The speed is measured once, in a few milliseconds.
+    The speed of the processor is measured once, in a few milliseconds. GPUs of compute capability 8 and above (Ampere)
+    have units for bfloat16.
     """
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
     return _used[0] if _used else _faster()
+
+
+@contextmanager
+def full_sums() -> Iterator[None]:
+    """Let GPUs add the terms of a product in float32 while the block runs, so that its error has the bound it needs.
+
+    By default, cuBLAS may add parts of a bfloat16 product in bfloat16. A program may have allowed TF32 for products of
+    float32. Both settings are those of the process, and are set back at the end.
+    """
+    settings = torch.backends.cuda.matmul
+    try:
+        before = "allow_tf32", settings.allow_tf32
+    except RuntimeError:  # the program uses torch's newer name of this setting
+        before = "fp32_precision", settings.fp32_precision
+    reduced = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_tf32, settings.allow_bf16_reduced_precision_reduction = False, False
+    try:
+        yield
+    finally:
+        setattr(settings, *before)
+        settings.allow_bf16_reduced_precision_reduction = reduced
 
 
 @cache

@@ -176,7 +176,7 @@ class RunConfig(Record):
     """The keys of a run's config that later commands use."""
 
     knn: Neighbours
-    knn_method: Annotated[Literal["exact", "faiss_gpu", "ivf"], BeforeValidator(_search)] = "exact"
+    knn_method: Annotated[Literal["exact", "torch", "faiss_gpu", "ivf"], BeforeValidator(_search)] = "exact"
     knn_params: dict[str, Positive] = {}
     knn_recall: Share = 1.0
     th_sim: Share = 0.0

@@ -58,6 +58,7 @@ from starfc.models.contextual import (
     second_context,
 )
 from starfc.runtime import threads
+from starfc.runtime.device import device_limit
 from starfc.runtime.interrupts import Stopped, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.products import slices
@@ -101,7 +102,8 @@ def run_kinds_training(
     with changing(work_dir, TRAIN, inputs=inputs, overwrite=overwrite) as change:
         torch.set_flush_denormal(True)  # products with weights that decay to denormal numbers would be slow
         try:
-            record = _train(config, change)
+            with device_limit(config.device_memory_bytes()):
+                record = _train(config, change)
         finally:
             torch.set_flush_denormal(False)  # features in the same process may be denormal numbers
     shutil.rmtree(change.folder / "kinds", ignore_errors=True)

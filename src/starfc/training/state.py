@@ -23,9 +23,9 @@ from starfc.training.optimisers import Schedule
 
 # keys that may differ between a run and its continuation, because they do not change the weights
 _FREE = (
-    "device", "threads", "memory_limit", "log_level", "log_config", "checkpoint_config", "giant_share", "tau1", "tau2",
-    "dynamic", "metrics", "pretrained", "prefix", "train_data", "test_data", "test_name", "knn_method", "knn_params",
-    "knn_recall",
+    "device", "threads", "memory_limit", "device_memory", "log_level", "log_config", "checkpoint_config",
+    "giant_share", "tau1", "tau2", "dynamic", "metrics", "pretrained", "prefix", "train_data", "test_data", "test_name",
+    "knn_method", "knn_params", "knn_recall",
 )  # fmt: skip
 
 

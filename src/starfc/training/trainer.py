@@ -38,6 +38,7 @@ from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.kinds import GCN, KINDS, STRUCTURAL
 from starfc.models.structural import StructuralModel
+from starfc.runtime.device import device_limit
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.interrupts import Stopped, StopRequest, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
@@ -120,7 +121,7 @@ def run_training(
 
         return run_kinds_training(config, work_dir, inputs, overwrite)
     require_hooks(config.log_config)
-    with processes(config.device) as world:
+    with processes(config.device) as world, device_limit(config.device_memory_bytes()):
         work_dir = prepare_folder(work_dir)
         if not world.writes:
             return _run(config, work_dir, resume, go_on, world, None)

@@ -10,13 +10,27 @@ from helpers.samples import blobs, unit
 from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph import device_search as device_search_module
+from starfc.graph.approximate import approximate_search
+from starfc.graph.cells import Cells, Members, make_cells, nearest_cells, probe_cells
+from starfc.graph.device_members import DeviceMembers, _Batches
 from starfc.graph.device_pools import DevicePools
 from starfc.graph.device_search import DeviceFeatures, device_search
 from starfc.graph.exact import exact_search
-from starfc.graph.knn import build_knn
+from starfc.graph.knn import build_knn, exact_knn
+from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.graph.order import inverse
 from starfc.graph.pools import sorted_pools
+from starfc.graph.rerank import rerank
+from starfc.graph.sweeps import Steps, sweep
 from starfc.runtime.device import device_limit
 from starfc.runtime.products import full_sums
+
+
+@pytest.fixture
+def by_torch(monkeypatch):
+    """Let torch functions do on the CPU what they do on a GPU."""
+    monkeypatch.setattr("starfc.runtime.device.COMPILED", set())
+
 
 CPU = torch.device("cpu")
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -162,7 +176,87 @@ def test_the_method_torch_gives_the_exact_graph():
     assert torch_graph.info == exact.info | {"backend": "torch"}
 
 
-def test_on_a_gpu_the_exact_search_is_in_torch(monkeypatch):
-    monkeypatch.setattr("starfc.graph.knn.uses_torch", lambda device: True)
+def test_on_a_gpu_the_exact_search_is_in_torch(by_torch):
     assert build_knn(blobs()[0], 10, "exact").info["backend"] == "torch"
     assert build_knn(blobs()[0], 10, "ivf").info["backend"] == "torch"  # few rows
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """1,500 rows, a partition of them, and what the compiled search finds: probed cells and lists after each phase."""
+    features = Features(clustered(1500, dim=32, noise=0.8))
+    cells = make_cells(features, 75)
+    places = Cells(cells.centroids, np.arange(1500, dtype=np.int32), cells.starts)
+    members = Members.of(features, cells.order)
+    probed = nearest_cells(members.at(slice(0, 1500)), places, 4)
+    lists = phases(members, features, cells.order, places, probed)
+    return features, cells.order, places, probed, lists
+
+
+def phases(members, features, order, places, probed) -> list[KnnGraph]:
+    """The lists (1500, 12) of all places after probing cells, and after a sweep from these."""
+    whole, found = slice(0, 1500), []
+
+    def lists_of(before: KnnGraph | None) -> KnnGraph:
+        pools = members.pools(1500, before, 11, 15)
+        if before is None:
+            probe_cells(members, places, probed, whole, None, pools)
+        else:
+            sweep(members, Steps.of(before.ids), whole, before.ids, pools)
+        sims, ids = np.empty((1500, 12), np.float32), np.empty((1500, 12), np.int32)
+        rerank(pools.on_host(), features.scaled, order, order, np.zeros(1500, np.float32), sims, ids)
+        graph = tidy(ids, sims, order, 1500)
+        return KnnGraph(np.where(graph.ids >= 0, inverse(order)[graph.ids], -1).astype(np.int32), graph.sims)
+
+    found.append(lists_of(None))
+    found.append(lists_of(found[0]))
+    return found
+
+
+@pytest.mark.parametrize("limit", [None, 150_000])
+def test_approximate_lists_are_those_of_the_compiled_search(searched, by_torch, limit, monkeypatch):
+    """From the same cells. A candidate at the edge of a pool may differ where rounded products tie: below 1 % of rows.
+
+    On these data all rows are equal. With a limit, the rows are on the host, and batches have few tiles.
+    """
+    features, order, places, probed, lists = searched
+    if limit is not None:
+        monkeypatch.setattr("starfc.graph.device_members._ROWS", 8)
+        monkeypatch.setattr("starfc.graph.device_members._NAMES", 16)
+    with device_limit(limit):
+        members = DeviceMembers.on(CPU, features, order)
+        assert members.held == (limit is None)
+        near = nearest_cells(members.at(slice(0, 1500)), places, 4)
+        found = phases(members, features, order, places, probed)
+    assert (near == probed).mean() > 0.99
+    for own, expected in zip(found, lists, strict=True):
+        assert (own.ids == expected.ids).all(axis=1).mean() > 0.99
+        assert (own.ids >= 0).sum() == (expected.ids >= 0).sum()
+
+
+def test_an_approximate_search_in_torch_reaches_the_same_recall(by_torch, tmp_path):
+    features = Features(clustered(1500, dim=32, noise=0.8))
+    params = {"nlist": 60, "nprobe": 4, "partitions": 2, "sweeps": 1}
+    exact = exact_knn(features, 10)
+    graph = approximate_search(features, 10, params, 0, 0.9, tmp_path / "search", device=CPU)
+    measured = graph.info["recalls"]["neighbours"]
+    assert measured > 0.95
+    held = [np.isin(wanted, own).mean() for wanted, own in zip(exact.ids[:, :9], graph.ids, strict=True)]
+    assert np.mean(held) == pytest.approx(measured, abs=0.01)
+
+
+def test_a_batch_out_of_memory_is_made_smaller(searched, by_torch, monkeypatch):
+    features, order, places, probed, lists = searched
+    sizes, real = [], _Batches.reached
+
+    def reached(self, tiles):
+        sizes.append(len(tiles))
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, tiles)
+
+    monkeypatch.setattr(_Batches, "reached", reached)
+    with device_limit(64 << 20):
+        found = phases(DeviceMembers.on(CPU, features, order), features, order, places, probed)
+    assert sizes[1] < sizes[0]
+    assert (found[1].ids == lists[1].ids).all(axis=1).mean() > 0.99

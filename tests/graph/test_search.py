@@ -172,7 +172,7 @@ def test_nearest_centroids_equal_their_twin(n, count, wanted, groups, seed):
 
 @both_dtypes
 def test_centroids_are_searched_in_the_groups_near_the_nearest(monkeypatch, dtype):
-    monkeypatch.setattr(cells_module, "product_dtype", lambda: dtype)
+    monkeypatch.setattr(cells_module, "product_dtype", lambda device="cpu": dtype)
     coarse = torch.eye(3)
     vectors = torch.tensor([[1.0, 0, 0], [0.9, 0.4, 0], [0, 1.0, 0], [0.1, 0, 1.0]])
     known = Centroids(vectors, coarse, np.array([0, 2, 3, 4]), np.array([[0, 1], [1, 1], [2, 0]]))
@@ -260,7 +260,7 @@ def found_by(offer, features, k, names):
 @pytest.mark.parametrize(("rows", "few"), [(64, 0), (512, 0), (512, 1000)])
 def test_probing_every_cell_is_exact_search(monkeypatch, rows, few):
     """By matrix products, and by the loop for cells that few rows probe."""
-    monkeypatch.setattr(cells_module, "product_dtype", lambda: torch.float32)
+    monkeypatch.setattr(cells_module, "product_dtype", lambda device="cpu": torch.float32)
     monkeypatch.setattr(cells_module, "_FEW_ROWS", few)
     monkeypatch.setattr(cells_module, "_ROWS", rows)
     monkeypatch.setattr(cells_module, "_COLUMNS", 64)
@@ -288,7 +288,7 @@ def test_a_sweep_finds_the_best_that_two_steps_reach(monkeypatch):
     """Blocks of one row: its candidates are then exactly those of its own two steps."""
     monkeypatch.setattr("starfc.graph.sweeps._BLOCK", 1)
     monkeypatch.setattr("starfc.graph.sweeps.NEAR", 3)
-    monkeypatch.setattr(cells_module, "product_dtype", lambda: torch.float32)
+    monkeypatch.setattr(cells_module, "product_dtype", lambda device="cpu": torch.float32)
     matrix = unit(blobs(identities=20, size=10, noise=0.8)[0])
     rng, n = np.random.default_rng(3), 200
     lists = np.stack([rng.choice(np.setdiff1d(np.arange(n), i), 3, replace=False) for i in range(n)]).astype(np.int32)
@@ -307,7 +307,7 @@ def test_a_sweep_finds_the_best_that_two_steps_reach(monkeypatch):
 def test_blocks_share_candidates_up_to_a_limit(monkeypatch):
     """A block of all rows offers every row all places, or those that most paths reach."""
     monkeypatch.setattr("starfc.graph.sweeps._BLOCK", 200)
-    monkeypatch.setattr(cells_module, "product_dtype", lambda: torch.float32)
+    monkeypatch.setattr(cells_module, "product_dtype", lambda device="cpu": torch.float32)
     matrix = unit(blobs(identities=20, size=10, noise=0.8)[0])
     lists = exact_knn(matrix, 9).ids
     members = Members.of(Features(matrix, normalise=False), np.arange(200))
@@ -325,7 +325,7 @@ def test_blocks_share_candidates_up_to_a_limit(monkeypatch):
 
 def test_rows_alone_have_the_neighbours_of_the_whole_search(monkeypatch):
     monkeypatch.setattr(exact_module, "SMALL", 0)
-    monkeypatch.setattr(exact_module, "product_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(exact_module, "product_dtype", lambda device="cpu": torch.bfloat16)
     matrix = unit(blobs(identities=60, size=20, noise=0.6)[0])
     features, rows = Features(matrix, normalise=False), np.array([3, 700, 41, 1199])
     sims, ids = nearest_of_rows(features, rows, 12)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,15 +27,16 @@ from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
 from starfc.graph.cells import Cells, Members, divide, make_cells, nearest_cells, probe_cells
+from starfc.graph.device_members import DeviceMembers
 from starfc.graph.neighbours import KnnGraph, id_dtype, tidy
 from starfc.graph.order import inverse
 from starfc.graph.partial import PartialGraph
-from starfc.graph.pools import Pools
 from starfc.graph.recall import COLUMNS, Judge, Recalls, Sample
 from starfc.graph.rerank import rerank
 from starfc.graph.structure_kernels import in_degrees
 from starfc.graph.sweeps import Steps, sweep
 from starfc.runtime import threads
+from starfc.runtime.device import uses_torch
 from starfc.runtime.products import slices
 from starfc.runtime.progress import progress
 from starfc.runtime.words import word
@@ -124,6 +125,7 @@ def approximate_search(
     recall: float,
     folder: Path,
     judge: Judge | None = None,
+    device: str | torch.device = "cpu",
 ) -> KnnGraph:
     """Return an approximate kNN graph; the parameters are those of :func:`starfc.graph.knn.build_knn`."""
     n = len(features)
@@ -132,13 +134,16 @@ def approximate_search(
     key = {"fingerprint": features.check.fingerprint, "k": k, "params": dict(params), "seed": seed, "recall": recall}
     key |= {"chunk": chunks[0].stop, "judged": judge is not None}
     partial = PartialGraph(folder, key, n, k, chunks)
-    first = partial.cells(0, lambda: make_cells(features, count, seed))
-    search = _Search(features, k, partial, Members.of(features, first.order), judge, count, seed)
-    sample = Sample.draw(features, k, np.random.default_rng(seed), judged=judge is not None)
+    device = torch.device(device)
+    first = partial.cells(0, lambda: make_cells(features, count, seed, device))
+    order = first.order
+    members = DeviceMembers.on(device, features, order) if uses_torch(device) else Members.of(features, order)
+    search = _Search(features, k, partial, members, judge, count, seed, device)
+    sample = Sample.draw(features, k, np.random.default_rng(seed), judged=judge is not None, device=device)
     plan = Plan.of(params, recall, probes_for(features, first, sample))
     info = run_phases(search, plan, sample, count)
-    del search
-    graph = partial.finish(first.order)
+    del search, members
+    graph = partial.finish(order)
     return KnnGraph(graph.ids, graph.sims, info)
 
 
@@ -201,7 +206,9 @@ class _Search:
         judge: Judge | None,
         count: int,
         seed: int,
+        device: torch.device,
     ) -> None:
+        self.device = device
         self.features, self.k, self.partial, self.members, self.judge = features, k, partial, members, judge
         self.count, self.seed, self.finished, self.note = count, seed, partial.finished, partial.note
         self.n, self.keep = len(features), k + k // 8 + 2
@@ -212,9 +219,10 @@ class _Search:
     def probe(self, phase: PhaseRecord) -> None:
         cells = self._partition(phase.number)
         probes = min(phase.probes, cells.centroids.searched)
+        cells = replace(cells, centroids=cells.centroids.to(self.device))
 
-        def offer(chunk: slice, known: NDArray[np.integer] | None, pools: Pools) -> None:
-            probed = nearest_cells(self.members.vectors[chunk], cells, probes)
+        def offer(chunk: slice, known: NDArray[np.integer] | None, pools: Any) -> None:
+            probed = nearest_cells(self.members.at(chunk), cells, probes)
             probe_cells(self.members, cells, probed, chunk, known, pools)
 
         self._each(phase, offer)
@@ -222,8 +230,9 @@ class _Search:
     def _partition(self, number: int) -> Cells:
         """Return a partition of the places. The first one is their order."""
         if number > 0:
-            return self.partial.cells(number, lambda: divide(self.members.at, self.n, self.count, self.seed + number))
-        cells = self.partial.cells(0, lambda: make_cells(self.features, self.count, self.seed))
+            seed = self.seed + number
+            return self.partial.cells(number, lambda: divide(self.members.at, self.n, self.count, seed, self.device))
+        cells = self.partial.cells(0, lambda: make_cells(self.features, self.count, self.seed, self.device))
         return Cells(cells.centroids, np.arange(self.n, dtype=cells.order.dtype), cells.starts)
 
     def sweep(self, phase: PhaseRecord) -> None:
@@ -254,16 +263,12 @@ class _Search:
         with progress(what, total=self.n, done=partial.rows_done, unit="row") as bar:
 
             def work(chunk: slice) -> None:
-                rows, dtype = self.members.names[chunk], self.members.vectors.dtype
-                lists = partial.before(chunk)
-                if lists is None:
-                    pools = Pools.empty(len(rows), self.keep, dtype, id_dtype(self.n))
-                else:
-                    pools = Pools.of_lists(lists, max(1, self.k - 1), self.keep, dtype)
+                rows, lists = self.members.names[chunk], partial.before(chunk)
+                pools = self.members.pools(len(rows), lists, max(1, self.k - 1), self.keep)
                 offer(chunk, None if lists is None else lists.ids, pools)
                 shape = (len(rows), self.k)
                 sims, ids = np.empty(shape, np.float32), np.empty(shape, id_dtype(self.n))
-                rerank(pools, scaled, rows, self.members.names, self.error[chunk], sims, ids)
+                rerank(pools.on_host(), scaled, rows, self.members.names, self.error[chunk], sims, ids)
                 found = tidy(ids, sims, rows, self.n)
                 partial.write(chunk, np.where(found.ids >= 0, self.places[found.ids], -1), found.sims)
                 bar.update(len(rows))

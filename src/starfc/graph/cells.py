@@ -9,8 +9,9 @@ probe more cells; a cell that only few rows probe is read by a compiled loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numba as nb
 import numpy as np
@@ -24,6 +25,7 @@ from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import locality_order
 from starfc.graph.pools import Pools, numeric, sorted_pools
 from starfc.runtime import threads
+from starfc.runtime.device import block_rows, retry_smaller, uses_torch
 from starfc.runtime.half import number
 from starfc.runtime.products import product_dtype, slices
 
@@ -34,8 +36,9 @@ _ITERATIONS = 4
 _NEAR_GROUPS = 16  # groups in which the nearest cells of a row are searched
 _BLOCK = 1 << 16  # rows whose nearest centroids are searched at a time
 _TILE = 1024
-_ROWS, _COLUMNS = 512, 2048  # maximum size of a product, 2 MiB; most cells fit into one
+_ROWS, _COLUMNS = 512, 2048  # a product has at most 512 x 2048 entries, 2 MiB; most cells fit into one
 _FEW_ROWS = 16  # up to this number of rows that probe a cell, a compiled loop is faster than a matrix product
+_PRODUCTS = 1 << 24  # maximum number of products with centroids at a time on a device
 _EDGE = 64  # sizes of products are rounded up to multiples of this, so that there are few shapes to compile
 
 
@@ -69,15 +72,20 @@ class Centroids:
 
         ``points`` (n, d) are of any number type; ``count`` is at most :attr:`searched`.
         """
-        points = points.to(product_dtype())
+        device = self.vectors.device
+        points = points.to(device, product_dtype(device))
         out = np.empty((len(points), count), np.int32)
         rows, starts = _by_cell(_nearest_one(points, self.coarse), len(self.coarse))
         for group in np.flatnonzero(np.diff(starts)).tolist():
             mine = rows[starts[group] : starts[group + 1]]
             names = np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in self.near[group]])
-            chosen, some = points[torch.from_numpy(mine)], self.vectors[torch.from_numpy(names)]
+            chosen, some = (x[torch.from_numpy(at).to(device)] for x, at in ((points, mine), (self.vectors, names)))
             out[mine] = names[_nearest(chosen, some, count)]
         return out
+
+    def to(self, device: str | torch.device) -> Centroids:
+        """Return the same centroids on another device, where :meth:`nearest` then makes its products."""
+        return replace(self, vectors=self.vectors.to(device), coarse=self.coarse.to(device))
 
     @property
     def searched(self) -> int:
@@ -100,19 +108,20 @@ class Cells:
         return len(self.centroids)
 
 
-def make_cells(features: Features, count: int, seed: int = 0) -> Cells:
+def make_cells(features: Features, count: int, seed: int = 0, device: str | torch.device = "cpu") -> Cells:
     """Divide the rows of features into about ``count`` cells (:func:`divide`)."""
-    return divide(lambda rows: torch.from_numpy(features.rows(rows)), len(features), count, seed)
+    return divide(lambda rows: torch.from_numpy(features.rows(rows)), len(features), count, seed, device)
 
 
-def divide(rows_of: Rows, n: int, count: int, seed: int = 0) -> Cells:
+def divide(rows_of: Rows, n: int, count: int, seed: int = 0, device: str | torch.device = "cpu") -> Cells:
     """Divide n rows into about ``count`` cells by spherical k-means in two levels, on 16 sampled rows per cell.
 
     The sample is divided into about √count groups, and each group into a number of cells that is proportional to its
-    share of the sample. k-means runs 4 iterations. Then each row goes to its nearest centroid.
+    share of the sample. k-means runs 4 iterations. Then each row goes to its nearest centroid, on ``device``. k-means
+    itself runs on the CPU, where its sums have one order.
     """
     rng = np.random.default_rng(seed)
-    points = rows_of(np.sort(rng.choice(n, min(n, _SAMPLE * count), replace=False))).float()
+    points = rows_of(np.sort(rng.choice(n, min(n, _SAMPLE * count), replace=False))).float().cpu()
     groups = max(1, round(math.sqrt(count)))
     coarse = _means(points, groups, rng)
     coarse = coarse[torch.from_numpy(_beside_each_other(coarse))]
@@ -131,7 +140,8 @@ def divide(rows_of: Rows, n: int, count: int, seed: int = 0) -> Cells:
     ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
     near = _nearest(coarse.to(product_dtype()), coarse, min(groups, _NEAR_GROUPS))
     centroids = Centroids(torch.cat(parts), coarse, ends, near)
-    cell_of = _assign(lambda rows: centroids.nearest(rows_of(rows), 1)[:, 0], n)
+    there = centroids.to(device)
+    cell_of = _assign(lambda rows: there.nearest(rows_of(rows), 1)[:, 0], n)
     order, starts = _by_cell(cell_of, len(centroids))
     return Cells(centroids, order.astype(id_dtype(n), copy=False), starts)
 
@@ -149,6 +159,28 @@ def _means(points: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Offers:
+    """Groups of rows, and the candidates that all rows of a group are compared with.
+
+    Group g has the rows ``rows[row_starts[g] : row_starts[g + 1]]``, counted from the first place of a chunk, and the
+    places ``names[name_starts[g] : name_starts[g + 1]]`` as candidates.
+    """
+
+    rows: NDArray[np.integer]
+    row_starts: NDArray[np.int64]
+    names: NDArray[np.integer]
+    name_starts: NDArray[np.int64]
+
+    def groups(self, least: int) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
+        """Yield rows and candidates of each group of at least ``least`` rows."""
+        for group in np.flatnonzero(np.diff(self.row_starts) >= least).tolist():
+            yield (
+                self.rows[self.row_starts[group] : self.row_starts[group + 1]],
+                self.names[self.name_starts[group] : self.name_starts[group + 1]],
+            )
+
+
+@dataclass(frozen=True)
 class Members:
     """All N rows of a set as a search reads them: in an order that places similar rows beside each other.
 
@@ -162,16 +194,23 @@ class Members:
 
     vectors: Tensor
     names: NDArray[np.integer]
+    blocks: ClassVar[int] = 1  # blocks of a sweep that are offered at a time
 
     @classmethod
     def of(cls, features: Features, names: NDArray[np.integer]) -> Members:
-        vectors = torch.empty(len(features), features.dim, dtype=product_dtype())
+        """Return the rows in the order ``names``."""
+        return cls(cls.rounded(features, names, product_dtype()), names)
+
+    @staticmethod
+    def rounded(features: Features, names: NDArray[np.integer], dtype: torch.dtype) -> Tensor:
+        """Return the rows ``names`` of features in a number type, (N, d)."""
+        vectors = torch.empty(len(features), features.dim, dtype=dtype)
 
         def fill(places: slice) -> None:
             vectors[places] = torch.from_numpy(features.rows(names[places]))
 
         threads.each(fill, slices(len(features), _BLOCK))
-        return cls(vectors, names)
+        return vectors
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -179,6 +218,34 @@ class Members:
     def at(self, places: slice | NDArray[np.integer]) -> Tensor:
         """Return the vectors at some places."""
         return self.vectors[places if isinstance(places, slice) else torch.from_numpy(places)]
+
+    def pools(self, count: int, lists: KnnGraph | None, wanted: int, keep: int) -> Any:
+        """Return pools for a chunk of ``count`` rows, which hold its present lists (:meth:`Pools.of_lists`) if any."""
+        dtype, id_type = self.vectors.dtype, id_dtype(len(self))
+        if lists is None:
+            return Pools.empty(count, keep, dtype, id_type)
+        return Pools.of_lists(lists, wanted, keep, dtype)
+
+    def offer(self, pools: Any, offers: Offers, start: int, known: NDArray[np.integer] | None) -> None:
+        """Offer the rows of a chunk that begins at ``start`` their candidates, except for those in ``known`` (m, k).
+
+        Each group is a matrix product. Groups of few rows are read by a compiled loop.
+        """
+        counts = np.diff(offers.row_starts)
+        few = (counts > 0) & (counts <= _FEW_ROWS)
+        pools.offer_members(
+            numeric(self.vectors), start, offers.rows[np.repeat(few, counts)],
+            np.repeat(np.flatnonzero(few), counts[few]), offers.names, offers.name_starts, known,
+        )  # fmt: skip
+        buffer = torch.empty(_ROWS * _COLUMNS, dtype=self.vectors.dtype)
+        for mine, inside in offers.groups(_FEW_ROWS + 1):
+            for rows in slices(len(mine), _ROWS):
+                left = self.at(start + padded(mine[rows]))
+                for part in slices(len(inside), len(buffer) // len(left) // _EDGE * _EDGE):
+                    others = self.at(padded(inside[part]))
+                    products = buffer[: len(left) * len(others)].view(len(left), len(others))
+                    torch.mm(left, others.T, out=products)
+                    pools.offer_new(products, inside[part], mine[rows], known)
 
 
 def nearest_cells(points: Tensor, cells: Cells, probes: int) -> NDArray[np.integer]:
@@ -199,28 +266,11 @@ def probe_cells(
     ``cells`` divide the places of ``members``. ``known`` (m, k) are the present lists of the chunk, and ``pools`` its
     pools; candidates are places.
     """
-    buffer = torch.empty(_ROWS * _COLUMNS, dtype=members.vectors.dtype)
     # The nearest cells first: this raises the floors, and most later products are skipped.
     for some in (probed[:, :1], probed[:, 1:]):
         queries, starts = _by_cell(some.ravel(), len(cells))
         queries //= max(1, some.shape[1])
-        counts = np.diff(starts)
-        few = (counts > 0) & (counts <= _FEW_ROWS)
-        pools.offer_members(
-            numeric(members.vectors), chunk.start, queries[np.repeat(few, counts)],
-            np.repeat(np.flatnonzero(few), counts[few]), cells.order, cells.starts, known,
-        )  # fmt: skip
-        for cell in np.flatnonzero(counts > _FEW_ROWS).tolist():
-            mine = queries[starts[cell] : starts[cell + 1]]
-            inside = cells.order[cells.starts[cell] : cells.starts[cell + 1]]
-            for part in slices(len(inside), _COLUMNS):
-                names = inside[part]
-                others = members.at(padded(names))
-                for rows in slices(len(mine), _ROWS):
-                    left = members.at(chunk.start + padded(mine[rows]))
-                    products = buffer[: len(left) * len(others)].view(len(left), len(others))
-                    torch.mm(left, others.T, out=products)
-                    pools.offer_new(products, names, mine[rows], known)
+        members.offer(pools, Offers(queries, starts, cells.order, cells.starts), chunk.start, known)
 
 
 def padded(names: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -232,10 +282,33 @@ def _nearest(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.intege
     """Return the ``count`` nearest centroids of each point, nearest first, (n, count); count <= their number."""
     if count == 1:
         return _nearest_one(points, centroids)[:, None]
+    if uses_torch(points.device):
+        return _nearest_in_torch(points, centroids, count)
     ids = _best(points, centroids.to(points.dtype), count)
     short = ids[:, -1] < 0  # bfloat16 pools ignore products below 0, so a row may have found too few
     if short.any():
         ids[short] = _best(points[torch.from_numpy(short)].float(), centroids.float(), count)
+    return ids
+
+
+def _nearest_in_torch(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.int32]:
+    """Do the same as :func:`_nearest` on any device, in torch.
+
+    Many products of bfloat16 are equal, and the first of them comes first. So each is lowered a little by its column,
+    by less than its distance to the next one of bfloat16 (up to 8,192 columns).
+    """
+    ids, centroids = np.empty((len(points), count), np.int32), centroids.to(points.dtype)
+    lower = 2.0**-23 if points.dtype == torch.bfloat16 else 0.0
+    columns = torch.arange(len(centroids), device=points.device)
+
+    def search(allowed: int) -> None:
+        step = block_rows(allowed // 4, 16 * len(centroids), max(1, _PRODUCTS // len(centroids)))
+        for rows in slices(len(points), step):
+            products = (points[rows] @ centroids.T).float()
+            products -= lower * columns * products.abs()
+            ids[rows] = products.topk(count).indices.cpu().numpy()
+
+    retry_smaller(search, points.device)
     return ids
 
 
@@ -251,6 +324,8 @@ def _best(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
 
 def _nearest_one(points: Tensor, centroids: Tensor) -> NDArray[np.int32]:
     """Return the nearest centroid of each point, (n,); of equal products the first."""
+    if uses_torch(points.device):
+        return _nearest_in_torch(points, centroids, 1)[:, 0]
     points, centroids = points.to(product_dtype()), centroids.to(product_dtype())
     best = np.zeros(len(points), np.int32)
     for rows in slices(len(points), _ROWS):

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from starfc.graph.neighbours import KnnGraph
 from starfc.graph.pools import Pools
+from starfc.graph.rerank import ROUNDING
 from starfc.runtime.simd import LANES
 
 _GROUPS = 256  # of this many entries, one group of 64 may pass; if more do, each row's best are taken from all entries
@@ -51,6 +53,23 @@ class DevicePools:
         values = torch.full((n, keep), -torch.inf, dtype=dtype, device=device)
         ids = torch.full((n, keep), -1, dtype=torch.from_numpy(np.empty(0, id_type)).dtype, device=device)
         return cls(values, ids, torch.full((n,), -torch.inf, dtype=dtype, device=device))
+
+    @classmethod
+    def of_lists(
+        cls, graph: KnnGraph, wanted: int, keep: int, dtype: torch.dtype, device: str | torch.device
+    ) -> DevicePools:
+        """Return pools that hold the neighbours of n lists, as :meth:`starfc.graph.pools.Pools.of_lists` does.
+
+        If a list has the ``wanted`` number of neighbours, the floor is a little below the similarity of the last one,
+        so that candidates that are equal to it pass.
+        """
+        pools = cls.empty(graph.num_nodes, keep, dtype, graph.ids.dtype.type, device)
+        ids, sims = (torch.from_numpy(np.array(x)).to(device) for x in (graph.ids, graph.sims))
+        sims = torch.where(ids < 0, -torch.inf, sims).to(dtype)
+        pools.ids[:, : graph.k], pools.values[:, : graph.k] = ids, sims
+        last = sims[:, wanted - 1]
+        pools.floor.copy_(torch.where(last > -torch.inf, last - 2 * ROUNDING * last.abs(), last))
+        return pools
 
     @property
     def keep(self) -> int:

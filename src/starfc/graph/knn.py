@@ -139,9 +139,9 @@ def build_knn(
             return _exact_instead(features, k, recall, device)
         if folder is not None:
             with writes(folder, folder.parent):
-                return approximate_search(features, k, params, seed, recall, folder, judge)
+                return approximate_search(features, k, params, seed, recall, folder, judge, device)
         with temporary_folder() as temporary:
-            return approximate_search(features, k, params, seed, recall, temporary, judge)
+            return approximate_search(features, k, params, seed, recall, temporary, judge, device)
     if method == "exact" and len(features) > _MANY and not uses_torch(device):
         log.info(
             "kNN graph: exact search compares all %.1e pairs of rows; %s 'ivf' is several times faster, and finds "

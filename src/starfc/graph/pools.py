@@ -136,6 +136,10 @@ class Pools:
             numeric(products).ravel(), height, width, first, self.values, self.ids, self.fill, self.floor, self.keep
         )
 
+    def on_host(self) -> Pools:
+        """Return the pools where :func:`starfc.graph.rerank.rerank` reads them: these are in host memory."""
+        return self
+
     def cut(self) -> None:
         """Cut each pool to its best ``keep`` entries. If it had more, its floor becomes the worst of these."""
         _cut_all(self.values, self.ids, self.fill, self.floor, self.keep)

@@ -20,11 +20,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
+from starfc.graph.device_search import device_search
 from starfc.graph.exact import nearest_of_rows
 from starfc.graph.neighbours import KnnGraph, tidy
+from starfc.runtime.device import uses_torch
 
 RECALL_ROWS = 1000  # number of sampled rows
 _PARTNERS = 3  # neighbours of each sampled row whose edges are judged
@@ -159,11 +162,19 @@ class Sample:
     ranks: NDArray[np.int64]
 
     @classmethod
-    def draw(cls, features: Features, k: int, rng: np.random.Generator, *, judged: bool = True) -> Sample:
+    def draw(
+        cls,
+        features: Features,
+        k: int,
+        rng: np.random.Generator,
+        *,
+        judged: bool = True,
+        device: str | torch.device = "cpu",
+    ) -> Sample:
         """Draw up to 1,000 rows and search their exact lists; if ``judged``, also those of three neighbours of each."""
         n = len(features)
         rows = np.sort(rng.choice(n, min(RECALL_ROWS, n), replace=False))
-        exact = _exact(features, rows, k)
+        exact = _exact(features, rows, k, device)
         if not judged:
             none = np.empty(0, np.int64)
             return cls(rows, exact, np.arange(len(rows)), none, none, none)
@@ -174,7 +185,7 @@ class Sample:
         sampled, ranks = sampled[there], ranks[there]
         partners = near[sampled, ranks].astype(np.int64)
         others = np.setdiff1d(partners, rows)
-        lists = _exact(features, others, k)
+        lists = _exact(features, others, k, device)
         whole = KnnGraph(np.concatenate([exact.ids, lists.ids]), np.concatenate([exact.sims, lists.sims]))
         both = np.concatenate([rows, others])
         return cls(both, whole, np.arange(len(rows)), sampled, _positions(both, partners), ranks)
@@ -279,6 +290,10 @@ def _positions(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
     return order[np.searchsorted(rows, wanted, sorter=order)]
 
 
-def _exact(features: Features, rows: NDArray[np.int64], k: int) -> KnnGraph:
-    sims, ids = nearest_of_rows(features, rows, k)
+def _exact(features: Features, rows: NDArray[np.int64], k: int, device: str | torch.device = "cpu") -> KnnGraph:
+    """Return the exact lists of some rows."""
+    if uses_torch(device):
+        sims, ids = device_search(features, k, torch.device(device), rows)
+    else:
+        sims, ids = nearest_of_rows(features, rows, k)
     return tidy(ids, sims, rows, len(features))

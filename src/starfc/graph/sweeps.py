@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 import numba as nb
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from starfc.graph.cells import Members, padded
+from starfc.graph.cells import Members, Offers
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.graph.pools import Pools
@@ -64,12 +63,14 @@ def sweep(members: Members, steps: Steps, chunk: slice, ids: NDArray[np.integer]
     paths = np.zeros(n, np.uint16)
     width = 1 + 2 * steps.near.shape[1]
     first, second = np.empty(_BLOCK * width, ids.dtype), np.empty(min(n, _BLOCK * width**2), ids.dtype)
-    for part in slices(len(order), _BLOCK):
-        rows = order[part]
-        count = _two_steps(rows, steps.near, steps.back, paths, first, second, _MOST)
-        names = second[:count]
-        products = torch.mm(members.at(rows), members.at(padded(names)).T)
-        pools.offer_new(products, names, rows - chunk.start, ids)
+    for some in slices(len(order), _BLOCK * members.blocks):
+        rows, names = order[some], []
+        for part in slices(len(rows), _BLOCK):
+            count = _two_steps(rows[part], steps.near, steps.back, paths, first, second, _MOST)
+            names.append(second[:count].copy())
+        ends = np.minimum(np.arange(len(names) + 1) * _BLOCK, len(rows))
+        name_ends = np.cumsum([0, *map(len, names)])
+        members.offer(pools, Offers(rows - chunk.start, ends, np.concatenate(names), name_ends), chunk.start, ids)
 
 
 def _inside(ids: NDArray[np.integer], start: int) -> NDArray[np.integer]:

@@ -22,6 +22,7 @@ from starfc.config.thresholds import save_thresholds
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
+from starfc.runtime.device import uses_torch
 
 
 def run(script, *arguments):
@@ -79,6 +80,31 @@ def test_knn_graphs_against_flat_search(data):
     run("knn.py", *where, "--methods", "exact", "--flat-queries", 100)
     methods = json.loads((data / "out.json").read_text())["methods"]
     assert methods["IndexFlatIP"]["params"] == {"rows_searched": 100}
+
+
+@pytest.mark.long
+def test_stages_on_a_device_against_the_cpu(data, monkeypatch):
+    where = ("--features", data / "features.npy", "--device", "cpu", "--knn", 15, "--threads", 1)
+    run_benchmark(monkeypatch, "gpu.py", *where, "--stages", "exact", "--json", data / "out.json")
+    result = json.loads((data / "out.json").read_text())
+    exact = result["stages"]["exact"]
+    assert exact["equal"] == 1
+    assert exact["difference"] == 0
+    assert exact["share_of_tflops"] > 0
+    assert {"seconds", "cpu_seconds", "peak_device_mb"} <= set(exact)
+    assert {"versions", "git", "machine", "limits", "device_memory"} <= set(result)
+    assert not uses_torch("cpu")  # as before
+
+
+@pytest.mark.slow
+def test_every_stage_on_a_device_against_the_cpu(data):
+    labels = ("--labels", data / "labels.npy", "--device-memory", "64MB")
+    where = ("--features", data / "features.npy", *labels, "--device", "cpu", "--knn", 15, "--threads", 1)
+    run("gpu.py", *where, "--json", data / "out.json")
+    stages = json.loads((data / "out.json").read_text())["stages"]
+    assert all(stages[name]["equal"] > 0.99 for name in set(stages) - {"approximate"})
+    assert stages["approximate"]["recall"] > 0.9
+    assert stages["labels"]["metrics"]["pairwise"]["fscore"] > 0.9
 
 
 @pytest.mark.slow

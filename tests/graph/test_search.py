@@ -325,7 +325,7 @@ def test_blocks_share_candidates_up_to_a_limit(monkeypatch):
 
 def test_rows_alone_have_the_neighbours_of_the_whole_search(monkeypatch):
     monkeypatch.setattr(exact_module, "SMALL", 0)
-    monkeypatch.setattr(exact_module, "product_dtype", lambda device="cpu": torch.bfloat16)
+    monkeypatch.setattr(exact_module, "product_dtype", lambda: torch.bfloat16)
     matrix = unit(blobs(identities=60, size=20, noise=0.6)[0])
     features, rows = Features(matrix, normalise=False), np.array([3, 700, 41, 1199])
     sims, ids = nearest_of_rows(features, rows, 12)

@@ -88,7 +88,7 @@ def test_rounded_products_find_the_same_lists(monkeypatch):
     features = unit(features[rng.permutation(900)])
     gone = np.array([3, 4, 99])
     plain = searched(features, 12, 600, remove=gone)
-    monkeypatch.setattr(lists_module, "product_dtype", lambda device="cpu": torch.bfloat16)
+    monkeypatch.setattr(lists_module, "product_dtype", lambda: torch.bfloat16)
     monkeypatch.setattr(lists_module, "_SMALL", 0)
     calls = []
     products = lists_module._products

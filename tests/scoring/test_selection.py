@@ -96,7 +96,7 @@ def test_the_selectors_fast_form_takes_tokens_that_are_all_alike():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_choices_are_those_of_exact_arithmetic(case, monkeypatch, dtype):
     features, _, graph, model = case
-    monkeypatch.setattr(selection, "product_dtype", lambda device="cpu": dtype)
+    monkeypatch.setattr(selection, "product_dtype", lambda: dtype)
     tokens, logits = float64_nodes(features, graph, model)
     nodes = project_nodes(model, features, graph)
     alike = np.ptp(tokens, axis=1).max(axis=1) < 1e-12  # equal tokens have equal logits; any choice is right
@@ -113,7 +113,7 @@ def test_choices_are_those_of_exact_arithmetic(case, monkeypatch, dtype):
 def test_bfloat16_products_leave_little_to_float32(case, monkeypatch):
     """What is chosen for again are the near-ties, and they are chosen for in float32."""
     features, _, graph, model = case
-    monkeypatch.setattr(selection, "product_dtype", lambda device="cpu": torch.bfloat16)
+    monkeypatch.setattr(selection, "product_dtype", lambda: torch.bfloat16)
     monkeypatch.setattr(selection, "_SAMPLE", 64)
     again = []
     in_float32 = selection._logits
@@ -127,7 +127,7 @@ def test_bfloat16_products_leave_little_to_float32(case, monkeypatch):
 @pytest.mark.parametrize("tau1", [0.3, 0.6])
 def test_candidates_are_the_stored_entries_of_the_largest_graph(case, monkeypatch, tau1, dtype):
     features, _, graph, model = case
-    monkeypatch.setattr(selection, "product_dtype", lambda device="cpu": dtype)
+    monkeypatch.setattr(selection, "product_dtype", lambda: dtype)
     p = float64_probabilities(features, graph, model)
     nodes = project_nodes(model, features, graph)
     rows, cols, _ = affinity_edges(graph, SCALES)

@@ -231,6 +231,7 @@ def test_mistakes_are_one_message(clustered, starfc, data, tmp_path):
     cases = [
         (("--tau1", 2), "--tau1: must be between 0 and 1; found 2.0"),
         (("--knn", "exact", "--recall", 0.9), "--recall: exact search finds all neighbours"),
+        (("--knn", "torch", "--recall", 0.9), "--recall: exact search finds all neighbours"),
         (("--memory", "lots"), "--memory: must be a number with MB, GB or TB"),
         (("--device-memory", "lots"), "--device-memory: must be a number with MB, GB or TB"),
         (("--memory", "1MB"), "--memory: the process itself uses"),
@@ -352,6 +353,18 @@ def test_a_kept_graph_is_clustered_on(starfc, data, clustered, tmp_path):
     assert "180 nodes, k 5, exact" in out
     code, out, _ = starfc("knn", "-", "-o", tmp_path / "piped", "--k", 5, stdin=(data / "f.npy").read_bytes())
     assert code == 0
+
+
+def test_a_graph_is_searched_in_torch_within_a_limit(starfc, data, tmp_path):
+    search = ("knn", data / "f.npy", "--k", 9, "--device", "cpu", "--threads", 1)
+    assert starfc(*search, "-o", tmp_path / "exact")[0] == 0
+    code, out, _ = starfc(*search, "-o", tmp_path / "torch", "--knn", "torch", "--device-memory", "1MB", "--json")
+    assert (code, json.loads(out)["backend"]) == (0, "torch")
+    for name in ("ids.npy", "sims.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / "torch" / name), np.load(tmp_path / "exact" / name))
+    code, _, err = starfc(*search, "-o", tmp_path / "none", "--knn", "torch", "--device-memory", "0.1MB")
+    assert code == 2
+    assert "--device-memory: a block of 64 rows needs" in err
 
 
 @pytest.mark.long

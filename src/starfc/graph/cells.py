@@ -74,13 +74,14 @@ class Centroids:
         """
         device = self.vectors.device
         points = points.to(device, product_dtype(device))
+        search = _nearest_in_torch if uses_torch(device) else _nearest
         out = np.empty((len(points), count), np.int32)
-        rows, starts = _by_cell(_nearest_one(points, self.coarse), len(self.coarse))
+        rows, starts = _by_cell(search(points, self.coarse, 1)[:, 0], len(self.coarse))
         for group in np.flatnonzero(np.diff(starts)).tolist():
             mine = rows[starts[group] : starts[group + 1]]
             names = np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in self.near[group]])
             chosen, some = (x[torch.from_numpy(at).to(device)] for x, at in ((points, mine), (self.vectors, names)))
-            out[mine] = names[_nearest(chosen, some, count)]
+            out[mine] = names[search(chosen, some, count)]
         return out
 
     def to(self, device: str | torch.device) -> Centroids:
@@ -282,8 +283,6 @@ def _nearest(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.intege
     """Return the ``count`` nearest centroids of each point, nearest first, (n, count); count <= their number."""
     if count == 1:
         return _nearest_one(points, centroids)[:, None]
-    if uses_torch(points.device):
-        return _nearest_in_torch(points, centroids, count)
     ids = _best(points, centroids.to(points.dtype), count)
     short = ids[:, -1] < 0  # bfloat16 pools ignore products below 0, so a row may have found too few
     if short.any():
@@ -324,8 +323,6 @@ def _best(points: Tensor, centroids: Tensor, count: int) -> NDArray[np.integer]:
 
 def _nearest_one(points: Tensor, centroids: Tensor) -> NDArray[np.int32]:
     """Return the nearest centroid of each point, (n,); of equal products the first."""
-    if uses_torch(points.device):
-        return _nearest_in_torch(points, centroids, 1)[:, 0]
     points, centroids = points.to(product_dtype()), centroids.to(product_dtype())
     best = np.zeros(len(points), np.int32)
     for rows in slices(len(points), _ROWS):

@@ -21,6 +21,7 @@ from starfc.graph.device_pools import DevicePools
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.runtime.device import block_rows, retry_smaller
 from starfc.runtime.products import product_dtype
+from starfc.runtime.simd import LANES
 
 _ROWS, _NAMES = 64, 128  # size of a tile
 _TILES = 4096  # maximum number of tiles in a batch
@@ -63,6 +64,7 @@ class DeviceMembers(Members):
 
     def pools(self, count: int, lists: KnnGraph | None, wanted: int, keep: int) -> DevicePools:
         dtype, id_type = self.vectors.dtype, id_dtype(len(self))
+        keep += LANES  # pools of the processor also hold up to 64 more, until they are cut
         if lists is None:
             return DevicePools.empty(count, keep, dtype, id_type, self.device)
         return DevicePools.of_lists(lists, wanted, keep, dtype, self.device)

@@ -46,6 +46,7 @@ _SAME = [
     "knn_method",
     "knn_recall",
     "memory_limit",
+    "device_memory",
     "invalid_rows",
     "copies",
     "adapt",

@@ -47,13 +47,14 @@ class DeviceAffinity:
         """The device."""
         return self._holder.device
 
-    def block(self, allowed: int) -> int:
-        """Return the number of nodes per block, if all arrays may take ``allowed`` bytes.
+    @property
+    def node_bytes(self) -> int:
+        """The memory that each node of a block takes.
 
         A node gathers the features of about 1.5 w neighbours, as they are stored and as float32.
         """
         width = self._widths[-1]
-        return self._holder.block(width * (15 * self._dim + 64 + 8 * len(self._widths)), allowed)
+        return width * (15 * self._dim + 64 + 8 * len(self._widths))
 
     def rows(self, rows: NDArray[np.integer]) -> Tensor:
         """Return F of some nodes, (m, d) float32."""

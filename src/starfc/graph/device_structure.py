@@ -91,15 +91,16 @@ class DeviceStructure:
         smoothed = None if known.nodes is None or not known.nodes.shape[1] else hold(known.nodes)
         object.__setattr__(self, "smoothed", smoothed)
 
-    def block(self, allowed: int) -> int:
-        """Return the number of nodes per block, if all arrays may take ``allowed`` bytes.
+    @property
+    def node_bytes(self) -> int:
+        """The memory that each node of a block takes.
 
         Each of up to c candidates of a node needs the list of its other end (8 bytes per entry with its comparison).
         Those that the node owns also need about 15 arrays of k float32, and smoothed features of d.
         """
         k, width = self.structure.ids.shape[1], 0 if self.structure.nodes is None else self.structure.nodes.shape[1]
         candidates = min(self.structure.candidates, k)
-        return self.holder.block(candidates * (8 * k + 60 * k + 9 * width), allowed)
+        return candidates * (8 * k + 60 * k + 9 * width)
 
     def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> DeviceEdges:
         """Return what :meth:`starfc.graph.structure.Structure.first_round` returns, on the device."""

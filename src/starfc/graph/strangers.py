@@ -36,7 +36,7 @@ from starfc.data.dataset import Features, as_features
 from starfc.graph.neighbours import KnnGraph
 from starfc.runtime import device as devices
 from starfc.runtime import threads
-from starfc.runtime.device_rows import MOST_ROWS
+from starfc.runtime.device_rows import in_blocks
 from starfc.runtime.products import slices
 
 COHORT = 1024  # maximum number of rows in the cohort
@@ -107,14 +107,13 @@ class Strangers:
         cohort = features.rows(self.cohort)
         at = [int(q * (len(cohort) - 1)) for q in (_QUANTILE, 0.5)]
 
-        def on_device(allowed: int) -> None:
-            few = torch.from_numpy(cohort).to(device)
-            per_row = 4 * features.dim + 24 * len(cohort)
-            for part in slices(n - first, devices.block_rows(allowed // 2, per_row, MOST_ROWS)):
-                rows = slice(first + part.start, first + part.stop)
-                ordered = (torch.from_numpy(features.rows(rows)).to(device) @ few.T).sort(dim=1).values[:, at]
-                lower, median[rows] = ordered.T.cpu().numpy()
-                spread[rows] = median[rows] - lower
+        few = torch.from_numpy(cohort).to(device)
+
+        def on_device(part: slice) -> None:
+            rows = slice(first + part.start, first + part.stop)
+            ordered = (torch.from_numpy(features.rows(rows)).to(device) @ few.T).sort(dim=1).values[:, at]
+            lower, median[rows] = ordered.T.cpu().numpy()
+            spread[rows] = median[rows] - lower
 
         def work(part: slice) -> None:
             rows = slice(first + part.start, first + part.stop)
@@ -125,7 +124,7 @@ class Strangers:
             spread[rows] = median[rows] - lower[:, at[0]]
 
         if devices.uses_torch(device):
-            devices.retry_smaller(on_device, device)
+            in_blocks(on_device, n - first, 4 * features.dim + 24 * len(cohort), device)
         else:
             threads.each(work, slices(n - first, _BLOCK))
         np.maximum(spread[first:], np.float32(_LEAST_SHARE * self.spread), out=spread[first:])

@@ -82,7 +82,7 @@ from starfc.graph.structure_kernels import (
 from starfc.runtime import device as devices
 from starfc.runtime import threads
 from starfc.runtime.defaults import MOST_NEIGHBOURS
-from starfc.runtime.device_rows import Holder
+from starfc.runtime.device_rows import Holder, in_blocks
 from starfc.runtime.half import bits
 from starfc.runtime.products import slices
 from starfc.storage.scratch import scratch_array
@@ -143,13 +143,12 @@ def smooth(
 def _smooth_on_device(affinity: DeviceAffinity, order: NDArray[np.integer], out: NDArray[np.float16]) -> None:
     """Write X of all nodes to ``out``, as :func:`smooth_rows` does; the last bit of a number may differ."""
 
-    def work(allowed: int) -> None:
-        for part in slices(len(order), affinity.block(allowed)):
-            mean = affinity.aggregate(order[part])[0]
-            norms = torch.linalg.vector_norm(mean, dim=1, keepdim=True).clamp_min_(1e-12)
-            out[order[part]] = (mean / norms).half().cpu().numpy()
+    def work(part: slice) -> None:
+        mean = affinity.aggregate(order[part])[0]
+        norms = torch.linalg.vector_norm(mean, dim=1, keepdim=True).clamp_min_(1e-12)
+        out[order[part]] = (mean / norms).half().cpu().numpy()
 
-    devices.retry_smaller(work, affinity.device)
+    in_blocks(work, len(order), affinity.node_bytes, affinity.device)
 
 
 def smoothing_affinity(

@@ -2,11 +2,14 @@
 
 The rule, in one place: an array is held on the device if it fits into half of the device's room
 (:func:`starfc.runtime.device.room`), together with those that are held already; otherwise the rows of each block are
-gathered in main memory and brought there. Blocks take at most half of the room that is then left. Vectors of N numbers
-are always held.
+gathered in main memory and brought there. Blocks (:func:`in_blocks`) take at most half of the room that is then left.
+Vectors of N numbers are always held.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +18,8 @@ from torch import Tensor
 
 from starfc.runtime import device as devices
 from starfc.runtime.products import slices
+
+R = TypeVar("R")
 
 MOST_ROWS = 1 << 13  # rows per block; more do not make a GPU faster
 _COPIED = 64 << 20  # bytes that are copied to a device at a time
@@ -38,27 +43,16 @@ class Holder:
         held = array.nbytes <= self._left
         if held:
             self._left -= array.nbytes
-            return DeviceRows(array, self.device, self._copied(array))
+            return DeviceRows(array, self.device, on_device(array, self.device))
         return DeviceRows(array.copy() if written else array, self.device, None)
 
     def vector(self, array: NDArray) -> Tensor:
         """Return an array of about N numbers as a tensor on the device."""
-        return self._copied(np.asarray(array))
+        return on_device(array, self.device)
 
     def index(self, rows: NDArray[np.integer]) -> Tensor:
         """Return row numbers (n,) as an int64 tensor on the device."""
         return torch.from_numpy(np.array(rows, np.int64)).to(self.device)
-
-    def block(self, per_row: int, allowed: int) -> int:
-        """Return the number of rows per block, if each takes ``per_row`` bytes and all arrays ``allowed`` bytes."""
-        return devices.block_rows(allowed // 2, per_row, MOST_ROWS)
-
-    def _copied(self, array: NDArray) -> Tensor:
-        kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        tensor = torch.empty(array.shape, dtype=kind, device=self.device)
-        for part in slices(len(array), max(1, _COPIED * len(array) // max(1, array.nbytes))):
-            tensor[part] = torch.from_numpy(np.array(array[part]))  # a copy, because torch wants to be able to write
-        return tensor
 
 
 class DeviceRows:
@@ -84,3 +78,25 @@ class DeviceRows:
     def on_host(self) -> NDArray:
         """Return the array in main memory, with what was written."""
         return self._array if self._tensor is None else self._tensor.cpu().numpy()
+
+
+def on_device(array: NDArray, device: str | torch.device) -> Tensor:
+    """Copy an array, which may be memory-mapped, to a device part by part."""
+    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    tensor = torch.empty(array.shape, dtype=kind, device=device)
+    for part in slices(len(array), max(1, _COPIED * len(array) // max(1, array.nbytes))):
+        tensor[part] = torch.from_numpy(np.array(array[part]))  # a copy, because torch wants to be able to write
+    return tensor
+
+
+def in_blocks(work: Callable[[slice], R], n: int, per_row: int, device: str | torch.device) -> list[R]:
+    """Return the results of ``work`` on the slices of [0, n), in their order, computed on a device one after the other.
+
+    A slice has as many rows as half of the device's room allows, if each row takes ``per_row`` bytes, and at most
+    :data:`MOST_ROWS`. If memory runs out, all slices are computed again with half as many rows, once.
+    """
+
+    def all_of(allowed: int) -> list[R]:
+        return [work(part) for part in slices(n, devices.block_rows(allowed // 2, per_row, MOST_ROWS))]
+
+    return devices.retry_smaller(all_of, device)

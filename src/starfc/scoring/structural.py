@@ -39,7 +39,7 @@ from starfc.models.judge import context_change
 from starfc.models.structural import EdgeScorer, StructuralModel, logits_of
 from starfc.runtime import device as devices
 from starfc.runtime import threads
-from starfc.runtime.device_rows import Holder
+from starfc.runtime.device_rows import Holder, in_blocks
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.products import slices
 
@@ -188,7 +188,7 @@ class Scoring:
             pairs = self._pairs(self.order[part])
             return use(pairs, score(pairs) / self.temperature)
 
-        return in_blocks(last_round, len(self.order), self.columns, ROW_BLOCK)
+        return in_order(last_round, len(self.order), self.columns, ROW_BLOCK)
 
     def _last_round(self, halves: Halves | None) -> Callable[[Any], Any]:
         """Return a function that computes the logits (m,) of candidate edges in the last round."""
@@ -249,21 +249,18 @@ class Scoring:
 
     def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the structural features of the candidate edges of some nodes."""
-        features = in_blocks(lambda part: self.pairs(nodes[part]).features, len(nodes), self.columns, ROW_BLOCK)
+        features = in_order(lambda part: self.pairs(nodes[part]).features, len(nodes), self.columns, ROW_BLOCK)
         return np.concatenate(features)
 
 
-def in_blocks(work: Callable[[slice], R], n: int, columns: Columns, block: int) -> list[R]:
+def in_order(work: Callable[[slice], R], n: int, columns: Columns, block: int) -> list[R]:
     """Return the results of ``work`` on the slices of [0, n), in their order.
 
     With compiled kernels, the slices have ``block`` nodes and are divided among threads. On a device they have as many
-    as its memory allows, and follow each other; if memory runs out, all of them start again with half as many nodes.
+    as its memory allows, and follow each other (:func:`starfc.runtime.device_rows.in_blocks`).
     """
     if isinstance(columns, DeviceStructure):
-        place = columns
-        return devices.retry_smaller(
-            lambda allowed: [work(part) for part in slices(n, place.block(allowed))], place.holder.device
-        )
+        return in_blocks(work, n, columns.node_bytes, columns.holder.device)
     return threads.results(work, slices(n, block))
 
 
@@ -317,7 +314,7 @@ def score_first_round(
     every, since
         As for :meth:`starfc.graph.structure.Structure.first_round`.
     block : int
-        Number of nodes that are scored at a time (:func:`in_blocks`).
+        Number of nodes that are scored at a time (:func:`in_order`).
     """
 
     def work(part: slice) -> None:
@@ -325,7 +322,7 @@ def score_first_round(
         codes: Any = encode(score(pairs.features))
         logits.put(pairs, codes)
 
-    in_blocks(work, len(nodes), structure, block)
+    in_order(work, len(nodes), structure, block)
 
 
 class Halves(Protocol):

@@ -59,9 +59,7 @@ def edges(n: int) -> dict[str, dict[str, float]]:
     for name, near in (("neighbours near", 800), ("neighbours anywhere", n)):
         ids = rng.integers(0, min(near, n), (EDGE_ROWS, NEIGHBOURS)).astype(np.int32)
         listed = Candidates(np.arange(0, ids.size + 1, NEIGHBOURS), ids.ravel())
-        ours = seconds(
-            lambda ids=listed: score_rows(ids, source, target, 0, zeros, none, none, scorer, 0.0)
-        )
+        ours = seconds(lambda ids=listed: score_rows(ids, source, target, 0, zeros, none, none, scorer, 0.0))
         gather = seconds(lambda ids=ids: plain_gather(ids, target.numpy().view(np.uint16)))
         moved = 2 * HIDDEN * ids.size / 1e9
         results[name] = {

@@ -38,7 +38,7 @@ from starfc.graph.edges import EdgeList
 from starfc.models.structural import EdgeScorer, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
-from starfc.scoring.structural import ROW_BLOCK, Scoring
+from starfc.scoring.structural import Scoring
 
 log = logging.getLogger("starfc")
 
@@ -200,8 +200,7 @@ class Lessons:
     def __init__(self, scoring: Scoring) -> None:
         n = scoring.graph.num_nodes
         nodes = np.unique(np.linspace(0, n - 1, min(n, _NODES)).astype(np.int64))
-
-        found = threads.results(lambda part: scoring.edges_of(nodes[part]), slices(len(nodes), ROW_BLOCK))
+        found = scoring.in_blocks(lambda part: scoring.edges_of(nodes[part]), len(nodes))
         self.features, self.rows, self.cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
 
     def adapted(

@@ -174,7 +174,7 @@ def score_entries(
     line : float
         The threshold of the logit. Default: all candidates.
     target_bytes : int
-        Maximum size of a slice of v. All blocks are yielded once per slice.
+        Maximum size of a slice of v; on a GPU also half of its room. All blocks are yielded once per slice.
     candidates : function (nodes, node ids) -> Candidates
         Returns the candidate edges of some nodes: :func:`own_candidates` or :func:`stored_candidates`.
 
@@ -188,6 +188,8 @@ def score_entries(
     n = nodes.graph.num_nodes
     score = score_rows if nodes.on_device is None else score_rows_torch
     target_term, error = (torch.from_numpy(x).to(nodes.device) for x in (nodes.target_term, nodes.error))
+    if nodes.on_device is not None:
+        target_bytes = min(target_bytes, devices.room(nodes.device) // 2)
     held = max(1, target_bytes // (2 * nodes.model.nhid))
     for targets in slices(n, held):
         target = torch.from_numpy(nodes.target[targets]).to(nodes.device)

@@ -188,7 +188,11 @@ class Scoring:
             pairs = self._pairs(self.order[part])
             return use(pairs, score(pairs) / self.temperature)
 
-        return in_order(last_round, len(self.order), self.columns, ROW_BLOCK)
+        return self.in_blocks(last_round, len(self.order))
+
+    def in_blocks(self, work: Callable[[slice], R], n: int) -> list[R]:
+        """Return the results of ``work`` on blocks of n nodes, in their order (:func:`blockwise`)."""
+        return blockwise(work, n, self.columns, ROW_BLOCK)
 
     def _last_round(self, halves: Halves | None) -> Callable[[Any], Any]:
         """Return a function that computes the logits (m,) of candidate edges in the last round."""
@@ -249,11 +253,10 @@ class Scoring:
 
     def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the structural features of the candidate edges of some nodes."""
-        features = in_order(lambda part: self.pairs(nodes[part]).features, len(nodes), self.columns, ROW_BLOCK)
-        return np.concatenate(features)
+        return np.concatenate(self.in_blocks(lambda part: self.pairs(nodes[part]).features, len(nodes)))
 
 
-def in_order(work: Callable[[slice], R], n: int, columns: Columns, block: int) -> list[R]:
+def blockwise(work: Callable[[slice], R], n: int, columns: Columns, block: int) -> list[R]:
     """Return the results of ``work`` on the slices of [0, n), in their order.
 
     With compiled kernels, the slices have ``block`` nodes and are divided among threads. On a device they have as many
@@ -314,7 +317,7 @@ def score_first_round(
     every, since
         As for :meth:`starfc.graph.structure.Structure.first_round`.
     block : int
-        Number of nodes that are scored at a time (:func:`in_order`).
+        Number of nodes that are scored at a time (:func:`blockwise`).
     """
 
     def work(part: slice) -> None:
@@ -322,7 +325,7 @@ def score_first_round(
         codes: Any = encode(score(pairs.features))
         logits.put(pairs, codes)
 
-    in_order(work, len(nodes), structure, block)
+    blockwise(work, len(nodes), structure, block)
 
 
 class Halves(Protocol):

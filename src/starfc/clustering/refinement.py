@@ -7,7 +7,7 @@ Let B be the adjacency matrix of the edges that graph parsing kept, n_i the (out
 the number of common neighbours and the node intimacy of an edge. An edge is kept if NI_ij is above a threshold. If
 n_i = 0 or n_j = 0, NI_ij is 0. c_ij is computed for existing edges only: the kernel marks the out-list of i and counts
 the marked members of the in-list of j. The product B·B is never formed. On a GPU, each member m of i's list is one
-binary search for the edge m -> j. The counts are whole numbers, so NI has the same bits on all devices.
+binary search of m's list for j. The counts are whole numbers, so NI has the same bits on all devices.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from starfc.clustering.refinement_kernels import dynamic_of_rows, intimacy_of_pairs, intimacy_of_rows, mirror
 from starfc.graph.edge_list_kernels import in_lists
@@ -26,7 +27,7 @@ from starfc.runtime.products import slices
 
 _PARTS = 8  # the rows are split into this many parts per thread
 _EDGE_BYTES = 64  # on a device: an edge's key, its sorted copy, degrees and sums
-_SEARCH_BYTES = 48  # on a device: each member of a list that is searched for
+_SEARCH_BYTES = 80  # on a device: each search
 _SEARCHES = 1 << 26  # searches at a time; more do not make a GPU faster
 
 
@@ -112,16 +113,16 @@ def _fits(edges: EdgeList, device: str | torch.device) -> bool:
 def _counted_there(edges: EdgeList, device: str | torch.device, allowed: int) -> NDArray[np.float32]:
     """Return NI of each edge, (E,) float32, with the common neighbours counted in torch.
 
-    The members of i's list are searched among the lists that j is in; in a symmetric list, those of the shorter list.
+    Each member m of i's list is searched for an edge m -> j; in a symmetric list, each member of the shorter list.
     """
     n, cols = edges.num_nodes, on_device(edges.cols, device).long()
     first = on_device(edges.indptr, device)
     degrees = first.diff()
     rows = torch.repeat_interleave(degrees)
-    keys = (rows * n + cols).sort().values
+    in_order = cols if edges.symmetric else (rows * n + cols).sort().values - rows * n
     swap = (degrees[cols] < degrees[rows]) & edges.symmetric
     own, other = torch.where(swap, cols, rows), torch.where(swap, rows, cols)
-    ends = degrees[own].cumsum(0)
+    ends, steps = degrees[own].cumsum(0), int(degrees.max()).bit_length()
     at_a_time = devices.block_rows(allowed // 2, _SEARCH_BYTES, _SEARCHES)
     out, start = np.empty(len(edges), np.float32), 0
     while start < len(edges):
@@ -130,10 +131,21 @@ def _counted_there(edges: EdgeList, device: str | torch.device, allowed: int) ->
         part = slice(start, stop)
         which = torch.repeat_interleave(degrees[own[part]])
         offset = torch.arange(len(which), device=which.device) - (ends[part] - degrees[own[part]] - before)[which]
-        wanted = cols[first[own[part]][which] + offset] * n + other[part][which]
-        found = keys[torch.searchsorted(keys, wanted).clamp_max_(len(keys) - 1)] == wanted
-        common = torch.bincount(which[found], minlength=stop - start) * (degrees[cols[part]] > 0)
-        fewer = torch.minimum(degrees[rows[part]], degrees[cols[part]]).clamp_min(1)
-        out[part] = (common.float() / fewer.float()).cpu().numpy()
+        members, wanted = cols[first[own[part]][which] + offset], other[part][which]
+        common = torch.bincount(which[_listed(in_order, first, members, wanted, steps)], minlength=stop - start)
+        fewer = torch.minimum(degrees[rows[part]], degrees[cols[part]])
+        shared = torch.where(degrees[cols[part]] > 0, common, 0)
+        out[part] = (shared.float() / fewer.clamp_min(1).float()).cpu().numpy()
         start = stop
     return out
+
+
+def _listed(cols: Tensor, first: Tensor, rows: Tensor, wanted: Tensor, steps: int) -> Tensor:
+    """Return whether ``wanted`` (s,) are in the lists of ``rows`` (s,), by ``steps`` halvings of the sorted lists."""
+    low, high = first[rows], first[rows + 1]
+    stop = high
+    for _ in range(steps):
+        middle = (low + high) // 2
+        below = (low < high) & (cols[middle.clamp_max(len(cols) - 1)] < wanted)
+        low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
+    return (low < stop) & (cols[low.clamp_max(len(cols) - 1)] == wanted)

@@ -186,7 +186,7 @@ class Scoring:
 
         def last_round(part: slice) -> R:
             pairs = self._pairs(self.order[part])
-            return use(pairs, score(pairs) / self.temperature)
+            return use(pairs, score(pairs) / float(self.temperature))
 
         return self.in_blocks(last_round, len(self.order))
 

@@ -14,5 +14,5 @@ from starfc.runtime import device as devices
 def as_on_a_gpu(limit: int | None = None) -> Iterator[None]:
     """Let every stage use torch instead of the compiled kernels; ``limit`` is the device's memory in bytes."""
     with pytest.MonkeyPatch.context() as patch, devices.device_limit(limit):
-        patch.setattr(devices, "uses_torch", lambda device: True)
+        patch.setattr(devices, "COMPILED", set())
         yield

@@ -25,13 +25,14 @@ log = logging.getLogger("starfc")
 
 R = TypeVar("R")
 
+COMPILED = {"cpu"}  # the kinds of devices for which there are compiled kernels
 _MARGIN = 0.1  # share of the free memory that stays free, for what torch and the driver take themselves
 _limit: list[int] = []
 
 
 def uses_torch(device: str | torch.device) -> bool:
     """Return whether work on a device is done by torch functions. On the CPU, compiled kernels are faster."""
-    return torch.device(device).type != "cpu"
+    return torch.device(device).type not in COMPILED
 
 
 @contextmanager

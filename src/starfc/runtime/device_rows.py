@@ -39,7 +39,7 @@ class Holder:
         self._left = devices.room(self.device) // 2
 
     def rows(self, array: NDArray, written: bool = False) -> DeviceRows:
-        """Return an array (N, ...) for reading by row. If it is ``written``, it is copied, and main memory holds it."""
+        """Return an array (N, ...) for reading by row. Rows that are ``written`` go to a copy of it."""
         held = array.nbytes <= self._left
         if held:
             self._left -= array.nbytes

@@ -54,14 +54,12 @@ def edges(n: int) -> dict[str, dict[str, float]]:
     target = torch.from_numpy(rng.normal(size=(n, HIDDEN)).astype(np.float16))
     source = rng.normal(size=(EDGE_ROWS, HIDDEN)).astype(np.float32)
     scorer = Scorer(torch.zeros(HIDDEN), torch.from_numpy(rng.normal(size=HIDDEN).astype(np.float32)), 0.0)
-    zeros = np.zeros(n, np.float32)
+    zeros, none = np.zeros(EDGE_ROWS, np.float32), torch.zeros(n)
     results = {}
     for name, near in (("neighbours near", 800), ("neighbours anywhere", n)):
         ids = rng.integers(0, min(near, n), (EDGE_ROWS, NEIGHBOURS)).astype(np.int32)
         listed = Candidates(np.arange(0, ids.size + 1, NEIGHBOURS), ids.ravel())
-        ours = seconds(
-            lambda ids=listed: score_rows(ids, source, target, 0, zeros[:EDGE_ROWS], zeros, zeros, scorer, 0.0)
-        )
+        ours = seconds(lambda ids=listed: score_rows(ids, source, target, 0, zeros, none, none, scorer, 0.0))
         gather = seconds(lambda ids=ids: plain_gather(ids, target.numpy().view(np.uint16)))
         moved = 2 * HIDDEN * ids.size / 1e9
         results[name] = {

@@ -8,7 +8,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.devices import as_on_a_gpu
 from helpers.edges import edge_list, edge_lists, edge_set
+from starfc.clustering import refinement
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
@@ -86,3 +88,21 @@ def test_dynamic_thresholds_rise_with_the_smaller_degree():
 def test_the_order_in_which_nodes_are_taken_changes_no_intimacy(edges, seed):
     order = np.random.default_rng(seed).permutation(edges.num_nodes)
     np.testing.assert_array_equal(node_intimacy(edges, order), node_intimacy(edges))
+
+
+@settings(deadline=None, max_examples=25)
+@given(edge_lists(), st.integers(1, 200))
+def test_the_intimacy_that_a_device_counts_has_the_same_bits(edges, searches):
+    """With few searches at a time, so that most lists are in blocks of their own."""
+    for listed in (edges, undirected(edges)):
+        here = node_intimacy(listed)
+        with as_on_a_gpu(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(refinement, "_SEARCHES", searches)
+            np.testing.assert_array_equal(node_intimacy(listed), here)
+
+
+def test_edges_that_do_not_fit_on_the_device_are_counted_on_the_cpu(monkeypatch):
+    edges = edge_list([(0, 1), (1, 2), (0, 2)], 3)
+    monkeypatch.setattr(refinement, "_counted_there", None)
+    with as_on_a_gpu(limit=100):
+        np.testing.assert_array_equal(node_intimacy(edges), node_intimacy(edges, device="cpu"))

@@ -12,6 +12,7 @@ import torch
 
 from helpers.processes import end, join, start, two
 from helpers.samples import blobs, unit
+from starfc.errors import InputError
 from starfc.models.gcn import StarFCModel
 from starfc.runtime.distributed import World, processes
 from starfc.runtime.machine import set_threads
@@ -95,3 +96,13 @@ def use_one_thread(folder: Path) -> None:
 def test_the_number_of_threads_holds_when_numba_starts_its_own(tmp_path):
     end([start(use_one_thread, tmp_path)])
     assert (tmp_path / "threads").read_text() == "1 1"
+
+
+def test_more_processes_than_gpus_are_refused_before_they_connect(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    message = r"NPROC: must be at most the number of GPUs \(1\); found 2; lower it, or set device=cpu"
+    with pytest.raises(InputError, match=message), processes("auto"):
+        pass

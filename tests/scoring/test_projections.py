@@ -105,8 +105,8 @@ def test_every_devices_scoring_keeps_the_same_edges(scored, line, first, count):
     target = torch.from_numpy(nodes.target[first : first + count])
     candidates = own_candidates(nodes, np.arange(20, 90))
     arguments = (
-        candidates, nodes.source[20:90], target, first, nodes.source_term[20:90], nodes.target_term, nodes.error,
-        nodes.scorer, line,
+        candidates, nodes.source[20:90], target, first, nodes.source_term[20:90],
+        torch.from_numpy(nodes.target_term), torch.from_numpy(nodes.error), nodes.scorer, line,
     )  # fmt: skip
     ours, torchs = score_rows(*arguments), score_rows_torch(*arguments)
     np.testing.assert_array_equal(ours.counts, torchs.counts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_patches_cut_every_edge_once():
     assert len(parts) == 10
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(103))
     assert not np.array_equal(np.concatenate(parts), np.arange(103))
+
+
+def test_a_subgraph_for_a_gpu_is_built_in_pinned_memory(data, monkeypatch):
+    """From there it is copied while the CPU goes on. Without a GPU, torch cannot pin; marks stand for that here."""
+    features, labels = data
+    method = BasicTraining(Config(knn=8), StarFCModel(16, 24))
+    given, instances, pinned = SimpleNamespace(features=features, labels=labels), np.arange(60), []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    plain = method.build(given, instances)
+    assert not pinned
+    method.model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(is_cuda=True)]))
+    found = method.build(given, instances)
+    assert len(pinned) == len(fields(found))
+    assert all(torch.equal(getattr(found, f.name), getattr(plain, f.name)) for f in fields(found))
 
 
 @pytest.mark.long

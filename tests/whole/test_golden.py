@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.devices import as_on_a_gpu
 from helpers.graphs import propagate_scales
 from helpers.samples import same_partition
 from starfc.clustering.components import components, largest_first
@@ -99,6 +100,16 @@ def test_labels_and_metrics(case, tau1, tau2):
     for name in ("pairwise", "bcubed"):
         np.testing.assert_allclose(list(metrics[name].values()), expected[name], rtol=0, atol=1e-9)
     assert metrics["nmi"] == pytest.approx(expected["nmi"], abs=1e-9)
+
+
+@pytest.mark.long
+def test_labels_computed_as_on_a_gpu(case):
+    """Torch functions, in several blocks of nodes."""
+    with as_on_a_gpu(limit=64 << 20):
+        result = cluster(case["matrix"], case["graph"], case["model"], tau1=0.7, tau2=0.72)
+    expected = case["results"]["0.7_0.72"]
+    assert same_partition(result.labels, case["reference"]["labels_0.7_0.72"])
+    assert (result.edges_parsed, result.edges_refined) == (expected["edges_parsed"], expected["edges_refined"])
 
 
 def test_our_own_knn_graph_gives_the_same_labels(case):

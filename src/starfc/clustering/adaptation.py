@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
@@ -36,7 +38,7 @@ from starfc.graph.edges import EdgeList
 from starfc.models.structural import EdgeScorer, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
-from starfc.scoring.structural import ROW_BLOCK, Scoring
+from starfc.scoring.structural import Scoring
 
 log = logging.getLogger("starfc")
 
@@ -62,7 +64,6 @@ class Adapted:
     scorers: tuple[EdgeScorer, EdgeScorer]
     half: NDArray[np.int8]
 
-    @torch.inference_mode()
     def logits(
         self, features: NDArray[np.float32], rows: NDArray[np.integer], cols: NDArray[np.integer]
     ) -> NDArray[np.float32]:
@@ -70,15 +71,26 @@ class Adapted:
 
         ``features`` (m, f) are the edges' structural features; ``rows`` and ``cols`` (m,) are the edges' ends.
         """
-        columns = torch.from_numpy(features)
-        one, other = (logits_of(scorer, columns).numpy() for scorer in self.scorers)
-        ours, theirs = self.half[rows], self.half[cols]
-        return np.where(ours != theirs, (one + other) / 2, np.where(ours == 0, other, one))
+        columns, half = torch.from_numpy(features), self.half
+        ends = (torch.from_numpy(half[side]) for side in (rows, cols))
+        return _of_other_half(self.scorers, columns, *ends).numpy()
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return a function that does the same as :meth:`logits` with tensors on a device."""
+        one, other = (copy.deepcopy(scorer).to(device) for scorer in self.scorers)
+        half = torch.from_numpy(self.half).to(device)
+        return lambda features, rows, cols: _of_other_half((one, other), features, half[rows], half[cols])
 
     def parameters(self) -> NDArray[np.float32]:
         """Return the parameters of both scorers, (2, P) float32 (:attr:`starfc.models.contextual.Context.adapted`)."""
         with torch.no_grad():
             return torch.stack([parameters_to_vector(scorer.parameters()) for scorer in self.scorers]).numpy()
+
+
+def _of_other_half(scorers: tuple[EdgeScorer, EdgeScorer], features: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return the logits (m,) of edges whose ends are in the halves ``ours`` and ``theirs`` (m,)."""
+    one, other = (logits_of(scorer, features) for scorer in scorers)
+    return torch.where(ours != theirs, (one + other) / 2, torch.where(ours == 0, other, one))
 
 
 @dataclass(frozen=True)
@@ -188,8 +200,7 @@ class Lessons:
     def __init__(self, scoring: Scoring) -> None:
         n = scoring.graph.num_nodes
         nodes = np.unique(np.linspace(0, n - 1, min(n, _NODES)).astype(np.int64))
-
-        found = threads.results(lambda part: scoring.edges_of(nodes[part]), slices(len(nodes), ROW_BLOCK))
+        found = scoring.in_blocks(lambda part: scoring.edges_of(nodes[part]), len(nodes))
         self.features, self.rows, self.cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
 
     def adapted(
@@ -238,7 +249,7 @@ class Lessons:
         return Adapted(both, half)
 
 
-def _fit(scorer: EdgeScorer, features: torch.Tensor, targets: torch.Tensor, temperature: float, seed: int) -> None:
+def _fit(scorer: EdgeScorer, features: Tensor, targets: Tensor, temperature: float, seed: int) -> None:
     """Train ``scorer`` in place with Adam on the binary cross-entropy; the learning rate falls linearly to 0.
 
     Parameters

@@ -149,7 +149,7 @@ def cluster(
     keep_edges : bool
         Return the parsed edges with p and node intimacy. Otherwise they are freed when they are no longer needed.
     device
-        Device of the model.
+        Device of the model, propagation, structural features and node intimacy.
     stages : Stages, optional
         Records time and memory of each stage.
     scratch : path, optional
@@ -213,11 +213,11 @@ def cluster(
             refined, edges = parsed.inside(members), None
             if keep_edges:
                 adapted = None if chosen is None else chosen.adapted
-                edges = start.kept(parsed, node_intimacy(parsed, order), refined, adapted)
+                edges = start.kept(parsed, node_intimacy(parsed, order, device), refined, adapted)
     else:
         with stages.stage("refinement", needs=6 * len(parsed)):
             before = kept(components(parsed), parsed.num_edges, sizes)
-            intimacy = node_intimacy(parsed, order)
+            intimacy = node_intimacy(parsed, order, device)
             refined = intimacy > tau2
             edges = start.kept(parsed, intimacy, refined) if keep_edges else None
             del intimacy
@@ -284,7 +284,7 @@ def cluster_dynamic(
     parsed, order = start.edges, start.order
     with stages.stage("refinement", needs=14 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)
-        intimacy = node_intimacy_undirected(parsed, order)
+        intimacy = node_intimacy_undirected(parsed, order, device)
         refined = intimacy > dynamic_thresholds(parsed, tau2)
         edges = start.kept(parsed, intimacy, refined) if keep_edges else None
         candidates = start.candidates

@@ -47,16 +47,14 @@ def labelled_logits(
 
     Only edges whose two ends have a label and are ``scored`` (N,) bool are returned.
     """
-    found: dict[int, tuple[NDArray, NDArray]] = {}
     judged = scored & labelled(labels)
 
-    def take(at: int, pairs: CandidateEdges, logits: NDArray[np.float32]) -> None:
+    def take(pairs: CandidateEdges, logits: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         rows, ends = pairs.rows, graph.ids[pairs.rows, pairs.slots]
         ours = judged[rows] & judged[ends]
-        found[at] = logits[ours], labels[rows[ours]] == labels[ends[ours]]
+        return logits[ours], labels[rows[ours]] == labels[ends[ours]]
 
-    score_edges(model, features, graph, take, device=device)
-    logits, same = zip(*(found[at] for at in sorted(found)), strict=True)
+    logits, same = zip(*score_edges(model, features, graph, take, device=device), strict=True)
     return np.concatenate(logits), np.concatenate(same)
 
 

@@ -29,11 +29,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from starfc.data.dataset import Features, as_features
 from starfc.graph.neighbours import KnnGraph
+from starfc.runtime import device as devices
 from starfc.runtime import threads
+from starfc.runtime.device_rows import in_blocks
 from starfc.runtime.products import slices
 
 COHORT = 1024  # maximum number of rows in the cohort
@@ -64,7 +67,9 @@ class Strangers:
     cohort: NDArray[np.int64]
 
     @classmethod
-    def of(cls, features: Features | NDArray[np.float32], seed: int = 0) -> Strangers:
+    def of(
+        cls, features: Features | NDArray[np.float32], seed: int = 0, device: str | torch.device = "cpu"
+    ) -> Strangers:
         """Estimate the similarities of strangers of a set.
 
         Parameters
@@ -72,6 +77,8 @@ class Strangers:
         features : Features, or (N, d) float32 L2-normalised
         seed : int
             Seed of the cohort.
+        device
+            Device of the products.
 
         Notes
         -----
@@ -86,18 +93,27 @@ class Strangers:
         # s' divides by 1 - median, so the median must stay below 1 even if all rows are nearly equal
         median, spread, none = min(float(middle), 0.999), float(middle - low), np.empty(0, np.float32)
         whole = cls(median, max(spread, _LEAST_SPREAD), none, none, cohort)
-        return whole.grown(features)
+        return whole.grown(features, device)
 
-    def grown(self, features: Features) -> Strangers:
+    def grown(self, features: Features, device: str | torch.device = "cpu") -> Strangers:
         """Return the same estimates with additional rows, which are compared with the same cohort.
 
-        ``features`` are those of all rows; the rows that are already known come first.
+        ``features`` are those of all rows; the rows that are already known come first. The products are computed on
+        ``device``.
         """
         first, n = len(self.node_median), len(features)
         median, spread = np.empty(n, np.float32), np.empty(n, np.float32)
         median[:first], spread[:first] = self.node_median, self.node_spread
         cohort = features.rows(self.cohort)
         at = [int(q * (len(cohort) - 1)) for q in (_QUANTILE, 0.5)]
+
+        few = torch.from_numpy(cohort).to(device)
+
+        def on_device(part: slice) -> None:
+            rows = slice(first + part.start, first + part.stop)
+            ordered = (torch.from_numpy(features.rows(rows)).to(device) @ few.T).sort(dim=1).values[:, at]
+            lower, median[rows] = ordered.T.cpu().numpy()
+            spread[rows] = median[rows] - lower
 
         def work(part: slice) -> None:
             rows = slice(first + part.start, first + part.stop)
@@ -107,7 +123,10 @@ class Strangers:
             lower = np.partition(ordered[:, : at[1] + 1], at[0], axis=1)
             spread[rows] = median[rows] - lower[:, at[0]]
 
-        threads.each(work, slices(n - first, _BLOCK))
+        if devices.uses_torch(device):
+            in_blocks(on_device, n - first, 4 * features.dim + 24 * len(cohort), device)
+        else:
+            threads.each(work, slices(n - first, _BLOCK))
         np.maximum(spread[first:], np.float32(_LEAST_SHARE * self.spread), out=spread[first:])
         # Rows without direction (NaN) have no edges; any finite value will do.
         nowhere = first + np.flatnonzero(~np.isfinite(median[first:]))

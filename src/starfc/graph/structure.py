@@ -54,13 +54,17 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.affinity import Affinity
+from starfc.graph.device_affinity import DeviceAffinity
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure_kernels import (
@@ -75,8 +79,10 @@ from starfc.graph.structure_kernels import (
     row_sums,
     store_divided,
 )
+from starfc.runtime import device as devices
 from starfc.runtime import threads
 from starfc.runtime.defaults import MOST_NEIGHBOURS
+from starfc.runtime.device_rows import Holder, in_blocks
 from starfc.runtime.half import bits
 from starfc.runtime.products import slices
 from starfc.storage.scratch import scratch_array
@@ -90,7 +96,7 @@ ABSOLUTE_FEATURES = 11  # additional columns, after those of the first round, if
 
 PROBABILITY = (1 / (1 + np.exp(-np.arange(NO_LOGIT, -NO_LOGIT) / LOGIT_STEP))).astype(np.float32)
 PROBABILITY[0] = 0.0
-_NEP = np.exp((2 * np.arange(SIM_STEPS + 2) / SIM_STEPS - 2) / SIGMA).astype(np.float32)
+NEP_TABLE = np.exp((2 * np.arange(SIM_STEPS + 2) / SIM_STEPS - 2) / SIGMA).astype(np.float32)
 
 
 def smooth(
@@ -99,6 +105,7 @@ def smooth(
     neighbours: int,
     order: NDArray[np.integer] | None = None,
     scratch: Path | None = None,
+    device: str | torch.device = "cpu",
 ) -> NDArray[np.float16]:
     """Return X = normalise(ÂF): one graph convolution without weights, with Â of the first neighbours of each node.
 
@@ -113,6 +120,8 @@ def smooth(
         Order in which nodes are processed. It does not change the result.
     scratch : path, optional
         Folder for a temporary file of 2 N d bytes that holds the result. Default: the system's temporary folder.
+    device
+        Device of the sums.
 
     Returns
     -------
@@ -124,8 +133,22 @@ def smooth(
     order = np.arange(graph.num_nodes) if order is None else order
     affinity = smoothing_affinity(graph, neighbours, order)
     out = scratch_array((graph.num_nodes, features.dim), np.float16, scratch)
-    smooth_rows(affinity, features, order, order, out)
+    if devices.uses_torch(device):
+        _smooth_on_device(DeviceAffinity(affinity, features, Holder(device)), order, out)
+    else:
+        smooth_rows(affinity, features, order, order, out)
     return out
+
+
+def _smooth_on_device(affinity: DeviceAffinity, order: NDArray[np.integer], out: NDArray[np.float16]) -> None:
+    """Write X of all nodes to ``out``, as :func:`smooth_rows` does; the last bit of a number may differ."""
+
+    def work(part: slice) -> None:
+        mean = affinity.aggregate(order[part])[0]
+        norms = torch.linalg.vector_norm(mean, dim=1, keepdim=True).clamp_min_(1e-12)
+        out[order[part]] = (mean / norms).half().cpu().numpy()
+
+    in_blocks(work, len(order), affinity.node_bytes, affinity.device)
 
 
 def smoothing_affinity(
@@ -216,6 +239,15 @@ class Structure:
     ------
     InputError
         If ``columns`` is above 253.
+
+    Attributes
+    ----------
+    ids, sims : (N, k) integers, (N, k) float32
+        The compared lists: k = ``columns``, or the length of the longest list if that is less.
+    norms : (N,) float32
+        1 / Σ_m exp(-d_im^2 / σ) of each node.
+    in_degree_logs : (2, N) float32, or None
+        With strangers: log(1 + in_10) and log(1 + 79 in_k / k).
     """
 
     graph: KnnGraph
@@ -230,9 +262,9 @@ class Structure:
     ids: NDArray[np.integer] = field(init=False, repr=False)
     sims: NDArray[np.float32] = field(init=False, repr=False)
     _smoothed: NDArray[np.float16] = field(init=False, repr=False)
-    _degrees: NDArray[np.float32] | None = field(init=False, repr=False)
+    in_degree_logs: NDArray[np.float32] | None = field(init=False, repr=False)
     _at_node: NDArray[np.int32] | None = field(init=False, repr=False)
-    _norms: NDArray[np.float32] = field(init=False, repr=False)
+    norms: NDArray[np.float32] = field(init=False, repr=False)
     _buffers: threading.local = field(default_factory=threading.local, repr=False)
 
     def __post_init__(self) -> None:
@@ -244,7 +276,7 @@ class Structure:
         graph = self.graph if self.strangers is None else self.strangers.without_ties(self.graph)
         object.__setattr__(self, "ids", graph.ids[:, :width])
         object.__setattr__(self, "sims", graph.sims[:, :width])
-        object.__setattr__(self, "_degrees", None if self.strangers is None else self._log_in_degrees())
+        object.__setattr__(self, "in_degree_logs", None if self.strangers is None else self._log_in_degrees())
         within, at_node = self.within, None
         if within is None:
             within = np.arange(self.graph.num_nodes)
@@ -254,10 +286,10 @@ class Structure:
         object.__setattr__(self, "_at_node", at_node)
         norms = np.zeros(self.graph.num_nodes, np.float32)
         threads.each(
-            lambda part: nep_norms(within[part], self.sims, self.ids, self._centre, _NEP, self._row(), norms),
+            lambda part: nep_norms(within[part], self.sims, self.ids, self.centre, NEP_TABLE, self._row(), norms),
             slices(len(within), _BLOCK),
         )
-        object.__setattr__(self, "_norms", norms)
+        object.__setattr__(self, "norms", norms)
 
     def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> CandidateEdges:
         """Return the candidate edges that some nodes own, with the features of the first round.
@@ -285,13 +317,19 @@ class Structure:
         return np.zeros((2, self.graph.k), np.float32)[:, : self.ids.shape[1]]
 
     @property
-    def _centre(self) -> np.float32:
+    def centre(self) -> np.float32:
+        """The similarity that is 0 on the common scale."""
         return np.float32(0 if self.strangers is None else self.strangers.centre)
 
     @property
     def num_features(self) -> int:
         """Number of columns of the first round."""
         return FIRST_FEATURES + (0 if self.strangers is None else ABSOLUTE_FEATURES)
+
+    @property
+    def log_num_nodes(self) -> float:
+        """The log N of column 30."""
+        return float(np.log(self.graph.num_nodes)) if self.log_nodes is None else self.log_nodes
 
     def _log_in_degrees(self) -> NDArray[np.float32]:
         """Return log(1 + in_10) and log(1 + 79 in_k / k) of all nodes, (2, N) float32."""
@@ -316,24 +354,34 @@ class Structure:
         codes, degrees = (_NO_CODES, _NO_DEGREES) if before is None else (before.codes, before.degrees)
         prefixes = np.minimum(PREFIXES, k)
         count = pair_structure(
-            rows, self.ids, self.sims, self.candidates, bits(self._smoothed), self._at_node, _NEP, self._norms, codes,
-            PROBABILITY, degrees, again, every, since, own.place, own.row, prefixes, self._centre, local, slots, back,
-            features,
+            rows, self.ids, self.sims, self.candidates, bits(self._smoothed), self._at_node, NEP_TABLE, self.norms,
+            codes, PROBABILITY, degrees, again, every, since, own.place, own.row, prefixes, self.centre, local, slots,
+            back, features,
         )  # fmt: skip
         if known is not None:
             nodes = (np.float32(known.median), np.float32(known.spread), known.node_median, known.node_spread)
-            log_nodes = np.log(self.graph.num_nodes) if self.log_nodes is None else self.log_nodes
             absolute_structure(
-                rows, local, slots, back, self.ids, self.sims, nodes, self._degrees, log_nodes, count, features
-            )
+                rows, local, slots, back, self.ids, self.sims, nodes, self.in_degree_logs, self.log_num_nodes, count,
+                features,
+            )  # fmt: skip
         return CandidateEdges(rows, local[:count], slots[:count], back[:count], features[:count])
 
 
 _NO_CODES, _NO_DEGREES = np.zeros((1, 1), np.int8), np.zeros(1, np.float32)
 
 
-def encode(logits: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Encode logits as int8: multiples of 1/16, clipped to ±7.9."""
+@overload
+def encode(logits: NDArray[np.float32]) -> NDArray[np.int8]: ...
+
+
+@overload
+def encode(logits: Tensor) -> Tensor: ...
+
+
+def encode(logits: NDArray[np.float32] | Tensor) -> NDArray[np.int8] | Tensor:
+    """Encode logits as int8: multiples of 1/16, clipped to ±7.9. A tensor is encoded on its device."""
+    if isinstance(logits, Tensor):
+        return (logits * LOGIT_STEP).round().clamp(NO_LOGIT + 1, -NO_LOGIT - 1).to(torch.int8)
     return np.clip(np.rint(logits * LOGIT_STEP), NO_LOGIT + 1, -NO_LOGIT - 1).astype(np.int8)
 
 

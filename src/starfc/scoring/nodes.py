@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +14,16 @@ from torch import Tensor
 
 from starfc.data.dataset import Features
 from starfc.graph.affinity import Affinity
+from starfc.graph.device_affinity import DeviceAffinity
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.hierarchical import EmbeddingModel
+from starfc.runtime import threads
+from starfc.runtime.device_rows import in_blocks
+from starfc.runtime.products import slices
 from starfc.scoring.projection_kernels import Scorer
 from starfc.storage.scratch import ScratchRows
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class NodeProjections:
         The part of a logit that depends on one end only, by place (:mod:`starfc.scoring.projection_kernels`).
     error : (N,) float32
         Bound on the change of a logit by rounding v to half precision, by place.
+    on_device : DeviceAffinity, optional
+        The affinity graphs and features for a device that computes in torch. Without it, compiled kernels propagate.
     """
 
     model: EmbeddingModel
@@ -56,6 +66,7 @@ class NodeProjections:
     source_term: NDArray[np.float32]
     target_term: NDArray[np.float32]
     error: NDArray[np.float32]
+    on_device: DeviceAffinity | None = None
 
     @property
     def graph(self) -> KnnGraph:
@@ -89,8 +100,25 @@ class NodeProjections:
         chosen = torch.from_numpy(self.choice[rows]).long().to(self.device)
         return self.model.backbone(own, aggregated[chosen, torch.arange(len(rows), device=self.device)])
 
+    def in_blocks(self, work: Callable[[slice], R], n: int, step: int) -> list[R]:
+        """Return the results of ``work`` on the slices of [0, n), in their order.
+
+        With compiled kernels, the slices have ``step`` nodes and are divided among threads. On a device they have as
+        many as its memory allows, and follow each other.
+        """
+        if self.on_device is None:
+            return threads.results(work, slices(n, step))
+        # propagation; embeddings at all scales, their inputs to the selector, and both projections
+        per_node = self.on_device.node_bytes + 16 * self.model.nhid * (self.affinity.num_scales + 2)
+        return in_blocks(work, n, per_node, self.device)
+
     def _inputs(self, rows: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
-        """Return the features F (m, d) of some nodes and their aggregates ÂF (S, m, d)."""
+        """Return the features F (m, d) of some nodes and their aggregates ÂF (S, m, d).
+
+        In float64 they are always those of the kernels, so that near-ties have the same inputs on all devices.
+        """
+        if self.on_device is not None and self.dtype == torch.float32:
+            return self.on_device.rows(rows), self.on_device.aggregate(rows)
         aggregated = self.affinity.aggregate(
             self.features, rows, np.float64 if self.dtype == torch.float64 else np.float32
         )

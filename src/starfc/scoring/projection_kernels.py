@@ -92,8 +92,8 @@ def score_rows(
     target: Tensor,
     first: int,
     source_term: NDArray[np.float32],
-    target_term: NDArray[np.float32],
-    error: NDArray[np.float32],
+    target_term: Tensor,
+    error: Tensor,
     scorer: Scorer,
     line: float,
 ) -> Entries:
@@ -109,7 +109,7 @@ def score_rows(
         v of the places [first, first + n).
     first : int
         The first place of ``target``.
-    source_term, target_term : (m,), (N,) float32
+    source_term, target_term : (m,) array, (N,) tensor, float32
         The terms of single nodes.
     error : (N,) float32
         The bounds e.
@@ -122,7 +122,7 @@ def score_rows(
     counts = np.zeros(len(indptr) - 1, np.int64)
     cols, scores, doubtful = (np.empty(len(ids), dtype) for dtype in (ids.dtype, np.float32, np.bool_))
     kept = _score_rows(
-        indptr, ids, source, target.numpy().view(np.uint16), first, source_term, target_term, error,
+        indptr, ids, source, target.numpy().view(np.uint16), first, source_term, target_term.numpy(), error.numpy(),
         scorer.bend.numpy(), np.float32(scorer.constant), np.float32(line), counts, cols, scores, doubtful,
     )  # fmt: skip
     return Entries(counts, cols[:kept].copy(), scores[:kept].copy(), doubtful[:kept].copy())
@@ -134,28 +134,30 @@ def score_rows_torch(
     target: Tensor,
     first: int,
     source_term: NDArray[np.float32],
-    target_term: NDArray[np.float32],
-    error: NDArray[np.float32],
+    target_term: Tensor,
+    error: Tensor,
     scorer: Scorer,
     line: float,
 ) -> Entries:
-    """Do the same as :func:`score_rows` on any device, in torch."""
-    ids, m = candidates.ids, len(candidates.indptr) - 1
-    held = (ids >= first) & (ids < first + len(target))
-    local, cols = np.repeat(np.arange(m), np.diff(candidates.indptr))[held], ids[held]
-    device = target.device
-    ours = torch.from_numpy(source).to(device)
-    z = np.empty(len(cols), np.float32)
-    for start in range(0, len(cols), _EDGES):
-        part = slice(start, start + _EDGES)
-        i, j = (torch.from_numpy(x[part].astype(np.int64)).to(device) for x in (local, cols - first))
-        z[part] = ((ours[i] + target[j].float()).relu_() @ scorer.bend).cpu().numpy()
-    z += source_term[local] + target_term[cols] + np.float32(scorer.constant)
-    margin = error[cols] + np.float32(SUMMATION)
-    kept = z > np.float32(line) - margin
-    counts = np.bincount(local[kept], minlength=m).astype(np.int64)
-    doubtful = z[kept] <= np.float32(line) + margin[kept]
-    return Entries(counts, cols[kept], (1 / (1 + np.exp(-z[kept]))).astype(np.float32), doubtful)
+    """Do the same as :func:`score_rows` on any device, in torch. Only the edges that are returned leave the device."""
+    device, m = target.device, len(candidates.indptr) - 1
+    ids, counts = (torch.from_numpy(x).to(device) for x in (candidates.ids, np.diff(candidates.indptr)))
+    held = ((ids >= first) & (ids < first + len(target))).nonzero()[:, 0]
+    local, cols = torch.repeat_interleave(counts)[held], ids[held].long()
+    ours, terms = (torch.from_numpy(x).to(device) for x in (source, source_term))
+    z = torch.cat(
+        [
+            (ours[i] + target[j - first].float()).relu_() @ scorer.bend
+            for i, j in zip(local.split(_EDGES), cols.split(_EDGES), strict=True)
+        ]
+    )
+    z += terms[local] + target_term[cols] + scorer.constant
+    threshold, margin = float(np.float32(line)), error[cols] + SUMMATION
+    kept = z > threshold - margin
+    number = torch.bincount(local[kept], minlength=m)
+    doubtful = z[kept] <= threshold + margin[kept]
+    found = (number, ids[held][kept], torch.sigmoid(z[kept]), doubtful)
+    return Entries(*(x.cpu().numpy() for x in found))
 
 
 @nb.njit(cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})

@@ -26,11 +26,13 @@ from torch import Tensor
 
 from starfc.data.dataset import Features, as_features
 from starfc.graph.affinity import Affinity
+from starfc.graph.device_affinity import DeviceAffinity
 from starfc.graph.edges import Block, EdgeList, undirected
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import inverse
 from starfc.models.hierarchical import EmbeddingModel
-from starfc.runtime import threads
+from starfc.runtime import device as devices
+from starfc.runtime.device_rows import Holder
 from starfc.runtime.memory import release
 from starfc.runtime.products import slices
 from starfc.scoring.nodes import NodeProjections
@@ -84,19 +86,23 @@ def project_nodes(
     InputError
         If the graph has fewer neighbours than the model's largest scale.
     """
-    model, n = model.eval().to(device), graph.num_nodes
+    model, features, n = model.eval().to(device), as_features(features), graph.num_nodes
     order = np.arange(n, dtype=id_dtype(n)) if order is None else order
+    affinity = Affinity.of(graph, th_sim, order, model.scales)
     nodes = NodeProjections(
         model,
-        as_features(features),
-        Affinity.of(graph, th_sim, order, model.scales),
+        features,
+        affinity,
         np.zeros(n, np.uint8),
         order,
         inverse(order),
         Scorer.of(model.head),
         ScratchRows(model.nhid, np.float32, scratch),
         ScratchRows(model.nhid, np.float16, scratch),
-        *(np.empty(n, np.float32) for _ in range(3)),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        DeviceAffinity(affinity, features, Holder(device)) if devices.uses_torch(device) else None,
     )
 
     nodes.features.scaled  # noqa: B018 computed once here, so that threads do not compute it at the same time
@@ -110,7 +116,7 @@ def project_nodes(
         nodes.source_term[part], nodes.target_term[part] = ((x @ scorer.linear).cpu().numpy() for x in (u, v))
         nodes.error[part] = ((v - half.float()).abs() @ scorer.bend.abs()).cpu().numpy()
 
-    threads.each(work, slices(n, ROW_BLOCK))
+    nodes.in_blocks(work, n, ROW_BLOCK)
     return nodes
 
 
@@ -126,7 +132,7 @@ def edge_probabilities(
     def work(part: slice) -> None:
         p[part] = _probabilities(nodes, rows[part], cols[part])
 
-    threads.each(work, slices(len(rows), _DOUBTFUL))
+    nodes.in_blocks(work, len(rows), _DOUBTFUL)
     return p
 
 
@@ -168,7 +174,7 @@ def score_entries(
     line : float
         The threshold of the logit. Default: all candidates.
     target_bytes : int
-        Maximum size of a slice of v. All blocks are yielded once per slice.
+        Maximum size of a slice of v; on a GPU also half of its room. All blocks are yielded once per slice.
     candidates : function (nodes, node ids) -> Candidates
         Returns the candidate edges of some nodes: :func:`own_candidates` or :func:`stored_candidates`.
 
@@ -180,24 +186,27 @@ def score_entries(
         Their edges; ``cols`` are nodes.
     """
     n = nodes.graph.num_nodes
-    score = score_rows if nodes.device.type == "cpu" else score_rows_torch
+    score = score_rows if nodes.on_device is None else score_rows_torch
+    target_term, error = (torch.from_numpy(x).to(nodes.device) for x in (nodes.target_term, nodes.error))
+    if nodes.on_device is not None:
+        target_bytes = min(target_bytes, devices.room(nodes.device) // 2)
     held = max(1, target_bytes // (2 * nodes.model.nhid))
     for targets in slices(n, held):
         target = torch.from_numpy(nodes.target[targets]).to(nodes.device)
-        blocks = slices(n, ROW_BLOCK)
 
-        def work(part: slice, targets: slice = targets, target: Tensor = target) -> Entries:
+        def work(part: slice, targets: slice = targets, target: Tensor = target) -> tuple[NDArray[np.integer], Entries]:
+            rows = nodes.order[part]
             entries = score(
-                candidates(nodes, nodes.order[part]), nodes.source[part], target, targets.start,
-                nodes.source_term[part], nodes.target_term, nodes.error, nodes.scorer, line,
+                candidates(nodes, rows), nodes.source[part], target, targets.start, nodes.source_term[part],
+                target_term, error, nodes.scorer, line,
             )  # fmt: skip
-            return replace(entries, cols=nodes.order[entries.cols])
+            return rows, replace(entries, cols=nodes.order[entries.cols])
 
-        found = threads.results(work, blocks)
+        found = nodes.in_blocks(work, n, ROW_BLOCK)
         del target
         found.reverse()
-        for part in blocks:
-            yield nodes.order[part], found.pop()
+        while found:
+            yield found.pop()
 
 
 def parse_graph(nodes: NodeProjections, tau1: float, target_bytes: int = TARGET_BYTES) -> EdgeList:

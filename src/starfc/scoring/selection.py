@@ -58,7 +58,7 @@ def _choice(
     exact = nodes.in_double()
     assert isinstance(exact.model, HierarchicalModel)  # the caller has checked nodes.model
     sure = exact.model.selector
-    fast = nodes.device.type == "cpu" and product_dtype() == torch.bfloat16
+    fast = nodes.on_device is None and product_dtype() == torch.bfloat16
     half = HalfSelector(selector) if fast else None
     margin = _SAFETY * _relative_error(nodes, selector, half) if half else 0.0
 

@@ -4,20 +4,25 @@ For each block of nodes, a kernel computes the structural features of the edges,
 are in the processor's caches. Memory in addition to the graph: one byte per kNN entry (the first round's logits), one
 block per thread, and the edges that are kept. The smoothed features (float16) and a large list of edges are in scratch
 files. :meth:`Scoring.release` gives back the memory of all files until edges are scored again.
+
+On a GPU the same blocks, of more nodes, are computed in torch (:mod:`starfc.graph.device_structure`), one after the
+other. Features and logits of a block stay on the device; the edges that are kept are copied to main memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from torch import Tensor
 
 from starfc.data.dataset import Features, as_features
+from starfc.graph.device_structure import DeviceEdges, DeviceLogits, DeviceStructure
 from starfc.graph.edges import Block, EdgeList
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
@@ -32,7 +37,9 @@ from starfc.models.contextual import (
 )
 from starfc.models.judge import context_change
 from starfc.models.structural import EdgeScorer, StructuralModel, logits_of
+from starfc.runtime import device as devices
 from starfc.runtime import threads
+from starfc.runtime.device_rows import Holder, in_blocks
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.products import slices
 
@@ -42,7 +49,27 @@ APPROXIMATE = ("ivf", "read")  # graphs whose lists may be approximate; a file f
 
 MASS_UNIT = 1 << 24  # Σ p is counted in units of 2^-24, so that it does not depend on the order of the edges
 
-Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+R = TypeVar("R")
+
+#: Maps features (m, f) to logits (m,): arrays to arrays, and tensors on a device to tensors there (:func:`on_device`).
+Score = Callable[[Any], Any]
+
+#: Takes candidate edges and their logits z / T (m,).
+Use = Callable[[CandidateEdges, NDArray[np.float32]], R]
+
+
+class Columns(Protocol):
+    """What computes the features of candidate edges.
+
+    It is a :class:`~starfc.graph.structure.Structure` with :class:`~starfc.graph.structure.EdgeLogits`, or a
+    :class:`~starfc.graph.device_structure.DeviceStructure` with :class:`~starfc.graph.device_structure.DeviceLogits`.
+    """
+
+    def first_round(self, rows: NDArray[np.integer], every: bool = False, since: int = 0) -> Any:
+        """Return the candidate edges of some nodes, with the features of the first round."""
+
+    def second_round(self, rows: NDArray[np.integer], logits: Any, since: int = 0) -> Any:
+        """Return the candidate edges of some nodes, with the features of the second round."""
 
 
 class Scoring:
@@ -76,22 +103,24 @@ class Scoring:
     ) -> None:
         features = as_features(features)
         n = graph.num_nodes
-        self.graph, self.order, self.device = graph, np.arange(n) if order is None else order, device
+        self.graph, self.order, self.device = graph, np.arange(n) if order is None else order, torch.device(device)
         self.scratch = scratch
         self.temperature = np.float32(float(model.temperature))
         strangers, change = None, np.float32(0)
         if isinstance(model, ContextualModel):
-            strangers = Strangers.of(features)
+            strangers = Strangers.of(features, device=device)
             if graph.info.get("backend") in APPROXIMATE:
                 counts = np.zeros((2, n), np.float32)
                 in_degrees(strangers.without_ties(graph).ids[:, : model.columns], 10, counts)
                 change = context_change(model, features, graph, strangers, lambda rows: counts[:, rows])
-        nodes = smooth(graph, features, model.smoothing, self.order, scratch)
+        nodes = smooth(graph, features, model.smoothing, self.order, scratch, device)
         release(features.array)
-        self.blocks = slices(n, ROW_BLOCK)
-        self.before: EdgeLogits | None = None
+        self.before: EdgeLogits | DeviceLogits | None = None
         self.context: Context | None = None
         self.structure = Structure(graph, model.columns, model.candidates, nodes, strangers=strangers)
+        self.columns: Columns = self.structure
+        if devices.uses_torch(device):
+            self.columns = DeviceStructure(self.structure, Holder(device))
         if isinstance(model, ContextualModel):
             assert strangers is not None
             self.scorer = self._in_context(model, strangers, features.dim, change)
@@ -116,70 +145,85 @@ class Scoring:
         self.context = Context(strangers, n, first, second)
         return model.second.of(second)
 
-    def _first_round(self, scorer: EdgeScorer) -> EdgeLogits:
+    def _first_round(self, scorer: EdgeScorer) -> EdgeLogits | DeviceLogits:
         """Return the first round's logits of all candidate edges."""
-        logits = EdgeLogits(self.structure)
-        score_first_round(on_device(scorer, self.device), self.structure, logits, self.order)
+        logits = DeviceLogits(self.columns) if isinstance(self.columns, DeviceStructure) else EdgeLogits(self.structure)
+        score_first_round(on_device(scorer, self.device), self.columns, logits, self.order)
         logits.sum_degrees(self.order)
         return logits
 
+    def _pairs(self, nodes: NDArray[np.integer]) -> CandidateEdges | DeviceEdges:
+        """Return the candidate edges of some nodes, with their features for the next round, where they are computed."""
+        if self.before is None:
+            return self.columns.first_round(nodes)
+        return self.columns.second_round(nodes, self.before)
+
     def pairs(self, nodes: NDArray[np.integer]) -> CandidateEdges:
         """Return the candidate edges of some nodes, with their features for the next round."""
-        if self.before is None:
-            return self.structure.first_round(nodes)
-        return self.structure.second_round(nodes, self.before)
+        pairs = self._pairs(nodes)
+        return pairs.on_host() if isinstance(pairs, DeviceEdges) else pairs
 
-    def each(
-        self, use: Callable[[int, CandidateEdges, NDArray[np.float32]], None], halves: Halves | None = None
-    ) -> None:
-        """Score all candidate edges: call ``use(block, pairs, logits)`` for each block of nodes, on several threads.
+    def each(self, use: Use[R]) -> list[R]:
+        """Score all candidate edges: return ``use(pairs, logits)`` of each block of nodes.
 
         Parameters
         ----------
-        use : function (int, Pairs, (m,) float32)
-            Takes the number of the block, its m candidate edges, and their logits divided by the temperature, z / T.
-            Each edge of the graph occurs in one block only.
-        halves : Halves, optional
-            Adapted scorers (:mod:`starfc.clustering.adaptation`) that replace the model's scorer.
+        use : function (CandidateEdges, (m,) float32) -> any
+            Takes the m candidate edges of a block, and their logits divided by the temperature, z / T. Each edge of the
+            graph occurs in one block only.
         """
+
+        def on_host(pairs: CandidateEdges | DeviceEdges, logits: Any) -> R:
+            if isinstance(pairs, DeviceEdges):
+                return use(pairs.on_host(), logits.cpu().numpy())
+            return use(pairs, logits)
+
+        return self._each(on_host, None)
+
+    def _each(self, use: Callable[[Any, Any], R], halves: Halves | None) -> list[R]:
+        """Return ``use(pairs, logits)`` of each block of nodes; both are where they are computed."""
         score = self._last_round(halves)
 
-        def last_round(at: int) -> None:
-            pairs = self.pairs(self.order[self.blocks[at]])
-            use(at, pairs, score(pairs) / self.temperature)
+        def last_round(part: slice) -> R:
+            pairs = self._pairs(self.order[part])
+            return use(pairs, score(pairs) / float(self.temperature))
 
-        threads.each(last_round, range(len(self.blocks)))
+        return self.in_blocks(last_round, len(self.order))
 
-    def _last_round(self, halves: Halves | None) -> Callable[[CandidateEdges], NDArray[np.float32]]:
+    def in_blocks(self, work: Callable[[slice], R], n: int) -> list[R]:
+        """Return the results of ``work`` on blocks of n nodes, in their order (:func:`blockwise`)."""
+        return blockwise(work, n, self.columns, ROW_BLOCK)
+
+    def _last_round(self, halves: Halves | None) -> Callable[[Any], Any]:
         """Return a function that computes the logits (m,) of candidate edges in the last round."""
-        if halves is not None:
-            return lambda pairs: halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
-        score = on_device(self.scorer, self.device)
-        return lambda pairs: score(pairs.features)
+        if halves is None:
+            score = on_device(self.scorer, self.device)
+            return lambda pairs: score(pairs.features)
+        if isinstance(self.columns, DeviceStructure):
+            of_halves = halves.on_device(self.device)
+            return lambda pairs: of_halves(pairs.features, pairs.rows, pairs.ends)
+        return lambda pairs: halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
 
     def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
         """Return the candidate edges with p > τ1, the number of candidates, and Σ p of all candidates.
 
         The edge list is symmetric, with sorted columns and without self loops; a large one is in scratch files.
-        ``halves`` are as for :meth:`each`.
+
+        Parameters
+        ----------
+        tau1 : float
+            τ1.
+        halves : Halves, optional
+            Adapted scorers (:mod:`starfc.clustering.adaptation`) that replace the model's scorer.
         """
         line, graph = logit(tau1), self.graph
-        found: dict[int, Block] = {}
-        candidates, mass = [0] * len(self.blocks), [0] * len(self.blocks)
-
-        def keep(at: int, pairs: CandidateEdges, logits: NDArray[np.float32]) -> None:
-            above = np.flatnonzero(logits > line)
-            local = pairs.local[above]
-            ends = graph.ids[pairs.nodes[local], pairs.slots[above]]
-            found[at] = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[above])
-            candidates[at] = len(logits)
-            mass[at] = mass_of(expit(logits))
-
-        self.each(keep, halves)
+        found = self._each(lambda pairs, logits: above(pairs, logits, line, graph.ids), halves)
         self.release()
-        blocks = [found.pop(at) for at in range(len(self.blocks))]
+        candidates, mass = sum(block[1] for block in found), sum(block[2] for block in found)
+        blocks = [block[0] for block in found]
+        del found  # so that the blocks are freed one by one
         edges = EdgeList.from_pairs(blocks, graph.num_nodes, graph.ids.dtype, self.scratch)
-        return edges, sum(candidates), sum(mass) / MASS_UNIT
+        return edges, candidates, mass / MASS_UNIT
 
     def release(self) -> None:
         """Give back the memory of the graph and of the smoothed features, where these are in files."""
@@ -209,8 +253,38 @@ class Scoring:
 
     def _of_some(self, nodes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the structural features of the candidate edges of some nodes."""
-        blocks = slices(len(nodes), ROW_BLOCK)
-        return np.concatenate(threads.results(lambda part: self.pairs(nodes[part]).features, blocks))
+        return np.concatenate(self.in_blocks(lambda part: self.pairs(nodes[part]).features, len(nodes)))
+
+
+def blockwise(work: Callable[[slice], R], n: int, columns: Columns, block: int) -> list[R]:
+    """Return the results of ``work`` on the slices of [0, n), in their order.
+
+    With compiled kernels, the slices have ``block`` nodes and are divided among threads. On a device they have as many
+    as its memory allows, and follow each other (:func:`starfc.runtime.device_rows.in_blocks`).
+    """
+    if isinstance(columns, DeviceStructure):
+        return in_blocks(work, n, columns.node_bytes, columns.holder.device)
+    return threads.results(work, slices(n, block))
+
+
+def above(
+    pairs: CandidateEdges | DeviceEdges, logits: Any, line: float, ids: NDArray[np.integer]
+) -> tuple[Block, int, int]:
+    """Return the edges whose logit (m,) is above ``line``, in main memory, and number and mass of all edges.
+
+    ``ids`` (N, k) are the lists of the graph. The mass is Σ p in units of 1 / :data:`MASS_UNIT`.
+    """
+    if isinstance(pairs, DeviceEdges):
+        p, kept = torch.sigmoid(logits), logits > line
+        mass = (p.double() * MASS_UNIT).round().long().sum()
+        number = torch.bincount(pairs.local[kept], minlength=len(pairs.nodes))
+        nodes, counts, ends, scores = (x.cpu().numpy() for x in (pairs.nodes, number, pairs.ends[kept], p[kept]))
+        return (nodes, counts, ends.astype(ids.dtype), scores), len(p), int(mass)
+    chosen = np.flatnonzero(logits > line)
+    local = pairs.local[chosen]
+    ends = ids[pairs.nodes[local], pairs.slots[chosen]]
+    block = pairs.nodes, np.bincount(local, minlength=len(pairs.nodes)), ends, expit(logits[chosen])
+    return block, len(logits), mass_of(expit(logits))
 
 
 def mass_of(probability: NDArray[np.float32]) -> int:
@@ -220,8 +294,8 @@ def mass_of(probability: NDArray[np.float32]) -> int:
 
 def score_first_round(
     score: Score,
-    structure: Structure,
-    logits: EdgeLogits,
+    structure: Columns,
+    logits: EdgeLogits | DeviceLogits,
     nodes: NDArray[np.integer],
     *,
     every: bool = False,
@@ -234,23 +308,24 @@ def score_first_round(
     ----------
     score : function ((m, f) float32) -> (m,) float32
         Returns the logits of edges, given their structural features.
-    structure : Structure
+    structure : Structure, or DeviceStructure
         Computes the structural features.
-    logits : EdgeLogits
+    logits : EdgeLogits, or DeviceLogits
         Receives the logits.
     nodes : (n,) integers
         The nodes whose edges are scored.
     every, since
         As for :meth:`starfc.graph.structure.Structure.first_round`.
     block : int
-        Number of nodes that are scored at a time.
+        Number of nodes that are scored at a time (:func:`blockwise`).
     """
 
     def work(part: slice) -> None:
         pairs = structure.first_round(nodes[part], every=every, since=since)
-        logits.put(pairs, encode(score(pairs.features)))
+        codes: Any = encode(score(pairs.features))
+        logits.put(pairs, codes)
 
-    threads.each(work, slices(len(nodes), block))
+    blockwise(work, len(nodes), structure, block)
 
 
 class Halves(Protocol):
@@ -264,18 +339,21 @@ class Halves(Protocol):
         ``features`` (m, f) are the edges' structural features; ``rows`` and ``cols`` (m,) are their ends.
         """
 
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return a function that does the same with tensors on a device."""
+
 
 def score_edges(
     model: StructuralModel,
     features: Features | NDArray[np.float32],
     graph: KnnGraph,
-    use: Callable[[int, CandidateEdges, NDArray[np.float32]], None],
+    use: Use[R],
     order: NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
     scratch: Path | None = None,
-) -> None:
-    """Score all candidate edges: call ``use`` for each block of nodes (:meth:`Scoring.each`)."""
-    Scoring(model, features, graph, order, device, scratch).each(use)
+) -> list[R]:
+    """Score all candidate edges: return the results of ``use`` for each block of nodes (:meth:`Scoring.each`)."""
+    return Scoring(model, features, graph, order, device, scratch).each(use)
 
 
 def parse_structure(
@@ -292,6 +370,15 @@ def parse_structure(
 
 
 def on_device(scorer: EdgeScorer, device: str | torch.device) -> Score:
-    """Move a scorer to ``device``; return a function that maps features (m, f) to logits (m,), both numpy arrays."""
+    """Move a scorer to ``device``; return a function that maps features (m, f) to logits (m,).
+
+    Tensors must be on the device, and stay there. Arrays are copied there, and the logits back.
+    """
     scorer = scorer.to(device)
-    return lambda features: logits_of(scorer, torch.from_numpy(features).to(device)).cpu().numpy()
+
+    def score(features: Any) -> Any:
+        if isinstance(features, Tensor):
+            return logits_of(scorer, features)
+        return logits_of(scorer, torch.from_numpy(features).to(device)).cpu().numpy()
+
+    return score

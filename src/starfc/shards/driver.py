@@ -11,9 +11,10 @@ scoring runs as tasks, again for each round of adaptation.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,16 +40,18 @@ from starfc.models.contextual import Context, ContextualModel, first_context, sa
 from starfc.models.judge import context_change
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
-from starfc.runtime.products import product_dtype
+from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
-from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, Halves, Scoring
+from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, ROW_BLOCK, Halves, Scoring
 from starfc.shards.engine import Engine, mend, run_stage
 from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, digest_of, processor
 from starfc.shards.scores import NEAR, Around, arrays_of
 from starfc.shards.search import load_cells, save_cells
 from starfc.shards.store import DamagedError, Store
 from starfc.storage.records import PhaseRecord
+
+R = TypeVar("R")
 
 log = logging.getLogger("starfc")
 
@@ -327,6 +330,9 @@ class ShardScoring(Scoring):
 
     def pairs(self, nodes: NDArray[np.integer]) -> CandidateEdges:
         raise NotImplementedError("a block of nodes has its own numbers here; see edges_of")
+
+    def in_blocks(self, work: Callable[[slice], R], n: int) -> list[R]:
+        return threads.results(work, slices(n, ROW_BLOCK))
 
     def edges_of(
         self, nodes: NDArray[np.integer]

@@ -33,7 +33,8 @@ class BasicTraining:
     def build(self, data: Labelled, instances: NDArray[np.int64]) -> Subgraph:
         """Build the subgraph of some instances. This runs while the previous subgraph is used for training."""
         features, labels = data.features[instances], data.labels[instances]
-        return build_subgraph(features, labels, self._config.knn, self._config.th_sim)
+        graph = build_subgraph(features, labels, self._config.knn, self._config.th_sim)
+        return graph.pinned() if next(self.model.parameters()).is_cuda else graph
 
     def start(self, graph: Subgraph, rng: np.random.Generator, device: torch.device) -> Subgraph:
         """Move a subgraph to the device of the training."""

@@ -10,7 +10,7 @@ A training subgraph is not a part cut out of the large graph. It has the identit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -111,8 +111,12 @@ class Subgraph:
         return self.rows.numel()
 
     def to(self, device: torch.device) -> Subgraph:
-        """Return the same graph on another device."""
-        return Subgraph(*(getattr(self, f).to(device) for f in ("features", "aggregated", "rows", "cols", "targets")))
+        """Return the same graph on another device. From pinned memory it is copied while the CPU goes on."""
+        return Subgraph(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+    def pinned(self) -> Subgraph:
+        """Return the same graph in memory from which a GPU copies by itself."""
+        return Subgraph(*(getattr(self, field.name).pin_memory() for field in fields(self)))
 
 
 def build_subgraph(features: NDArray[np.float32], labels: NDArray[np.integer], k: int, th_sim: float) -> Subgraph:

@@ -294,7 +294,7 @@ def compare_published(found: Any, expected: Any) -> dict[str, float]:
 def edge_head(data: Data, device: torch.device) -> EdgeList:
     """All of the published model: projections, edge head, parsed edges and their node intimacy."""
     edges = parse_graph(published(data, device), TAU)
-    return EdgeList(edges.indptr, edges.cols, node_intimacy(edges))
+    return EdgeList(edges.indptr, edges.cols, node_intimacy(edges, device=device))
 
 
 def lists_of(data: Data) -> float:

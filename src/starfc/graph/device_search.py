@@ -34,7 +34,7 @@ from starfc.graph.pools import Pools
 from starfc.graph.rerank import ROUNDING, SUMMATION, rerank
 from starfc.runtime import threads
 from starfc.runtime.device import block_rows, retry_smaller
-from starfc.runtime.products import full_sums, product_dtype, slices
+from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
 from starfc.runtime.simd import LANES
 
@@ -152,8 +152,7 @@ def device_search(
     for kind in dict.fromkeys((first, torch.float32)):
 
         def search(allowed: int, kind: torch.dtype = kind, left: NDArray[np.int64] = left) -> NDArray[np.bool_]:
-            with full_sums():
-                return _Search(features, k, kind, device, allowed).fill(rows[left], left, sims, ids)
+            return _Search(features, k, kind, device, allowed).fill(rows[left], left, sims, ids)
 
         left = left[~retry_smaller(search, device)]
         if not left.size:

@@ -18,6 +18,7 @@ from typing import TypeVar
 import torch
 
 from starfc.errors import InputError
+from starfc.runtime.products import full_sums
 from starfc.runtime.stages import megabytes
 from starfc.runtime.words import advice, word
 
@@ -92,7 +93,8 @@ def block_rows(free: int, per_row: int, most: int, multiple: int = 1) -> int:
 def retry_smaller(work: Callable[[int], R], device: str | torch.device) -> R:
     """Return ``work(bytes)``: call it with the room on a device, and once more with half if that ran out of memory.
 
-    ``work`` must choose its blocks by the bytes that it gets, and a second call must not depend on the first.
+    ``work`` must choose its blocks by the bytes that it gets, and a second call must not depend on the first. While it
+    runs, the device adds the terms of products in float32 (:func:`starfc.runtime.products.full_sums`).
 
     Raises
     ------
@@ -101,7 +103,8 @@ def retry_smaller(work: Callable[[int], R], device: str | torch.device) -> R:
     """
     allowed = room(device)
     try:
-        return work(allowed)
+        with full_sums():
+            return work(allowed)
     except torch.OutOfMemoryError as error:
         log.info("%s: out of memory (%s); once more with half the block", device, str(error).partition("\n")[0])
     # outside of the handler, whose traceback holds the tensors of the first call
@@ -110,7 +113,8 @@ def retry_smaller(work: Callable[[int], R], device: str | torch.device) -> R:
         torch.cuda.empty_cache()
     allowed = min(allowed, room(device)) // 2
     try:
-        return work(allowed)
+        with full_sums():
+            return work(allowed)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{word('device_memory')}: {device} ran out of memory twice, the second time with blocks for "

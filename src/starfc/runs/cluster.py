@@ -17,7 +17,8 @@ from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.clustering.pipeline import Clustering, without_small
-from starfc.clustering.reach import LEAST, TIMES
+from starfc.clustering.reach import TIMES
+from starfc.clustering.samples import LEAST
 from starfc.config.config import Config
 from starfc.config.recipes import with_changes
 from starfc.config.splits import graph_source, open_test_split, search_of, stored_graph

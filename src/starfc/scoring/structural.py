@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from starfc.data.dataset import Features, as_features
-from starfc.graph.edges import Block, EdgeList
+from starfc.graph.edges import Block, EdgeList, Edges
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import CandidateEdges, EdgeLogits, Structure, encode, smooth
@@ -157,7 +157,7 @@ class Scoring:
         score = on_device(self.scorer, self.device)
         return lambda pairs: score(pairs.features)
 
-    def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
+    def parse(self, tau1: float, halves: Halves | None = None) -> tuple[Edges, int, float]:
         """Return the candidate edges with p > τ1, the number of candidates, and Σ p of all candidates.
 
         The edge list is symmetric, with sorted columns and without self loops; a large one is in scratch files.
@@ -288,7 +288,8 @@ def parse_structure(
     scratch: Path | None = None,
 ) -> tuple[EdgeList, int]:
     """Return the candidate edges with p > τ1, and the number of candidates (:meth:`Scoring.parse`)."""
-    return Scoring(model, features, graph, order, device, scratch).parse(tau1)[:2]
+    edges, count, _ = Scoring(model, features, graph, order, device, scratch).parse(tau1)
+    return edges.whole(), count
 
 
 def on_device(scorer: EdgeScorer, device: str | torch.device) -> Score:

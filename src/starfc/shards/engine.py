@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from starfc.errors import InputError
 from starfc.runtime.extras import require
 from starfc.runtime.kernel_cache import lock_kernel_cache
-from starfc.runtime.machine import set_threads
+from starfc.runtime.machine import memory_mb, set_threads
 from starfc.runtime.progress import progress
 from starfc.runtime.words import word
 from starfc.shards.run import ShardRun
@@ -42,6 +42,7 @@ class Engine(Protocol):
     """A place where tasks run."""
 
     workers: int
+    memory: int | None  #: bytes of the largest machine, None if not known
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:
         """Start a task that needs this memory, in bytes; return a handle."""
@@ -60,7 +61,7 @@ def run_stage(engine: Engine, run: ShardRun, stage: str) -> None:
     without an expectation.
     """
     needs = 0
-    count = len(run.of(stage))
+    count = run.count(stage)
     todo = [(stage, index) for index in sorted(set(range(count)) - run.finished(stage), reverse=True)]
     tries: Counter[tuple[str, int]] = Counter()
     running: dict[Any, tuple[str, int]] = {}
@@ -133,6 +134,8 @@ class LocalEngine:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        known = memory_mb()
+        self.memory: int | None = None if known is None else known << 20
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Future:
@@ -215,6 +218,7 @@ class RayEngine:
                 "or leave --address out to use this machine"
             ) from None
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self.memory: int | None = max((int(node["Resources"].get("memory", 0)) for node in ray.nodes()), default=0) or None
         self._remote = ray.remote(_ray_task)
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:
@@ -269,6 +273,7 @@ class WaitEngine:
     """
 
     workers = 1 << 30  # all tasks of a stage are waited for at the same time
+    memory: int | None = None
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int], ShardRun] = {}
@@ -277,8 +282,8 @@ class WaitEngine:
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> tuple[str, int]:
         if stage not in self._announced:
             self._announced.add(stage)
-            run.store.write_json("waiting.json", {"stage": stage, "tasks": len(run.of(stage))})
-            last = len(run.of(stage)) - 1
+            run.store.write_json("waiting.json", {"stage": stage, "tasks": run.count(stage)})
+            last = run.count(stage) - 1
             log.info("%s: waiting for `starfc task %s %s I`, I from 0 to %d", stage, run.store.url, stage, last)
         self._waiting[stage, index] = run
         return stage, index

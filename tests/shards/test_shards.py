@@ -23,7 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from helpers.samples import blobs
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.data.dataset import Features
-from starfc.data.synthetic import sample
+from starfc.data.synthetic import Population, Synthetic, sample
 from starfc.errors import InputError
 from starfc.graph import approximate
 from starfc.graph.knn import build_knn
@@ -64,10 +64,10 @@ def in_memory(rows, search=EXACT, model=None):
     return cluster_features(Features(rows, "x"), model or load_model(PRETRAINED), settings(search), keep_edges=True)
 
 
-def on_shards(rows, store, engine=None, search=EXACT, shard_rows=1024, model=None):
+def on_shards(rows, store, engine=None, search=EXACT, shard_rows=1024, model=None, keep_edges=True):
     shards = Shards(store, engine or LocalEngine(0), model or load_model(PRETRAINED), search, shard_rows)
     how = {"make_graph": shards.graph, "make_scoring": shards.scoring}
-    return cluster_features(Features(rows, "x"), shards.model, settings(search), keep_edges=True, **how)
+    return cluster_features(Features(rows, "x"), shards.model, settings(search), keep_edges=keep_edges, **how)
 
 
 def assert_same(found, expected):
@@ -82,10 +82,19 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(getattr(ours.edges, name), getattr(theirs.edges, name))
     for name, array in theirs.context.arrays().items():
         np.testing.assert_array_equal(ours.context.arrays()[name], array)
-    np.testing.assert_array_equal(found.result.labels, expected.result.labels)
-    np.testing.assert_array_equal(found.result.confidence, expected.result.confidence)
-    assert found.result.estimate == expected.result.estimate
-    assert found.result.rounds == expected.result.rounds
+    assert_same_result(found, expected)
+
+
+def assert_same_result(found, expected):
+    ours, theirs = found.result, expected.result
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    np.testing.assert_array_equal(ours.confidence, theirs.confidence)
+    for name in ("estimate", "rounds", "choice", "reached"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    for name in ("candidates", "parsed", "refined"):
+        assert getattr(ours.summary, name) == getattr(theirs.summary, name)
+    for name in ("cluster_edges", "cluster_scores"):
+        np.testing.assert_array_equal(getattr(ours.summary, name), getattr(theirs.summary, name))
 
 
 def some_slow(first, *others):
@@ -95,7 +104,30 @@ def some_slow(first, *others):
 @pytest.mark.long
 @pytest.mark.parametrize("shard_rows", some_slow(1024, 128, 4096))
 def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expected, shard_rows):
-    assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=shard_rows), expected)
+    store = Store(str(tmp_path))
+    assert_same(on_shards(rows, store, shard_rows=shard_rows), expected)
+    assert_same_result(on_shards(rows, store, shard_rows=shard_rows, keep_edges=False), expected)
+
+
+@pytest.mark.slow
+def test_samples_join_and_take_apart_as_in_memory(tmp_path, monkeypatch):
+    for name, value in (
+        ("reach.MANY", 1000),
+        ("reach.LARGEST", 700),
+        ("samples.SCATTERED", 10),
+        ("samples.SCATTER", 1),
+    ):
+        monkeypatch.setattr(f"starfc.clustering.{name}", value)
+    monkeypatch.setattr("starfc.clustering.samples._AT_ONCE", 100)
+    parameters = Synthetic(mean_size=300, size_sigma=0.6, max_size=1000, modes=4, noise_weight=1.2)
+    rows = Population(4000, parameters, 5, 64).rows(0, 4000)[0].astype(np.float32)
+    expected = in_memory(rows)
+    assert expected.result.reached.apart > 0
+    store = Store(str(tmp_path))
+    for keep_edges in (False, True):
+        found = on_shards(rows, store, keep_edges=keep_edges)
+        assert_same_result(found, expected)
+    assert_same(found, expected)
 
 
 @pytest.mark.long

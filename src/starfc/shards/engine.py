@@ -218,7 +218,8 @@ class RayEngine:
                 "or leave --address out to use this machine"
             ) from None
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self.memory: int | None = max((int(node["Resources"].get("memory", 0)) for node in ray.nodes()), default=0) or None
+        memories = [int(node["Resources"].get("memory", 0)) for node in ray.nodes()]
+        self.memory: int | None = max(memories, default=0) or None
         self._remote = ray.remote(_ray_task)
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:

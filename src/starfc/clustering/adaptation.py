@@ -105,7 +105,7 @@ def choose_threshold(edges: Edges, mass: float, tau1: float | None, partition: s
     Parameters
     ----------
     edges, mass : Edges, float
-        As for :func:`starfc.clustering.choice.edge_fscore`.
+        As for :func:`starfc.clustering.choice.choose`.
     tau1 : float, optional
         The given τ1.
     partition : {'components', 'infomap', 'leiden'}

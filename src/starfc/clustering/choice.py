@@ -70,19 +70,17 @@ class Choice:
     tried: dict[float, float]
 
 
-def edge_fscore(edges: Edges, members: NDArray[np.integer], mass: float) -> float:
+def edge_fscore(sums: NDArray[np.float64], counts: NDArray[np.int32], mass: float) -> float:
     """Return the expected edge F of a clustering.
 
     Parameters
     ----------
-    edges : Edges
-        The candidate edges with p > :data:`LOWEST`, symmetric.
-    members : (N,) integers
-        The cluster of each node.
+    sums, counts : (N,) float64, (N,) int32
+        Of each node, sum of p and number of its candidate edges with p > :data:`LOWEST` inside its cluster
+        (:meth:`starfc.graph.edges.Edges.split_sums`).
     mass : float
         Σ p of all candidate edges; an undirected edge counts once.
     """
-    sums, counts, _ = edges.split_sums(members)
     count, total = int(counts.sum(dtype=np.int64)) / 2, float(sums.sum()) / 2
     return 2 * total / (count + mass) if count + mass > 0 else 1.0
 
@@ -90,7 +88,7 @@ def edge_fscore(edges: Edges, members: NDArray[np.integer], mass: float) -> floa
 def estimate(edges: Edges, members: NDArray[np.integer]) -> Estimate:
     """Return the expected precision, recall and F-scores of clusters.
 
-    ``edges`` are as for :func:`edge_fscore`; ``members`` (N,) integers in [0, N) are the clusters.
+    ``edges`` are as for :func:`choose`; ``members`` (N,) integers in [0, N) are the clusters.
     """
     n = edges.num_nodes
     of_row, count, leaving = edges.split_sums(members)  # w, number of edges of w, x
@@ -141,8 +139,10 @@ def choose(edges: Edges, mass: float, thresholds: Sequence[float], seed: int = 0
 
     Parameters
     ----------
-    edges, mass : Edges, float
-        As for :func:`edge_fscore`.
+    edges : Edges
+        The candidate edges with p > :data:`LOWEST`, symmetric.
+    mass : float
+        Σ p of all candidate edges; an undirected edge counts once.
     thresholds : sequence of float
         The τ1 to try, in increasing order. The highest τ1 is chosen whose edge F is at most
         :data:`TOLERANCE` × log2(N / 4096) below the best (not below at all for N <= 4,096). In a larger set a wrong
@@ -158,7 +158,8 @@ def choose(edges: Edges, mass: float, thresholds: Sequence[float], seed: int = 0
     """
     several = len(thresholds) > 1
     found = dict(zip(thresholds, communities_at(edges, thresholds, seed, several), strict=True))
-    tried = {tau1: edge_fscore(edges, members, mass) for tau1, members in found.items()}
+    sums = edges.split_sums_each(list(found.values()))
+    tried = {tau1: edge_fscore(inside, count, mass) for tau1, (inside, count, _) in zip(thresholds, sums, strict=True)}
     hopeless = max(tried.values()) < HOPELESS
     lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
     tau1 = max(tau for tau, value in tried.items() if hopeless or value >= lowest)

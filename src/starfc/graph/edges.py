@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,8 @@ from starfc.runtime.products import slices
 from starfc.storage.scratch import large_array
 
 _ROWS = 1 << 13
+
+SplitSums = tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]
 
 
 class Edges(Protocol):
@@ -60,9 +63,9 @@ class Edges(Protocol):
 
     def plus(self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]) -> Edges: ...
 
-    def split_sums(
-        self, members: NDArray[np.integer], above: float = 0.0
-    ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]: ...
+    def split_sums(self, members: NDArray[np.integer], above: float = 0.0) -> SplitSums: ...
+
+    def split_sums_each(self, clusterings: Sequence[NDArray[np.integer]]) -> Iterable[SplitSums]: ...
 
 
 Block = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]]
@@ -201,9 +204,7 @@ class EdgeList:
         threads.each(lambda part: mark_inside(*lists, part.start, part.stop, out), slices(self.num_nodes, _ROWS))
         return out
 
-    def split_sums(
-        self, members: NDArray[np.integer], above: float = 0.0
-    ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]:
+    def split_sums(self, members: NDArray[np.integer], above: float = 0.0) -> SplitSums:
         """Return the sums of each node's scores by whether the edge lies inside its cluster.
 
         ``members`` (N,) name each node's cluster. Only scores > ``above`` count.
@@ -222,6 +223,10 @@ class EdgeList:
         lists = (self.indptr, self.cols, self.scores, members, np.float32(above))
         threads.each(lambda part: add_split(*lists, part.start, part.stop, inside, count, outside), slices(n, _ROWS))
         return inside, count, outside
+
+    def split_sums_each(self, clusterings: Sequence[NDArray[np.integer]]) -> Iterable[SplitSums]:
+        """Yield the sums of each clustering (:meth:`split_sums`)."""
+        return (self.split_sums(members) for members in clusterings)
 
     def plus(self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]) -> EdgeList:
         """Return the edge list with more edges (:meth:`with_edges`)."""

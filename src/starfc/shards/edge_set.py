@@ -20,7 +20,7 @@ from starfc.clustering.map_equation import LARGE
 from starfc.clustering.samples import in_small_part, stay_apart
 from starfc.errors import InputError
 from starfc.graph.edge_list_kernels import place_rows
-from starfc.graph.edges import EdgeList, row_pointers
+from starfc.graph.edges import EdgeList, SplitSums, row_pointers
 from starfc.graph.neighbours import id_dtype
 from starfc.runtime.union_find_kernels import flatten, unite_pairs
 from starfc.runtime.words import word
@@ -123,27 +123,28 @@ class ShardEdges:
             new[some] = (ends < 0) | ~np.isin(wanted, keys)
         return replace(self, links=Links(rows[new], cols[new], scores[new]))
 
-    def split_sums(
-        self, members: NDArray[np.integer], above: float = 0.0
-    ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]:
+    def split_sums(self, members: NDArray[np.integer], above: float = 0.0) -> SplitSums:
         """Return the sums of :meth:`starfc.graph.edges.EdgeList.split_sums`."""
-        stage = self.run.next_of("within")
-        view = self.above(above).view
-        self.run.ask(stage, view.asked() | {"members": self.table(members=members)})
+        return next(self.above(above).split_sums_each([members]))
+
+    def split_sums_each(self, clusterings: Sequence[NDArray[np.integer]]) -> Iterator[SplitSums]:
+        """Yield the sums of each clustering."""
+        stage, n = self.run.next_of("within"), self.num_nodes
+        self.run.ask(stage, self.view.asked() | {"members": [self.table(members=members) for members in clusterings]})
         run_stage(self.engine, self.run, stage)
-        n = self.num_nodes
-        inside, count, outside = np.zeros(n, np.float64), np.zeros(n, np.int32), np.zeros(n, np.float64)
-        for index, shard in enumerate(self.run.shards):
-            names = self.order[shard]
-            for whole, part in ((inside, "inside"), (count, "count"), (outside, "outside")):
-                whole[names] = self.run.load(stage, index, part)
-        if self.links is not None:
-            rows, cols, scores = self.links.rows, self.links.cols, self.links.scores
-            same, counts = members[rows] == members[cols], scores > view.above
-            np.add.at(inside, rows[same & counts], scores[same & counts])
-            np.add.at(count, rows[same & counts], 1)
-            np.add.at(outside, rows[~same & counts], scores[~same & counts])
-        return inside, count, outside
+        for number, members in enumerate(clusterings):
+            inside, count, outside = np.zeros(n, np.float64), np.zeros(n, np.int32), np.zeros(n, np.float64)
+            for index, shard in enumerate(self.run.shards):
+                names = self.order[shard]
+                for whole, part in ((inside, "inside"), (count, "count"), (outside, "outside")):
+                    whole[names] = self.run.load(stage, index, f"{part}-{number}")
+            if self.links is not None:
+                rows, cols, scores = self.links.rows, self.links.cols, self.links.scores
+                same, counts = members[rows] == members[cols], scores > self.view.above
+                np.add.at(inside, rows[same & counts], scores[same & counts])
+                np.add.at(count, rows[same & counts], 1)
+                np.add.at(outside, rows[~same & counts], scores[~same & counts])
+            yield inside, count, outside
 
     def components_above(self, line: float) -> NDArray[np.integer]:
         """Return the components of the edges with p > ``line`` (:func:`starfc.clustering.components.components`)."""

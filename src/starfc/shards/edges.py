@@ -3,7 +3,7 @@
 ======= ================================================================================================================
 edges   the edges at each row of a shard, in both directions, sorted by the name of the other end
 forest  a maximum spanning forest of the edges whose lower end is in a shard, and their number
-within  for each row of a shard: sum and number of its edges inside its cluster, and the sum of the others
+within  for each clustering, sum and number of the edges of a row inside its cluster, and the sum of the others
 ======= ================================================================================================================
 
 The components of the edges with p > τ are those of the edges with p > τ of all forests together, at any τ: an edge that
@@ -143,15 +143,20 @@ def forest(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     once = np.flatnonzero(starts < cols)
     starts, cols, scores = starts[once], cols[once], edges.scores[once]
     kept = spanning(np.argsort(-scores, kind="stable"), starts, cols, len(rows))
-    ends = {"low": rows.places[starts[kept]], "high": rows.places[cols[kept]]}
+    dtype = id_dtype(run.manifest.n)
+    ends = {"low": rows.places[starts[kept]].astype(dtype), "high": rows.places[cols[kept]].astype(dtype)}
     return ends | {"scores": scores[kept], "count": np.array([len(once)])}
 
 
 def within(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
-    """Return the sums of :meth:`starfc.graph.edges.EdgeList.split_sums` of a shard's rows."""
+    """Return the sums of :meth:`starfc.graph.edges.EdgeList.split_sums` of a shard's rows, for each clustering."""
     asked, shard = run.asked(stage), run.shards[index]
     places = np.arange(shard.start, shard.stop)
     rows, edges = View.of(run, stage).around(run, places)
-    sums = edges.split_sums(run.rows(asked["members"], "members", rows.places))
     mine = rows.numbers(places)
-    return dict(zip(("inside", "count", "outside"), (values[mine] for values in sums), strict=True))
+    out: dict[str, NDArray] = {}
+    for number, table in enumerate(asked["members"]):
+        sums = edges.split_sums(run.rows(table, "members", rows.places))
+        for part, values in zip(("inside", "count", "outside"), sums, strict=True):
+            out[f"{part}-{number}"] = values[mine]
+    return out

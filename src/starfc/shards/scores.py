@@ -204,6 +204,7 @@ def second(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 
     found = threads.results(work, slices(len(around.own), ROW_BLOCK))
     target, source, score = (np.concatenate(arrays) for arrays in list(zip(*found, strict=True))[:3])
+    target, source = (places.astype(id_dtype(run.manifest.n)) for places in (target, source))
     sums = np.array([sum(part[3] for part in found), sum(part[4] for part in found)], np.int64)
     out = bucketed(target, {"source": source, "score": score}, run.manifest.shard_rows, len(run.shards))
     return out | {"sums": sums}

@@ -156,7 +156,6 @@ def within(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     mine = rows.numbers(places)
     out: dict[str, NDArray] = {}
     for number, table in enumerate(asked["members"]):
-        sums = edges.split_sums(run.rows(table, "members", rows.places))
-        for part, values in zip(("inside", "count", "outside"), sums, strict=True):
-            out[f"{part}-{number}"] = values[mine]
+        inside, count, outside = edges.split_sums(run.rows(table, "members", rows.places))
+        out |= {f"inside-{number}": inside[mine], f"count-{number}": count[mine], f"outside-{number}": outside[mine]}
     return out

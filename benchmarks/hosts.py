@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,10 @@ from typing import Any
 from harness import report
 
 HOSTS, BRIDGE, NET, PORT = ("starfc-0", "starfc-1", "starfc-2"), "starfc-br", "10.213.0", 6379
+
+
+# a token of this cluster alone, for Ray's token authentication
+ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def main() -> None:
@@ -52,10 +57,10 @@ def run(arguments: argparse.Namespace, cluster: list[str], stage: str | None) ->
         command = [*cluster, "-o", str(arguments.out / name), "--engine", "ray", "--address", f"{NET}.1:{PORT}"]
         command += ["--store", str(store), "--shard-rows", str(arguments.shard_rows)]
         started, lost = time.perf_counter(), 0.0
-        driver = subprocess.Popen(inside(HOSTS[0], command), stderr=subprocess.PIPE, text=True)
+        driver = subprocess.Popen(inside(HOSTS[0], command), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         before: dict[Path, int] = {}
         if stage is not None:
-            while not list(store.glob(f"{stage}/*.json")) or not len(list(store.glob(f"{stage}/0*.json"))):
+            while not list(store.glob(f"{stage}/0*.json")):
                 if driver.poll() is not None:
                     raise SystemExit(f"the run ended before {stage}: {driver.communicate()[1]}")
                 time.sleep(0.01)
@@ -102,11 +107,12 @@ def hosts() -> Iterator[dict[str, list[subprocess.Popen]]]:
             head = ["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false"]
             more = head if number == 0 else [f"--address={NET}.1:{PORT}", "--num-cpus=1"]
             ray = [str(Path(sys.executable).with_name("ray")), "start", *place, *more]
-            # each host has a temporary folder of its own
+            # each host has shared memory of its own
             private = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh", *ray]
             process = subprocess.Popen(
-                inside(host, private), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
+                inside(host, private), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                env=ENVIRONMENT,
+            )  # fmt: skip
             processes[host] = [process]
             time.sleep(8 if number == 0 else 2)
         wait_for_workers()
@@ -123,7 +129,8 @@ def hosts() -> Iterator[dict[str, list[subprocess.Popen]]]:
 def wait_for_workers() -> None:
     code = f"import ray; ray.init('{NET}.1:{PORT}', log_to_driver=False); print(int(ray.cluster_resources()['CPU']))"
     for _ in range(60):
-        done = subprocess.run(inside(HOSTS[0], [sys.executable, "-c", code]), capture_output=True, text=True)
+        command = inside(HOSTS[0], [sys.executable, "-c", code])
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
         if done.stdout.strip().endswith("2"):
             return
         time.sleep(1)

@@ -6,9 +6,10 @@
 For each number of workers, ``starfc cluster`` runs in memory with as many threads, and on shards with each engine. All
 runs are commands of their own and start after each other, from files that are in the cache of the system. ``equal``
 says whether lists, edges and labels are the same bytes; with ``--no-edges``, labels only, and the edges stay in the
-store. ``ratio`` is seconds on shards / in memory, of all stages; ``scaling`` is seconds with the first number of workers / with the last.
-The stages of a store have the seconds of their tasks in all, the highest memory of a task, the bytes that tasks read
-and those of the arrays that they wrote. A process reads an array once, so fewer processes read less.
+store. ``ratio`` is seconds on shards / in memory, of all stages; ``scaling`` is seconds with the first number of
+workers / with the last. The stages of a store have the seconds of their tasks in all, the highest memory of a task, the
+bytes that tasks read and those of the arrays that they wrote. A process reads an array once, so fewer processes read
+less.
 """
 
 from __future__ import annotations

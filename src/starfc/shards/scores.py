@@ -43,14 +43,16 @@ def near(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     row, column = np.nonzero(ids >= 0)
     # one entry for each shard that a row lists
     keys = np.unique((ids[row, column] // size).astype(np.int64) * run.manifest.n + shard.start + row)
-    found = bucketed(keys // run.manifest.n * size, {"source": keys % run.manifest.n}, size, count)
+    dtype = id_dtype(run.manifest.n)
+    listing = (keys % run.manifest.n).astype(dtype)
+    found = bucketed((keys // run.manifest.n * size).astype(dtype), {"source": listing}, size, count)
     lists, _ = run.untied(own)
     lists = lists[:, : run.columns]
     places, counts = np.unique(lists[lists >= 0], return_counts=True)
     first, of_first = np.unique(lists[:, :NEAR][lists[:, :NEAR] >= 0], return_counts=True)
-    in_first = np.zeros(len(places), np.int64)
+    in_first = np.zeros(len(places), np.int32)
     in_first[np.searchsorted(places, first)] = of_first
-    listed = bucketed(places, {"first": in_first, "all": counts}, size, count)
+    listed = bucketed(places, {"first": in_first, "all": counts.astype(np.int32)}, size, count)
     return (
         found
         | {f"listed_{name}": array for name, array in listed.items()}
@@ -165,7 +167,8 @@ def first(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     others = np.setdiff1d(around.ends, mine)
     row, slot = np.nonzero(logits.codes[others] != NO_LOGIT)
     values: dict[str, NDArray] = {"slot": slot.astype(np.int16), "code": logits.codes[others[row], slot]}
-    out = bucketed(rows.places[others[row]], values, run.manifest.shard_rows, len(run.shards))
+    targets = rows.places[others[row]].astype(id_dtype(run.manifest.n))
+    out = bucketed(targets, values, run.manifest.shard_rows, len(run.shards))
     return out | {"own": logits.codes[mine]}
 
 

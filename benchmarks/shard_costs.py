@@ -174,7 +174,7 @@ def memory_of(stage: str, n: int, d: int, k: int, rows: int, halo: dict[str, flo
 
 
 def table(n: int, hosts: int, halo: dict[str, float], d: int = 256, k: int = 80, rows: int = 1 << 16) -> dict[str, Any]:
-    """Return, of a run of n rows on hosts, the bytes read by each host and kept in the store in TB, and memory in GB."""
+    """Return, of a run of n rows on hosts, what the store holds and each host reads in TB, and memory in GB."""
     large = halo | {"shards": n / rows}
     sizes, touched, read = bytes_of_row(d, k, large), {}, 0.0
     for stage, reads in READS.items():

@@ -19,6 +19,8 @@ from starfc.shards.driver import Shards
 from starfc.shards.engine import LocalEngine
 from starfc.shards.store import Store
 
+pytestmark = pytest.mark.long  # the edges take two seconds
+
 THRESHOLDS = (0.3, 0.9, 0.98)
 
 
@@ -116,10 +118,10 @@ def test_packs_hold_whole_components_of_about_as_many_edges_as_a_shard(edges, wh
     sizes = np.bincount(pieces)[pieces]
     packs = edges.packs(pieces, sizes > 2)
     assert 1 < len(packs) <= 2 * len(edges.run.shards)
-    nodes = np.concatenate([nodes for nodes, _ in packs])
+    nodes = np.concatenate([pack.nodes for pack in packs])
     np.testing.assert_array_equal(np.sort(nodes), np.flatnonzero(sizes > 2))
-    for nodes, of in packs:
-        for part in np.split(nodes, np.cumsum(of)[:-1]):
+    for pack in packs:
+        for part in np.split(pack.nodes, np.cumsum(pack.sizes)[:-1]):
             np.testing.assert_array_equal(part, np.flatnonzero(pieces == part[0]))
 
 

@@ -155,8 +155,8 @@ ReachOption = Annotated[
 EngineOption = Annotated[
     EngineName | None,
     typer.Option(
-        help="Search and score as tasks on shards: in processes of this machine (local), on a Ray cluster (ray), or "
-        "wait for tasks that `starfc task` runs elsewhere (wait). Default: all in this process."
+        help="Search, score and find communities as tasks on shards: in processes of this machine (local), on a Ray "
+        "cluster (ray), or wait for tasks that `starfc task` runs elsewhere (wait). Default: all in this process."
     ),
 ]
 Workers = Annotated[

@@ -29,7 +29,8 @@ from starfc.shards.engine import Engine, run_stage
 from starfc.shards.run import ShardRun
 from starfc.storage.scratch import large_array
 
-_NODE_BYTES, _ENTRY_BYTES = 160, 40  # memory of a task that finds the communities of a component
+# memory of a task: of its process, to read an edge, and to find the communities of one component at a time
+_PROCESS_BYTES, _READ_BYTES, _NODE_BYTES, _ENTRY_BYTES = 400 << 20, 32, 160, 32
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,25 @@ class Links:
     rows: NDArray[np.integer]
     cols: NDArray[np.integer]
     scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The components of a task.
+
+    Attributes
+    ----------
+    nodes : (m,) integers
+        Their rows, component by component.
+    sizes : (c,) integers
+        Rows of each component.
+    needs : int
+        Memory that the task is expected to need, in bytes.
+    """
+
+    nodes: NDArray[np.integer]
+    sizes: NDArray[np.integer]
+    needs: int
 
 
 @dataclass(frozen=True)
@@ -168,9 +188,7 @@ class ShardEdges:
             out[self.order[shard]] = np.diff(self.run.load(self.view.stage, index, "indptr"))
         return out
 
-    def packs(
-        self, pieces: NDArray[np.integer], wanted: NDArray[np.bool_]
-    ) -> list[tuple[NDArray[np.integer], NDArray[np.integer]]]:
+    def packs(self, pieces: NDArray[np.integer], wanted: NDArray[np.bool_]) -> list[Packed]:
         """Pack components into tasks of about as many edges as a shard has.
 
         Parameters
@@ -182,8 +200,7 @@ class ShardEdges:
 
         Returns
         -------
-        list of (m,) integers, (c,) integers
-            For each pack, the rows of its components, component by component, and the sizes of these.
+        list of Packed
 
         Raises
         ------
@@ -198,14 +215,20 @@ class ShardEdges:
         if not len(nodes):
             return []
         entries = np.add.reduceat(self.degrees[nodes].astype(np.int64), starts)
-        self._require_room(sizes, entries)
+        needs = _PROCESS_BYTES + _NODE_BYTES * sizes + (_READ_BYTES + _ENTRY_BYTES) * entries
+        self._require_room(sizes, entries, needs)
         limit = int(self.degrees.sum(dtype=np.int64)) // len(self.run.shards) + 1
         pack = (np.cumsum(entries) - entries) // limit
         bounds = np.flatnonzero(np.diff(pack, prepend=-1))
-        return list(zip(np.split(nodes, starts[bounds[1:]]), np.split(sizes, bounds[1:]), strict=True))
+        # all edges are read, then one component after the other is searched
+        most = np.maximum.reduceat(needs - _READ_BYTES * entries, bounds)
+        expected = (most + _READ_BYTES * np.add.reduceat(entries, bounds)).tolist()
+        parts = np.split(nodes, starts[bounds[1:]]), np.split(sizes, bounds[1:]), expected
+        return [Packed(*part) for part in zip(*parts, strict=True)]
 
-    def _require_room(self, sizes: NDArray[np.integer], entries: NDArray[np.integer]) -> None:
-        needs = _NODE_BYTES * sizes + _ENTRY_BYTES * entries
+    def _require_room(
+        self, sizes: NDArray[np.integer], entries: NDArray[np.integer], needs: NDArray[np.integer]
+    ) -> None:
         most = int(needs.argmax())
         if self.engine.memory is not None and needs[most] > self.engine.memory:
             raise InputError(
@@ -214,12 +237,20 @@ class ShardEdges:
                 f"a larger machine, or name a higher {word('tau1')}, whose components are smaller"
             )
 
-    def run_packs(self, kind: str, wanted: dict[str, Any], given: list[dict[str, NDArray]]) -> str:
-        """Run a stage with a task for each pack; return its name."""
+    def run_packs(
+        self, kind: str, packs: Sequence[Packed], wanted: dict[str, Any], members: NDArray[np.integer] | None = None
+    ) -> list[NDArray[np.integer]]:
+        """Run a stage with a task for each pack; return the communities of the rows of each.
+
+        ``wanted`` is what the tasks need to know, ``members`` (N,) are the communities that were found before.
+        """
         stage = self.run.next_of(kind)
+        given = [{"places": self.places[pack.nodes], "sizes": pack.sizes} for pack in packs]
+        if members is not None:
+            given = [some | {"members": members[pack.nodes]} for some, pack in zip(given, packs, strict=True)]
         self.run.ask(stage, self.view.asked() | wanted, *given)
-        run_stage(self.engine, self.run, stage)
-        return stage
+        run_stage(self.engine, self.run, stage, [pack.needs for pack in packs])
+        return [self.run.load(stage, index, "members") for index in range(len(packs))]
 
     def table(self, **values: NDArray) -> str:
         """Store arrays (N,) by place, for tasks; return the name of the table."""
@@ -257,17 +288,18 @@ def _stay_apart(edges: ShardEdges, former: NDArray[np.integer], members: NDArray
 def _communities_at(
     edges: ShardEdges, thresholds: Sequence[float], seed: int, quick: bool
 ) -> list[NDArray[np.integer]]:
-    found, tau1, packs = [], [], []
+    found: list[NDArray[np.integer]] = []
+    packs: list[Packed] = []
+    number: list[int] = []  # of the threshold, of each pack
     for threshold in thresholds:
         pieces = edges.components_above(threshold)
-        of_threshold = edges.packs(pieces, np.bincount(pieces)[pieces] > 2)  # two rows are one community
+        some = edges.packs(pieces, np.bincount(pieces)[pieces] > 2)  # two rows are one community
+        number += [len(found)] * len(some)
+        packs += some
         found.append(pieces)
-        packs += of_threshold
-        tau1 += [threshold] * len(of_threshold)
-    given = [{"places": edges.places[nodes], "sizes": sizes} for nodes, sizes in packs]
-    stage = edges.run_packs("modules", {"tau1": tau1, "seed": seed, "quick": quick}, given)
-    for index, (nodes, _) in enumerate(packs):
-        found[thresholds.index(tau1[index])][nodes] = edges.run.load(stage, index, "members")
+    wanted = {"tau1": [thresholds[at] for at in number], "seed": seed, "quick": quick}
+    for at, pack, members in zip(number, packs, edges.run_packs("modules", packs, wanted), strict=True):
+        found[at][pack.nodes] = members
     return found
 
 
@@ -279,9 +311,8 @@ def _finished(
     several = np.bincount(pieces, members != pieces) > 0  # only then communities can be joined
     again = several | (quick & (np.bincount(pieces) > LARGE))
     packs = edges.packs(pieces, again[pieces])
-    given = [{"places": edges.places[nodes], "sizes": sizes, "members": members[nodes]} for nodes, sizes in packs]
-    stage = edges.run_packs("joined", {"tau1": tau1, "seed": seed, "quick": quick}, given)
+    wanted = {"tau1": tau1, "seed": seed, "quick": quick}
     out = np.array(members)
-    for index, (nodes, _) in enumerate(packs):
-        out[nodes] = edges.run.load(stage, index, "members")
+    for pack, joined in zip(packs, edges.run_packs("joined", packs, wanted, members), strict=True):
+        out[pack.nodes] = joined
     return out

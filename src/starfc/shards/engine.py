@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -54,11 +54,11 @@ class Engine(Protocol):
         """Return whether a task ended because its worker died."""
 
 
-def run_stage(engine: Engine, run: ShardRun, stage: str) -> None:
+def run_stage(engine: Engine, run: ShardRun, stage: str, predicted: Sequence[int] = ()) -> None:
     """Run the tasks of a stage that are not finished.
 
-    A task is expected to need as much memory as the one that needed most so far; the first ones of a stage start
-    without an expectation.
+    ``predicted`` is the memory of each task, in bytes. Without it, a task is expected to need as much as the one that
+    needed most so far; the first ones of a stage start without an expectation.
     """
     needs = 0
     count = run.count(stage)
@@ -70,7 +70,8 @@ def run_stage(engine: Engine, run: ShardRun, stage: str) -> None:
         while todo or running:
             while todo and len(running) < 2 * max(engine.workers, 1):
                 task = todo.pop()
-                running[engine.submit(run, *task, needs)] = task
+                expected = predicted[task[1]] if predicted and task[0] == stage else needs
+                running[engine.submit(run, *task, expected)] = task
             for handle, error in engine.finished(list(running)):
                 task = running.pop(handle)
                 if error is None:

@@ -190,7 +190,7 @@ class EdgeList:
     def among(self, nodes: NDArray[np.integer]) -> EdgeList:
         """Return the edges between some nodes (m,), which are increasing and become the nodes 0..m-1."""
         counts = np.diff(self.indptr)[nodes]
-        at = np.arange(counts.sum()) + np.repeat(self.indptr[nodes] - (np.cumsum(counts) - counts), counts)
+        at = positions(self.indptr[nodes], counts)
         cols = self.cols[at]
         number = np.minimum(np.searchsorted(nodes, cols), len(nodes) - 1)
         mask = nodes[number] == cols
@@ -270,6 +270,11 @@ def row_pointers(counts: NDArray[np.integer]) -> NDArray[np.int64]:
     indptr = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     return indptr
+
+
+def positions(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the positions of runs (c,), one run after the other: of each, its start and those that follow it."""
+    return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
 
 
 def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:

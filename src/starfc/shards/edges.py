@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.clustering.samples import remains
-from starfc.graph.edges import EdgeList, row_pointers
+from starfc.graph.edges import EdgeList, positions, row_pointers
 from starfc.graph.neighbours import id_dtype
 from starfc.runtime.union_find_kernels import spanning
 from starfc.shards.buckets import received
@@ -92,7 +92,7 @@ def _entries(
         indptr, cols, scores = (run.load(stage, shard, part) for part in ("indptr", "cols", "scores"))
         rows = places[first:stop] - shard * size
         counts = np.diff(indptr)[rows]
-        at = np.arange(counts.sum()) + np.repeat(indptr[rows] - (np.cumsum(counts) - counts), counts)
+        at = positions(indptr[rows], counts)
         for parts, part in zip(found, (counts, cols[at], scores[at]), strict=True):
             parts.append(part)
     if not found[0]:
@@ -115,8 +115,7 @@ def _listed(
     every = np.zeros(len(rows), np.int64)
     every[number] = counts
     indptr, order = row_pointers(every), np.argsort(number)
-    starts = (np.cumsum(counts) - counts)[order]
-    at = np.arange(len(ends)) + np.repeat(starts - indptr[number[order]], counts[order])
+    at = positions((np.cumsum(counts) - counts)[order], counts[order])
     return EdgeList(indptr, ends[at], scores[at], symmetric)
 
 

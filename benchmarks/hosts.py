@@ -30,6 +30,7 @@ from harness import report
 HOSTS, BRIDGE, NET, PORT = ("starfc-0", "starfc-1", "starfc-2"), "starfc-br", "10.213.0", 6379
 
 
+CURRENT = Path("/tmp/ray/ray_current_cluster")  # where other programs would look for this cluster
 # a token of this cluster alone, for Ray's token authentication
 ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
@@ -118,6 +119,7 @@ def hosts() -> Iterator[dict[str, list[subprocess.Popen]]]:
         wait_for_workers()
         yield processes
     finally:
+        CURRENT.unlink(missing_ok=True)
         for host in HOSTS:
             kill(host)
         for of_host in processes.values():

@@ -209,8 +209,8 @@ class RayEngine:
         self._ray = ray
         try:
             _require_open(address)
-            ray.init(
-                address, num_cpus=None if address else workers, log_to_driver=False,
+            ray.init(  # without an address, Ray itself would look for a cluster that runs already
+                address or "local", num_cpus=None if address else workers, log_to_driver=False,
                 logging_level=logging.ERROR, include_dashboard=False if address is None else None,
             )  # fmt: skip
         except OSError as error:

@@ -1,13 +1,15 @@
 """Compare runs on shards with the run in memory: equal files, seconds, memory, bytes read and written.
 
     python benchmarks/shards.py --features F --out DIR [--workers 1 2] [--engines local ray] [--shard-rows R]
-        [--recall R] [--json OUT]
+        [--recall R] [--no-edges] [--json OUT]
 
 For each number of workers, ``starfc cluster`` runs in memory with as many threads, and on shards with each engine. All
-runs are commands of their own and start after each other, from files that are in the cache of the system. ``ratio`` is
-seconds on shards / in memory, of all stages; ``scaling`` is seconds with the first number of workers / with the last.
-The stages of a store have the seconds of their tasks in all, the highest memory of a task, the bytes that tasks read
-and those of the arrays that they wrote. A process reads an array once, so fewer processes read less.
+runs are commands of their own and start after each other, from files that are in the cache of the system. ``equal``
+says whether lists, edges and labels are the same bytes; with ``--no-edges``, labels only, and the edges stay in the
+store. ``ratio`` is seconds on shards / in memory, of all stages; ``scaling`` is seconds with the first number of
+workers / with the last. The stages of a store have the seconds of their tasks in all, the highest memory of a task, the
+bytes that tasks read and those of the arrays that they wrote. A process reads an array once, so fewer processes read
+less.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from typing import Any
 
 from harness import report
 
-SAME = ("labels.npy", "edges/indptr.npy", "edges/cols.npy", "edges/scores.npy", "edges/logits.npy", "edges/kept.npy")
+SAME = (
+    "labels.npy",
+    "knn",
+    "edges/indptr.npy",
+    "edges/cols.npy",
+    "edges/scores.npy",
+    "edges/logits.npy",
+    "edges/kept.npy",
+)
 
 
 def main() -> None:
@@ -33,9 +43,12 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=("local", "ray"), default=["local"])
     parser.add_argument("--shard-rows", type=int, default=1 << 16)
     parser.add_argument("--recall", type=float, help="default: exact lists")
+    parser.add_argument("--no-edges", action="store_true")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args()
+    files = SAME[:1] if arguments.no_edges else SAME
     how = ["--recall", str(arguments.recall)] if arguments.recall else []
+    how += ["--no-edges"] if arguments.no_edges else []
     runs: list[dict[str, Any]] = []
     for workers in arguments.workers:
         whole = run(arguments, f"memory-{workers}", [*how, "--threads", str(workers)])
@@ -47,7 +60,7 @@ def main() -> None:
             more = ["--engine", engine, "--workers", str(workers), "--store", str(store)]
             rows = ["--shard-rows", str(arguments.shard_rows)]
             found = run(arguments, name, [*how, "--threads", str(workers), *more, *rows])
-            equal = {file: same(arguments.out, f"memory-{workers}", name, file) for file in SAME}
+            equal = {file: same(arguments.out, f"memory-{workers}", name, file) for file in files}
             runs.append(
                 {
                     "engine": engine, "workers": workers, **found, "ratio": found["seconds"] / whole["seconds"],
@@ -63,7 +76,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace, name: str, more: list[str]) -> dict[str, Any]:
-    """Run ``starfc cluster``, and return its seconds and memory by stage."""
+    """Run ``starfc cluster``, and return its seconds and highest memory in MB, of all stages and by stage."""
     out = arguments.out / name
     shutil.rmtree(out, ignore_errors=True)
     print(name, flush=True)
@@ -73,7 +86,7 @@ def run(arguments: argparse.Namespace, name: str, more: list[str]) -> dict[str, 
     return {
         "seconds": sum(stage["seconds"] for stage in stages),
         "peak_rss_mb": max(stage["peak_rss_mb"] for stage in stages),
-        "stages": {stage["name"]: round(stage["seconds"], 2) for stage in stages},
+        "stages": {stage["name"]: [round(stage["seconds"], 2), round(stage["peak_rss_mb"])] for stage in stages},
     }
 
 
@@ -87,7 +100,9 @@ def stages_of(store: Path) -> list[dict[str, Any]]:
 
 
 def same(out: Path, one: str, other: str, file: str) -> bool:
-    return (out / one / file).read_bytes() == (out / other / file).read_bytes()
+    """Return whether a file is the same in two runs; ``knn`` are the lists of the graph."""
+    found = [sorted((out / run).glob("knn/*/*.npy" if file == "knn" else file)) for run in (one, other)]
+    return len(found[0]) > 0 and [path.read_bytes() for path in found[0]] == [path.read_bytes() for path in found[1]]
 
 
 def seconds_of(runs: list[dict[str, Any]], engine: str, workers: int) -> float:

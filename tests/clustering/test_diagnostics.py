@@ -22,6 +22,7 @@ from starfc.clustering.pipeline import Clustering, with_singletons
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.commands import cluster, train, words_of
 from starfc.graph.affinity import propagation_matrix
+from starfc.graph.edges import sums_of_rows
 from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.gcn import StarFCModel
@@ -37,7 +38,7 @@ def test_a_summary_equals_its_twin(n, seed):
     pairs = {(i, j) for i, j in rng.integers(n, size=(rng.integers(0, 2 * n), 2)).tolist() if i != j}
     edges = edge_list(pairs, n, rng.random(len(pairs)))
     labels = largest_first(components(edges))
-    summary = summarise(99, kept(components(edges), len(edges)), edges, labels)
+    summary = summarise(99, kept(components(edges), len(edges)), labels, *sums_of_rows(edges.indptr, edges.scores), 1)
     adjacency = sp.csr_matrix((np.ones(len(edges)), (edges.rows, edges.cols)), shape=(n, n))
     count, twin = sp.csgraph.connected_components(adjacency, directed=False)
     assert summary.parsed == summary.refined == Kept(len(pairs), count, np.bincount(twin).max())
@@ -51,7 +52,7 @@ def test_a_summary_equals_its_twin(n, seed):
 
 def test_undirected_edges_count_once():
     both = replace(edge_list([(0, 1), (1, 0), (1, 2), (2, 1)], 4, [0.5, 0.5, 0.7, 0.7]), symmetric=True)
-    summary = summarise(3, Kept(2, 2, 3), both, largest_first(components(both)))
+    summary = summarise(3, Kept(2, 2, 3), largest_first(components(both)), *sums_of_rows(both.indptr, both.scores), 2)
     assert summary.refined == Kept(2, 2, 3)
     assert summary.cluster_edges.tolist() == [2]
     assert summary.cluster_scores[0] == pytest.approx(0.6)

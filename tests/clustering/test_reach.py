@@ -7,7 +7,8 @@ import pytest
 
 from starfc import StarFC
 from starfc.clustering.components import components
-from starfc.clustering.reach import Counts, join, mean_inside, reach, sample, taken_apart
+from starfc.clustering.reach import Counts, join, mean_inside, reach
+from starfc.clustering.samples import sample, taken_apart
 from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
@@ -317,8 +318,13 @@ def test_identities_larger_than_the_lists_become_one(tmp_path):
 
 @pytest.mark.long
 def test_later_steps_do_not_join_what_was_taken_apart(monkeypatch):
-    for name, value in {"MANY": 1000, "LARGEST": 700, "SCATTERED": 10, "SCATTER": 1.0}.items():
-        monkeypatch.setattr(f"starfc.clustering.reach.{name}", value)
+    for name, value in {
+        "reach.MANY": 1000,
+        "reach.LARGEST": 700,
+        "samples.SCATTERED": 10,
+        "samples.SCATTER": 1,
+    }.items():
+        monkeypatch.setattr(f"starfc.clustering.{name}", value)
     parameters = Synthetic(mean_size=300, size_sigma=0.6, max_size=1000, modes=4, noise_weight=1.2)
     rows, _ = Population(4000, parameters, 5, 64).rows(0, 4000)
     kept = {}

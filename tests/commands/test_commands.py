@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import fsspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -224,6 +225,25 @@ def test_features_of_stdin_are_kept(starfc, data, tmp_path):
     assert starfc("cluster", "-", "-o", out, stdin=(data / "f.npy").read_bytes())[0] == 0
     assert json.loads((out / "run.json").read_text())["features"] == str(out / "features.npy")
     assert (out / "features.npy").read_bytes() == (data / "f.npy").read_bytes()
+
+
+@pytest.mark.long
+def test_features_and_results_at_urls(starfc, data, tmp_path):
+    """The results that are uploaded are those of a file; a copy of them elsewhere is a run folder too."""
+    fs = fsspec.filesystem("memory")
+    fs.put_file(str(data / "f.npy"), "/urls/parts/0.npy")
+    try:
+        assert starfc("cluster", "memory://urls/parts/", "-o", "memory://urls/run", "--k", 20)[0] == 0
+        code, _, error = starfc("cluster", "memory://urls/parts/", "-o", "memory://urls/run")
+        assert code == 2
+        assert "memory://urls/run: a new or empty folder needed for the results" in error
+        fs.get("/urls/run", str(tmp_path / "copy"), recursive=True)
+    finally:
+        fs.rm("/urls", recursive=True)
+    assert starfc("cluster", data / "f.npy", "-o", tmp_path / "out", "--k", 20)[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "copy" / "labels.npy"), np.load(tmp_path / "out" / "labels.npy"))
+    assert starfc("assign", tmp_path / "copy", data / "f.npy")[0] == 0
+    assert starfc("cluster", data, "-o", data)[2].startswith(f"error: {data}: the results would become parts")
 
 
 @pytest.mark.long

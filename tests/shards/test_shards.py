@@ -23,7 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from helpers.samples import blobs
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.data.dataset import Features
-from starfc.data.synthetic import sample
+from starfc.data.synthetic import Population, Synthetic, sample
 from starfc.errors import InputError
 from starfc.graph import approximate
 from starfc.graph.knn import build_knn
@@ -64,10 +64,10 @@ def in_memory(rows, search=EXACT, model=None):
     return cluster_features(Features(rows, "x"), model or load_model(PRETRAINED), settings(search), keep_edges=True)
 
 
-def on_shards(rows, store, engine=None, search=EXACT, shard_rows=1024, model=None):
+def on_shards(rows, store, engine=None, search=EXACT, shard_rows=1024, model=None, keep_edges=True):
     shards = Shards(store, engine or LocalEngine(0), model or load_model(PRETRAINED), search, shard_rows)
     how = {"make_graph": shards.graph, "make_scoring": shards.scoring}
-    return cluster_features(Features(rows, "x"), shards.model, settings(search), keep_edges=True, **how)
+    return cluster_features(Features(rows, "x"), shards.model, settings(search), keep_edges=keep_edges, **how)
 
 
 def assert_same(found, expected):
@@ -82,10 +82,19 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(getattr(ours.edges, name), getattr(theirs.edges, name))
     for name, array in theirs.context.arrays().items():
         np.testing.assert_array_equal(ours.context.arrays()[name], array)
-    np.testing.assert_array_equal(found.result.labels, expected.result.labels)
-    np.testing.assert_array_equal(found.result.confidence, expected.result.confidence)
-    assert found.result.estimate == expected.result.estimate
-    assert found.result.rounds == expected.result.rounds
+    assert_same_result(found, expected)
+
+
+def assert_same_result(found, expected):
+    ours, theirs = found.result, expected.result
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    np.testing.assert_array_equal(ours.confidence, theirs.confidence)
+    for name in ("estimate", "rounds", "choice", "reached"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    for name in ("candidates", "parsed", "refined"):
+        assert getattr(ours.summary, name) == getattr(theirs.summary, name)
+    for name in ("cluster_edges", "cluster_scores"):
+        np.testing.assert_array_equal(getattr(ours.summary, name), getattr(theirs.summary, name))
 
 
 def some_slow(first, *others):
@@ -96,6 +105,27 @@ def some_slow(first, *others):
 @pytest.mark.parametrize("shard_rows", some_slow(1024, 128, 4096))
 def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expected, shard_rows):
     assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=shard_rows), expected)
+
+
+@pytest.mark.slow
+def test_samples_join_and_take_apart_as_in_memory(tmp_path, monkeypatch):
+    for name, value in (
+        ("reach.MANY", 1000),
+        ("reach.LARGEST", 700),
+        ("samples.SCATTERED", 10),
+        ("samples.SCATTER", 1),
+    ):
+        monkeypatch.setattr(f"starfc.clustering.{name}", value)
+    monkeypatch.setattr("starfc.clustering.samples._AT_ONCE", 100)
+    parameters = Synthetic(mean_size=300, size_sigma=0.6, max_size=1000, modes=4, noise_weight=1.2)
+    rows = Population(4000, parameters, 5, 64).rows(0, 4000)[0].astype(np.float32)
+    expected = in_memory(rows)
+    assert expected.result.reached.apart > 0
+    store = Store(str(tmp_path))
+    for keep_edges in (False, True):
+        found = on_shards(rows, store, keep_edges=keep_edges)
+        assert_same_result(found, expected)
+    assert_same(found, expected)
 
 
 @pytest.mark.long
@@ -139,14 +169,15 @@ def test_copies_invalid_rows_and_strangers_that_tie(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["local", "ray"])
-def test_every_engine_gives_the_same(tmp_path, rows, expected, name):
+def test_every_engine_gives_the_same(tmp_path, rows, expected, name, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # a cluster that was not asked for
     if name == "ray" and importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed")
-    with engine_of(name, 2, None) as engine:
-        assert_same(on_shards(rows, Store(str(tmp_path / "store")), engine), expected)
+    with engine_of(name, 2, None) as engine:  # without the edges in this process
+        assert_same_result(on_shards(rows, Store(str(tmp_path / "store")), engine, keep_edges=False), expected)
 
 
-STAGES = ("exact", "second-0", "near", "smooth", "first", "codes", "second-1")
+STAGES = ("exact", "second-0", "near", "smooth", "first", "codes", "edges-0", "forest-0", "modules-0", "second-1")
 
 
 @pytest.mark.slow
@@ -155,7 +186,7 @@ def test_a_damaged_array_is_made_again(tmp_path, rows, expected, stage):
     """Whatever was made of it before is kept; what still needs it finds the damage."""
     store = Store(str(tmp_path))
     on_shards(rows, store)
-    order = ("exact", "near", "smooth", "first", "codes", "second-0", "second-1")
+    order = ("exact", "near", "smooth", "first", "codes", "second-0", "edges-0", "forest-0", "modules-0", "second-1")
     assert store.finished(stage)
     for later in order[order.index(stage) + 1 :]:
         store.remove_stage(later)
@@ -230,7 +261,12 @@ def cluster_command(tmp_path, *more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", some_slow("first", "rows", "exact", "smooth", "second-0"))
+@pytest.mark.parametrize(
+    "stage",
+    some_slow(
+        "first", "rows", "exact", "smooth", "second-0", "edges-0", "forest-0", "modules-0", "joined-0", "within-2"
+    ),
+)
 def test_a_killed_driver_continues(tmp_path, rows, expected, stage):
     np.save(tmp_path / "x.npy", rows)
     command = cluster_command(tmp_path, "--engine", "local", "--threads", "1", "-q")

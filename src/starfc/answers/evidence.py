@@ -303,7 +303,7 @@ def evidence_of(state: State, scratch: Path | None = None, stages: Stages | None
     found = parse(
         features, graph, rule.model, ENTRIES, tau1=FAINT, th_sim=rule.th_sim, device="cpu",
         stages=stages or Stages(), scratch=scratch,
-    ).edges  # fmt: skip
+    ).edges.whole()  # fmt: skip
     counts = np.zeros(n, np.int64)
     counts[rows] = np.diff(found.indptr)
     spread = EdgeList(row_pointers(counts), rows[found.cols].astype(id_dtype(n)), found.scores, found.symmetric)

@@ -34,7 +34,7 @@ from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
 from starfc.clustering.choice import GIVEN, THRESHOLDS, Choice, choose, estimate
-from starfc.graph.edges import EdgeList
+from starfc.graph.edges import Edges
 from starfc.models.structural import EdgeScorer, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
@@ -103,21 +103,21 @@ class Chosen:
     """
 
     choice: Choice
-    edges: EdgeList
+    edges: Edges
     members: NDArray[np.integer] | None = None
     adapted: Adapted | None = None
     rounds: tuple[float, ...] = ()
 
 
-def choose_threshold(edges: EdgeList, mass: float, tau1: float | None, partition: str, seed: int) -> Chosen:
+def choose_threshold(edges: Edges, mass: float, tau1: float | None, partition: str, seed: int) -> Chosen:
     """Return τ1 for a partition: the given value, or the chosen one if ``tau1`` is None.
 
     With 'infomap', τ1 is chosen by the expected F of the communities. Other partitions use τ1 = 0.5.
 
     Parameters
     ----------
-    edges, mass : EdgeList, float
-        As for :func:`starfc.clustering.choice.edge_fscore`.
+    edges, mass : Edges, float
+        As for :func:`starfc.clustering.choice.choose`.
     tau1 : float, optional
         The given τ1.
     partition : {'components', 'infomap', 'leiden'}

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ from starfc.clustering.components import components
 from starfc.clustering.joining import join_communities
 from starfc.clustering.map_equation import LARGE
 from starfc.clustering.partition import infomap
-from starfc.graph.edges import EdgeList
+from starfc.graph.edges import Edges
 
 LOWEST = 0.1  # edges with p at or below this are ignored
 TOLERANCE = 0.0005  # allowed loss of edge F per doubling of N beyond 4,096, in favour of a higher τ1
@@ -69,27 +70,25 @@ class Choice:
     tried: dict[float, float]
 
 
-def edge_fscore(edges: EdgeList, members: NDArray[np.integer], mass: float) -> float:
+def edge_fscore(sums: NDArray[np.float64], counts: NDArray[np.int32], mass: float) -> float:
     """Return the expected edge F of a clustering.
 
     Parameters
     ----------
-    edges : EdgeList
-        The candidate edges with p > :data:`LOWEST`, symmetric.
-    members : (N,) integers
-        The cluster of each node.
+    sums, counts : (N,) float64, (N,) int32
+        Of each node, sum of p and number of its candidate edges with p > :data:`LOWEST` inside its cluster
+        (:meth:`starfc.graph.edges.Edges.split_sums`).
     mass : float
         Σ p of all candidate edges; an undirected edge counts once.
     """
-    sums, counts, _ = edges.split_sums(members)
     count, total = int(counts.sum(dtype=np.int64)) / 2, float(sums.sum()) / 2
     return 2 * total / (count + mass) if count + mass > 0 else 1.0
 
 
-def estimate(edges: EdgeList, members: NDArray[np.integer]) -> Estimate:
+def estimate(edges: Edges, members: NDArray[np.integer]) -> Estimate:
     """Return the expected precision, recall and F-scores of clusters.
 
-    ``edges`` are as for :func:`edge_fscore`; ``members`` (N,) integers in [0, N) are the clusters.
+    ``edges`` are as for :func:`choose`; ``members`` (N,) integers in [0, N) are the clusters.
     """
     n = edges.num_nodes
     of_row, count, leaving = edges.split_sums(members)  # w, number of edges of w, x
@@ -131,9 +130,7 @@ def doubted(expected: Estimate, agreed: NDArray[np.float64]) -> Estimate:
     )
 
 
-def choose(
-    edges: EdgeList, mass: float, thresholds: Sequence[float], seed: int = 0
-) -> tuple[Choice, NDArray[np.integer]]:
+def choose(edges: Edges, mass: float, thresholds: Sequence[float], seed: int = 0) -> tuple[Choice, NDArray[np.integer]]:
     """Choose τ1 by the expected edge F of its communities, and return the communities at this τ1.
 
     The communities are those of :func:`~starfc.clustering.partition.infomap`. If several τ1 are tried, large components
@@ -142,8 +139,10 @@ def choose(
 
     Parameters
     ----------
-    edges, mass : EdgeList, float
-        As for :func:`edge_fscore`.
+    edges : Edges
+        The candidate edges with p > :data:`LOWEST`, symmetric.
+    mass : float
+        Σ p of all candidate edges; an undirected edge counts once.
     thresholds : sequence of float
         The τ1 to try, in increasing order. The highest τ1 is chosen whose edge F is at most
         :data:`TOLERANCE` × log2(N / 4096) below the best (not below at all for N <= 4,096). In a larger set a wrong
@@ -157,23 +156,14 @@ def choose(
     (N,) integers
         The smallest member of each node's community.
     """
-    tried: dict[float, float] = {}
-    found: dict[float, NDArray[np.integer]] = {}
     several = len(thresholds) > 1
-    for tau1 in thresholds:
-        kept = edges.scores > tau1
-        found[tau1] = infomap(edges, seed, components(edges, kept), kept=kept, quick=several)
-        tried[tau1] = edge_fscore(edges, found[tau1], mass)
+    found = dict(zip(thresholds, communities_at(edges, thresholds, seed, several), strict=True))
+    sums = edges.split_sums_each(list(found.values()))
+    tried = {tau1: edge_fscore(inside, count, mass) for tau1, (inside, count, _) in zip(thresholds, sums, strict=True)}
     hopeless = max(tried.values()) < HOPELESS
     lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
     tau1 = max(tau for tau, value in tried.items() if hopeless or value >= lowest)
-    members = found[tau1]
-    if several and edges.num_nodes > LARGE:  # only then a component can be large
-        kept = edges.scores > tau1
-        pieces = components(edges, kept)
-        if np.bincount(pieces).max() > LARGE:
-            members = infomap(edges, seed, pieces, kept=kept)
-    members = join_communities(edges, members, tau1)
+    members = finished(edges, found[tau1], tau1, seed, several)
     if not several:
         return Choice(tau1, GIVEN, tried), members
     listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
@@ -181,6 +171,35 @@ def choose(
     if hopeless:
         reason = f"the highest one, because the expected F of candidate edges is low at every threshold ({listed})"
     return Choice(tau1, reason, tried), members
+
+
+@singledispatch
+def communities_at(edges: Edges, thresholds: Sequence[float], seed: int, quick: bool) -> list[NDArray[np.integer]]:
+    """Return the communities (N,) at each τ1, each named by its smallest member.
+
+    ``edges`` and ``thresholds`` are as for :func:`choose`, ``seed`` and ``quick`` as for
+    :func:`~starfc.clustering.partition.infomap`. On shards, the components are tasks (:mod:`starfc.shards.edges`).
+    """
+    whole, found = edges.whole(), []
+    for tau1 in thresholds:
+        kept = whole.scores > tau1
+        found.append(infomap(whole, seed, components(whole, kept), kept=kept, quick=quick))
+    return found
+
+
+@singledispatch
+def finished(edges: Edges, members: NDArray[np.integer], tau1: float, seed: int, quick: bool) -> NDArray[np.integer]:
+    """Return the communities (N,) at the chosen τ1: large components are searched thoroughly, then communities joined.
+
+    ``members`` (N,) are the communities that were found, ``quick`` says whether large components were searched quickly.
+    """
+    whole = edges.whole()
+    if quick and whole.num_nodes > LARGE:  # only then a component can be large
+        kept = whole.scores > tau1
+        pieces = components(whole, kept)
+        if np.bincount(pieces).max() > LARGE:
+            members = infomap(whole, seed, pieces, kept=kept)
+    return join_communities(whole, members, tau1)
 
 
 def _share(part: float, whole: float) -> float:

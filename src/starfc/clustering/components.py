@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
+
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from starfc.graph.edges import EdgeList
+from starfc.graph.edges import Edges
 from starfc.graph.neighbours import id_dtype
 from starfc.runtime.union_find_kernels import flatten, unite
 
 
-def components(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.integer]:
+@singledispatch
+def components(edges: Edges, kept: NDArray[np.bool_] | None = None) -> NDArray[np.integer]:
     """Return the connected components of the edges, as the smallest member of each node's component, (N,).
 
     Edges count in both directions. A node without an edge is its own component. The algorithm is union-find with path
     halving; its time is practically linear. ``kept`` (E,) says which edges count; default: all.
     """
-    n = edges.num_nodes
-    return _union_find(edges.indptr, edges.cols, kept, np.arange(n, dtype=id_dtype(n)))
+    n, whole = edges.num_nodes, edges.whole()
+    return _union_find(whole.indptr, whole.cols, kept, np.arange(n, dtype=id_dtype(n)))
 
 
 def largest_first(members: NDArray[np.integer]) -> NDArray[np.int64]:

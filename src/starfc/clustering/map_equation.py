@@ -32,7 +32,7 @@ _GAIN = 1e-7  # bits that a round must save; a single move must save 1e-5 of thi
 
 
 @nb.njit(cache=True, nogil=True)
-def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, quick, members):
+def modules_of_pieces(pieces, order, starts, edges, local, seeds, strength, quick, members):
     """Find the modules of some pieces, each piece on its own (:func:`_modules`); write them to ``members``.
 
     A piece is a set of nodes with no edges to other nodes. The nodes of a large piece are first sorted so that
@@ -49,8 +49,8 @@ def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, quick
         whether :func:`of_mirrored` can read them.
     local : (N,) int32
         The rank of each node in its piece.
-    seed : int
-        Seed of the order in which nodes are tried.
+    seeds : (C,) int64
+        Seed of the order in which the nodes of each piece are tried.
     strength : (N,) float64 or None
         As for :func:`symmetric`.
     quick : bool
@@ -61,7 +61,7 @@ def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, quick
     for c in pieces:
         nodes = order[starts[c] : starts[c + 1]]
         indptr, cols, scores, kept, mirrored = edges
-        large, smallest = nodes.size > LARGE, nodes[0]
+        large = nodes.size > LARGE
         if large:
             nodes = _walk(nodes, indptr, cols, kept, local)
             local[nodes] = np.arange(nodes.size)
@@ -69,7 +69,7 @@ def modules_of_pieces(pieces, order, starts, edges, local, seed, strength, quick
             graph = of_mirrored(nodes, indptr, cols, scores, kept, local)
         else:
             graph = symmetric(nodes, indptr, cols, scores, kept, local, strength)
-        modules = _modules(graph, seed + np.int64(smallest), 0 if large and quick else ROUNDS)
+        modules = _modules(graph, seeds[c], 0 if large and quick else ROUNDS)
         first = np.full(nodes.size, -1, order.dtype)
         for a in range(nodes.size):
             if first[modules[a]] < 0 or nodes[a] < first[modules[a]]:

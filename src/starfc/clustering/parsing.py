@@ -14,7 +14,7 @@ from starfc.clustering.adaptation import Adapted
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
 from starfc.graph.affinity import scale_widths
-from starfc.graph.edges import EdgeList
+from starfc.graph.edges import EdgeList, Edges
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.models.checkpoint import Model
@@ -67,7 +67,7 @@ class Parsed:
 
     Attributes
     ----------
-    edges : EdgeList
+    edges : Edges
         The edges with p > τ1.
     order : (N,) integers
         The order in which kernels process the nodes (:func:`starfc.graph.order.locality_order`).
@@ -79,7 +79,7 @@ class Parsed:
         Of a structural model: the object that scored the edges.
     """
 
-    edges: EdgeList
+    edges: Edges
     order: NDArray[np.integer]
     candidates: int
     mass: float = 0.0

@@ -20,22 +20,22 @@ from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.parsing import ENTRIES, PAIRS, MakeScoring, ParsedEdges, parse
 from starfc.clustering.partition import communities, search_bytes
-from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach, stay_apart
+from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach
 from starfc.clustering.refinement import (
     dynamic_thresholds,
     node_intimacy,
     node_intimacy_undirected,
 )
+from starfc.clustering.samples import stay_apart
 from starfc.clustering.summary import Kept, Summary, kept, summarise
 from starfc.data.dataset import Features, as_features
 from starfc.errors import InputError
-from starfc.graph.edges import EdgeList, edge_confidence, row_pointers
+from starfc.graph.edges import EdgeList, Edges, edge_confidence, mean_score, row_pointers, sums_of_rows
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.structure import NO_LOGIT
 from starfc.models.checkpoint import Model
 from starfc.models.contextual import ContextualModel
 from starfc.runtime.defaults import RESOLUTION
-from starfc.runtime.memory import mapped_bytes
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 
@@ -174,7 +174,8 @@ def cluster(
     lowest = LOWEST if tau1 is None else min(LOWEST, tau1) if contextual else tau1
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
     start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, make_scoring=make_scoring, **given)
-    parsed, order, candidates = start.edges, start.order, start.candidates
+    order, candidates = start.order, start.candidates
+    parsed: Edges = start.edges
     chosen: Chosen | None = None
     members: NDArray[np.integer] | None = None
     reached: Reached | None = None
@@ -185,16 +186,18 @@ def cluster(
         if adapt == "auto" and chosen.members is not None:
             # the second round of scoring, then communities of the new edges; features of the training edges
             again = start.scoring.bytes_again
-            search_again = 8 * len(parsed) + search_bytes(parsed)
+            search_again = 8 * parsed.held + search_bytes(parsed)
             with stages.stage("adaptation", needs=(256 << 20) + max(again, search_again)):
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)
         members = chosen.members
-        parsed = chosen.edges.select(chosen.edges.scores > chosen.choice.tau1)
+        parsed = chosen.edges.above(chosen.choice.tau1)
         chosen = replace(chosen, edges=start.edges)  # frees the edges with adapted p
+    edges: ParsedEdges | None = None
     if not by_component:
         with stages.stage("communities", needs=8 * parsed.num_nodes if members is not None else search_bytes(parsed)):
             pieces = components(parsed)
             if members is None:
+                parsed = parsed.whole(scratch)
                 members = communities(parsed, partition, resolution, seed, pieces)
         if chosen is not None and search is not None:
             steps = SampleSteps(model, search, lowest, tau1, partition, resolution, seed, device, scratch)
@@ -202,31 +205,34 @@ def cluster(
             reached = reach(members, start.edges, graph.k - 1, tau, rows, steps, stages)
             members = reached.members
             if reached.former is not None:
-                parsed = parsed.select(stay_apart(parsed, reached.former, members))
+                parsed = stay_apart(parsed, reached.former, members)
             if reached.links is not None:
                 candidates -= parsed.num_edges
                 parsed = reached.links.added_to(parsed)
                 candidates += parsed.num_edges
                 pieces = components(parsed)
         before = kept(pieces, parsed.num_edges, sizes)
-        with stages.stage("edges of clusters", needs=(5 if keep_edges else 1) * len(parsed)):
-            refined, edges = parsed.inside(members), None
+        with stages.stage("edges of clusters", needs=(5 if keep_edges else 1) * parsed.held):
             if keep_edges:
+                parsed = parsed.whole(scratch)
                 adapted = None if chosen is None else chosen.adapted
-                edges = start.kept(parsed, node_intimacy(parsed, order, device), refined, adapted)
+                edges = start.kept(parsed, node_intimacy(parsed, order, device), parsed.inside(members), adapted)
+            sums = _sums(parsed, members)
     else:
-        with stages.stage("refinement", needs=6 * len(parsed)):
+        with stages.stage("refinement", needs=6 * parsed.held):
+            parsed = parsed.whole(scratch)
             before = kept(components(parsed), parsed.num_edges, sizes)
             intimacy = node_intimacy(parsed, order, device)
             refined = intimacy > tau2
             edges = start.kept(parsed, intimacy, refined) if keep_edges else None
             del intimacy
-        members = components(parsed, refined)
-    result = _clustering(parsed, refined, members, candidates, before, stages, edges)
-    del parsed, refined
+            members, sums = components(parsed, refined), _sums_of(parsed, refined)
+            del refined
+    result = _clustering(sums, members, candidates, before, stages, edges)
+    del parsed
     if chosen is None or start.scoring is None or not isinstance(model, ContextualModel):
         return result
-    with stages.stage("estimate", needs=mapped_bytes(start.edges.cols, start.edges.scores) + 100 * graph.num_nodes):
+    with stages.stage("estimate", needs=start.edges.file_bytes + 100 * graph.num_nodes):
         # Use p before adaptation: the adapted p was trained on the clusters, so its estimate would be too high.
         expected = estimate(start.edges, members) if candidates else None
         if expected is not None and reached is not None and reached.agreed is not None:
@@ -281,7 +287,7 @@ def cluster_dynamic(
     stages = stages or Stages()
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
     start = parse(features, graph, model, PAIRS, tau1=tau1, tau2=tau2, **given)
-    parsed, order = start.edges, start.order
+    parsed, order = start.edges.whole(scratch), start.order
     with stages.stage("refinement", needs=14 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)
         intimacy = node_intimacy_undirected(parsed, order, device)
@@ -289,7 +295,8 @@ def cluster_dynamic(
         edges = start.kept(parsed, intimacy, refined) if keep_edges else None
         candidates = start.candidates
         del intimacy, start
-    return _clustering(parsed, refined, components(parsed, refined), candidates, before, stages, edges)
+        members, sums = components(parsed, refined), _sums_of(parsed, refined)
+    return _clustering(sums, members, candidates, before, stages, edges)
 
 
 def without_search(n: int, keep_edges: bool = False) -> Clustering:
@@ -304,9 +311,42 @@ def without_search(n: int, keep_edges: bool = False) -> Clustering:
 REFINEMENTS = {"fixed": cluster, "dynamic": cluster_dynamic}
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """The edges that refinement kept, by the node from which they start.
+
+    Attributes
+    ----------
+    total, count : (N,) float64, (N,) int32
+        Sum of p, and number of edges.
+    confidence : (N,) float32
+        Mean p of the edges at each node (:func:`starfc.graph.edges.edge_confidence`).
+    entries : int
+        How often each edge counts: 2 in a symmetric list, otherwise 1.
+    """
+
+    total: NDArray[np.float64]
+    count: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    entries: int
+
+
+def _sums_of(parsed: EdgeList, refined: NDArray[np.bool_]) -> _Sums:
+    """Return the sums of the edges that ``refined`` (E,) names."""
+    total, count = sums_of_rows(parsed.indptr, parsed.scores, refined)
+    return _Sums(total, count, edge_confidence(parsed, refined), 2 if parsed.symmetric else 1)
+
+
+def _sums(parsed: Edges, members: NDArray[np.integer]) -> _Sums:
+    """Return the sums of the edges inside clusters (N,)."""
+    if isinstance(parsed, EdgeList):
+        return _sums_of(parsed, parsed.inside(members))
+    total, count, _ = parsed.split_sums(members)
+    return _Sums(total, count, mean_score(total, count), 2)
+
+
 def _clustering(
-    parsed: EdgeList,
-    refined: NDArray[np.bool_],
+    sums: _Sums,
     members: NDArray[np.integer],
     candidates: int,
     before: Kept,
@@ -315,13 +355,12 @@ def _clustering(
 ) -> Clustering:
     """Number the clusters and summarise the edges. The last step of both methods.
 
-    ``members`` (N,) names each node's cluster by one of its nodes; ``refined`` (E,) are the parsed edges that
-    refinement kept, and ``before`` counts the parsed edges.
+    ``members`` (N,) names each node's cluster by one of its nodes; ``before`` counts the parsed edges.
     """
-    with stages.stage("clusters", needs=48 * parsed.num_nodes):
+    with stages.stage("clusters", needs=48 * len(members)):
         labels = largest_first(members)
-        summary = summarise(candidates, before, parsed, labels, refined)
-        return Clustering(labels, edge_confidence(parsed, refined), summary, edges)
+        summary = summarise(candidates, before, labels, sums.total, sums.count, sums.entries)
+        return Clustering(labels, sums.confidence, summary, edges)
 
 
 def with_singletons(result: Clustering, rows: NDArray[np.integer]) -> Clustering:

@@ -36,7 +36,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numba as nb
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,9 +46,9 @@ from starfc.clustering.choice import agreement
 from starfc.clustering.components import components
 from starfc.clustering.parsing import ENTRIES, parse
 from starfc.clustering.partition import communities, search_bytes
+from starfc.clustering.samples import LEAST, LIKELY, Links, Sample, sample, taken_apart
 from starfc.data.dataset import Features
-from starfc.graph.edge_list_kernels import add_inside
-from starfc.graph.edges import EdgeList
+from starfc.graph.edges import EdgeList, Edges
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import Model
 from starfc.runtime.stages import Stages
@@ -57,53 +56,11 @@ from starfc.runtime.stages import Stages
 log = logging.getLogger("starfc")
 
 TIMES = 3  # number of samples; in a sample, lists reach this many times as far
-LEAST = 10  # minimum size of a cluster that can be joined, of its part in one sample, and of a piece, in rows
-# minimum share of pairs in one cluster; minimum mean p between small clusters; edges with p <= LIKELY are ignored
-TOGETHER, SURE, LIKELY = 0.9, 0.9, 0.5
-APART = 0.5  # a cluster is taken apart if less than this share of its pairs is together in the sample, and if ...
-# ... two pieces have LEAST rows, or SCATTERED rows lie in pieces that hold less than this share of them
-SCATTERED, SCATTER = 100, 0.1
+TOGETHER, SURE = 0.9, 0.9  # minimum share of pairs in one cluster; minimum mean p between small clusters
 MANY, LARGEST = 200_000, 300_000  # of more rows, one sample is drawn; maximum number of its rows
 LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
-
-
-@dataclass(frozen=True)
-class Links:
-    """Edges between clusters, in both directions: their ends (m,) int64 and p (m,) float32."""
-
-    rows: NDArray[np.int64]
-    cols: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-    def select(self, keep: NDArray[np.bool_]) -> Links:
-        """Return the links where ``keep`` (m,) is True."""
-        return Links(self.rows[keep], self.cols[keep], self.scores[keep])
-
-    def added_to(self, edges: EdgeList) -> EdgeList:
-        """Return the edge list with these links added."""
-        return edges.with_edges(self.rows, self.cols, self.scores)[0]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A sample of the rows and its clustering.
-
-    Attributes
-    ----------
-    rows : (m,) int64
-        The sampled rows of the set, in increasing order.
-    labels : (m,) integers
-        Their clusters in the sample.
-    links : Links
-        The edges with p > 0.5 that lie inside a cluster of the sample and between two clusters of the set. Their ends
-        are rows of the set.
-    """
-
-    rows: NDArray[np.int64]
-    labels: NDArray[np.integer]
-    links: Links
 
 
 @dataclass(frozen=True)
@@ -175,15 +132,16 @@ class SampleSteps:
             chosen = choose_threshold(start.edges, start.mass, self.tau1, self.partition, self.seed)
             tau1, members = chosen.choice.tau1, chosen.members
             if members is None:
-                likely = start.edges.select(start.edges.scores > tau1)
+                likely = start.edges.above(tau1).whole()
                 members = communities(likely, self.partition, self.resolution, self.seed)
         reached = reach(members, start.edges, graph.k - 1, tau1, rows, self, stages)
-        return reached.members, start.edges if reached.links is None else reached.links.added_to(start.edges)
+        edges = start.edges if reached.links is None else reached.links.added_to(start.edges)
+        return reached.members, edges.whole()
 
 
 def reach(
     members: NDArray[np.integer],
-    edges: EdgeList,
+    edges: Edges,
     columns: int,
     tau1: float,
     features: Features,
@@ -196,7 +154,7 @@ def reach(
     ----------
     members : (N,) integers in [0, N)
         The smallest member of each row's cluster.
-    edges : EdgeList
+    edges : Edges
         Scored edges of the set, symmetric.
     columns : int
         Neighbours in each list of the kNN graph.
@@ -240,153 +198,13 @@ def reach(
     )
 
 
-def mean_inside(members: NDArray[np.integer], edges: EdgeList) -> NDArray[np.float64]:
+def mean_inside(members: NDArray[np.integer], edges: Edges) -> NDArray[np.float64]:
     """Return the mean p of the edges with p > 0.5 inside each cluster, (N,) float64.
 
     Entry i belongs to the cluster that is named i; it is 0 if the cluster has no such edge.
     """
-    total, count = np.zeros(len(members), np.float64), np.zeros(len(members), np.int64)
-    add_inside(edges.indptr, edges.cols, edges.scores, members, np.float32(LIKELY), total, count)
-    return total / np.maximum(count, 1)
-
-
-def sample(
-    members: NDArray[np.integer], rows: NDArray[np.int64], labels: NDArray[np.integer], edges: EdgeList
-) -> Sample:
-    """Return a :class:`Sample`; of its ``edges``, only those that could join clusters of the set are kept.
-
-    Parameters
-    ----------
-    members : (N,) integers
-        The clusters of the set.
-    rows, labels : (m,) integers
-        The sampled rows, and their clusters in the sample.
-    edges : EdgeList
-        The edges between the m rows.
-    """
-    apart = ~edges.inside(members[rows])
-    between = edges.select(apart & edges.inside(labels) & (edges.scores > LIKELY))
-    return Sample(rows, labels, Links(rows[between.rows], rows[between.cols], between.scores))
-
-
-def taken_apart(
-    members: NDArray[np.integer], edges: EdgeList, columns: int, tau1: float, drawn: Sample
-) -> tuple[NDArray[np.integer], int]:
-    """Take apart the clusters that a sample divides.
-
-    Parameters
-    ----------
-    members : (N,) integers in [0, N)
-        The smallest member of each row's cluster.
-    edges : EdgeList
-        Scored edges of the set.
-    columns : int
-        Neighbours in each list; only larger clusters are taken apart.
-    tau1 : float
-        Only edges with p > τ1 hold a part together.
-    drawn : Sample
-        The sample.
-
-    Returns
-    -------
-    (N,) integers
-        The smallest member of each row's cluster afterwards.
-    int
-        The number of clusters that were taken apart.
-    """
-    n = len(members)
-    of, piece_of, size = _pieces(members, drawn)
-    drawn_of = np.bincount(members[drawn.rows], minlength=n)
-    together, pairs = np.bincount(of, size * (size - 1.0), n), drawn_of * (drawn_of - 1.0)
-    larger = np.bincount(members, minlength=n) > columns
-    pieces, largest = np.bincount(of[size >= LEAST], minlength=n), np.zeros(n, np.int64)
-    np.maximum.at(largest, of, size)
-    scattered = (drawn_of >= SCATTERED) & (largest < SCATTER * drawn_of)
-    divided = larger & (together < APART * pairs) & ((pieces >= 2) | scattered)
-    rows = np.flatnonzero(divided[members])
-    # 0: not in the sample; 1: in a small piece; from 2 on: the pieces
-    part = np.zeros(n, np.int64)
-    part[drawn.rows] = np.where(size[piece_of] >= LEAST, piece_of + 2, 1)
-    found = np.empty(len(rows), np.int64)
-    _attach(rows, edges.indptr, edges.cols, edges.scores, members, part, found)
-    # a row without a part is named by itself, other rows by the smallest row of their part
-    _, first, of_row = np.unique(np.where(found >= 2, found, -1 - rows), return_index=True, return_inverse=True)
-    after = np.array(members)
-    after[rows] = rows[first][of_row]
-    after[rows] = _connected(rows, after, edges, tau1)
-    return after, int(divided.sum())
-
-
-def stay_apart(edges: EdgeList, former: NDArray[np.integer], members: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return which edges remain after clusters were taken apart, (E,), so that no later step undoes it.
-
-    Edges between the parts of a cluster go, and so do the edges that leave parts of fewer than 10 rows: these rows lie
-    in a place where p says little. ``former`` and ``members`` (N,) are the clusters before and after.
-    """
-    after, before = np.bincount(members)[members], np.bincount(former)[former]
-    small = (after < LEAST) & (after < before)
-    neither_small = edges.inside(np.where(small, 1 + np.arange(len(members)), 0))
-    return edges.inside(members) | (neither_small & ~edges.inside(former))
-
-
-def _connected(
-    rows: NDArray[np.int64], members: NDArray[np.integer], edges: EdgeList, tau1: float
-) -> NDArray[np.integer]:
-    """Return the smallest member of each of some rows (m,), if their clusters are divided into connected components.
-
-    A component is connected by the edges with p > τ1 inside the cluster. The rows are all rows of their clusters.
-    """
-    counts = np.diff(edges.indptr)[rows]
-    ends = np.repeat(rows, counts)
-    at = np.arange(len(ends)) - np.repeat(np.cumsum(counts) - counts, counts) + edges.indptr[ends]
-    cols, scores = edges.cols[at], edges.scores[at]
-    holds = (members[cols] == members[ends]) & (scores > tau1)
-    graph = EdgeList.from_rows(ends[holds], cols[holds], scores[holds], len(members))
-    return components(graph)[rows].astype(members.dtype)
-
-
-def _pieces(
-    members: NDArray[np.integer], drawn: Sample
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pieces of clusters in a sample: rows of one cluster of the set and one cluster of the sample.
-
-    Returns
-    -------
-    (p,) int64, (m,) int64, (p,) int64
-        The cluster of each piece, the piece of each sample row, and the number of rows of each piece.
-    """
-    span = int(drawn.labels.max(initial=0)) + 1
-    keys = members[drawn.rows].astype(np.int64) * span + drawn.labels
-    found, piece_of, size = np.unique(keys, return_inverse=True, return_counts=True)
-    return found // span, piece_of, size
-
-
-@nb.njit(cache=True, nogil=True)
-def _attach(rows, indptr, cols, scores, members, part, out):
-    """Write the part of each of some rows (m,), 0 or 1 if it has none.
-
-    Of the edges of a row of part 0 to rows of other parts within its cluster, more than half, by p, lead to its part.
-    """
-    for r in range(rows.size):
-        i = rows[r]
-        out[r] = part[i]
-        if part[i]:
-            continue
-        total, best, most = 0.0, np.int64(0), 0.0
-        for e in range(indptr[i], indptr[i + 1]):
-            if members[cols[e]] != members[i] or not part[cols[e]]:
-                continue
-            total += scores[e]
-            if part[cols[e]] == best or part[cols[e]] == 1:
-                continue
-            votes = 0.0
-            for f in range(indptr[i], indptr[i + 1]):
-                if members[cols[f]] == members[i] and part[cols[f]] == part[cols[e]]:
-                    votes += scores[f]
-            if votes > most:
-                best, most = part[cols[e]], votes
-        if 2 * most > total:
-            out[r] = best
+    total, count, _ = edges.split_sums(members, above=LIKELY)
+    return np.bincount(members, total) / np.maximum(np.bincount(members, count), 1)
 
 
 def one_identity(

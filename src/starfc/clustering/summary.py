@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
-
-from starfc.graph.edges import EdgeList
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,12 @@ def kept(members: NDArray[np.integer], edges: int, sizes: NDArray[np.integer] | 
 
 
 def summarise(
-    candidates: int, parsed: Kept, edges: EdgeList, labels: NDArray[np.int64], refined: NDArray[np.bool_] | None = None
+    candidates: int,
+    parsed: Kept,
+    labels: NDArray[np.int64],
+    total: NDArray[np.float64],
+    count: NDArray[np.int32],
+    entries: int,
 ) -> Summary:
     """Return the summary of a clustering.
 
@@ -80,26 +82,16 @@ def summarise(
         Number of scored edges.
     parsed : Kept
         The edges after graph parsing.
-    edges : EdgeList
-        These E edges.
     labels : (N,) int64
         Cluster labels, largest cluster first.
-    refined : (E,) bool, optional
-        Which edges refinement kept; all of these lie inside clusters. Default: all.
+    total, count : (N,) float64, (N,) int32
+        Sum of p and number of the edges that refinement kept, by the node from which they start
+        (:func:`starfc.graph.edges.sums_of_rows`). All of them lie inside clusters.
+    entries : int
+        How often each edge counts: 2 in a symmetric list, otherwise 1.
     """
-    count = int(np.count_nonzero(np.bincount(labels) > 1))
-    number, total = np.zeros(count, np.int64), np.zeros(count, np.float64)
-    _add_edges(edges.indptr, edges.scores, refined, labels, number, total)
-    scores = (total / np.maximum(number, 1)).astype(np.float32)
-    entries = 2 if edges.symmetric else 1
-    count = len(edges) if refined is None else int(np.count_nonzero(refined))
-    return Summary(candidates, parsed, kept(labels, count // entries), number // entries, scores)
-
-
-@nb.njit(cache=True)
-def _add_edges(indptr, scores, kept, labels, number, total):
-    for i in range(labels.size):
-        for e in range(indptr[i], indptr[i + 1]):
-            if kept is None or kept[e]:
-                number[labels[i]] += 1
-                total[labels[i]] += scores[e]
+    several = int(np.count_nonzero(np.bincount(labels) > 1))
+    number = np.bincount(labels, count)[:several].astype(np.int64)
+    scores = (np.bincount(labels, total)[:several] / np.maximum(number, 1)).astype(np.float32)
+    refined = int(count.sum(dtype=np.int64)) // entries
+    return Summary(candidates, parsed, kept(labels, refined), number // entries, scores)

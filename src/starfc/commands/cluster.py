@@ -17,7 +17,8 @@ from starfc.errors import InputError
 def cluster(
     features: options.FeaturesFile,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; - prints one label per line.")
+        str,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder or URL for the results; - prints one label per line."),
     ],
     model: Annotated[
         Path | None,
@@ -82,8 +83,8 @@ def cluster(
     """Cluster embeddings. The number of clusters need not be known.
 
     Writes labels.npy, labels.meta, clusters.parquet (row, label, confidence, file) and run.json into the folder. Also
-    stores the kNN graph, the scored edges, and features that were read from stdin. Labels are 0..C-1; 0 is the largest
-    cluster.
+    stores the kNN graph, the scored edges, and features that were read from stdin, a URL or a folder of parts. Labels
+    are 0..C-1; 0 is the largest cluster. Results for a URL are uploaded at the end.
     """
     if out == options.STREAM and as_json:
         raise InputError("--json: needs a folder for the results (-o DIR); with -o - stdout is used for the labels")
@@ -95,6 +96,7 @@ def cluster(
     from starfc.commands.apply import applied_text
     from starfc.commands.opening import opened_split
     from starfc.config.recipes import with_changes
+    from starfc.data.parts import is_gathered
     from starfc.models.checkpoint import PRETRAINED
     from starfc.runs.apply import Marked
     from starfc.runs.cluster import cluster_text, run_inference
@@ -102,6 +104,7 @@ def cluster(
     from starfc.storage.atomic import temporary_folder
     from starfc.storage.opened import opened
     from starfc.storage.records import RunRecord
+    from starfc.storage.remote import Upload, is_url
 
     model = PRETRAINED if model is None else model
     given = options.given(engine=engine, workers=workers, address=address, store=store, shard_rows=shard_rows)
@@ -109,7 +112,7 @@ def cluster(
         raise InputError(f"--{next(iter(given)).replace('_', '-')}: needs --engine")
     if given and out == options.STREAM:
         raise InputError("--engine: needs a folder for the results (-o DIR); found -o -")
-    shards = ShardOptions(**given) if given else None
+    shards = ShardOptions(out=out, **given) if given else None
     asked: dict[str, Any] = {
         **options.given(
             knn=k,
@@ -128,13 +131,16 @@ def cluster(
     if partition is not None:
         asked["partition"] = {"type": partition.value}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(temporary_folder()) if out == options.STREAM else out)
+        upload = Upload(out, overwrite) if is_url(out) else None
+        local = out != options.STREAM and upload is None
+        folder = Path(out) if local else stack.enter_context(temporary_folder())
         place, name = stack.enter_context(options.stored_features(features, folder, keep=out != options.STREAM))
         config, split = opened_split(model, asked, place, name, labels, feature_dim, key)
         if marks is not None:
             require_consistent(read_marks(marks, len(split)), len(split), str(marks))
         if refinement is RefinementName.dynamic and partition is None:
             config = with_changes(config, {"partition": {"type": "components"}})
+        gathered = features == options.STREAM or is_gathered(features)
         record = run_inference(
             config,
             refinement=refinement.value,
@@ -147,17 +153,21 @@ def cluster(
             out=folder,
             keep_edges=edges and out != options.STREAM,
             files=files,
-            stdin=place if features == options.STREAM else None,
-            inputs=(None if features == options.STREAM else features, labels, marks),
+            gathered=place if gathered else None,
+            inputs=(None if gathered else features, labels, marks),
             overwrite=overwrite,
             shards=shards,
         )
         if out == options.STREAM:
             sys.stdout.write((folder / "labels.meta").read_text(encoding="utf-8"))
             return
-    text = cluster_text(record, out)
-    if marks is not None:
-        applied = Marked(folder).apply(marks)
-        record = opened(folder).json("run.json", RunRecord).as_dict() | {"metrics": record["metrics"]}
-        text += f"\n\nThe figures above are those before the marks.\n{applied_text(applied, folder)}"
+        text = cluster_text(record, out)
+        if marks is not None:
+            applied = Marked(folder).apply(marks)
+            record = opened(folder).json("run.json", RunRecord).as_dict() | {"metrics": record["metrics"]}
+            text += f"\n\nThe figures above are those before the marks.\n{applied_text(applied, folder)}"
+        if upload is not None:
+            upload.send(folder)
+    if shards is not None:
+        shards.clear()
     options.show({**record, "out": out}, text, as_json=as_json, quiet=quiet)

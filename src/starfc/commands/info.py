@@ -95,7 +95,7 @@ HELD = {  # files of a run's folder, and what each holds
     "labels.meta": "the same labels as text",
     "clusters.parquet": "row, label, confidence and diagnostics",
     "run.json": "the record of the run",
-    "features.npy": "features that were read from stdin",
+    "features.npy": "features that were read from stdin, a URL or a folder of parts",
     "edges": "scored edges, for assign, explain and report",
     "knn": "the kNN graph",
     "assign.json": "added and removed rows, proposed merges and splits",

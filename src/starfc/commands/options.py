@@ -18,7 +18,8 @@ from starfc.data.names import FEATURE_NAMES, LABEL_NAMES, alternatives
 STREAM = "-"  # in place of a file name: .npy from stdin, or .npy to stdout
 
 FEATURES_HELP = (
-    "Features: .npy, .npz, .bin (with --feature-dim), .parquet, .h5, .hdf5 or .fvecs; - reads .npy from stdin."
+    "Features: .npy, .npz, .bin (with --feature-dim), .parquet, .h5, .hdf5 or .fvecs; a folder of .npy or .parquet "
+    "parts; a URL (s3://...) of either; - reads .npy from stdin."
 )
 LABELS_HELP = (
     "Labels: .meta, .txt, .npy, .csv, .parquet, or an .npz with labels. -1 means that the identity is unknown."
@@ -159,8 +160,8 @@ ReachOption = Annotated[
 EngineOption = Annotated[
     EngineName | None,
     typer.Option(
-        help="Search and score as tasks on shards: in processes of this machine (local), on a Ray cluster (ray), or "
-        "wait for tasks that `starfc task` runs elsewhere (wait). Default: all in this process."
+        help="Search, score and find communities as tasks on shards: in processes of this machine (local), on a Ray "
+        "cluster (ray), or wait for tasks that `starfc task` runs elsewhere (wait). Default: all in this process."
     ),
 ]
 Workers = Annotated[
@@ -254,18 +255,29 @@ def search_options(search: SearchName | None, recall: float | None) -> dict[str,
 def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tuple[Path, Path]]:
     """Yield the path where features can be read while the block runs, and the name that messages use for them.
 
-    For a file both are ``path``. Features from stdin are copied to a temporary file in ``folder`` and called "stdin".
-    With ``keep`` they are called ``folder/features.npy`` instead: the caller moves the file there.
+    For a file both are ``path``. Features from stdin, a URL or a folder are copied to a temporary file in ``folder``
+    and called "stdin", or as the last part of ``path``. With ``keep`` they are called ``folder/features.npy`` instead:
+    the caller moves the file there.
     """
-    if path != STREAM:
+    from starfc.data.parts import gather, is_gathered
+    from starfc.errors import InputError
+
+    if path != STREAM and not is_gathered(path):
         yield Path(path), Path(path)
         return
     import shutil
 
     from starfc.storage.atomic import prepare_folder, temporary_file, writes
 
+    if Path(path).is_dir() and folder.resolve() == Path(path).resolve():
+        raise InputError(f"{path}: the results would become parts of the features; name another folder for the results")
     place = prepare_folder(folder) / "features.npy"
+    name = Path("stdin" if path == STREAM else path.rstrip("/").rpartition("/")[2])
     with temporary_file(place) as temporary:
-        with writes(place, folder), temporary.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
-        yield temporary, place if keep else Path("stdin")
+        with writes(place, folder):
+            if path == STREAM:
+                with temporary.open("wb") as file:
+                    shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
+            else:
+                gather(path, temporary)
+        yield temporary, place if keep else name

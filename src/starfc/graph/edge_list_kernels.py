@@ -97,28 +97,20 @@ def mark_inside(indptr, cols, members, start, stop, out) -> None:
 
 
 @nb.njit(cache=True, nogil=True)
-def add_split(indptr, cols, scores, members, start, stop, inside, count, outside) -> None:
+def add_split(indptr, cols, scores, members, line, start, stop, inside, count, outside) -> None:
     """Add up the scores of each row's edges inside and outside of its cluster, and count the edges inside.
 
-    The sums of rows in [start, stop) are written; ``members`` (N,) are clusters.
+    Scores up to ``line`` do not count. The sums of rows in [start, stop) are written; ``members`` (N,) are clusters.
     """
     for i in range(start, stop):
         for e in range(indptr[i], indptr[i + 1]):
+            if not scores[e] > line:
+                continue
             if members[i] == members[cols[e]]:
                 inside[i] += scores[e]
                 count[i] += 1
             else:
                 outside[i] += scores[e]
-
-
-@nb.njit(cache=True, nogil=True)
-def add_inside(indptr, cols, scores, members, line, total, count):
-    """Add score and number of the edges with a score above ``line`` inside each cluster; ``members`` are clusters."""
-    for i in range(members.size):
-        for e in range(indptr[i], indptr[i + 1]):
-            if members[i] == members[cols[e]] and scores[e] > line:
-                total[members[i]] += scores[e]
-                count[members[i]] += 1
 
 
 @nb.njit(cache=True, nogil=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,11 +26,47 @@ from starfc.graph.edge_list_kernels import (
     transposed,
 )
 from starfc.runtime import threads
-from starfc.runtime.memory import release
+from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.products import slices
 from starfc.storage.scratch import large_array
 
 _ROWS = 1 << 13
+
+SplitSums = tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]
+
+
+class Edges(Protocol):
+    """The scored, undirected edges of a set, as the steps after scoring see them.
+
+    :class:`EdgeList` holds them in this process, :class:`starfc.shards.edges.ShardEdges` in a store.
+    """
+
+    @property
+    def num_nodes(self) -> int: ...
+
+    @property
+    def num_edges(self) -> int: ...
+
+    @property
+    def held(self) -> int: ...
+
+    @property
+    def file_bytes(self) -> int: ...
+
+    def release(self) -> None: ...
+
+    def above(self, line: float) -> Edges: ...
+
+    def whole(self, scratch: Path | None = None) -> EdgeList: ...
+
+    def among(self, nodes: NDArray[np.integer]) -> EdgeList: ...
+
+    def plus(self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]) -> Edges: ...
+
+    def split_sums(self, members: NDArray[np.integer], above: float = 0.0) -> SplitSums: ...
+
+    def split_sums_each(self, clusterings: Sequence[NDArray[np.integer]]) -> Iterable[SplitSums]: ...
+
 
 Block = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], NDArray[np.float32]]
 
@@ -114,6 +152,16 @@ class EdgeList:
     def __len__(self) -> int:
         return len(self.cols)
 
+    @property
+    def held(self) -> int:
+        """Number of entries that this process holds."""
+        return len(self)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of columns and scores that are in files."""
+        return mapped_bytes(self.cols, self.scores)
+
     def release(self) -> None:
         """Give back the memory of columns and scores that are in files. They are read again when needed."""
         release(self.cols)
@@ -131,6 +179,24 @@ class EdgeList:
         """
         return EdgeList(kept_pointers(self.indptr, mask), self.cols[mask], self.scores[mask], self.symmetric)
 
+    def above(self, line: float) -> EdgeList:
+        """Return the edges with a score above ``line``."""
+        return self.select(self.scores > line)
+
+    def whole(self, scratch: Path | None = None) -> EdgeList:
+        """Return this list. Edges on shards return one like it (:mod:`starfc.shards.edges`)."""
+        return self
+
+    def among(self, nodes: NDArray[np.integer]) -> EdgeList:
+        """Return the edges between some nodes (m,), which are increasing and become the nodes 0..m-1."""
+        counts = np.diff(self.indptr)[nodes]
+        at = positions(self.indptr[nodes], counts)
+        cols = self.cols[at]
+        number = np.minimum(np.searchsorted(nodes, cols), len(nodes) - 1)
+        mask = nodes[number] == cols
+        indptr = kept_pointers(row_pointers(counts), mask)
+        return EdgeList(indptr, number[mask].astype(cols.dtype), self.scores[at][mask], self.symmetric)
+
     def inside(self, members: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Return which edges lie inside one cluster, (E,); ``members`` (N,) name each node's cluster."""
         out = np.empty(len(self), np.bool_)
@@ -138,12 +204,10 @@ class EdgeList:
         threads.each(lambda part: mark_inside(*lists, part.start, part.stop, out), slices(self.num_nodes, _ROWS))
         return out
 
-    def split_sums(
-        self, members: NDArray[np.integer]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]:
+    def split_sums(self, members: NDArray[np.integer], above: float = 0.0) -> SplitSums:
         """Return the sums of each node's scores by whether the edge lies inside its cluster.
 
-        ``members`` (N,) name each node's cluster.
+        ``members`` (N,) name each node's cluster. Only scores > ``above`` count.
 
         Returns
         -------
@@ -156,9 +220,17 @@ class EdgeList:
         """
         n = self.num_nodes
         inside, count, outside = np.zeros(n, np.float64), np.zeros(n, np.int32), np.zeros(n, np.float64)
-        lists = (self.indptr, self.cols, self.scores, members)
+        lists = (self.indptr, self.cols, self.scores, members, np.float32(above))
         threads.each(lambda part: add_split(*lists, part.start, part.stop, inside, count, outside), slices(n, _ROWS))
         return inside, count, outside
+
+    def split_sums_each(self, clusterings: Sequence[NDArray[np.integer]]) -> Iterable[SplitSums]:
+        """Yield the sums of each clustering (:meth:`split_sums`)."""
+        return (self.split_sums(members) for members in clusterings)
+
+    def plus(self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]) -> EdgeList:
+        """Return the edge list with more edges (:meth:`with_edges`)."""
+        return self.with_edges(rows, cols, scores)[0]
 
     def with_edges(
         self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]
@@ -200,6 +272,11 @@ def row_pointers(counts: NDArray[np.integer]) -> NDArray[np.int64]:
     return indptr
 
 
+def positions(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the positions of runs (c,), one run after the other: of each, its start and those that follow it."""
+    return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+
+
 def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Return the mean score of the edges at each node, incoming and outgoing, (N,) float32; 0 without an edge.
 
@@ -211,6 +288,11 @@ def edge_confidence(edges: EdgeList, kept: NDArray[np.bool_] | None = None) -> N
     else:
         total, count = np.zeros(edges.num_nodes, np.float64), np.zeros(edges.num_nodes, np.int32)
         add_ends(edges.indptr, edges.cols, edges.scores, kept, total, count)
+    return mean_score(total, count)
+
+
+def mean_score(total: NDArray[np.float64], count: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return the mean of ``count`` (N,) scores of sum ``total`` (N,), float32; 0 without a score."""
     return (total / np.maximum(count, 1)).astype(np.float32)
 
 

@@ -17,7 +17,8 @@ from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
 from starfc.clustering.pipeline import Clustering, without_small
-from starfc.clustering.reach import LEAST, TIMES
+from starfc.clustering.reach import TIMES
+from starfc.clustering.samples import LEAST
 from starfc.config.config import Config
 from starfc.config.recipes import with_changes
 from starfc.config.splits import graph_source, open_test_split, search_of, stored_graph
@@ -56,7 +57,7 @@ def run_inference(
     out: str | Path = "outputs",
     keep_edges: bool = False,
     files: str | Path | None = None,
-    stdin: Path | None = None,
+    gathered: Path | None = None,
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
     shards: ShardOptions | None = None,
@@ -92,8 +93,9 @@ def run_inference(
     files : path, optional
         Files of the instances, for the column ``file`` of clusters.parquet (:mod:`starfc.data.instance_files`).
         Default: those that a table of features names.
-    stdin : path, optional
-        Temporary file with the features that were read from stdin. It is moved to ``out/features.npy``.
+    gathered : path, optional
+        Temporary file with the features that were read from stdin, a URL or a folder of parts. It is moved to
+        ``out/features.npy``.
     inputs : paths, optional
         Other files that were read. The results must not replace them; ``features`` and ``labels`` are protected too.
     overwrite : bool
@@ -124,19 +126,17 @@ def run_inference(
     if chosen:
         config = with_changes(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, files, *inputs) if isinstance(path, str | Path)]
-    also = () if stdin is None else ("features.npy",)
+    also = () if gathered is None else ("features.npy",)
     with (
         device_limit(config.device_memory_bytes()),
         changing(out, CLUSTER, also=also, inputs=read, overwrite=overwrite) as change,
     ):
-        if stdin is not None:
-            change.take(stdin, "features.npy")
+        if gathered is not None:
+            change.take(gathered, "features.npy")
         record = _run(
             config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
             keep_edges, files, shards,
         )  # fmt: skip
-    if shards is not None:
-        shards.clear(out)
     return record
 
 

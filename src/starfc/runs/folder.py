@@ -113,7 +113,9 @@ class Run:
         """Open the features of all rows: the file that the run read, or ``state/`` if rows were added or removed."""
         if "steps" in self.record:
             return stored_features(self.folder)
-        path = Path(self.record["features"])
+        path, kept = Path(self.record["features"]), self.folder / "features.npy"
+        if not path.is_file() and path.name == kept.name and kept.is_file():
+            path = kept  # the folder was moved, or downloaded from where it was uploaded
         if not path.is_file():
             raise MissingFileError(f"{path}: the features of {self.folder} are no longer there; restore this file")
         dim = self.record["feature_dim"]

@@ -24,6 +24,7 @@ from starfc.shards.engine import engine_of
 from starfc.shards.run import SHARD_ROWS
 from starfc.shards.store import Store
 from starfc.storage.commit import locked
+from starfc.storage.remote import is_url
 from starfc.storage.scratch import large_array
 
 log = logging.getLogger("starfc")
@@ -37,6 +38,8 @@ class ShardOptions:
 
     Attributes
     ----------
+    out : str
+        Folder or URL of the results.
     engine : {'local', 'ray', 'wait'}
         Processes of this machine; a Ray cluster; or tasks that others start by ``starfc task``.
     workers : int, optional
@@ -44,34 +47,36 @@ class ShardOptions:
     address : str, optional
         Address of the Ray cluster. Default: this machine.
     store : str, optional
-        Folder or URL for the arrays between the stages. Default: the results' folder with ``.shards`` added, which is
-        removed at the end.
+        Folder or URL for the arrays between the stages. Default: ``out`` with ``.shards`` added, which is removed at
+        the end.
     shard_rows : int
         Rows of each shard.
     """
 
+    out: str = "outputs"
     engine: str = "local"
     workers: int | None = None
     address: str | None = None
     store: str | None = None
     shard_rows: int = SHARD_ROWS
 
-    def url(self, out: str | Path) -> str:
-        """Return the folder or URL of the store of a run whose results are in ``out``."""
-        named = self.store or f"{out}.shards"
-        return named if "://" in named else str(Path(named).absolute())
+    @property
+    def url(self) -> str:
+        """The folder or URL of the store."""
+        named = self.store or f"{self.out.rstrip('/')}.shards"
+        return named if is_url(named) else str(Path(named).absolute())
 
-    def clear(self, out: str | Path) -> None:
+    def clear(self) -> None:
         """Remove a store that was not named, at the end of a run."""
         if self.store is None:
-            Store(self.url(out)).remove()
+            Store(self.url).remove()
 
     def __post_init__(self) -> None:
         if self.shard_rows < _UNIT or self.shard_rows % _UNIT:
             raise InputError(f"{word('shard_rows')}: a multiple of {_UNIT} needed; found {self.shard_rows:,}")
         if self.address is not None and self.engine != "ray":
             raise InputError(f"{word('address')}: needs {word('engine')} ray; found {self.engine}")
-        if self.store is None and (self.address is not None or self.engine == "wait"):
+        if self.store is None and not is_url(self.out) and (self.address is not None or self.engine == "wait"):
             raise InputError(f"{word('store')}: name a folder or URL that all machines see")
 
 
@@ -83,7 +88,7 @@ def on_shards(
 
     ``keep_graph`` stores the graph in the folder ``out``, for `starfc assign`.
     """
-    store = Store(options.url(out))
+    store = Store(options.url)
     log.info("shards: %s, engine %s", store.url, options.engine)
     with ExitStack() as stack:
         store.require_usable()

@@ -85,7 +85,7 @@ def environment(threads: int, device: torch.device) -> dict[str, Any]:
             "platform": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "memory_mb": _memory_mb(),
+            "memory_mb": memory_mb(),
             "threads": threads,
             "device": str(device),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -126,7 +126,8 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _memory_mb() -> int | None:
+def memory_mb() -> int | None:
+    """Return the memory of this machine, in MB; None if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     except (ValueError, OSError, AttributeError):

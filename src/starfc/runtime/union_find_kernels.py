@@ -31,3 +31,23 @@ def flatten(parent):
     """Make every id point to its root. A parent is a smaller id, so it already points to its root when it is used."""
     for i in range(parent.size):
         parent[i] = parent[parent[i]]
+
+
+@nb.njit(cache=True, nogil=True)
+def unite_pairs(parent, one, other):
+    """Join the trees of the pairs (m,) of ids."""
+    for e in range(one.size):
+        unite(parent, one[e], other[e])
+
+
+@nb.njit(cache=True, nogil=True)
+def spanning(order, one, other, n):
+    """Return which edges, tried in ``order``, join two trees (Kruskal's algorithm); their ends are ids 0..n-1."""
+    parent, kept, count = np.arange(n), np.empty(order.size, np.int64), 0
+    for e in order:
+        i, j = find_root(parent, one[e]), find_root(parent, other[e])
+        if i != j:
+            parent[max(i, j)] = min(i, j)
+            kept[count] = e
+            count += 1
+    return kept[:count]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from starfc.data.dataset import Features, as_features
 from starfc.graph.device_structure import DeviceEdges, DeviceLogits, DeviceStructure
-from starfc.graph.edges import Block, EdgeList
+from starfc.graph.edges import Block, EdgeList, Edges
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import CandidateEdges, EdgeLogits, Structure, encode, smooth
@@ -204,7 +204,7 @@ class Scoring:
             return lambda pairs: of_halves(pairs.features, pairs.rows, pairs.ends)
         return lambda pairs: halves.logits(pairs.features, pairs.rows, self.graph.ids[pairs.rows, pairs.slots])
 
-    def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
+    def parse(self, tau1: float, halves: Halves | None = None) -> tuple[Edges, int, float]:
         """Return the candidate edges with p > τ1, the number of candidates, and Σ p of all candidates.
 
         The edge list is symmetric, with sorted columns and without self loops; a large one is in scratch files.
@@ -366,7 +366,8 @@ def parse_structure(
     scratch: Path | None = None,
 ) -> tuple[EdgeList, int]:
     """Return the candidate edges with p > τ1, and the number of candidates (:meth:`Scoring.parse`)."""
-    return Scoring(model, features, graph, order, device, scratch).parse(tau1)[:2]
+    edges, count, _ = Scoring(model, features, graph, order, device, scratch).parse(tau1)
+    return edges.whole(), count
 
 
 def on_device(scorer: EdgeScorer, device: str | torch.device) -> Score:

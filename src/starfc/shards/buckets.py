@@ -38,7 +38,7 @@ def received(run: ShardRun, stage: str, index: int, parts: Sequence[str]) -> lis
     The first array has the targets, followed by the ``parts``.
     """
     found: list[list[NDArray]] = [[] for _ in ("target", *parts)]
-    for task in range(len(run.of(stage))):
+    for task in range(run.count(stage)):
         starts = run.load(stage, task, "starts")
         mine = slice(int(starts[index]), int(starts[index + 1]))
         if mine.start < mine.stop or task == 0:

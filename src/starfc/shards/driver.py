@@ -26,7 +26,7 @@ from starfc.data.dataset import Features
 from starfc.errors import InputError
 from starfc.graph.approximate import Plan, probes_for, rows_per_chunk, run_phases
 from starfc.graph.cells import Cells, divide, make_cells
-from starfc.graph.edges import Block, EdgeList
+from starfc.graph.edges import Edges
 from starfc.graph.knn import is_small
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.opening import Search
@@ -44,6 +44,8 @@ from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, ROW_BLOCK, Halves, Scoring
+from starfc.shards.edge_set import ShardEdges
+from starfc.shards.edges import View
 from starfc.shards.engine import Engine, mend, run_stage
 from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, digest_of, processor
 from starfc.shards.scores import NEAR, Around, arrays_of
@@ -303,7 +305,7 @@ class ShardScoring(Scoring):
         self.graph, self.order, self._engine, self.run = graph, graph.order, engine, graph.run
         self.temperature = np.float32(float(model.temperature))
         self.context: Context | None = None
-        self._rounds, self._model = 0, model
+        self._model = model
         run, store, n = self.run, self.run.store, graph.num_nodes
         run_stage(engine, run, "near")
         widths = [int(run.load("near", index, "width")[0]) for index in range(len(run.shards))]
@@ -346,21 +348,17 @@ class ShardScoring(Scoring):
         ends = structure.graph.ids[pairs.rows, pairs.slots]
         return pairs.features, names[pairs.rows], names[ends]
 
-    def parse(self, tau1: float, halves: Halves | None = None) -> tuple[EdgeList, int, float]:
-        run, stage = self.run, f"second-{self._rounds}"
-        self._rounds += 1
+    def parse(self, tau1: float, halves: Halves | None = None) -> tuple[Edges, int, float]:
+        run, stage = self.run, self.run.next_of("second")
         assert halves is None or isinstance(halves, Adapted)
         arrays = arrays_of([self.scorer]) if halves is None else arrays_of(halves.scorers, halves.half)
         run.ask(stage, {"codes": self._codes, "tau1": tau1}, arrays)
         run_stage(self._engine, run, stage)
-        blocks: list[Block] = []
-        sums = np.zeros(2, object)
-        for index in range(len(run.shards)):
-            rows, cols, scores, some = (run.load(stage, index, part) for part in ("rows", "cols", "scores", "sums"))
-            starts = np.flatnonzero(np.diff(rows, prepend=-1))
-            blocks.append((rows[starts], np.diff(starts, append=len(rows)), cols, scores))
-            sums += some.astype(object)
-        edges = EdgeList.from_pairs(blocks, self.graph.num_nodes, id_dtype(self.graph.num_nodes))
+        sums = np.sum([run.load(stage, index, "sums").astype(object) for index in range(len(run.shards))], axis=0)
+        both = run.next_of("edges")
+        run.ask(both, {"scored": stage})
+        run_stage(self._engine, run, both)
+        edges = ShardEdges(run, self._engine, self.order, self.graph.places, View(both))
         return edges, int(sums[0]), int(sums[1]) / MASS_UNIT
 
     def release(self) -> None:
@@ -368,8 +366,8 @@ class ShardScoring(Scoring):
 
     @property
     def bytes_again(self) -> int:
-        """The memory that the edges of another round will need, in bytes."""
-        return 24 * int(0.55 * self.graph.num_nodes * self._model.candidates)
+        """The memory that another round will need in this process, in bytes."""
+        return 100 * self.graph.num_nodes
 
     @property
     def codes(self) -> NDArray[np.int8] | None:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from starfc.errors import InputError
 from starfc.runtime.extras import require
 from starfc.runtime.kernel_cache import lock_kernel_cache
-from starfc.runtime.machine import set_threads
+from starfc.runtime.machine import memory_mb, set_threads
 from starfc.runtime.progress import progress
 from starfc.runtime.words import word
 from starfc.shards.run import ShardRun
@@ -42,6 +42,7 @@ class Engine(Protocol):
     """A place where tasks run."""
 
     workers: int
+    memory: int | None  #: bytes of the largest machine, None if not known
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:
         """Start a task that needs this memory, in bytes; return a handle."""
@@ -53,14 +54,14 @@ class Engine(Protocol):
         """Return whether a task ended because its worker died."""
 
 
-def run_stage(engine: Engine, run: ShardRun, stage: str) -> None:
+def run_stage(engine: Engine, run: ShardRun, stage: str, predicted: Sequence[int] = ()) -> None:
     """Run the tasks of a stage that are not finished.
 
-    A task is expected to need as much memory as the one that needed most so far; the first ones of a stage start
-    without an expectation.
+    ``predicted`` is the memory of each task, in bytes. Without it, a task is expected to need as much as the one that
+    needed most so far; the first ones of a stage start without an expectation.
     """
     needs = 0
-    count = len(run.of(stage))
+    count = run.count(stage)
     todo = [(stage, index) for index in sorted(set(range(count)) - run.finished(stage), reverse=True)]
     tries: Counter[tuple[str, int]] = Counter()
     running: dict[Any, tuple[str, int]] = {}
@@ -69,7 +70,8 @@ def run_stage(engine: Engine, run: ShardRun, stage: str) -> None:
         while todo or running:
             while todo and len(running) < 2 * max(engine.workers, 1):
                 task = todo.pop()
-                running[engine.submit(run, *task, needs)] = task
+                expected = predicted[task[1]] if predicted and task[0] == stage else needs
+                running[engine.submit(run, *task, expected)] = task
             for handle, error in engine.finished(list(running)):
                 task = running.pop(handle)
                 if error is None:
@@ -133,6 +135,8 @@ class LocalEngine:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        known = memory_mb()
+        self.memory: int | None = None if known is None else known << 20
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Future:
@@ -205,8 +209,8 @@ class RayEngine:
         self._ray = ray
         try:
             _require_open(address)
-            ray.init(
-                address, num_cpus=None if address else workers, log_to_driver=False,
+            ray.init(  # without an address, Ray itself would look for a cluster that runs already
+                address or "local", num_cpus=None if address else workers, log_to_driver=False,
                 logging_level=logging.ERROR, include_dashboard=False if address is None else None,
             )  # fmt: skip
         except OSError as error:
@@ -215,6 +219,8 @@ class RayEngine:
                 "or leave --address out to use this machine"
             ) from None
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        memories = [int(node["Resources"].get("memory", 0)) for node in ray.nodes()]
+        self.memory: int | None = max(memories, default=0) or None
         self._remote = ray.remote(_ray_task)
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> Any:
@@ -269,6 +275,7 @@ class WaitEngine:
     """
 
     workers = 1 << 30  # all tasks of a stage are waited for at the same time
+    memory: int | None = None
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int], ShardRun] = {}
@@ -277,8 +284,8 @@ class WaitEngine:
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> tuple[str, int]:
         if stage not in self._announced:
             self._announced.add(stage)
-            run.store.write_json("waiting.json", {"stage": stage, "tasks": len(run.of(stage))})
-            last = len(run.of(stage)) - 1
+            run.store.write_json("waiting.json", {"stage": stage, "tasks": run.count(stage)})
+            last = run.count(stage) - 1
             log.info("%s: waiting for `starfc task %s %s I`, I from 0 to %d", stage, run.store.url, stage, last)
         self._waiting[stage, index] = run
         return stage, index

@@ -10,6 +10,7 @@ are those of the same code on all rows.
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,6 +106,7 @@ class ShardRun:
         self.store, self.manifest = store, manifest
         use_product_dtype(getattr(torch, manifest.products))
         self._known: dict[str, dict[int, str | None]] = {}  # by stage and task: what a finished task was asked
+        self._numbers: Counter[str] = Counter()
         self.mend: Callable[[DamagedError], None] | None = None  # makes a damaged array anew, in the driver only
 
     @classmethod
@@ -169,6 +171,15 @@ class ShardRun:
         """Return the places of each task of a stage."""
         return self.chunks if stage.startswith(("cells", "sweep", "pairs", "back")) else self.shards
 
+    def count(self, stage: str) -> int:
+        """Return the number of tasks of a stage."""
+        return self.asked(stage)["tasks"] if stage.startswith(("modules", "joined")) else len(self.of(stage))
+
+    def next_of(self, kind: str) -> str:
+        """Return the name of the next stage of a kind. The driver asks in the same order when it starts again."""
+        self._numbers[kind] += 1
+        return f"{kind}-{self._numbers[kind] - 1}"
+
     @property
     def columns(self) -> int:
         """Number of neighbours that the model uses."""
@@ -190,15 +201,15 @@ class ShardRun:
             self.mend(error)
         return self.store.load(stage, index, part)
 
-    def ask(self, stage: str, wanted: dict[str, Any], arrays: dict[str, NDArray] | None = None) -> None:
+    def ask(self, stage: str, wanted: dict[str, Any], *arrays: dict[str, NDArray]) -> None:
         """Store what the tasks of a stage need to know. If it was something else before, the stage starts again.
 
-        ``wanted`` are numbers and names, ``arrays`` are read by :meth:`asked_array`.
+        ``wanted`` are numbers and names, ``arrays`` are read by :meth:`asked_array`: one set for all tasks, or as many
+        as there are tasks.
         """
-        given = f"{stage}-given"
-        if arrays is not None:
-            digests = {part: record["digest"] for part, record in self.store.save(given, 0, arrays).items()}
-            wanted = wanted | {"arrays": digests}
+        saved = [self.store.save(f"{stage}-given", index, some) for index, some in enumerate(arrays)]
+        digests = [{part: record["digest"] for part, record in parts.items()} for parts in saved]
+        wanted = wanted | {"tasks": len(arrays), "arrays": digests}
         try:
             before = self.store.read_json(f"{stage}/input.json")
         except (FileNotFoundError, ValueError):
@@ -237,9 +248,22 @@ class ShardRun:
         except FileNotFoundError:
             raise InputError(f"{self.store.url}: the stage {stage!r} has not begun") from None
 
-    def asked_array(self, stage: str, part: str) -> NDArray:
+    def asked_array(self, stage: str, part: str, index: int = 0) -> NDArray:
         """Return an array that a stage was asked with."""
-        return self.load(f"{stage}-given", 0, part)
+        return self.load(f"{stage}-given", index, part)
+
+    def put(self, values: dict[str, NDArray]) -> str:
+        """Store arrays (N, ...) by place, which tasks read by :meth:`rows`; return the name of this table."""
+        state = xxhash.xxh3_64()
+        for part, array in values.items():
+            state.update(f"{part}{array.dtype}".encode())
+            state.update(np.ascontiguousarray(array).view(np.uint8).data)
+        table = f"table-{state.hexdigest()}"
+        done = self.store.finished(table)
+        for index, shard in enumerate(self.shards):
+            if index not in done:
+                self.store.save(table, index, {part: array[shard] for part, array in values.items()})
+        return table
 
     def rows(self, stage: str, part: str, places: NDArray[np.integer]) -> NDArray:
         """Return the rows of a stage's array at some places (m, ...), from the shards that hold them."""

@@ -5,7 +5,7 @@ near    for each shard: which of its rows list rows of another shard first, and 
 smooth  the smoothed features, and the number of lists that have each row
 first   the first round's logits: those of the shard's rows, and those at the other ends of edges
 codes   the first round's logits of a shard's rows, from all shards, and the degrees
-second  the edges with p > τ1 that the rows of a shard own
+second  the edges with p > τ1 that the rows of a shard own, by the shard of the other end
 ======= ================================================================================================================
 """
 
@@ -43,14 +43,16 @@ def near(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     row, column = np.nonzero(ids >= 0)
     # one entry for each shard that a row lists
     keys = np.unique((ids[row, column] // size).astype(np.int64) * run.manifest.n + shard.start + row)
-    found = bucketed(keys // run.manifest.n * size, {"source": keys % run.manifest.n}, size, count)
+    dtype = id_dtype(run.manifest.n)
+    listing = (keys % run.manifest.n).astype(dtype)
+    found = bucketed((keys // run.manifest.n * size).astype(dtype), {"source": listing}, size, count)
     lists, _ = run.untied(own)
     lists = lists[:, : run.columns]
     places, counts = np.unique(lists[lists >= 0], return_counts=True)
     first, of_first = np.unique(lists[:, :NEAR][lists[:, :NEAR] >= 0], return_counts=True)
-    in_first = np.zeros(len(places), np.int64)
+    in_first = np.zeros(len(places), np.int32)
     in_first[np.searchsorted(places, first)] = of_first
-    listed = bucketed(places, {"first": in_first, "all": counts}, size, count)
+    listed = bucketed(places, {"first": in_first, "all": counts.astype(np.int32)}, size, count)
     return (
         found
         | {f"listed_{name}": array for name, array in listed.items()}
@@ -165,7 +167,8 @@ def first(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     others = np.setdiff1d(around.ends, mine)
     row, slot = np.nonzero(logits.codes[others] != NO_LOGIT)
     values: dict[str, NDArray] = {"slot": slot.astype(np.int16), "code": logits.codes[others[row], slot]}
-    out = bucketed(rows.places[others[row]], values, run.manifest.shard_rows, len(run.shards))
+    targets = rows.places[others[row]].astype(id_dtype(run.manifest.n))
+    out = bucketed(targets, values, run.manifest.shard_rows, len(run.shards))
     return out | {"own": logits.codes[mine]}
 
 
@@ -181,10 +184,10 @@ def codes(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 
 
 def second(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
-    """Score the edges that a shard owns in the last round, and return those with p > τ1, by name.
+    """Score the edges that a shard owns in the last round, and return those with p > τ1, by the shard of their end.
 
-    The ``pairs`` are the lower and the other end and ``scores`` their p; ``sums`` are the number of candidates and
-    Σ p, in units of 2^-24.
+    ``source`` is the place of the owner, ``target`` of the other end, and ``score`` p; ``sums`` are the number of
+    candidates and Σ p, in units of 2^-24.
     """
     asked, shard = run.asked(stage), run.shards[index]
     places = np.arange(shard.start, shard.stop)
@@ -199,14 +202,15 @@ def second(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
         ends = structure.graph.ids[pairs.rows, pairs.slots]
         z = score(pairs.features, pairs.rows, ends) / temperature
         above = np.flatnonzero(z > line)
-        named = rows.names[pairs.rows[above]], rows.names[ends[above]], expit(z[above])
-        return *named, len(z), mass_of(expit(z))
+        found = rows.places[ends[above]], rows.places[pairs.rows[above]], expit(z[above])
+        return *found, len(z), mass_of(expit(z))
 
     found = threads.results(work, slices(len(around.own), ROW_BLOCK))
-    parts = [np.concatenate(arrays) for arrays in list(zip(*found, strict=True))[:3]]
-    dtype = id_dtype(run.manifest.n)
+    target, source, score = (np.concatenate(arrays) for arrays in list(zip(*found, strict=True))[:3])
+    target, source = (places.astype(id_dtype(run.manifest.n)) for places in (target, source))
     sums = np.array([sum(part[3] for part in found), sum(part[4] for part in found)], np.int64)
-    return {"rows": parts[0].astype(dtype), "cols": parts[1].astype(dtype), "scores": parts[2], "sums": sums}
+    out = bucketed(target, {"source": source, "score": score}, run.manifest.shard_rows, len(run.shards))
+    return out | {"sums": sums}
 
 
 def arrays_of(scorers: Sequence[EdgeScorer], half: NDArray[np.int8] | None = None) -> dict[str, NDArray]:
@@ -222,7 +226,7 @@ def arrays_of(scorers: Sequence[EdgeScorer], half: NDArray[np.int8] | None = Non
 
 def scorer_of(run: ShardRun, stage: str, number: int = 0) -> EdgeScorer:
     """Return a scorer that a stage was asked with."""
-    names = [part for part in run.asked(stage)["arrays"] if part.startswith(f"{number}-")]
+    names = [part for part in run.asked(stage)["arrays"][0] if part.startswith(f"{number}-")]
     values = {name.partition("-")[2]: torch.from_numpy(np.array(run.asked_array(stage, name))) for name in names}
     hidden, features = values["layers.0.weight"].shape
     scorer = EdgeScorer(features, hidden)
@@ -232,7 +236,7 @@ def scorer_of(run: ShardRun, stage: str, number: int = 0) -> EdgeScorer:
 
 def last_round(run: ShardRun, stage: str, rows: Some) -> Any:
     """Return a function that computes the logits of edges, from their features and the numbers of their ends."""
-    if "half" not in run.asked(stage)["arrays"]:
+    if "half" not in run.asked(stage)["arrays"][0]:
         score = on_device(scorer_of(run, stage), "cpu")
         return lambda features, *ends: score(features)
     half = np.asarray(run.asked_array(stage, "half")[rows.names])

@@ -26,7 +26,7 @@ def status_of(store: Store) -> dict[str, Any]:
         stages.append(
             {
                 "stage": name,
-                "tasks": len(run.of(name)),
+                "tasks": run.count(name),
                 "finished": len(records),
                 "seconds": sum(record.get("seconds", 0) for record in records),
                 "peak_rss_mb": max((record.get("peak_rss_mb", 0) for record in records), default=0),

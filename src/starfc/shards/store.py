@@ -23,7 +23,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from starfc.errors import InputError
 from starfc.storage.atomic import replacing
 from starfc.storage.commit import LOCK
+from starfc.storage.remote import file_system
 from starfc.storage.safe import first_line
 from starfc.storage.scratch import allocate
 
@@ -74,10 +74,7 @@ class Store:
 
     def __init__(self, url: str, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> None:
         self.url = url
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"{url}: cannot be opened as a store: {error}") from None
+        self._fs, self._root = file_system(url, "a store")
         self._local = isinstance(self._fs, LocalFileSystem)
         name = f"starfc-{xxhash.xxh3_64_hexdigest(url.encode())}"
         self._cache = Path(tempfile.gettempdir()) / name if cache is None else cache

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from starfc.errors import InputError
 from starfc.runtime.stages import peak_rss_mb, reset_peak
-from starfc.shards import scores, search
+from starfc.shards import communities, edges, scores, search
 from starfc.shards.run import ShardRun
 from starfc.shards.store import Store
 
@@ -29,10 +29,15 @@ STAGES: dict[str, Task] = {
     "first": scores.first,
     "codes": scores.codes,
     "second": scores.second,
+    "edges": edges.edges,
+    "forest": edges.forest,
+    "within": edges.within,
+    "modules": communities.modules,
+    "joined": communities.joined,
 }
 
 #: The kinds of which there are several stages, each with its number: ``sweep-0``, ``sweep-1``.
-NUMBERED = {"cells", "pairs", "back", "sweep", "second"}
+NUMBERED = {"cells", "pairs", "back", "sweep", "second", "edges", "forest", "within", "modules", "joined"}
 
 _runs: dict[str, ShardRun] = {}
 
@@ -67,7 +72,7 @@ def run_task(run: ShardRun, stage: str, index: int) -> dict[str, Any]:
         raise InputError(
             f"stage: one of {', '.join(STAGES)} needed, with its number if there are several; found {stage!r}"
         )
-    count = len(run.of(stage))
+    count = run.count(stage)
     if not 0 <= index < count:
         raise InputError(f"task: a number from 0 to {count - 1} needed; found {index}")
     reset_peak()

@@ -1,0 +1,90 @@
+"""Gather features that are at a URL, or in a folder of parts, in one ``.npy`` of this machine.
+
+The parts of a folder are its ``.npy`` and ``.parquet`` files, in the order of their names; names that begin with ``.``
+or ``_`` are left out. A part is fetched, appended and removed before the next one, so the disk holds one part more than
+all features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starfc.data.files import feature_blocks
+from starfc.data.formats.npy import npy_writer
+from starfc.errors import InputError
+from starfc.storage.atomic import temporary_file
+from starfc.storage.remote import file_system, is_url
+from starfc.storage.safe import first_line
+
+PARTS = (".npy", ".parquet")
+
+
+def is_gathered(source: str) -> bool:
+    """Return whether features are gathered by :func:`gather`, because they are at a URL or in a folder."""
+    return is_url(source) or Path(source).is_dir()
+
+
+def gather(source: str, place: Path) -> None:
+    """Write the features of a URL, or of a folder of parts, to ``place`` as one ``.npy``.
+
+    Parameters
+    ----------
+    source : str
+        URL of a ``.npy`` or ``.parquet``, or URL or path of a folder of parts, each (N_i, d) of the same dtype.
+    place : path
+        The file to write.
+
+    Raises
+    ------
+    InputError
+        There are no parts, one is damaged, they differ in dimension or dtype, or the URL cannot be read.
+    """
+    fs, root = file_system(source, "features")
+    rows, known = 0, ""
+    form: tuple[int, np.dtype] | None = None
+    with place.open("wb") as file:
+        for name in _parts(fs, root, source):
+            with temporary_file(place.with_name(f"part{Path(name).suffix}")) as part:
+                _fetch(fs, name, part, source)
+                try:
+                    blocks = feature_blocks(part)
+                    if form is None:
+                        form, known = (blocks.dim, blocks.dtype), name
+                        with npy_writer(file, 0, *form):
+                            pass
+                    if form != (blocks.dim, blocks.dtype):
+                        raise InputError(
+                            f"{part}: parts of the same dimension and dtype needed; found {blocks.dim}-d {blocks.dtype}"
+                            f", but {form[0]}-d {form[1]} in {known}"
+                        )
+                    for block in blocks.parts:
+                        file.write(np.ascontiguousarray(block).data)
+                        rows += len(block)
+                except InputError as error:
+                    raise InputError(str(error).replace(str(part), name)) from None
+        assert form is not None  # there is at least one part
+        file.seek(0)
+        with npy_writer(file, rows, *form):  # the header leaves room for any number of rows, so it has the same length
+            pass
+
+
+def _parts(fs: Any, root: str, source: str) -> list[str]:
+    """Return the paths of the parts, within the file system."""
+    try:
+        names = [root] if fs.isfile(root) else sorted(fs.ls(root, detail=False)) if fs.exists(root) else []
+    except Exception as error:  # each file system has errors of its own
+        raise InputError(f"{source}: cannot be read ({first_line(error)})") from None
+    found = [name for name in names if name.endswith(PARTS) and not name.rpartition("/")[2].startswith((".", "_"))]
+    if not found:
+        raise InputError(f"{source}: a {' or '.join(PARTS)} needed, or a folder of them; found none")
+    return found
+
+
+def _fetch(fs: Any, name: str, part: Path, source: str) -> None:
+    try:
+        fs.get_file(name, str(part))
+    except Exception as error:  # each file system has errors of its own
+        raise InputError(f"{source}: {name} cannot be read ({first_line(error)})") from None

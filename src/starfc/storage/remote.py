@@ -1,0 +1,101 @@
+"""Files at URLs of other file systems (fsspec): open a URL, and upload a folder of results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from starfc.errors import InputError
+from starfc.runtime.words import advice
+from starfc.storage.commit import FILES, LOCK
+from starfc.storage.safe import first_line
+
+
+def is_url(name: str) -> bool:
+    """Return whether a name is a URL, such as ``s3://bucket/run``, and not a path."""
+    return "://" in name
+
+
+def file_system(url: str, what: str) -> tuple[Any, str]:
+    """Return the file system of a URL or path, and the path within it; ``what`` says for messages what it is opened as.
+
+    Raises
+    ------
+    InputError
+        There is no such file system, or its package is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{url}: cannot be opened as {what}: {error}") from None
+
+
+class Upload:
+    """A URL that will hold the results of a run.
+
+    A run writes its results to a folder of this machine first. They are uploaded when they are complete; the list of
+    all files with their digests (``files.json``) comes last. So results whose list is there are whole, and a file that
+    differs from the list belongs to another run. An upload that was cut short has no list.
+
+    Parameters
+    ----------
+    url : str
+        The folder.
+    overwrite : bool
+        Whether to replace what is there.
+
+    Raises
+    ------
+    InputError
+        Something is there already, or the URL cannot be read.
+    """
+
+    def __init__(self, url: str, overwrite: bool) -> None:
+        self.url = url
+        self._fs, self._root = file_system(url, "a folder for the results")
+        try:
+            found = self._fs.exists(self._root) and bool(self._fs.ls(self._root))
+        except Exception as error:  # each file system has errors of its own
+            raise InputError(f"{url}: cannot be read ({first_line(error)})") from None
+        if found and not overwrite:
+            raise InputError(
+                f"{url}: a new or empty folder needed for the results; found files; name another"
+                f"{advice(', or add {} to replace them', 'overwrite')}"
+            )
+
+    def send(self, folder: Path) -> None:
+        """Upload the files of a folder, and remove the files of an earlier run that it does not have.
+
+        Raises
+        ------
+        InputError
+            The URL cannot be written to.
+        """
+        names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        names = [name for name in names if name not in (FILES, LOCK)]
+        try:
+            before = self._listed()
+            self._remove(FILES)
+            for name in (*names, FILES):
+                self._fs.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
+                self._fs.put_file(str(folder / name), f"{self._root}/{name}")
+            for name in before - {*names, FILES}:
+                self._remove(name)
+        except Exception as error:  # each file system has errors of its own
+            raise InputError(f"{self.url}: the results cannot be written there ({first_line(error)})") from error
+
+    def _listed(self) -> set[str]:
+        """Return the names of the files that an earlier run uploaded: those of the lists that are there."""
+        found = set()
+        for path in self._fs.find(self._root):
+            if path.rpartition("/")[2] == FILES:
+                folder = path[len(self._root) :].lstrip("/").removesuffix(FILES)
+                found |= {f"{folder}{name}" for name in (*json.loads(self._fs.cat_file(path))["files"], FILES)}
+        return found
+
+    def _remove(self, name: str) -> None:
+        if self._fs.exists(f"{self._root}/{name}"):
+            self._fs.rm_file(f"{self._root}/{name}")

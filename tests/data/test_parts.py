@@ -1,0 +1,68 @@
+"""Test features that are gathered from a URL or a folder of parts."""
+
+from __future__ import annotations
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from starfc.data.parts import gather, is_gathered
+from starfc.errors import InputError
+
+
+@pytest.fixture
+def rows():
+    return np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path, rows):
+    """A folder of three parts, of which one is Parquet, and files that are no parts."""
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    np.save(parts / "a.npy", rows[:200])
+    np.save(parts / "b.npy", rows[200:250])
+    pq.write_table(pa.table({"features": list(rows[250:])}), parts / "c.parquet")
+    np.save(parts / "_ignored.npy", rows)
+    (parts / "SUCCESS").write_text("")
+    return parts
+
+
+def test_parts_are_joined_in_the_order_of_their_names(folder, rows, tmp_path):
+    assert is_gathered(str(folder))
+    assert not is_gathered(str(folder / "a.npy"))
+    gather(str(folder), tmp_path / "x.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy", mmap_mode="r"), rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "x.npy"]
+
+
+def test_features_of_a_url(folder, rows, tmp_path):
+    fs = fsspec.filesystem("memory")
+    fs.put(str(folder), "/features", recursive=True)
+    try:
+        gather("memory://features/", tmp_path / "x.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), rows)
+        gather("memory://features/b.npy", tmp_path / "x.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), rows[200:250])
+    finally:
+        fs.rm("/features", recursive=True)
+
+
+def test_what_cannot_be_gathered(folder, rows, tmp_path):
+    np.save(folder / "d.npy", rows[:, :5])
+    with pytest.raises(InputError, match=r"d\.npy: parts of the same dimension and dtype needed; found 5-d"):
+        gather(str(folder), tmp_path / "x.npy")
+    np.save(folder / "d.npy", rows.astype(np.float16))
+    with pytest.raises(InputError, match=r"found 8-d float16, but 8-d float32 in .*a\.npy"):
+        gather(str(folder), tmp_path / "x.npy")
+    (folder / "d.npy").write_bytes((folder / "a.npy").read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"parts/d\.npy: "):
+        gather(str(folder), tmp_path / "x.npy")
+    (tmp_path / "empty").mkdir()
+    for source in (str(tmp_path / "empty"), "memory://nothing/"):
+        with pytest.raises(InputError, match=r"a \.npy or \.parquet needed, or a folder of them; found none"):
+            gather(source, tmp_path / "x.npy")
+    with pytest.raises(InputError, match="nowhere://x: cannot be opened as features"):
+        gather("nowhere://x", tmp_path / "x.npy")

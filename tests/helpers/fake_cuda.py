@@ -44,6 +44,10 @@ class CudaTensor(torch.Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return CUDA
 
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return True
+
     def cpu(self) -> torch.Tensor:  # type: ignore[override]
         if self.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError("a gradient that flows from one device to the other")
@@ -116,6 +120,8 @@ class _Cuda(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.Tensor.pin_memory:
             return args[0].clone()
+        if func is torch.nn.functional.one_hot and isinstance(args[0], CudaTensor):  # makes a tensor inside of torch
+            return CudaTensor(func(args[0].inner, *args[1:], **kwargs))
         kwargs.pop("pin_memory", None)
         moves = func is torch.Tensor.to
         kind = "".join(map(_kind, [*args[1:], *kwargs.values()] if moves else [kwargs.get("device")]))

@@ -105,12 +105,15 @@ class DeviceFeatures:
         """Return normalised rows (m, d) in float32 from the host."""
         array, scale = self.features.scaled
         some: NDArray = array[rows]
-        some = some.view(np.float16) if some.dtype == np.uint16 else some
-        pinned = self.device.type == "cuda"  # so that the copy does not wait for the device
-        raw = torch.empty(some.shape, dtype=torch.from_numpy(some[:0].copy()).dtype, pin_memory=pinned)
-        np.copyto(raw.numpy(), some)
-        factors = torch.from_numpy(scale[rows]).to(self.device)
-        return raw.to(self.device, non_blocking=True).float() * factors[:, None]
+        raw = self._copied(some.view(np.float16) if some.dtype == np.uint16 else some)
+        return raw.float() * self._copied(scale[rows])[:, None]
+
+    def _copied(self, array: NDArray) -> Tensor:
+        """Return a copy of an array on the device. From pinned memory, the copy does not wait for the device."""
+        pinned = self.device.type == "cuda"
+        there = torch.empty(array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype, pin_memory=pinned)
+        np.copyto(there.numpy(), array)
+        return there.to(self.device, non_blocking=True)
 
 
 def device_search(

@@ -33,7 +33,7 @@ from starfc.models.checkpoint import Model, load_model
 from starfc.review.measures import instance_columns
 from starfc.runs.on_shards import ShardOptions, on_shards
 from starfc.runs.outputs import write_clustering, write_edges, write_run
-from starfc.runtime.device import device_limit
+from starfc.runtime.device import device_limit, uses_torch
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
 from starfc.runtime.words import advice, counted, word
@@ -155,6 +155,10 @@ def _run(
     shards: ShardOptions | None,
 ) -> dict[str, Any]:
     threads, device = set_threads(config.threads), choose_device(config.device)
+    if shards is not None and uses_torch(device):
+        level = logging.INFO if config.device == "auto" else logging.WARNING
+        log.log(level, "%s: %s is not used, because tasks compute on the CPU", word("device"), device)
+        device = choose_device("cpu")
     stages, out = Stages(config.memory_limit_bytes()), change.folder
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 

@@ -28,6 +28,8 @@ R = TypeVar("R")
 
 COMPILED = {"cpu"}  # the kinds of devices for which there are compiled kernels
 _MARGIN = 0.1  # share of the free memory that stays free, for what torch and the driver take themselves
+# what torch's errors say if memory runs out elsewhere than in its allocator, which raises OutOfMemoryError
+_RAN_OUT = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _limit: list[int] = []
 
 
@@ -38,11 +40,24 @@ def uses_torch(device: str | torch.device) -> bool:
 
 @contextmanager
 def device_limit(limit: int | None) -> Iterator[None]:
-    """Let this process take at most ``limit`` bytes of each device while the block runs. None: what is free."""
+    """Let this process take at most ``limit`` bytes of each device while the block runs. None: what is free.
+
+    Raises
+    ------
+    InputError
+        If a device runs out of memory in the block, outside of :func:`retry_smaller`.
+    """
     before = _limit[:]
     _limit[:] = [] if limit is None else [limit]
     try:
         yield
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        raise InputError(
+            f"{word('device_memory')}: the device ran out of memory ({_reason(error)}); free memory of the device, "
+            f"or set {word('device')} to cpu"
+        ) from error
     finally:
         _limit[:] = before
 
@@ -90,6 +105,15 @@ def block_rows(free: int, per_row: int, most: int, multiple: int = 1) -> int:
     return rows
 
 
+def ran_out(error: RuntimeError) -> bool:
+    """Return whether a device had too little memory: for a tensor, for pinned memory, or for a library of products."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _RAN_OUT)
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0]
+
+
 def retry_smaller(work: Callable[[int], R], device: str | torch.device) -> R:
     """Return ``work(bytes)``: call it with the room on a device, and once more with half if that ran out of memory.
 
@@ -105,8 +129,10 @@ def retry_smaller(work: Callable[[int], R], device: str | torch.device) -> R:
     try:
         with full_sums():
             return work(allowed)
-    except torch.OutOfMemoryError as error:
-        log.info("%s: out of memory (%s); once more with half the block", device, str(error).partition("\n")[0])
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        log.info("%s: out of memory (%s); once more with half the block", device, _reason(error))
     # outside of the handler, whose traceback holds the tensors of the first call
     gc.collect()
     if torch.device(device).type == "cuda":
@@ -115,7 +141,9 @@ def retry_smaller(work: Callable[[int], R], device: str | torch.device) -> R:
     try:
         with full_sums():
             return work(allowed)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         raise InputError(
             f"{word('device_memory')}: {device} ran out of memory twice, the second time with blocks for "
             f"{megabytes(allowed)}; free memory of the device{advice(', lower {}', 'device_memory')}, or set "

@@ -64,7 +64,7 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     Raises
     ------
     InputError
-        A GPU is requested and torch finds none.
+        A GPU is requested and torch finds none, or none of this number.
     """
     if device == "auto" or (device == "cuda" and torch.cuda.is_available()):
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -72,7 +72,14 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         raise InputError(
             f"{word('device')}: {device!r} needs a GPU that torch can use; found none; use 'cpu' or 'auto'"
         )
-    return torch.device(device)
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError(
+            f"{word('device')}: cuda:0 to cuda:{count - 1} needed; found {device!r}, but torch finds {count} "
+            f"GPU{'s' * (count != 1)}; use one of them, or 'cpu'"
+        )
+    return chosen
 
 
 def environment(threads: int, device: torch.device) -> dict[str, Any]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from time import thread_time
+from typing import Any
 
 import torch
 
 from starfc.runtime import threads
 
 _used: list[torch.dtype] = []
+_lock = Lock()
+_running: list[int] = []  # one entry for each block of full_sums that runs now
+_before: dict[str, Any] = {}  # torch's settings before the first of them
 
 
 def use_product_dtype(dtype: torch.dtype) -> None:
@@ -35,20 +40,34 @@ def full_sums() -> Iterator[None]:
     """Let GPUs add the terms of a product in float32 while the block runs, so that its error has the bound it needs.
 
     By default, cuBLAS may add parts of a bfloat16 product in bfloat16. A program may have allowed TF32 for products of
-    float32. Both settings are those of the process, and are set back at the end.
+    float32. Both settings are those of the process. They are set back at the end of the last block, because blocks of
+    several threads can run at the same time.
     """
-    settings = torch.backends.cuda.matmul
-    try:
-        before = "allow_tf32", settings.allow_tf32
-    except RuntimeError:  # the program uses torch's newer name of this setting
-        before = "fp32_precision", settings.fp32_precision
-    reduced = settings.allow_bf16_reduced_precision_reduction
-    settings.allow_tf32, settings.allow_bf16_reduced_precision_reduction = False, False
+    with _lock:
+        if not _running:
+            _before.update(_set_full_sums())
+        _running.append(1)
     try:
         yield
     finally:
-        setattr(settings, *before)
-        settings.allow_bf16_reduced_precision_reduction = reduced
+        with _lock:
+            _running.pop()
+            if not _running:
+                for name, value in _before.items():
+                    setattr(torch.backends.cuda.matmul, name, value)
+                _before.clear()
+
+
+def _set_full_sums() -> dict[str, Any]:
+    """Set the two settings of :func:`full_sums`, and return what they were."""
+    settings = torch.backends.cuda.matmul
+    try:
+        before = {"allow_tf32": settings.allow_tf32}
+    except RuntimeError:  # the program uses torch's newer name of this setting
+        before = {"fp32_precision": settings.fp32_precision}
+    before["allow_bf16_reduced_precision_reduction"] = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_tf32, settings.allow_bf16_reduced_precision_reduction = False, False
+    return before
 
 
 @cache

@@ -14,6 +14,7 @@ block of rows per thread, and the edges that are kept.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -69,7 +70,7 @@ def project_nodes(
     ----------
     model : StarFCModel or HierarchicalModel
         A StarFCModel has one scale, the whole graph. A HierarchicalModel has several; ``scales`` are their numbers of
-        neighbours.
+        neighbours. It stays where it is; a copy of it computes on the device.
     features : Features, or (N, d) float32 L2-normalised
     graph : KnnGraph
         kNN graph of the features.
@@ -86,7 +87,7 @@ def project_nodes(
     InputError
         If the graph has fewer neighbours than the model's largest scale.
     """
-    model, features, n = model.eval().to(device), as_features(features), graph.num_nodes
+    model, features, n = copy.deepcopy(model).eval().to(device), as_features(features), graph.num_nodes
     order = np.arange(n, dtype=id_dtype(n)) if order is None else order
     affinity = Affinity.of(graph, th_sim, order, model.scales)
     nodes = NodeProjections(

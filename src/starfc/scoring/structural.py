@@ -11,6 +11,7 @@ other. Features and logits of a block stay on the device; the edges that are kep
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -371,11 +372,11 @@ def parse_structure(
 
 
 def on_device(scorer: EdgeScorer, device: str | torch.device) -> Score:
-    """Move a scorer to ``device``; return a function that maps features (m, f) to logits (m,).
+    """Return a function that maps features (m, f) to logits (m,), computed by a copy of a scorer on ``device``.
 
     Tensors must be on the device, and stay there. Arrays are copied there, and the logits back.
     """
-    scorer = scorer.to(device)
+    scorer = copy.deepcopy(scorer).to(device)
 
     def score(features: Any) -> Any:
         if isinstance(features, Tensor):

@@ -161,7 +161,8 @@ def _run(
             change.wrote("run.json")
     opened = Journal(work_dir, config.log_config, position.journal_bytes, position.done) if world.writes else None
     session = Session(config, method, schedule, data, validation, world, device, work_dir, checkpoints, opened, go_on)
-    with stages.stage("training"), opened or nullcontext(), torch.random.fork_rng(), stop_requests() as request:
+    random = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with stages.stage("training"), opened or nullcontext(), random, stop_requests() as request:
         train(session, position, request)
     if change is None:
         return None

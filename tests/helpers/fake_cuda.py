@@ -106,9 +106,9 @@ def _refuse(func: Any, args: Any, kwargs: Any) -> None:
 
 
 def _kind(value: Any) -> str:
-    """Return the type of the device that a value names; '' if it names none."""
+    """Return the type of the device that a value names, or of a tensor that another goes to; '' if it names none."""
     if isinstance(value, torch.Tensor):
-        return ""
+        return value.device.type
     text = str(value) if isinstance(value, (str, torch.device)) else ""
     return text.partition(":")[0] if text.startswith(("cuda", "cpu")) else ""
 
@@ -123,19 +123,31 @@ class _Cuda(TorchFunctionMode):
         if func is torch.nn.functional.one_hot and isinstance(args[0], CudaTensor):  # makes a tensor inside of torch
             return CudaTensor(func(args[0].inner, *args[1:], **kwargs))
         kwargs.pop("pin_memory", None)
-        moves = func is torch.Tensor.to
-        kind = "".join(map(_kind, [*args[1:], *kwargs.values()] if moves else [kwargs.get("device")]))
-        if not kind or (kind == "cpu" and not isinstance(args[0] if args else None, CudaTensor)):
+        if func is torch.Tensor.to:
+            return _moved(*args, **kwargs)
+        kind = _kind(kwargs.get("device"))
+        if not kind:
             return func(*args, **kwargs)
-        args, kwargs = [("cpu" if _kind(x) else x) for x in args], {n: "cpu" if _kind(x) else x for n, x in kwargs.items()}
-        if not moves:
-            return CudaTensor(_inner(func(*args, **kwargs)))
-        if isinstance(args[0], CudaTensor):
-            there = args[0] if kind == "cuda" else args[0].cpu()
-            return func(there, *args[1:], **kwargs)
-        if args[0].requires_grad and torch.is_grad_enabled():
-            raise NotImplementedError("a gradient that flows from one device to the other")
-        return CudaTensor(func(args[0].detach(), *args[1:], **kwargs | {"copy": True}))
+        made = func(*map(_inner, args), **kwargs | {"device": "cpu"})
+        return CudaTensor(made) if kind == "cuda" else made
+
+
+def _moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Return what `Tensor.to` returns."""
+    kind = "".join(map(_kind, (*args, *kwargs.values())))
+    args, kwargs = tuple(map(_there, args)), {name: _there(x) for name, x in kwargs.items()}
+    if isinstance(tensor, CudaTensor):
+        return (tensor.cpu() if kind == "cpu" else tensor).to(*args, **kwargs)
+    if kind != "cuda":
+        return tensor.to(*args, **kwargs)
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError("a gradient that flows from one device to the other")
+    return CudaTensor(tensor.detach().to(*args, **kwargs | {"copy": True}))
+
+
+def _there(value: Any) -> Any:
+    """Return the name of the CPU for a device, and the CPU's tensor for one on the device."""
+    return _inner(value) if isinstance(value, torch.Tensor) else "cpu" if _kind(value) else value
 
 
 _submit = ThreadPoolExecutor.submit

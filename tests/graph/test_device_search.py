@@ -163,6 +163,13 @@ def test_settings_of_products_hold_only_during_a_search():
             assert not settings.allow_tf32
             assert not settings.allow_bf16_reduced_precision_reduction
         assert settings.allow_tf32
+        first, second = full_sums(), full_sums()  # of two threads: the first to begin is the first to end
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not settings.allow_tf32
+        second.__exit__(None, None, None)
+        assert settings.allow_tf32
         assert settings.allow_bf16_reduced_precision_reduction
     finally:
         settings.allow_tf32, settings.allow_bf16_reduced_precision_reduction = before

@@ -10,6 +10,12 @@ import torch
 from starfc.errors import InputError
 from starfc.runtime.device import block_rows, device_limit, retry_smaller, room, uses_torch
 
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore text"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),  # of pinned memory
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+
 
 def test_the_limit_holds_while_its_block_runs():
     assert room("cpu") == sys.maxsize
@@ -42,14 +48,16 @@ def test_blocks_fit_into_the_room():
         block_rows(630, 10, 1000, multiple=64)
 
 
-@pytest.mark.parametrize("failures", [0, 1, 2])
-def test_a_device_out_of_memory_gets_a_second_attempt_with_half(failures):
+@pytest.mark.parametrize(
+    ("failures", "error"), [(0, None), *((1, error) for error in OUT_OF_MEMORY), (2, OUT_OF_MEMORY[0])]
+)
+def test_a_device_out_of_memory_gets_a_second_attempt_with_half(failures, error):
     given = []
 
     def work(allowed: int) -> str:
         given.append(allowed)
         if len(given) <= failures:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore text")
+            raise error
         return "done"
 
     with device_limit(1000):
@@ -59,6 +67,17 @@ def test_a_device_out_of_memory_gets_a_second_attempt_with_half(failures):
             with pytest.raises(InputError, match=r"device_memory: cpu ran out of memory twice.*lower device_memory"):
                 retry_smaller(work, "cpu")
     assert given == [1000, 500][: min(failures, 1) + 1]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_device_out_of_memory_outside_of_a_block_is_one_message(error):
+    with (
+        pytest.raises(InputError, match=r"^device_memory: the device ran out of memory \(.*\); free .* device to cpu$"),
+        device_limit(None),
+    ):
+        raise error
+    with pytest.raises(RuntimeError, match="a bug"), device_limit(None):
+        raise RuntimeError("a bug")
 
 
 def test_other_errors_get_no_second_attempt():

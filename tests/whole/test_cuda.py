@@ -78,6 +78,19 @@ def test_a_gpu_that_does_not_exist_is_a_mistake():
         choose_device("cuda:3")
 
 
+def test_a_gpu_on_which_torch_cannot_compute_is_not_chosen(monkeypatch, caplog):
+    def ones(*_, **__):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nMore text")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(
+        InputError, match=r"device: torch cannot compute on cuda:0 \(CUDA error: no kernel image .*device\); use"
+    ):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
+    assert "the CPU is used" in caplog.text
+
+
 @pytest.mark.parametrize(("dtype", "free"), [(torch.bfloat16, 160_000), (torch.float32, 64 << 20)])
 def test_exact_lists(dtype, free):
     """The features are read in blocks, or are on the device."""

@@ -116,8 +116,9 @@ def _backward_blocked(grad, source, target, slope, weight, rows, cols):
         grad_weight += g @ torch.where(positive, hidden, hidden * slope)
         grad_slope += (g @ torch.where(positive, torch.zeros_like(hidden), hidden)) * weight
         through = g[:, None] * torch.where(positive, weight, weight * slope)
-        grad_source.index_add_(0, r, through)
-        grad_target.index_add_(0, c, through)
+        # this sorts the indices and adds in their order; index_add_ would add in any order on a GPU
+        grad_source.index_put_((r,), through, accumulate=True)
+        grad_target.index_put_((c,), through, accumulate=True)
     return grad_source, grad_target, grad_slope, grad_weight
 
 

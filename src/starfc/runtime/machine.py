@@ -58,27 +58,36 @@ def set_threads(threads: int | None, processes: int = 1) -> int:
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
     """Return the torch device for a name: 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
-    'auto' is a GPU if torch finds one, and the CPU otherwise. 'auto' and 'cuda' mean GPU number ``local_rank``, which
-    is the rank of this process on its machine.
+    'auto' is a GPU if torch finds one that computes, and the CPU otherwise. 'auto' and 'cuda' mean GPU number
+    ``local_rank``, which is the rank of this process on its machine.
 
     Raises
     ------
     InputError
-        A GPU is requested and torch finds none, or none of this number.
+        A GPU is requested, and torch finds none, or none of this number, or cannot compute there.
     """
-    if device == "auto" or (device == "cuda" and torch.cuda.is_available()):
-        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise InputError(
             f"{word('device')}: {device!r} needs a GPU that torch can use; found none; use 'cpu' or 'auto'"
         )
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    chosen, count = torch.device("cuda" if device == "auto" else device), torch.cuda.device_count()
+    if chosen.index is None:
+        chosen = torch.device("cuda", local_rank)
+    elif chosen.index >= count:
         raise InputError(
             f"{word('device')}: cuda:0 to cuda:{count - 1} needed; found {device!r}, but torch finds {count} "
             f"GPU{'s' * (count != 1)}; use one of them, or 'cpu'"
         )
+    try:  # a GPU can be too old for this build of torch, reserved by another process, or full
+        torch.ones(1, device=chosen).add_(1).item()
+    except RuntimeError as error:
+        reason = f"torch cannot compute on {chosen} ({str(error).partition(chr(10))[0]})"
+        if device != "auto":
+            raise InputError(f"{word('device')}: {reason}; use another GPU, or 'cpu'") from None
+        log.warning("%s: %s; the CPU is used", word("device"), reason)
+        return torch.device("cpu")
     return chosen
 
 

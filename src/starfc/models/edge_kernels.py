@@ -110,7 +110,7 @@ def _backward_blocked(grad, source, target, slope, weight, rows, cols):
     grad_slope, grad_weight = torch.zeros_like(slope), torch.zeros_like(weight)
     for start in range(0, rows.numel(), _EDGE_BLOCK):
         edges = slice(start, start + _EDGE_BLOCK)
-        r, c, g = rows[edges], cols[edges], grad[edges]
+        r, c, g = rows[edges].long(), cols[edges].long(), grad[edges]
         hidden = source[r] + target[c]
         positive = hidden > 0
         grad_weight += g @ torch.where(positive, hidden, hidden * slope)

@@ -1,6 +1,6 @@
 """Lose a whole host of a Ray cluster during a run on shards: labels stay equal, only lost tasks are redone.
 
-    python benchmarks/hosts.py --features F --out DIR [--stages exact second-0 modules-0] [--json OUT]
+    python benchmarks/hosts.py --features F --out DIR [--stages exact second-0 modules-0] [--ray-defaults] [--json OUT]
 
 Three hosts are network namespaces of this machine, so this needs root and Linux: the first has the head of the cluster
 and the command, the others one processor each. For each stage there is a new cluster and a new store. When the first
@@ -33,6 +33,8 @@ HOSTS, BRIDGE, NET, PORT = ("starfc-0", "starfc-1", "starfc-2"), "starfc-br", "1
 CURRENT = Path("/tmp/ray/ray_current_cluster")  # where other programs would look for this cluster
 # a token of this cluster alone, for Ray's token authentication
 ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# Ray asks hosts that answer nothing after 5 minutes whether they are there, and gives up 2 minutes later
+PATIENCE = {"RAY_grpc_client_keepalive_time_ms": "10000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
 
 
 def main() -> None:
@@ -41,8 +43,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--stages", nargs="+", default=["exact", "second-0", "modules-0"])
     parser.add_argument("--shard-rows", type=int, default=1024)
+    parser.add_argument("--ray-defaults", action="store_true", help="do not shorten the times after which Ray gives up")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args()
+    if not arguments.ray_defaults:
+        ENVIRONMENT.update(PATIENCE)
     shutil.rmtree(arguments.out, ignore_errors=True)
     cluster = [sys.executable, "-m", "starfc", "cluster", str(arguments.features), "--no-edges", "--threads", "1"]
     subprocess.run([*cluster, "-o", str(arguments.out / "memory"), "-q"], check=True)

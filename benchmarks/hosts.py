@@ -51,7 +51,10 @@ def main() -> None:
     shutil.rmtree(arguments.out, ignore_errors=True)
     cluster = [sys.executable, "-m", "starfc", "cluster", str(arguments.features), "--no-edges", "--threads", "1"]
     subprocess.run([*cluster, "-o", str(arguments.out / "memory"), "-q"], check=True)
-    runs = [run(arguments, cluster, None), *(run(arguments, cluster, stage) for stage in arguments.stages)]
+    runs = []
+    for stage in (None, *arguments.stages):
+        runs.append(run(arguments, cluster, stage))
+        print(runs[-1], flush=True)
     report({"runs": runs}, 1, arguments.json)
 
 
@@ -120,8 +123,7 @@ def hosts() -> Iterator[dict[str, list[subprocess.Popen]]]:
                 env=ENVIRONMENT,
             )  # fmt: skip
             processes[host] = [process]
-            time.sleep(8 if number == 0 else 2)
-        wait_for_workers()
+            wait_for(number)  # hosts that start at the same time disturb each other in their common folder
         yield processes
     finally:
         CURRENT.unlink(missing_ok=True)
@@ -133,12 +135,13 @@ def hosts() -> Iterator[dict[str, list[subprocess.Popen]]]:
         remove_network()
 
 
-def wait_for_workers() -> None:
-    code = f"import ray; ray.init('{NET}.1:{PORT}', log_to_driver=False); print(int(ray.cluster_resources()['CPU']))"
+def wait_for(workers: int) -> None:
+    """Wait until the cluster has this number of workers."""
+    count = f"print(int((ray.init('{NET}.1:{PORT}', log_to_driver=False), ray.cluster_resources())[1].get('CPU', 0)))"
     for _ in range(60):
-        command = inside(HOSTS[0], [sys.executable, "-c", code])
+        command = inside(HOSTS[0], [sys.executable, "-c", f"import ray; {count}"])
         done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-        if done.stdout.strip().endswith("2"):
+        if done.stdout.strip().endswith(str(workers)):
             return
         time.sleep(1)
     raise SystemExit(f"the cluster did not start: {done.stderr[-2000:]}")

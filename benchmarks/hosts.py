@@ -1,6 +1,6 @@
 """Lose a whole host of a Ray cluster during a run on shards: labels stay equal, only lost tasks are redone.
 
-    python benchmarks/hosts.py --features F --out DIR [--stages exact second-0 modules-0] [--json OUT]
+    python benchmarks/hosts.py --features F --out DIR [--stages exact second-0 modules-0] [--ray-defaults] [--json OUT]
 
 Three hosts are network namespaces of this machine, so this needs root and Linux: the first has the head of the cluster
 and the command, the others one processor each. For each stage there is a new cluster and a new store. When the first
@@ -33,6 +33,8 @@ HOSTS, BRIDGE, NET, PORT = ("starfc-0", "starfc-1", "starfc-2"), "starfc-br", "1
 CURRENT = Path("/tmp/ray/ray_current_cluster")  # where other programs would look for this cluster
 # a token of this cluster alone, for Ray's token authentication
 ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# Ray asks hosts that answer nothing after 5 minutes whether they are there, and gives up 2 minutes later
+PATIENCE = {"RAY_grpc_client_keepalive_time_ms": "10000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
 
 
 def main() -> None:
@@ -41,12 +43,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--stages", nargs="+", default=["exact", "second-0", "modules-0"])
     parser.add_argument("--shard-rows", type=int, default=1024)
+    parser.add_argument("--ray-defaults", action="store_true", help="do not shorten the times after which Ray gives up")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args()
+    if not arguments.ray_defaults:
+        ENVIRONMENT.update(PATIENCE)
     shutil.rmtree(arguments.out, ignore_errors=True)
     cluster = [sys.executable, "-m", "starfc", "cluster", str(arguments.features), "--no-edges", "--threads", "1"]
     subprocess.run([*cluster, "-o", str(arguments.out / "memory"), "-q"], check=True)
-    runs = [run(arguments, cluster, None), *(run(arguments, cluster, stage) for stage in arguments.stages)]
+    runs = []
+    for stage in (None, *arguments.stages):
+        runs.append(run(arguments, cluster, stage))
+        print(runs[-1], flush=True)
     report({"runs": runs}, 1, arguments.json)
 
 
@@ -115,8 +123,7 @@ def hosts() -> Iterator[dict[str, list[subprocess.Popen]]]:
                 env=ENVIRONMENT,
             )  # fmt: skip
             processes[host] = [process]
-            time.sleep(8 if number == 0 else 2)
-        wait_for_workers()
+            wait_for(number)  # hosts that start at the same time disturb each other in their common folder
         yield processes
     finally:
         CURRENT.unlink(missing_ok=True)
@@ -128,12 +135,13 @@ def hosts() -> Iterator[dict[str, list[subprocess.Popen]]]:
         remove_network()
 
 
-def wait_for_workers() -> None:
-    code = f"import ray; ray.init('{NET}.1:{PORT}', log_to_driver=False); print(int(ray.cluster_resources()['CPU']))"
+def wait_for(workers: int) -> None:
+    """Wait until the cluster has this number of workers."""
+    count = f"print(int((ray.init('{NET}.1:{PORT}', log_to_driver=False), ray.cluster_resources())[1].get('CPU', 0)))"
     for _ in range(60):
-        command = inside(HOSTS[0], [sys.executable, "-c", code])
+        command = inside(HOSTS[0], [sys.executable, "-c", f"import ray; {count}"])
         done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-        if done.stdout.strip().endswith("2"):
+        if done.stdout.strip().endswith(str(workers)):
             return
         time.sleep(1)
     raise SystemExit(f"the cluster did not start: {done.stderr[-2000:]}")

@@ -6,16 +6,18 @@
 For each number of workers, ``starfc cluster`` runs in memory with as many threads, and on shards with each engine. All
 runs are commands of their own and start after each other, from files that are in the cache of the system. ``equal``
 says whether lists, edges and labels are the same bytes; with ``--no-edges``, labels only, and the edges stay in the
-store. ``ratio`` is seconds on shards / in memory, of all stages; ``scaling`` is seconds with the first number of
-workers / with the last. The stages of a store have the seconds of their tasks in all, the highest memory of a task, the
-bytes that tasks read and those of the arrays that they wrote. A process reads an array once, so fewer processes read
-less.
+store. ``ratio`` is seconds on shards / in memory, of all stages, and ``cpu_ratio`` that of the processors' seconds,
+which other programs on the machine disturb less (those of Ray's workers are not counted); ``scaling`` is seconds with
+the first number of workers / with the last. The stages of a store have the seconds of their tasks in all, the highest
+memory of a task, the bytes that tasks read and those of the arrays that they wrote. A process reads an array once, so
+fewer processes read less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -64,6 +66,7 @@ def main() -> None:
             runs.append(
                 {
                     "engine": engine, "workers": workers, **found, "ratio": found["seconds"] / whole["seconds"],
+                    "cpu_ratio": found["cpu_seconds"] / whole["cpu_seconds"],
                     "equal": equal, "stages_of_store": stages_of(store),
                 }
             )  # fmt: skip
@@ -81,10 +84,13 @@ def run(arguments: argparse.Namespace, name: str, more: list[str]) -> dict[str, 
     shutil.rmtree(out, ignore_errors=True)
     print(name, flush=True)
     command = [sys.executable, "-m", "starfc", "cluster", str(arguments.features), "-o", str(out), *more]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     stages = json.loads((out / "run.json").read_text())["stages"]
     return {
         "seconds": sum(stage["seconds"] for stage in stages),
+        "cpu_seconds": used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
         "peak_rss_mb": max(stage["peak_rss_mb"] for stage in stages),
         "stages": {stage["name"]: [round(stage["seconds"], 2), round(stage["peak_rss_mb"])] for stage in stages},
     }

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from starfc.answers.questions import Question
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.data.dataset import Features
+from starfc.data.identities import identities
 from starfc.data.instance_files import read_files
 from starfc.errors import InputError
 from starfc.review.explain import Explanation, explain_pair
@@ -52,7 +54,7 @@ class Results:
     def label_issues(self, y: ArrayLike) -> LabelIssues:
         """Find the labels in y (N,) that the edges contradict most (:func:`starfc.review.label_errors.label_issues`).
 
-        y holds integers; -1 means that the identity is unknown.
+        y holds texts, or integers, of which -1 means that the identity is unknown.
         """
         check_is_fitted(self)
         return label_issues(Pairs.of(self.edge_scores_), self._identities(y), self.labels_, self._features)
@@ -89,7 +91,7 @@ class Results:
     def export(
         self,
         out: str | Path,
-        to: str = "csv",
+        to: str | None = None,
         *,
         files: str | Path | None = None,
         names: Mapping[int, str] | None = None,
@@ -115,8 +117,12 @@ class Results:
 
     def _identities(self, y: ArrayLike) -> NDArray[np.int64]:
         labels = np.asarray(y)
-        if labels.shape != self.labels_.shape or labels.dtype.kind not in "iu":
+        texts = labels.dtype.kind == "U" or (
+            labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels.flat)
+        )
+        if labels.shape != self.labels_.shape or not (texts or labels.dtype.kind in "iu"):
             raise InputError(
-                f"y: needs an integer for each of {len(self.labels_):,} instances; found {labels.dtype} {labels.shape}"
+                f"y: needs an integer or a text for each of {len(self.labels_):,} instances; found {labels.dtype} "
+                f"{labels.shape}"
             )
-        return labels.astype(np.int64)
+        return identities(pa.array(labels.tolist()), "y") if texts else labels.astype(np.int64)

@@ -44,7 +44,7 @@ OPTIONS = {
     "explain": "--json",
     "report": "--out --images --names --thumbnails --labels --questions --json",
     "review": "--images --thumbnails --port --no-browser --threads --quiet",
-    "export": "--to --out --files --copy --overwrite --json --quiet",
+    "export": "--out --to --files --copy --overwrite --json --quiet",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
     "--device --device-memory --seed --json --quiet",
     "evaluate": "--metrics --errors --out --overwrite --json",

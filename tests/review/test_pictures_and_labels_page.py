@@ -139,7 +139,7 @@ def test_without_labels_there_is_no_such_view(open_page, tmp_path):
     model.report(tmp_path / "labelled", y=labels)
     text = (tmp_path / "labelled" / "data" / "index.js").read_text()
     assert json.loads(text[text.index("{") : -3])["issues"]["expected"] <= 1
-    with pytest.raises(InputError, match="y: needs an integer for each of 60 instances"):
+    with pytest.raises(InputError, match="y: needs an integer or a text for each of 60 instances"):
         model.report(tmp_path / "other", y=labels[:5])
     with pytest.raises(InputError, match="thumbnails: between 64 and 256 pixels needed; found 300"):
         model.report(tmp_path / "other", thumbnails=300)

@@ -295,6 +295,13 @@ def test_the_estimator_exports_too(photos, tmp_path):
     assert {row["file"] for row in told} == {str(photos[0])}
     with pytest.raises(InputError, match="to: must be one of csv, parquet, json, folders, fiftyone; found 'xml'"):
         model.export(tmp_path / "t.xml", "xml")
+    model.export(tmp_path / "other.json")  # the suffix names the format
+    assert len(json.loads((tmp_path / "other.json").read_text())) == len(model.labels_)
+    with pytest.raises(InputError, match=r"t\.csv: ends in \.csv, but to is json; name a file that ends in \.json"):
+        model.export(tmp_path / "t.csv", "json")
+    numbers = np.arange(len(features)) % 8
+    named, numbered = model.label_issues(np.array([f"name {y}" for y in numbers])), model.label_issues(numbers)
+    np.testing.assert_array_equal(named.row, numbered.row)
 
 
 def test_confidence_is_the_mean_p_of_an_instance_s_kept_edges():

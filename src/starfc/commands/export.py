@@ -23,13 +23,16 @@ class ExportFormat(str, Enum):
 
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run of `starfc cluster`.")],
-    to: Annotated[
-        ExportFormat,
-        typer.Option(help="A table; a folder of files for each cluster; or a folder that FiftyOne imports."),
-    ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="OUT", help="File to write; with folders and fiftyone, folder.")
     ],
+    to: Annotated[
+        ExportFormat | None,
+        typer.Option(
+            help="A table; a folder of files for each cluster; or a folder that FiftyOne imports. Default: the table "
+            "that the suffix of OUT names."
+        ),
+    ] = None,
     files: Annotated[
         Path | None,
         typer.Option(
@@ -56,7 +59,7 @@ def export(
     options.set_messages(quiet)
     from starfc.runs.export import export as written
 
-    record = written(folder, to.value, out, files=files, copy=copy, overwrite=overwrite)
+    record = written(folder, None if to is None else to.value, out, files=files, copy=copy, overwrite=overwrite)
     text = f"{out}: {record['rows']:,} instances in {record['clusters']:,} clusters, {record['named']:,} of them named"
     if to is ExportFormat.folders:
         text += f"\n{record['written']:,} files {'copied' if copy else 'linked'}, {record['kept']:,} were there"
@@ -64,4 +67,4 @@ def export(
             text += f"; {record['missing']:,} do not exist"
     if record["without_file"]:
         text += f"\n{record['without_file']:,} instances without a known file"
-    options.show({**record, "to": to.value, "out": str(out)}, text, as_json=as_json, quiet=quiet)
+    options.show({**record, "out": str(out)}, text, as_json=as_json, quiet=quiet)

@@ -115,7 +115,7 @@ def read_clusters(folder: str | Path, files: str | Path | None = None) -> Export
 
 def export(
     folder: str | Path,
-    to: str,
+    to: str | None,
     out: str | Path,
     *,
     files: str | Path | None = None,
@@ -148,7 +148,7 @@ def export(
 
 
 def write_clusters(
-    clusters: Exported, to: str, out: str | Path, *, copy: bool = False, overwrite: bool = False
+    clusters: Exported, to: str | None, out: str | Path, *, copy: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Write clusters for another program.
 
@@ -156,9 +156,9 @@ def write_clusters(
     ----------
     clusters : Exported
         The clusters.
-    to : {'csv', 'parquet', 'json', 'folders', 'fiftyone'}
+    to : {'csv', 'parquet', 'json', 'folders', 'fiftyone'}, optional
         A table; a folder of links to the files for each cluster (:mod:`starfc.runs.folders`); or ``samples.json`` of a
-        folder that FiftyOne imports.
+        folder that FiftyOne imports. Default: the table that the suffix of ``out`` names.
     out : path
         The file; or for 'folders' and 'fiftyone' the folder.
     copy : bool
@@ -177,8 +177,12 @@ def write_clusters(
     InputError
         No files are known, or the results cannot be written or would replace something.
     """
+    suffix = Path(out).suffix[1:]
+    to = suffix if to is None else to
     if to not in FORMATS:
         raise InputError(f"{word('to')}: must be one of {', '.join(FORMATS)}; found {to!r}")
+    if to in TABLE_FORMATS and suffix in TABLE_FORMATS and suffix != to:
+        raise InputError(f"{out}: ends in .{suffix}, but {word('to')} is {to}; name a file that ends in .{to}")
     if copy and to != "folders":
         raise InputError(f"{word('copy')}: only for folders; {to} holds no files; leave it out")
     unknown = len(clusters.rows) if clusters.files is None else sum(file is None for file in clusters.files)

@@ -179,7 +179,11 @@ def test_answers_are_applied_as_they_come_and_the_lists_renew(open_served, serve
     now = Marked(run)
     assert (now.labels != before).any()
     assert len(now.marks.answers) == 1
+    until(page, "questions.current !== null")
+    page.keyboard.press("s")
+    page.evaluate("marks.cluster(0, 1, 0)")
     renew(page, "c")  # the lists are made again
+    assert page.evaluate("[...marks.standing.values()].map((mark) => mark.type)") == ["skipped", "wrong cluster"]
     assert page.evaluate("starfc.index.served.steps") == 1
     assert page.evaluate("location.hash") == "#/clusters"
     assert page.evaluate("starfc.index.clusters") == now.num_clusters

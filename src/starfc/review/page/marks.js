@@ -6,14 +6,23 @@ const marks = {
   listeners: [],
   stored: true,
 
+  // A run keeps what is applied; the tab keeps the rest until it is closed, also when the lists renew.
   get key() {
-    return `starfc-marks-${starfc.index.id}`;
+    return server.on ? `starfc-review-${starfc.index.rows}-${starfc.index.title}` : `starfc-marks-${starfc.index.id}`;
+  },
+
+  get store() {
+    return server.on ? sessionStorage : localStorage;
+  },
+
+  get kept() {
+    const here = ({ mark }) => mark === null || mark.type === "skipped" || mark.type === "wrong cluster";
+    return server.on ? this.log.filter(here) : this.log;
   },
 
   open() {
-    if (server.on) return; // the run keeps them
     try {
-      const text = localStorage.getItem(this.key);
+      const text = this.store.getItem(this.key);
       const log = text === null ? [] : JSON.parse(text);
       this.log = Array.isArray(log) ? log : [];
     } catch {
@@ -32,9 +41,8 @@ const marks = {
   },
 
   save() {
-    if (server.on) return this.fold();
     try {
-      localStorage.setItem(this.key, JSON.stringify(this.log));
+      this.store.setItem(this.key, JSON.stringify(this.kept));
       this.stored = true;
     } catch {
       this.stored = false;

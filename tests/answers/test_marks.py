@@ -98,6 +98,7 @@ def test_a_newer_pair_replaces_its_opposite_and_an_answer_counts_once():
             {"answers": [PAIR | {"Same": True}]},
             "answers, entry 1: unknown key 'Same'; the keys of an entry are a, b, same,",
         ),
+        ({"must_links": [[1, 2]]}, "unknown key 'must_links'; the keys of the file are format, version, num_instances"),
         ({"answers": [{"a": [1], "b": [2]}, {"A": [1], "b": [2]}]}, "answers, entry 2: unknown key 'A'"),
         ({"answers": [{"a": [1]}]}, "answers, entry 1, b: a list of rows needed; found nothing"),
         ({"answers": [{"a": [1, "x"], "b": [2]}]}, "answers, entry 1, a, entry 2: a list of rows needed; found 'x'"),

@@ -13,7 +13,8 @@ or a list)            of the two sides. Optional: ``p``, the question's probabil
                       other keys that `starfc ask` writes are not used; unknown ones are refused
 ===================== ==============================================================================================
 
-Other keys are for the page and are not used.
+``report``, ``wrong_clusters`` and ``marks`` are for the page, ``steps`` for the run that keeps the marks; they are not
+used. Other keys are refused.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class EntryRecord(AnswerRecord):
 
 
 class MarksRecord(Record):
-    """A file of marks."""
+    """A file of marks, and what the page or a run write beside them."""
+
+    model_config = ConfigDict(extra="forbid")
 
     format: Literal["starfc-marks"]
     version: Literal[1]
@@ -67,6 +70,10 @@ class MarksRecord(Record):
     must_link: list[RowPair] = []
     cannot_link: list[RowPair] = []
     answers: list[EntryRecord] = []
+    report: Any = None
+    wrong_clusters: Any = None
+    marks: Any = None
+    steps: Any = None
 
 
 def read_marks(path: str | Path, num_instances: int, earlier: Container[int] = ()) -> Marks:
@@ -108,14 +115,17 @@ def _read(path: str | Path) -> MarksRecord:
 
 
 def _explained(error: ValidationError) -> str:
-    """Return the first mistake of a file as text; an unknown key goes first, because another key may lack for it."""
-    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")[0]
+    """Return the first mistake of a file as text.
+
+    Another format goes first, then an unknown key, because another key may lack for it.
+    """
+    found = min(error.errors(), key=lambda one: (one["loc"] != ("format",), one["type"] != "extra_forbidden"))
     *above, last = found["loc"] or ("content",)
     within = "".join(f", entry {part + 1}" if isinstance(part, int) else f", {part}" for part in above)[2:]
     place = f"{within}: " if within else ""
     if found["type"] == "extra_forbidden":
-        known = ", ".join(EntryRecord.model_fields)
-        return f"{place}unknown key {short(last)}; the keys of an entry are {known}"
+        of, record = ("an entry", EntryRecord) if above else ("the file", MarksRecord)
+        return f"{place}unknown key {short(last)}; the keys of {of} are {', '.join(record.model_fields)}"
     where = (f"{within}, " if within else "") + (f"entry {last + 1}" if isinstance(last, int) else str(last))
     key = next((part for part in reversed(found["loc"]) if isinstance(part, str)), "content")
     needed = "an object" if found["loc"] in ((), ("answers", last)) else NEEDED[key]

@@ -29,14 +29,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from harness import report
+from starfc.answers.candidates import join_candidates, split_candidates
 from starfc.answers.constraints import Clusters, enforce
-from starfc.answers.evidence import MEASURES, Evidence, Judge, evidence_of
+from starfc.answers.covariances import Covariances
+from starfc.answers.divide import LEAST
+from starfc.answers.evidence import Evidence, evidence_of
+from starfc.answers.judge import relative, scale
 from starfc.answers.marks import Marks
-from starfc.answers.questions import Asker, Question, join_candidates, split_candidates
+from starfc.answers.measures import LIKENESS, MEASURES
+from starfc.answers.questions import Asker, Question
 from starfc.data.files import read_labels
 from starfc.evaluation.metrics import contingency, pairwise
 from starfc.review.measures import merge_candidates, review
@@ -47,6 +53,7 @@ from starfc.runtime.machine import set_threads
 
 ANSWERS = (0, 50, 200, 500, 2000)
 ERRORS = (0.0, 0.05)
+PENALTY = 10.0  # of the squared weights of a judge; the examples of a set weigh 1,000
 IMPURE = 0.1  # share of strangers above which a cluster is wrong
 
 Ask = Callable[[NDArray[np.int64], Marks, int], Sequence[Question]]
@@ -215,30 +222,34 @@ def impure_order(asker: Asker, labels: NDArray[np.int64], truth: NDArray[np.int6
 
 
 def collected(evidence: Evidence, labels: NDArray[np.int64], truth: NDArray[np.int64]) -> dict[str, Any]:
-    """Return measures of all candidates, whether both sides have the same most frequent identity, and weights.
+    """Return measures of all candidates of a labelled set, the right answers, and weights with the sum 1,000.
 
-    A pair of clusters counts as much as the root of its pairs of rows, and all divisions of a cluster count as one.
+    The right answer is whether both sides have the same most frequent identity. A pair of sides counts as much as the
+    root of its pairs of rows; the divisions of one cluster share this weight.
     """
     number = int(labels.max()) + 1
     sums = evidence.clusters(labels, number)
-    background = evidence.background(sums)
+    model = Covariances.of(evidence, sums)
     cells, count = np.unique(np.stack([labels, truth]), axis=1, return_counts=True)
     main = np.zeros(number, np.int64)
     order = np.argsort(count, kind="stable")
     main[cells[0][order]] = cells[1][order]
-    joins = join_candidates(evidence, labels, sums, background)
-    measures, same, share = [], [], []
-    for label in np.flatnonzero(sums.sizes >= 4):
+    joins = join_candidates(evidence, labels, sums, model)
+    measures, same, weight = [np.empty((0, MEASURES))], [np.empty(0, np.bool_)], [np.empty(0)]
+    for label in np.flatnonzero(sums.sizes >= LEAST):
         rows = np.flatnonzero(labels == label)
-        found = split_candidates(evidence, rows, background)
+        found = split_candidates(evidence, rows, labels, model)
+        identities = np.eye(len(rows))[np.unique(truth[rows], return_inverse=True)[1]]
+        sides = found.masks @ identities, ~found.masks @ identities
+        pairs = np.prod([side.sum(axis=1) for side in sides], axis=0)
         measures.append(found.measures)
-        mains = [[np.bincount(truth[rows[side]]).argmax() for side in masks] for masks in (found.masks, ~found.masks)]
-        same.append(np.array(mains[0]) == np.array(mains[1]))
-        share.append(np.full(len(same[-1]), 1 / max(len(same[-1]), 1)))
-    return {
+        same.append(sides[0].argmax(axis=1) == sides[1].argmax(axis=1))
+        weight.append(np.sqrt(pairs) / max(len(pairs), 1))
+    both = {
         "join": (joins.measures, main[joins.a] == main[joins.b], np.sqrt(sums.sizes[joins.a] * sums.sizes[joins.b])),
-        "split": (np.concatenate(measures), np.concatenate(same), np.concatenate(share)),
+        "split": (np.concatenate(measures), np.concatenate(same), np.concatenate(weight)),
     }
+    return {kind: (x, y, 1000 * w / max(w.sum(), 1e-9)) for kind, (x, y, w) in both.items()}
 
 
 def fit(places: Sequence[str]) -> None:
@@ -248,16 +259,27 @@ def fit(places: Sequence[str]) -> None:
         _, state, truth = opened(Path(folder), Path(labels))
         sets.append(collected(evidence_of(state), state.labels, truth))
     for kind in ("join", "split"):
-        judges = [Judge.of(one[kind][0], np.zeros(MEASURES + 1)) for one in sets]
-        each = [(one[kind][0] - judge.mean) / judge.spread for one, judge in zip(sets, judges, strict=True)]
-        y = np.concatenate([one[kind][1] for one in sets])
-        share = np.concatenate([1000 * one[kind][2] / one[kind][2].sum() for one in sets])
-        model = LogisticRegression(C=10, max_iter=1000).fit(np.concatenate(each), y, share)
-        weights = np.append(model.coef_[0], model.intercept_)
+        each = [relative(one[kind][0], *scale(one[kind][0])) for one in sets]
+        answers, weight = (np.concatenate([one[kind][at] for one in sets]) for at in (1, 2))
+        weights = rising_logistic(np.concatenate(each), answers, weight)
         print(f"{kind.upper()} = np.array([{', '.join(f'{value:.3f}' for value in weights)}])")
-        for one, x in zip(sets, each, strict=True):
-            p = model.predict_proba(x)[:, 1]
-            print(f"# AUC {roc_auc_score(one[kind][1], p):.3f} of {len(p):,}, {one[kind][1].mean():.3f} the same")
+        for place, one, x in zip(places[::2], sets, each, strict=True):
+            odds, same = x @ weights[:-1], one[kind][1]
+            auc = roc_auc_score(same, odds) if 0 < same.sum() < len(same) else float("nan")
+            print(f"# {Path(place).name}: AUC {auc:.3f} of {len(odds):,}, {same.mean():.3f} the same")
+
+
+def rising_logistic(x: NDArray[np.float64], y: NDArray[np.bool_], w: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights of a logistic regression, the constant last, that rises with each measure of likeness."""
+    columns, sign = np.column_stack([x, np.ones(len(x))]), np.where(y, -1.0, 1.0)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        against = sign * (columns @ weights)
+        gradient = columns.T @ (w * sign * expit(against)) + PENALTY * weights
+        return float(w @ np.logaddexp(0, against) + PENALTY * weights @ weights / 2), gradient
+
+    bounds = [(0, None)] * LIKENESS + [(None, None)] * (MEASURES - LIKENESS + 1)
+    return minimize(loss, np.zeros(MEASURES + 1), jac=True, bounds=bounds, method="L-BFGS-B").x
 
 
 def opened(folder: Path, labels: Path) -> tuple[Run, Any, NDArray[np.int64]]:

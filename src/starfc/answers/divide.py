@@ -1,22 +1,31 @@
-"""Divide a cluster in two where it is most probably two identities: the candidates of the questions about splits.
+"""Divide a cluster where it may be two identities: the candidates of the questions about splits.
 
-Two ways, because each finds pieces that the other does not:
+Two ways, because each finds pieces that the other does not. Both are nested: a piece of a piece is a side, too.
 
 * by the edges: the second eigenvector of the normalised p (Shi and Malik, PAMI 2000), at the place of the least
-  normalised cut;
-* by the features: 2-means, started at the first principal component.
+  normalised cut; the parts are divided again, :data:`DEPTH` times;
+* by the features: the last merges of Ward's method (Ward, JASA 1963).
 
-Clusters of more than :data:`DENSE` rows are divided by the features only.
+Clusters of more than :data:`DENSE` rows are divided by 2-means of the features, started at the first principal
+component, and their parts again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.cluster.hierarchy import ward
 
 DENSE = 1000
+DEPTH = 3  # times that parts are divided
+MERGES = 4  # last merges of Ward's method
+LEAST = 4  # rows of a part that is divided
 _ROUNDS = 10
+
+Half = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 
 
 def divisions(matrix: sparse.csr_matrix, features: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -29,14 +38,30 @@ def divisions(matrix: sparse.csr_matrix, features: NDArray[np.float32]) -> NDArr
     features : (n, d) float32
         Normalised features; d = 0 if there are none.
     """
-    n, found = len(features), np.empty((0, len(features)), np.bool_)
+    n, every = len(features), np.arange(len(features))
+    found: list[NDArray[np.int64]] = []
     if n <= DENSE:
-        found = by_edges(matrix.toarray().astype(np.float64))[None]
-    if features.shape[1]:
-        found = np.vstack([found, by_features(features)])
-    found = found ^ found[:, :1]  # the side without the first row, so that equal divisions are equal masks
-    found = np.unique(found, axis=0)
-    return found[found.any(axis=1) & ~found.all(axis=1)]
+        p = matrix.toarray().astype(np.float64)
+        found += nested(lambda rows: by_edges(p[np.ix_(rows, rows)]), every, DEPTH)
+        if features.shape[1]:
+            found += by_ward(features)
+    elif features.shape[1]:
+        found += nested(lambda rows: by_features(features[rows]), every, DEPTH)
+    masks = np.zeros((len(found), n), np.bool_)
+    for mask, rows in zip(masks, found, strict=True):
+        mask[rows] = True
+    masks = masks ^ masks[:, :1]  # the side without the first row, so that equal divisions are equal masks
+    masks = np.unique(masks, axis=0)
+    return masks[masks.any(axis=1) & ~masks.all(axis=1)]
+
+
+def nested(half: Half, rows: NDArray[np.int64], depth: int) -> list[NDArray[np.int64]]:
+    """Return the parts of some rows, and the parts of these, down to ``depth``. ``half`` marks one part of its rows."""
+    if depth == 0 or len(rows) < LEAST:
+        return []
+    side = half(rows)
+    parts = [part for part in (rows[side], rows[~side]) if 0 < len(part) < len(rows)]
+    return [*parts, *(piece for part in parts for piece in nested(half, part, depth - 1))]
 
 
 def by_edges(p: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -52,6 +77,22 @@ def by_edges(p: NDArray[np.float64]) -> NDArray[np.bool_]:
     side = np.zeros(len(p), np.bool_)
     side[order[: least + 1]] = True
     return side
+
+
+def by_ward(features: NDArray[np.float32]) -> list[NDArray[np.int64]]:
+    """Return the two parts of each of the last merges of Ward's method."""
+    n, tree = len(features), ward(features.astype(np.float64))
+
+    def leaves(node: int) -> Iterator[int]:
+        waiting = [node]
+        while waiting:
+            node = waiting.pop()
+            if node < n:
+                yield node
+            else:
+                waiting += [int(child) for child in tree[node - n, :2]]
+
+    return [np.sort([*leaves(int(child))]) for merge in tree[-MERGES:] for child in merge[:2]]
 
 
 def by_features(rows: NDArray[np.float32]) -> NDArray[np.bool_]:

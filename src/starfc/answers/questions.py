@@ -8,8 +8,9 @@ A question is about two sides of rows: "Is this one person?" There are two kinds
 A question is asked again, with the same sides, if its answer may be wrong and many pairs depend on it.
 
 The gain of a question is the expected number of wrong pairs: |A| |B| times the probability that the present clusters
-are wrong about the two sides. This probability comes from the evidence of all candidate edges between the sides
-(:mod:`starfc.answers.evidence`), which earlier answers have taught, and from the answers about the same sides.
+are wrong about the two sides. This probability comes from the evidence between the sides (:mod:`starfc.answers.judge`),
+which earlier answers have taught, and from the answers about the same sides. Each answer that two parts of a cluster
+are the same lowers the gain of its other divisions.
 """
 
 from __future__ import annotations
@@ -21,21 +22,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.special import expit
 
+from starfc.answers.candidates import Divisions, join_candidates, split_candidates
 from starfc.answers.constraints import Verdict, cluster_of, verdicts
-from starfc.answers.divide import divisions
-from starfc.answers.evidence import MEASURES, Background, Evidence, Judge, Sides, measured, pair_measures
-from starfc.answers.marks import Answer, Kind, Marks
-from starfc.answers.weights import JOIN, SPLIT
+from starfc.answers.covariances import Covariances
+from starfc.answers.divide import LEAST
+from starfc.answers.evidence import Evidence, Sides
+from starfc.answers.judge import Judge
+from starfc.answers.marks import Answer, Kind, Marks, closures
+from starfc.answers.measures import MEASURES, pair_measures
 
 SHOWN = 6  # most telling rows of each side
 LISTED = 1000  # rows of a side that a question lists at most
 EACH = 3  # questions about one cluster among those that are returned together, as the larger side
 _NEAREST = 2  # of the first rows, so many are those nearest to the other side
-_PAIRS = 1 << 15  # pairs that are measured at a time
-_LEAST_SPLIT = 4  # smaller clusters are not asked about: they hold few pairs
+AGAIN = 0.5  # share of the gain of a division that remains when another one of the cluster was answered "the same"
 
 
 @dataclass(frozen=True)
@@ -103,54 +105,6 @@ def _names(files: Sequence[Path | None], rows: Sequence[int]) -> list[str | None
     return [None if path is None else str(path) for path in found]
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Pairs of clusters with evidence between them: a, b (m,) int64 with a < b, and their measures (m, 6)."""
-
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    measures: NDArray[np.float64]
-
-
-def join_candidates(evidence: Evidence, labels: NDArray[np.int64], sums: Sides, background: Background) -> Candidates:
-    """Return all pairs of clusters with candidate edges between them. ``sums`` are the sums of the clusters."""
-    a, b, total, count = evidence.crossing(labels)
-    found = [np.empty((0, MEASURES))]
-    for start in range(0, len(a), _PAIRS):
-        part = slice(start, start + _PAIRS)
-        found.append(measured(sums.at(a[part]), sums.at(b[part]), total[part], count[part], background))
-    return Candidates(a, b, np.concatenate(found))
-
-
-@dataclass(frozen=True)
-class Divisions:
-    """Divisions of a cluster of n rows: which rows are on one side (v, n) bool, and the measures (v, 6)."""
-
-    masks: NDArray[np.bool_]
-    measures: NDArray[np.float64]
-
-
-def split_candidates(evidence: Evidence, rows: NDArray[np.int64], background: Background) -> Divisions:
-    """Return the divisions of a cluster (:mod:`starfc.answers.divide`), given its rows."""
-    ours, features = evidence.matrix[rows], evidence.rows(rows)
-    inside = ours[:, rows]
-    masks = divisions(inside, features)
-    one = masks.astype(np.float32)
-    to_one, degree = (inside @ one.T).T, np.asarray(ours.sum(axis=1)).ravel()
-    linked = (
-        sparse.csr_matrix((np.ones(inside.nnz, np.float32), inside.indices, inside.indptr), inside.shape) @ one.T
-    ).T
-    cross = (to_one * ~masks).sum(axis=1, dtype=np.float64)
-    count = (linked * ~masks).sum(axis=1, dtype=np.float64)
-    within = (to_one * masks).sum(axis=1, dtype=np.float64) / 2
-    rest = np.full(len(masks), inside.sum() / 2) - within - cross
-    sums, sizes = one @ features, masks.sum(axis=1).astype(np.float64)
-    ends = one @ degree
-    a = Sides(sizes, sums, within, ends - 2 * within)
-    b = Sides(len(rows) - sizes, features.sum(axis=0) - sums, rest, degree.sum() - ends - 2 * rest)
-    return Divisions(masks, measured(a, b, cross, count, background))
-
-
 class Asker:
     """Finds questions. It keeps what does not change from one call to the next.
 
@@ -185,46 +139,52 @@ class Asker:
         if not number:
             return []
         sums = self.evidence.clusters(labels, number)
-        background = self.evidence.background(sums)
+        model = Covariances.of(self.evidence, sums)
         there = verdicts(marks.answers)
         ends = [(cluster_of(labels, verdict.a), cluster_of(labels, verdict.b)) for verdict in there]
         decided = {(min(x), max(x)) for x in ends} | {*map(tuple, np.sort(labels[marks.cannot], axis=1).tolist())}
         found = [
             *_again(there, ends, sums.sizes),
-            *self._joins(labels, decided, there, sums, background, 4 * count),
-            *self._splits(labels, marks, there, ends, background),
+            *self._joins(labels, decided, there, sums, model, 4 * count),
+            *self._splits(labels, marks, there, ends, model),
         ]
         found = _spread(found, count) if spread else sorted(found, key=lambda one: -one.gain)[:count]
         return [self._telling(question, labels) for question in found]
 
-    def doubts(self, labels: NDArray[np.int64], marks: Marks, share: float = 0.1) -> NDArray[np.float64]:
-        """Return the probability that each cluster is two identities, (C,); 0 for clusters of fewer than 4 rows.
+    def doubts(self, labels: NDArray[np.int64], marks: Marks) -> NDArray[np.float64]:
+        """Return the expected share of strangers in each cluster, (C,); 0 for clusters of fewer than 4 rows.
 
-        Only divisions count whose smaller side has at least ``share`` of the rows.
+        It is that of the division for which it is largest: the share of its smaller side, times the probability that
+        the sides are two identities.
         """
         number = int(labels.max(initial=-1)) + 1
-        background = self.evidence.background(self.evidence.clusters(labels, number))
-        every = self._divisions(labels, background)
-        judge = self._taught("split", _measures(every), background, verdicts(marks.answers))
+        model = Covariances.of(self.evidence, self.evidence.clusters(labels, number))
+        every = self._divisions(labels, model)
+        judge = self._taught("split", _measures(every), labels, model, verdicts(marks.answers))
         doubts = np.zeros(number)
         for label, _, found in every:
-            sizes = found.masks.sum(axis=1)
-            enough = np.minimum(sizes, found.masks.shape[1] - sizes) >= share * found.masks.shape[1]
-            doubts[label] = (1 - expit(judge.logits(found.measures[enough]))).max(initial=0)
+            share = found.masks.mean(axis=1)
+            strangers = np.minimum(share, 1 - share) * expit(-judge.log_odds(found.measures))
+            doubts[label] = strangers.max(initial=0)
         return doubts
 
     def _taught(
-        self, kind: Kind, candidates: NDArray[np.float64], background: Background, there: Sequence[Verdict]
+        self,
+        kind: Kind,
+        candidates: NDArray[np.float64],
+        labels: NDArray[np.int64],
+        model: Covariances,
+        there: Sequence[Verdict],
     ) -> Judge:
-        """Return the judge of joins or splits after the answers. ``candidates`` (m, 6) are the present measures."""
-        judge = Judge.of(candidates, JOIN if kind == "join" else SPLIT)
+        """Return the judge of joins or splits after the answers. ``candidates`` (m, 19) are the present measures."""
+        judge = Judge.of(kind, candidates)
         measures, same = [], []
         for verdict in there:
             if verdict.kind != kind:
                 continue
             key = (verdict.a, verdict.b)
             if key not in self._answered:
-                self._answered[key] = pair_measures(self.evidence, background, verdict.a, verdict.b)
+                self._answered[key] = pair_measures(self.evidence, model, labels, verdict.a, verdict.b)
             measures.append(self._answered[key])
             same.append(verdict.same)
         return judge.taught(np.array(measures), np.array(same)) if same else judge
@@ -235,12 +195,12 @@ class Asker:
         decided: set[tuple[int, int]],
         there: Sequence[Verdict],
         sums: Sides,
-        background: Background,
+        model: Covariances,
         most: int,
     ) -> Iterable[Question]:
         """Yield questions about clusters that may be one, highest gain first, at most ``most``."""
-        found = join_candidates(self.evidence, labels, sums, background)
-        p = expit(self._taught("join", found.measures, background, there).logits(found.measures))
+        found = join_candidates(self.evidence, labels, sums, model)
+        p = expit(self._taught("join", found.measures, labels, model, there).log_odds(found.measures))
         gain = p * sums.sizes[found.a] * sums.sizes[found.b]
         yielded = 0
         for at in np.argsort(-gain, kind="stable").tolist():
@@ -259,23 +219,23 @@ class Asker:
         marks: Marks,
         there: Sequence[Verdict],
         ends: Sequence[tuple[int, int]],
-        background: Background,
+        model: Covariances,
     ) -> Iterable[Question]:
         """Yield a question about each cluster: the division of the highest gain that is not decided."""
         together: dict[int, list[tuple[Sequence[int], Sequence[int]]]] = {}
         for verdict, (a, b) in zip(there, ends, strict=True):
             if a == b:
                 together.setdefault(a, []).append((verdict.a, verdict.b))
-        for a, b in marks.must.tolist():
-            if labels[a] == labels[b]:
-                together.setdefault(int(labels[a]), []).append(((a,), (b,)))
-        every = self._divisions(labels, background)
-        judge = self._taught("split", _measures(every), background, there)
+        for a, b in _tied(marks, labels):
+            together.setdefault(int(labels[a]), []).append(((a,), (b,)))
+        every = self._divisions(labels, model)
+        judge = self._taught("split", _measures(every), labels, model, there)
         for label, rows, found in every:
-            masks, p = found.masks, expit(judge.logits(found.measures))
+            masks, p = found.masks, expit(judge.log_odds(found.measures))
             sizes = masks.sum(axis=1)
             gain = (1 - p) * sizes * (len(rows) - sizes)
-            for one, other in together.get(label, []):
+            for one, other in together.get(label, []):  # the more alike a division, the less it can tell
+                gain *= AGAIN * (1 - _overlap(masks, rows, one, other))
                 gain[_divides(masks, rows, one, other)] = -1
             if gain.max(initial=-1) < 0:
                 continue
@@ -285,17 +245,17 @@ class Asker:
             yield Question("split", *sides, (label, label), numbers, float(p[at]), float(gain[at]))
 
     def _divisions(
-        self, labels: NDArray[np.int64], background: Background
+        self, labels: NDArray[np.int64], model: Covariances
     ) -> list[tuple[int, NDArray[np.int64], Divisions]]:
         """Return the clusters that can be divided, with their rows and divisions; those known from before are kept."""
         present: dict[bytes, Divisions] = {}
         every = []
         for label, rows in _members(labels):
-            if len(rows) < _LEAST_SPLIT:
+            if len(rows) < LEAST:  # smaller clusters hold few pairs
                 continue
             key = rows.tobytes()
             known = self._divided.get(key)
-            present[key] = split_candidates(self.evidence, rows, background) if known is None else known
+            present[key] = split_candidates(self.evidence, rows, labels, model) if known is None else known
             every.append((label, rows, present[key]))
         self._divided = present
         return every
@@ -329,8 +289,21 @@ class Asker:
         return rows[np.concatenate([first, nearest, rest])[:LISTED]]
 
 
+def _tied(marks: Marks, labels: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
+    """Yield pairs of rows of one cluster that chains of must-links connect, also chains through removed rows."""
+    rows = np.unique(marks.must)
+    rows = rows[labels[rows] >= 0]
+    if not len(rows):
+        return
+    group = closures(marks, len(labels))[rows]
+    order = np.lexsort((rows, labels[rows], group))
+    rows, group = rows[order], group[order]
+    next_ = (group[:-1] == group[1:]) & (labels[rows[:-1]] == labels[rows[1:]])
+    yield from zip(rows[:-1][next_].tolist(), rows[1:][next_].tolist(), strict=True)
+
+
 def _measures(every: Sequence[tuple[int, NDArray[np.int64], Divisions]]) -> NDArray[np.float64]:
-    """Return the measures (m, 6) of all divisions."""
+    """Return the measures (m, 19) of all divisions."""
     return np.concatenate([np.empty((0, MEASURES)), *(found.measures for _, _, found in every)])
 
 
@@ -381,3 +354,15 @@ def _divides(
     """Return which divisions (v,) of a cluster's rows separate most rows of two sides."""
     share = [masks[:, np.isin(rows, side)].mean(axis=1) > 0.5 for side in (one, other)]
     return share[0] != share[1]
+
+
+def _overlap(
+    masks: NDArray[np.bool_], rows: NDArray[np.int64], one: Sequence[int], other: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return how far divisions (v,) of a cluster's rows are the same as that of two sides: |A ∩ B| / |A ∪ B|."""
+    found = np.zeros(len(masks))
+    for side in (one, other):
+        known = np.isin(rows, side)
+        for part in (masks, ~masks):
+            found = np.maximum(found, (part & known).sum(axis=1) / np.maximum((part | known).sum(axis=1), 1))
+    return found

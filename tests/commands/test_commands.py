@@ -40,7 +40,7 @@ OPTIONS = {
     "apply": "--threads --json --quiet",
     "undo": "--threads --json --quiet",
     "name": "--remove --json --quiet",
-    "assign": "--remove --apply-merges --labels --threads --json --quiet",
+    "assign": "--remove --apply-merges --labels --files --threads --json --quiet",
     "explain": "--json",
     "report": "--out --images --names --thumbnails --labels --questions --json",
     "review": "--images --thumbnails --port --no-browser --threads --quiet",

@@ -281,6 +281,14 @@ def test_new_rows_keep_the_files_of_the_old_ones(run, tmp_path):
     assert found.rows.tolist() == [0, *range(2, 125)]
     new = [tmp_path / "a.jpg", None, tmp_path / "b.jpg", None, None]
     assert found.files == [before[0], *before[2:], *new]
+    np.save(tmp_path / "last.npy", features[5:7])
+    (tmp_path / "list.txt").write_text("c.jpg\nd.jpg\n")
+    with pytest.raises(InputError, match="files: are those of new instances, but there are none"):
+        assign(tmp_path / "copy", remove=[3], files=tmp_path / "list.txt")
+    with pytest.raises(InputError, match=r"list\.txt: has 2 lines; needs one path for each of 3 instances"):
+        assign(tmp_path / "copy", tmp_path / "new.parquet", files=tmp_path / "list.txt")
+    assign(tmp_path / "copy", tmp_path / "last.npy", files=tmp_path / "list.txt")
+    assert read_clusters(tmp_path / "copy").files == [*found.files, tmp_path / "c.jpg", tmp_path / "d.jpg"]
 
 
 @pytest.mark.long

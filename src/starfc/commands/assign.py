@@ -37,6 +37,13 @@ def assign(
         Path | None, typer.Option("--labels", metavar="FILE", help="Identities of all rows, to compute the metrics.")
     ] = None,
     key: options.Key = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Files of the new instances: a list (one path per line), a folder of pictures, or a table with paths.",
+        ),
+    ] = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -60,7 +67,9 @@ def assign(
     set_threads(threads)
     stages = Stages()
     rows = () if remove is None else _rows(remove)
-    assigned = add(folder, features, remove=rows, apply_merges=apply_merges, labels=labels, key=key, stages=stages)
+    assigned = add(
+        folder, features, remove=rows, apply_merges=apply_merges, labels=labels, key=key, files=files, stages=stages
+    )
     metrics = opened(folder).json("run.json", RunRecord).as_dict()["metrics"]
     if as_json:
         print(json.dumps({**assigned.record(), "metrics": metrics, "folder": str(folder)}))

@@ -37,6 +37,7 @@ from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
 from starfc.data.fingerprint import fingerprint
 from starfc.data.formats.parquet import opened_parquet
+from starfc.data.instance_files import Files, read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.structure import NO_LOGIT
@@ -70,6 +71,7 @@ def assign(
     apply_merges: bool = False,
     labels: str | Path | NDArray[np.integer] | None = None,
     key: str | None = None,
+    files: str | Path | None = None,
     stages: Stages | None = None,
 ) -> Assigned:
     """Add instances to a finished run, remove some, and update its folder.
@@ -89,6 +91,9 @@ def assign(
         Identities of all rows, to compute the metrics.
     key : str, optional
         Name of the array in an .npz of features, or of the dataset in an .h5.
+    files : path, optional
+        Files of the new instances, for the column ``file`` of clusters.parquet (:mod:`starfc.data.instance_files`).
+        Default: those that a table of features names.
     stages : Stages, optional
         Measures the time of each stage, and checks the memory limit.
 
@@ -106,7 +111,9 @@ def assign(
     folder, stages = Path(folder), stages or Stages()
     if not folder.is_dir():
         Run.open(folder)  # raises the error
-    read = [path for path in (features, labels) if isinstance(path, str | Path)]
+    if files is not None and features is None:
+        raise InputError(f"{word('files')}: are those of new instances, but there are none; leave it out")
+    read = [path for path in (features, labels, files) if isinstance(path, str | Path)]
     with changing(folder, ASSIGN, inputs=read) as change:
         started, place = time.perf_counter(), change.place
         with stages.stage("open"):
@@ -114,6 +121,7 @@ def assign(
             state, logged = read_state(run) or (first_state(run), None)
         new, invalid = _new_rows(run, features, key)
         truth = _truth(labels, len(state.labels) + len(new))
+        of_new = None if files is None else read_files(files, len(new))
         change.append(f"{STATE}/features.bin")
         with stages.stage("features", needs=new.array.nbytes):
             every = _append(folder, place, state.features, new, is_first=logged is None)
@@ -130,7 +138,7 @@ def assign(
             log.warning("%s", one.text())
         record = _record(run, state, assigned, features, truth)
         with stages.stage("write"):
-            logged = _write(folder, place, state, record, assigned, logged, names)
+            logged = _write(folder, place, state, record, assigned, logged, names, of_new)
         change.removed.append(CLUSTERS)
         steps = (path.name for path in (folder / STATE).glob("step-*.npz"))
         change.removed += [f"{STATE}/{name}" for name in steps if name not in logged]
@@ -241,6 +249,7 @@ def _write(
     assigned: Assigned,
     logged: list[str] | None,
     names: dict[int, str],
+    of_new: Files | None,
 ) -> list[str]:
     """Write the files that the step changed, and return the files of the steps since the lists were written.
 
@@ -270,7 +279,7 @@ def _write(
         pending = [writer.submit(save_array, place / STATE / f"{name}.npy", array) for name, array in kept.items()]
         pending.append(writer.submit(write_edges, place, parsed))
         measures = instance_columns(parsed, state.labels, measured, state.touched)
-        columns = Columns(state.confidence, measures, files_after(folder, record))
+        columns = Columns(state.confidence, measures, files_after(folder, record, of_new))
         write_clustering(place, labels, columns.confidence, columns.with_names(labels, names))
         for written in pending:
             written.result()

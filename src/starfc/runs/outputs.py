@@ -92,10 +92,10 @@ def read_instances(folder: str | Path | OpenedFolder, rows: int) -> tuple[NDArra
     return confidence, None if names is None else [Path(name) if name else None for name in names]
 
 
-def files_after(folder: Path, record: dict[str, Any]) -> dict[str, pa.Array]:
+def files_after(folder: Path, record: dict[str, Any], given: Files | None) -> dict[str, pa.Array]:
     """Return the column ``file`` after the last step of ``record``; nothing if no files are known.
 
-    Earlier rows keep their files; new rows have those that their table of features names.
+    Earlier rows keep their files; new rows have the ``given`` ones, or those that their table of features names.
     """
     step = record["steps"][-1]
     first, added = step["first_row"], step["added"]
@@ -104,7 +104,7 @@ def files_after(folder: Path, record: dict[str, Any]) -> dict[str, pa.Array]:
     except InputError as error:
         log.info("%s; files of earlier rows are not known any more", error)
         before = None
-    new = None if step["features"] is None else files_beside(step["features"], added)
+    new = files_beside(step["features"], added) if given is None and step["features"] is not None else given
     if before is None and new is None:
         return {}
     return {"file": file_column([*(before or [None] * first), *(new or [None] * added)])}

@@ -22,8 +22,10 @@ def fs():
 def results(folder, **files):
     """A folder of results with these files, and their list."""
     folder.mkdir()
-    for name, content in (files | {"files.json": json.dumps({"files": dict.fromkeys(files)})}).items():
-        (folder / name).parent.mkdir(exist_ok=True)
+    listed = {name: {"bytes": len(content), "digest": None} for name, content in files.items() if "knn/" not in name}
+    record = {"format": 1, "id": "0", "command": "cluster", "files": listed}
+    for name, content in (files | {"files.json": json.dumps(record)}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
     (folder / ".lock").write_text("")
     return folder
@@ -60,3 +62,30 @@ def test_an_upload_that_is_cut_short_has_no_list(fs, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"the results cannot be written there \(no network\)"):
         Upload("memory://results", overwrite=True).send(tmp_path / "one")
     assert not fs.exists("/results/files.json")
+
+
+GRAPH = "knn/0123456789ab_exact_k_80"
+
+
+def test_other_runs_below_the_url_stay(fs, tmp_path):
+    run = results(tmp_path / "one", **{"labels.npy": "1", f"{GRAPH}/ids.npy": "1", f"{GRAPH}/files.json": "{}"})
+    for place in ("results/exp/one", "results/edges/two", "results/knn/three"):
+        Upload(f"memory://{place}", overwrite=False).send(run)
+    before = fs.find("/results")
+    Upload("memory://results", overwrite=True).send(results(tmp_path / "two", **{"labels.npy": "2"}))
+    assert set(fs.find("/results")) == {*before, "/results/labels.npy", "/results/files.json"}
+
+
+@pytest.mark.parametrize("left", [None, b"{", b'{"files": {}}', b"\xff", b"[" * 100_000])
+def test_files_of_a_run_without_a_list_are_removed(fs, tmp_path, left):
+    """An upload that was cut short has no list, or somebody damaged it."""
+    names = ("edges/scores.npy", f"{GRAPH}/ids.npy", f"{GRAPH}/files.json", "state/step-1.npz", "answers/step-2.npz")
+    Upload("memory://results", overwrite=False).send(results(tmp_path / "one", **dict.fromkeys(names, "1")))
+    kept = ["/results/edges/mine.npy", "/results/knn/mine/ids.npy", "/results/mine.txt"]
+    for name in kept:
+        fs.pipe_file(name, b"mine")
+    fs.rm_file("/results/files.json")
+    if left is not None:
+        fs.pipe_file("/results/files.json", left)
+    Upload("memory://results", overwrite=True).send(results(tmp_path / "two", **{"labels.npy": "2"}))
+    assert sorted(fs.find("/results")) == sorted([*kept, "/results/files.json", "/results/labels.npy"])

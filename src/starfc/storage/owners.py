@@ -62,6 +62,7 @@ _WEIGHTS = (
 )  # fmt: skip
 _TRAINED = ("config.json", "run.json", *_WEIGHTS, *_THRESHOLDS, "reliability.csv", "reliability.png")
 _GRAPH = ("ids.npy", "sims.npy", "manifest.json")
+GRAPHS = f"{'[0-9a-f]' * 12}_*_k_[0-9]*"  # folders of graphs in the folder knn/ of a run
 _DATA = ("index", "questions", "clusters", "merges", "issues", "rows", "names", "members-[0-9]*")
 _PAGE = ("index.html", "page/*", *(f"data/{name}.js" for name in _DATA), "thumbs/[0-9]*.webp")
 

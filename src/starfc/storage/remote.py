@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import fsspec
 from starfc.errors import InputError
 from starfc.runtime.words import advice
 from starfc.storage.commit import FILES, LOCK
-from starfc.storage.safe import first_line
+from starfc.storage.owners import APPLY, ASSIGN, CLUSTER, GRAPHS, KNN
+from starfc.storage.records import FileList
+from starfc.storage.safe import first_line, require_name
 
 
 def is_url(name: str) -> bool:
@@ -67,7 +70,7 @@ class Upload:
             )
 
     def send(self, folder: Path) -> None:
-        """Upload the files of a folder, and remove the files of an earlier run that it does not have.
+        """Remove the files of an earlier run that the new one does not have, and upload the files of a folder.
 
         Raises
         ------
@@ -77,25 +80,44 @@ class Upload:
         names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
         names = [name for name in names if name not in (FILES, LOCK)]
         try:
-            before = self._listed()
-            self._remove(FILES)
+            before = self._earlier()
+            for name in (FILES, *sorted(before - {*names, FILES})):
+                self._remove(name)
             for name in (*names, FILES):
                 self._fs.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
                 self._fs.put_file(str(folder / name), f"{self._root}/{name}")
-            for name in before - {*names, FILES}:
-                self._remove(name)
         except Exception as error:  # each file system has errors of its own
             raise InputError(f"{self.url}: the results cannot be written there ({first_line(error)})") from error
 
+    def _earlier(self) -> set[str]:
+        """Return the names of an earlier run's files: those of its list, and those that only a run's files have.
+
+        An upload that was cut short has no list. Other folders below the URL, such as those of other runs, are not
+        looked at.
+        """
+        graphs = [f"knn/{graph}" for graph in self._names("knn") if fnmatchcase(graph, GRAPHS)]
+        known = {*CLUSTER.names, *ASSIGN.names, *APPLY.names}
+        known |= {f"{graph}/{name}" for graph in graphs for name in (*KNN.names, FILES)}
+        folders = {pattern.rpartition("/")[0] for pattern in known}
+        there = {f"{folder}/{name}".lstrip("/") for folder in folders for name in self._names(folder)}
+        return self._listed() | {name for name in there if any(fnmatchcase(name, pattern) for pattern in known)}
+
     def _listed(self) -> set[str]:
-        """Return the names of the files that an earlier run uploaded: those of the lists that are there."""
-        found = set()
-        for path in self._fs.find(self._root):
-            if path.rpartition("/")[2] == FILES:
-                folder = path[len(self._root) :].lstrip("/").removesuffix(FILES)
-                found |= {f"{folder}{name}" for name in (*json.loads(self._fs.cat_file(path))["files"], FILES)}
-        return found
+        """Return the names in the list of the earlier run; none if there is no list or it is damaged."""
+        try:
+            files = FileList.model_validate(json.loads(self._fs.cat_file(f"{self._root}/{FILES}"))).files
+            return {require_name(name, Path(self._root)) for name in files}
+        except (FileNotFoundError, ValueError, RecursionError):
+            return set()
+
+    def _names(self, folder: str) -> list[str]:
+        """Return the names in a folder below the URL."""
+        try:
+            paths = self._fs.ls(f"{self._root}/{folder}".rstrip("/"), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [path.rstrip("/").rpartition("/")[2] for path in paths]
 
     def _remove(self, name: str) -> None:
-        if self._fs.exists(f"{self._root}/{name}"):
+        if self._fs.isfile(f"{self._root}/{name}"):
             self._fs.rm_file(f"{self._root}/{name}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 
 import fsspec
+import numpy as np
 import pytest
 
+from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.storage.remote import Upload
+from starfc.graph.opening import Search, graph_name
+from starfc.storage.owners import GRAPHS
+from starfc.storage.remote import Upload, is_same, is_within
 
 
 @pytest.fixture
@@ -89,3 +94,47 @@ def test_files_of_a_run_without_a_list_are_removed(fs, tmp_path, left):
         fs.pipe_file("/results/files.json", left)
     Upload("memory://results", overwrite=True).send(results(tmp_path / "two", **{"labels.npy": "2"}))
     assert sorted(fs.find("/results")) == sorted([*kept, "/results/files.json", "/results/labels.npy"])
+
+
+def test_names_of_graphs():
+    assert fnmatch(graph_name(Features(np.eye(4, dtype=np.float32), "x"), 3, Search()), GRAPHS)
+    assert fnmatch(GRAPH, f"knn/{GRAPHS}")
+
+
+def test_an_input_at_the_url_is_refused(fs, tmp_path):
+    fs.pipe_file("/results/feat/features.npy", b"mine")
+    for name in ("memory://results/feat", "memory://results/feat/features.npy", "memory:///results/feat/"):
+        with pytest.raises(
+            InputError, match=f"{name}: this command reads it, and the results in memory://results/feat"
+        ):
+            Upload("memory://results/feat", overwrite=True, inputs=[name])
+    Upload("memory://results/feature", overwrite=True, inputs=["memory://results/feat"])
+    Upload("memory://results/feat/run", overwrite=True, inputs=["memory://results/feat"])
+    assert fs.cat_file("/results/feat/features.npy") == b"mine"
+
+
+def test_a_path_and_a_url_of_one_place(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert is_within("ff", f"file://{tmp_path}/ff")
+    assert is_within("link/ff/x.npy", f"file://{tmp_path}/ff/")
+    assert is_within("ff", "file:///")
+    assert is_same("link/ff", f"file://{tmp_path}/ff/")
+    assert not is_same("link/ff/x.npy", f"file://{tmp_path}/ff/")
+    assert not is_within("ff2", f"file://{tmp_path}/ff")
+    assert not is_within("ff", f"memory://{tmp_path}/ff")
+
+
+def test_a_url_that_cannot_be_written_to_is_found_at_the_start(fs, tmp_path, monkeypatch):
+    Upload("memory://results", overwrite=False)
+    assert fs.find("/results") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/run: cannot be written to \(.*\); name another URL"):
+        Upload(f"file://{tmp_path}/file/run", overwrite=True)
+
+    def refuse(*_):
+        raise PermissionError("Access denied")
+
+    monkeypatch.setattr(type(fs), "pipe_file", refuse)
+    with pytest.raises(InputError, match=r"memory://results: cannot be written to \(Access denied\); name another"):
+        Upload("memory://results", overwrite=False)

@@ -106,6 +106,7 @@ def cluster(
     from starfc.storage.records import RunRecord
     from starfc.storage.remote import Upload, is_url
 
+    read = [str(name) for name in (features, labels, files, marks, knn_graph, model) if name is not None]
     model = PRETRAINED if model is None else model
     given = options.given(engine=engine, workers=workers, address=address, store=store, shard_rows=shard_rows)
     if given and engine is None:
@@ -131,7 +132,7 @@ def cluster(
     if partition is not None:
         asked["partition"] = {"type": partition.value}
     with ExitStack() as stack:
-        upload = Upload(out, overwrite) if is_url(out) else None
+        upload = Upload(out, overwrite, [name for name in read if name != options.STREAM]) if is_url(out) else None
         local = out != options.STREAM and upload is None
         folder = Path(out) if local else stack.enter_context(temporary_folder())
         place, name = stack.enter_context(options.stored_features(features, folder, keep=out != options.STREAM))

@@ -268,10 +268,12 @@ def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tup
     import shutil
 
     from starfc.storage.atomic import prepare_folder, temporary_file, writes
+    from starfc.storage.remote import is_same
 
-    if Path(path).is_dir() and folder.resolve() == Path(path).resolve():
+    place = folder / "features.npy"
+    if path != STREAM and any(is_same(path, str(name)) for name in (folder, place)):
         raise InputError(f"{path}: the results would become parts of the features; name another folder for the results")
-    place = prepare_folder(folder) / "features.npy"
+    prepare_folder(folder)
     name = Path("stdin" if path == STREAM else path.rstrip("/").rpartition("/")[2])
     with temporary_file(place) as temporary:
         with writes(place, folder):

@@ -78,7 +78,10 @@ class Place:
 
 
 def graph_name(features: Features, k: int, search: Search) -> str:
-    """Return the name of a graph's folder: start of the features' fingerprint, search method and k."""
+    """Return the name of a graph's folder: start of the features' fingerprint, search method and k.
+
+    ``GRAPHS`` of :mod:`starfc.storage.owners` is its pattern.
+    """
     return f"{features.check.fingerprint[:12]}_{search.method}_k_{k}"
 
 

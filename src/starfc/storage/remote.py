@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import uuid
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from starfc.errors import InputError
 from starfc.runtime.words import advice
@@ -36,6 +40,22 @@ def file_system(url: str, what: str) -> tuple[Any, str]:
         raise InputError(f"{url}: cannot be opened as {what}: {error}") from None
 
 
+def is_within(name: str, folder: str) -> bool:
+    """Return whether a URL or path is ``folder``, another URL or path, or lies in it."""
+    (system, place), (other, root) = _resolved(name), _resolved(folder)
+    return system == other and f"{place}/".startswith(f"{root}/")
+
+
+def is_same(one: str, other: str) -> bool:
+    """Return whether two URLs or paths are one place."""
+    return _resolved(one) == _resolved(other)
+
+
+def _resolved(name: str) -> tuple[Any, str]:
+    system, place = file_system(name, "a file or folder")
+    return system, (os.path.realpath(place) if isinstance(system, LocalFileSystem) else place).rstrip("/")
+
+
 class Upload:
     """A URL that will hold the results of a run.
 
@@ -49,18 +69,26 @@ class Upload:
         The folder.
     overwrite : bool
         Whether to replace what is there.
+    inputs : iterable of str
+        URLs and paths of what the command reads.
 
     Raises
     ------
     InputError
-        Something is there already, or the URL cannot be read.
+        Something is there already, an input lies there, or the URL cannot be read or written to.
     """
 
-    def __init__(self, url: str, overwrite: bool) -> None:
+    def __init__(self, url: str, overwrite: bool, inputs: Iterable[str] = ()) -> None:
         self.url = url
         self._fs, self._root = file_system(url, "a folder for the results")
+        for name in inputs:
+            if is_within(name, url):
+                raise InputError(
+                    f"{name}: this command reads it, and the results in {url} could replace it; name another URL for "
+                    "the results"
+                )
         try:
-            found = self._fs.exists(self._root) and bool(self._fs.ls(self._root))
+            found = self._names("")
         except Exception as error:  # each file system has errors of its own
             raise InputError(f"{url}: cannot be read ({first_line(error)})") from None
         if found and not overwrite:
@@ -68,6 +96,21 @@ class Upload:
                 f"{url}: a new or empty folder needed for the results; found files; name another"
                 f"{advice(', or add {} to replace them', 'overwrite')}"
             )
+        self._require_writable()
+
+    def _require_writable(self) -> None:
+        """Write a small file and remove it. A bucket is not created: its name may be a mistake."""
+        bucket, path = self._root.partition("/")[0], f"{self._root}/.starfc-{uuid.uuid4().hex}"
+        try:
+            if bucket and not self._fs.exists(bucket):
+                raise FileNotFoundError(f"{bucket} does not exist")
+            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.pipe_file(path, b"The results of a run can be written here.")
+            self._fs.rm_file(path)
+        except Exception as error:  # each file system has errors of its own
+            raise InputError(
+                f"{self.url}: cannot be written to ({first_line(error)}); name another URL for the results"
+            ) from None
 
     def send(self, folder: Path) -> None:
         """Remove the files of an earlier run that the new one does not have, and upload the files of a folder.

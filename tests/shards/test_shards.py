@@ -20,6 +20,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from helpers.s3 import s3_server
 from helpers.samples import blobs
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.data.dataset import Features
@@ -32,6 +33,7 @@ from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.judge import first_round_judge
 from starfc.runs.on_shards import ShardOptions
+from starfc.runs.on_shards import on_shards as run_on_shards
 from starfc.shards import store as store_module
 from starfc.shards.driver import Shards
 from starfc.shards.engine import LocalEngine, engine_of
@@ -237,21 +239,10 @@ def test_a_store_that_fails_one_write_in_ten(rows, expected, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_on_s3(rows, expected):
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = moto.ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        options = {"key": "a", "secret": "b", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-        fsspec.config.conf["s3"] = options
-        fsspec.filesystem("s3").mkdir("bucket")
+    with s3_server():
         store = Store("s3://bucket/run")
         assert_same(on_shards(rows, store), expected)
         store.remove()
-    finally:
-        fsspec.config.conf.pop("s3", None)
-        server.stop()
 
 
 def cluster_command(tmp_path, *more):
@@ -348,6 +339,26 @@ def test_what_cannot_run_on_shards(tmp_path):
     for given in ({"engine": "wait"}, {"engine": "ray", "address": "auto"}):
         with pytest.raises(InputError, match="store: name a folder or URL that all machines see"):
             ShardOptions(**given)
+    for out in ("s3://bucket", "s3://bucket/"):
+        with pytest.raises(InputError, match=f"store: name a URL; the results at {out} leave no place beside them"):
+            ShardOptions(out)
+    assert ShardOptions("s3://bucket/x").url == "s3://bucket/x.shards"
+
+
+@pytest.mark.parametrize(
+    ("out", "store", "message"),
+    [
+        ("memory://a/b", "memory://a", "memory://a: store must not be, or contain, the folder of the results"),
+        ("memory://a/b", "memory://a/b", "memory://a/b: store must not be, or contain, the folder of the results"),
+        ("file:///tmp/a", "/tmp", "/tmp: store must not be, or contain, the folder of the results"),
+        ("memory://a", "/proc/x", r"/proc/x: cannot be written \(No such file or directory\)"),
+    ],
+)
+def test_stores_that_are_refused_before_any_work(tmp_path, out, store, message):
+    options = ShardOptions(out, store=store)
+    model = load_model(PRETRAINED)
+    with pytest.raises(InputError, match=message), run_on_shards(options, model, EXACT, tmp_path, 1, keep_graph=False):
+        pass
 
 
 def test_tasks_that_do_not_exist(tmp_path):
@@ -436,7 +447,6 @@ def test_two_commands_do_not_share_a_store(tmp_path, rows):
     [
         ("x.npy", "a folder needed for the shards; found a file"),
         ("run", "--store must not be, or contain, the folder of the results"),
-        (".", "--store must not be, or contain, the folder of the results"),
         ("s3://bucket/x", "cannot be read"),
     ],
 )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.s3 import s3_server
+from starfc.data.parts import gather
+from starfc.errors import InputError
 from starfc.shards import store as store_module
 from starfc.shards.store import Store
+from starfc.storage.remote import Upload
 
 
 def test_the_local_folder_stays_within_its_size(tmp_path):
@@ -50,3 +54,26 @@ def test_an_error_of_the_disk_is_not_damage(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Too many open files"):
         store.load("near", 0)
     assert store.finished("near") == {0}
+
+
+@pytest.mark.long
+def test_stores_of_two_processes_on_s3(tmp_path):
+    """A process sees what another one wrote since it listed a folder; nothing is written to a missing bucket."""
+    with s3_server():
+        ours, theirs = Store("s3://bucket/run", tmp_path / "one"), Store("s3://bucket/run", tmp_path / "two")
+        for at in range(3):
+            theirs.save("near", at, {"array": np.arange(at)})
+            assert ours.finished("near") == set(range(at + 1))
+            theirs.save("near", at + 1, {"array": np.arange(at + 1)})
+            np.testing.assert_array_equal(ours.load("near", at + 1), np.arange(at + 1))
+            theirs.forget("near", at + 1)
+            assert not ours.is_whole("near", at + 1)
+        Upload("s3://bucket/results", overwrite=False)
+        with pytest.raises(InputError, match=r"s3://none/x: cannot be written to \(none does not exist\)"):
+            Upload("s3://none/x", overwrite=False)
+        with pytest.raises(InputError, match=r"s3://none/x: cannot be read \(.*bucket does not exist"):
+            gather("s3://none/x", tmp_path / "x.npy")
+        with pytest.raises(InputError, match=r"s3://bucket/x: cannot be read \(no such file or folder\)"):
+            gather("s3://bucket/x", tmp_path / "x.npy")
+        with pytest.raises(InputError, match=r"s3://none/x: cannot be read \(none does not exist\)"):
+            Store("s3://none/x").require_usable()

@@ -16,7 +16,7 @@ from starfc.data.files import feature_blocks
 from starfc.data.formats.npy import npy_writer
 from starfc.errors import InputError
 from starfc.storage.atomic import temporary_file
-from starfc.storage.remote import file_system, is_url
+from starfc.storage.remote import file_system, is_url, reason
 from starfc.storage.safe import first_line
 
 PARTS = (".npy", ".parquet")
@@ -74,9 +74,9 @@ def gather(source: str, place: Path) -> None:
 def _parts(fs: Any, root: str, source: str) -> list[str]:
     """Return the paths of the parts, within the file system."""
     try:
-        names = [root] if fs.isfile(root) else sorted(fs.ls(root, detail=False)) if fs.exists(root) else []
+        names = [root] if fs.info(root)["type"] == "file" else sorted(fs.ls(root, detail=False))
     except Exception as error:  # each file system has errors of its own
-        raise InputError(f"{source}: cannot be read ({first_line(error)})") from None
+        raise InputError(f"{source}: cannot be read ({reason(error, root)})") from None
     found = [name for name in names if name.endswith(PARTS) and not name.rpartition("/")[2].startswith((".", "_"))]
     if not found:
         raise InputError(f"{source}: a {' or '.join(PARTS)} needed, or a folder of them; found none")

@@ -23,8 +23,9 @@ from starfc.shards.driver import Shards
 from starfc.shards.engine import engine_of
 from starfc.shards.run import SHARD_ROWS
 from starfc.shards.store import Store
+from starfc.storage.atomic import writes
 from starfc.storage.commit import locked
-from starfc.storage.remote import is_url
+from starfc.storage.remote import is_url, is_within
 from starfc.storage.scratch import large_array
 
 log = logging.getLogger("starfc")
@@ -76,6 +77,8 @@ class ShardOptions:
             raise InputError(f"{word('shard_rows')}: a multiple of {_UNIT} needed; found {self.shard_rows:,}")
         if self.address is not None and self.engine != "ray":
             raise InputError(f"{word('address')}: needs {word('engine')} ray; found {self.engine}")
+        if self.store is None and is_url(self.out) and "/" not in self.out.rstrip("/").partition("://")[2]:
+            raise InputError(f"{word('store')}: name a URL; the results at {self.out} leave no place beside them")
         if self.store is None and not is_url(self.out) and (self.address is not None or self.engine == "wait"):
             raise InputError(f"{word('store')}: name a folder or URL that all machines see")
 
@@ -92,10 +95,11 @@ def on_shards(
     log.info("shards: %s, engine %s", store.url, options.engine)
     with ExitStack() as stack:
         store.require_usable()
+        if is_within(options.out, store.url):
+            raise InputError(f"{store.url}: {word('store')} must not be, or contain, the folder of the results")
         if store.folder is not None:
-            if store.folder.resolve() in (out.resolve(), *out.resolve().parents):
-                raise InputError(f"{store.url}: {word('store')} must not be, or contain, the folder of the results")
-            store.folder.mkdir(parents=True, exist_ok=True)
+            with writes(store.folder, store.folder):
+                store.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(store.folder, "cluster"))
         engine = stack.enter_context(engine_of(options.engine, options.workers or threads, options.address))
         shards = Shards(store, engine, model, search, options.shard_rows)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from starfc.errors import InputError
 from starfc.storage.atomic import replacing
 from starfc.storage.commit import LOCK
-from starfc.storage.remote import file_system
+from starfc.storage.remote import file_system, require_bucket
 from starfc.storage.safe import first_line
 from starfc.storage.scratch import allocate
 
@@ -185,6 +185,7 @@ class Store:
         if self._local and Path(self._root).exists() and not Path(self._root).is_dir():
             raise InputError(f"{self.url}: a folder needed for the shards; found a file")
         try:
+            require_bucket(self._fs, self._root)
             self._names("")
         except Exception as error:  # each file system has errors of its own
             raise InputError(f"{self.url}: cannot be read ({first_line(error)})") from None
@@ -263,7 +264,6 @@ class Store:
 
     def _names(self, folder: str) -> list[str]:
         path = f"{self._root}/{folder}".rstrip("/")
-        self._fs.invalidate_cache(path)
         try:
             return sorted(item.rstrip("/").rpartition("/")[2] for item in self._fs.ls(path, detail=False))
         except FileNotFoundError:

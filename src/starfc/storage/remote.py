@@ -29,15 +29,33 @@ def is_url(name: str) -> bool:
 def file_system(url: str, what: str) -> tuple[Any, str]:
     """Return the file system of a URL or path, and the path within it; ``what`` says for messages what it is opened as.
 
+    Other processes write to the same folders, so listings are not cached.
+
     Raises
     ------
     InputError
-        There is no such file system, or its package is not installed.
+        There is no such file system, its package is not installed, or it cannot be reached.
     """
     try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{url}: cannot be opened as {what}: {error}") from None
+        found, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    except Exception as error:  # each file system has errors of its own
+        raise InputError(f"{url}: cannot be opened as {what} ({first_line(error)})") from None
+    if hasattr(found, "dircache"):  # not an argument of url_to_fs: some file systems pass on what they do not know
+        found.dircache.use_listings_cache = False
+    return found, path
+
+
+def require_bucket(system: Any, path: str) -> None:
+    """Raise FileNotFoundError if the path begins with the name of a bucket that does not exist."""
+    bucket = path.partition("/")[0]
+    if bucket and not system.exists(bucket):
+        raise FileNotFoundError(f"{bucket} does not exist")
+
+
+def reason(error: Exception, path: str) -> str:
+    """Return why a path of a file system cannot be read. Some errors name nothing but the path."""
+    missing = isinstance(error, FileNotFoundError) and str(error).strip("/") in ("", path.strip("/"))
+    return "no such file or folder" if missing else first_line(error)
 
 
 def is_within(name: str, folder: str) -> bool:
@@ -100,10 +118,9 @@ class Upload:
 
     def _require_writable(self) -> None:
         """Write a small file and remove it. A bucket is not created: its name may be a mistake."""
-        bucket, path = self._root.partition("/")[0], f"{self._root}/.starfc-{uuid.uuid4().hex}"
+        path = f"{self._root}/.starfc-{uuid.uuid4().hex}"
         try:
-            if bucket and not self._fs.exists(bucket):
-                raise FileNotFoundError(f"{bucket} does not exist")
+            require_bucket(self._fs, self._root)
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(path, b"The results of a run can be written here.")
             self._fs.rm_file(path)

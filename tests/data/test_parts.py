@@ -67,3 +67,15 @@ def test_what_cannot_be_gathered(folder, rows, tmp_path):
         gather("memory://nothing/", tmp_path / "x.npy")
     with pytest.raises(InputError, match="nowhere://x: cannot be opened as features"):
         gather("nowhere://x", tmp_path / "x.npy")
+
+
+def test_a_warning_names_the_files_that_are_not_read(folder, rows, tmp_path, caplog):
+    gather(str(folder), tmp_path / "x.npy")
+    assert not caplog.records
+    for name in ("b.NPY", "d.npz", "e.txt", ".f.npz"):
+        (folder / name).write_bytes(b"")
+    (folder / "more.npy").mkdir()
+    gather(str(folder), tmp_path / "x.npy")
+    said = "only its .npy and .parquet files are read; not 'b.NPY', 'd.npz', 'more.npy'"
+    assert caplog.messages == [f"{folder}: {said}"]
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from helpers.s3 import s3_server
 from starfc.data.parts import gather
 from starfc.errors import InputError
 from starfc.shards import store as store_module
+from starfc.shards.run import ShardRun
+from starfc.shards.scores import width_of
 from starfc.shards.store import Store
 from starfc.storage.remote import Upload
 
@@ -54,6 +58,28 @@ def test_an_error_of_the_disk_is_not_damage(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Too many open files"):
         store.load("near", 0)
     assert store.finished("near") == {0}
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b'{"digest": "0", "content": {}}'])
+@pytest.mark.parametrize("name", ["near/input.json", "strangers.json", "width.json", "lists.json", "manifest.json"])
+def test_damaged_records_are_named_in_one_message(tmp_path, name, data):
+    store = Store(str(tmp_path))
+    store.write_json(name, {})
+    (tmp_path / name).write_bytes(data)
+    run = ShardRun(store, SimpleNamespace(products="float32"))
+    read = {
+        "near/input.json": lambda: run.finished("near"),
+        "strangers.json": lambda: run._pairs,
+        "width.json": lambda: width_of(run),
+        "lists.json": lambda: run.lists_stage,
+        "manifest.json": lambda: ShardRun.open(store),
+    }
+    with pytest.raises(InputError, match=rf"{name}: damaged \(.*\); remove the folder$"):
+        read[name]()
+    (tmp_path / name).unlink()
+    if name not in ("near/input.json", "manifest.json"):
+        with pytest.raises(InputError, match=f"{name}: is missing; start the run again"):
+            read[name]()
 
 
 @pytest.mark.long

@@ -1,23 +1,26 @@
 """Gather features that are at a URL, or in a folder of parts, in one ``.npy`` of this machine.
 
 The parts of a folder are its ``.npy`` and ``.parquet`` files, in the order of their names; names that begin with ``.``
-or ``_`` are left out. A part is fetched, appended and removed before the next one, so the disk holds one part more than
-all features.
+or ``_`` are left out. Other files of features, and folders, are not read; a warning names them. A part is fetched,
+appended and removed before the next one, so the disk holds one part more than all features.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from starfc.data.files import feature_blocks
+from starfc.data.files import FEATURE_SUFFIXES, feature_blocks
 from starfc.data.formats.npy import npy_writer
 from starfc.errors import InputError
 from starfc.storage.atomic import temporary_file
 from starfc.storage.remote import file_system, is_url, reason
-from starfc.storage.safe import first_line
+from starfc.storage.safe import first_line, listed
+
+log = logging.getLogger("starfc")
 
 PARTS = (".npy", ".parquet")
 
@@ -74,13 +77,27 @@ def gather(source: str, place: Path) -> None:
 def _parts(fs: Any, root: str, source: str) -> list[str]:
     """Return the paths of the parts, within the file system."""
     try:
-        names = [root] if fs.info(root)["type"] == "file" else sorted(fs.ls(root, detail=False))
+        info = fs.info(root)
+        entries = [info] if info["type"] == "file" else fs.ls(root, detail=True)
     except Exception as error:  # each file system has errors of its own
         raise InputError(f"{source}: cannot be read ({reason(error, root)})") from None
-    found = [name for name in names if name.endswith(PARTS) and not name.rpartition("/")[2].startswith((".", "_"))]
+    kinds = {entry["name"].rstrip("/"): entry["type"] for entry in entries}
+    kinds = {name: kind for name, kind in sorted(kinds.items()) if not _last(name).startswith((".", "_"))}
+    found = [name for name, kind in kinds.items() if kind == "file" and name.endswith(PARTS)]
     if not found:
         raise InputError(f"{source}: a {' or '.join(PARTS)} needed, or a folder of them; found none")
+    left = [
+        _last(name)
+        for name, kind in kinds.items()
+        if name not in found and (kind == "directory" or Path(name).suffix.lower() in FEATURE_SUFFIXES)
+    ]
+    if left and info["type"] != "file":
+        log.warning("%s: only its %s files are read; not %s", source, " and ".join(PARTS), listed(left))
     return found
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _fetch(fs: Any, name: str, part: Path, source: str) -> None:

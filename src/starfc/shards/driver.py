@@ -176,8 +176,6 @@ class Shards:
                 ) from None
             self.store.write_json("manifest.json", asdict(manifest))
             return ShardRun(self.store, manifest)
-        except ValueError as error:
-            raise InputError(f"{self.store.url}/manifest.json: damaged ({error}); remove the folder") from None
         if found.get("products") in ("float32", "bfloat16"):  # as measured then; now another one may be faster
             manifest = replace(manifest, products=found["products"])
         wanted = asdict(manifest)

@@ -120,11 +120,13 @@ class ShardRun:
         """
         store.require_usable()
         try:
-            manifest = Manifest(**store.read_json("manifest.json"))
-            if manifest.products not in ("float32", "bfloat16"):
-                raise ValueError(f"products: {manifest.products!r}")
+            found = store.read_json("manifest.json")
         except FileNotFoundError:
             raise InputError(f"{store.url}: no run on shards found (manifest.json is missing)") from None
+        try:
+            manifest = Manifest(**found)
+            if manifest.products not in ("float32", "bfloat16"):
+                raise ValueError(f"products: {manifest.products!r}")
         except (ValueError, TypeError) as error:
             raise InputError(f"{store.url}/manifest.json: damaged ({error}); remove the folder") from None
         if manifest.version != __version__:

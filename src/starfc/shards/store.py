@@ -28,7 +28,7 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from starfc.errors import InputError
+from starfc.errors import InputError, MissingFileError
 from starfc.storage.atomic import replacing
 from starfc.storage.commit import LOCK
 from starfc.storage.remote import file_system, require_bucket
@@ -169,10 +169,17 @@ class Store:
         self._write(name, json.dumps({"digest": digest_of_content(content), "content": content}, indent=1).encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return a JSON file. Raise FileNotFoundError or ValueError if it is missing or damaged."""
-        found = json.loads(self._read(name))
-        if not isinstance(found, dict) or digest_of_content(found.get("content")) != found.get("digest"):
-            raise ValueError(f"{self.url}/{name}: differs from its digest")
+        """Return a JSON file. Raise MissingFileError or InputError if it is missing or damaged."""
+        try:
+            found = json.loads(self._read(name))
+            if not isinstance(found, dict) or digest_of_content(found.get("content")) != found.get("digest"):
+                raise ValueError("it differs from its digest")
+        except FileNotFoundError:
+            raise MissingFileError(
+                f"{self.url}/{name}: is missing; start the run again, or remove the folder"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self.url}/{name}: damaged ({first_line(error)}); remove the folder") from None
         return found["content"]
 
     @property

@@ -83,8 +83,9 @@ def cluster(
     """Cluster embeddings. The number of clusters need not be known.
 
     Writes labels.npy, labels.meta, clusters.parquet (row, label, confidence, file) and run.json into the folder. Also
-    stores the kNN graph, the scored edges, and features that were read from stdin, a URL or a folder of parts. Labels
-    are 0..C-1; 0 is the largest cluster. Results for a URL are uploaded at the end.
+    stores the kNN graph, the scored edges, and features that were read from stdin, a URL or a folder of parts. With
+    --engine, --no-edges leaves the kNN graph out too. Labels are 0..C-1; 0 is the largest cluster. Results for a URL
+    are uploaded at the end.
     """
     if out == options.STREAM and as_json:
         raise InputError("--json: needs a folder for the results (-o DIR); with -o - stdout is used for the labels")

@@ -192,8 +192,8 @@ class Store:
         if self._local and Path(self._root).exists() and not Path(self._root).is_dir():
             raise InputError(f"{self.url}: a folder needed for the shards; found a file")
         try:
+            self._names("")  # first: an error of the network would look like a missing bucket
             require_bucket(self._fs, self._root)
-            self._names("")
         except Exception as error:  # each file system has errors of its own
             raise InputError(f"{self.url}: cannot be read ({first_line(error)})") from None
 

@@ -254,6 +254,9 @@ def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
     monkeypatch.setattr("starfc.clustering.reach.LARGEST", 1000)
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), Steps(identities // 200 * 200, 0.8), Stages())
     assert found.counts == Counts(joined=0, into=0, apart=1, times=4)  # look-alikes, by edges of lower p
+    large = np.repeat(np.arange(0, 4000, 200), 200)  # larger than two lists: the same edges join them
+    found = reach(large, chains(large, 0.9), 79, 0.5, numbered(4000), Steps(large // 400 * 400, 0.8), Stages())
+    assert found.counts == Counts(joined=20, into=10, apart=0, times=4)
     steps = Steps(identities)
     found = reach(members, chains(identities, 0.9), 79, 0.5, numbered(4000), steps, Stages())
     assert found.counts == Counts(joined=0, into=0, apart=1, times=4)

@@ -18,7 +18,8 @@ if the first sample alone would join something.
 
 Very large sets. The samples of samples make the time grow by N log N. Therefore, of more than :data:`MANY` rows only
 one sample is drawn, and it has at most :data:`LARGEST` rows. It can join clusters that have at least 10 rows in it. One
-sample alone puts many look-alikes together, so p must be high, as above, between clusters of any size. In such a set
+sample alone puts many look-alikes together, so p must be high, as above, unless both clusters are larger than two
+lists: then they can be parts of an identity that no list can hold, and p between such parts may be lower. In such a set
 the opposite mistake occurs too. Bad photos of many identities lie in one place. This place becomes so dense that the
 lists of its rows hold nothing else, and it looks like one identity; in the sample it does not. So a cluster that is
 larger than a neighbour list is *taken apart* if less than half of the pairs of its rows in the sample are in one
@@ -225,7 +226,7 @@ def one_identity(
     sizes = np.bincount(members, minlength=n)
     smaller = np.minimum(sizes[a], sizes[b])
     sure = (mean >= SURE) & (mean >= np.minimum(inside[a], inside[b]))
-    fit = (smaller >= LEAST) & (sure | (n <= MANY) & (smaller > columns))
+    fit = (smaller >= LEAST) & (sure | (smaller > columns * (1 if n <= MANY else 2)))
     if n > MANY:
         in_sample = np.bincount(members[samples[0].rows], minlength=n)
         fit &= np.minimum(in_sample[a], in_sample[b]) >= LEAST

@@ -103,6 +103,18 @@ def test_covariances_are_those_of_the_formula():
     assert model.log_odds(a, b, (n[0], n[1]))[0] == pytest.approx(slow, rel=1e-3)
 
 
+@pytest.mark.parametrize("rows", [2, 300])
+def test_covariances_of_clusters_of_one_row(rows):
+    x = unit(np.random.default_rng(rows).normal(size=(rows, 64)) + 1)
+    x[-1] = x[0]
+    evidence = Evidence(graph_of({(0, 1): 0.5}, rows).parsed.edges, Features(x))
+    sums = evidence.clusters(np.arange(rows), rows)
+    model = Covariances.of(evidence, sums)
+    means = model.at(sums)
+    assert np.isfinite(means).all()
+    assert np.isfinite(model.log_odds(means[:1], means[-1:], (sums.sizes[:1], sums.sizes[-1:]))).all()
+
+
 def test_both_ways_find_the_two_groups():
     rng = np.random.default_rng(1)
     truth = np.repeat([0, 1], [6, 9])

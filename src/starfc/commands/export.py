@@ -61,7 +61,7 @@ def export(
 
     record = written(folder, None if to is None else to.value, out, files=files, copy=copy, overwrite=overwrite)
     text = f"{out}: {record['rows']:,} instances in {record['clusters']:,} clusters, {record['named']:,} of them named"
-    if to is ExportFormat.folders:
+    if record["to"] == "folders":
         text += f"\n{record['written']:,} files {'copied' if copy else 'linked'}, {record['kept']:,} were there"
         if record["missing"]:
             text += f"; {record['missing']:,} do not exist"

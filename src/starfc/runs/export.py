@@ -169,7 +169,7 @@ def write_clusters(
     Returns
     -------
     dict
-        ``rows``, ``clusters``, ``named`` (clusters with a name), ``without_file`` (rows without a file). For
+        ``to``, ``rows``, ``clusters``, ``named`` (clusters with a name), ``without_file`` (rows without a file). For
         'folders' also ``written``, ``kept`` (they were there) and ``missing`` (files that do not exist).
 
     Raises
@@ -188,6 +188,7 @@ def write_clusters(
     unknown = len(clusters.rows) if clusters.files is None else sum(file is None for file in clusters.files)
     ids = np.unique(clusters.labels[clusters.labels >= 0])
     record: dict[str, Any] = {
+        "to": to,
         "rows": len(clusters.rows),
         "clusters": len(ids),
         "named": sum(label in clusters.names for label in ids.tolist()),

@@ -125,27 +125,23 @@ def retry_smaller(work: Callable[[int], R], device: str | torch.device) -> R:
     InputError
         If the second call runs out of memory too.
     """
-    allowed = room(device)
-    try:
-        with full_sums():
-            return work(allowed)
-    except RuntimeError as error:
-        if not ran_out(error):
-            raise
-        log.info("%s: out of memory (%s); once more with half the block", device, _reason(error))
-    # outside of the handler, whose traceback holds the tensors of the first call
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
-    allowed = min(allowed, room(device)) // 2
-    try:
-        with full_sums():
-            return work(allowed)
-    except RuntimeError as error:
-        if not ran_out(error):
-            raise
-        raise InputError(
-            f"{word('device_memory')}: {device} ran out of memory twice, the second time with blocks for "
-            f"{megabytes(allowed)}; free memory of the device{advice(', lower {}', 'device_memory')}, or set "
-            f"{word('device')} to cpu"
-        ) from error
+    allowed, again = room(device), False
+    while True:
+        try:
+            with full_sums():
+                return work(allowed)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            if again:
+                raise InputError(
+                    f"{word('device_memory')}: {device} ran out of memory twice, the second time with blocks for "
+                    f"{megabytes(allowed)}; free memory of the device{advice(', lower {}', 'device_memory')}, or set "
+                    f"{word('device')} to cpu"
+                ) from error
+            log.info("%s: out of memory (%s); once more with half the block", device, _reason(error))
+        # outside of the handler, whose traceback holds the tensors of the first call
+        gc.collect()
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+        allowed, again = min(allowed, room(device)) // 2, True

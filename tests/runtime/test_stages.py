@@ -137,6 +137,18 @@ def test_nothing_is_shown_for_what_is_over_at_once(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_log_leaves_out_stages_of_samples_within_samples(caplog):
+    caplog.set_level(logging.INFO, logger="starfc")
+    stages = Stages()
+    with stages.together("samples") as inner, inner.together("samples") as innermost:
+        for some, name in ((inner, "outer"), (innermost, "detail")):
+            with some.stage(name, needs=1):
+                pass
+    assert "samples: outer" in caplog.text
+    assert "detail" not in caplog.text
+    assert [stage.name for stage in innermost.finished] == ["detail"]  # it is measured all the same
+
+
 def test_the_record_names_versions_and_machine():
     record = environment(2, torch.device("cpu"))
     assert {"python", "torch", "numpy", "scipy", "numba"} <= set(record["versions"])

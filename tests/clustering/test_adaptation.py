@@ -59,7 +59,7 @@ def test_an_edge_is_scored_by_the_scorer_that_was_not_trained_on_it():
 def test_scorers_are_those_of_a_plain_loop(scoring, monkeypatch):
     monkeypatch.setattr(adaptation, "_STEPS", 20)
     members = np.repeat(np.arange(60) * 15, 15)
-    found = Lessons(scoring).adapted(scoring, None, members, seed=4)
+    found = Lessons.of(scoring).adapted(scoring, None, members, seed=4)
     half = np.random.default_rng(4).integers(0, 2, 900)[members]
     np.testing.assert_array_equal(found.half, half)
     edges = [scoring.pairs(np.array([node])) for node in range(900)]
@@ -88,7 +88,7 @@ def test_scorers_are_those_of_a_plain_loop(scoring, monkeypatch):
 
 
 def test_a_half_with_too_few_edges_ends_it(scoring):
-    assert Lessons(scoring).adapted(scoring, None, np.zeros(900, np.int64), seed=0) is None  # one cluster: one half
+    assert Lessons.of(scoring).adapted(scoring, None, np.zeros(900, np.int64), seed=0) is None  # one cluster: one half
 
 
 @pytest.mark.long
@@ -132,7 +132,7 @@ def test_in_a_large_set_the_rounds_keep_the_first_threshold(monkeypatch):
     rows, _ = weak_rows()
     graph, model = build_knn(rows, 80), load_model(PRETRAINED)
     off = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap", adapt="off")
-    monkeypatch.setattr(adaptation, "LARGE", len(rows) - 1)
+    monkeypatch.setattr(adaptation, "MANY", len(rows) - 1)
     auto = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap")
     assert auto.choice == off.choice
     assert auto.rounds[1] >= auto.rounds[0] + GAIN

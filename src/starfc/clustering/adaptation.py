@@ -15,26 +15,31 @@ is dropped and ends the adaptation. Every round draws new halves. If the expecte
 there is no adaptation. The expected scores of the final clusters are computed from p before adaptation, because that p
 does not depend on the clusters.
 
-A round costs one more scoring of all edges, and communities at each τ1. In a set of more than :data:`LARGE` rows, all
-rounds keep the first τ1.
+A round costs one more scoring of all edges, and communities at each τ1. In a set of more than
+:data:`~starfc.clustering.part.MANY` rows, rounds take place in a part of the set (:mod:`starfc.clustering.part`): its
+edges are scored, its communities are made, at the first τ1, and the expected F is that of its core. The scorers of the
+last round that is kept then score the whole set, once. If no round is kept, the whole set is not scored again.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
 from starfc.clustering.choice import GIVEN, THRESHOLDS, Choice, choose, estimate
-from starfc.graph.edges import Edges
+from starfc.clustering.part import MANY, draw_part
+from starfc.graph.edges import Block, EdgeList, Edges
 from starfc.models.structural import EdgeScorer, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
@@ -43,7 +48,6 @@ from starfc.scoring.structural import Scoring
 log = logging.getLogger("starfc")
 
 COMPONENTS = (0.5, 0.7)  # default τ1 and τ2 for partition 'components' with a contextual model
-LARGE = 1_000_000  # in a set of more rows, adaptation does not choose τ1 anew
 GAIN = 0.005  # a round is kept if it raises the expected F by at least this
 _ROUNDS = 4  # maximum number of rounds
 _LEAST_EXPECTED = 0.5  # no adaptation if the expected F of the first clusters is below this
@@ -52,6 +56,9 @@ _NODES = 8000  # maximum number of nodes whose edges are trained on
 _BLOCK = 1 << 14
 _LEAST = 2000  # minimum number of edges within each half; with fewer, the round is skipped
 _STEPS, _BATCH, _RATE = 300, 1024, 1.5e-3
+
+#: Features (m, f) of m edges, and both ends (m,).
+EdgeColumns = tuple[NDArray[np.float32], NDArray[np.integer], NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
@@ -146,36 +153,129 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
     lowest : float
         Edges with p <= ``lowest`` are ignored.
     tau1 : float, optional
-        A given τ1. Default: each round chooses it; in a set of more than :data:`LARGE` rows, it is that of ``first``.
+        A given τ1. Default: each round chooses it; in a set of more than :data:`~starfc.clustering.part.MANY` rows, it
+        is that of ``first``.
     seed : int
-        Seed of the halves, the training and the communities.
+        Seed of the halves, the training, the communities and the part of the set.
 
     Returns
     -------
     Chosen
         The result of the last round that is kept, or ``first``, with ``rounds`` filled in.
     """
-    expected: tuple[float, ...] = (estimate(first.edges, _communities(first)).fscore,)
-    if expected[0] < _LEAST_EXPECTED:
-        return replace(first, rounds=expected)
-    fixed = tau1 is None and scoring.graph.num_nodes > LARGE
-    if fixed:
-        tau1 = first.choice.tau1
-        log.info("adaptation: tau1 stays %g, because there are more than %s rows", tau1, f"{LARGE:,}")
-    lessons, best = Lessons(scoring), first
+    whole = _Whole(scoring, lowest, tau1, seed)
+    expected = whole.expected(first)
+    if expected < _LEAST_EXPECTED:
+        return replace(first, rounds=(expected,))
+    if scoring.graph.num_nodes <= MANY:
+        return _rounds(whole, Lessons.of(scoring), first, seed)
+    log.info("adaptation: in a part of the set, because there are more than %s rows", f"{MANY:,}")
+    in_part = _InPart(scoring, first, lowest, seed)
+    best = _rounds(in_part, in_part.lessons(), replace(first, edges=first.edges.among(in_part.part.rows)), seed)
+    if best.adapted is None:
+        return replace(first, rounds=best.rounds)
+    del in_part
+    first.edges.release()
+    found = replace(whole, tau1=first.choice.tau1).again(best.adapted, first)
+    return replace(found, choice=first.choice, rounds=best.rounds)
+
+
+class _Ground(Protocol):
+    """The rows on which rounds take place. ``members`` of a :class:`Chosen` are the clusters of all rows of the set."""
+
+    @property
+    def scoring(self) -> Scoring: ...
+
+    def expected(self, chosen: Chosen) -> float:
+        """Return the expected F of clusters."""
+
+    def again(self, scorers: Adapted, before: Chosen) -> Chosen:
+        """Return the edges by adapted scorers, and their communities; ``before`` has those of the last round."""
+
+
+def _rounds(ground: _Ground, lessons: Lessons, first: Chosen, seed: int) -> Chosen:
+    """Run rounds until one does not raise the expected F enough; return the last one that is kept, or ``first``."""
+    best = first
+    expected: tuple[float, ...] = (ground.expected(first),)
     for number in range(_ROUNDS):
-        scorers = lessons.adapted(scoring, best.adapted, _communities(best), seed + number)
+        scorers = lessons.adapted(ground.scoring, best.adapted, _communities(best), seed + number)
         if scorers is None:
             break
-        first.edges.release()
         best.edges.release()
-        edges, _, mass = scoring.parse(lowest, scorers)
-        found = choose_threshold(edges, mass, tau1, "infomap", seed)
-        expected = (*expected, estimate(edges, _communities(found)).fscore)
+        found = ground.again(scorers, best)
+        expected = (*expected, ground.expected(found))
         if len(stayed(expected)) < len(expected):
             break
-        best = replace(found, adapted=scorers, choice=first.choice if fixed else found.choice)
+        best = found
     return replace(best, rounds=expected)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Rounds on all rows; τ1 is chosen anew if ``tau1`` is None."""
+
+    scoring: Scoring
+    lowest: float
+    tau1: float | None
+    seed: int
+
+    def expected(self, chosen: Chosen) -> float:
+        return estimate(chosen.edges, _communities(chosen)).fscore
+
+    def again(self, scorers: Adapted, before: Chosen) -> Chosen:
+        edges, _, mass = self.scoring.parse(self.lowest, scorers)
+        return replace(choose_threshold(edges, mass, self.tau1, "infomap", self.seed), adapted=scorers)
+
+
+class _InPart:
+    """Rounds on a part of a set, at the first τ1; edges are those inside the part, and rows are numbered there.
+
+    ``blocks`` are the features and both ends of the candidate edges inside the part, which all rounds use again.
+    """
+
+    def __init__(self, scoring: Scoring, first: Chosen, lowest: float, seed: int) -> None:
+        self.scoring, self.lowest, self.seed = scoring, lowest, seed
+        self.part = draw_part(first.edges, _communities(first), seed)
+        n, rows = scoring.graph.num_nodes, self.part.rows
+        self.number = np.full(n, -1, np.int32)
+        self.number[rows] = np.arange(len(rows), dtype=np.int32)
+        nodes = scoring.order[self.number[scoring.order] >= 0]
+
+        def inside(some: slice) -> EdgeColumns:
+            features, ends, others = scoring.edges_of(nodes[some])
+            kept = self.number[others] >= 0
+            return features[kept], ends[kept], others[kept]
+
+        self.blocks = scoring.in_blocks(inside, len(nodes))
+        scoring.release()
+
+    def lessons(self) -> Lessons:
+        """Return the training edges: those that up to 8,000 rows of the core own."""
+        core = self.part.rows[self.part.core]
+        chosen = np.zeros(len(self.number), np.bool_)
+        chosen[_evenly(core, _NODES)] = True
+        owned = ((block, chosen[block[1]]) for block in self.blocks)
+        return Lessons.joined([(block[0][own], block[1][own], block[2][own]) for block, own in owned])
+
+    def expected(self, chosen: Chosen) -> float:
+        return estimate(chosen.edges, self.number[_communities(chosen)[self.part.rows]], self.part.core).fscore
+
+    def again(self, scorers: Adapted, before: Chosen) -> Chosen:
+        temperature = float(self.scoring.temperature)
+
+        def above(block: EdgeColumns) -> tuple[Block, float]:
+            p = expit(scorers.logits(*block) / temperature)
+            kept = p > self.lowest
+            ends, others = (self.number[end[kept]] for end in block[1:])
+            return (ends, np.ones(len(ends), np.int64), others, p[kept]), float(p.sum(dtype=np.float64))
+
+        found = threads.results(above, self.blocks)
+        edges = EdgeList.from_pairs([block for block, _ in found], len(self.part.rows), np.int32)
+        mass = sum(total for _, total in found)
+        chosen = choose_threshold(edges, mass, before.choice.tau1, "infomap", self.seed)
+        members = np.array(_communities(before))
+        members[self.part.rows] = self.part.rows[_communities(chosen)]
+        return replace(chosen, members=members, adapted=scorers)
 
 
 def _communities(chosen: Chosen) -> NDArray[np.integer]:
@@ -191,17 +291,32 @@ def stayed(rounds: tuple[float, ...]) -> tuple[float, ...]:
     return rounds if len(rounds) < 2 or rounds[-1] >= rounds[-2] + GAIN else rounds[:-1]
 
 
+def _evenly(rows: NDArray[np.integer], count: int) -> NDArray[np.integer]:
+    """Return up to ``count`` evenly spaced ones of some rows."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(np.int64))]
+
+
+@dataclass(frozen=True)
 class Lessons:
     """The training edges: the edges of up to 8,000 evenly spaced nodes.
 
     ``rows`` and ``cols`` (m,) are the edges' ends, ``features`` (m, f) float32 their structural features.
     """
 
-    def __init__(self, scoring: Scoring) -> None:
-        n = scoring.graph.num_nodes
-        nodes = np.unique(np.linspace(0, n - 1, min(n, _NODES)).astype(np.int64))
-        found = scoring.in_blocks(lambda part: scoring.edges_of(nodes[part]), len(nodes))
-        self.features, self.rows, self.cols = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    features: NDArray[np.float32]
+    rows: NDArray[np.integer]
+    cols: NDArray[np.integer]
+
+    @classmethod
+    def of(cls, scoring: Scoring) -> Lessons:
+        """Return the lessons of a whole set."""
+        nodes = _evenly(np.arange(scoring.graph.num_nodes), _NODES)
+        return cls.joined(scoring.in_blocks(lambda part: scoring.edges_of(nodes[part]), len(nodes)))
+
+    @classmethod
+    def joined(cls, blocks: Sequence[EdgeColumns]) -> Lessons:
+        """Return the lessons of all blocks: features and both ends of edges."""
+        return cls(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
     def adapted(
         self, scoring: Scoring, before: Adapted | None, members: NDArray[np.integer], seed: int

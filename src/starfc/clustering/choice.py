@@ -85,10 +85,11 @@ def edge_fscore(sums: NDArray[np.float64], counts: NDArray[np.int32], mass: floa
     return 2 * total / (count + mass) if count + mass > 0 else 1.0
 
 
-def estimate(edges: Edges, members: NDArray[np.integer]) -> Estimate:
+def estimate(edges: Edges, members: NDArray[np.integer], core: NDArray[np.bool_] | None = None) -> Estimate:
     """Return the expected precision, recall and F-scores of clusters.
 
-    ``edges`` are as for :func:`choose`; ``members`` (N,) integers in [0, N) are the clusters.
+    ``edges`` are as for :func:`choose`; ``members`` (N,) integers in [0, N) are the clusters. ``core`` (N,) says which
+    instances count, whole clusters. Default: all.
     """
     n = edges.num_nodes
     of_row, count, leaving = edges.split_sums(members)  # w, number of edges of w, x
@@ -96,6 +97,8 @@ def estimate(edges: Edges, members: NDArray[np.integer]) -> Estimate:
     mean = np.bincount(members, of_row, n) / np.maximum(np.bincount(members, count, n), 1)
     found = (sizes - 1) * mean[members]
     every = found + leaving * np.maximum(1, found / np.maximum(of_row, 1e-9) * (of_row > 0))
+    if core is not None:
+        sizes, found, every = sizes[core], found[core], every[core]
     precision = _share(found.sum(), (sizes - 1).sum())
     recall = _share(found.sum(), every.sum())
     of_cluster, of_identity = ((1 + found) / sizes).mean(), ((1 + found) / (1 + every)).mean()

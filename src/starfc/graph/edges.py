@@ -61,6 +61,8 @@ class Edges(Protocol):
 
     def among(self, nodes: NDArray[np.integer]) -> EdgeList: ...
 
+    def ends_of(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.float32]]: ...
+
     def plus(self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]) -> Edges: ...
 
     def split_sums(self, members: NDArray[np.integer], above: float = 0.0) -> SplitSums: ...
@@ -196,6 +198,11 @@ class EdgeList:
         mask = nodes[number] == cols
         indptr = kept_pointers(row_pointers(counts), mask)
         return EdgeList(indptr, number[mask].astype(cols.dtype), self.scores[at][mask], self.symmetric)
+
+    def ends_of(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+        """Return the other ends (e,) of the edges that start from some nodes, and their scores (e,), in any order."""
+        at = positions(self.indptr[nodes], np.diff(self.indptr)[nodes])
+        return self.cols[at], self.scores[at]
 
     def inside(self, members: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Return which edges lie inside one cluster, (E,); ``members`` (N,) name each node's cluster."""

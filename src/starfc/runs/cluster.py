@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from starfc.clustering.adaptation import GAIN, LARGE, stayed
+from starfc.clustering.adaptation import GAIN, stayed
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
+from starfc.clustering.part import MANY
 from starfc.clustering.pipeline import Clustering, without_small
 from starfc.clustering.reach import TIMES
 from starfc.clustering.samples import LEAST
@@ -330,8 +331,8 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     reason = f"expected F by the adapted model: {rise}" if len(kept) > 1 else f"expected F {rise}"
     if len(kept) < len(expected):
         reason += f"; one more round ({100 * expected[-1]:.2f}) gained less than {100 * GAIN:g} and was undone"
-    if len(result.labels) > LARGE:
-        reason += f"; tau1 was not chosen anew, because there are more than {LARGE:,} rows"
+    if len(result.labels) > MANY:
+        reason += f"; in a part of the rows, at the first tau1, because there are more than {MANY:,} rows"
     return {"value": len(kept) - 1, "reason": reason}
 
 

@@ -128,6 +128,11 @@ class ShardEdges:
         """Return the edges of the store between some nodes (m,), which are increasing and become the nodes 0..m-1."""
         return self.view.among(self.run, np.sort(self.places[nodes]))[1]
 
+    def ends_of(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+        """Return the other ends (e,) of the edges of the store at some nodes, and their scores (e,), in any order."""
+        around, edges = self.view.around(self.run, np.sort(self.places[nodes]))
+        return around.names[edges.cols], edges.scores
+
     def plus(self, rows: NDArray[np.integer], cols: NDArray[np.integer], scores: NDArray[np.float32]) -> ShardEdges:
         """Return the edges with more edges, given in both directions; those that are known keep their p."""
         new = np.ones(len(rows), np.bool_)

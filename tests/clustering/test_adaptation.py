@@ -8,7 +8,8 @@ import torch
 
 from starfc import StarFC
 from starfc.clustering import adaptation
-from starfc.clustering.adaptation import GAIN, Adapted, Lessons
+from starfc.clustering.adaptation import GAIN, Adapted, Lessons, adapt_to_set, choose_threshold
+from starfc.clustering.choice import LOWEST
 from starfc.clustering.pipeline import cluster
 from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
@@ -128,14 +129,28 @@ def test_a_round_that_promises_nothing_is_taken_back(monkeypatch):
 
 
 @pytest.mark.long
-def test_in_a_large_set_the_rounds_keep_the_first_threshold(monkeypatch):
-    rows, _ = weak_rows()
-    graph, model = build_knn(rows, 80), load_model(PRETRAINED)
-    off = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap", adapt="off")
-    monkeypatch.setattr(adaptation, "MANY", len(rows) - 1)
-    auto = cluster(rows, graph, model, tau1=None, tau2=None, partition="infomap")
-    assert auto.choice == off.choice
-    assert auto.rounds[1] >= auto.rounds[0] + GAIN
+def test_in_a_part_of_all_rows_the_rounds_are_those_of_the_whole_set(scoring, monkeypatch):
+    monkeypatch.setattr(adaptation, "_STEPS", 60)
+    edges, _, mass = scoring.parse(LOWEST)
+    first = choose_threshold(edges, mass, None, "infomap", 0)
+    expected = adapt_to_set(scoring, first, LOWEST, None, 0)
+    assert len(expected.rounds) > 2, "the second round learns from the clusters of the first"
+    parses = []
+    parse = scoring.parse
+    monkeypatch.setattr(scoring, "parse", lambda *given: parses.append(1) or parse(*given))
+    monkeypatch.setattr(adaptation, "MANY", 899)
+    found = adapt_to_set(scoring, first, LOWEST, None, 0)
+    np.testing.assert_array_equal(found.members, expected.members)
+    np.testing.assert_allclose(found.rounds, expected.rounds)
+    assert found.choice.tau1 == expected.choice.tau1
+    np.testing.assert_array_equal(found.adapted.parameters(), expected.adapted.parameters())
+    np.testing.assert_array_equal(found.edges.scores, expected.edges.scores)
+    assert len(parses) == 1
+    monkeypatch.setattr(adaptation, "GAIN", 2.0)
+    off = adapt_to_set(scoring, first, LOWEST, None, 0)
+    assert off.members is first.members
+    assert len(off.rounds) == 2
+    assert len(parses) == 1, "no round was kept, so the whole set is not scored again"
 
 
 @pytest.mark.long

@@ -80,6 +80,16 @@ def test_the_edges_between_some_rows(edges, whole):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
+def test_the_edges_of_some_rows(edges, whole):
+    nodes = np.sort(np.random.default_rng(1).choice(whole.num_nodes, 300, replace=False))
+    ours, theirs = edges.above(0.5).ends_of(nodes), whole.above(0.5).ends_of(nodes)
+    table = np.zeros((whole.num_nodes,) * 2, np.float32)
+    table[whole.rows, whole.cols] = whole.scores
+    expected = np.where(table[nodes] > 0.5, table[nodes], 0).sum(axis=0, dtype=np.float64)
+    for ends, scores in (ours, theirs):
+        np.testing.assert_array_equal(np.bincount(ends, scores, whole.num_nodes), expected)
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_more_edges_and_clusters_that_stay_apart(edges, whole, members, apart):
     ours, theirs = edges.above(0.3), whole.above(0.3)

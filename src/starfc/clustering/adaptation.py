@@ -17,8 +17,8 @@ does not depend on the clusters.
 
 A round costs one more scoring of all edges, and communities at each τ1. In a set of more than
 :data:`~starfc.clustering.part.MANY` rows, rounds take place in a part of the set (:mod:`starfc.clustering.part`): its
-edges are scored, its communities are made, at the first τ1, and the expected F is that of its core. The scorers of the
-last round that is kept then score the whole set, once. If no round is kept, the whole set is not scored again.
+edges are scored, its communities are made, and the expected F is that of its core. The scorers and τ1 of the last round
+that is kept then serve the whole set, once. If no round is kept, the whole set is not scored again.
 """
 
 from __future__ import annotations
@@ -116,14 +116,16 @@ class Chosen:
     rounds: tuple[float, ...] = ()
 
 
-def choose_threshold(edges: Edges, mass: float, tau1: float | None, partition: str, seed: int) -> Chosen:
+def choose_threshold(
+    edges: Edges, mass: float, tau1: float | None, partition: str, seed: int, size: int | None = None
+) -> Chosen:
     """Return τ1 for a partition: the given value, or the chosen one if ``tau1`` is None.
 
     With 'infomap', τ1 is chosen by the expected F of the communities. Other partitions use τ1 = 0.5.
 
     Parameters
     ----------
-    edges, mass : Edges, float
+    edges, mass, size
         As for :func:`starfc.clustering.choice.choose`.
     tau1 : float, optional
         The given τ1.
@@ -133,7 +135,7 @@ def choose_threshold(edges: Edges, mass: float, tau1: float | None, partition: s
         Seed of the communities.
     """
     if partition == "infomap":
-        choice, members = choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed)
+        choice, members = choose(edges, mass, THRESHOLDS if tau1 is None else (tau1,), seed, size)
         return Chosen(choice, edges, members)
     if tau1 is None:
         reason = f"the default for partition {partition!r}: above it, an edge is more likely right than wrong"
@@ -153,8 +155,7 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
     lowest : float
         Edges with p <= ``lowest`` are ignored.
     tau1 : float, optional
-        A given τ1. Default: each round chooses it; in a set of more than :data:`~starfc.clustering.part.MANY` rows, it
-        is that of ``first``.
+        A given τ1. Default: each round chooses it.
     seed : int
         Seed of the halves, the training, the communities and the part of the set.
 
@@ -170,14 +171,14 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
     if scoring.graph.num_nodes <= MANY:
         return _rounds(whole, Lessons.of(scoring), first, seed)
     log.info("adaptation: in a part of the set, because there are more than %s rows", f"{MANY:,}")
-    in_part = _InPart(scoring, first, lowest, seed)
+    in_part = _InPart(scoring, first, lowest, tau1, seed)
     best = _rounds(in_part, in_part.lessons(), replace(first, edges=first.edges.among(in_part.part.rows)), seed)
     if best.adapted is None:
         return replace(first, rounds=best.rounds)
     del in_part
     first.edges.release()
-    found = replace(whole, tau1=first.choice.tau1).again(best.adapted, first)
-    return replace(found, choice=first.choice, rounds=best.rounds)
+    found = replace(whole, tau1=best.choice.tau1).again(best.adapted, first)
+    return replace(found, choice=best.choice, rounds=best.rounds)
 
 
 class _Ground(Protocol):
@@ -228,13 +229,13 @@ class _Whole:
 
 
 class _InPart:
-    """Rounds on a part of a set, at the first τ1; edges are those inside the part, and rows are numbered there.
+    """Rounds on a part of a set: edges are those inside the part, and their ends are numbered there.
 
     ``blocks`` are the features and both ends of the candidate edges inside the part, which all rounds use again.
     """
 
-    def __init__(self, scoring: Scoring, first: Chosen, lowest: float, seed: int) -> None:
-        self.scoring, self.lowest, self.seed = scoring, lowest, seed
+    def __init__(self, scoring: Scoring, first: Chosen, lowest: float, tau1: float | None, seed: int) -> None:
+        self.scoring, self.lowest, self.tau1, self.seed = scoring, lowest, tau1, seed
         self.part = draw_part(first.edges, _communities(first), seed)
         n, rows = scoring.graph.num_nodes, self.part.rows
         self.number = np.full(n, -1, np.int32)
@@ -272,7 +273,7 @@ class _InPart:
         found = threads.results(above, self.blocks)
         edges = EdgeList.from_pairs([block for block, _ in found], len(self.part.rows), np.int32)
         mass = sum(total for _, total in found)
-        chosen = choose_threshold(edges, mass, before.choice.tau1, "infomap", self.seed)
+        chosen = choose_threshold(edges, mass, self.tau1, "infomap", self.seed, len(self.number))
         members = np.array(_communities(before))
         members[self.part.rows] = self.part.rows[_communities(chosen)]
         return replace(chosen, members=members, adapted=scorers)

@@ -133,7 +133,9 @@ def doubted(expected: Estimate, agreed: NDArray[np.float64]) -> Estimate:
     )
 
 
-def choose(edges: Edges, mass: float, thresholds: Sequence[float], seed: int = 0) -> tuple[Choice, NDArray[np.integer]]:
+def choose(
+    edges: Edges, mass: float, thresholds: Sequence[float], seed: int = 0, size: int | None = None
+) -> tuple[Choice, NDArray[np.integer]]:
     """Choose τ1 by the expected edge F of its communities, and return the communities at this τ1.
 
     The communities are those of :func:`~starfc.clustering.partition.infomap`. If several τ1 are tried, large components
@@ -152,6 +154,8 @@ def choose(edges: Edges, mass: float, thresholds: Sequence[float], seed: int = 0
         edge does more harm, and the candidate edges alone do not show this.
     seed : int
         Seed of the communities.
+    size : int, optional
+        N, if the edges are those of a part of a set of N rows. Default: the number of nodes of the edges.
 
     Returns
     -------
@@ -164,7 +168,7 @@ def choose(edges: Edges, mass: float, thresholds: Sequence[float], seed: int = 0
     sums = edges.split_sums_each(list(found.values()))
     tried = {tau1: edge_fscore(inside, count, mass) for tau1, (inside, count, _) in zip(thresholds, sums, strict=True)}
     hopeless = max(tried.values()) < HOPELESS
-    lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2(edges.num_nodes / 4096))
+    lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2((size or edges.num_nodes) / 4096))
     tau1 = max(tau for tau, value in tried.items() if hopeless or value >= lowest)
     members = finished(edges, found[tau1], tau1, seed, several)
     if not several:

@@ -332,7 +332,7 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     if len(kept) < len(expected):
         reason += f"; one more round ({100 * expected[-1]:.2f}) gained less than {100 * GAIN:g} and was undone"
     if len(result.labels) > MANY:
-        reason += f"; in a part of the rows, at the first tau1, because there are more than {MANY:,} rows"
+        reason += f"; in a part of the set, because there are more than {MANY:,} rows"
     return {"value": len(kept) - 1, "reason": reason}
 
 

@@ -1,7 +1,7 @@
 """Cluster rising numbers of synthetic nodes: measure time and memory by stage, and fit the law time = a N^b.
 
-    python benchmarks/scale.py --nodes 100000 1000000 3000000 10000000 --folder DIR [--model MODEL] [--json OUT]
-        [options of python -m starfc.data.synthetic, such as --kind]
+    python benchmarks/scale.py --nodes 100000 1000000 3000000 10000000 --folder DIR [--model MODEL] [--method exact]
+        [--json OUT] [options of python -m starfc.data.synthetic, such as --kind]
 
 Every size runs in its own process in DIR/N. Its parts are synthetic data, kNN graph, clustering (all stages of ``starfc
 cluster``, down to the files that it writes), and two baselines on the same graph, each at the threshold that is best on
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="folder for data, graphs and labels")
     parser.add_argument("--model", metavar="MODEL", help="published, or a folder; default: the packaged model")
     parser.add_argument("--knn", type=int, default=80)
+    parser.add_argument("--method", choices=("ivf", "exact"), default="ivf", help="how lists are searched")
     parser.add_argument("--recall", type=float, default=RECALL, help="target recall of the edges that matter")
     parser.add_argument(
         "--infomap", type=float, nargs="+", default=INFOMAP, metavar="S", help="least similarities that are tried"
@@ -80,7 +81,12 @@ def main() -> None:
     sizes = {}
     for nodes in arguments.nodes:
         folder = arguments.folder / str(nodes)
-        options = {"knn": arguments.knn, "recall": arguments.recall, "memory-limit": arguments.memory_limit}
+        options = {
+            "knn": arguments.knn,
+            "method": arguments.method,
+            "recall": arguments.recall,
+            "memory-limit": arguments.memory_limit,
+        }
         options |= {"threads": arguments.threads, "model": model, "folder": folder, "infomap": arguments.infomap}
         words = [str(word) for key, value in options.items() for word in (f"--{key}", *np.atleast_1d(value))]
         done = subprocess.run([sys.executable, __file__, "--side", "--nodes", str(nodes), *words, *of_data])
@@ -141,7 +147,13 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
     folder.mkdir(parents=True, exist_ok=True)
     record = Record(folder, arguments.memory_limit)
     record.require(
-        {"data": of_data, "knn": arguments.knn, "recall": arguments.recall, "model": Path(arguments.model).name}
+        {
+            "data": of_data,
+            "knn": arguments.knn,
+            "method": arguments.method,
+            "recall": arguments.recall,
+            "model": Path(arguments.model).name,
+        }
     )
     if not record.done("data"):
         stages, resumed = record.stages(), (folder / "synthetic.json").is_file()
@@ -154,7 +166,7 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
         stages, resumed = record.stages(), (folder / "knn.partial" / "done.json").is_file()
         with stages.stage("features"):
             features.require_valid()
-        search = Search("ivf", recall=arguments.recall, judge=first_round_judge)
+        search = Search(arguments.method, recall=arguments.recall, judge=first_round_judge)
         with stages.stage("kNN graph", needs=search.bytes(features, arguments.knn)):
             graph = search.build(features, arguments.knn, folder / "knn.partial")
             write_graph(folder / "knn", graph, features)
@@ -164,7 +176,7 @@ def run_size(arguments: argparse.Namespace, of_data: list[str], nodes: int, fold
     if not record.done("clustering"):
         options = {"memory_limit": f"{arguments.memory_limit}GB", "threads": arguments.threads, "device": "cpu"}
         done = run_inference(
-            model_config(arguments.model, options | {"knn": arguments.knn, "knn_method": "ivf"}),
+            model_config(arguments.model, options | {"knn": arguments.knn, "knn_method": arguments.method}),
             model_folder=arguments.model,
             features=folder / "features" / "synthetic.npy",
             labels=folder / "labels" / "synthetic.npy",

@@ -56,6 +56,7 @@ _NODES = 8000  # maximum number of nodes whose edges are trained on
 _BLOCK = 1 << 14
 _LEAST = 2000  # minimum number of edges within each half; with fewer, the round is skipped
 _STEPS, _BATCH, _RATE = 300, 1024, 1.5e-3
+PART_BYTES = 700 << 20  # features and ends of the edges of a part: at most 40 of 172 bytes for each of 100,000 rows
 
 #: Features (m, f) of m edges, and both ends (m,).
 EdgeColumns = tuple[NDArray[np.float32], NDArray[np.integer], NDArray[np.integer]]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starfc.clustering.adaptation import COMPONENTS, Chosen, adapt_to_set, choose_threshold
+from starfc.clustering.adaptation import COMPONENTS, PART_BYTES, Chosen, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.parsing import ENTRIES, PAIRS, MakeScoring, ParsedEdges, parse
+from starfc.clustering.part import MANY
 from starfc.clustering.partition import communities, search_bytes
 from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach
 from starfc.clustering.refinement import (
@@ -185,7 +186,7 @@ def cluster(
             chosen = choose_threshold(parsed, start.mass, tau1, partition, seed)
         if adapt == "auto" and chosen.members is not None:
             # the second round of scoring, then communities of the new edges; features of the training edges
-            again = start.scoring.bytes_again
+            again = max(start.scoring.bytes_again, PART_BYTES if graph.num_nodes > MANY else 0)
             search_again = 8 * parsed.held + search_bytes(parsed)
             with stages.stage("adaptation", needs=(256 << 20) + max(again, search_again)):
                 chosen = adapt_to_set(start.scoring, chosen, lowest, tau1, seed)

@@ -135,7 +135,7 @@ def test_samples_join_and_take_apart_as_in_memory(tmp_path, monkeypatch):
 def test_lists_of_larger_sets_are_equal_too(tmp_path, monkeypatch, products):
     """In both number types of products; some rows are searched again in float32, others on shards than in memory."""
     rows = sample(3000, seed=4, dim=256)[0]
-    monkeypatch.setattr("starfc.graph.exact._KEPT", 1)  # then few rows are certain, and shards search them again
+    monkeypatch.setattr("starfc.graph.exact.MOST_KEPT", 1)  # then few rows are certain, and shards search others again
     for name in ("starfc.graph.exact", "starfc.shards.search"):
         monkeypatch.setattr(f"{name}.SMALL", 0)
     for name in ("starfc.graph.exact", "starfc.shards.driver"):

@@ -43,7 +43,7 @@ from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
-from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, ROW_BLOCK, Halves, Scoring
+from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, Halves, Scoring
 from starfc.shards.edge_set import ShardEdges
 from starfc.shards.edges import View
 from starfc.shards.engine import Engine, mend, run_stage
@@ -56,6 +56,8 @@ from starfc.storage.records import PhaseRecord
 R = TypeVar("R")
 
 log = logging.getLogger("starfc")
+
+_NODES = 1 << 12  # nodes whose edges this process scores at once
 
 
 class _Table:
@@ -332,7 +334,7 @@ class ShardScoring(Scoring):
         raise NotImplementedError("a block of nodes has its own numbers here; see edges_of")
 
     def in_blocks(self, work: Callable[[slice], R], n: int) -> list[R]:
-        return threads.results(work, slices(n, ROW_BLOCK))
+        return threads.results(work, slices(n, _NODES))  # large blocks: what lies around several of them is read again
 
     def edges_of(
         self, nodes: NDArray[np.integer]

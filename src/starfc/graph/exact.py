@@ -120,9 +120,9 @@ def _rounded(rows: NDArray[np.float32]) -> tuple[Tensor, NDArray[np.float32]]:
     return rounded, torch.linalg.vector_norm(block - rounded.float(), dim=1).numpy()
 
 
-def error_bound(residual: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
+def error_bound(residual: NDArray[np.float32], largest: np.float32) -> NDArray[np.float32]:
     """Return ε of some rows (m,), from the norms of their rounding errors and the largest one of all rows."""
-    return residual + (1 + residual) * largest + SUMMATION
+    return residual + (1 + residual) * largest + np.float32(SUMMATION)
 
 
 def _needed(features: Features, order: NDArray[np.integer], rounded: Tensor, error: NDArray[np.float32], k: int) -> int:

@@ -135,10 +135,10 @@ class Shards:
         options = {"method": search.method, "params": dict(search.params), "seed": search.seed, "recall": search.recall}
         manifest = Manifest(
             fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k,
-            normalise=features.normalise and features.direct, dtype=features.array.dtype.name, shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
+            normalise=features.normalise and features.direct, dtype=features.array.dtype.name,
+            shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
             model=str(Path(str(self.model.folder)).resolve()), weights=digest_of(self.model), search=options,
-            processor=processor(),
-            products=str(product_dtype()).removeprefix("torch."),
+            processor=processor(), products=str(product_dtype()).removeprefix("torch."),
         )  # fmt: skip
         run = self._begun(manifest)
         run.mend = lambda error: mend(self.engine, run, error)

@@ -160,7 +160,7 @@ def memory_of(stage: str, n: int, d: int, k: int, rows: int, halo: dict[str, flo
     every = ends + rows * halo["g"]
     entries = 2 * rows * halo["e"]
     return {
-        "exact": 4.0 * n * d + 24 * n + 16 * rows * k,
+        "exact": 4.0 * n * d + 24 * n + (26 * k + 2 * d) * rows,
         "near": 40.0 * rows * k,
         "smooth": 2 * d * every + 24 * k * every,
         "first": (8 * every + 24 * ends) * k + 2 * d * ends,

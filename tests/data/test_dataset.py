@@ -116,3 +116,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         fail()
     assert [p.name for p in tmp_path.iterdir()] == ["labels.npy"]
     assert path.read_text() == "old"
+
+
+def test_the_order_in_memory_does_not_change_a_bit(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(300, 70)).astype(np.float32)
+    expected = Features(rows)
+    np.save(tmp_path / "columns.npy", np.asfortranarray(rows))
+    wide = np.concatenate([rows, rows], axis=1)
+    opened = read_features(tmp_path / "columns.npy")
+    assert not opened.flags.c_contiguous
+    for limit in (1 << 28, 0):  # copied to memory, and to a file
+        monkeypatch.setattr("starfc.storage.scratch.IN_MEMORY", limit)
+        for array in (np.asfortranarray(rows), wide[:, :70], opened):
+            found = Features(array)
+            assert found.check.fingerprint == expected.check.fingerprint
+            np.testing.assert_array_equal(found.all(), expected.all())
+            for ours, theirs in zip(found.scaled, expected.scaled, strict=True):
+                np.testing.assert_array_equal(ours, theirs)

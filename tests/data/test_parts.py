@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from starfc.data.parts import gather, is_gathered
+from starfc.data.parts import files_of, gather, is_gathered
 from starfc.errors import InputError
 
 
@@ -79,3 +79,12 @@ def test_a_warning_names_the_files_that_are_not_read(folder, rows, tmp_path, cap
     said = "only its .npy and .parquet files are read; not 'b.NPY', 'd.npz', 'more.npy'"
     assert caplog.messages == [f"{folder}: {said}"]
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), rows)
+
+
+def test_files_that_the_parts_name(folder, rows, tmp_path):
+    assert files_of(str(folder)) is None
+    assert files_of("memory://features") is None
+    names = [None if row % 7 == 0 else f"pictures/{row}.jpg" for row in range(50)]
+    pq.write_table(pa.table({"features": list(rows[250:]), "file": names}), folder / "c.parquet")
+    expected = [None if name is None else folder / name for name in names]
+    assert files_of(str(folder)) == [None] * 250 + expected

@@ -255,6 +255,13 @@ def test_a_list_in_place_of_a_table_and_a_run_without_files(run, tmp_path):
     assert starfc(*given, "-o", tmp_path / "with", "--files", tmp_path / "list.txt", "--no-edges")[0] == 0
     found = read_clusters(tmp_path / "with").files
     assert found[:2] == [None, tmp_path / "x" / "1.jpg"]
+    (tmp_path / "parts").mkdir()
+    pq.write_table(
+        pa.table({"features": list(features), "path": [f"{row}.jpg" for row in range(120)]}),
+        tmp_path / "parts/a.parquet",
+    )
+    assert starfc("cluster", tmp_path / "parts", "-o", tmp_path / "of_parts", "--quiet", "--no-edges")[0] == 0
+    assert read_clusters(tmp_path / "of_parts").files[7] == tmp_path / "parts" / "7.jpg"
     (tmp_path / "short.txt").write_text("a\n")
     code, _, err = starfc(*given, "-o", tmp_path / "no", "--files", tmp_path / "short.txt")
     assert code == 2

@@ -135,7 +135,7 @@ def test_samples_join_and_take_apart_as_in_memory(tmp_path, monkeypatch):
 def test_lists_of_larger_sets_are_equal_too(tmp_path, monkeypatch, products):
     """In both number types of products; some rows are searched again in float32, others on shards than in memory."""
     rows = sample(3000, seed=4, dim=256)[0]
-    monkeypatch.setattr("starfc.graph.exact._KEPT", 1)  # then few rows are certain, and shards search them again
+    monkeypatch.setattr("starfc.graph.exact.MOST_KEPT", 1)  # then few rows are certain, and shards search others again
     for name in ("starfc.graph.exact", "starfc.shards.search"):
         monkeypatch.setattr(f"{name}.SMALL", 0)
     for name in ("starfc.graph.exact", "starfc.shards.driver"):
@@ -313,13 +313,23 @@ def test_tasks_that_others_run(tmp_path, rows, expected):
     assert "6/6" in text
 
 
+@pytest.mark.parametrize("how", ["float64", "long", "fortran"])
+def test_rows_that_kernels_do_not_read_as_they_are(tmp_path, how):
+    rows = blobs()[0].astype(np.float64 if how == "float64" else np.float32)
+    if how == "float64":
+        rows *= 1 + 1e-9 * np.random.default_rng(0).normal(size=rows.shape)
+    elif how == "long":
+        rows[::3] *= np.float32(1e20)
+    else:
+        rows = np.asfortranarray(rows)
+    assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=128), in_memory(rows))
+
+
 def test_what_cannot_run_on_shards(tmp_path):
     rows = blobs()[0].astype(np.float32)
     store = Store(str(tmp_path / "store"))
     with pytest.raises(InputError, match="engine: works with models that score edges by their structure"):
         on_shards(rows, store, model=StarFCModel(16, 32))
-    with pytest.raises(InputError, match="float16 or float32 rows of ordinary length needed for shards; found float64"):
-        on_shards(rows.astype(np.float64), store)
     on_shards(rows, store)
     with pytest.raises(InputError, match=r"holds a run with other shard_rows \(1024 instead of 256\)"):
         on_shards(rows, store, shard_rows=256)

@@ -97,7 +97,7 @@ def cluster(
     from starfc.commands.apply import applied_text
     from starfc.commands.opening import opened_split
     from starfc.config.recipes import with_changes
-    from starfc.data.parts import is_gathered
+    from starfc.data.parts import files_of, is_gathered
     from starfc.models.checkpoint import PRETRAINED
     from starfc.runs.apply import Marked
     from starfc.runs.cluster import cluster_text, run_inference
@@ -154,7 +154,7 @@ def cluster(
             min_cluster_size=min_cluster_size,
             out=folder,
             keep_edges=edges and out != options.STREAM,
-            files=files,
+            files=files_of(features) if files is None and is_gathered(features) else files,
             gathered=place if gathered else None,
             inputs=(None if gathered else features, labels, marks),
             overwrite=overwrite,

@@ -18,7 +18,7 @@ from starfc.errors import InputError, MissingFileError
 from starfc.runtime.half import bits
 from starfc.runtime.memory import mapped_bytes, release
 from starfc.runtime.words import advice
-from starfc.storage.scratch import scratch_array
+from starfc.storage.scratch import large_array, scratch_array
 
 log = logging.getLogger("starfc")
 
@@ -87,7 +87,8 @@ class Features:
     Parameters
     ----------
     array : (N, d) float16/32/64
-        The features.
+        The features. An array whose rows are not contiguous (Fortran order) is copied once, so that results do not
+        depend on the order in memory.
     name : str
         File or parameter name for messages.
     normalise : bool
@@ -104,7 +105,7 @@ class Features:
         normalise: bool = True,
         scale: NDArray[np.float32] | None = None,
     ) -> None:
-        self.array, self.name, self.normalise = array, name, normalise
+        self.array, self.name, self.normalise = _row_by_row(array), name, normalise
         self.scale = np.empty(0, np.float32) if scale is None else scale
 
     def __len__(self) -> int:
@@ -124,7 +125,7 @@ class Features:
 
     def all(self) -> NDArray[np.float32]:
         """Return all rows as one normalised (N, d) float32 array. It is the given array if that needs no change."""
-        if not self.normalise and self.array.dtype == np.float32 and self.array.flags.c_contiguous:
+        if not self.normalise and self.array.dtype == np.float32:
             return np.asarray(self.array)
         out = np.empty(self.array.shape, np.float32)
         for rows in self.blocks():
@@ -139,10 +140,14 @@ class Features:
         memory-mapped. The scale is (N,) float32. float64 features are copied as normalised float32, as are features
         with rows so long or so short that the product of two leaves the range of float32.
         """
-        direct = self.array.dtype.itemsize <= 4 and self.array.flags.c_contiguous and self.array.dtype.isnative
-        if not direct or not self.factors.all():
+        if not self.direct:
             return self.all(), np.ones(len(self), np.float32)
         return bits(np.asarray(self.array)), self.factors
+
+    @property
+    def direct(self) -> bool:
+        """Whether kernels read the array itself (:attr:`scaled`)."""
+        return self.array.dtype.itemsize <= 4 and self.array.dtype.isnative and bool(self.factors.all())
 
     @cached_property
     def factors(self) -> NDArray[np.float32]:
@@ -235,6 +240,18 @@ class Features:
             array[part] = self.array[rows[part]]
             release(self.array)
         return out
+
+
+def _row_by_row(array: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return an array in C order: itself if it is, otherwise a copy, in a file if it is large."""
+    if array.flags.c_contiguous:
+        return array
+    out = large_array(array.shape, array.dtype, None)
+    step = max(1, BLOCK_BYTES // (4 * max(1, array.shape[1])))
+    for start in range(0, len(array), step):
+        out[start : start + step] = array[start : start + step]
+        release(array)
+    return out
 
 
 def as_features(features: Features | NDArray[np.floating]) -> Features:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from starfc.data.files import feature_blocks
 from starfc.data.formats.parquet import opened_parquet
 from starfc.data.names import FILE_NAMES, alternatives
 from starfc.errors import InputError, MissingFileError
@@ -83,6 +84,18 @@ def files_beside(features: str | Path, num_instances: int) -> Files | None:
     if path.suffix not in (".parquet", ".npz") or not path.is_file() or (names := _of_table(path)) is None:
         return None
     return read_files(path, num_instances) if len(names) == num_instances else None
+
+
+def files_of_parts(parts: Sequence[Path]) -> Files | None:
+    """Return the files that some of the parts of a set of features name (``.npy``, ``.parquet``). None without any."""
+    named = [_of_table(part) if part.suffix == ".parquet" else None for part in parts]
+    if all(names is None for names in named):
+        return None
+    files: Files = []
+    for part, names in zip(parts, named, strict=True):
+        count = feature_blocks(part).rows
+        files += [None] * count if names is None else [part.parent / name if name else None for name in names]
+    return files
 
 
 def text_of(file: Path | None) -> str:

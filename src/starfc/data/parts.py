@@ -15,6 +15,7 @@ import numpy as np
 
 from starfc.data.files import FEATURE_SUFFIXES, feature_blocks
 from starfc.data.formats.npy import npy_writer
+from starfc.data.instance_files import Files, files_of_parts
 from starfc.errors import InputError
 from starfc.storage.atomic import temporary_file
 from starfc.storage.remote import file_system, is_url, reason
@@ -47,9 +48,12 @@ def gather(source: str, place: Path) -> None:
     """
     fs, root = file_system(source, "features")
     rows, known = 0, ""
+    found, left = _parts(fs, root, source)
+    if left:
+        log.warning("%s: only its %s files are read; not %s", source, " and ".join(PARTS), listed(left))
     form: tuple[int, np.dtype] | None = None
     with place.open("wb") as file:
-        for name in _parts(fs, root, source):
+        for name in found:
             with temporary_file(place.with_name(f"part{Path(name).suffix}")) as part:
                 _fetch(fs, name, part, source)
                 try:
@@ -74,8 +78,16 @@ def gather(source: str, place: Path) -> None:
             pass
 
 
-def _parts(fs: Any, root: str, source: str) -> list[str]:
-    """Return the paths of the parts, within the file system."""
+def files_of(source: str) -> Files | None:
+    """Return the file of each instance that the tables of a folder of parts name; None if none does, and for a URL."""
+    if is_url(source):
+        return None
+    found, _ = _parts(*file_system(source, "features"), source)
+    return files_of_parts([Path(name) for name in found])
+
+
+def _parts(fs: Any, root: str, source: str) -> tuple[list[str], list[str]]:
+    """Return the paths of the parts, within the file system, and the names of what else is in the folder."""
     try:
         info = fs.info(root)
         entries = [info] if info["type"] == "file" else fs.ls(root, detail=True)
@@ -91,9 +103,7 @@ def _parts(fs: Any, root: str, source: str) -> list[str]:
         for name, kind in kinds.items()
         if name not in found and (kind == "directory" or Path(name).suffix.lower() in FEATURE_SUFFIXES)
     ]
-    if left and info["type"] != "file":
-        log.warning("%s: only its %s files are read; not %s", source, " and ".join(PARTS), listed(left))
-    return found
+    return found, left if info["type"] != "file" else []
 
 
 def _last(name: str) -> str:

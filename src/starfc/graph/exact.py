@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starfc.data.dataset import Features, as_features
+from starfc.data.dataset import BLOCK_BYTES, Features, as_features
 from starfc.graph.cells import make_cells
 from starfc.graph.neighbours import id_dtype
 from starfc.graph.pools import Pools
-from starfc.graph.rerank import ROUNDED, ROUNDING, SUMMATION, rerank
+from starfc.graph.rerank import ROUNDING, SUMMATION, rerank
 from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.progress import progress
@@ -36,8 +36,7 @@ from starfc.runtime.progress import progress
 log = logging.getLogger("starfc")
 
 BLOCK = 1024  # rows per block: 1024 x 1024 products, 2 or 4 MiB, stay in a core's cache between product and selection
-_ROWS = 512  # maximum number of rows per block in nearest_of_rows and search_rows
-_KEPT = 8  # candidates of nearest_of_rows, in multiples of k
+_ROWS = 512  # maximum number of rows per block in search_rows
 _CELL = 256  # average number of rows per cell
 _SAMPLE = 1 << 13  # number of sampled rows from which the initial floors are estimated
 _SPARE = 8  # candidates beyond k that float32 products keep: more than the rows whose rounded products tie at the k-th
@@ -83,10 +82,10 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
     n = len(features)
     order = make_cells(features, max(1, n // _CELL)).order
     rounded, residual = round_features(features, order)
-    error = residual + (1 + residual) * residual.max(initial=0) + SUMMATION
+    error = error_bound(residual, residual.max(initial=0))
     keep = _needed(features, order, rounded, error, k)
     pools = Pools.empty(n, keep, torch.bfloat16, id_dtype(n))
-    pools.floor[:] = _sampled_floors(rounded, keep)
+    pools.floor[:] = _sampled_floors(rounded, rounded[_sampled(n)], n, keep)
     _offer_tiles(rounded, pools, block)
     del rounded
     sims, ids = np.empty((n, k), np.float32), np.empty((n, k), id_dtype(n))
@@ -106,15 +105,24 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
     return sims, ids
 
 
-def round_features(features: Features, order: NDArray[np.integer]) -> tuple[Tensor, NDArray[np.float32]]:
-    """Return the rows in ``order``, rounded to bfloat16 (N, d), and the norm of each row's rounding error (N,)."""
-    rounded = torch.empty(len(features), features.dim, dtype=torch.bfloat16)
-    residual = np.empty(len(features), np.float32)
-    for rows in features.blocks():
-        block = torch.from_numpy(features.rows(order[rows]))
-        rounded[rows] = block
-        residual[rows] = torch.linalg.vector_norm(block - rounded[rows].float(), dim=1).numpy()
+def round_features(features: Features, rows: NDArray[np.integer]) -> tuple[Tensor, NDArray[np.float32]]:
+    """Return some rows (m,), rounded to bfloat16 (m, d), and the norm of each one's rounding error (m,)."""
+    rounded = torch.empty(len(rows), features.dim, dtype=torch.bfloat16)
+    residual = np.empty(len(rows), np.float32)
+    for part in slices(len(rows), max(1, BLOCK_BYTES // (4 * max(1, features.dim)))):
+        rounded[part], residual[part] = _rounded(features.rows(rows[part]))
     return rounded, residual
+
+
+def _rounded(rows: NDArray[np.float32]) -> tuple[Tensor, NDArray[np.float32]]:
+    block = torch.from_numpy(rows)
+    rounded = block.bfloat16()
+    return rounded, torch.linalg.vector_norm(block - rounded.float(), dim=1).numpy()
+
+
+def error_bound(residual: NDArray[np.float32], largest: np.float32) -> NDArray[np.float32]:
+    """Return ε of some rows (m,), from the norms of their rounding errors and the largest one of all rows."""
+    return residual + (1 + residual) * largest + np.float32(SUMMATION)
 
 
 def _needed(features: Features, order: NDArray[np.integer], rounded: Tensor, error: NDArray[np.float32], k: int) -> int:
@@ -137,24 +145,26 @@ def _needed(features: Features, order: NDArray[np.integer], rounded: Tensor, err
     return max(min(n, k + k // 4 + 4), min(int(needed.max()) + 1, most))
 
 
-def _sampled_floors(rounded: Tensor, keep: int) -> NDArray[np.float32] | NDArray[np.int16]:
-    """Return a floor for each row (bfloat16 bits) that its best ``keep`` products very likely reach.
+def _sampled(n: int) -> NDArray[np.int64]:
+    """Return the rows from which floors are estimated."""
+    return np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False)
 
-    Of S sampled rows, keep · S / N are expected to be among a row's best ``keep``. The search finds the best (expected
+
+def _sampled_floors(queries: Tensor, sample: Tensor, n: int, keep: int) -> NDArray[np.float32] | NDArray[np.int16]:
+    """Return a floor for each query (bfloat16 bits) that its best ``keep`` products with n rows very likely reach.
+
+    Of S sampled rows, keep · S / n are expected to be among a row's best ``keep``. The search finds the best (expected
     count + 4 sigma + 4) rows of the sample; the worst of them gives the floor. For about one row in 10^5 the floor is
     too high; such a row is then not certain, and it is searched again.
     """
-    n = len(rounded)
-    sample = torch.from_numpy(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
     expected = keep * len(sample) / n
-    found = Pools.empty(n, math.ceil(expected + 4 * math.sqrt(expected)) + 4, rounded.dtype, np.int32)
-    columns = rounded[sample]
+    found = Pools.empty(len(queries), math.ceil(expected + 4 * math.sqrt(expected)) + 4, queries.dtype, np.int32)
 
     def work(rows: slice) -> None:
-        for part in slices(len(columns), BLOCK):
-            found[rows].offer_rows(rounded[rows] @ columns[part].T, part.start, np.arange(rows.stop - rows.start))
+        for part in slices(len(sample), BLOCK):
+            found[rows].offer_rows(queries[rows] @ sample[part].T, part.start, np.arange(rows.stop - rows.start))
 
-    threads.each(work, slices(n, BLOCK))
+    threads.each(work, slices(len(queries), BLOCK))
     found.cut()
     return found.floor
 
@@ -199,35 +209,30 @@ def nearest_of_rows(
     n = len(features)
     if n < SMALL or product_dtype() != torch.bfloat16:
         return search_rows(features, rows, k)
-    queries = torch.from_numpy(features.rows(rows)).bfloat16()
-    pools = Pools.empty(len(rows), min(n, _KEPT * k), torch.bfloat16, id_dtype(n))
-    parts = [(queries[part], pools[part], Lock()) for part in slices(len(rows), _ROWS)]
+    queries, residual = round_features(features, rows)
+    pools = Pools.empty(len(rows), min(n, MOST_KEPT * k), torch.bfloat16, id_dtype(n))
+    pools.floor[:] = _sampled_floors(queries, round_features(features, _sampled(n))[0], n, pools.keep)
+    parts = [(queries[part], pools[part], Lock()) for part in slices(len(rows), BLOCK)]
 
-    def work(columns: slice) -> None:
-        others = torch.from_numpy(features.rows(columns)).bfloat16()
+    def work(columns: slice) -> np.float32:
+        others, residual = _rounded(features.rows(columns))
         for mine, pool, lock in parts:
             products = mine @ others.T
             with lock:
                 pool.offer_rows(products, columns.start, np.arange(len(mine)))
+        bar.update(columns.stop - columns.start)
+        return residual.max()
 
     with progress("kNN of some rows", total=n, unit="row") as bar:
-        for columns in slices(n, 64 * BLOCK):
-            threads.each(
-                work,
-                [
-                    slice(columns.start + p.start, columns.start + p.stop)
-                    for p in slices(columns.stop - columns.start, BLOCK)
-                ],
-            )
-            bar.update(columns.stop - columns.start)
+        largest = max(threads.results(work, slices(n, BLOCK)))
+    error = error_bound(residual, largest)
     sims, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), id_dtype(n))
     certain, scaled, names = np.empty(len(rows), np.bool_), features.scaled, np.arange(n, dtype=id_dtype(n))
 
     def finish(part: slice) -> None:
-        error = np.full(part.stop - part.start, ROUNDED, np.float32)
-        certain[part] = rerank(pools[part], scaled, rows[part], names, error, sims[part], ids[part])
+        certain[part] = rerank(pools[part], scaled, rows[part], names, error[part], sims[part], ids[part])
 
-    threads.each(finish, slices(len(rows), _ROWS))
+    threads.each(finish, slices(len(rows), BLOCK))
     again = np.flatnonzero(~certain)
     if again.size:
         sims[again], ids[again] = search_rows(features, rows[again], k, sims[again, -1])

@@ -26,7 +26,7 @@ from starfc.config.splits import graph_source, open_test_split, search_of, store
 from starfc.config.thresholds import Thresholds, resolve
 from starfc.data.dataset import Split
 from starfc.data.fingerprint import fingerprint
-from starfc.data.instance_files import file_column, files_beside, read_files
+from starfc.data.instance_files import Files, file_column, files_beside, read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.recall import Recalls, same_identity_recall
@@ -57,7 +57,7 @@ def run_inference(
     min_cluster_size: int = 1,
     out: str | Path = "outputs",
     keep_edges: bool = False,
-    files: str | Path | None = None,
+    files: str | Path | Files | None = None,
     gathered: Path | None = None,
     inputs: Iterable[str | Path | None] = (),
     overwrite: bool = False,
@@ -91,7 +91,7 @@ def run_inference(
         Folder for the results.
     keep_edges : bool
         Write the parsed edges too. If False, edges of an earlier run in ``out`` are removed.
-    files : path, optional
+    files : path or list, optional
         Files of the instances, for the column ``file`` of clusters.parquet (:mod:`starfc.data.instance_files`).
         Default: those that a table of features names.
     gathered : path, optional
@@ -152,7 +152,7 @@ def _run(
     knn_graph: str | Path | None,
     min_cluster_size: int,
     keep_edges: bool,
-    files: str | Path | None,
+    files: str | Path | Files | None,
     shards: ShardOptions | None,
 ) -> dict[str, Any]:
     threads, device = set_threads(config.threads), choose_device(config.device)
@@ -166,7 +166,9 @@ def _run(
     split, graph_path = open_test_split(config, features, labels)
     if features is None:
         change.inputs.append(Path(split.features.name))
-    of_rows = files_beside(split.features.name, len(split)) if files is None else read_files(files, len(split))
+    if isinstance(files, str | Path):
+        files = read_files(files, len(split))
+    of_rows = files_beside(split.features.name, len(split)) if files is None else files
     recognised = fingerprint(split.features.array)
     if knn_graph is not None:
         graph_path = stored_graph(knn_graph)

@@ -20,7 +20,8 @@ from starfc.clustering.map_equation import LARGE
 from starfc.clustering.partition import infomap
 from starfc.graph.edges import EdgeList
 from starfc.shards.edges import View
-from starfc.shards.run import ShardRun, Some
+from starfc.shards.places import Some
+from starfc.shards.run import ShardRun
 
 
 @dataclass(frozen=True)

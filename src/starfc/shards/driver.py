@@ -43,7 +43,7 @@ from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
 from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
-from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, ROW_BLOCK, Halves, Scoring
+from starfc.scoring.structural import APPROXIMATE, MASS_UNIT, Halves, Scoring
 from starfc.shards.edge_set import ShardEdges
 from starfc.shards.edges import View
 from starfc.shards.engine import Engine, mend, run_stage
@@ -56,6 +56,8 @@ from starfc.storage.records import PhaseRecord
 R = TypeVar("R")
 
 log = logging.getLogger("starfc")
+
+_NODES = 1 << 12  # nodes whose edges this process scores at once
 
 
 class _Table:
@@ -129,19 +131,14 @@ class Shards:
     def graph(self, features: Features, k: int, as_asked: bool = True, stages: Stages | None = None) -> KnnGraph:
         """Build the kNN graph of features, or continue to build it; the parameters are those of ``MakeGraph``."""
         n, search = len(features), self.search
-        if features.array.dtype.itemsize > 4 or not features.factors.all():
-            raise InputError(
-                f"{features.name}: float16 or float32 rows of ordinary length needed for shards; found "
-                f"{features.array.dtype}; store them as float32, divided by their lengths"
-            )
         approximate = search.method == "ivf" and not is_small(features, search.params)
         options = {"method": search.method, "params": dict(search.params), "seed": search.seed, "recall": search.recall}
         manifest = Manifest(
-            fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k, normalise=features.normalise,
-            dtype=features.array.dtype.name, shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
+            fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k,
+            normalise=features.normalise and features.direct, dtype=features.array.dtype.name,
+            shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
             model=str(Path(str(self.model.folder)).resolve()), weights=digest_of(self.model), search=options,
-            processor=processor(),
-            products=str(product_dtype()).removeprefix("torch."),
+            processor=processor(), products=str(product_dtype()).removeprefix("torch."),
         )  # fmt: skip
         run = self._begun(manifest)
         run.mend = lambda error: mend(self.engine, run, error)
@@ -194,9 +191,9 @@ class Shards:
         return load_cells(run, number)
 
     def _write_rows(self, run: ShardRun, features: Features, order: NDArray[np.integer]) -> None:
-        """Store the features by place, with what belongs to each row."""
+        """Store the features by place, normalised if kernels read them so, with what belongs to each row."""
         done = run.store.finished("rows")
-        factors = features.factors
+        factors = features.factors if features.direct else np.ones(len(order), np.float32)
         missing = [index for index in range(len(run.shards)) if index not in done]
         if not missing and self._strangers_stored(run):
             return
@@ -209,7 +206,8 @@ class Shards:
 
         def work(index: int) -> None:
             names = order[run.shards[index]]
-            arrays = {"features": np.asarray(features.array[names]), "factors": factors[names], "names": names}
+            rows = np.asarray(features.array[names]) if features.direct else features.rows(names)
+            arrays = {"features": rows, "factors": factors[names], "names": names}
             run.store.save("rows", index, arrays | {"median": median[names], "spread": spread[names]})
 
         threads.each(work, missing)
@@ -332,7 +330,7 @@ class ShardScoring(Scoring):
         raise NotImplementedError("a block of nodes has its own numbers here; see edges_of")
 
     def in_blocks(self, work: Callable[[slice], R], n: int) -> list[R]:
-        return threads.results(work, slices(n, ROW_BLOCK))
+        return threads.results(work, slices(n, _NODES))  # large blocks: what lies around several of them is read again
 
     def edges_of(
         self, nodes: NDArray[np.integer]

@@ -24,7 +24,8 @@ from starfc.graph.edges import EdgeList, positions, row_pointers
 from starfc.graph.neighbours import id_dtype
 from starfc.runtime.union_find_kernels import spanning
 from starfc.shards.buckets import received
-from starfc.shards.run import ShardRun, Some
+from starfc.shards.places import Some
+from starfc.shards.run import ShardRun
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 The N rows have *places* 0..N-1: rows of one cell have neighbouring places, so the neighbours of a row are near it. A
 shard is a range of places, 65,536 by default. Tables between stages are by place; each task writes the rows of its own
 shard. A row's *name* is its number in the features. Ties are broken by name, and the owner of an edge is the end of the
-lower name, so a task numbers the rows that it works with in the order of their names (:class:`Some`). Then its results
-are those of the same code on all rows.
+lower name, so a task numbers the rows that it works with in the order of their names
+(:class:`~starfc.shards.places.Some`). Then its results are those of the same code on all rows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
 from starfc.errors import InputError
-from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
 from starfc.models.checkpoint import Model, load_model
 from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.products import product_dtype, slices, use_product_dtype
+from starfc.shards.places import Places, Some
 from starfc.shards.store import DamagedError, Store, digest_of_content
 from starfc.version import __version__
 
@@ -326,44 +327,5 @@ class ShardRun:
 
     def some(self, *places: NDArray[np.integer]) -> Some:
         """Return the rows of all these places, -1 left out, numbered in the order of their names."""
-        each = [np.unique(array) for array in places]
-        every = np.unique(np.concatenate(each)) if len(each) > 1 else each[0]
-        return Some.of(every[every >= 0], lambda some: self.rows("rows", "names", some))
-
-
-@dataclass(frozen=True)
-class Some:
-    """Some rows of a run, numbered 0..m-1 in the order of their names.
-
-    Attributes
-    ----------
-    names : (m,) integers
-        Their names, increasing.
-    places : (m,) integers
-        The place of each.
-    """
-
-    names: NDArray[np.integer]
-    places: NDArray[np.integer]
-    _sorted: NDArray[np.integer]  # the places, increasing
-    _number: NDArray[np.integer]  # the number of each of them
-
-    @classmethod
-    def of(cls, places: NDArray[np.integer], names_of: Callable[[NDArray[np.integer]], NDArray[np.integer]]) -> Some:
-        """Return the rows at these places, which are increasing."""
-        names = names_of(places)
-        order = np.argsort(names)
-        number = np.empty(len(order), id_dtype(len(order)))
-        number[order] = np.arange(len(order))
-        return cls(names[order], places[order], places, number)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def numbers(self, places: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Return the numbers of some places; -1 for those that are not among these rows."""
-        if not len(self):
-            return np.full(places.shape, -1, id_dtype(1))
-        at = np.searchsorted(self._sorted, places)
-        np.minimum(at, len(self) - 1, out=at)
-        return np.where(self._sorted[at] == places, self._number[at], self._number.dtype.type(-1))
+        known = Places.of(self.manifest.n, *places)
+        return Some.of(known, lambda some: self.rows("rows", "names", some))

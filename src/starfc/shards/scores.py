@@ -30,7 +30,8 @@ from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.scoring.structural import ROW_BLOCK, mass_of, on_device, score_first_round
 from starfc.shards.buckets import bucketed, received
-from starfc.shards.run import ShardRun, Some
+from starfc.shards.places import Places, Some
+from starfc.shards.run import ShardRun
 
 NEAR = 10  # as for :class:`starfc.graph.structure.Structure`
 
@@ -123,8 +124,7 @@ class Around:
         """Read what is around some places; ``codes`` is the stage of the first round's logits."""
         model, k = run.structural, run.manifest.k
         candidates, _ = run.lists(places, model.candidates)
-        ends = np.unique(np.concatenate([places, candidates.ravel()]))
-        ends = ends[ends >= 0]
+        ends = Places.of(run.manifest.n, places, candidates).places
         lists, values = run.untied(ends)
         rows = run.some(ends, lists)
         at = rows.numbers(ends)

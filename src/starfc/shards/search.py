@@ -22,7 +22,8 @@ from starfc.graph.sweeps import NEAR, Steps, sweep
 from starfc.runtime import threads
 from starfc.runtime.products import slices
 from starfc.shards.buckets import bucketed, received
-from starfc.shards.run import ShardRun, Some
+from starfc.shards.places import Places, Some
+from starfc.shards.run import ShardRun
 
 _RERANK = 1 << 12
 
@@ -80,7 +81,7 @@ def probe(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     members = [np.arange(cells.starts[c], cells.starts[c + 1]) for c in used]
     if of_places:
         members = [np.asarray(cells.order[m[0] : m[-1] + 1]) if len(m) else m for m in members]
-    local = _Local.of(run, own, before, np.concatenate(members))
+    local = _Local(run, own, before, *members)
     sizes = np.zeros(len(cells), np.int64)
     sizes[used] = [len(m) for m in members]
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -126,13 +127,9 @@ def swept(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     def steps(places: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         return run.rows(asked["before"], "ids", places)[:, :NEAR], run.rows(asked["back"], "array", places)
 
-    def reached(*arrays: NDArray[np.integer]) -> NDArray[np.integer]:
-        every = np.unique(np.concatenate([array.ravel() for array in arrays]))
-        return every[every >= 0]
-
-    once = reached(own, *steps(own))
+    once = Places.of(run.manifest.n, own, *steps(own)).places
     near, there = steps(once)
-    local = _Local.of(run, own, before, reached(once, near, there))
+    local = _Local(run, own, before, once, near, there)
     every = [np.full((len(local.places), near.shape[1]), -1, id_dtype(1)) for _ in range(2)]
     for whole, part in zip(every, (near, there), strict=True):
         whole[local.numbers(once)] = local.numbers(part)
@@ -158,28 +155,17 @@ def _places(rows: Some, numbers: NDArray[np.integer]) -> NDArray[np.integer]:
 class _Local:
     """The rows that a chunk is compared with, numbered by place, as the search numbers all rows."""
 
-    def __init__(self, run: ShardRun, places: NDArray[np.integer], own: NDArray[np.integer]) -> None:
-        self.places = places
-        self.named = run.some(places)  # the same rows, numbered by name
+    def __init__(
+        self, run: ShardRun, own: NDArray[np.integer], before: KnnGraph | None, *others: NDArray[np.integer]
+    ) -> None:
+        known = () if before is None else (before.ids,)
+        rows = Places.of(run.manifest.n, own, *known, *others)
+        self.places, self.numbers = rows.places, rows.numbers
+        self.named = run.some(self.places)  # the same rows, numbered by name
         self.features = run.features(self.named.places)
-        names = self.named.numbers(places)
-        vectors = run.vectors(places)
-        self.members = Members(vectors, names)
-        start = int(np.searchsorted(places, own[0]))
+        self.members = Members(run.vectors(self.places), self.named.numbers(self.places))
+        start = int(self.numbers(own[:1])[0])
         self.own = slice(start, start + len(own))
-
-    @classmethod
-    def of(
-        cls, run: ShardRun, own: NDArray[np.integer], before: KnnGraph | None, others: NDArray[np.integer]
-    ) -> _Local:
-        known = np.empty(0, np.int64) if before is None else before.ids.ravel()
-        every = np.unique(np.concatenate([own, known, others]))
-        return cls(run, every[every >= 0], own)
-
-    def numbers(self, places: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Return the numbers of places among these rows; -1 stays -1."""
-        at = np.searchsorted(self.places, places).astype(id_dtype(1))
-        return np.where(places >= 0, at, id_dtype(1)(-1))
 
     def improved(self, run: ShardRun, before: KnnGraph | None, offer: Any) -> dict[str, NDArray]:
         """Return the lists of the chunk after ``offer`` has offered candidates to its pools."""

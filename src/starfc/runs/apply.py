@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.answers.constraints import Clusters, Verdict, enforce, kept_edges
-from starfc.answers.evidence import evidence_of
 from starfc.answers.expected import expected
 from starfc.answers.marks import Marks, require_consistent, require_marks
 from starfc.answers.marks_file import read_marks
@@ -29,6 +28,7 @@ from starfc.clustering.choice import Estimate
 from starfc.errors import InputError
 from starfc.review.measures import numbered
 from starfc.review.pairs import Pairs
+from starfc.runs.asked import asker_of, keep
 from starfc.runs.folder import STATE, Run
 from starfc.runs.marked import (
     CLUSTERS,
@@ -277,10 +277,15 @@ class Marked:
     def questions(self, count: int, stages: Stages | None = None) -> list[Question]:
         """Return the questions whose answers are expected to change the most pairs, at most ``count``.
 
-        The first call scores the candidate edges of the run again (:func:`starfc.answers.evidence.evidence_of`), which
-        needs the features; later calls need less than a second for 10^5 rows.
+        The first call of a run scores its candidate edges again (:func:`starfc.answers.evidence.evidence_of`) and keeps
+        them in the folder (:mod:`starfc.runs.asked`). It needs the features. Later calls of an object need less than a
+        second for 10^5 rows.
         """
-        return self._asking(stages).questions(self.labels, self.marks, count)
+        first, asker = self._asker is None, self._asking(stages)
+        found = asker.questions(self.labels, self.marks, count)
+        if first:
+            keep(self.run, self._at, asker, self.labels)
+        return found
 
     def expected(self) -> Estimate:
         """Return the expected scores of the present clusters, given the answers (:mod:`starfc.answers.expected`)."""
@@ -288,9 +293,7 @@ class Marked:
 
     def _asking(self, stages: Stages | None) -> Asker:
         if self._asker is None:
-            found = read_state(self.run)
-            state = first_state(self.run) if found is None else found[0]
-            self._asker = Asker(evidence_of(state, self.folder, stages))
+            self._asker = asker_of(self.run, self._at, self.labels, stages)
         return self._asker
 
     @property

@@ -253,7 +253,7 @@ class Marked:
         )  # fmt: skip
 
     def name(self, names: Mapping[int, str | None]) -> None:
-        """Name clusters; None takes a name away.
+        """Name clusters; None takes a name away. A warning says which other cluster has a name already.
 
         Raises
         ------
@@ -266,6 +266,13 @@ class Marked:
             found.pop(label, None)
             if name is not None:
                 found[label] = require_name(name)
+        for label in sorted(names.keys() & found.keys()):
+            same = [other for other in sorted(found) if other != label and found[other] == found[label]]
+            if same:
+                log.warning(
+                    "cluster %d: %s the name %r, too; if they are one person, a must-link between them makes one "
+                    "cluster", label, _have(same), found[label],
+                )  # fmt: skip
         with self._changing() as change:
             self._commit(change, self.labels, self.next_label, np.empty(0, np.int64), self._kept, found)
 
@@ -391,6 +398,10 @@ class Marked:
         self.labels, self.next_label = self._pending
         self._at = OpenedFolder(self.folder)
         self._id = self._files_id()
+
+
+def _have(labels: list[int]) -> str:
+    return f"cluster {labels[0]} has" if len(labels) == 1 else f"clusters {', '.join(map(str, labels))} have"
 
 
 def pairs_changed(before: NDArray[np.int64], after: NDArray[np.int64], rows: NDArray[np.int64]) -> int:

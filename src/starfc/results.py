@@ -48,9 +48,7 @@ class Results:
     def _renew_estimate(self) -> None:
         if self._estimated is not None and self._estimate is not None:
             evidence = self._asking().evidence
-            before, now = (
-                vars(expected(evidence, *state)) for state in (self._estimated, (self.labels_, self.marks_))
-            )
+            before, now = (vars(expected(evidence, *state)) for state in (self._estimated, (self.labels_, self.marks_)))
             renewed = {
                 name: min(1.0, value * now[name] / max(before[name], 1e-9))
                 for name, value in self._estimate.items()

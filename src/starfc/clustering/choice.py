@@ -179,8 +179,8 @@ def why_tau1(tau1: float, tried: Mapping[float, float], hopeless: bool, allowed:
         why = f"{tau1:g} has the best"
     else:
         why = (
-            f"{best:g} has the best, and {tau1:g} is the highest that is at most {100 * allowed:.2f} below it: a higher "
-            "tau1 joins fewer strangers"
+            f"{best:g} has the best, and {tau1:g} is the highest that is at most {100 * allowed:.2f} below it: "
+            "a higher tau1 joins fewer strangers"
         )
     listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
     return f"{len(tried)} values were tried, with an expected F of edges of {listed}; {why}"

@@ -14,10 +14,10 @@ that is held open elsewhere does not change when it is written:
 =======================  ===========================================================================================
 
 The edges depend on the features, the kNN lists, the model, the run's edges and this version of the package, all of
-which are in the key. If it differs, nothing of ``asked/`` is used. Masks depend on the rows of their cluster as well, and
-measures on all clusters: if the labels differ, masks of unchanged clusters are used, and measures are not. Marks and
-names are read at each call and are not stored here. A damaged or missing ``asked/`` is computed again, and where it
-cannot be written, questions are asked without it.
+which are in the key. If it differs, nothing of ``asked/`` is used. Masks depend on the rows of their cluster, too, and
+measures on all clusters: if the labels differ, masks of unchanged clusters are used, but no measures. Marks and names
+are read at each call and are not stored here. A damaged or missing ``asked/`` is computed again, and where it cannot
+be written, questions are asked without it.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from starfc.commands.scripts import model_arguments, read_source, run_command
+from starfc.commands.scripts import leave, model_arguments, read_source, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 ABOUT = """Choose thresholds of test_final.py and test_dynamic.py for a trained model, and store them with its weights.
@@ -37,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    leave(run_command(main))

@@ -10,7 +10,6 @@ import argparse
 import gzip
 import json
 import logging
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from glyph.fonts import DEBIAN, NPM, fetch_npm, find_typefaces, read_typefaces
 from starfc.errors import InputError
-from starfc.runtime.entry import run_command
+from starfc.runtime.entry import leave, run_command
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import prepare_folder, replacing, save_array, save_arrays, write_json
 
@@ -287,4 +286,4 @@ def read(path: Path, otherwise: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    leave(run_command(main))

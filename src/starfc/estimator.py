@@ -108,7 +108,8 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         τ1 and the reason for it, with the packaged model and refinement='fixed'.
     estimate_ : dict or None
         Expected pairwise ``precision``, ``recall`` and ``fscore`` and expected ``bcubed`` F-score, as fractions. They
-        are estimated without labels (:mod:`starfc.clustering.choice`).
+        are estimated without labels (:mod:`starfc.clustering.choice`). After :meth:`apply` it is that of the new
+        clusters: each score changes in proportion to the one that :mod:`starfc.answers.expected` gives.
     doubts_ : list of str
         Reasons to doubt the clustering. Each was also logged as a warning.
     edge_scores_ : ParsedEdges
@@ -228,7 +229,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         self.choice_ = result.choice
         if result.choice is not None:
             self.choice_ = replace(result.choice, reason=decided.reason or result.choice.reason)
-        self.estimate_ = None if result.estimate is None else vars(result.estimate)
+        self._estimate, self._estimated = None if result.estimate is None else vars(result.estimate), None
         self._features, self._columns = features, max(prepared.graph.k - 1, 0)
         self._clustered: dict[str, Any] | None = {
             "features": features,
@@ -271,7 +272,8 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         every = self.marks_.added(require_marks(marks, len(self.labels_)))
         require_consistent(every, len(self.labels_))
-        before, self.marks_ = self.labels_.copy(), every
+        before = self.labels_.copy()
+        self._estimated, self.marks_ = self._estimated or (before, self.marks_), every
         if self._state is not None:
             changes = hold(self._state, every, before)
             self._take(self._state)
@@ -296,9 +298,13 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         the rows to look at; :meth:`apply` takes the answers.
         """
         check_is_fitted(self)
+        return self._asking().questions(self.labels_, self.marks_, count)
+
+    def _asking(self) -> Asker:
+        """Return what finds questions. The first call after the rows changed scores the candidate edges again."""
         if self._asker is None:
             self._asker = Asker(evidence_of(self._present()))
-        return self._asker.questions(self.labels_, self.marks_, count)
+        return self._asker
 
     @available_if(lambda self: self.refinement == "fixed")
     def partial_fit(self, X: ArrayLike, y: object = None, *, apply_merges: bool = False) -> StarFC:
@@ -331,6 +337,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
             ensure_all_finite=False,
         )
         invalid = Features(rows, "X").valid(self.invalid_rows)[1] + len(self.labels_)
+        self._renew_estimate()  # while the rows are those that it belongs to
         state, before = self._present(), self.labels_
         every = Features(np.concatenate([state.features.array, rows]), "X")
         self.assigned_ = state.step(every, invalid=invalid, apply_merges=apply_merges)

@@ -11,7 +11,9 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from starfc.answers.questions import Question
+from starfc.answers.expected import expected
+from starfc.answers.marks import Marks
+from starfc.answers.questions import Asker, Question
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.data.dataset import Features
 from starfc.data.identities import identities
@@ -31,8 +33,33 @@ class Results:
     labels_: NDArray[np.int64]
     confidence_: NDArray[np.float32]
     edge_scores_: ParsedEdges
+    marks_: Marks
     _features: Features
     _columns: int
+    _estimate: dict[str, float | None] | None
+    _estimated: tuple[NDArray[np.int64], Marks] | None  # what _estimate belongs to, if not to the present clusters
+
+    @property
+    def estimate_(self) -> dict[str, float | None] | None:
+        """The expected scores of the present clusters; see the attributes of :class:`starfc.estimator.StarFC`."""
+        self._renew_estimate()
+        return self._estimate
+
+    def _renew_estimate(self) -> None:
+        if self._estimated is not None and self._estimate is not None:
+            evidence = self._asking().evidence
+            before, now = (vars(expected(evidence, *state)) for state in (self._estimated, (self.labels_, self.marks_)))
+            renewed = {
+                name: min(1.0, value * now[name] / max(before[name], 1e-9))
+                for name, value in self._estimate.items()
+                if value is not None and name != "agreement"  # that of the clusters before
+            }
+            self._estimate = renewed | {"agreement": None}
+        self._estimated = None
+
+    def _asking(self) -> Asker:
+        """Return what finds questions; :class:`starfc.estimator.StarFC` does."""
+        raise NotImplementedError
 
     def questions(self, count: int = 50) -> list[Question]:
         """Return questions; :class:`starfc.estimator.StarFC` does."""

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from helpers.paths import ROOT
 from helpers.samples import blobs, unit
 from starfc import StarFC
+from starfc.answers.evidence import evidence_of
+from starfc.answers.expected import expected
 from starfc.answers.marks import Answer, Marks
 from starfc.commands import app
 from starfc.commands.apply import applied_text
@@ -245,6 +247,7 @@ def test_small_clusters_that_a_run_leaves_out_can_be_joined(finished, tmp_path):
 
 def test_the_commands(run, starfc, tmp_path):
     code, out, _ = starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json")
+    assert starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json", "-q") == (0, out, "")
     assert code == 0
     assert "one person?" in out or "no questions" in out
     written = (tmp_path / "q.json").read_text()
@@ -285,6 +288,12 @@ def test_the_commands(run, starfc, tmp_path):
     assert json.loads(out)["steps"] == 0
     assert starfc("name", run, labels[0])[:2] == (0, f"{labels[0]:>8}  Ada\n")
     assert json.loads((run / "names.json").read_text()) == {"names": {str(labels[0]): "Ada"}}
+    other = int(labels[labels != labels[0]][0])
+    code, _, err = starfc("name", run, other, "Ada")
+    assert code == 0
+    assert f"cluster {other}: cluster {labels[0]} has the name 'Ada', too; if they are one person" in err
+    assert starfc("name", run, other, "Bob")[2] == ""
+    starfc("name", run, other, "--remove")
     removed = starfc("name", run, labels[0], "--remove")
     assert removed[:2] == (0, f"cluster {labels[0]}: the name 'Ada' was removed\n")
     assert starfc("name", run, labels[0])[1] == f"cluster {labels[0]} has no name\n"
@@ -356,9 +365,13 @@ def test_the_estimator_takes_marks_and_asks():
     np.testing.assert_array_equal(fitted.edge_scores_.kept, ends[0] == ends[1])
     fitted.partial_fit(features[ROWS : ROWS + 10])
     assert hold(fitted.labels_, marks)
-    questions = fitted.questions(5)
+    questions, before, labels = fitted.questions(5), fitted.estimate_, fitted.labels_.copy()
     answers = tuple(q.answer(bool(truth[q.a[0]] == truth[q.b[0]])) for q in questions)
     fitted.apply(Marks(answers=answers))
+    after, marks_before = fitted.estimate_, Marks.of(len(fitted.labels_), marks.must, marks.cannot)
+    evidence = evidence_of(fitted._present())
+    was, now = expected(evidence, labels, marks_before), expected(evidence, fitted.labels_, fitted.marks_)
+    assert after["fscore"] == pytest.approx(before["fscore"] * now.fscore / was.fscore) != before["fscore"]
     for question, answer in zip(questions, answers, strict=True):
         a, b = (np.bincount(fitted.labels_[list(side)]).argmax() for side in (question.a, question.b))
         assert (a == b) == answer.same

@@ -422,6 +422,26 @@ def test_info_says_what_is_there(starfc, data, tmp_path):
         assert message in err
 
 
+def test_info_takes_parts_and_urls_like_cluster(starfc, data, tmp_path):
+    features = np.load(data / "f.npy")
+    (tmp_path / "parts").mkdir()
+    for number, part in enumerate(np.array_split(features, 2)):
+        np.save(tmp_path / "parts" / f"{number}.npy", part)
+    for path in (tmp_path / "parts", f"file://{tmp_path}/parts", f"file://{tmp_path}/parts/1.npy"):
+        code, out, _ = starfc("info", path, "--labels", data / "l.npy", "--json")
+        found = json.loads(out)
+        assert code == 0
+        assert (found["kind"], found["path"], found["dim"]) == ("features", str(path), 16)
+        assert found["labels_fit"] == (found["rows"] == 180)
+    code, _, err = starfc("info", f"file://{tmp_path}/none.npy")
+    assert code == 2
+    assert "none.npy: cannot be read" in err
+    np.save(tmp_path / "parts" / "2.npy", features[0])
+    code, _, err = starfc("info", tmp_path / "parts")
+    assert code == 2
+    assert "2.npy" in err
+
+
 @pytest.mark.long
 def test_models_of_every_type_need_no_config(starfc, data, workspace):
     arguments = ("cluster", data / "f.npy", "-o", workspace / "out", "--model", workspace / "model", "--k", 10)

@@ -122,9 +122,9 @@ def child(arguments: list[str], hook: Callable[[], None] | None = None, log: Pat
             sys.argv = ["starfc", *map(str, arguments)]
             if hook is not None:
                 hook()
-            from starfc.commands import main
+            from starfc.commands import app
 
-            main()
+            app(prog_name="starfc")
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
         except BaseException:

@@ -6,7 +6,7 @@ import torch
 
 from helpers.samples import some_rows
 from starfc import StarFC
-from starfc.clustering.choice import LOWEST, Estimate, choose, edge_fscore, estimate
+from starfc.clustering.choice import LOWEST, Estimate, choose, edge_fscore, estimate, why_tau1
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.joining import join_communities
 from starfc.clustering.pipeline import cluster
@@ -389,9 +389,19 @@ def test_where_nothing_is_expected_the_highest_threshold_stays():
     choice, members = choose(pairs(12, weights), sum(weights.values()), (0.3, 0.8))
     assert max(choice.tried.values()) < 0.5
     assert choice.tau1 == 0.8
-    low = "the highest one, because the expected F of candidate edges is low at every threshold"
-    assert choice.reason.startswith(low)
+    assert choice.reason.startswith("2 values were tried, with an expected F of edges of ")
+    assert choice.reason.endswith("; all are below 50, so most joins would be wrong, and the highest value was taken")
     np.testing.assert_array_equal(members, np.arange(12))
+
+
+def test_the_reason_names_what_was_tried_and_taken():
+    tried = {0.4: 0.983, 0.7: 0.9827, 0.8: 0.97}
+    listed = "3 values were tried, with an expected F of edges of 98.30 at 0.4, 98.27 at 0.7, 97.00 at 0.8; "
+    assert why_tau1(0.4, tried, False, 0.0) == listed + "0.4 has the best"
+    assert why_tau1(0.7, tried, False, 0.0005) == (
+        listed + "0.4 has the best, and 0.7 is the highest that is at most 0.05 below it: a higher tau1 joins fewer "
+        "strangers"
+    )
 
 
 @pytest.mark.long

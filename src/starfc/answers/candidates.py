@@ -46,12 +46,19 @@ class Divisions:
 
 
 def split_candidates(
-    evidence: Evidence, rows: NDArray[np.int64], labels: NDArray[np.int64], model: Covariances
+    evidence: Evidence,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    model: Covariances,
+    masks: NDArray[np.bool_] | None = None,
 ) -> Divisions:
-    """Return the divisions of a cluster (:mod:`starfc.answers.divide`), given its rows and all clusters (N,)."""
+    """Return the divisions of a cluster, given its rows and all clusters (N,).
+
+    ``masks`` (v, n) are its divisions if they are known; otherwise :mod:`starfc.answers.divide` makes them.
+    """
     ours, features = evidence.matrix[rows], evidence.rows(rows)
     inside = ours[:, rows]
-    masks = divisions(inside, features)
+    masks = divisions(inside, features) if masks is None else masks
     both = np.stack([masks, ~masks]).astype(np.float32)  # (2, v, n)
     one, other = both
     degree, third = np.asarray(ours.sum(axis=1)).ravel(), _thirds(ours, labels, rows)

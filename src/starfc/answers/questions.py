@@ -15,7 +15,7 @@ are the same lowers the gain of its other divisions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,24 @@ class Asker:
     ----------
     evidence : Evidence
         The evidence of the set.
+    divided : dict, optional
+        Divisions of clusters from an earlier time, by the bytes of their rows (int64).
+    measured : bool
+        Whether all clusters are those of that time. Otherwise the divisions of a cluster are still known, but not
+        their measures.
+
+    Attributes
+    ----------
+    divided : dict
+        The divisions of the clusters of the last call, in the same form.
     """
 
-    def __init__(self, evidence: Evidence) -> None:
+    def __init__(
+        self, evidence: Evidence, divided: Mapping[bytes, Divisions] | None = None, measured: bool = False
+    ) -> None:
         self.evidence = evidence
-        self._divided: dict[bytes, Divisions] = {}
+        self.divided = dict(divided or {}) if measured else {}
+        self._masks = {} if measured else {key: one.masks for key, one in (divided or {}).items()}
         self._answered: dict[tuple[tuple[int, ...], tuple[int, ...]], NDArray[np.float64]] = {}
 
     def questions(self, labels: NDArray[np.int64], marks: Marks, count: int, spread: bool = True) -> list[Question]:
@@ -254,10 +267,12 @@ class Asker:
             if len(rows) < LEAST:  # smaller clusters hold few pairs
                 continue
             key = rows.tobytes()
-            known = self._divided.get(key)
-            present[key] = split_candidates(self.evidence, rows, labels, model) if known is None else known
-            every.append((label, rows, present[key]))
-        self._divided = present
+            known = self.divided.get(key)
+            if known is None:
+                known = split_candidates(self.evidence, rows, labels, model, self._masks.get(key))
+            present[key] = known
+            every.append((label, rows, known))
+        self.divided = present
         return every
 
     def _telling(self, question: Question, labels: NDArray[np.int64]) -> Question:

@@ -26,7 +26,7 @@ that agreement. Of more than a million rows, the sample is too small for this ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -168,16 +168,29 @@ def choose(
     sums = edges.split_sums_each(list(found.values()))
     tried = {tau1: edge_fscore(inside, count, mass) for tau1, (inside, count, _) in zip(thresholds, sums, strict=True)}
     hopeless = max(tried.values()) < HOPELESS
-    lowest = max(tried.values()) - TOLERANCE * max(0.0, np.log2((size or edges.num_nodes) / 4096))
-    tau1 = max(tau for tau, value in tried.items() if hopeless or value >= lowest)
+    allowed = TOLERANCE * max(0.0, np.log2((size or edges.num_nodes) / 4096))
+    tau1 = max(tau for tau, value in tried.items() if hopeless or value >= max(tried.values()) - allowed)
     members = finished(edges, found[tau1], tau1, seed, several)
-    if not several:
-        return Choice(tau1, GIVEN, tried), members
-    listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
-    reason = f"the highest one whose expected F of candidate edges is the best, or near it in a large set ({listed})"
+    return Choice(tau1, why_tau1(tau1, tried, hopeless, allowed) if several else GIVEN, tried), members
+
+
+def why_tau1(tau1: float, tried: Mapping[float, float], hopeless: bool, allowed: float) -> str:
+    """Say in one line which τ1 were tried, with the expected edge F of each, and why ``tau1`` was taken.
+
+    ``allowed`` is the loss of edge F that is accepted in favour of a higher τ1.
+    """
+    best = max(tried, key=lambda tau: (tried[tau], tau))
     if hopeless:
-        reason = f"the highest one, because the expected F of candidate edges is low at every threshold ({listed})"
-    return Choice(tau1, reason, tried), members
+        why = f"all are below {100 * HOPELESS:g}, so most joins would be wrong, and the highest value was taken"
+    elif tau1 == best:
+        why = f"{tau1:g} has the best"
+    else:
+        why = (
+            f"{best:g} has the best, and {tau1:g} is the highest that is at most {100 * allowed:.2f} below it: "
+            "a higher tau1 joins fewer strangers"
+        )
+    listed = ", ".join(f"{100 * value:.2f} at {tau:g}" for tau, value in tried.items())
+    return f"{len(tried)} values were tried, with an expected F of edges of {listed}; {why}"
 
 
 @singledispatch

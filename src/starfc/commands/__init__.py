@@ -32,7 +32,7 @@ from starfc.commands.task import task
 from starfc.commands.train import train
 from starfc.commands.tune import tune
 from starfc.commands.undo import undo
-from starfc.runtime.entry import run_command
+from starfc.runtime.entry import leave, run_command
 from starfc.runtime.words import PARAMETERS, Words
 
 ABOUT = """Cluster faces, or any other embeddings, on their kNN graph by structure-aware clustering (STAR-FC).
@@ -103,4 +103,7 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line: the entry point of ``starfc``."""
-    app(prog_name="starfc")
+    try:
+        app(prog_name="starfc")
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else 0)

@@ -61,7 +61,7 @@ def ask(
         text += f"\n{out}: {counted(len(questions), 'question')} written"
         if questions:
             text += f'. Set "same" to true or false in its entries, then: starfc apply {folder} {out}'
-    options.show(content, text, as_json=as_json, quiet=quiet)
+    options.show(content, text, as_json=as_json)  # the result, which --quiet does not leave out
 
 
 def _lines(content: dict[str, Any]) -> str:

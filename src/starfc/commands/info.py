@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 def info(
     path: Annotated[
-        str, typer.Argument(metavar="FILE", help="File of features or labels, or folder of a run, model or graph.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="File of features or labels, folder of a run, model or graph, or folder of parts or URL of features.",
+        ),
     ],
     labels: options.LabelsOption = None,
     feature_dim: options.FeatureDim = None,
@@ -30,17 +34,41 @@ def info(
     With --labels also whether there is one label for each row. The file is read once, in blocks.
     """
     options.set_messages()
+    from starfc.storage.remote import is_url
+
     place = Path(path)
-    if path != options.STREAM and not place.exists():
+    if path != options.STREAM and not is_url(path) and not place.exists():
         raise MissingFileError(f"{path}: no such file or folder")
-    if path != options.STREAM and place.is_dir():
-        if labels is not None:
-            raise InputError(f"--labels: only for a file of features; {path} is a folder; leave it out")
-        record, lines = _folder(place)
-    else:
+    if path == options.STREAM or place.is_file():
         record, lines = _file(path, labels, feature_dim, key)
+    elif is_url(path) or _holds_parts(place):
+        record, lines = _gathered(path, labels)
+    elif labels is not None:
+        raise InputError(f"--labels: only for features; {path} is a folder without parts of features; leave it out")
+    else:
+        record, lines = _folder(place)
     text = "\n".join([f"{path}: {record['kind']}", *lines])
     options.show({"path": path, **record}, text, as_json=as_json)
+
+
+def _holds_parts(folder: Path) -> bool:
+    """Return whether a folder holds parts of features, and is not the folder of a run, model or graph."""
+    from starfc.data.parts import PARTS
+
+    names = [path.name for path in folder.iterdir()]
+    known = any(name in ("run.json", "manifest.json") or name.endswith(".pth") for name in names)
+    return not known and any(name.endswith(PARTS) and not name.startswith((".", "_")) for name in names)
+
+
+def _gathered(source: str, labels: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """Describe the features of a folder of parts or of a URL. They are copied to a temporary file."""
+    from starfc.storage.atomic import temporary_folder
+
+    with temporary_folder() as folder, options.stored_features(source, folder) as (place, name):
+        try:
+            return _file(str(place), labels, None, None)
+        except InputError as error:
+            raise InputError(str(error).replace(str(place), str(name))) from None
 
 
 def _file(path: str, labels: Path | None, feature_dim: int | None, key: str | None) -> tuple[dict[str, Any], list[str]]:

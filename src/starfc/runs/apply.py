@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starfc.answers.constraints import Clusters, Verdict, enforce, kept_edges
-from starfc.answers.evidence import evidence_of
 from starfc.answers.expected import expected
 from starfc.answers.marks import Marks, require_consistent, require_marks
 from starfc.answers.marks_file import read_marks
@@ -29,6 +28,7 @@ from starfc.clustering.choice import Estimate
 from starfc.errors import InputError
 from starfc.review.measures import numbered
 from starfc.review.pairs import Pairs
+from starfc.runs.asked import asker_of, keep
 from starfc.runs.folder import STATE, Run
 from starfc.runs.marked import (
     CLUSTERS,
@@ -253,7 +253,7 @@ class Marked:
         )  # fmt: skip
 
     def name(self, names: Mapping[int, str | None]) -> None:
-        """Name clusters; None takes a name away.
+        """Name clusters; None takes a name away. A warning says which other cluster has a name already.
 
         Raises
         ------
@@ -266,6 +266,13 @@ class Marked:
             found.pop(label, None)
             if name is not None:
                 found[label] = require_name(name)
+        for label in sorted(names.keys() & found.keys()):
+            same = [other for other in sorted(found) if other != label and found[other] == found[label]]
+            if same:
+                log.warning(
+                    "cluster %d: %s the name %r, too; if they are one person, a must-link between them makes one "
+                    "cluster", label, _have(same), found[label],
+                )  # fmt: skip
         with self._changing() as change:
             self._commit(change, self.labels, self.next_label, np.empty(0, np.int64), self._kept, found)
 
@@ -277,10 +284,15 @@ class Marked:
     def questions(self, count: int, stages: Stages | None = None) -> list[Question]:
         """Return the questions whose answers are expected to change the most pairs, at most ``count``.
 
-        The first call scores the candidate edges of the run again (:func:`starfc.answers.evidence.evidence_of`), which
-        needs the features; later calls need less than a second for 10^5 rows.
+        The first call of a run scores its candidate edges again (:func:`starfc.answers.evidence.evidence_of`) and keeps
+        them in the folder (:mod:`starfc.runs.asked`). It needs the features. Later calls of an object need less than a
+        second for 10^5 rows.
         """
-        return self._asking(stages).questions(self.labels, self.marks, count)
+        first, asker = self._asker is None, self._asking(stages)
+        found = asker.questions(self.labels, self.marks, count)
+        if first:
+            keep(self.run, self._at, asker, self.labels)
+        return found
 
     def expected(self) -> Estimate:
         """Return the expected scores of the present clusters, given the answers (:mod:`starfc.answers.expected`)."""
@@ -288,9 +300,7 @@ class Marked:
 
     def _asking(self, stages: Stages | None) -> Asker:
         if self._asker is None:
-            found = read_state(self.run)
-            state = first_state(self.run) if found is None else found[0]
-            self._asker = Asker(evidence_of(state, self.folder, stages))
+            self._asker = asker_of(self.run, self._at, self.labels, stages)
         return self._asker
 
     @property
@@ -388,6 +398,10 @@ class Marked:
         self.labels, self.next_label = self._pending
         self._at = OpenedFolder(self.folder)
         self._id = self._files_id()
+
+
+def _have(labels: list[int]) -> str:
+    return f"cluster {labels[0]} has" if len(labels) == 1 else f"clusters {', '.join(map(str, labels))} have"
 
 
 def pairs_changed(before: NDArray[np.int64], after: NDArray[np.int64], rows: NDArray[np.int64]) -> int:

@@ -99,6 +99,11 @@ class OpenedFolder:
             raise InputError(f"{self.path(name)}: must be a row-major array of {wanted}; found {array.dtype.str}")
         return array
 
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """Return the digest of each file in ``files.json``, by name; empty without such a list."""
+        return {} if self._files is None else {name: file.digest for name, file in self._files.files.items()}
+
     @cached_property
     def waiting(self) -> frozenset[str]:
         """Return the names of the files that a killed process had committed."""

@@ -64,6 +64,7 @@ _TRAINED = ("config.json", "run.json", *_WEIGHTS, *_THRESHOLDS, "reliability.csv
 _GRAPH = ("ids.npy", "sims.npy", "manifest.json")
 GRAPHS = f"{'[0-9a-f]' * 12}_*_k_[0-9]*"  # folders of graphs in the folder knn/ of a run
 _DATA = ("index", "questions", "clusters", "merges", "issues", "rows", "names", "members-[0-9]*")
+_ASKED = ("indptr.npy", "cols.npy", "scores.npy", "divisions.npz", "manifest.json")
 _PAGE = ("index.html", "page/*", *(f"data/{name}.js" for name in _DATA), "thumbs/[0-9]*.webp")
 
 CLUSTER = Owner("cluster", _RESULTS, over=("cluster",), drops=("cluster", "assign", "apply"))
@@ -74,6 +75,7 @@ APPLY = Owner("apply", (*_CHANGED, *_CLUSTERS, *_MARKED), over=("cluster", "assi
 TRAIN = Owner("train", _TRAINED, over=("train", "tune"), drops=("train", "tune"))
 TUNE = Owner("tune", (*_THRESHOLDS, *_OUTLINES), over=("tune", "train"), drops=())
 KNN = Owner("knn", _GRAPH, over=("knn",), drops=("knn",))
+ASK = Owner("ask", _ASKED, over=("ask",), drops=("ask",))
 REPORT = Owner("report", _PAGE, over=("report",), drops=("report",))
 
 

@@ -250,6 +250,13 @@ class EdgesManifest(Record):
     symmetric: bool
 
 
+class AskedManifest(Record):
+    """``asked/manifest.json`` (:mod:`starfc.runs.asked`)."""
+
+    key: Text
+    labels: Text
+
+
 class GraphManifest(Record):
     """``manifest.json`` of a kNN graph's folder."""
 

@@ -239,7 +239,7 @@ def test_clusters_are_taken_apart_as_the_rule_says(seed):
 
 def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
     monkeypatch.setattr("starfc.clustering.reach.MANY", 3999)
-    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 1000)
+    monkeypatch.setattr("starfc.clustering.reach.SMALLEST", 1000)
     identities = np.repeat(np.arange(0, 4000, 100), 100)
     members = identities.copy()
     members[:400] = 0  # four identities in one cluster
@@ -248,10 +248,10 @@ def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
     assert steps.times == 1
     assert found.counts == Counts(joined=36, into=18, apart=1, times=4)
     assert found.agreed is None  # a quarter of the rows
-    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 1300)
+    monkeypatch.setattr("starfc.clustering.reach.SMALLEST", 1300)
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, Stages())
     assert found.agreed is not None  # a third
-    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 1000)
+    monkeypatch.setattr("starfc.clustering.reach.SMALLEST", 1000)
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), Steps(identities // 200 * 200, 0.8), Stages())
     assert found.counts == Counts(joined=0, into=0, apart=1, times=4)  # look-alikes, by edges of lower p
     large = np.repeat(np.arange(0, 4000, 200), 200)  # larger than two lists: the same edges join them

@@ -17,18 +17,18 @@ The joining edges with p > τ1 are added to the edges of the result. The second 
 if the first sample alone would join something.
 
 Very large sets. The samples of samples make the time grow by N log N. Therefore, of more than
-:data:`~starfc.clustering.part.MANY` rows only one sample is drawn, and it has at most :data:`LARGEST` rows. It can join
-clusters that have at least 10 rows in it. One sample alone puts many look-alikes together, so p must be high, as above,
-unless both clusters are larger than two lists: then they can be parts of an identity that no list can hold, and p
-between such parts may be lower. In such a set the opposite mistake occurs too. Bad photos of many identities lie in one
-place. This place becomes so dense that the lists of its rows hold nothing else, and it looks like one identity; in the
-sample it does not. So a cluster that is larger than a neighbour list is *taken apart* if less than half of the pairs of
-its rows in the sample are in one cluster there, and if the sample shows more than a few lone rows of one identity:
-either at least two pieces have 10 rows, or at least 100 rows lie in pieces of which none has a tenth of them. The parts
-are the pieces that have at least 10 rows. A row outside the sample joins a part if more than half of its edges to
-sample rows of its cluster lead there, by p. All other rows become clusters of their own, and so do rows that no edge
-with p > τ1 connects with their part. Edges between parts, and edges that leave parts of fewer than 10 rows, are left
-out of the result.
+:data:`~starfc.clustering.part.MANY` rows only one sample is drawn. It has a tenth of the rows, but at least
+:data:`SMALLEST` and at most :data:`LARGEST`. It can join clusters that have at least 10 rows in it. One sample alone
+puts many look-alikes together, so p must be high, as above, unless both clusters are larger than two lists: then they
+can be parts of an identity that no list can hold, and p between such parts may be lower. In such a set the opposite
+mistake occurs too. Bad photos of many identities lie in one place. This place becomes so dense that the lists of its
+rows hold nothing else, and it looks like one identity; in the sample it does not. So a cluster that is larger than a
+neighbour list is *taken apart* if less than half of the pairs of its rows in the sample are in one cluster there, and
+if the sample shows more than a few lone rows of one identity: either at least two pieces have 10 rows, or at least 100
+rows lie in pieces of which none has a tenth of them. The parts are the pieces that have at least 10 rows. A row outside
+the sample joins a part if more than half of its edges to sample rows of its cluster lead there, by p. All other rows
+become clusters of their own, and so do rows that no edge with p > τ1 connects with their part. Edges between parts, and
+edges that leave parts of fewer than 10 rows, are left out of the result.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ log = logging.getLogger("starfc")
 
 TIMES = 3  # number of samples; in a sample, lists reach this many times as far
 TOGETHER, SURE = 0.9, 0.9  # minimum share of pairs in one cluster; minimum mean p between small clusters
-LARGEST = 100_000  # maximum number of rows of a sample of more than MANY rows
+SMALLEST, LARGEST = 100_000, 300_000  # limits of the sample of more than MANY rows, which has a tenth of them
 LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
@@ -176,7 +176,7 @@ def reach(
         return Reached(members)
     parts = np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES)
     if n > MANY:
-        parts = [parts[0][:LARGEST]]
+        parts = [parts[0][: np.clip(n // 10, SMALLEST, LARGEST)]]
     samples: list[Sample] = []
     with stages.together("samples") as inner:
         inside = mean_inside(members, edges)

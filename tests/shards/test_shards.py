@@ -112,6 +112,7 @@ def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expect
 @pytest.mark.slow
 def test_samples_join_and_take_apart_as_in_memory(tmp_path, monkeypatch):
     for name, value in (
+        ("adaptation.MANY", 1000),
         ("reach.MANY", 1000),
         ("reach.LARGEST", 700),
         ("samples.SCATTERED", 10),
@@ -123,6 +124,7 @@ def test_samples_join_and_take_apart_as_in_memory(tmp_path, monkeypatch):
     rows = Population(4000, parameters, 5, 64).rows(0, 4000)[0].astype(np.float32)
     expected = in_memory(rows)
     assert expected.result.reached.apart > 0
+    assert len(expected.result.rounds) > 2, "rounds of adaptation are kept, in a part of the set"
     store = Store(str(tmp_path))
     for keep_edges in (False, True):
         found = on_shards(rows, store, keep_edges=keep_edges)

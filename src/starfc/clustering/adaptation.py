@@ -43,7 +43,7 @@ from starfc.graph.edges import Block, EdgeList, Edges
 from starfc.models.structural import EdgeScorer, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
-from starfc.scoring.structural import Scoring
+from starfc.scoring.structural import MASS_UNIT, Scoring, mass_of
 
 log = logging.getLogger("starfc")
 
@@ -56,7 +56,7 @@ _NODES = 8000  # maximum number of nodes whose edges are trained on
 _BLOCK = 1 << 14
 _LEAST = 2000  # minimum number of edges within each half; with fewer, the round is skipped
 _STEPS, _BATCH, _RATE = 300, 1024, 1.5e-3
-PART_BYTES = 700 << 20  # features and ends of the edges of a part: at most 40 of 172 bytes for each of 100,000 rows
+PART_BYTES = 830 << 20  # features and ends of the edges of a part: at most 40 of 172 bytes for each of 120,000 rows
 
 #: Features (m, f) of m edges, and both ends (m,).
 EdgeColumns = tuple[NDArray[np.float32], NDArray[np.integer], NDArray[np.integer]]
@@ -252,12 +252,14 @@ class _InPart:
         scoring.release()
 
     def lessons(self) -> Lessons:
-        """Return the training edges: those that up to 8,000 rows of the core own."""
+        """Return the training edges: those that up to 8,000 rows of the core own, in the order of their owners."""
         core = self.part.rows[self.part.core]
         chosen = np.zeros(len(self.number), np.bool_)
         chosen[_evenly(core, _NODES)] = True
         owned = ((block, chosen[block[1]]) for block in self.blocks)
-        return Lessons.joined([(block[0][own], block[1][own], block[2][own]) for block, own in owned])
+        found = Lessons.joined([(block[0][own], block[1][own], block[2][own]) for block, own in owned])
+        order = np.argsort(found.rows, kind="stable")  # on shards, blocks have another order
+        return Lessons(found.features[order], found.rows[order], found.cols[order])
 
     def expected(self, chosen: Chosen) -> float:
         return estimate(chosen.edges, self.number[_communities(chosen)[self.part.rows]], self.part.core).fscore
@@ -265,15 +267,15 @@ class _InPart:
     def again(self, scorers: Adapted, before: Chosen) -> Chosen:
         temperature = float(self.scoring.temperature)
 
-        def above(block: EdgeColumns) -> tuple[Block, float]:
+        def above(block: EdgeColumns) -> tuple[Block, int]:
             p = expit(scorers.logits(*block) / temperature)
             kept = p > self.lowest
             ends, others = (self.number[end[kept]] for end in block[1:])
-            return (ends, np.ones(len(ends), np.int64), others, p[kept]), float(p.sum(dtype=np.float64))
+            return (ends, np.ones(len(ends), np.int64), others, p[kept]), mass_of(p)
 
         found = threads.results(above, self.blocks)
         edges = EdgeList.from_pairs([block for block, _ in found], len(self.part.rows), np.int32)
-        mass = sum(total for _, total in found)
+        mass = sum(total for _, total in found) / MASS_UNIT
         chosen = choose_threshold(edges, mass, self.tau1, "infomap", self.seed, len(self.number))
         members = np.array(_communities(before))
         members[self.part.rows] = self.part.rows[_communities(chosen)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from starfc.graph.edges import Edges
 
 MANY = 200_000  # a set of more rows is very large
-ROWS, CORE = 100_000, 30_000  # maximum number of rows of the part, and of its core
+ROWS, CORE = 120_000, 50_000  # maximum number of rows of the part, and of its core
 
 
 @dataclass(frozen=True)

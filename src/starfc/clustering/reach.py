@@ -17,7 +17,7 @@ The joining edges with p > τ1 are added to the edges of the result. The second 
 if the first sample alone would join something.
 
 Very large sets. The samples of samples make the time grow by N log N. Therefore, of more than
-:data:`~starfc.clustering.part.MANY` rows only one sample is drawn. It has a tenth of the rows, but at least
+:data:`~starfc.clustering.part.MANY` rows only one sample is drawn. It has a fifth of the rows, but at least
 :data:`SMALLEST` and at most :data:`LARGEST`. It can join clusters that have at least 10 rows in it. One sample alone
 puts many look-alikes together, so p must be high, as above, unless both clusters are larger than two lists: then they
 can be parts of an identity that no list can hold, and p between such parts may be lower. In such a set the opposite
@@ -60,7 +60,7 @@ log = logging.getLogger("starfc")
 
 TIMES = 3  # number of samples; in a sample, lists reach this many times as far
 TOGETHER, SURE = 0.9, 0.9  # minimum share of pairs in one cluster; minimum mean p between small clusters
-SMALLEST, LARGEST = 100_000, 300_000  # limits of the sample of more than MANY rows, which has a tenth of them
+SMALLEST, LARGEST = 100_000, 300_000  # limits of the sample of more than MANY rows, which has a fifth of them
 LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
@@ -176,7 +176,7 @@ def reach(
         return Reached(members)
     parts = np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES)
     if n > MANY:
-        parts = [parts[0][: np.clip(n // 10, SMALLEST, LARGEST)]]
+        parts = [parts[0][: np.clip(n // 5, SMALLEST, LARGEST)]]
     samples: list[Sample] = []
     with stages.together("samples") as inner:
         inside = mean_inside(members, edges)

@@ -5,13 +5,12 @@
 
 For each number of workers, ``starfc cluster`` runs in memory with as many threads, and on shards with each engine. All
 runs are commands of their own and start after each other, from files that are in the cache of the system. Runs of the
-first 2,000 rows come before them, so that all kernels are compiled. ``equal``
-says whether lists, edges and labels are the same bytes; with ``--no-edges``, labels only, and the edges stay in the
-store. ``ratio`` is seconds on shards / in memory, of all stages, and ``cpu_ratio`` that of the processors' seconds,
-which other programs on the machine disturb less (those of Ray's workers are not counted); ``scaling`` is seconds with
-the first number of workers / with the last. The stages of a store have the seconds of their tasks in all, the highest
-memory of a task, the bytes that tasks read and those of the arrays that they wrote. A process reads an array once, so
-fewer processes read less.
+first 16,384 rows come before them, so that all kernels are compiled. ``equal`` says whether lists, edges and labels are
+the same bytes; with ``--no-edges``, labels only, and the edges stay in the store. ``ratio`` is seconds on shards / in
+memory, of all stages, and ``cpu_ratio`` that of the processors' seconds, which other programs on the machine disturb
+less (those of Ray's workers are not counted); ``scaling`` is seconds with the first number of workers / with the last.
+The stages of a store have the seconds of their tasks in all, the highest memory of a task, the bytes that tasks read
+and those of the arrays that they wrote. A process reads an array once, so fewer processes read less.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def main() -> None:
     how += ["--no-edges"] if arguments.no_edges else []
     arguments.out.mkdir(parents=True, exist_ok=True)
     first = arguments.out / "first.npy"
-    np.save(first, np.load(arguments.features, mmap_mode="r")[:2000])
+    np.save(first, np.load(arguments.features, mmap_mode="r")[: 1 << 14])
     run(first, arguments.out, "first", how)
     run(first, arguments.out, "first", [*how, "--engine", "local", "--workers", "1"])
     runs: list[dict[str, Any]] = []

@@ -4,13 +4,13 @@
         [--recall R] [--no-edges] [--json OUT]
 
 For each number of workers, ``starfc cluster`` runs in memory with as many threads, and on shards with each engine. All
-runs are commands of their own and start after each other, from files that are in the cache of the system. ``equal``
-says whether lists, edges and labels are the same bytes; with ``--no-edges``, labels only, and the edges stay in the
-store. ``ratio`` is seconds on shards / in memory, of all stages, and ``cpu_ratio`` that of the processors' seconds,
-which other programs on the machine disturb less (those of Ray's workers are not counted); ``scaling`` is seconds with
-the first number of workers / with the last. The stages of a store have the seconds of their tasks in all, the highest
-memory of a task, the bytes that tasks read and those of the arrays that they wrote. A process reads an array once, so
-fewer processes read less.
+runs are commands of their own and start after each other, from files that are in the cache of the system. Runs of the
+first 16,384 rows come before them, so that all kernels are compiled. ``equal`` says whether lists, edges and labels are
+the same bytes; with ``--no-edges``, labels only, and the edges stay in the store. ``ratio`` is seconds on shards / in
+memory, of all stages, and ``cpu_ratio`` that of the processors' seconds, which other programs on the machine disturb
+less (those of Ray's workers are not counted); ``scaling`` is seconds with the first number of workers / with the last.
+The stages of a store have the seconds of their tasks in all, the highest memory of a task, the bytes that tasks read
+and those of the arrays that they wrote. A process reads an array once, so fewer processes read less.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from harness import report
 
@@ -51,9 +53,14 @@ def main() -> None:
     files = SAME[:1] if arguments.no_edges else SAME
     how = ["--recall", str(arguments.recall)] if arguments.recall else []
     how += ["--no-edges"] if arguments.no_edges else []
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    first = arguments.out / "first.npy"
+    np.save(first, np.load(arguments.features, mmap_mode="r")[: 1 << 14])
+    run(first, arguments.out, "first", how)
+    run(first, arguments.out, "first", [*how, "--engine", "local", "--workers", "1"])
     runs: list[dict[str, Any]] = []
     for workers in arguments.workers:
-        whole = run(arguments, f"memory-{workers}", [*how, "--threads", str(workers)])
+        whole = run(arguments.features, arguments.out, f"memory-{workers}", [*how, "--threads", str(workers)])
         runs.append({"engine": "memory", "workers": workers, **whole})
         for engine in arguments.engines:
             name = f"{engine}-{workers}"
@@ -61,7 +68,7 @@ def main() -> None:
             shutil.rmtree(store, ignore_errors=True)
             more = ["--engine", engine, "--workers", str(workers), "--store", str(store)]
             rows = ["--shard-rows", str(arguments.shard_rows)]
-            found = run(arguments, name, [*how, "--threads", str(workers), *more, *rows])
+            found = run(arguments.features, arguments.out, name, [*how, "--threads", str(workers), *more, *rows])
             equal = {file: same(arguments.out, f"memory-{workers}", name, file) for file in files}
             runs.append(
                 {
@@ -78,12 +85,12 @@ def main() -> None:
     report({"runs": runs, "scaling": scaling}, max(arguments.workers), arguments.json)
 
 
-def run(arguments: argparse.Namespace, name: str, more: list[str]) -> dict[str, Any]:
+def run(features: Path, folder: Path, name: str, more: list[str]) -> dict[str, Any]:
     """Run ``starfc cluster``, and return its seconds and highest memory in MB, of all stages and by stage."""
-    out = arguments.out / name
+    out = folder / name
     shutil.rmtree(out, ignore_errors=True)
     print(name, flush=True)
-    command = [sys.executable, "-m", "starfc", "cluster", str(arguments.features), "-o", str(out), *more]
+    command = [sys.executable, "-m", "starfc", "cluster", str(features), "-o", str(out), *more]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -165,7 +165,9 @@ class Asker:
         return [self._telling(question, labels) for question in found]
 
     def doubts(self, labels: NDArray[np.int64], marks: Marks) -> NDArray[np.float64]:
-        """Return the expected share of strangers in each cluster, (C,); 0 for clusters of fewer than 4 rows.
+        """Return the expected share of strangers in the cluster of every row, (N,).
+
+        It is 0 for removed rows and in clusters of fewer than 4 rows.
 
         It is that of the division for which it is largest: the share of its smaller side, times the probability that
         the sides are two identities.
@@ -179,7 +181,7 @@ class Asker:
             share = found.masks.mean(axis=1)
             strangers = np.minimum(share, 1 - share) * expit(-judge.log_odds(found.measures))
             doubts[label] = strangers.max(initial=0)
-        return doubts
+        return np.where(labels < 0, 0, doubts[labels]) if number else np.zeros(len(labels))
 
     def _taught(
         self,

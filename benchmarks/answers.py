@@ -206,7 +206,8 @@ def oracle(labels: NDArray[np.int64], truth: NDArray[np.int64], at: Sequence[int
 def impure_order(asker: Asker, labels: NDArray[np.int64], truth: NDArray[np.int64]) -> dict[str, Any]:
     """Return how many wrong clusters are among the first 100 that questions about splits show, and the AUC."""
     sizes = np.bincount(labels)
-    doubt = asker.doubts(labels, Marks())
+    doubt = np.zeros(len(sizes))
+    doubt[labels] = asker.doubts(labels, Marks())
     largest = np.zeros(len(sizes), np.int64)
     cells, count = np.unique(np.stack([labels, truth]), axis=1, return_counts=True)
     np.maximum.at(largest, cells[0], count)

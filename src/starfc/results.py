@@ -113,6 +113,7 @@ class Results:
             thumbnails=thumbnails,
             identities=None if y is None else self._identities(y),
             questions=[question.record() for question in self.questions(questions)] if questions else (),
+            doubts=self._asking().doubts(self.labels_, self.marks_) if questions else None,
         )
 
     def export(

@@ -215,6 +215,25 @@ def test_the_first_rows_are_typical_and_near():
     assert np.argmax(x @ x.mean(axis=0)) == 0
 
 
+def test_the_cluster_of_two_identities_is_the_most_doubtful_one():
+    evidence, _, truth = scene(seed=2)
+    labels = np.minimum(truth, 10)  # the last two identities share a cluster
+    labels[0] = -1
+    found = Asker(evidence).doubts(labels, Marks())
+    assert found[0] == 0
+    assert set(np.flatnonzero(found == found.max())) == set(np.flatnonzero(labels == 10))
+    model = Covariances.of(evidence, evidence.clusters(labels, 11))
+    every = [split_candidates(evidence, np.flatnonzero(labels == c), labels, model) for c in range(11)]
+    judge = Judge.of("split", np.concatenate([one.measures for one in every]))
+    for c, one in enumerate(every):
+        slow = 0.0
+        for mask, measures in zip(one.masks, one.measures, strict=True):
+            share = min(mask.sum(), (~mask).sum()) / len(mask)
+            slow = max(slow, share * (1 - expit(judge.log_odds(measures[None])[0])))
+        np.testing.assert_allclose(found[labels == c], slow)
+    assert not Asker(evidence).doubts(np.full(len(labels), -1), Marks()).any()
+
+
 def test_questions_need_no_features():
     evidence, labels, truth = scene()
     questions = Asker(Evidence(evidence.edges)).questions(labels, Marks(), 8)

@@ -109,8 +109,8 @@ def loaded_by(*arguments: str) -> tuple[str, list[str]]:
     """What a command prints, and which large libraries it loads."""
     script = (
         f"import sys; sys.argv = ['starfc', *{arguments!r}]\n"
-        "from starfc.commands import main\n"
-        "try: main()\n"
+        "from starfc.commands import app\n"
+        "try: app(prog_name='starfc')\n"
         "except SystemExit as end: assert not end.code\n"
         "print(*sorted({'torch', 'numba', 'numpy', 'scipy', 'sklearn', 'h5py', 'pyarrow'} & set(sys.modules)))"
     )

@@ -147,6 +147,20 @@ def test_the_exported_answers_can_be_applied(open_page, made, run, tmp_path):
     assert len(Marked(run).marks.answers) == 2
 
 
+def test_the_clusters_with_most_expected_strangers_come_first(open_page, made):
+    page = open_page(made / "report")
+    page.keyboard.press("c")
+    page.wait_for_selector(".entry")
+    shown = page.evaluate("clusterList.order.map((label) => [label, starfc.clusters.strangers[label]])")
+    marked = Marked(made / "run")
+    expected = marked.doubts()
+    for label, strangers in shown:
+        assert abs(1000 * expected[marked.labels == label][0] - strangers) <= 1
+    assert [strangers for _, strangers in shown] == sorted((strangers for _, strangers in shown), reverse=True)
+    if shown[0][1]:
+        assert page.locator(".entry .meter").first.get_attribute("title").startswith("expected share of strangers")
+
+
 @pytest.mark.parametrize(("size", "system"), LOOKS)
 def test_no_violation_that_axe_finds(open_page, made, size, system):
     page = open_page(made / "report", viewport=size, color_scheme=system)

@@ -10,31 +10,25 @@ import pytest
 
 import starfc
 from helpers.samples import blobs
+from helpers.serving import ROWS, make_run
 from starfc.answers.marks import Marks
-from starfc.config.recipes import model_config
-from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.runs import asked
 from starfc.runs.apply import Marked
 from starfc.runs.assign import assign
-from starfc.runs.cluster import run_inference
 from starfc.storage.commit import locked
 
-ROWS = 200
 FILES = ["indptr.npy", "cols.npy", "scores.npy", "divisions.npz", "manifest.json", "files.json"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A run of 200 instances that was asked once, and 24 new instances beside it."""
+    """A run of 200 instances that was asked once, and new instances beside it."""
     place = tmp_path_factory.mktemp("asked")
-    features, _ = blobs(identities=14, size=16, noise=0.9, seed=3)
-    np.save(place / "old.npy", features[:ROWS])
-    np.save(place / "new.npy", features[ROWS:])
-    config = model_config(load_model(PRETRAINED), {"adapt": "off", "model": {"kwargs": {"feature_dim": 16}}})
-    run_inference(config, model_folder=PRETRAINED, features=place / "old.npy", out=place / "run", keep_edges=True)
-    assert not (place / "run" / "asked").exists()
-    assert Marked(place / "run").questions(20)
-    assert sorted(path.name for path in (place / "run" / "asked").iterdir()) == sorted(FILES)
+    run = make_run(place)
+    np.save(place / "new.npy", blobs(identities=14, size=16, noise=0.9, seed=3)[0][ROWS:])
+    assert not (run / "asked").exists()
+    assert Marked(run).questions(20)
+    assert sorted(path.name for path in (run / "asked").iterdir()) == sorted(FILES)
     return place
 
 

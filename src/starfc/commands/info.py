@@ -126,6 +126,7 @@ HELD = {  # files of a run's folder, and what each holds
     "features.npy": "features that were read from stdin, a URL or a folder of parts",
     "edges": "scored edges, for assign, explain and report",
     "knn": "the kNN graph",
+    "asked": "candidate edges and divisions, for the next ask; can be deleted",
     "assign.json": "added and removed rows, proposed merges and splits",
     "state": "features and neighbour lists of all rows, for the next assign",
 }

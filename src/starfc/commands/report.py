@@ -56,11 +56,11 @@ def report(
     except MissingFileError as error:
         typer.echo(f"{error}; the page leaves out projections and questions", err=True)
         features, questions = None, 0
-    asked, expected = [], None
+    asked, expected, doubts = [], None, None
     if questions:
         try:
             asked = [question.record() for question in marked.questions(questions)]
-            expected = vars(marked.expected())
+            expected, doubts = vars(marked.expected()), marked.doubts()
         except InputError as error:
             typer.echo(f"{error}; the page has no questions", err=True)
     identities = None if labels is None else read_labels(labels, len(run.labels))
@@ -85,6 +85,7 @@ def report(
         surface=next((path for path in surfaces if path.is_file()), None),
         questions=asked,
         expected=expected,
+        doubts=doubts,
         cluster_names=marked.names,
         title=Path(run.record["features"]).stem,
         overwrite=overwrite,

@@ -72,6 +72,7 @@ def write_report(
     surface: Path | None = None,
     questions: Sequence[Mapping[str, Any]] = (),
     expected: Mapping[str, float] | None = None,
+    doubts: NDArray[np.floating] | None = None,
     cluster_names: Mapping[int, str] | None = None,
     served: Served | None = None,
     title: str = "Clusters",
@@ -112,6 +113,9 @@ def write_report(
         Questions to ask first, as ``Question.record()`` returns them.
     expected : dict, optional
         Expected ``precision`` and ``recall`` of the clusters.
+    doubts : (N,) floating, optional
+        Expected share of strangers in the cluster of every row (:meth:`starfc.runs.apply.Marked.doubts`). The page then
+        shows the clusters with most of them first.
     cluster_names : mapping, optional
         Name by cluster id.
     served : Served, optional
@@ -142,7 +146,7 @@ def write_report(
             raise InputError(f"{folder}: is not empty and holds no report; name a new folder")
         found = _write(
             change.place, labels, parsed, rule, removed, features, images, names, thumbnails, identities, record, run,
-            surface, questions, expected, cluster_names, served, title,
+            surface, questions, expected, doubts, cluster_names, served, title,
         )  # fmt: skip
     written = [path for path in folder.rglob("*") if path.is_file()]
     return {**found, "files": len(written), "bytes": sum(path.stat().st_size for path in written)}
@@ -164,6 +168,7 @@ def _write(
     surface: Path | None,
     questions: Sequence[Mapping[str, Any]],
     expected: Mapping[str, float] | None,
+    doubts: NDArray[np.floating] | None,
     cluster_names: Mapping[int, str] | None,
     served: Served | None,
     title: str,
@@ -190,6 +195,8 @@ def _write(
         thumbs = write_sheets(pictures, order, folder / "thumbs", thumbnails)
     each = _clusters(found, pairs, order, starts, shown)
     each["called"] = {str(label): name for label, name in (cluster_names or {}).items()}
+    if doubts is not None:
+        each["strangers"] = thousandths(doubts[each["medoid"]])
     if served is not None:
         each["place"] = served.places[each["medoid"]].tolist()
     writer.put("clusters", each)

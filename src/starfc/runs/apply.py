@@ -294,6 +294,10 @@ class Marked:
             keep(self.run, self._at, asker, self.labels)
         return found
 
+    def doubts(self) -> NDArray[np.float64]:
+        """Return the expected share of strangers in the cluster of every row (:meth:`Asker.doubts`)."""
+        return self._asking(None).doubts(self.labels, self.marks)
+
     def expected(self) -> Estimate:
         """Return the expected scores of the present clusters, given the answers (:mod:`starfc.answers.expected`)."""
         return expected(self._asking(None).evidence, self.labels, self.marks)

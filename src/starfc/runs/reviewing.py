@@ -87,6 +87,7 @@ class Reviewing:
                 surface=self._surface,
                 questions=[question.record() for question in marked.questions(FIRST)],
                 expected=vars(marked.expected()),
+                doubts=marked.doubts(),
                 cluster_names=marked.names,
                 served=Served(thumbs, places, with_file, self._state()),
                 title=Path(marked.run.record["features"]).stem,

@@ -13,7 +13,7 @@ const clusterList = {
   },
 
   sort() {
-    const { size, suspicion, cohesion, cuts } = starfc.clusters;
+    const { size, suspicion, cohesion, cuts, strangers = suspicion } = starfc.clusters;
     const smallest = Number(document.getElementById("smallest").value) || 1;
     const show = document.getElementById("show").value;
     const keep = {
@@ -24,7 +24,7 @@ const clusterList = {
     const order = [];
     for (let label = 0; label < size.length; label++) if (size[label] >= smallest && keep(label)) order.push(label);
     const by = {
-      suspicion: (a, b) => suspicion[b] - suspicion[a] || cohesion[a] - cohesion[b] || a - b,
+      doubtful: (a, b) => strangers[b] - strangers[a] || suspicion[b] - suspicion[a] || cohesion[a] - cohesion[b] || a - b,
       cohesion: (a, b) => cohesion[a] - cohesion[b] || a - b,
       size: (a, b) => size[b] - size[a] || a - b,
       small: (a, b) => size[a] - size[b] || a - b,
@@ -37,7 +37,8 @@ const clusterList = {
   },
 
   item(label) {
-    const { size, suspicion, cohesion, name, cuts, called } = starfc.clusters;
+    const { size, suspicion, cohesion, name, cuts, called, strangers } = starfc.clusters;
+    const [measure, score] = strangers ? ["expected share of strangers", strangers[label]] : ["suspicion", suspicion[label]];
     const cut = cuts[label];
     const marked = marks.has(`cluster ${label}`) ? "wrong" : marks.has(`split ${label}`) ? "split" : null;
     const note = suspicion[label] > 0 ? `${plural(cut.edges.length, "edge holds", "edges hold")} ${whole(cut.piece)} of ${whole(size[label])}` : `cohesion ${fixed(cohesion[label] / 1000)}`;
@@ -47,7 +48,7 @@ const clusterList = {
         h("span", { class: "entry-text" },
           h("span", { class: "entry-title" }, h("b", {}, `#${label}`), ` ${whole(size[label])}`, called[label] ? h("span", { class: "called" }, called[label]) : name?.[label] ? h("span", { class: "name" }, name[label]) : null, marked ? h("span", { class: "tag" }, marked) : null),
           h("span", { class: "entry-note" }, note)),
-        suspicion[label] > 0 ? h("span", { class: "entry-score" }, fixed(suspicion[label] / 1000), meter("suspicion", suspicion[label] / 1000, "warm")) : null));
+        score > 0 ? h("span", { class: "entry-score" }, fixed(score / 1000), meter(measure, score / 1000, "warm")) : null));
   },
 
   select(label) {

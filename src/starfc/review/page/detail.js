@@ -52,6 +52,7 @@ const detail = {
     this.body = h("div", { class: "members" });
     this.mapPlace = h("div", { class: "map-place" });
     const measures = [["suspicion", fixed(value("suspicion"))], ["cohesion", fixed(value("cohesion"), 3)], ["density", fixed(value("density"), 3)], ["kept edges", whole(clusters.edges[label])]];
+    if (clusters.strangers) measures.unshift(["expected strangers", `${Math.round(value("strangers") * 100)} %`]);
     fill(this.scroller,
       h("div", { class: "detail-head" },
         h("a", { class: "back", href: "#/clusters" }, "← List"),

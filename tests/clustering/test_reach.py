@@ -247,10 +247,10 @@ def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, Stages())
     assert steps.times == 1
     assert found.counts == Counts(joined=36, into=18, apart=1, times=4)
-    assert found.agreed is None  # a quarter of the rows
-    monkeypatch.setattr("starfc.clustering.reach.SMALLEST", 1300)
-    found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, Stages())
-    assert found.agreed is not None  # a third
+    assert found.agreed is not None  # a quarter of the rows
+    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 600)
+    assert reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), steps, Stages()).agreed is None  # a seventh
+    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 300_000)
     monkeypatch.setattr("starfc.clustering.reach.SMALLEST", 1000)
     found = reach(members, chains(members, 0.9), 79, 0.5, numbered(4000), Steps(identities // 200 * 200, 0.8), Stages())
     assert found.counts == Counts(joined=0, into=0, apart=1, times=4)  # look-alikes, by edges of lower p
@@ -271,14 +271,14 @@ def test_of_very_many_rows_one_sample_is_clustered(monkeypatch):
 @pytest.mark.long
 def test_a_run_says_how_many_rows_its_sample_had(tmp_path, monkeypatch):
     monkeypatch.setattr("starfc.clustering.reach.MANY", 1000)
-    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 500)
+    monkeypatch.setattr("starfc.clustering.reach.LARGEST", 400)
     rows, _ = Population(2500, Synthetic(), 5, 64).rows(0, 2500)
     np.save(tmp_path / "x.npy", rows.astype(np.float32))
     config = model_config(PRETRAINED, {"adapt": "off", "model": {"kwargs": {"feature_dim": 64}}})
     record = run_inference(config, model_folder=PRETRAINED, features=tmp_path / "x.npy", out=tmp_path / "run")
-    assert record["choices"]["reach"]["value"] == 5
+    assert record["choices"]["reach"]["value"] == 6
     text = cluster_text(record, tmp_path / "run")
-    assert "searched farther in samples of 1/5 of the rows" in text
+    assert "searched farther in samples of 1/6 of the rows" in text
     assert "clustered alone" not in text  # the sample is too small to compare F
     assert "a third" not in text
 

@@ -21,7 +21,7 @@ The neighbour lists are shorter than large clusters. Therefore x_i is scaled by 
 
 If p is too high, these estimates are too high. Clusterings of samples of the rows (:mod:`starfc.clustering.reach`) are
 an independent check: :func:`agreement` compares them with the clusters, and :func:`doubted` lowers the estimate to
-that agreement. Of more than 350,000 rows, the sample is too small for this check.
+that agreement. Of more than 1.6 million rows, the sample is too small for this check.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ log = logging.getLogger("starfc")
 TIMES = 3  # number of samples; in a sample, lists reach this many times as far
 TOGETHER, SURE = 0.9, 0.9  # minimum share of pairs in one cluster; minimum mean p between small clusters
 SMALLEST, LARGEST = 100_000, 300_000  # limits of the sample of more than MANY rows, which has a fifth of them
+CHECKING = 5  # a sample of less than a fifth of the rows has too few of each identity to check the estimate
 LEAST_LISTS = 4  # minimum size of a sample, in lists; in smaller samples, lists would hold most of the rows
 
 Search = Callable[[Features], KnnGraph]
@@ -93,7 +94,7 @@ class Reached:
     counts : Counts, optional
     agreed : (2,) float64, optional
         The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`). None
-        if a sample has less than about a third of the rows; its few rows of each identity are harder to cluster.
+        if a sample has less than about a fifth of the rows; its few rows of each identity are harder to cluster.
     former : (N,) integers, optional
         The smallest member of each row's cluster before clusters were taken apart; None if none was.
     """
@@ -176,7 +177,7 @@ def reach(
         return Reached(members)
     parts = np.array_split(np.random.default_rng(steps.seed).permutation(n), TIMES)
     if n > MANY:
-        parts = [parts[0][: np.clip(n // 5, SMALLEST, LARGEST)]]
+        parts = [parts[0][: np.clip(n // CHECKING, SMALLEST, LARGEST)]]
     samples: list[Sample] = []
     with stages.together("samples") as inner:
         inside = mean_inside(members, edges)
@@ -197,7 +198,7 @@ def reach(
         found,
         former=former if apart else None,
         counts=replace(found.counts, apart=apart, times=times),
-        agreed=found.agreed if times <= TIMES else None,
+        agreed=found.agreed if times <= CHECKING else None,
     )
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from helpers.edges import edge_list
 from helpers.samples import blobs, random_graph, unit
+from starfc.clustering.choice import Estimate
 from starfc.clustering.components import components, largest_first
 from starfc.clustering.diagnostics import diagnose, diagnostics_table, doubts, size_histogram, warn_of_giants
 from starfc.clustering.pipeline import Clustering, with_singletons
@@ -163,6 +164,13 @@ def test_warnings_name_what_the_interface_has(caplog, words, report, tune):
         found = doubts(replace(clustering([10, 9, 8]), outside=0.9), 9)
     assert caplog.text.endswith(f"labelled data of this kind{tune}\n")
     assert found[0].endswith(f"check the clusters{report}, or choose thresholds on labelled data{tune}")
+
+
+def test_lists_shorter_than_those_of_the_training_make_the_estimate_doubtful():
+    result = replace(clustering([10, 9, 8]), estimate=Estimate(0.99, 1.0, 0.995, 0.99))
+    assert doubts(result, 26, trained=79)[0].startswith("neighbour lists have 26 rows instead of 79")
+    assert not doubts(result, 79, trained=79)
+    assert not doubts(clustering([10, 9, 8]), 26, trained=79)  # nothing is expected
 
 
 def test_the_table_by_hand():

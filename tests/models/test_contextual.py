@@ -398,6 +398,8 @@ def test_the_reason_names_what_was_tried_and_taken():
     tried = {0.4: 0.983, 0.7: 0.9827, 0.8: 0.97}
     listed = "3 values were tried, with an expected F of edges of 98.30 at 0.4, 98.27 at 0.7, 97.00 at 0.8; "
     assert why_tau1(0.4, tried, False, 0.0) == listed + "0.4 has the best"
+    equal = dict.fromkeys((0.3, 0.4), 0.9)
+    assert why_tau1(0.4, equal, False, 0.0).endswith("; all are equal, and the highest value was taken")
     assert why_tau1(0.7, tried, False, 0.0005) == (
         listed + "0.4 has the best, and 0.7 is the highest that is at most 0.05 below it: a higher tau1 joins fewer "
         "strangers"

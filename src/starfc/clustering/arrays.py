@@ -34,6 +34,7 @@ from starfc.graph.knn import fitting_k
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.opening import Search
 from starfc.models.checkpoint import Model
+from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.defaults import RESOLUTION
 from starfc.runtime.stages import Stages
@@ -233,7 +234,8 @@ def cluster_prepared(
             given |= {"seed": settings.seed, "search": _search(settings, graph.k) if settings.reach == "auto" else None}
         result = REFINEMENTS[settings.refinement](prepared.features, graph, model, **given)
     recalls = graph.info.get("recalls") or {}
-    found = doubts(result, max(graph.k - 1, 0), sizes, recalls.get("edges"))  # k includes the row itself
+    trained = model.columns if isinstance(model, ContextualModel) else 0
+    found = doubts(result, max(graph.k - 1, 0), sizes, recalls.get("edges"), trained)  # k includes the row itself
     for doubt in found:
         log.warning("%s", doubt)
     if kept is not None:

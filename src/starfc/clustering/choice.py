@@ -182,6 +182,8 @@ def why_tau1(tau1: float, tried: Mapping[float, float], hopeless: bool, allowed:
     best = max(tried, key=lambda tau: (tried[tau], tau))
     if hopeless:
         why = f"all are below {100 * HOPELESS:g}, so most joins would be wrong, and the highest value was taken"
+    elif len(set(tried.values())) == 1:
+        why = "all are equal, and the highest value was taken"
     elif tau1 == best:
         why = f"{tau1:g} has the best"
     else:

@@ -94,7 +94,11 @@ SURE = 0.8  # an expected score from here on counts as good
 
 
 def doubts(
-    result: Clustering, columns: int, copies: NDArray[np.integer] | None = None, found_edges: float | None = None
+    result: Clustering,
+    columns: int,
+    copies: NDArray[np.integer] | None = None,
+    found_edges: float | None = None,
+    trained: int = 0,
 ) -> list[str]:
     """Return the reasons to doubt a clustering, one sentence each; empty if there are none.
 
@@ -108,6 +112,8 @@ def doubts(
         The number of instances of each distinct instance, itself and its copies. Default: 1 each.
     found_edges : float, optional
         Of an approximate kNN graph: the share of the edges that matter that it has.
+    trained : int
+        Neighbours in the lists that the model was trained on; 0 if it does not depend on them.
     """
     found, sizes = [], np.bincount(result.labels, copies)
     n = int(sizes.sum())
@@ -117,6 +123,11 @@ def doubts(
             "describe the set are more than three standard deviations away): probabilities may be too high or too low; "
             f"check the clusters{advice(' with {}', 'starfc report')}, or choose thresholds on labelled data"
             f"{advice(' with {}', 'starfc tune')}"
+        )
+    if result.estimate is not None and columns < trained:
+        found.append(
+            f"neighbour lists have {columns} rows instead of {trained}, as in the training of the model: the expected "
+            "scores can be far from the true ones"
         )
     alone = int(np.count_nonzero(sizes == 1))
     if n > 1 and result.summary.candidates == 0:

@@ -332,7 +332,8 @@ def _adaptation(result: Clustering, config: Config) -> dict[str, Any]:
     rise = " -> ".join(f"{100 * value:.2f}" for value in kept)
     reason = f"expected F by the adapted model: {rise}" if len(kept) > 1 else f"expected F {rise}"
     if len(kept) < len(expected):
-        reason += f"; one more round ({100 * expected[-1]:.2f}) gained less than {100 * GAIN:g} and was undone"
+        change = f"gained less than {100 * GAIN:g}" if expected[-1] >= kept[-1] else "lowered it"
+        reason += f"; one more round ({100 * expected[-1]:.2f}) {change} and was undone"
     if len(result.labels) > MANY:
         reason += f"; in a part of the set, because there are more than {MANY:,} rows"
     return {"value": len(kept) - 1, "reason": reason}

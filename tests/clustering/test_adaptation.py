@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from starfc import StarFC
-from starfc.clustering import adaptation
+from starfc.clustering import adaptation, part
 from starfc.clustering.adaptation import GAIN, Adapted, Lessons, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST
 from starfc.clustering.pipeline import cluster
@@ -151,6 +151,9 @@ def test_in_a_part_of_all_rows_the_rounds_are_those_of_the_whole_set(scoring, mo
     assert off.members is first.members
     assert len(off.rounds) == 2
     assert len(parses) == 1, "no round was kept, so the whole set is not scored again"
+    monkeypatch.setattr(part, "CORE", 1)
+    none = adapt_to_set(scoring, first, LOWEST, None, 0)  # every drawn cluster is larger than the core
+    assert (none.members is first.members, len(none.rounds)) == (True, 1)
 
 
 @pytest.mark.long

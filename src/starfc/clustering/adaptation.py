@@ -173,6 +173,8 @@ def adapt_to_set(scoring: Scoring, first: Chosen, lowest: float, tau1: float | N
         return _rounds(whole, Lessons.of(scoring), first, seed)
     log.info("adaptation: in a part of the set, because there are more than %s rows", f"{MANY:,}")
     in_part = _InPart(scoring, first, lowest, tau1, seed)
+    if not len(in_part.part.rows):  # all clusters are larger than the core
+        return replace(first, rounds=(expected,))
     best = _rounds(in_part, in_part.lessons(), replace(first, edges=first.edges.among(in_part.part.rows)), seed)
     if best.adapted is None:
         return replace(first, rounds=best.rounds)

@@ -43,7 +43,7 @@ def draw_part(edges: Edges, members: NDArray[np.integer], seed: int) -> Part:
     edges : Edges
         Scored edges of the N rows, symmetric.
     members : (N,) integers in [0, N)
-        The clusters. Clusters that are larger than the core are left out.
+        The clusters. Clusters of more than :data:`CORE` rows are left out, so the part can be empty.
     seed : int
         Seed of the random rows.
     """

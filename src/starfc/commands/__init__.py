@@ -7,6 +7,7 @@ completion stay quick.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -106,4 +107,6 @@ def main() -> None:
     try:
         app(prog_name="starfc")
     except SystemExit as end:
-        leave(end.code if isinstance(end.code, int) else 0)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))

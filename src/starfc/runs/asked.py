@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +44,8 @@ from starfc.runs.folder import Run
 from starfc.runs.state import first_state, read_state
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import save_array, save_arrays, write_json
-from starfc.storage.commit import changing
-from starfc.storage.opened import OpenedFolder
+from starfc.storage.commit import changing, read_files
+from starfc.storage.opened import FILES, OpenedFolder
 from starfc.storage.owners import ASK
 from starfc.storage.records import AskedManifest
 from starfc.storage.safe import digest, read_own_npz
@@ -71,8 +73,8 @@ def asker_of(run: Run, at: OpenedFolder, labels: NDArray[np.int64], stages: Stag
     found = None if key is None else _read(run, at, key, labels)
     if found is not None:
         return found
-    stored = read_state(run)
-    return Asker(evidence_of(first_state(run) if stored is None else stored[0], run.folder, stages))
+    stored, scratch = read_state(run), run.folder if os.access(run.folder, os.W_OK) else None
+    return Asker(evidence_of(first_state(run) if stored is None else stored[0], scratch, stages))
 
 
 def keep(run: Run, at: OpenedFolder, asker: Asker, labels: NDArray[np.int64]) -> None:
@@ -86,9 +88,9 @@ def keep(run: Run, at: OpenedFolder, asker: Asker, labels: NDArray[np.int64]) ->
         return
     manifest = AskedManifest(key=key, labels=_labels_digest(labels))
     try:
-        if _manifest(at) == manifest:
+        if _intact(at) == manifest:
             return
-        with changing(at.path(FOLDER), ASK) as change:
+        with changing(at.path(FOLDER), ASK, overwrite=_ours(at.path(FOLDER))) as change:
             for name in ("indptr", "cols", "scores"):
                 save_array(change.place / f"{name}.npy", getattr(edges, name))
             save_arrays(change.place / "divisions.npz", _packed(asker.divided))
@@ -103,12 +105,13 @@ def _key(run: Run, at: OpenedFolder) -> str | None:
     if not listed:
         return None
     record, config = run.record, run.record["config"]
-    parts = {name: value for name, value in listed.items() if name.startswith(("edges/", "state/"))}
+    parts = {name: value for name, value in listed.items() if name.startswith(("edges/", "knn/", "state/"))}
     weights = Path(record["model"])
     content = {
         "version": [starfc.__version__, _FORMAT],
         "files": {name: value for name, value in sorted(parts.items()) if name not in _OF_CLUSTERS},
         "features": [record.get("features_fingerprint"), record["normalise"]],
+        "lists": record.get("knn_graph"),
         "steps": record.get("steps", []),
         "model": {path.name: digest(path, follow=True) for path in sorted(weights.glob("*.pth"))},
         "config": [config[name] for name in ("knn", "knn_method", "knn_params", "knn_recall", "th_sim", "seed")],
@@ -128,6 +131,27 @@ def _place(at: OpenedFolder) -> OpenedFolder:
 def _manifest(at: OpenedFolder) -> AskedManifest | None:
     place = _place(at)
     return place.json("manifest.json", AskedManifest) if place.has("manifest.json") else None
+
+
+def _ours(place: Path) -> bool:
+    """Return whether ``asked/`` lists its files, so that damaged ones may be replaced; remove a damaged list."""
+    listed = place / FILES
+    if listed.is_symlink() or not listed.is_file():
+        return False
+    try:
+        read_files(place)
+    except InputError:
+        listed.unlink()
+    return True
+
+
+def _intact(at: OpenedFolder) -> AskedManifest | None:
+    """Return the manifest if all files of ``asked/`` are as they were written, otherwise None."""
+    place = _place(at)
+    with suppress(ValueError):
+        if all(place.verified(name).exists() for name in ASK.names):
+            return _manifest(at)
+    return None
 
 
 def _read(run: Run, at: OpenedFolder, key: str, labels: NDArray[np.int64]) -> Asker | None:
@@ -150,8 +174,8 @@ def _read(run: Run, at: OpenedFolder, key: str, labels: NDArray[np.int64]) -> As
         require_numbers("scores", edges.scores, 0, 1)
         require_both_ways(edges.indptr, edges.cols, edges.scores, edges.scores, np.ones(len(edges.cols), np.bool_))
         divided = _unpacked(read_own_npz(place.verified("divisions.npz")), n)
-    except ValueError as error:
-        log.info("%s: damaged (%s); it is computed again", run.folder / FOLDER, error)
+    except (ValueError, OSError) as error:
+        log.info("%s: cannot be used, and is computed again: %s", run.folder / FOLDER, str(error).split(";")[0])
         return None
     return Asker(Evidence(edges, features), divided, manifest.labels == _labels_digest(labels))
 

@@ -49,7 +49,8 @@ def _run(main: Callable[[], object], words: Words) -> int:
         with use(words), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: logger.warning("%s", message)
             main()
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None if the process was started with a closed stdout
+                sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,9 @@
 """Cluster a split or a file of features: python test_final.py [--config FILE] [--model DIR] [--run DIR] [--out DIR]"""
 
+import sys
 from pathlib import Path
 
-from starfc.commands.scripts import cluster_script, leave, run_command
+from starfc.commands.scripts import cluster_script, run_command
 
 ROOT = Path(__file__).resolve().parent
 ABOUT = "Cluster embeddings with a trained STAR-FC model, fixed thresholds."
@@ -13,4 +14,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(main))
+    sys.exit(run_command(main))

@@ -1,9 +1,10 @@
 """Train STAR-FC: python train.py [--config FILE] [--work-dir DIR] [--cfg-options KEY=VALUE ...]"""
 
 import argparse
+import sys
 from pathlib import Path
 
-from starfc.commands.scripts import config_arguments, leave, overwrite_argument, read_config, run_command
+from starfc.commands.scripts import config_arguments, overwrite_argument, read_config, run_command
 
 ROOT = Path(__file__).resolve().parent
 
@@ -27,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(main))
+    sys.exit(run_command(main))

@@ -2,9 +2,10 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
-from starfc.commands.scripts import leave, model_arguments, read_source, run_command
+from starfc.commands.scripts import model_arguments, read_source, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 ABOUT = """Choose thresholds of test_final.py and test_dynamic.py for a trained model, and store them with its weights.
@@ -36,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(main))
+    sys.exit(run_command(main))

@@ -10,6 +10,7 @@ import argparse
 import gzip
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from glyph.fonts import DEBIAN, NPM, fetch_npm, find_typefaces, read_typefaces
 from starfc.errors import InputError
-from starfc.runtime.entry import leave, run_command
+from starfc.runtime.entry import run_command
 from starfc.runtime.stages import Stages
 from starfc.storage.atomic import prepare_folder, replacing, save_array, save_arrays, write_json
 
@@ -286,4 +287,4 @@ def read(path: Path, otherwise: Any) -> Any:
 
 
 if __name__ == "__main__":
-    leave(run_command(main))
+    sys.exit(run_command(main))

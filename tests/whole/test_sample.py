@@ -11,7 +11,6 @@ import pytest
 
 from helpers.paths import ROOT, SHARED
 from starfc import StarFC
-from starfc.commands import scripts
 from starfc.config.config import load_config
 from starfc.data.files import read_features, read_labels
 from starfc.evaluation.metrics import evaluate
@@ -25,7 +24,6 @@ CONFIG = ROOT / "configs" / "cfg_gcn_glyph.py"
 @pytest.mark.long
 def test_the_quickstart_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["test_final.py", "--config", str(CONFIG), "--out", str(tmp_path)])
-    monkeypatch.setattr(scripts, "leave", sys.exit)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "test_final.py"), run_name="__main__")
     assert stop.value.code == 0

@@ -7,7 +7,6 @@ completion stay quick.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -33,7 +32,7 @@ from starfc.commands.task import task
 from starfc.commands.train import train
 from starfc.commands.tune import tune
 from starfc.commands.undo import undo
-from starfc.runtime.entry import leave, run_command
+from starfc.runtime.entry import run_command
 from starfc.runtime.words import PARAMETERS, Words
 
 ABOUT = """Cluster faces, or any other embeddings, on their kNN graph by structure-aware clustering (STAR-FC).
@@ -104,9 +103,4 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line: the entry point of ``starfc``."""
-    try:
-        app(prog_name="starfc")
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+    app(prog_name="starfc")

@@ -16,7 +16,6 @@ from mmengine.config import DictAction
 from starfc.config.config import Config, load_config, stored_config
 from starfc.config.schema import nested
 from starfc.errors import MissingFileError
-from starfc.runtime.entry import leave as leave
 from starfc.runtime.entry import run_command as run_command
 from starfc.storage.opened import opened
 

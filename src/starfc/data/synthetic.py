@@ -277,6 +277,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from starfc.runtime.entry import leave, run_command
+    from starfc.runtime.entry import run_command
 
-    leave(run_command(main))
+    raise SystemExit(run_command(main))

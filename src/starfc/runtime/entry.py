@@ -1,8 +1,7 @@
-"""Run an entry point: logs go to stderr, an error is one message, and the end is that of Python."""
+"""Run an entry point: logs go to stderr, and an error is one message."""
 
 from __future__ import annotations
 
-import atexit
 import errno
 import io
 import logging
@@ -11,8 +10,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from typing import NoReturn
 
 from starfc.errors import InputError
 from starfc.runtime.interrupts import Stopped, until_reported
@@ -74,20 +71,6 @@ def _run(main: Callable[[], object], words: Words) -> int:
     finally:
         logger.removeHandler(handler)
     return 0
-
-
-def leave(code: int) -> NoReturn:
-    """End the process with an exit code, after the functions that Python calls at its end (:mod:`atexit`).
-
-    torch, numba, BLAS and Arrow have threads until the process ends. If it ends in the usual way, the destructors of
-    these libraries run beside such threads, and a fault there aborts a process whose work is done. They are left out:
-    the operating system takes everything back.
-    """
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # there is none, or its reader has closed it
-            stream.flush()
-    os._exit(code)
 
 
 def _named(error: OSError) -> str:

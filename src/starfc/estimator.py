@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from starfc.answers.constraints import Changes, Clusters, enforce, kept_edges
+from starfc.answers.constraints import Changes, Clusters, apart, enforce, kept_edges
 from starfc.answers.evidence import evidence_of
 from starfc.answers.marks import Marks, require_consistent, require_marks
 from starfc.answers.questions import Asker, Question
@@ -340,7 +341,9 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         self._renew_estimate()  # while the rows are those that it belongs to
         state, before = self._present(), self.labels_
         every = Features(np.concatenate([state.features.array, rows]), "X")
-        self.assigned_ = state.step(every, invalid=invalid, apply_merges=apply_merges)
+        self.assigned_ = state.step(
+            every, invalid=invalid, apply_merges=apply_merges, apart=partial(apart, marks=self.marks_)
+        )
         if len(self.marks_):
             hold(state, self.marks_, before)
             self.assigned_.labels = state.labels[self.assigned_.first_row :]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from helpers.paths import ROOT
 from helpers.samples import blobs, unit
 from starfc import StarFC
+from starfc.answers.constraints import cluster_of
 from starfc.answers.evidence import evidence_of
 from starfc.answers.expected import expected
 from starfc.answers.marks import Answer, Marks
@@ -190,6 +191,26 @@ def test_a_merge_of_assign_does_not_break_a_cannot_link(run):
     after = Marked(run).labels
     assert hold(after, marks)
     assert {*after[[inside[0], inside[-1]]]} <= {*before}
+
+
+def test_assign_lists_no_merge_that_marks_forbid_and_does_those_it_lists(run):
+    marked = Marked(run)
+    one, two = (np.flatnonzero(marked.labels == label) for label in np.argsort(-np.bincount(marked.labels))[:2])
+    halves = Answer(tuple(one[::2].tolist()), tuple(one[1::2].tolist()), same=False, kind="split")
+    marked.apply(Marks.of(ROWS, cannot_link=[[two[0], two[-1]]], answers=[halves]))
+    labels, new = marked.labels, np.load(run.parent / "new.npy")
+    kept_apart = [{cluster_of(labels, halves.a), cluster_of(labels, halves.b)}, {*labels[[two[0], two[-1]]].tolist()}]
+    assert [len(pair) for pair in kept_apart] == [2, 2]
+    listed = assign(run, new[:4]).merges
+    assert not [merge for merge in listed if {*merge.clusters} in kept_apart]
+    before = Marked(run).labels
+    done = assign(run, new[4:], apply_merges=True).merges
+    after = Marked(run).labels
+    now = {int(cluster): cluster_of(after, np.flatnonzero(before == cluster)) for cluster in np.unique(before)}
+    for merge in done:  # a cluster that is not in `now` is a piece that the same step split off
+        assert len({now[cluster] for cluster in merge.clusters if cluster in now}) <= 1
+    assert all(len({now[cluster] for cluster in pair}) == 2 for pair in kept_apart)
+    check(run)
 
 
 def test_contradictions_are_refused_and_nothing_changes(run):

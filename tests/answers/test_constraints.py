@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from starfc.answers.constraints import (
     MOST,
     Changes,
     Clusters,
+    apart,
     enforce,
     kept_edges,
     log_odds,
@@ -21,6 +23,7 @@ from starfc.answers.constraints import (
     verdicts,
 )
 from starfc.answers.marks import Answer, Marks
+from starfc.incremental.clusters import regroup
 
 N = 9
 
@@ -181,3 +184,18 @@ def test_removed_rows_are_left_alone():
     changes = enforce(clusters, Marks.of(8, must_link=[[0, 7]], answers=[Answer((7,), (1,), False)]))
     assert not len(changes.rows)
     assert isinstance(changes, Changes)
+
+
+def test_clusters_that_marks_keep_apart_are_in_no_merge():
+    """Clusters 0 to 3 in a chain; marks keep 0 and 2 apart, and 3 and 2. 4 is far from all and has no mark."""
+    edges = graph_of({(0, 1): 0.8, (1, 2): 0.9, (2, 3): 0.95}, 5)
+    marks = Marks.of(5, cannot_link=[[0, 2]], answers=[Answer((3,), (2,), False), Answer((0,), (4,), True)])
+    labels, none = np.array([0, 1, 2, 3, -1]), np.empty(0, np.int64)
+    np.testing.assert_array_equal(apart(labels, marks), [[0, 2], [2, 3]])
+    keep = partial(apart, marks=marks)
+    for apply in (False, True):
+        found = regroup(labels, 4, edges, none, none, apply, apart=keep)
+        assert [merge.clusters for merge in found.merges] == [(1, 2)]  # 0 and 1 would then bring 0 and 2 together
+    assert found.labels.tolist() == [0, 1, 1, 3, -1]
+    rows, cols = edges.parsed.edges.rows[found.across], edges.parsed.edges.cols[found.across]
+    assert {(min(pair), max(pair)) for pair in zip(rows.tolist(), cols.tolist(), strict=True)} == {(0, 1), (2, 3)}

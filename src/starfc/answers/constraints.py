@@ -310,6 +310,13 @@ def enforce(clusters: Clusters, marks: Marks) -> Changes:
     return changes
 
 
+def apart(labels: NDArray[np.int64], marks: Marks) -> NDArray[np.int64]:
+    """Return the pairs of clusters (c, 2) int64 that cannot-links and negative verdicts say are two identities."""
+    sides = [(cluster_of(labels, one.a), cluster_of(labels, one.b)) for one in verdicts(marks.answers) if not one.same]
+    pairs = np.concatenate([labels[marks.cannot], np.array(sides, np.int64).reshape(-1, 2)])
+    return np.unique(np.sort(pairs[(pairs >= 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])], axis=1), axis=0)
+
+
 def holds(clusters: Clusters, verdict: Verdict) -> bool:
     """Return whether the clusters are as a verdict says. A verdict about removed rows holds."""
     a, b = clusters.of_side(verdict.a), clusters.of_side(verdict.b)

@@ -9,6 +9,7 @@ kept edges again. If clusters are communities, the kept edges are those within a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numba as nb
@@ -121,6 +122,7 @@ def regroup(
     suspects: NDArray[np.int64],
     apply: bool,
     sizes: NDArray[np.int64] | None = None,
+    apart: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
 ) -> Grouping:
     """Place new instances in clusters, and find the possible merges and splits.
 
@@ -142,6 +144,9 @@ def regroup(
     sizes : (N,) int64, optional
         The number of rows that each row represents (its copies); used for the sizes of clusters and pieces. Default: 1
         each.
+    apart : callable, optional
+        Function from the cluster of every row (N,) to pairs of clusters (c, 2) that are two identities. No merge that
+        would bring both into one cluster is done or listed.
     """
     sizes = np.ones(len(labels), np.int64) if sizes is None else sizes
     parsed = edges.parsed
@@ -152,7 +157,8 @@ def regroup(
     first = int(rows[0]) if rows.size else len(labels)
     _place(result, parsed, rows)
     _find_splits(result, parsed, suspects[suspects >= 0], apply, sizes)
-    _find_merges(result, parsed, first, apply, sizes)
+    kept_apart = np.empty((0, 2), np.int64) if apart is None else apart(result.labels)
+    _find_merges(result, parsed, first, apply, sizes, kept_apart)
     return result
 
 
@@ -296,11 +302,20 @@ def _between_rows(indptr, cols, kept, labels, start, stop):
     return np.array(found, np.int64) if found else np.empty(0, np.int64)
 
 
-def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool, sizes: NDArray[np.int64]) -> None:
-    """Find the clusters that kept edges connect; list them in ``result``, and merge them if ``apply``."""
+def _find_merges(
+    result: Grouping,
+    parsed: ParsedEdges,
+    first: int,
+    apply: bool,
+    sizes: NDArray[np.int64],
+    apart: NDArray[np.int64],
+) -> None:
+    """Find the clusters that kept edges connect; list them in ``result``, and merge them if ``apply``.
+
+    Merges that would bring two clusters of a pair of ``apart`` (c, 2) together are left out.
+    """
     labels, edges = result.labels, parsed.edges
-    across = between(edges, labels, parsed.kept)
-    result.across = across[:0] if apply else across
+    across = result.across = between(edges, labels, parsed.kept)
     rows, cols = np.searchsorted(edges.indptr, across, side="right") - 1, edges.cols[across].astype(np.int64)
     if edges.symmetric:
         once = rows < cols
@@ -311,8 +326,11 @@ def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool,
     order = np.lexsort([-edges.scores[across], high, low])
     across, rows, cols, low, high = (x[order] for x in (across, rows, cols, low, high))
     starts = np.flatnonzero((np.diff(low, prepend=-1) != 0) | (np.diff(high, prepend=-1) != 0))
+    ends = np.append(starts[1:], len(across))
+    free = _free(low[starts], high[starts], edges.scores[across[starts]], apart)
+    starts, ends = starts[free], ends[free]
     into = _largest(labels, sizes, low[starts], high[starts], result.next_label) if apply else None
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(across)], strict=True):
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         evidence = [
             (int(rows[e]), int(cols[e]), float(edges.scores[across[e]]), float(parsed.intimacy[across[e]]))
             for e in range(start, min(end, start + _EVIDENCE))
@@ -332,6 +350,32 @@ def _find_merges(result: Grouping, parsed: ParsedEdges, first: int, apply: bool,
     if into is not None:
         alive = labels >= 0
         labels[alive] = into[labels[alive]]
+        rows = np.searchsorted(edges.indptr, result.across, side="right") - 1
+        result.across = result.across[labels[rows] != labels[edges.cols[result.across]]]
+
+
+def _free(
+    low: NDArray[np.int64], high: NDArray[np.int64], scores: NDArray[np.float32], apart: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return which merges (m,) bring no two clusters of a pair of ``apart`` (c, 2) together, the best merges first."""
+    free = np.ones(len(low), np.bool_)
+    if not len(apart):
+        return free
+    group = {cluster: {cluster} for cluster in {*low.tolist(), *high.tolist()}}
+    others: dict[int, set[int]] = {}
+    for a, b in apart.tolist():
+        others.setdefault(a, set()).add(b)
+        others.setdefault(b, set()).add(a)
+    for at in np.argsort(-scores, kind="stable").tolist():
+        one, two = group[int(low[at])], group[int(high[at])]
+        if one is two:
+            continue
+        small, large = sorted((one, two), key=len)
+        free[at] = not any(others.get(cluster, set()) & large for cluster in small)
+        if free[at]:
+            large |= small
+            group.update(dict.fromkeys(small, large))
+    return free
 
 
 def _largest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -308,6 +308,7 @@ class State:
         invalid: NDArray[np.integer] | Sequence[int] = (),
         remove: NDArray[np.integer] | Sequence[int] = (),
         apply_merges: bool = False,
+        apart: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
         stages: Stages | None = None,
         scratch: Path | None = None,
     ) -> Assigned:
@@ -323,6 +324,8 @@ class State:
             Rows to remove; their ids are not used again.
         apply_merges : bool
             Whether to do the merges and splits that the edges suggest.
+        apart : callable, optional
+            Pairs of clusters that no merge may bring together (:func:`starfc.incremental.clusters.regroup`).
         stages : Stages, optional
             Records the time of each stage.
         scratch : path, optional
@@ -377,7 +380,8 @@ class State:
                 )
                 edges = replace(edges, parsed=replace(edges.parsed, kept=kept))
             sizes = np.bincount(representative, minlength=n)
-            grouping = regroup(among, self.next_label, edges, placed, suspects, apply_merges, sizes)
+            of_every = None if apart is None else lambda found: apart(found[representative])  # copies have no label yet
+            grouping = regroup(among, self.next_label, edges, placed, suspects, apply_merges, sizes, of_every)
             grouping.labels[is_copy] = grouping.labels[representative[is_copy]]
             known = ~np.isin(grouping.labels[first:], grouping.created)
             grouping.joined += int(np.count_nonzero(known & is_copy[first:]))

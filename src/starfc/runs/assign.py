@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from starfc.answers.constraints import apart
 from starfc.answers.names import carried
 from starfc.clustering.copies import copies_among
 from starfc.data.dataset import Features
@@ -86,7 +88,8 @@ def assign(
     remove : integers
         Row ids to remove. These rows get label -1, and their row ids are not used again.
     apply_merges : bool
-        Make the merges and splits that the edges propose. If False, they are only listed.
+        Make the merges and splits that the edges propose. If False, they are only listed. Merges that the marks of the
+        run forbid are neither.
     labels : path or (N + m,) integers, optional
         Identities of all rows, to compute the metrics.
     key : str, optional
@@ -126,10 +129,16 @@ def assign(
         with stages.stage("features", needs=new.array.nbytes):
             every = _append(folder, place, state.features, new, is_first=logged is None)
         earlier = state.labels.copy()
-        assigned = state.step(
-            every, invalid=invalid, remove=remove, apply_merges=apply_merges, stages=stages, scratch=folder
-        )
         kept, names = read_kept(opened(folder), len(run.labels)), read_names(opened(folder))
+        assigned = state.step(
+            every,
+            invalid=invalid,
+            remove=remove,
+            apply_merges=apply_merges,
+            apart=partial(apart, marks=kept.marks),
+            stages=stages,
+            scratch=folder,
+        )
         if len(kept.marks):
             hold(state, kept.marks, earlier)
             assigned.labels, assigned.num_clusters = state.labels[assigned.first_row :], state.num_clusters

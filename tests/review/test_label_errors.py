@@ -19,8 +19,8 @@ from starfc import StarFC
 from starfc.commands import app
 from starfc.data.dataset import Features
 from starfc.data.files import read_labels
-from starfc.review.label_errors import KINDS, LEAST, NEAR, LabelIssues, label_issues
-from starfc.review.label_tables import issue_counts, issues_table, issues_text, top_issues
+from starfc.review.label_errors import DOUBTFUL, KINDS, LEAST, NEAR, LabelIssues, label_issues
+from starfc.review.label_tables import issue_counts, issues_table, issues_text, said_of, top_issues
 from starfc.review.pairs import Pairs
 
 
@@ -159,6 +159,20 @@ def test_a_wrong_label_names_the_right_one_and_its_witness():
     assert found.expected == pytest.approx(((1 + 5 / 5) - 12 * 0.05) / 2, abs=1e-6)
 
 
+def test_labels_that_are_hardly_wrong_are_not_doubtful():
+    one = np.arange(4)
+    scores = np.array([0.9, DOUBTFUL, DOUBTFUL - 0.001, 0.0], np.float32)
+    kinds = np.array([0, 0, 0, KINDS.index("outlier")], np.int8)
+    found = LabelIssues(kinds, scores, one, one, one, one, one, 1.5).doubtful()
+    assert found.row.tolist() == [0, 1, 3]  # the last one is no label
+    assert found.expected == 1.5
+
+
+def test_what_is_said_has_its_nouns():
+    assert said_of("two identities", 14, 14, 22) == "22 rows of label 14 are another identity"
+    assert said_of("one identity", 461, 4646, 1) == "461 and 4646 are one identity; the smaller has 1 row"
+
+
 @pytest.mark.parametrize("labels", [np.full(6, -1), np.zeros(6, int), np.arange(6), np.array([0, 0, 0, 1, 1, -1])])
 def test_labels_that_say_little(labels):
     edges = parsed(6, [(0, 1, 0.9, 0.9)])
@@ -249,6 +263,7 @@ def test_the_command_lists_and_writes_them(run, tmp_path):
     code, out, _ = starfc(*given, "-o", tmp_path / "t.json", "--json")
     record = json.loads(out)
     assert record["errors"]["found"]["label"] == 1
+    assert record["errors"]["left_out"] == 0
     assert json.loads((tmp_path / "t.json").read_text())[0]["row"] == 7
     assert [one["row"] for one in record["errors"]["top"] if one["kind"] == "label"] == [7]
 

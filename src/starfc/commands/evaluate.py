@@ -52,8 +52,8 @@ def evaluate(
     Instances that `starfc assign` removed from the run are left out too.
 
     With --errors, GT is what may be wrong: labels of single instances, outliers, identities that are one, identities
-    that are two, and near-duplicates, each with a score. That of a label is the probability that it is wrong
-    (docs/reviewing.md).
+    that are two, and near-duplicates, each with a score. That of a label is the probability that it is wrong; labels
+    below 0.05 are left out (docs/reviewing.md).
     """
     if (out is not None or errors) and not (errors and predicted.is_dir()):
         needed = "--errors" if out is not None and not errors else "the folder of a run with stored edges as PRED"
@@ -131,14 +131,21 @@ def _errors(
     except MissingFileError as error:
         typer.echo(f"{error}; near-duplicates are left out", err=True)
         features = None
-    issues = label_issues(Pairs.of(run.parsed), given, run.labels, features)
+    every = label_issues(Pairs.of(run.parsed), given, run.labels, features)
+    issues = every.doubtful()
     table = issues_table(issues, read_instances(folder, len(given))[1])
     text = issues_text(issues, int((given >= 0).sum()))
     if out is not None:
         write_table(out, table, out.suffix[1:], overwrite)
         text += f"\n\nall {len(issues):,}: {out}"
     top = list(rows_of(table.take(top_issues(issues))))
-    return {"expected_wrong": round(issues.expected, 1), "found": issue_counts(issues), "top": top}, text
+    record = {
+        "expected_wrong": round(issues.expected, 1),
+        "found": issue_counts(issues),
+        "left_out": len(every) - len(issues),
+        "top": top,
+    }
+    return record, text
 
 
 def _removed(folder: OpenedFolder) -> list[int]:

@@ -42,7 +42,7 @@ judged, except as near-duplicates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ from starfc.review.pairs import Pairs
 
 KINDS = ("label", "outlier", "one identity", "two identities", "near-duplicate")
 LEAST = 0.5  # lowest score of an issue
+DOUBTFUL = 0.05  # lowest probability of a wrong label that is worth a look: one of twenty such labels is wrong
 _FEW = 30  # of a wrong label, about one edge in so many leads to an instance with the same label
 NEAR = 1 / 8  # near-duplicates are nearer than this share of the median distance to the nearest instance
 _ROUNDING = 1e-5  # distances below this are 0 but for the rounding of features
@@ -97,6 +98,12 @@ class LabelIssues:
     def of(self, kind: str) -> NDArray[np.int64]:
         """Return the positions of the issues of a kind."""
         return np.flatnonzero(self.kind == KINDS.index(kind))
+
+    def doubtful(self) -> LabelIssues:
+        """Return the issues without labels whose score is below :data:`DOUBTFUL`."""
+        there = (self.kind != KINDS.index("label")) | (self.score >= DOUBTFUL)
+        arrays = [field.name for field in fields(self) if field.name != "expected"]
+        return replace(self, **{name: getattr(self, name)[there] for name in arrays})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from starfc.data.instance_files import Files, file_column
 from starfc.review.label_errors import KINDS, LabelIssues
+from starfc.runtime.words import counted
 
 TOP = 20  # issues in the text
 _TITLES = {
@@ -83,7 +84,7 @@ def said_of(kind: str, label: int, other_label: int, count: int) -> str:
     if kind == "outlier":
         return "few edges to any instance"
     if kind == "one identity":
-        return f"{label} and {other_label} are one identity; the smaller has {count:,}"
+        return f"{label} and {other_label} are one identity; the smaller has {counted(count, 'row')}"
     if kind == "two identities":
-        return f"{count:,} of {label} are another identity"
+        return f"{counted(count, 'row')} of label {label} are another identity"
     return f"almost equal, but the other has label {other_label}" if label != other_label else "almost equal"

@@ -207,7 +207,7 @@ def _write(
         writer.put("names", list(names))
     issues = None
     if identities is not None:
-        issues = label_issues(pairs, np.where(labels < 0, -1, identities), labels, features)
+        issues = label_issues(pairs, np.where(labels < 0, -1, identities), labels, features).doubtful()
         writer.put("issues", _issues(issues, shown))
     content = {
         "title": title,

@@ -8,13 +8,18 @@ from starfc.errors import InputError, MissingFileError
 from starfc.version import __version__
 
 if TYPE_CHECKING:
+    from starfc.answers.marks import Marks
     from starfc.estimator import StarFC
 
-__all__ = ["InputError", "MissingFileError", "StarFC", "__version__"]
+__all__ = ["InputError", "Marks", "MissingFileError", "StarFC", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the estimator at its first use: it needs scikit-learn, which the command line does not."""
+    """Import the estimator and its marks at their first use: they need packages that most commands do not."""
+    if name == "Marks":
+        from starfc.answers.marks import Marks
+
+        return Marks
     if name == "StarFC":
         from starfc.estimator import StarFC
 

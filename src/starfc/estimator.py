@@ -262,7 +262,8 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         Returns
         -------
         Changes
-            The rows whose cluster changed, and which clusters were joined and divided.
+            The rows whose cluster changed, and which clusters were joined and divided. No rows: the marks held already,
+            or those that do not hold are in ``doubtful``.
 
         Raises
         ------

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from helpers.paths import ROOT
 from helpers.samples import blobs, unit
-from starfc import StarFC
+from starfc import Marks, StarFC
 from starfc.answers.constraints import cluster_of
 from starfc.answers.evidence import evidence_of
 from starfc.answers.expected import expected
-from starfc.answers.marks import Answer, Marks
+from starfc.answers.marks import Answer
 from starfc.commands import app
 from starfc.commands.apply import applied_text
 from starfc.config.config import load_config
@@ -267,13 +267,16 @@ def test_small_clusters_that_a_run_leaves_out_can_be_joined(finished, tmp_path):
 
 
 def test_the_commands(run, starfc, tmp_path):
-    code, out, _ = starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json")
+    code, out, err = starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json")
     assert starfc("ask", run, "-n", 5, "-o", tmp_path / "q.json", "-q") == (0, out, "")
     assert code == 0
     assert "one person?" in out or "no questions" in out
     written = (tmp_path / "q.json").read_text()
     questions = json.loads(written)
     total = len(questions["answers"])
+    assert (f"to see the rows: starfc review {run} --images FOLDER" in err) == bool(total)
+    for entry in questions["answers"]:
+        assert "  " + " | ".join(" ".join(map(str, side)) for side in entry["shown"]) in out
     assert f"{tmp_path / 'q.json'}: {counted(total, 'question')} written" in out
     assert all(next(iter(entry.items())) == ("same", None) for entry in questions["answers"])
     assert written.count('"same": null,\n') == total
@@ -336,6 +339,49 @@ def test_the_commands(run, starfc, tmp_path):
         assert err.startswith("error: ")
         assert said in err, wrong
         assert len(err.strip().splitlines()) == 1
+
+
+def test_apply_takes_pairs_as_options_alone_and_beside_a_file(run, starfc, tmp_path):
+    labels = Run.open(run).labels
+    marks = marks_for(labels)
+    (same,), (different,) = marks.must.tolist(), marks.cannot.tolist()
+    given = ("--same", "{},{}".format(*same), "--different", "{},{}".format(*different))
+    code, out, _ = starfc("apply", run, *given)
+    assert code == 0
+    assert out.startswith("0 answers, 1 must-link and 1 cannot-link read")
+    assert hold(Run.open(run).labels, marks)
+    assert "1 step can be undone" in out
+    assert starfc("undo", run)[0] == 0
+    content = Marks.of(ROWS, cannot_link=[same, [0, 1]]).record(ROWS)
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    assert starfc("apply", run, tmp_path / "m.json", *given)[0] == 0
+    found = Marked(run).marks  # the pair of the option replaces the opposite one of the file
+    assert found.must.tolist() == [same]
+    assert found.cannot.tolist() == [[0, 1], different]
+    for wrong, said in (
+        ((), "MARKS: nothing to apply; give a file of marks, --same A,B or --different A,B"),
+        (("--same", "3;8"), "--same: two row ids such as 3,8 needed; found '3;8'"),
+        (("--different", "3,3"), "--different: cannot_link: pairs of two different rows from 0 to 199 needed"),
+        (("--same", "3,8", "--different", "8,3"), "1 pair in both must_link and cannot_link (3 and 8)"),
+    ):
+        code, _, err = starfc("apply", run, *wrong)
+        assert code == 2
+        assert said in err
+
+
+def test_undo_says_which_added_rows_stay_in_clusters_that_the_step_made(run, starfc):
+    labels, new = Run.open(run).labels, np.load(run.parent / "new.npy")
+    inside = np.flatnonzero(labels == np.bincount(labels).argmax())
+    marked = Marked(run)
+    ((_, made),) = marked.apply(Marks.of(ROWS, cannot_link=[[inside[0], inside[-1]]])).divided
+    old = np.load(run.parent / "old.npy")[marked.labels == made]
+    assign(run, np.concatenate([old + np.float32(1e-4), new[:2]]))
+    stay = int(np.count_nonzero(Marked(run).labels[ROWS:] == made))
+    assert stay > 0
+    code, out, _ = starfc("undo", run)
+    assert code == 0
+    assert f"{counted(stay, 'instance')} added or moved since then: still in cluster {made}, which the step made" in out
+    np.testing.assert_array_equal(Run.open(run).labels[:ROWS], labels)
 
 
 def test_clustering_again_does_not_lose_marks(run, starfc):
@@ -551,13 +597,14 @@ def test_ask_shows_the_files_that_a_run_knows(finished, starfc, tmp_path):
         "cluster", finished / "old.npy", "-o", tmp_path / "out", "--adapt", "off", "--files", tmp_path / "list.txt"
     )
     assert done[0] == 0
-    code, out, _ = starfc("ask", tmp_path / "out", "-n", 3)
+    code, out, err = starfc("ask", tmp_path / "out", "-n", 3)
     assert code == 0
+    assert "to see the rows" not in err
     record = json.loads(starfc("ask", tmp_path / "out", "-n", 3, "--json")[1])
     assert record["answers"]
     for entry in record["answers"]:
         assert entry["files"] == [
             [str(tmp_path / names[row]) if names[row] else None for row in side] for side in entry["shown"]
         ]
-        sides = (" ".join(f"{row:03}.jpg" if row % 2 else "-" for row in side[:3]) for side in entry["shown"])
+        sides = (" ".join(f"{row:03}.jpg" if row % 2 else "-" for row in side) for side in entry["shown"])
         assert f"files: {' | '.join(sides)}\n" in out

@@ -37,7 +37,7 @@ OPTIONS = {
     "--refinement --memory --threads --device --device-memory --invalid-rows --copies --feature-dim --seed "
     "--json --quiet --edges --engine --workers --address --store --shard-rows --files --marks",
     "ask": "--count --out --threads --json --quiet",
-    "apply": "--threads --json --quiet",
+    "apply": "--same --different --threads --json --quiet",
     "undo": "--threads --json --quiet",
     "name": "--remove --json --quiet",
     "assign": "--remove --apply-merges --labels --files --threads --json --quiet",

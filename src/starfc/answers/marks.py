@@ -215,7 +215,7 @@ class Contradiction:
 def require_marks(marks: Marks, num_instances: int) -> Marks:
     """Return marks that were made in Python, checked as :meth:`Marks.of` checks them."""
     if not isinstance(marks, Marks):
-        raise InputError(f"marks: must be of type Marks (starfc.answers.marks); found {short(marks)}")
+        raise InputError(f"marks: must be of type Marks (starfc.Marks); found {short(marks)}")
     return Marks.of(num_instances, marks.must, marks.cannot, marks.answers)
 
 

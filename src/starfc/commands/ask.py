@@ -62,6 +62,11 @@ def ask(
         if questions:
             text += f'. Set "same" to true or false in its entries, then: starfc apply {folder} {out}'
     options.show(content, text, as_json=as_json)  # the result, which --quiet does not leave out
+    if questions and files is None and not quiet:
+        typer.echo(
+            f"to see the rows: starfc review {folder} --images FOLDER, or give their --files to starfc cluster",
+            err=True,
+        )
 
 
 def _lines(content: dict[str, Any]) -> str:
@@ -86,11 +91,11 @@ def _table(questions: list[Question], names: dict[int, str], files: Files | None
         a, b = one.clusters
         what = f"clusters {cluster(a)} and {cluster(b)}" if a != b else f"two parts of cluster {cluster(a)}"
         again = f", asked {one.asked}x" if one.asked else ""
-        rows = " | ".join(" ".join(map(str, side[:3])) for side in one.shown)
+        rows = " | ".join(" ".join(map(str, side)) for side in one.shown)
         sizes = f"{one.sizes[0]:,} + {one.sizes[1]:,}"
         lines.append(f"{number:>4} {what + again:<42}{sizes:>13}{one.p:>7.2f}{one.gain:>11,.0f}  {rows}")
         if files is not None:
-            shown = (" ".join(_name(files[row]) for row in side[:3]) for side in one.shown)
+            shown = (" ".join(_name(files[row]) for row in side) for side in one.shown)
             lines.append(f"{'':>5}files: {' | '.join(shown)}")
     total = sum(one.gain for one in questions)
     lines.append(f"expected: {total:,.0f} wrong pairs of instances set right by these answers")

@@ -19,7 +19,8 @@ def undo(
 ) -> None:
     """Take the last step of `starfc apply` back: its marks, and what it changed.
 
-    Call it again for the step before. Instances that were added since stay in the clusters in which they are.
+    Call it again for the step before. Instances that were added since stay in the clusters in which they are; the
+    command says how many lie in clusters that the step made.
     """
     options.set_messages(quiet)
     from starfc.runs.apply import Marked

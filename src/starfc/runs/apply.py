@@ -81,6 +81,9 @@ class Applied:
         Number of steps that can be undone.
     given : Marks, optional
         The marks that were given.
+    stayed : dict
+        After :meth:`Marked.undo`: number of rows by cluster that lie in clusters that the step made, because they were
+        added or moved since.
     seconds : float
         Time of the step.
     """
@@ -97,6 +100,7 @@ class Applied:
     steps: int = 0
     seconds: float = 0.0
     given: Marks | None = None
+    stayed: dict[int, int] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return the result for JSON, without the rows."""
@@ -110,6 +114,7 @@ class Applied:
                 for one in self.doubtful
             ],
             "lost_names": [vars(one) for one in self.lost],
+            "stayed": {str(label): count for label, count in self.stayed.items()},
             "num_clusters": self.num_clusters,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -187,10 +192,7 @@ class Marked:
         """
         started = time.perf_counter()
         name = str(marks) if isinstance(marks, str | Path) else "marks"
-        if isinstance(marks, str | Path):
-            new = read_marks(marks, len(self.labels), self._earlier_sizes())
-        else:
-            new = require_marks(marks, len(self.labels))
+        new = self.read(marks) if isinstance(marks, str | Path) else require_marks(marks, len(self.labels))
         require_consistent(self.marks.added(new), len(self.labels), name)
         number = self.run.record.get("applied", 0) + 1
         step = {"number": number, "next_label": self.next_label, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -215,11 +217,16 @@ class Marked:
             len(kept.steps), time.perf_counter() - started, new,
         )  # fmt: skip
 
+    def read(self, path: str | Path) -> Marks:
+        """Read a file of marks of this run, or of the run before rows were added. Raise InputError if it is wrong."""
+        return read_marks(path, len(self.labels), self._earlier_sizes())
+
     def undo(self) -> Applied:
         """Take the last step of :meth:`apply` back: its marks, and the changes of the clusters.
 
         Rows that were added since stay where they are; so do rows whose cluster was changed since by another command.
-        Names that the step moved or took away come back.
+        ``stayed`` has those of them that lie in clusters that the step made. Names that the step moved or took away
+        come back.
 
         Raises
         ------
@@ -235,6 +242,8 @@ class Marked:
         back = before[undo.rows] == undo.after
         labels[undo.rows[back]] = undo.before[back]
         rows = undo.rows[back]
+        made = np.unique(undo.after[undo.after >= last.next_label])
+        stayed = {int(label): int(np.count_nonzero(labels == label)) for label in made}
         flips = kept_edges(self._parsed, rows, before, labels)
         if self.run.rule.communities:
             known = np.ones(len(flips), np.bool_)
@@ -250,6 +259,7 @@ class Marked:
         return Applied(
             rows, before[rows], labels[rows], lost=lost, pairs=pairs_changed(before, labels, rows),
             num_clusters=self.num_clusters, steps=len(kept.steps), seconds=time.perf_counter() - started,
+            stayed={label: count for label, count in stayed.items() if count},
         )  # fmt: skip
 
     def name(self, names: Mapping[int, str | None]) -> None:
@@ -269,9 +279,10 @@ class Marked:
         for label in sorted(names.keys() & found.keys()):
             same = [other for other in sorted(found) if other != label and found[other] == found[label]]
             if same:
+                a, b = (int(np.flatnonzero(self.labels == one)[0]) for one in (label, same[0]))
                 log.warning(
-                    "cluster %d: %s the name %r, too; if they are one person, a must-link between them makes one "
-                    "cluster", label, _have(same), found[label],
+                    "cluster %d: %s the name %r, too; if they are one person, a must-link makes one cluster: "
+                    "starfc apply %s --same %d,%d", label, _have(same), found[label], self.folder, a, b,
                 )  # fmt: skip
         with self._changing() as change:
             self._commit(change, self.labels, self.next_label, np.empty(0, np.int64), self._kept, found)

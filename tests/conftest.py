@@ -15,8 +15,10 @@ import torch
 
 from helpers.paths import ROOT, SHARED
 from helpers.samples import blobs
+from starfc.commands import scripts
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
+from starfc.runtime import entry
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,8 @@ def command(monkeypatch, capsys):
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        for module in (entry, scripts):  # the real one ends the process, and with it the tests
+            monkeypatch.setattr(module, "leave", sys.exit)
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         return stop.value.code, *capsys.readouterr()

@@ -22,10 +22,12 @@ from starfc import InputError, StarFC
 from starfc.commands import app
 from starfc.data.instance_files import file_column, files_beside, read_files
 from starfc.graph.edges import edge_confidence
+from starfc.runs.apply import Marked
 from starfc.runs.assign import assign
 from starfc.runs.export import Exported, export, read_clusters, write_clusters
 from starfc.runs.folders import SINGLES, placed, safe_name
 from starfc.runs.outputs import write_clustering
+from starfc.runs.reviewing import Reviewing
 
 
 def starfc(*arguments):
@@ -278,6 +280,20 @@ def test_known_files_are_found_in_a_folder_by_path_or_name(knowing, tmp_path):
     with pytest.raises(InputError, match=r"copy: lacks 1 of the 3 pictures that the run names, such as /old/b/1\.jpg"):
         export(run, "csv", tmp_path / "t.csv", files=copy)
     assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.long
+def test_pages_too_find_known_pictures_and_never_take_others(run, tmp_path):
+    pytest.importorskip("PIL", reason="Pillow is not installed (extra report)")
+    (tmp_path / "others").mkdir()
+    for row in range(120):
+        (tmp_path / "others" / f"other{row}.jpg").touch()
+    given = ("report", run / "run", "-o", tmp_path / "page", "--questions", "0", "--images", tmp_path / "others")
+    code, _, err = starfc(*given)
+    assert code == 2
+    assert "others: lacks 120 of the 120 pictures that the run names" in err
+    with pytest.raises(InputError, match="others: lacks 120 of the 120 pictures that the run names"):
+        Reviewing(Marked(run / "run"), tmp_path / "pages", tmp_path / "others")
 
 
 def test_known_files_are_found_by_names_only_if_these_are_there_once(knowing, tmp_path):

@@ -156,9 +156,8 @@ def _known_in_folder(folder: Path, known: Files) -> Files:
     of_name, there = (Counter(map(os.path.basename, paths)) for paths in (set(files.values()), pictures))
     named = {path.name: path for path in pictures if of_name[path.name] == there[path.name] == 1}
     common = Path(os.path.commonpath([file.absolute().parent for file in files]))
-    roots = (
-        str(root).rstrip(os.sep) + os.sep for root in reversed([common, *common.parents])
-    )  # the longest relative paths first
+    above = reversed([common, *common.parents])  # the longest relative paths first
+    roots = [str(root).rstrip(os.sep) + os.sep for root in above]
     by_path = ({file: below.get(path.removeprefix(root)) for file, path in files.items()} for root in roots)
     by_name = {file: named.get(file.name) for file in files}
     found = max(chain(by_path, [by_name]), key=lambda way: sum(path is not None for path in way.values()))

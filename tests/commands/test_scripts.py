@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from helpers.paths import ROOT
 from helpers.samples import blobs
+from starfc.commands import app
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
 
@@ -61,6 +63,13 @@ def test_a_run_writes_everything(cluster, workspace):
         str(workspace / "out"),
     ):
         assert text in out
+    done = CliRunner().invoke(app, ["explain", str(workspace / "out"), "0", "1"])
+    features = workspace / "data" / "features" / "part1_test.bin"
+    assert done.exit_code == 2
+    assert (
+        "the results of test_final.py, test_dynamic.py and starfc cluster --no-edges hold none; run starfc cluster "
+        f"{features} -o DIR --model {workspace / 'model'} --feature-dim 16\n"
+    ) in done.stderr
 
 
 def test_the_stored_graph_is_used_again(cluster, workspace):

@@ -22,9 +22,12 @@ from starfc import InputError, StarFC
 from starfc.commands import app
 from starfc.data.instance_files import file_column, files_beside, read_files
 from starfc.graph.edges import edge_confidence
+from starfc.runs.apply import Marked
 from starfc.runs.assign import assign
 from starfc.runs.export import Exported, export, read_clusters, write_clusters
 from starfc.runs.folders import SINGLES, placed, safe_name
+from starfc.runs.outputs import write_clustering
+from starfc.runs.reviewing import Reviewing
 
 
 def starfc(*arguments):
@@ -235,15 +238,110 @@ def test_the_files_of_a_table_stay_with_the_clusters(run):
 
 
 @pytest.mark.long
-def test_files_that_only_the_run_names_are_not_copied(run, tmp_path):
-    code, _, err = starfc("export", run / "run", "--to", "folders", "--copy", "-o", tmp_path / "out")
-    assert code == 2
-    assert "--copy: needs the files that are to be copied (--files)" in err
-    given = ("--copy", "--files", run / "pictures", "-o", tmp_path / "out")
-    assert starfc("export", run / "run", "--to", "folders", *given)[0] == 0
-    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+def test_pictures_that_only_the_run_names_are_copied(run, tmp_path):
+    given = ("export", run / "run", "--to", "folders", "--copy")
+    for number, files in enumerate(([], ["--files", run / "pictures"], ["--files", run / "run" / "clusters.parquet"])):
+        out = tmp_path / f"out{number}"
+        code, _, err = starfc(*given, *files, "-o", out)
+        assert code == 0, err
+        assert not any(path.is_symlink() for path in out.rglob("*"))
+        assert all(
+            Path(row["file"]).read_bytes() == (out / row["place"]).read_bytes() for row in rows_of(out / "clusters.csv")
+        )
+        assert len(rows_of(out / "clusters.csv")) == 120
     code, _, err = starfc("export", run / "run", "--to", "csv", "--copy", "--files", run / "pictures", "-o", "x.csv")
     assert (code, err) == (2, "error: --copy: only for folders; csv holds no files; leave it out\n")
+
+
+@pytest.fixture
+def knowing(tmp_path):
+    """Make a finished run of one cluster whose rows have the given files; only what an export reads."""
+
+    def make(*files):
+        folder = tmp_path / "knowing"
+        folder.mkdir()
+        known = {"file": file_column([None if file is None else Path(file) for file in files])}
+        write_clustering(folder, np.zeros(len(files), np.int64), np.ones(len(files), np.float32), known)
+        (folder / "run.json").write_text("{}")
+        return folder
+
+    return make
+
+
+def test_known_files_are_found_in_a_folder_by_path_or_name(knowing, tmp_path):
+    run = knowing("/old/b/1.jpg", "/old/a/1.jpg", None, "/old/a/2.jpg")
+    for folder in ("copy/b", "copy/a", "flat/x", "flat/y"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "0.jpg"):  # one more picture, and another order
+        (tmp_path / "copy" / name).touch()
+    copy = tmp_path / "copy"
+    assert read_clusters(run, copy).files == [copy / "b/1.jpg", copy / "a/1.jpg", None, copy / "a/2.jpg"]
+    (copy / "b/1.jpg").rename(copy / "b/3.jpg")
+    with pytest.raises(InputError, match=r"copy: lacks 1 of the 3 pictures that the run names, such as /old/b/1\.jpg"):
+        export(run, "csv", tmp_path / "t.csv", files=copy)
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.long
+def test_pages_too_find_known_pictures_and_never_take_others(run, tmp_path):
+    pytest.importorskip("PIL", reason="Pillow is not installed (extra report)")
+    (tmp_path / "others").mkdir()
+    for row in range(120):
+        (tmp_path / "others" / f"other{row}.jpg").touch()
+    given = ("report", run / "run", "-o", tmp_path / "page", "--questions", "0", "--images", tmp_path / "others")
+    code, _, err = starfc(*given)
+    assert code == 2
+    assert "others: lacks 120 of the 120 pictures that the run names" in err
+    with pytest.raises(InputError, match="others: lacks 120 of the 120 pictures that the run names"):
+        Reviewing(Marked(run / "run"), tmp_path / "pages", tmp_path / "others")
+
+
+def test_known_files_are_found_by_names_only_if_these_are_there_once(knowing, tmp_path):
+    run = knowing("/old/b/1.jpg", "/older/2.jpg", "/old/b/1.jpg")  # two faces of one picture
+    flat = tmp_path / "flat"
+    (flat / "x").mkdir(parents=True)
+    for name in ("2.jpg", "x/1.jpg"):
+        (flat / name).touch()
+    assert read_clusters(run, flat).files == [flat / "x/1.jpg", flat / "2.jpg", flat / "x/1.jpg"]
+    (flat / "1.jpg").touch()
+    with pytest.raises(InputError, match=r"lacks 1 of the 2 pictures that the run names, such as /old/b/1\.jpg"):
+        read_clusters(run, flat)
+
+
+def test_two_known_files_never_become_one(knowing, tmp_path):
+    run = knowing("/old/a/1.jpg", "/old/b/1.jpg")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "1.jpg").touch()
+    with pytest.raises(InputError, match="lacks 2 of the 2 pictures"):
+        read_clusters(run, tmp_path / "new")
+
+
+def test_a_run_that_names_no_file_takes_a_folder_in_the_order_of_the_rows(knowing, tmp_path):
+    run = knowing(None, None)
+    (tmp_path / "new").mkdir()
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / "new" / name).touch()
+    assert read_clusters(run, tmp_path / "new").files == [tmp_path / "new" / "a.jpg", tmp_path / "new" / "b.jpg"]
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "p0.parquet").touch()
+    with pytest.raises(InputError, match=r"parts: holds no pictures, but tables such as p0\.parquet; name a folder of"):
+        read_clusters(run, tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone.jpg", "copy: none of the files that .* names exists, such as .*; name the folder that holds them now"),
+        ("secret.txt", "copy: 1 of the files that .* names are no pictures, such as .*secret.txt; a run can be from"),
+        ("link.jpg", "copy: 1 of the files that .* names are no pictures, such as .*link.jpg; a run can be from"),
+    ],
+)
+def test_what_is_not_copied_because_only_the_run_names_it(knowing, tmp_path, name, message):
+    (tmp_path / "secret.txt").write_text("mine")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(InputError, match=message):
+        export(knowing(tmp_path / name), "folders", tmp_path / "out", copy=True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.long

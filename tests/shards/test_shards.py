@@ -23,6 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from helpers.s3 import s3_server
 from helpers.samples import blobs
 from starfc.clustering.arrays import Settings, cluster_features
+from starfc.config.config import Config
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic, sample
 from starfc.errors import InputError
@@ -32,6 +33,7 @@ from starfc.graph.opening import Search
 from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.gcn import StarFCModel
 from starfc.models.judge import first_round_judge
+from starfc.runs.cluster import run_inference
 from starfc.runs.on_shards import ShardOptions
 from starfc.runs.on_shards import on_shards as run_on_shards
 from starfc.shards import store as store_module
@@ -355,6 +357,13 @@ def test_what_cannot_run_on_shards(tmp_path):
         with pytest.raises(InputError, match=f"store: name a URL; the results at {out} leave no place beside them"):
             ShardOptions(out)
     assert ShardOptions("s3://bucket/x").url == "s3://bucket/x.shards"
+
+
+def test_a_model_that_cannot_run_on_shards_is_refused_before_a_folder_is_made(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"engine: works with models .* found a model of type 'gcn'"):
+        run_inference(Config(), out=out, shards=ShardOptions(str(out)))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

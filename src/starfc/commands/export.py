@@ -38,11 +38,15 @@ def export(
         typer.Option(
             metavar="PATH",
             help="Files of the instances: a list (one path per line), a folder of pictures, or a table with paths. "
-            "Default: those that the run knows.",
+            "Default: those that the run knows; in a folder these are found by their paths or names.",
         ),
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="With folders: copy the files instead of linking to them. Needs --files.")
+        bool,
+        typer.Option(
+            "--copy",
+            help="With folders: copy the files instead of linking to them. Without --files only pictures are copied.",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file. With folders nothing is ever replaced.")

@@ -210,6 +210,7 @@ Images = Annotated[
 ]
 Thumbnails = Annotated[int, typer.Option(min=64, max=256, help="Pixels of a thumbnail's longer side.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and the output of --json.")]
+QuietText = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]  # without --json
 
 
 def set_messages(quiet: bool = False) -> None:

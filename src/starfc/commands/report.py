@@ -46,7 +46,6 @@ def report(
     from starfc.errors import InputError, MissingFileError
     from starfc.review.report import SURFACE, write_report
     from starfc.runs.apply import Marked
-    from starfc.runs.outputs import read_instances
     from starfc.storage.opened import opened
 
     marked = Marked(folder)
@@ -65,9 +64,9 @@ def report(
             typer.echo(f"{error}; the page has no questions", err=True)
     identities = None if labels is None else read_labels(labels, len(run.labels))
     shown: Path | list[str] | None = names
-    if names is None and images is None and opened(folder).has("clusters.parquet"):
-        files = read_instances(folder, len(run.labels))[1]
-        shown = None if files is None else [text_of(file and Path(file.name)) for file in files]
+    files = marked.files
+    if names is None and images is None and files is not None:
+        shown = [text_of(file and Path(file.name)) for file in files]
     surfaces = [opened(place).verified(SURFACE) for place in (folder, run.record["model"])]
     found = write_report(
         out,
@@ -82,6 +81,7 @@ def report(
         identities=identities,
         record=run.record,
         run=folder,
+        files=files,
         surface=next((path for path in surfaces if path.is_file()), None),
         questions=asked,
         expected=expected,

@@ -17,7 +17,7 @@ def review(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the server; 0: any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     threads: options.Threads = None,
-    quiet: options.Quiet = False,
+    quiet: options.QuietText = False,
 ) -> None:
     """Review a run in a browser. Answers, marks and names are applied as they come, until Ctrl-C.
 

@@ -14,8 +14,8 @@ def task(
     store: StoreName,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="Name of the stage, as `starfc status` shows it.")],
     index: Annotated[int, typer.Argument(metavar="I", help="Number of the task, from 0.")],
-    threads: options.Threads = 1,
-    quiet: options.Quiet = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    quiet: options.QuietText = False,
 ) -> None:
     """Run one task of a run on shards, for job arrays such as those of SLURM.
 

@@ -11,13 +11,16 @@ table      ``.parquet`` with a column of paths, ``.npz`` with an array of them, 
 =========  ======================================================================================
 
 Paths in a list or a table are relative to its folder. ``clusters.parquet`` of a run holds the absolute paths, if they
-are known, in the column ``file``.
+are known, in the column ``file``. A folder for a run that knows its
+files is searched for these files instead.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +41,7 @@ SUFFIXES = HEIF_SUFFIXES | {
 Files = list[Path | None]  # None: this instance has no file
 
 
-def read_files(source: str | Path, num_instances: int, run: Path | None = None) -> Files:
+def read_files(source: str | Path, num_instances: int, run: Path | None = None, known: Files | None = None) -> Files:
     """Return the file of each of N instances.
 
     Parameters
@@ -49,14 +52,18 @@ def read_files(source: str | Path, num_instances: int, run: Path | None = None) 
         Number of instances N.
     run : path, optional
         Folder of a run. The run may be from another person, so a list in this folder may name only files in it.
+    known : list of path or None, optional
+        The file that a run names for each instance. A folder is then searched for these, by path or by name.
 
     Raises
     ------
     MissingFileError, InputError
-        There is nothing at the path, or it does not have one file for each instance.
+        There is nothing at the path, it does not have one file for each instance, or a folder lacks known files.
     """
     path = Path(source)
     if os.path.isdir(path):
+        if known is not None and any(known):
+            return _known_in_folder(path, known)
         return _in_folder(path, num_instances)
     if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such files; a list of files, a folder or a table with paths is needed")
@@ -137,13 +144,54 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
+def _known_in_folder(folder: Path, known: Files) -> Files:
+    """Find the known pictures of a run in another folder, such as a copy of the folder that held them.
+
+    All pictures are found in one way: below ``folder`` as they are below one of the folders that hold all of them, or
+    by their names alone, if each name is there once. So two of them never become one.
+    """
+    pictures = _pictures(folder)
+    below = {os.path.relpath(path, folder): path for path in pictures}
+    files = {file: os.fspath(file.absolute()) for file in known if file is not None}
+    of_name, there = (Counter(map(os.path.basename, paths)) for paths in (set(files.values()), pictures))
+    named = {path.name: path for path in pictures if of_name[path.name] == there[path.name] == 1}
+    common = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    above = reversed([common, *common.parents])  # the longest relative paths first
+    roots = [str(root).rstrip(os.sep) + os.sep for root in above]
+    by_path = ({file: below.get(path.removeprefix(root)) for file, path in files.items()} for root in roots)
+    by_name = {file: named.get(file.name) for file in files}
+    found = max(chain(by_path, [by_name]), key=lambda way: sum(path is not None for path in way.values()))
+    missing = [file for file, path in found.items() if path is None]
+    if missing:
+        raise InputError(
+            f"{folder}: lacks {len(missing):,} of the {len(files):,} pictures that the run names, such as {missing[0]} "
+            "(sought by path, and by name where a name is there once); name a folder with all of them, or a list of "
+            "files"
+        )
+    return [None if file is None else found[file] for file in known]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Return the pictures in a folder and its subfolders, in the order of their paths.
+
+    Raises
+    ------
+    InputError
+        There are none, but tables: the folder is one of parts of features.
+    """
+    files = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
+    found = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+    tables = sorted(path.name for path in files if path.suffix == ".parquet")
+    if tables and not found:
+        raise InputError(
+            f"{folder}: holds no pictures, but tables such as {tables[0]}; name a folder of pictures, a list or one "
+            "table with paths (a run of such a folder keeps the paths of its tables in its clusters.parquet)"
+        )
+    return found
+
+
 def _in_folder(folder: Path, num_instances: int) -> Files:
-    found = sorted(
-        Path(place) / name
-        for place, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    )
+    found = _pictures(folder)
     if found and all(path.stem.isdecimal() for path in found):
         files: Files = [None] * num_instances
         for path in found:

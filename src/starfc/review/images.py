@@ -68,7 +68,9 @@ class Pictures:
         return None if self.files is None else [text_of(file and Path(file.name)) for file in self.files]
 
 
-def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | None = None) -> Pictures:
+def open_pictures(
+    source: str | Path | NDArray, num_instances: int, run: Path | None = None, known: Files | None = None
+) -> Pictures:
     """Open the pictures of N instances: an array, a list of files or a folder.
 
     Parameters
@@ -79,6 +81,8 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
         Number of instances N.
     run : path, optional
         Folder of a run. The run may be from another person, so a list in this folder may name only files in it.
+    known : list of path or None, optional
+        The file that a run names for each instance. A folder is then searched for these, by path or by name.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def open_pictures(source: str | Path | NDArray, num_instances: int, run: Path | 
         return _of_array(source, "images", num_instances)
     path = Path(source)
     if os.path.isdir(path):
-        return _of_files(read_files(path, num_instances))
+        return _of_files(read_files(path, num_instances, known=known))
     if not os.path.isfile(path):
         raise MissingFileError(f"{path}: no such images; an array, a list of files or a folder is needed")
     if path.suffix == ".npy":

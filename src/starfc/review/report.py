@@ -32,6 +32,7 @@ from starfc.clustering.diagnostics import size_histogram
 from starfc.clustering.parsing import Decision, ParsedEdges
 from starfc.data.dataset import Features
 from starfc.data.formats.npz import npz_key
+from starfc.data.instance_files import Files
 from starfc.errors import InputError
 from starfc.graph.edges import edge_confidence
 from starfc.review.images import LARGEST, TILE, open_pictures, write_sheets
@@ -69,6 +70,7 @@ def write_report(
     identities: NDArray[np.int64] | None = None,
     record: dict[str, Any] | None = None,
     run: Path | None = None,
+    files: Files | None = None,
     surface: Path | None = None,
     questions: Sequence[Mapping[str, Any]] = (),
     expected: Mapping[str, float] | None = None,
@@ -107,6 +109,8 @@ def write_report(
         The record of the run, for the overview.
     run : path, optional
         Folder of the run. A list of images in it may name only files in it.
+    files : list of path or None, optional
+        The file that the run names for each instance. A folder of images is searched for these.
     surface : path, optional
         Threshold surface (CSV) to show.
     questions : sequence of dict
@@ -146,7 +150,7 @@ def write_report(
             raise InputError(f"{folder}: is not empty and holds no report; name a new folder")
         found = _write(
             change.place, labels, parsed, rule, removed, features, images, names, thumbnails, identities, record, run,
-            surface, questions, expected, doubts, cluster_names, served, title,
+            files, surface, questions, expected, doubts, cluster_names, served, title,
         )  # fmt: skip
     written = [path for path in folder.rglob("*") if path.is_file()]
     return {**found, "files": len(written), "bytes": sum(path.stat().st_size for path in written)}
@@ -165,6 +169,7 @@ def _write(
     identities: NDArray[np.int64] | None,
     record: dict[str, Any] | None,
     run: Path | None,
+    files: Files | None,
     surface: Path | None,
     questions: Sequence[Mapping[str, Any]],
     expected: Mapping[str, float] | None,
@@ -174,7 +179,7 @@ def _write(
     title: str,
 ) -> dict[str, Any]:
     n = len(labels)
-    pictures = None if images is None else open_pictures(images, n, run)
+    pictures = None if images is None else open_pictures(images, n, run, files)
     names = _names(names, n) if names is not None or pictures is None else pictures.names
     pairs = Pairs.of(parsed)
     run_labels, labels = labels, numbered(pairs, labels, removed)

@@ -325,8 +325,12 @@ class Marked:
 
     @property
     def files(self) -> Files | None:
-        """The file of every row; None if the run knows none."""
-        return read_instances(self._at, len(self.labels))[1]
+        """The file of every row, None for rows that were removed; None if the run knows none."""
+        if not self._at.has("clusters.parquet"):
+            return None
+        files = read_instances(self._at, len(self.labels))[1]
+        removed = set(self.run.removed)
+        return files and [None if row in removed else file for row, file in enumerate(files)]
 
     @property
     def num_clusters(self) -> int:

@@ -38,6 +38,7 @@ from starfc.runtime.device import device_limit, uses_torch
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
 from starfc.runtime.words import advice, counted, word
+from starfc.shards.driver import require_structural
 from starfc.storage.commit import Change, changing
 from starfc.storage.owners import CLUSTER
 
@@ -120,6 +121,8 @@ def run_inference(
             f"refinement{advice(', or set {} to components', 'partition.type')}"
         )
     chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
+    if shards is not None:
+        require_structural(config.kind)
     if shards is not None and knn_graph is not None:
         raise InputError(f"{word('knn_graph_path')}: {word('engine')} builds its own graph; leave one of them out")
     if shards is not None and refinement == "dynamic":

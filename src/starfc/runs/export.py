@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from starfc.data.instance_files import Files, file_column, read_files
+from starfc.data.instance_files import SUFFIXES, Files, file_column, read_files
 from starfc.data.tables import TABLE_FORMATS, require_new, rows_of, write_json_rows, write_table
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_ids
@@ -81,20 +82,19 @@ def read_clusters(folder: str | Path, files: str | Path | None = None) -> Export
     folder : path
         Folder of the run.
     files : path, optional
-        Files of the instances (:mod:`starfc.data.instance_files`). Default: those of clusters.parquet.
+        Files of the instances (:mod:`starfc.data.instance_files`). Default: those of clusters.parquet. If that names
+        files and ``files`` is a folder, they are found there by their paths or names.
 
     Raises
     ------
     MissingFileError, InputError
-        There is no finished run, or a file is damaged.
+        There is no finished run, a file is damaged, or the folder lacks some of the files.
     """
     at = opened(folder)
     if not at.has("run.json"):
         raise MissingFileError(f"{folder}: no finished run there (no run.json)")
     labels = np.array(at.npy("labels.npy", 1, np.int64))
     confidence, known = read_instances(at, len(labels))
-    if files is not None:
-        known = read_files(files, len(labels), Path(folder))
     there = np.ones(len(labels), np.bool_)
     steps = at.json("run.json", Removals).steps
     removed = np.array([row for step in steps for row in step.removed], np.int64)
@@ -109,6 +109,10 @@ def read_clusters(folder: str | Path, files: str | Path | None = None) -> Export
             raise InputError(f"{at.folder / name}: {error}; it is damaged, {anew('cluster')}") from None
     there[removed] = False
     rows = np.flatnonzero(there)
+    if known is not None:
+        known = [file if here else None for file, here in zip(known, there.tolist(), strict=True)]
+    if files is not None:
+        known = read_files(files, len(labels), known=known)
     kept = None if known is None else [known[row] for row in rows.tolist()]
     return Exported(rows, labels[rows], confidence[rows], read_names(opened(at)), kept)
 
@@ -131,20 +135,33 @@ def export(
     to, out, copy, overwrite
         As for :func:`write_clusters`.
     files : path, optional
-        Files of the instances (:mod:`starfc.data.instance_files`). Default: those that the run knows. Needed to copy
-        files: a run may be from another person, so files that only the run names are not opened.
+        Files of the instances (:mod:`starfc.data.instance_files`). Default: those that the run knows; a run may be
+        from another person, so only pictures of these are copied.
 
     Raises
     ------
     MissingFileError, InputError
         There is no finished run, a file is damaged, or the results cannot be written.
     """
-    if copy and files is None:
+    clusters = read_clusters(folder, files)
+    if copy and files is None and to == "folders":
+        _require_pictures(folder, [file for file in clusters.files or () if file is not None])
+    return write_clusters(clusters, to, out, copy=copy, overwrite=overwrite)
+
+
+def _require_pictures(folder: str | Path, named: list[Path]) -> None:
+    """Raise InputError unless the files that only a run names are pictures, and some of them exist."""
+    other = [file for file in named if Path(os.path.realpath(file)).suffix.lower() not in SUFFIXES]
+    if other:
         raise InputError(
-            f"{word('copy')}: needs the files that are to be copied ({word('files')}); the paths in {folder} are only "
-            "linked to, because a run can be from another person"
+            f"{word('copy')}: {len(other):,} of the files that {folder} names are no pictures, such as {other[0]}; a "
+            f"run can be from another person, so name the files that are to be copied ({word('files')})"
         )
-    return write_clusters(read_clusters(folder, files), to, out, copy=copy, overwrite=overwrite)
+    if named and not any(map(os.path.isfile, named)):
+        raise InputError(
+            f"{word('copy')}: none of the files that {folder} names exists, such as {named[0]}; name the folder that "
+            f"holds them now ({word('files')})"
+        )
 
 
 def write_clusters(

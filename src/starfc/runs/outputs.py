@@ -22,6 +22,7 @@ the instances are known, ``file`` holds their absolute paths as text (:mod:`star
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
 from starfc.graph.edges import EdgeList
 from starfc.models.contextual import Context
-from starfc.runtime.words import anew
+from starfc.runtime.words import advice, anew, word
 from starfc.storage.atomic import replacing, save_array, save_arrays, write_json
 from starfc.storage.opened import OpenedFolder, opened
-from starfc.storage.records import EdgesManifest
+from starfc.storage.records import EdgesManifest, RunRecord
 from starfc.storage.safe import read_own_npz
 
 log = logging.getLogger("starfc")
@@ -137,7 +138,8 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
     place = folder.folder / "edges"
     if not folder.has("edges/manifest.json"):
         raise MissingFileError(
-            f"{folder.folder}: the run stored no edges (edges/manifest.json is missing); {anew('cluster')}"
+            f"{folder.folder}: the run stored no edges, which this needs (edges/manifest.json is missing); "
+            + (_with_edges(folder) or anew("cluster"))
         )
     manifest = folder.json("edges/manifest.json", EdgesManifest)
     floats, n = np.float32, manifest.num_nodes
@@ -160,6 +162,22 @@ def read_edges(folder: str | Path | OpenedFolder) -> ParsedEdges:
         raise InputError(f"{place}: damaged edges ({error}); {anew('cluster')}") from None
     context = _read_context(folder, n) if folder.has("edges/context.npz") else None
     return ParsedEdges(EdgeList(indptr, cols, scores, manifest.symmetric), intimacy, kept, logits, context)
+
+
+def _with_edges(folder: OpenedFolder) -> str:
+    """Return advice to cluster the features of a run with stored edges, or "" if the interface in use cannot."""
+    if not folder.has("run.json"):
+        return ""
+    record = folder.json("run.json", RunRecord).as_dict()
+    given = [record["features"], "-o", "DIR", "--model", record["model"]]
+    if record["features"].endswith(".bin"):
+        given += ["--feature-dim", str(record["feature_dim"])]
+    if record.get("key"):
+        given += ["--key", str(record["key"])]
+    if record["refinement"] == "dynamic":
+        given += ["--refinement", "dynamic"]
+    stores_none = advice("the results of test_final.py, test_dynamic.py and {} --no-edges hold none", "starfc cluster")
+    return stores_none and f"{stores_none}; run {word('starfc cluster')} {shlex.join(given)}"
 
 
 def _read_context(folder: OpenedFolder, n: int) -> Context:

@@ -19,7 +19,6 @@ from starfc.review.images import TILE, open_pictures, write_sheets
 from starfc.review.report import SURFACE, write_report
 from starfc.review.shown import Served, Shown
 from starfc.runs.apply import Applied, Marked, pairs_changed
-from starfc.runs.outputs import read_instances
 from starfc.storage.opened import opened
 
 FIRST = 50  # questions in the page
@@ -55,16 +54,15 @@ class Reviewing:
         places, with_file = np.zeros(n, np.int64), np.zeros(n, np.bool_)
         thumbs, self.files, self.names = None, None, None
         if images is not None:
-            pictures = open_pictures(images, n, run.folder)
+            pictures = open_pictures(images, n, run.folder, marked.files)
             order = np.argsort(marked.labels, kind="stable")
             places[order] = np.arange(n)
             thumbs = write_sheets(pictures, order, place / "thumbs", thumbnails)
             self.files, self.names = pictures.files, pictures.names
             if pictures.files is not None:
                 with_file[:] = [file is not None for file in pictures.files]
-        elif opened(run.folder).has("clusters.parquet"):
-            files = read_instances(run.folder, n)[1]
-            self.names = None if files is None else [text_of(file and Path(file.name)) for file in files]
+        elif (known := marked.files) is not None:
+            self.names = [text_of(file and Path(file.name)) for file in known]
         self._shown = thumbs, places, with_file
         surfaces = [opened(at).verified(SURFACE) for at in (run.folder, run.record["model"])]
         self._surface = next((path for path in surfaces if path.is_file()), None)

@@ -38,6 +38,7 @@ from starfc.graph.structure_kernels import in_degrees
 from starfc.models.checkpoint import Model
 from starfc.models.contextual import Context, ContextualModel, first_context, sampled_nodes, second_context
 from starfc.models.judge import context_change
+from starfc.models.kinds import ModelKind
 from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.runtime import threads
 from starfc.runtime.products import product_dtype, slices
@@ -95,6 +96,15 @@ class ShardGraph(KnnGraph):
             object.__setattr__(self, part, _Table(self, part))
 
 
+def require_structural(kind: ModelKind) -> None:
+    """Raise InputError unless models of this kind score edges by their structure; others do not run on shards."""
+    if not kind.structural:
+        raise InputError(
+            f"{word('engine')}: works with models that score edges by their structure, such as the packaged one; "
+            f"found a model of type {kind.name!r}"
+        )
+
+
 @dataclass(frozen=True)
 class Shards:
     """How a set is clustered on shards.
@@ -120,11 +130,7 @@ class Shards:
     shard_rows: int = SHARD_ROWS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, StructuralModel):
-            raise InputError(
-                f"{word('engine')}: works with models that score edges by their structure, such as the packaged one; "
-                f"found a model of type {self.model.kind.name!r}"
-            )
+        require_structural(self.model.kind)
         if self.model.folder is None:
             raise InputError(f"{word('engine')}: needs a model that was loaded from a folder; found one in memory")
 

@@ -58,7 +58,7 @@ def report(
     asked, expected, doubts = [], None, None
     if questions:
         try:
-            asked = [question.record() for question in marked.questions(questions)]
+            asked = [question.record() for question in marked.questions(questions, reading=True)]
             expected, doubts = vars(marked.expected()), marked.doubts()
         except InputError as error:
             typer.echo(f"{error}; the page has no questions", err=True)

@@ -238,11 +238,15 @@ def test_the_files_of_a_table_stay_with_the_clusters(run):
 
 
 @pytest.mark.long
-def test_pictures_that_only_the_run_names_are_copied(run, tmp_path):
+def test_pictures_that_only_the_run_names_are_copied_if_its_table_is_named(run, tmp_path):
     given = ("export", run / "run", "--to", "folders", "--copy")
-    for number, files in enumerate(([], ["--files", run / "pictures"], ["--files", run / "run" / "clusters.parquet"])):
+    code, _, err = starfc(*given, "-o", tmp_path / "out")
+    assert code == 2
+    assert "--copy: needs the files that are to be copied (--files)" in err
+    assert "run/clusters.parquet if you trust what it names" in err
+    for number, files in enumerate((run / "pictures", run / "run" / "clusters.parquet")):
         out = tmp_path / f"out{number}"
-        code, _, err = starfc(*given, *files, "-o", out)
+        code, _, err = starfc(*given, "--files", files, "-o", out)
         assert code == 0, err
         assert not any(path.is_symlink() for path in out.rglob("*"))
         assert all(
@@ -339,8 +343,9 @@ def test_a_run_that_names_no_file_takes_a_folder_in_the_order_of_the_rows(knowin
 def test_what_is_not_copied_because_only_the_run_names_it(knowing, tmp_path, name, message):
     (tmp_path / "secret.txt").write_text("mine")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "secret.txt")
+    folder = knowing(tmp_path / name)
     with pytest.raises(InputError, match=message):
-        export(knowing(tmp_path / name), "folders", tmp_path / "out", copy=True)
+        export(folder, "folders", tmp_path / "out", files=folder / "clusters.parquet", copy=True)
     assert not (tmp_path / "out").exists()
 
 

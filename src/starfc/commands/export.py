@@ -45,7 +45,7 @@ def export(
         bool,
         typer.Option(
             "--copy",
-            help="With folders: copy the files instead of linking to them. Without --files only pictures are copied.",
+            help="With folders: copy the files instead of linking to them. Needs --files.",
         ),
     ] = False,
     overwrite: Annotated[

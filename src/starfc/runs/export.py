@@ -135,16 +135,22 @@ def export(
     to, out, copy, overwrite
         As for :func:`write_clusters`.
     files : path, optional
-        Files of the instances (:mod:`starfc.data.instance_files`). Default: those that the run knows; a run may be
-        from another person, so only pictures of these are copied.
+        Files of the instances (:mod:`starfc.data.instance_files`). Default: those that the run knows. Needed to copy
+        files, because a run may be from another person. By a list in the folder of the run only pictures are copied.
 
     Raises
     ------
     MissingFileError, InputError
         There is no finished run, a file is damaged, or the results cannot be written.
     """
+    if copy and files is None:
+        raise InputError(
+            f"{word('copy')}: needs the files that are to be copied ({word('files')}), because a run can be from "
+            f"another person; name their folder or a list, or {Path(folder) / 'clusters.parquet'} if you trust what it "
+            "names"
+        )
     clusters = read_clusters(folder, files)
-    if copy and files is None and to == "folders":
+    if copy and to == "folders" and Path(os.path.realpath(files or "")).is_relative_to(os.path.realpath(folder)):
         _require_pictures(folder, [file for file in clusters.files or () if file is not None])
     return write_clusters(clusters, to, out, copy=copy, overwrite=overwrite)
 

@@ -1,6 +1,7 @@
 """Test adaptation: halves of clusters, training data of each scorer, rounds that stay, and the record of a run."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from starfc.models.checkpoint import PRETRAINED, load_model
 from starfc.models.contextual import Context
 from starfc.models.structural import EdgeScorer
 from starfc.runs.assign import assign
-from starfc.runs.cluster import cluster_text, run_inference
+from starfc.runs.cluster import _adaptation, cluster_text, run_inference
 from starfc.runs.folder import Run
 from starfc.runtime.stages import Stages, resident_bytes
 from starfc.scoring.structural import Scoring
@@ -219,3 +220,17 @@ def test_parameters_of_another_model_are_refused(scoring):
         broken = damaged if damaged.dtype.kind == "f" else damaged.astype("U1")
         with pytest.raises(ValueError, match=r"adapted|finite"):
             Context.from_arrays(arrays | {"adapted": broken})
+
+
+@pytest.mark.parametrize(
+    ("rounds", "words"),
+    [
+        ((0.9, 0.902), "one more round (90.20) gained less than 0.5 and"),
+        ((0.9, 0.8), "(80.00) lowered it and was undone"),
+    ],
+)
+def test_the_reason_says_what_the_dropped_round_did(rounds, words):
+    config = SimpleNamespace(adapt="auto", partition=SimpleNamespace(type="infomap"))
+    found = _adaptation(SimpleNamespace(rounds=rounds, labels=np.zeros(3)), config)
+    assert found["value"] == 0
+    assert words in found["reason"]

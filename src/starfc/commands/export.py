@@ -42,11 +42,7 @@ def export(
         ),
     ] = None,
     copy: Annotated[
-        bool,
-        typer.Option(
-            "--copy",
-            help="With folders: copy the files instead of linking to them. Needs --files.",
-        ),
+        bool, typer.Option("--copy", help="With folders: copy the files instead of linking to them. Needs --files.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file. With folders nothing is ever replaced.")

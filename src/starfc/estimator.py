@@ -67,7 +67,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         refinement='fixed'. Default: the partition of the model, or 'components' with refinement='dynamic'.
     knn_method : {'exact', 'torch', 'faiss_gpu', 'ivf'}
         Exact search (on a GPU in torch), the same in torch on any device, exact search on GPUs with faiss, or
-        approximate search. Below 200,000 rows the approximate search is exact.
+        approximate search. Below 150,000 rows the approximate search is exact.
     knn_recall : float
         Share of the edges that matter (p > 0.5) that the approximate search must find.
     th_sim : float

@@ -8,7 +8,7 @@
 ``faiss_gpu``  finds all neighbours on GPUs, with a GPU build of the package faiss
 ``ivf``        searches approximately, in each row's nearest cells and among the neighbours of its neighbours
                (:mod:`starfc.graph.approximate`), until the target recall is reached on sampled rows. The search
-               writes chunks of rows to disk and continues after an interruption. With fewer than 200,000 rows
+               writes chunks of rows to disk and continues after an interruption. With fewer than 150,000 rows
                exact search is as fast, and is used instead
 =============  ==========================================================================================
 
@@ -43,7 +43,7 @@ from starfc.storage.atomic import temporary_folder, writes
 
 log = logging.getLogger("starfc")
 
-_FEW = 200_000  # with fewer rows, exact search is as fast as an approximate one
+_FEW = 150_000  # with fewer rows, exact search is as fast as an approximate one
 _MANY = 500_000  # with more rows, exact search takes many minutes, and the log says what is faster
 _QUERY_BLOCK = 1 << 13
 

@@ -70,7 +70,7 @@ def arrays_of(
         return named(cluster_features(features, model, settings, keep_edges=True), None)
     with tempfile.TemporaryDirectory() as folder, engine_of(engine, workers, None) as running:
         shards = Shards(Store(f"{folder}/store"), running, model, search, arguments.shard_rows)
-        how = {"make_graph": shards.graph, "make_scoring": shards.scoring}
+        how = {"make_graph": shards.graph, "make_parser": shards.parser}
         return named(cluster_features(features, model, settings, keep_edges=True, **how), Path(folder))
 
 

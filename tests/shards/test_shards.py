@@ -70,7 +70,7 @@ def in_memory(rows, search=EXACT, model=None):
 
 def on_shards(rows, store, engine=None, search=EXACT, shard_rows=1024, model=None, keep_edges=True):
     shards = Shards(store, engine or LocalEngine(0), model or load_model(PRETRAINED), search, shard_rows)
-    how = {"make_graph": shards.graph, "make_scoring": shards.scoring}
+    how = {"make_graph": shards.graph, "make_parser": shards.parser}
     return cluster_features(Features(rows, "x"), shards.model, settings(search), keep_edges=keep_edges, **how)
 
 
@@ -169,7 +169,7 @@ def test_copies_invalid_rows_and_strangers_that_tie(tmp_path):
     model = load_model(PRETRAINED)
     expected = cluster_features(Features(rows, "x"), model, given, keep_edges=True)
     shards = Shards(Store(str(tmp_path)), LocalEngine(0), model, given.search, 128)
-    how = {"make_graph": shards.graph, "make_scoring": shards.scoring}
+    how = {"make_graph": shards.graph, "make_parser": shards.parser}
     assert_same(cluster_features(Features(rows, "x"), model, given, keep_edges=True, **how), expected)
 
 

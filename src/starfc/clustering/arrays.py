@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.copies import collapsed, copies_among, sizes_of, with_copies
 from starfc.clustering.diagnostics import doubts
-from starfc.clustering.parsing import MakeScoring
+from starfc.clustering.parsing import MakeParser
 from starfc.clustering.pipeline import (
     COMPONENTS,
     REFINEMENTS,
@@ -137,7 +137,7 @@ def cluster_features(
     *,
     make_graph: MakeGraph | None = None,
     graph_of_all: Path | None = None,
-    make_scoring: MakeScoring | None = None,
+    make_parser: MakeParser | None = None,
     keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
@@ -151,13 +151,13 @@ def cluster_features(
         (N, d). Invalid rows are treated as ``settings.invalid_rows`` says.
     make_graph, graph_of_all
         As for :func:`prepare`.
-    make_scoring, keep_edges, device, stages, scratch
+    make_parser, keep_edges, device, stages, scratch
         As for :func:`starfc.clustering.pipeline.cluster`.
     """
     stages = stages or Stages()
     given: dict[str, Any] = {"stages": stages, "scratch": scratch}
     prepared = prepare(features, model, settings, make_graph=make_graph, graph_of_all=graph_of_all, **given)
-    given |= {"make_scoring": make_scoring, "keep_edges": keep_edges, "device": device}
+    given |= {"make_parser": make_parser, "keep_edges": keep_edges, "device": device}
     return cluster_prepared(prepared, model, settings, **given)
 
 
@@ -211,7 +211,7 @@ def cluster_prepared(
     model: Model,
     settings: Settings,
     *,
-    make_scoring: MakeScoring | None = None,
+    make_parser: MakeParser | None = None,
     keep_edges: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
@@ -225,12 +225,12 @@ def cluster_prepared(
     sizes = None if kept is None else sizes_of(kept)
     given: dict[str, Any] = {"tau1": settings.tau1, "tau2": settings.tau2, "th_sim": settings.th_sim, "sizes": sizes}
     given |= {"keep_edges": keep_edges, "device": device, "stages": stages, "scratch": scratch}
+    given |= {"make_parser": make_parser}
     if graph.num_nodes < 2:
         result = without_search(graph.num_nodes, keep_edges)
     else:
         if settings.refinement == "fixed":
             given |= {"partition": settings.partition, "resolution": settings.resolution, "adapt": settings.adapt}
-            given |= {"make_scoring": make_scoring}
             given |= {"seed": settings.seed, "search": _search(settings, graph.k) if settings.reach == "auto" else None}
         result = REFINEMENTS[settings.refinement](prepared.features, graph, model, **given)
     recalls = graph.info.get("recalls") or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -117,18 +118,30 @@ class CandidateSet:
         Returns the number of candidate edges.
     entry_bytes : int
         Memory of parsing per kNN entry, in bytes, if half of the candidates are kept.
+    undirected : bool
+        The candidates are the edges of the affinity graph, not the kNN entries.
     """
 
     parse: Callable[[NodeProjections, float, int], EdgeList]
     count: Callable[[NodeProjections], int]
     entry_bytes: int
+    undirected: bool
 
 
-#: Returns the state in which the edges of a kNN graph of features are scored, elsewhere than in this process.
-MakeScoring = Callable[[Features, KnnGraph], Scoring]
+class Parser(Protocol):
+    """What scores the candidate edges of a set elsewhere than in this process (:mod:`starfc.shards`)."""
 
-ENTRIES = CandidateSet(parse_graph, num_entries, 9)  # all kNN entries i -> j
-PAIRS = CandidateSet(parse_affinity, num_pairs, 22)  # the edges of the affinity graph, undirected
+    order: NDArray[np.integer]
+
+    def parse(self, tau1: float) -> tuple[Edges, int, float]:
+        """Return the edges with p > τ1, the number of candidates, and Σ p of all candidates of a structural model."""
+
+
+#: Returns what scores the edges of a kNN graph of features, of a candidate set, with a threshold ``th_sim``.
+MakeParser = Callable[[Features, KnnGraph, CandidateSet, float], Parser]
+
+ENTRIES = CandidateSet(parse_graph, num_entries, 9, undirected=False)  # all kNN entries i -> j
+PAIRS = CandidateSet(parse_affinity, num_pairs, 22, undirected=True)  # the edges of the affinity graph
 
 
 def parse(
@@ -143,13 +156,12 @@ def parse(
     device: str | torch.device,
     stages: Stages,
     scratch: Path | None,
-    make_scoring: MakeScoring | None = None,
+    make_parser: MakeParser | None = None,
 ) -> Parsed:
     """Score the candidate edges and return those with p > τ1.
 
-    The parameters are those of :func:`starfc.clustering.pipeline.cluster`. Without ``make_scoring``, edges are scored
-    in this process. A structural model ignores ``candidates``:
-    it always has its own candidates, which are undirected.
+    The parameters are those of :func:`starfc.clustering.pipeline.cluster`. Without ``make_parser``, edges are scored
+    in this process. A structural model ignores ``candidates``: it always has its own candidates, which are undirected.
     """
     for name, tau in (("tau1", tau1), ("tau2", tau2)):
         if not 0 <= tau <= 1:
@@ -160,11 +172,12 @@ def parse(
             f"features: {model.feature_dim} columns needed by the model; found {features.dim}; "
             "use features of the kind that the model was trained on, or another model"
         )
-    if make_scoring is not None:
-        with stages.stage("edge scores"):
-            scoring = make_scoring(features, graph)
-            parsed, count, mass = scoring.parse(tau1)
-        return Parsed(parsed, scoring.order, count, mass, scoring)
+    if make_parser is not None:
+        held = 0 if model.kind.structural else candidates.entry_bytes * graph.num_nodes * graph.k
+        with stages.stage("edge scores", needs=held):
+            parser = make_parser(features, graph, candidates, th_sim)
+            found, count, mass = parser.parse(tau1)
+        return Parsed(found, parser.order, count, mass, parser if isinstance(parser, Scoring) else None)
     widths = scale_widths(graph, model.scales)
     n, scales, entries = graph.num_nodes, len(widths), graph.num_nodes * int(widths[-1])
     with stages.stage("node order", needs=10 * n):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from starfc.clustering.adaptation import COMPONENTS, PART_BYTES, Chosen, adapt_to_set, choose_threshold
 from starfc.clustering.choice import LOWEST, Choice, Estimate, doubted, estimate
 from starfc.clustering.components import components, largest_first
-from starfc.clustering.parsing import ENTRIES, PAIRS, MakeScoring, ParsedEdges, parse
+from starfc.clustering.parsing import ENTRIES, PAIRS, MakeParser, ParsedEdges, parse
 from starfc.clustering.part import MANY
 from starfc.clustering.partition import communities, search_bytes
 from starfc.clustering.reach import Counts, Reached, SampleSteps, Search, reach
@@ -112,7 +112,7 @@ def cluster(
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
-    make_scoring: MakeScoring | None = None,
+    make_parser: MakeParser | None = None,
 ) -> Clustering:
     """Cluster the nodes of a kNN graph (STAR-FC, CVPR 2021, sections 3.2 and 3.4).
 
@@ -155,8 +155,8 @@ def cluster(
         Records time and memory of each stage.
     scratch : path, optional
         Folder for temporary files of 6 N h bytes while edges are scored. Default: the system's temporary folder.
-    make_scoring : function (Features, KnnGraph) -> Scoring, optional
-        With a structural model: scores edges elsewhere (:mod:`starfc.shards`). Default: in this process.
+    make_parser : function, optional
+        Scores edges elsewhere (:data:`starfc.clustering.parsing.MakeParser`). Default: in this process.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def cluster(
         tau2 = COMPONENTS[1] if by_component else 0.0
     lowest = LOWEST if tau1 is None else min(LOWEST, tau1) if contextual else tau1
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
-    start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, make_scoring=make_scoring, **given)
+    start = parse(features, graph, model, ENTRIES, tau1=lowest, tau2=tau2, make_parser=make_parser, **given)
     order, candidates = start.order, start.candidates
     parsed: Edges = start.edges
     chosen: Chosen | None = None
@@ -264,6 +264,7 @@ def cluster_dynamic(
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
+    make_parser: MakeParser | None = None,
 ) -> Clustering:
     """Cluster the nodes of a kNN graph by the extended method (TPAMI 2023), with dynamic thresholds.
 
@@ -277,7 +278,7 @@ def cluster_dynamic(
         The threshold of p, and the upper limit of the dynamic thresholds.
     th_sim : float
         kNN entries below this similarity are left out of the affinity graph, so they are not candidate edges.
-    features, graph, model, sizes, keep_edges, device, stages, scratch
+    features, graph, model, sizes, keep_edges, device, stages, scratch, make_parser
         As for :func:`cluster`.
 
     Returns
@@ -287,7 +288,7 @@ def cluster_dynamic(
     """
     stages = stages or Stages()
     given: dict[str, Any] = {"th_sim": th_sim, "device": device, "stages": stages, "scratch": scratch}
-    start = parse(features, graph, model, PAIRS, tau1=tau1, tau2=tau2, **given)
+    start = parse(features, graph, model, PAIRS, tau1=tau1, tau2=tau2, make_parser=make_parser, **given)
     parsed, order = start.edges.whole(scratch), start.order
     with stages.stage("refinement", needs=14 * len(parsed)):
         before = kept(components(parsed), parsed.num_edges, sizes)

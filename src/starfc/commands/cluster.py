@@ -101,7 +101,6 @@ def cluster(
     from starfc.models.checkpoint import PRETRAINED
     from starfc.runs.apply import Marked
     from starfc.runs.cluster import cluster_text, run_inference
-    from starfc.runs.on_shards import ShardOptions
     from starfc.storage.atomic import temporary_folder
     from starfc.storage.opened import opened
     from starfc.storage.records import RunRecord
@@ -109,12 +108,11 @@ def cluster(
 
     read = [str(name) for name in (features, labels, files, marks, knn_graph, model) if name is not None]
     model = PRETRAINED if model is None else model
-    given = options.given(engine=engine, workers=workers, address=address, store=store, shard_rows=shard_rows)
-    if given and engine is None:
-        raise InputError(f"--{next(iter(given)).replace('_', '-')}: needs --engine")
-    if given and out == options.STREAM:
+    shards = options.shard_options(
+        out, engine=engine, workers=workers, address=address, store=store, shard_rows=shard_rows
+    )
+    if shards is not None and out == options.STREAM:
         raise InputError("--engine: needs a folder for the results (-o DIR); found -o -")
-    shards = ShardOptions(out=out, **given) if given else None
     asked: dict[str, Any] = {
         **options.given(
             knn=k,

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from starfc.data.names import FEATURE_NAMES, LABEL_NAMES, alternatives
+
+if TYPE_CHECKING:
+    from starfc.runs.on_shards import ShardOptions
 
 STREAM = "-"  # in place of a file name: .npy from stdin, or .npy to stdout
 
@@ -250,6 +253,28 @@ def search_options(search: SearchName | None, recall: float | None) -> dict[str,
     if search is SearchName.ivf or recall is not None:
         return {"knn_method": "ivf"} | given(knn_recall=recall)
     return {} if search is None else {"knn_method": search.value}
+
+
+def shard_options(out: str, **options: Any) -> ShardOptions | None:
+    """Return how a command with results in ``out`` runs on shards, None if no option says so.
+
+    ``options`` are engine, workers, address, store and shard_rows.
+
+    Raises
+    ------
+    InputError
+        There is no engine, but another option; or the options do not fit each other.
+    """
+    from starfc.errors import InputError
+
+    values = given(**options)
+    if not values:
+        return None
+    if "engine" not in values:
+        raise InputError(f"--{next(iter(values)).replace('_', '-')}: needs --engine")
+    from starfc.runs.on_shards import ShardOptions
+
+    return ShardOptions(out=out, **values)
 
 
 @contextmanager

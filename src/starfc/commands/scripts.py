@@ -9,10 +9,13 @@ import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from pathlib import Path
+from typing import Any, get_args
 
 from mmengine.config import DictAction
 
+from starfc.commands import options
 from starfc.config.config import Config, load_config, stored_config
 from starfc.config.schema import nested
 from starfc.errors import MissingFileError
@@ -89,6 +92,27 @@ def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> 
     parser.add_argument("--labels", metavar="FILE", help="identities of --features")
     parser.add_argument("--out", metavar="DIR", help=f"folder for the results (default: {out})")
     overwrite_argument(parser)
+
+
+_ENGINE = {
+    "--engine": options.EngineOption,
+    "--workers": options.Workers,
+    "--address": options.Address,
+    "--store": options.StoreOption,
+    "--shard-rows": options.ShardRows,
+}
+
+
+def engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `starfc cluster` that run it on shards, with the same help."""
+    for name, annotated in _ENGINE.items():
+        kind, option = get_args(annotated)
+        more: dict[str, Any] = {"type": next(part for part in get_args(kind) if part is not type(None))}
+        if issubclass(more["type"], Enum):
+            more = {"choices": [place.value for place in more["type"]]}
+        else:
+            more["metavar"] = option.metavar or ("N" if more["type"] is int else "TEXT")
+        parser.add_argument(name, help=option.help, **more)
 
 
 def overwrite_argument(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +196,7 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
     suffix = "" if refinement == "fixed" else f"-{refinement}"
     out = f"{outputs.name}/<config name>{suffix}; of a run, DIR/results/<test split>-{refinement}"
     model_arguments(parser, default=str(default), out=out)
+    engine_arguments(parser)
     arguments = parser.parse_args()
     from starfc.runs.cluster import cluster_text, run_inference
 
@@ -188,6 +213,8 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
         config = replace(config, seed=Config().seed)  # the seed in the config was for the training
     if refinement == "dynamic":
         given = given.get("dynamic") or {}
+    of_shards = {name: getattr(arguments, name) for name in ("engine", "workers", "address", "store", "shard_rows")}
+    shards = options.shard_options(str(folder), **of_shards)
     record = run_inference(
         config,
         refinement=refinement,
@@ -198,7 +225,10 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
         labels=arguments.labels,
         out=folder,
         overwrite=arguments.overwrite,
+        shards=shards,
     )
+    if shards is not None:
+        shards.clear()
     print(cluster_text(record, folder))
 
 

@@ -18,7 +18,7 @@ from scipy.special import expit, logit
 
 from starfc.data.dataset import Features
 from starfc.graph.affinity import Affinity
-from starfc.graph.neighbours import KnnGraph, id_dtype
+from starfc.graph.neighbours import KnnGraph
 from starfc.graph.order import locality_order
 from starfc.graph.structure import NO_LOGIT, EdgeLogits, Structure, smooth_rows, smoothing_affinity
 from starfc.incremental.lists import Lists
@@ -27,11 +27,9 @@ from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel, logits_of
 from starfc.runtime import threads
 from starfc.runtime.products import slices
-from starfc.scoring.nodes import NodeProjections
-from starfc.scoring.projection_kernels import Scorer
+from starfc.scoring.nodes import NodeEmbeddings
 from starfc.scoring.projections import edge_probabilities
 from starfc.scoring.structural import ROW_BLOCK, Scoring, on_device, score_first_round
-from starfc.storage.scratch import ScratchRows
 
 _SPARSE_BLOCK = 8 * ROW_BLOCK  # rows per block if only a few edges per row are scored
 
@@ -46,7 +44,6 @@ def score_new(
     touched: NDArray[np.integer],
     tau1: float,
     th_sim: float = 0.0,
-    scratch: Path | None = None,
     context: Context | None = None,
 ) -> Scored:
     """Return the candidate edges with p > τ1 that have at least one new row (id >= ``first``) as an end.
@@ -64,8 +61,6 @@ def score_new(
         Earlier rows whose lists may contain new rows.
     tau1, th_sim : float
         As for :func:`starfc.clustering.pipeline.cluster`.
-    scratch : path, optional
-        Folder for temporary files.
     context : Context, optional
         The context in which a contextual model scored the earlier rows, with the strangers of all rows.
 
@@ -78,7 +73,7 @@ def score_new(
     if isinstance(model, StructuralModel):
         rows, cols, scores = _structural(model, features, lists, first, touched, tau1, context)
     else:
-        rows, cols, scores = _published(model, features, lists, first, touched, tau1, th_sim, scratch)
+        rows, cols, scores = _published(model, features, lists, first, touched, tau1, th_sim)
     order = np.lexsort([cols, rows])
     return rows[order], cols[order], scores[order]
 
@@ -102,7 +97,6 @@ def _published(
     touched: NDArray[np.integer],
     tau1: float,
     th_sim: float,
-    scratch: Path | None,
 ) -> Scored:
     owners = np.concatenate([touched, np.flatnonzero(lists.alive[first:]) + first])
     ids = lists.ids[owners]
@@ -110,13 +104,7 @@ def _published(
     rows, cols = owners[local], ids[local, slot].astype(np.int64)
     if not rows.size:
         return rows, cols, np.empty(0, np.float32)
-    n = len(lists)
-    order = np.arange(n, dtype=id_dtype(n))
-    nodes = NodeProjections(
-        model.eval(), features, Affinity.of(lists.graph, th_sim), np.zeros(n, np.uint8), order, order,
-        Scorer.of(model.head), ScratchRows(model.nhid, np.float32, scratch),
-        ScratchRows(model.nhid, np.float16, scratch), *np.empty((3, 0), np.float32),
-    )  # fmt: skip
+    nodes = NodeEmbeddings.of(model, features, Affinity.of(lists.graph, th_sim))
     p = edge_probabilities(nodes, rows, cols).astype(np.float32, copy=False)
     return rows[p > tau1], cols[p > tau1], p[p > tau1]
 

@@ -364,7 +364,7 @@ class State:
             elif isinstance(rule.model, ContextualModel) and np.count_nonzero(lists.alive) > 1:
                 context = read_context(rule.model, features, lists, scratch)
             doubts = self._outgrown(lists)
-            added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, scratch, context)
+            added = score_new(rule.model, features, lists, first, touched, rule.tau1, rule.th_sim, context)
         with stages.stage("intimacy", needs=40 * len(self.parsed.edges)):
             parsed, ends = without(parsed, remove) if remove.size else (parsed, remove)
             edges = changed(parsed, added, n, ends, None if rule.communities else rule.tau2)

@@ -33,6 +33,8 @@ class ModelKind:
         training, and copies (rows of the same direction) are clustered as one row.
     contextual : bool
         p is calibrated for each set, so that τ1 of communities can be chosen from the data.
+    on_shards : bool
+        The stages of runs on shards score its edges (:mod:`starfc.shards`).
     partition : str
         The default partition of the fixed refinement.
     thresholds : mapping
@@ -46,6 +48,7 @@ class ModelKind:
     training_only: tuple[str, ...] = ()
     structural: bool = False
     contextual: bool = False
+    on_shards: bool = True
     partition: str = "components"
     thresholds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=lambda: PUBLISHED)
 
@@ -84,5 +87,6 @@ HIERARCHICAL = ModelKind(
         "offset_learner": "Distance.pth",
     },
     training_only=("heads.small", "heads.mid", "heads.large", "offset_learner"),
+    on_shards=False,
 )
 KINDS = {kind.name: kind for kind in (ANY, STRUCTURAL, GCN, HIERARCHICAL)}

@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from starfc.graph.structure import FEATURES, FIRST_FEATURES
 from starfc.models.kinds import STRUCTURAL
+from starfc.runtime.products import ROWS
 
-_ROWS = 64
 FOLDS = 2  # parts of the identities on which the first round is trained separately
 
 M = TypeVar("M", bound=nn.Module)
@@ -78,12 +78,12 @@ class EdgeScorer(nn.Module):
 def logits_of(scorer: EdgeScorer, features: Tensor) -> Tensor:
     """Return the logits (m,) of edges (m, f), each a function of its own features only.
 
-    The last rows of a matrix product can differ in the last bit, because the library computes them in another order.
-    With a number of rows that is a multiple of 64 there are no such rows. So the logit of an edge does not depend on
-    the edges with which it is scored: not on the blocks, their order, or the machine's share of a set.
+    Features are padded to a multiple of :data:`~starfc.runtime.products.ROWS` rows, for the reason that
+    :func:`~starfc.runtime.products.padded` states. So the logit of an edge does not depend on the edges with which it
+    is scored: not on the blocks, their order, or the machine's share of a set.
     """
     m = len(features)
-    return scorer(functional.pad(features, (0, 0, 0, -m % _ROWS)))[:m]
+    return scorer(functional.pad(features, (0, 0, 0, -m % ROWS)))[:m]
 
 
 class StructuralModel(nn.Module):

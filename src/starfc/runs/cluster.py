@@ -30,6 +30,7 @@ from starfc.data.instance_files import Files, file_column, files_beside, read_fi
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.recall import Recalls, same_identity_recall
+from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
 from starfc.review.measures import instance_columns
 from starfc.runs.on_shards import ShardOptions, on_shards
@@ -38,7 +39,7 @@ from starfc.runtime.device import device_limit, uses_torch
 from starfc.runtime.machine import choose_device, environment, set_threads
 from starfc.runtime.stages import Stage, Stages
 from starfc.runtime.words import advice, counted, word
-from starfc.shards.driver import require_structural
+from starfc.shards.driver import require_kind
 from starfc.storage.commit import Change, changing
 from starfc.storage.owners import CLUSTER
 
@@ -122,11 +123,9 @@ def run_inference(
         )
     chosen = {name: tau for name, tau in (("tau1", tau1), ("tau2", tau2)) if tau is not None}
     if shards is not None:
-        require_structural(config.kind)
+        require_kind(config.kind)
     if shards is not None and knn_graph is not None:
         raise InputError(f"{word('knn_graph_path')}: {word('engine')} builds its own graph; leave one of them out")
-    if shards is not None and refinement == "dynamic":
-        raise InputError(f"{word('engine')}: works with the fixed refinement only; leave it out")
     if chosen:
         config = with_changes(config, {"dynamic": chosen} if refinement == "dynamic" else chosen)
     read = [path for path in (features, labels, files, *inputs) if isinstance(path, str | Path)]
@@ -185,6 +184,8 @@ def _run(
             make_graph, stored = graph_source(config, model.kind.structural, graph_path, out)
             how: dict[str, Any] = {"make_graph": make_graph, "graph_of_all": stored}
         else:
+            if graph_path is not None and find_graph(graph_path) is not None:
+                log.info("%s: is not read, because %s builds its own kNN graph", graph_path, word("engine"))
             search = search_of(config)
             how = stack.enter_context(on_shards(shards, model, search, out, threads, keep_graph=keep_edges))
         done = cluster_features(

@@ -75,6 +75,8 @@ class ShardOptions:
     def __post_init__(self) -> None:
         if self.shard_rows < _UNIT or self.shard_rows % _UNIT:
             raise InputError(f"{word('shard_rows')}: a multiple of {_UNIT} needed; found {self.shard_rows:,}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"{word('workers')}: at least 1 needed; found {self.workers}")
         if self.address is not None and self.engine != "ray":
             raise InputError(f"{word('address')}: needs {word('engine')} ray; found {self.engine}")
         if self.store is None and is_url(self.out) and "/" not in self.out.rstrip("/").partition("://")[2]:
@@ -111,7 +113,7 @@ def on_shards(
                 write_graph(place.path, whole(graph, out), features)
             return graph
 
-        yield {"make_graph": make_graph, "make_scoring": shards.scoring}
+        yield {"make_graph": make_graph, "make_parser": shards.parser}
 
 
 def whole(graph: KnnGraph, folder: Path) -> KnnGraph:

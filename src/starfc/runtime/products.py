@@ -9,9 +9,13 @@ from threading import Lock
 from time import thread_time
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from starfc.runtime import threads
+
+ROWS = 64  # a product with a multiple of this number of rows computes each row in the same way
 
 _used: list[torch.dtype] = []
 _lock = Lock()
@@ -33,6 +37,15 @@ def product_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
     return _used[0] if _used else _faster()
+
+
+def padded(rows: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return row numbers (m,) with the last one repeated, until their number is a multiple of :data:`ROWS`.
+
+    The last rows of a matrix product can differ in the last bit, because the library computes them in another order.
+    With such a number of rows there are no such rows, so the result of a row does not depend on the others.
+    """
+    return np.pad(rows, (0, -len(rows) % ROWS), mode="edge") if len(rows) else rows
 
 
 @contextmanager

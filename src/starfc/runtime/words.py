@@ -38,7 +38,8 @@ class Words:
         return self.known.get(key) or self.other(key)
 
 
-CONFIG = Words({name: f"--{name}" for name in ("features", "labels", "overwrite")}, whole=True)  # arguments of scripts
+_OF_SCRIPTS = ("features", "labels", "overwrite", "engine", "workers", "address", "store", "shard_rows")
+CONFIG = Words({name: f"--{name.replace('_', '-')}" for name in _OF_SCRIPTS}, whole=True)
 _SAME = [
     "tau1",
     "tau2",

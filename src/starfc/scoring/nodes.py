@@ -1,4 +1,4 @@
-"""Node projections in scratch files, and the means to compute single nodes again at higher precision."""
+"""Node embeddings, also of single nodes at higher precision, and node projections in scratch files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from starfc.graph.affinity import Affinity
 from starfc.graph.device_affinity import DeviceAffinity
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.hierarchical import EmbeddingModel
+from starfc.runtime import device as devices
 from starfc.runtime import threads
-from starfc.runtime.device_rows import in_blocks
+from starfc.runtime.device_rows import Holder, in_blocks
 from starfc.runtime.products import slices
 from starfc.scoring.projection_kernels import Scorer
 from starfc.storage.scratch import ScratchRows
 
 R = TypeVar("R")
+N = TypeVar("N", bound="NodeEmbeddings")
 
 
 @dataclass(frozen=True)
-class NodeProjections:
-    """The projections u (float32) and v (half precision) of all nodes, and the inputs to compute them again.
-
-    Nodes are stored in processing order. The place of a node is its position in this order.
+class NodeEmbeddings:
+    """What the embeddings X of nodes are computed from.
 
     Attributes
     ----------
@@ -40,16 +40,8 @@ class NodeProjections:
         The affinity graphs, one per scale.
     choice : (N,) uint8
         The scale whose embedding X each node uses, by node.
-    order, place : (N,) integers
-        ``order[t]`` is the node at place t; ``place`` is the inverse of ``order``.
     scorer : Scorer
         The parameters of the edge head.
-    source, target : ScratchRows
-        u (N, h) float32 and v (N, h) float16, by place.
-    source_term, target_term : (N,) float32
-        The part of a logit that depends on one end only, by place (:mod:`starfc.scoring.projection_kernels`).
-    error : (N,) float32
-        Bound on the change of a logit by rounding v to half precision, by place.
     on_device : DeviceAffinity, optional
         The affinity graphs and features for a device that computes in torch. Without it, compiled kernels propagate.
     """
@@ -58,15 +50,19 @@ class NodeProjections:
     features: Features
     affinity: Affinity
     choice: NDArray[np.uint8]
-    order: NDArray[np.integer]
-    place: NDArray[np.integer]
     scorer: Scorer
-    source: ScratchRows
-    target: ScratchRows
-    source_term: NDArray[np.float32]
-    target_term: NDArray[np.float32]
-    error: NDArray[np.float32]
-    on_device: DeviceAffinity | None = None
+    on_device: DeviceAffinity | None
+
+    @classmethod
+    def of(
+        cls, model: EmbeddingModel, features: Features, affinity: Affinity, device: str | torch.device = "cpu"
+    ) -> NodeEmbeddings:
+        """Return the embeddings of the nodes of ``affinity``, each at the first scale, by a copy of the model."""
+        model = copy.deepcopy(model).eval().to(device)
+        features.scaled  # noqa: B018 computed once here, so that threads do not compute it at the same time
+        on_device = DeviceAffinity(affinity, features, Holder(device)) if devices.uses_torch(device) else None
+        choice = np.zeros(affinity.graph.num_nodes, np.uint8)
+        return NodeEmbeddings(model, features, affinity, choice, Scorer.of(model.head), on_device)
 
     @property
     def graph(self) -> KnnGraph:
@@ -83,7 +79,7 @@ class NodeProjections:
         """The dtype in which the network computes."""
         return self.model.head.layers[0].weight.dtype
 
-    def in_double(self) -> NodeProjections:
+    def in_double(self: N) -> N:
         """Return the same nodes with a network that computes in float64."""
         return replace(self, model=copy.deepcopy(self.model).double())
 
@@ -124,3 +120,30 @@ class NodeProjections:
         )
         own, mean = (torch.from_numpy(x).to(self.device, self.dtype) for x in (self.features.rows(rows), aggregated))
         return own, mean
+
+
+@dataclass(frozen=True)
+class NodeProjections(NodeEmbeddings):
+    """The projections u (float32) and v (half precision) of all nodes, and the inputs to compute them again.
+
+    Nodes are stored in processing order. The place of a node is its position in this order.
+
+    Attributes
+    ----------
+    order, place : (N,) integers
+        ``order[t]`` is the node at place t; ``place`` is the inverse of ``order``.
+    source, target : ScratchRows
+        u (N, h) float32 and v (N, h) float16, by place.
+    source_term, target_term : (N,) float32
+        The part of a logit that depends on one end only, by place (:mod:`starfc.scoring.projection_kernels`).
+    error : (N,) float32
+        Bound on the change of a logit by rounding v to half precision, by place.
+    """
+
+    order: NDArray[np.integer]
+    place: NDArray[np.integer]
+    source: ScratchRows
+    target: ScratchRows
+    source_term: NDArray[np.float32]
+    target_term: NDArray[np.float32]
+    error: NDArray[np.float32]

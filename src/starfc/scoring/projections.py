@@ -5,7 +5,8 @@ computes X at three scales, and each node keeps one of them (:mod:`starfc.scorin
 addition, a PReLU, a dot product and a sigmoid remain (:mod:`starfc.scoring.projection_kernels`). v is stored in half
 precision, with a bound on the resulting error of a logit. If p could be on either side of τ1 within this bound, the
 edge is scored again in float32, and near-ties again in float64. Therefore rounding does not change which edges are
-kept.
+kept. Products have a number of rows that is a multiple of 64, so p of an edge does not depend on the order of the nodes
+(:func:`starfc.runtime.products.padded`).
 
 u (float32) and v are stored in scratch files, in processing order. u is read block by block. v is read at random
 places, so it is loaded in slices of at most ``target_bytes``. Memory in addition to the graph: one slice of v, one
@@ -14,10 +15,9 @@ block of rows per thread, and the edges that are kept.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +27,18 @@ from torch import Tensor
 
 from starfc.data.dataset import Features, as_features
 from starfc.graph.affinity import Affinity
-from starfc.graph.device_affinity import DeviceAffinity
 from starfc.graph.edges import Block, EdgeList, undirected
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.graph.order import inverse
+from starfc.models.gcn import EdgeHead
 from starfc.models.hierarchical import EmbeddingModel
 from starfc.runtime import device as devices
-from starfc.runtime.device_rows import Holder
 from starfc.runtime.memory import release
-from starfc.runtime.products import slices
-from starfc.scoring.nodes import NodeProjections
+from starfc.runtime.products import padded, slices
+from starfc.scoring.nodes import NodeEmbeddings, NodeProjections
 from starfc.scoring.projection_kernels import (
     Candidates,
     Entries,
-    Scorer,
     own_entries,
     score_rows,
     score_rows_torch,
@@ -52,7 +50,10 @@ from starfc.storage.scratch import ScratchRows
 ROW_BLOCK = 1 << 11  # rows per block: 2^11 x 512 float32 = 4 MiB of node embeddings
 _CLOSE = 1e-5  # bound on the float32 error of p
 TARGET_BYTES = 2 << 30  # maximum size of a slice of v: 2^21 rows of 512 float16
-_DOUBTFUL = 1 << 12  # edges that are scored again at a time: 2^12 x 512 float32 = 8 MiB for each end
+DOUBTFUL = 1 << 12  # edges that are scored again at a time: 2^12 x 512 float32 = 8 MiB for each end
+
+#: Returns p of the edges rows_e -> cols_e, (E,).
+Score = Callable[[NDArray[np.integer], NDArray[np.integer]], NDArray[np.floating]]
 
 
 def project_nodes(
@@ -87,42 +88,71 @@ def project_nodes(
     InputError
         If the graph has fewer neighbours than the model's largest scale.
     """
-    model, features, n = copy.deepcopy(model).eval().to(device), as_features(features), graph.num_nodes
+    n = graph.num_nodes
     order = np.arange(n, dtype=id_dtype(n)) if order is None else order
-    affinity = Affinity.of(graph, th_sim, order, model.scales)
-    nodes = NodeProjections(
-        model,
-        features,
-        affinity,
-        np.zeros(n, np.uint8),
-        order,
-        inverse(order),
-        Scorer.of(model.head),
-        ScratchRows(model.nhid, np.float32, scratch),
-        ScratchRows(model.nhid, np.float16, scratch),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-        DeviceAffinity(affinity, features, Holder(device)) if devices.uses_torch(device) else None,
+    embeddings = NodeEmbeddings.of(
+        model, as_features(features), Affinity.of(graph, th_sim, order, model.scales), device
     )
-
-    nodes.features.scaled  # noqa: B018 computed once here, so that threads do not compute it at the same time
+    nodes = NodeProjections(
+        **vars(embeddings),
+        order=order,
+        place=inverse(order),
+        source=ScratchRows(model.nhid, np.float32, scratch),
+        target=ScratchRows(model.nhid, np.float16, scratch),
+        source_term=np.empty(n, np.float32),
+        target_term=np.empty(n, np.float32),
+        error=np.empty(n, np.float32),
+    )
     embed = chosen_embeddings(nodes)
 
-    @torch.inference_mode()
     def work(part: slice) -> None:
-        u, v = model.head.project(embed(order[part]))
-        half, scorer = v.half(), nodes.scorer
-        nodes.source[part], nodes.target[part] = u.cpu().numpy(), half.cpu().numpy()
-        nodes.source_term[part], nodes.target_term[part] = ((x @ scorer.linear).cpu().numpy() for x in (u, v))
-        nodes.error[part] = ((v - half.float()).abs() @ scorer.bend.abs()).cpu().numpy()
+        found = project(nodes, order[part], embed)
+        nodes.source[part], nodes.target[part] = found.source.cpu().numpy(), found.half.cpu().numpy()
+        nodes.source_term[part], nodes.target_term[part] = found.source_term, found.target_term
+        nodes.error[part] = found.error
 
     nodes.in_blocks(work, n, ROW_BLOCK)
     return nodes
 
 
+@dataclass(frozen=True)
+class Projected:
+    """The projections of m nodes.
+
+    Attributes
+    ----------
+    source, target : (m, h) float32 tensors
+        u and v.
+    half : (m, h) float16 tensor
+        v in half precision.
+    source_term, target_term, error : (m,) float32
+        As in :class:`~starfc.scoring.nodes.NodeProjections`.
+    """
+
+    source: Tensor
+    target: Tensor
+    half: Tensor
+    source_term: NDArray[np.float32]
+    target_term: NDArray[np.float32]
+    error: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def project(
+    nodes: NodeEmbeddings, rows: NDArray[np.integer], embed: Callable[[NDArray[np.integer]], Tensor] | None = None
+) -> Projected:
+    """Return the projections of some nodes (m,). They depend on no other node of the block.
+
+    ``embed`` returns the embeddings X of nodes. Default: those of ``nodes``.
+    """
+    u, v = nodes.model.head.project((embed or nodes.embed)(padded(rows)))
+    half, scorer, m = v.half(), nodes.scorer, len(rows)
+    terms = u @ scorer.linear, v @ scorer.linear, (v - half.float()).abs() @ scorer.bend.abs()
+    return Projected(u[:m], v[:m], half[:m], *(x[:m].cpu().numpy() for x in terms))
+
+
 def edge_probabilities(
-    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
+    nodes: NodeEmbeddings, rows: NDArray[np.integer], cols: NDArray[np.integer]
 ) -> NDArray[np.floating]:
     """Return p of the edges rows_e -> cols_e, (E,), computed by the whole network without half precision.
 
@@ -133,8 +163,17 @@ def edge_probabilities(
     def work(part: slice) -> None:
         p[part] = _probabilities(nodes, rows[part], cols[part])
 
-    nodes.in_blocks(work, len(rows), _DOUBTFUL)
+    nodes.in_blocks(work, len(rows), DOUBTFUL)
     return p
+
+
+@torch.inference_mode()
+def pair_probabilities(
+    head: EdgeHead, source: Tensor, target: Tensor, rows: NDArray[np.integer], cols: NDArray[np.integer]
+) -> NDArray[np.floating]:
+    """Return p of some edges, (E,), in the type of the projections u (n, h) and v (m, h) that rows and cols name."""
+    i, j = (torch.from_numpy(padded(side)).to(source.device) for side in (rows, cols))
+    return torch.sigmoid(head.pair_logits(source[i], target[j]))[: len(rows)].cpu().numpy()
 
 
 def own_candidates(nodes: NodeProjections, rows: NDArray[np.integer]) -> Candidates:
@@ -235,46 +274,64 @@ def _parse(
     candidates: Callable[[NodeProjections, NDArray[np.integer]], Candidates],
 ) -> EdgeList:
     """Return the candidates with p > τ1."""
-    line = math.log(tau1 / (1 - tau1)) if 0 < tau1 < 1 else math.copysign(math.inf, tau1 - 0.5)
-    found = list(score_entries(nodes, line, target_bytes, candidates))
-    doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
-    source, target = (np.concatenate(ends) for ends in zip(*doubtful, strict=True))
-    exact = _decided(nodes, source, target, tau1)
+    found = list(score_entries(nodes, logit_of(tau1), target_bytes, candidates))
+
+    def again(rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.floating]:
+        return edge_probabilities(nodes, rows, cols)
+
+    def in_double(rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.floating]:
+        return edge_probabilities(nodes.in_double(), rows, cols)
+
+    blocks = settled(found, again, in_double, tau1)
     for array in (nodes.features.array, nodes.graph.ids, nodes.graph.sims):
         release(array)
+    return EdgeList.from_blocks(blocks, nodes.graph.num_nodes, nodes.graph.ids.dtype)
+
+
+def logit_of(tau: float) -> float:
+    """Return the logit of a probability in [0, 1]."""
+    return math.log(tau / (1 - tau)) if 0 < tau < 1 else math.copysign(math.inf, tau - 0.5)
+
+
+def settled(
+    found: list[tuple[NDArray[np.integer], Entries]], again: Score, in_double: Score, tau1: float
+) -> list[Block]:
+    """Return the edges with p > τ1; those that half precision leaves in doubt are scored again. ``found`` is emptied.
+
+    Parameters
+    ----------
+    found : list
+        The nodes of each block, and their edges whose logit may exceed the threshold.
+    again, in_double : function (rows, cols) -> (E,) p
+        Score some edges in float32 and in float64. If the p of the first is within the error of float32 of τ1, the
+        second decides.
+    tau1 : float
+    """
+    doubtful = [(rows[e.local[e.doubtful]], e.cols[e.doubtful]) for rows, e in found]
+    source, target = (np.concatenate(ends) for ends in zip(*doubtful, strict=True))
+    exact = again(source, target).astype(np.float64)
+    close = np.abs(exact - tau1) < _CLOSE
+    if close.any():
+        exact[close] = in_double(source[close], target[close])
     at = 0
     blocks: list[Block] = []
     found.reverse()
     while found:
         rows, entries = found.pop()
         scored_again = np.flatnonzero(entries.doubtful)
-        again = exact[at : at + len(scored_again)]
+        decided = exact[at : at + len(scored_again)]
         at += len(scored_again)
         kept = np.ones(len(entries.cols), np.bool_)
-        kept[scored_again], entries.scores[scored_again] = again > tau1, again
+        kept[scored_again], entries.scores[scored_again] = decided > tau1, decided
         chosen = entries.select(kept)
         blocks.append((rows, chosen.counts, chosen.cols, chosen.scores))
-    return EdgeList.from_blocks(blocks, nodes.graph.num_nodes, nodes.graph.ids.dtype)
-
-
-def _decided(
-    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer], tau1: float
-) -> NDArray[np.float64]:
-    """Return p of some edges in float32; if p is within the float32 error of τ1, compute it in float64."""
-    p = edge_probabilities(nodes, rows, cols).astype(np.float64)
-    close = np.abs(p - tau1) < _CLOSE
-    if close.any():
-        p[close] = edge_probabilities(nodes.in_double(), rows[close], cols[close])
-    return p
+    return blocks
 
 
 @torch.inference_mode()
-def _probabilities(
-    nodes: NodeProjections, rows: NDArray[np.integer], cols: NDArray[np.integer]
-) -> NDArray[np.floating]:
+def _probabilities(nodes: NodeEmbeddings, rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.floating]:
     """Return p of some edges; the projections of their ends are computed again."""
-    ends = []
-    for of_x, side in ((nodes.model.head.project_source, rows), (nodes.model.head.project_target, cols)):
-        ours, place = np.unique(side, return_inverse=True)
-        ends.append(of_x(nodes.embed(ours))[torch.from_numpy(place).to(nodes.device)])
-    return torch.sigmoid(nodes.model.head.pair_logits(*ends)).cpu().numpy()
+    head = nodes.model.head
+    (ours, i), (theirs, j) = (np.unique(side, return_inverse=True) for side in (rows, cols))
+    source, target = head.project_source(nodes.embed(padded(ours))), head.project_target(nodes.embed(padded(theirs)))
+    return pair_probabilities(head, source, target, i, j)

@@ -13,7 +13,6 @@ a forest lacks closes a circle of edges with at least its p.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,13 +60,13 @@ class View:
 
         The nodes of the list are these rows, by the order of their names. Rows at other places have no entries.
         """
-        counts, cols, scores = _entries(run, self.stage, places)
+        counts, cols, scores = run.entries(self.stage, ("cols", "scores"), places)
         rows = run.some(places, cols)
         return rows, self._chosen(run, rows, _listed(rows, places, counts, rows.numbers(cols), scores, symmetric=False))
 
     def among(self, run: ShardRun, places: NDArray[np.integer]) -> tuple[Some, EdgeList]:
         """Return the edges between the rows at some places, which are increasing, in both directions."""
-        counts, cols, scores = _entries(run, self.stage, places)
+        counts, cols, scores = run.entries(self.stage, ("cols", "scores"), places)
         rows = run.some(places)
         ends = rows.numbers(cols)
         held = ends >= 0
@@ -80,26 +79,6 @@ class View:
             return edges
         former, members, small = (run.rows(self.apart, part, rows.places) for part in ("former", "members", "small"))
         return edges.select(remains(edges, former, members, small))
-
-
-def _entries(
-    run: ShardRun, stage: str, places: NDArray[np.integer]
-) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32]]:
-    """Return the number of entries at each of some places, which are increasing, the places of the ends, and p."""
-    size = run.manifest.shard_rows
-    found: list[list[NDArray]] = [[], [], []]
-    for first, stop in pairwise(np.flatnonzero(np.diff(places // size, prepend=-1, append=-1))):
-        shard = int(places[first]) // size
-        indptr, cols, scores = (run.load(stage, shard, part) for part in ("indptr", "cols", "scores"))
-        rows = places[first:stop] - shard * size
-        counts = np.diff(indptr)[rows]
-        at = positions(indptr[rows], counts)
-        for parts, part in zip(found, (counts, cols[at], scores[at]), strict=True):
-            parts.append(part)
-    if not found[0]:
-        return np.empty(0, np.int64), np.empty(0, id_dtype(run.manifest.n)), np.empty(0, np.float32)
-    counts, cols, scores = (np.concatenate(parts) for parts in found)
-    return counts, cols, scores
 
 
 def _listed(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 
 from starfc.data.dataset import Features
 from starfc.errors import InputError
+from starfc.graph.edges import positions
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
 from starfc.models.checkpoint import Model, load_model
 from starfc.models.contextual import ContextualModel
+from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.products import product_dtype, slices, use_product_dtype
 from starfc.shards.places import Places, Some
@@ -154,8 +156,14 @@ class ShardRun:
 
     @cached_property
     def structural(self) -> StructuralModel:
-        """The model. Runs on shards have structural models only."""
+        """The model, in the stages of structural models."""
         assert isinstance(self.model, StructuralModel)
+        return self.model
+
+    @cached_property
+    def embedding(self) -> StarFCModel:
+        """The model, in the stages of models that score an edge by the embeddings of its ends."""
+        assert isinstance(self.model, StarFCModel)
         return self.model
 
     @property
@@ -183,15 +191,10 @@ class ShardRun:
         self._numbers[kind] += 1
         return f"{kind}-{self._numbers[kind] - 1}"
 
-    @property
-    def columns(self) -> int:
-        """Number of neighbours that the model uses."""
-        return self.structural.columns
-
     @cached_property
-    def smoothed_columns(self) -> int:
-        """Columns that are averaged (:func:`starfc.graph.structure.smoothing_affinity`)."""
-        smoothing = self.structural.smoothing
+    def averaged_columns(self) -> int:
+        """Columns of the lists whose rows the model averages (:func:`starfc.graph.structure.smoothing_affinity`)."""
+        smoothing = self.model.smoothing if isinstance(self.model, StructuralModel) else self.manifest.k
         return smoothing if smoothing + 1 < self.manifest.k else self.manifest.k
 
     def load(self, stage: str, index: int, part: str = "array") -> NDArray:
@@ -286,6 +289,25 @@ class ShardRun:
             found = self.load(stage, 0, part)
             out = np.empty((0, *found.shape[1:]), found.dtype)
         return out
+
+    def entries(self, stage: str, parts: Sequence[str], places: NDArray[np.integer]) -> list[NDArray]:
+        """Return the entries that a stage has at some places, which are increasing: their numbers, and their arrays.
+
+        A task of the stage stores row pointers ``indptr`` of its rows, and the ``parts``.
+        """
+        size = self.manifest.shard_rows
+        found: list[list[NDArray]] = [[] for _ in ("counts", *parts)]
+        bounds = np.flatnonzero(np.diff(places // size, prepend=-1, append=-1)).tolist()
+        for first, stop in list(pairwise(bounds)) or [(0, 0)]:  # without places, the first shard has the types
+            shard = int(places[first]) // size if stop else 0
+            indptr = self.load(stage, shard, "indptr")
+            rows = places[first:stop] - shard * size
+            counts = np.diff(indptr)[rows]
+            at = positions(indptr[rows], counts)
+            values = [self.load(stage, shard, part)[at] for part in parts]
+            for arrays, array in zip(found, (counts, *values), strict=True):
+                arrays.append(array)
+        return [np.concatenate(arrays) for arrays in found]
 
     def features(self, places: NDArray[np.integer]) -> Features:
         """Return the features at some places."""

@@ -37,18 +37,20 @@ NEAR = 10  # as for :class:`starfc.graph.structure.Structure`
 
 
 def near(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
-    """Return who lists whom, by the shard of the listed row."""
+    """Return who lists whom, by the shard of the listed row; for a structural model also how often."""
     shard, size, count = run.shards[index], run.manifest.shard_rows, len(run.shards)
     own = np.arange(shard.start, shard.stop)
-    ids, _ = run.lists(own, run.smoothed_columns)
+    ids, _ = run.lists(own, run.averaged_columns)
     row, column = np.nonzero(ids >= 0)
     # one entry for each shard that a row lists
     keys = np.unique((ids[row, column] // size).astype(np.int64) * run.manifest.n + shard.start + row)
     dtype = id_dtype(run.manifest.n)
     listing = (keys % run.manifest.n).astype(dtype)
     found = bucketed((keys // run.manifest.n * size).astype(dtype), {"source": listing}, size, count)
+    if not run.model.kind.structural:
+        return found
     lists, _ = run.untied(own)
-    lists = lists[:, : run.columns]
+    lists = lists[:, : run.structural.columns]
     places, counts = np.unique(lists[lists >= 0], return_counts=True)
     first, of_first = np.unique(lists[:, :NEAR][lists[:, :NEAR] >= 0], return_counts=True)
     in_first = np.zeros(len(places), np.int32)
@@ -64,7 +66,7 @@ def near(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
 def smooth(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     """Return the smoothed features of a shard (:func:`starfc.graph.structure.smooth`), and its in-degrees (m, 2)."""
     shard = run.shards[index]
-    own, width = np.arange(shard.start, shard.stop), run.smoothed_columns
+    own = np.arange(shard.start, shard.stop)
     in_lists = np.zeros((len(own), 2), np.float32)
     for task in range(len(run.shards)):
         starts = run.load("near", task, "listed_starts")
@@ -76,23 +78,35 @@ def smooth(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
     found = {"in_lists": in_lists}
     if run.structural.smoothing == 0:
         return found | {"smoothed": np.empty((len(own), 0), np.float16)}
-    sources = received(run, "near", index, ("source",))[1]
-    ids, _ = run.lists(own, width)
-    rows = run.some(own, ids, sources)
-    graph = _graph(run, rows, *run.lists(rows.places, width))
-    mine = rows.numbers(own)
-    wanted = np.zeros(len(rows), np.bool_)
-    wanted[mine] = True
+    rows, affinity = affinity_around(run, own, received(run, "near", index, ("source",))[1])
     out = np.zeros((len(own), run.manifest.dim), np.float16)
-    order = np.sort(mine)
-    affinity = Affinity.of(graph, wanted=wanted)
+    order = np.sort(rows.numbers(own))
     smooth_rows(affinity, run.features(rows.places), order, rows.places[order] - shard.start, out)
     return found | {"smoothed": out}
 
 
-def _graph(run: ShardRun, rows: Some, ids: NDArray[np.integer], sims: NDArray[np.float32]) -> KnnGraph:
-    """Return lists of rows as a graph of these rows; neighbours that are not among them become empty slots."""
-    return KnnGraph(rows.numbers(ids), np.ascontiguousarray(sims))
+def affinity_around(
+    run: ShardRun, places: NDArray[np.integer], sources: NDArray[np.integer], th_sim: float = 0.0
+) -> tuple[Some, Affinity]:
+    """Return the affinity graph around some places, and its rows: these, their neighbours, and those that list them.
+
+    Parameters
+    ----------
+    places : (m,) integers
+        The places whose neighbours in the affinity graph are complete.
+    sources : (s,) integers
+        Places, with all those whose lists have one of ``places``.
+    th_sim : float
+        As for :meth:`starfc.graph.affinity.Affinity.of`.
+    """
+    width = run.averaged_columns
+    rows = run.some(places, run.lists(places, width)[0], sources)
+    ids, sims = run.lists(rows.places, width)
+    # neighbours that are not among these rows become empty slots
+    graph = KnnGraph(rows.numbers(ids), np.ascontiguousarray(sims))
+    wanted = np.zeros(len(rows), np.bool_)
+    wanted[rows.numbers(places)] = True
+    return rows, Affinity.of(graph, th_sim, wanted=wanted)
 
 
 @dataclass(frozen=True)

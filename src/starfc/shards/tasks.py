@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from starfc.errors import InputError
 from starfc.runtime.stages import peak_rss_mb, reset_peak
-from starfc.shards import communities, edges, scores, search
+from starfc.shards import communities, edges, projections, scores, search
 from starfc.shards.run import ShardRun
 from starfc.shards.store import Store
 
@@ -29,6 +29,8 @@ STAGES: dict[str, Task] = {
     "first": scores.first,
     "codes": scores.codes,
     "second": scores.second,
+    "project": projections.project,
+    "parse": projections.parse,
     "edges": edges.edges,
     "forest": edges.forest,
     "within": edges.within,

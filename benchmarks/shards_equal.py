@@ -1,12 +1,13 @@
 """Compare every array of runs on shards with those of the run in memory, byte for byte.
 
-    python benchmarks/shards_equal.py --features F [--engines local ray] [--workers 1 2 4] [--lists exact approximate]
-        [--shard-rows R] [--json OUT]
+    python benchmarks/shards_equal.py --features F [--model DIR] [--refinements fixed dynamic] [--engines local ray]
+        [--workers 1 2 4] [--lists exact approximate] [--shard-rows R] [--json OUT]
 
-Runs the packaged model in this process, and on shards with each engine and number of workers, whose stores are in the
-system's temporary folder. ``approximate`` lists have two partitions of three cells per row and one sweep, also of small
-sets. The table has a row for each run, and a column for each array: neighbour lists, the first round's logits, the
-context of the set, edges in both directions with p, and labels with their confidence.
+Runs a model (the packaged one by default) in this process, and on shards with each engine and number of workers, whose
+stores are in the system's temporary folder. ``approximate`` lists have two partitions of three cells per row and one
+sweep, also of small sets. ``dynamic`` takes the lists of the run before it from the store. The table has a row for each
+run, and a column for each array: neighbour lists, edges with p, node intimacy with the edges that are kept, and labels
+with their confidence; of the packaged model also the first round's logits and the context of the set.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from harness import report
 from starfc.clustering.arrays import Settings, cluster_features
+from starfc.clustering.pipeline import REFINEMENTS
 from starfc.data.dataset import Features
 from starfc.graph.opening import Search
 from starfc.models.checkpoint import PRETRAINED, load_model
@@ -40,6 +42,8 @@ LISTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, required=True, metavar="F")
+    parser.add_argument("--model", type=Path, default=PRETRAINED, metavar="DIR")
+    parser.add_argument("--refinements", nargs="+", choices=tuple(REFINEMENTS), default=["fixed"])
     parser.add_argument("--engines", nargs="+", choices=("local", "ray"), default=["local", "ray"])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--lists", nargs="+", choices=tuple(LISTS), default=list(LISTS))
@@ -53,35 +57,49 @@ def main() -> None:
         for engine in arguments.engines:
             for workers in arguments.workers:
                 found = arrays_of(arguments, LISTS[lists], engine, workers)
-                equal = {name: same(found[name], array) for name, array in expected.items()}
-                runs.append({"lists": lists, "engine": engine, "workers": workers, "equal": equal})
-                print(line(runs[-1]), flush=True)
+                for refinement, arrays in expected.items():
+                    equal = {name: same(found[refinement][name], array) for name, array in arrays.items()}
+                    run = {"lists": lists, "engine": engine, "workers": workers, "refinement": refinement}
+                    runs.append(run | {"equal": equal})
+                    print(line(runs[-1]), flush=True)
     print(table(runs))
-    report({"rows": len(np.load(arguments.features, mmap_mode="r")), "runs": runs}, 1, arguments.json)
+    rows = len(np.load(arguments.features, mmap_mode="r"))
+    report({"rows": rows, "model": load_model(arguments.model).kind.name, "runs": runs}, 1, arguments.json)
 
 
 def arrays_of(
     arguments: argparse.Namespace, search: Search, engine: str | None = None, workers: int = 1
-) -> dict[str, list[NDArray]]:
-    """Return the arrays of a run by name; without an engine, of the run in memory."""
-    features, model = Features(np.load(arguments.features, mmap_mode="r")), load_model(PRETRAINED)
-    settings = Settings(partition="infomap", search=search)
+) -> dict[str, dict[str, list[NDArray]]]:
+    """Return the arrays by refinement and name; without an engine, of the runs in memory."""
+    features, model = Features(np.load(arguments.features, mmap_mode="r")), load_model(arguments.model)
+
+    def arrays(folder: Path | None, **how: Any) -> dict[str, dict[str, list[NDArray]]]:
+        found = {}
+        for refinement in arguments.refinements:
+            tau1, tau2 = model.kind.thresholds[refinement]
+            settings = Settings(tau1, tau2, refinement, search=search, partition=model.kind.partition)
+            done = cluster_features(features, model, settings, keep_edges=True, **how)
+            found[refinement] = named(done, folder)
+        return found
+
     if engine is None:
-        return named(cluster_features(features, model, settings, keep_edges=True), None)
+        return arrays(None)
     with tempfile.TemporaryDirectory() as folder, engine_of(engine, workers, None) as running:
         shards = Shards(Store(f"{folder}/store"), running, model, search, arguments.shard_rows)
-        how = {"make_graph": shards.graph, "make_parser": shards.parser}
-        return named(cluster_features(features, model, settings, keep_edges=True, **how), Path(folder))
+        return arrays(Path(folder), make_graph=shards.graph, make_parser=shards.parser)
 
 
 def named(found: Any, folder: Path | None) -> dict[str, list[NDArray]]:
     graph = found.prepared.graph if folder is None else whole(found.prepared.graph, folder)
     parsed, result = found.result.parsed, found.result
-    return {
-        "lists": [graph.ids, graph.sims],
-        "first logits": [parsed.logits],
-        "context": list(parsed.context.arrays().values()),
+    arrays = {"lists": [graph.ids, graph.sims]}
+    if parsed.logits is not None:
+        arrays["first logits"] = [parsed.logits]
+    if parsed.context is not None:
+        arrays["context"] = list(parsed.context.arrays().values())
+    return arrays | {
         "edges": [parsed.edges.indptr, parsed.edges.cols, parsed.edges.scores],
+        "intimacy": [parsed.intimacy, parsed.kept],
         "labels": [result.labels, result.confidence],
     }
 
@@ -95,13 +113,13 @@ def same(ours: list[NDArray], theirs: list[NDArray]) -> bool:
 
 def table(runs: list[dict[str, Any]]) -> str:
     names = list(runs[0]["equal"])
-    head = ["lists", "engine", "workers", *names]
+    head = ["lists", "engine", "workers", "refinement", *names]
     return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *map(line, runs)])
 
 
 def line(run: dict[str, Any]) -> str:
     equal = ["equal" if yes else "**different**" for yes in run["equal"].values()]
-    return f"| {' | '.join([run['lists'], run['engine'], str(run['workers']), *equal])} |"
+    return f"| {' | '.join([run['lists'], run['engine'], str(run['workers']), run['refinement'], *equal])} |"
 
 
 if __name__ == "__main__":

@@ -94,25 +94,25 @@ def model_arguments(parser: argparse.ArgumentParser, default: str, out: str) -> 
     overwrite_argument(parser)
 
 
-_ENGINE = {
-    "--engine": options.EngineOption,
-    "--workers": options.Workers,
-    "--address": options.Address,
-    "--store": options.StoreOption,
-    "--shard-rows": options.ShardRows,
+_OF_SHARDS = {
+    "engine": options.EngineOption,
+    "workers": options.Workers,
+    "address": options.Address,
+    "store": options.StoreOption,
+    "shard_rows": options.ShardRows,
 }
 
 
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `starfc cluster` that run it on shards, with the same help."""
-    for name, annotated in _ENGINE.items():
+    for name, annotated in _OF_SHARDS.items():
         kind, option = get_args(annotated)
         more: dict[str, Any] = {"type": next(part for part in get_args(kind) if part is not type(None))}
         if issubclass(more["type"], Enum):
             more = {"choices": [place.value for place in more["type"]]}
         else:
             more["metavar"] = option.metavar or ("N" if more["type"] is int else "TEXT")
-        parser.add_argument(name, help=option.help, **more)
+        parser.add_argument(f"--{name.replace('_', '-')}", help=option.help, **more)
 
 
 def overwrite_argument(parser: argparse.ArgumentParser) -> None:
@@ -213,8 +213,7 @@ def cluster_script(refinement: str, about: str, default: Path, outputs: Path) ->
         config = replace(config, seed=Config().seed)  # the seed in the config was for the training
     if refinement == "dynamic":
         given = given.get("dynamic") or {}
-    of_shards = {name: getattr(arguments, name) for name in ("engine", "workers", "address", "store", "shard_rows")}
-    shards = options.shard_options(str(folder), **of_shards)
+    shards = options.shard_options(str(folder), **{name: getattr(arguments, name) for name in _OF_SHARDS})
     record = run_inference(
         config,
         refinement=refinement,

@@ -17,6 +17,7 @@ from helpers.samples import blobs
 from starfc.commands import app
 from starfc.models.checkpoint import save_model
 from starfc.models.gcn import StarFCModel
+from starfc.shards.engine import LocalEngine
 
 
 @pytest.fixture
@@ -78,6 +79,42 @@ def test_the_stored_graph_is_used_again(cluster, workspace):
     _, _, err = cluster()
     assert "kNN graph: read from" in err
     np.testing.assert_array_equal(np.load(workspace / "out" / "labels.npy"), first)
+
+
+@pytest.mark.parametrize("script", ["test_final.py", "test_dynamic.py"])
+def test_on_shards(command, workspace, monkeypatch, script):
+    given = "--config", workspace / "config.py", "--cfg-options", "tau1=0.3", "tau2=0.4"
+    engine = "--engine", "local", "--shard-rows", 128
+    monkeypatch.setattr("starfc.shards.engine.LocalEngine", lambda workers: LocalEngine(0))  # in this process
+    code, _, err = command(script, *given, "--out", workspace / "there", *engine)
+    assert code == 0, err
+    assert not list(workspace.glob("there.shards"))
+    assert command(script, *given, "--out", workspace / "here")[0] == 0
+    for name in ("labels.npy", "clusters.parquet"):
+        assert (workspace / "there" / name).read_bytes() == (workspace / "here" / name).read_bytes()
+    there, here = (json.loads((workspace / name / "run.json").read_text()) for name in ("there", "here"))
+    for name in ("metrics", "diagnostics", "thresholds", "doubts"):
+        assert there[name] == here[name]
+    assert (
+        "is not read, because --engine builds its own kNN graph"
+        in command(script, *given, "--out", workspace / "there", *engine)[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workers", 1), "--workers: needs --engine"),
+        (("--engine", "local", "--workers", 0), "--workers: at least 1 needed; found 0"),
+        (("--engine", "wait"), "--store: name a folder or URL that all machines see"),
+        (("--engine", "local", "--shard-rows", 100), "--shard-rows: a multiple of 128 needed; found 100"),
+        (("--engine", "local", "--address", "auto"), "--address: needs --engine ray; found local"),
+    ],
+)
+def test_options_of_engines(cluster, options, message):
+    code, _, err = cluster(*options)
+    assert code == 2
+    assert f"error: {message}" in err
 
 
 def test_exact_search_under_its_earlier_name(cluster, workspace):

@@ -43,6 +43,12 @@ def exact_scores(features, graph, model) -> np.ndarray:
     return p
 
 
+def bits_of(edges) -> dict[tuple[int, int], bytes]:
+    """The exact p of each edge."""
+    ends = zip(edges.rows.tolist(), edges.cols.tolist(), strict=True)
+    return {pair: p.tobytes() for pair, p in zip(ends, edges.scores, strict=True)}
+
+
 @pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 70), st.integers(0, 2**31 - 1), st.floats(0.02, 0.98))
@@ -63,13 +69,25 @@ def test_parsing_equals_its_twin(n, k, width, seed, tau1):
 
 def test_order_blocks_and_slices_change_no_edge(scored, monkeypatch):
     features, _, graph, model, nodes = scored
-    whole = edge_set(parse_graph(nodes, 0.4))
+    edges = parse_graph(nodes, 0.4)
+    whole, scores = edge_set(edges), bits_of(edges)
     order = np.random.default_rng(0).permutation(len(features)).astype(np.int32)
     for rows, target_bytes in ((1, 1 << 30), (7, 7 * 64), (1000, 1 << 30), (50, 100 * 64)):
         monkeypatch.setattr(projections, "ROW_BLOCK", rows)
         again = parse_graph(project_nodes(model, features, graph, order=order), 0.4, target_bytes)
         assert edge_set(again) == whole
         assert len(again) == len(whole)
+        assert bits_of(again) == scores
+
+
+def test_p_of_an_edge_does_not_depend_on_the_others(scored):
+    _, _, graph, _, nodes = scored
+    rows, column = np.nonzero(graph.ids >= 0)
+    cols = graph.ids[rows, column]
+    for some in (nodes, nodes.in_double()):
+        p = edge_probabilities(some, rows, cols)
+        for part in (slice(0, 1), slice(3, 70), slice(None, None, 3)):
+            np.testing.assert_array_equal(edge_probabilities(some, rows[part], cols[part]), p[part])
 
 
 def test_edges_near_the_threshold_are_decided_by_the_whole_network(scored):

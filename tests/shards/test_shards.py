@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -20,10 +21,11 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from helpers.paths import ROOT
 from helpers.s3 import s3_server
 from helpers.samples import blobs
 from starfc.clustering.arrays import Settings, cluster_features
-from starfc.config.config import Config
+from starfc.config.config import load_config
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic, sample
 from starfc.errors import InputError
@@ -111,6 +113,13 @@ def test_exact_lists_give_the_labels_of_the_run_in_memory(tmp_path, rows, expect
     assert_same(on_shards(rows, Store(str(tmp_path)), shard_rows=shard_rows), expected)
 
 
+def test_dynamic_thresholds(tmp_path, rows):
+    given = Features(rows[:500], "x"), load_model(PRETRAINED), Settings(0.5, 0.7, "dynamic")
+    shards = Shards(Store(str(tmp_path)), LocalEngine(0), given[1], EXACT, 256)
+    found = cluster_features(*given, keep_edges=True, make_graph=shards.graph, make_parser=shards.parser)
+    assert_same(found, cluster_features(*given, keep_edges=True))
+
+
 @pytest.mark.slow
 def test_samples_join_and_take_apart_as_in_memory(tmp_path, monkeypatch):
     for name, value in (
@@ -179,8 +188,13 @@ def test_every_engine_gives_the_same(tmp_path, rows, expected, name, monkeypatch
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # a cluster that was not asked for
     if name == "ray" and importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed")
+    published = load_model(ROOT / "pretrained_model" / "glyph")
+    other = Features(sample(700, seed=4, dim=256)[0]), published, Settings(0.7, 0.7, "dynamic", k=20)
     with engine_of(name, 2, None) as engine:  # without the edges in this process
         assert_same_result(on_shards(rows, Store(str(tmp_path / "store")), engine, keep_edges=False), expected)
+        shards = Shards(Store(str(tmp_path / "other")), engine, published, EXACT, 256)
+        found = cluster_features(*other, make_graph=shards.graph, make_parser=shards.parser)
+    assert_same_result(found, cluster_features(*other))
 
 
 STAGES = ("exact", "second-0", "near", "smooth", "first", "codes", "edges-0", "forest-0", "modules-0", "second-1")
@@ -303,14 +317,14 @@ def test_tasks_that_others_run(tmp_path, rows, expected):
     np.save(tmp_path / "x.npy", rows)
     driver = subprocess.Popen(cluster_command(tmp_path, "--engine", "wait", "-q"))
     while driver.poll() is None:
-        waiting = tmp_path / "store" / "waiting.json"
-        if waiting.is_file():
-            asked = json.loads(waiting.read_text())["content"]
+        with contextlib.suppress(FileNotFoundError):  # as long as no stage waits
+            asked = json.loads((tmp_path / "store" / "waiting.json").read_text())["content"]
             run = ShardRun.open(Store(str(tmp_path / "store")))
             for index in set(range(asked["tasks"])) - run.store.finished(asked["stage"]):
                 run_task(run, asked["stage"], index)
         time.sleep(0.05)
     assert driver.returncode == 0
+    assert not (tmp_path / "store" / "waiting.json").exists()
     np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
     text = status_text(status_of(Store(str(tmp_path / "store"))))
     assert "3,000 rows in shards of 512" in text
@@ -332,7 +346,7 @@ def test_rows_that_kernels_do_not_read_as_they_are(tmp_path, how):
 def test_what_cannot_run_on_shards(tmp_path):
     rows = blobs()[0].astype(np.float32)
     store = Store(str(tmp_path / "store"))
-    with pytest.raises(InputError, match="engine: works with models that score edges by their structure"):
+    with pytest.raises(InputError, match="engine: needs a model that was loaded from a folder; found one in memory"):
         on_shards(rows, store, model=StarFCModel(16, 32))
     on_shards(rows, store)
     with pytest.raises(InputError, match=r"holds a run with other shard_rows \(1024 instead of 256\)"):
@@ -350,6 +364,8 @@ def test_what_cannot_run_on_shards(tmp_path):
         ShardOptions(shard_rows=1000)
     with pytest.raises(InputError, match="address: needs engine ray; found local"):
         ShardOptions(address="auto")
+    with pytest.raises(InputError, match="workers: at least 1 needed; found 0"):
+        ShardOptions(workers=0)
     for given in ({"engine": "wait"}, {"engine": "ray", "address": "auto"}):
         with pytest.raises(InputError, match="store: name a folder or URL that all machines see"):
             ShardOptions(**given)
@@ -361,8 +377,10 @@ def test_what_cannot_run_on_shards(tmp_path):
 
 def test_a_model_that_cannot_run_on_shards_is_refused_before_a_folder_is_made(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"engine: works with models .* found a model of type 'gcn'"):
-        run_inference(Config(), out=out, shards=ShardOptions(str(out)))
+    with pytest.raises(InputError, match=r"engine: works with models .* found a model of type 'hierarchical'"):
+        run_inference(
+            load_config(ROOT / "configs/cfg_gcn_ms1m_hierarchical.py"), out=out, shards=ShardOptions(str(out))
+        )
     assert not list(tmp_path.iterdir())
 
 

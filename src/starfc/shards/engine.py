@@ -271,7 +271,8 @@ def _ray_task(url: str, stage: str, index: int) -> tuple[str, int, str] | None:
 class WaitEngine:
     """Tasks that others run: ``starfc task`` in a job array, for example of SLURM. This process waits for their files.
 
-    A task whose worker dies is not noticed; it must be started again by the same means.
+    As long as tasks are not finished, ``waiting.json`` names their stage and the number of its tasks. A task whose
+    worker dies is not noticed; it must be started again by the same means.
     """
 
     workers = 1 << 30  # all tasks of a stage are waited for at the same time
@@ -279,11 +280,11 @@ class WaitEngine:
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int], ShardRun] = {}
-        self._announced: set[str] = set()
+        self._announced: tuple[ShardRun, str] | None = None
 
     def submit(self, run: ShardRun, stage: str, index: int, needs: int) -> tuple[str, int]:
-        if stage not in self._announced:
-            self._announced.add(stage)
+        if self._announced is None or self._announced[1] != stage:
+            self._announced = run, stage
             run.store.write_json("waiting.json", {"stage": stage, "tasks": run.count(stage)})
             last = run.count(stage) - 1
             log.info("%s: waiting for `starfc task %s %s I`, I from 0 to %d", stage, run.store.url, stage, last)
@@ -297,6 +298,8 @@ class WaitEngine:
                 run = next(self._waiting[handle] for handle in handles if handle[0] == stage)
                 there = run.finished(stage)
                 done += [handle for handle in handles if handle[0] == stage and handle[1] in there]
+            if len(done) == len(handles):
+                self.close()
             if done:
                 return [(handle, None) for handle in done]
             time.sleep(_POLL)
@@ -305,7 +308,9 @@ class WaitEngine:
         return False
 
     def close(self) -> None:
-        """Nothing is held."""
+        if self._announced is not None:
+            self._announced[0].store.remove_json("waiting.json")
+            self._announced = None
 
 
 @contextmanager

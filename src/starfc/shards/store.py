@@ -182,6 +182,10 @@ class Store:
             raise InputError(f"{self.url}/{name}: damaged ({first_line(error)}); remove the folder") from None
         return found["content"]
 
+    def remove_json(self, name: str) -> None:
+        """Remove a JSON file, if it is there."""
+        self._remove(name)
+
     @property
     def empty(self) -> bool:
         """Whether nothing is there, except a lock."""

@@ -73,7 +73,7 @@ def in_double(monkeypatch):
         return before(run, source, *others)
 
     monkeypatch.setattr(projections, "_in_double", counted)
-    monkeypatch.setattr(projections, "_CLOSE", 1)
+    monkeypatch.setattr(projections, "_AT_ONCE", 1)
     return numbers
 
 

@@ -35,7 +35,7 @@ from starfc.shards.places import Places, Some
 from starfc.shards.run import ShardRun
 from starfc.shards.scores import affinity_around
 
-_CLOSE = 1 << 10  # edges that are scored in float64 at a time: what lies around their ends is read for them
+_AT_ONCE = 1 << 10  # edges that are scored in float64 at a time: what lies around their ends is read for them
 
 
 def project(run: ShardRun, stage: str, index: int) -> dict[str, NDArray]:
@@ -135,7 +135,7 @@ def _in_double(
 ) -> NDArray[np.float64]:
     """Return p of the edges between some places, computed in float64 from the features around both ends."""
     p = np.empty(len(source))
-    for part in slices(len(source), _CLOSE):
+    for part in slices(len(source), _AT_ONCE):
         places = np.unique(np.concatenate([source[part], target[part]]))
         rows, nodes = _around(run, places, run.entries("project", ("sources",), places)[1], th_sim)
         p[part] = edge_probabilities(nodes.in_double(), rows.numbers(source[part]), rows.numbers(target[part]))

@@ -9,6 +9,7 @@ import pytest
 
 from starfc.clustering.choice import choose, communities_at, finished
 from starfc.clustering.components import components
+from starfc.clustering.parsing import ENTRIES
 from starfc.clustering.samples import stay_apart
 from starfc.data.dataset import Features
 from starfc.data.synthetic import sample
@@ -30,7 +31,7 @@ def edges(tmp_path_factory):
     features = Features(sample(900, seed=3, dim=32)[0], "x")
     store = Store(str(tmp_path_factory.mktemp("store")))
     shards = Shards(store, LocalEngine(0), load_model(PRETRAINED), Search(), 128)
-    return shards.scoring(features, shards.graph(features, 40)).parse(0.1)[0]
+    return shards.parser(features, shards.graph(features, 40), ENTRIES, 0.0).parse(0.1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +51,6 @@ def finished(request, tmp_path_factory) -> Path:
         config = model_config(load_model(PRETRAINED), {"adapt": "off", "model": {"kwargs": {"feature_dim": 16}}})
         run_inference(config, model_folder=PRETRAINED, features=place / "old.npy", out=place / "run", keep_edges=True)
     return place
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> Path:
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy" / "run"
 
 
 @pytest.fixture

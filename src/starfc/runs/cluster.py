@@ -32,6 +32,7 @@ from starfc.evaluation.metrics import evaluate, labelled, metrics_table
 from starfc.graph.recall import Recalls, same_identity_recall
 from starfc.models.checkpoint import Model, load_model
 from starfc.review.measures import instance_columns
+from starfc.runs.asked import kept_names
 from starfc.runs.on_shards import ShardOptions, on_shards
 from starfc.runs.outputs import write_clustering, write_edges, write_run
 from starfc.runtime.device import device_limit, uses_torch
@@ -137,6 +138,7 @@ def run_inference(
     ):
         if gathered is not None:
             change.take(gathered, "features.npy")
+        change.removed += kept_names(change.folder)  # of the former run
         record = _run(
             config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
             keep_edges, files, shards,

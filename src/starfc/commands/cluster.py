@@ -97,6 +97,7 @@ def cluster(
     from starfc.commands.apply import applied_text
     from starfc.commands.opening import opened_split
     from starfc.config.recipes import with_changes
+    from starfc.data.instance_files import read_files
     from starfc.data.parts import files_of, is_gathered
     from starfc.models.checkpoint import PRETRAINED
     from starfc.runs.apply import Marked
@@ -143,6 +144,9 @@ def cluster(
         if refinement is RefinementName.dynamic and partition is None:
             config = with_changes(config, {"partition": {"type": "components"}})
         gathered = features == options.STREAM or is_gathered(features)
+        known = files_of(features) if is_gathered(features) else None
+        if known is not None and files is not None:
+            known = read_files(files, len(split), known=known)
         record = run_inference(
             config,
             refinement=refinement.value,
@@ -154,9 +158,9 @@ def cluster(
             min_cluster_size=min_cluster_size,
             out=folder,
             keep_edges=edges and out != options.STREAM,
-            files=files_of(features) if files is None and is_gathered(features) else files,
+            files=files if known is None else known,
             gathered=place if gathered else None,
-            inputs=(None if gathered else features, labels, marks),
+            inputs=(None if gathered else features, labels, marks, files),
             overwrite=overwrite,
             shards=shards,
         )

@@ -171,9 +171,9 @@ def _run(
     split, graph_path = open_test_split(config, features, labels)
     if features is None:
         change.inputs.append(Path(split.features.name))
-    if isinstance(files, str | Path):
-        files = read_files(files, len(split))
-    of_rows = files_beside(split.features.name, len(split)) if files is None else files
+    of_rows = files_beside(split.features.name, len(split))
+    if files is not None:
+        of_rows = read_files(files, len(split), known=of_rows) if isinstance(files, str | Path) else files
     recognised = fingerprint(split.features.array)
     if knn_graph is not None:
         graph_path = stored_graph(knn_graph)

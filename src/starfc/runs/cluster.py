@@ -15,7 +15,7 @@ import numpy as np
 from starfc.clustering.adaptation import GAIN, stayed
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
-from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
+from starfc.clustering.diagnostics import diagnostics_table
 from starfc.clustering.part import MANY
 from starfc.clustering.pipeline import Clustering, without_small
 from starfc.clustering.reach import TIMES
@@ -200,9 +200,6 @@ def _run(
             **how,
         )
     result, graph, num_copies = done.result, done.prepared.graph, done.prepared.num_copies
-    diagnostics = diagnose(result, config.giant_share)
-    expected = None if result.estimate is None else result.estimate.precision
-    warn_of_giants(diagnostics, max(graph.k - 1, 0), expected)
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -239,7 +236,7 @@ def _run(
         "choices": choices(result, config, decided, graph.k, stored is not None, num_copies),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": done.doubts,
-        "diagnostics": diagnostics,
+        "diagnostics": done.diagnostics,
         "knn_graph": {"k": graph.k, **graph.info},
         "stages": [vars(stage) for stage in stages.finished],
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
@@ -372,6 +369,7 @@ def settings_of(config: Config, decided: Thresholds, refinement: str) -> Setting
         seed=config.seed,
         invalid_rows=config.invalid_rows,
         copies=config.copies,
+        giant_share=config.giant_share,
     )
 
 

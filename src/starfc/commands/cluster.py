@@ -79,6 +79,7 @@ def cluster(
     shard_rows: options.ShardRows = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Cluster embeddings. The number of clusters need not be known.
 
@@ -91,7 +92,7 @@ def cluster(
         raise InputError("--json: needs a folder for the results (-o DIR); with -o - stdout is used for the labels")
     if marks is not None and (out == options.STREAM or not edges):
         raise InputError("--marks: needs a folder for the results (-o DIR) and the edges of the run (no --no-edges)")
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     from starfc.answers.marks import require_consistent
     from starfc.answers.marks_file import read_marks
     from starfc.commands.apply import applied_text

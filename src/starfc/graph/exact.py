@@ -103,7 +103,7 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
     threads.each(work, slices(n, block))
     again = np.flatnonzero(~certain)
     if again.size:
-        log.info("kNN graph: %d rows searched again in float32", again.size)
+        log.debug("kNN graph: %d rows searched again in float32", again.size)
         sims[again], ids[again] = search_rows(features, again, k, sims[again, -1])
     return sims, ids
 

@@ -423,6 +423,7 @@ def test_a_set_of_equal_lists_has_the_choices_that_were_made(tmp_path):
     assert record["doubts"] == twin.doubts_
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given", [{}, {"tau1": 0.0, "tau2": 0.0, "partition": "components"}])
 def test_the_doubts_of_a_run_are_those_of_the_estimator(tmp_path, caplog, given):
     """Few rows in short lists; and, at so low a threshold, a cluster of nearly all of them."""

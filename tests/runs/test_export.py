@@ -349,6 +349,7 @@ def test_what_is_not_copied_because_only_the_run_names_it(knowing, tmp_path, nam
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_folder_beside_a_table_with_paths_is_searched_for_these(tmp_path):
     features, moved = blobs(identities=4, size=6)[0], tmp_path / "moved"
     names = [f"p{23 - row:02d}.jpg" for row in range(24)]  # against the order of the folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -74,3 +75,10 @@ def workspace(tmp_path: Path) -> Path:
         "threads = 1\n"
     )
     return tmp_path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run; ``finished`` of the test's module is a folder that holds it as ``run``."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy" / "run"

@@ -112,7 +112,8 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         are estimated without labels (:mod:`starfc.clustering.choice`). After :meth:`apply` it is that of the new
         clusters: each score changes in proportion to the one that :mod:`starfc.answers.expected` gives.
     doubts_ : list of str
-        Reasons to doubt the clustering. Each was also logged as a warning.
+        Reasons to doubt the clustering, as in ``doubts`` of a run's run.json; those of :meth:`partial_fit` follow. Each
+        was also logged as a warning.
     edge_scores_ : ParsedEdges
         The edges with p > τ1, their node intimacies, and which of them were kept.
     marks_ : Marks
@@ -350,6 +351,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
             self.assigned_.labels = state.labels[self.assigned_.first_row :]
         self._features, self._state, self._clustered, self._asker = every, state, None, None
         self._take(state)
+        self.doubts_ = [*self.doubts_, *self.assigned_.doubts]
         self._columns = state.lists.ids.shape[1] - 1
         return self
 

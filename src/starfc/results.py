@@ -81,7 +81,8 @@ class Results:
     def label_issues(self, y: ArrayLike) -> LabelIssues:
         """Find the labels in y (N,) that the edges contradict most (:func:`starfc.review.label_errors.label_issues`).
 
-        y holds texts, or integers, of which -1 means that the identity is unknown.
+        y holds texts, or integers, of which -1 means that the identity is unknown. The result's ``columns()`` are a
+        dict of arrays (docs/reviewing.md has an example); of texts, ``y[row]`` and ``y[other_row]`` are the labels.
         """
         check_is_fitted(self)
         return label_issues(Pairs.of(self.edge_scores_), self._identities(y), self.labels_, self._features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +51,6 @@ def finished(request, tmp_path_factory) -> Path:
         config = model_config(load_model(PRETRAINED), {"adapt": "off", "model": {"kwargs": {"feature_dim": 16}}})
         run_inference(config, model_folder=PRETRAINED, features=place / "old.npy", out=place / "run", keep_edges=True)
     return place
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> Path:
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy" / "run"
 
 
 @pytest.fixture
@@ -384,13 +377,28 @@ def test_undo_says_which_added_rows_stay_in_clusters_that_the_step_made(run, sta
     np.testing.assert_array_equal(Run.open(run).labels[:ROWS], labels)
 
 
-def test_clustering_again_does_not_lose_marks(run, starfc):
-    Marked(run).apply(marks_for(Run.open(run).labels))
+def test_clustering_again_does_not_lose_marks(run, starfc, command):
+    marked = Marked(run)
+    marked.apply(marks_for(marked.labels))
+    marked.name({0: "Anna"})
+    before = files(run)
     code, _, err = starfc("cluster", run.parent / "old.npy", "-o", run, "-q")
     assert code == 2
     assert "marks or names were given to this run" in err
-    code, _, _ = starfc("cluster", run.parent / "old.npy", "-o", run, "-q", "--overwrite", "--adapt", "off")
+    for listed in (True, False):  # without files.json as well
+        given = ("--features", run.parent / "old.npy", "--out", run)
+        code, _, err = command("test_final.py", *given, "--cfg-options", "threads=1", "model.kwargs.feature_dim=16")
+        assert code == 2
+        assert err.count("\n") == 1
+        assert "marks or names were given to this run; clustering again would lose them; name another folder" in err
+        assert files(run) == before
+        if listed:
+            (run / "files.json").rename(run.parent / "files.json")
+            del before["files.json"]
+    (run.parent / "files.json").rename(run / "files.json")
+    code, _, err = starfc("cluster", run.parent / "old.npy", "-o", run, "-q", "--overwrite", "--adapt", "off")
     assert code == 0
+    assert "removed with the former run: marks.json, names.json" in err
     assert not (run / "marks.json").exists()
     assert not (run / "answers").exists()
 

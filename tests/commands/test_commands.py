@@ -35,23 +35,23 @@ from starfc.runtime.interrupts import Stopped
 OPTIONS = {
     "cluster": "--out --model --labels --tau1 --tau2 --k --recall --knn --knn-graph --min-cluster-size --partition "
     "--refinement --memory --threads --device --device-memory --invalid-rows --copies --feature-dim --seed "
-    "--json --quiet --edges --engine --workers --address --store --shard-rows --files --marks",
-    "ask": "--count --out --threads --json --quiet",
-    "apply": "--same --different --threads --json --quiet",
+    "--json --quiet --verbose --edges --engine --workers --address --store --shard-rows --files --marks",
+    "ask": "--count --out --threads --json --quiet --verbose",
+    "apply": "--same --different --threads --json --quiet --verbose",
     "undo": "--threads --json --quiet",
     "name": "--remove --json --quiet",
-    "assign": "--remove --apply-merges --labels --files --threads --json --quiet",
+    "assign": "--remove --apply-merges --labels --files --threads --json --quiet --verbose",
     "explain": "--json",
-    "report": "--out --images --names --thumbnails --labels --questions --json",
-    "review": "--images --thumbnails --port --no-browser --threads --quiet",
+    "report": "--out --images --names --thumbnails --labels --questions --threads --json --quiet --verbose",
+    "review": "--images --thumbnails --port --no-browser --threads --quiet --verbose",
     "export": "--out --to --files --copy --overwrite --json --quiet",
     "train": "--out --type --config --epochs --k --set --resume --invalid-rows --feature-dim --memory --threads "
-    "--device --device-memory --seed --json --quiet",
-    "evaluate": "--metrics --errors --out --overwrite --json",
+    "--device --device-memory --seed --json --quiet --verbose",
+    "evaluate": "--metrics --errors --out --overwrite --json --quiet",
     "knn": "--out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device --device-memory --seed "
-    "--json --quiet",
+    "--json --quiet --verbose",
     "tune": "--model --out --k --knn --recall --invalid-rows --feature-dim --memory --threads --device "
-    "--device-memory --seed --json",
+    "--device-memory --seed --json --quiet --verbose",
     "convert": "--labels --feature-dim --dtype --json --quiet",
     "info": "--labels --feature-dim --json",
     "status": "--json",
@@ -480,6 +480,18 @@ def test_a_bug_keeps_its_traceback(starfc, data, tmp_path, monkeypatch):
     monkeypatch.setattr("starfc.runs.cluster.run_inference", lambda *_a, **_k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         starfc("cluster", data / "f.npy", "-o", tmp_path / "out")
+
+
+def test_quiet_and_verbose_say_less_and_more(starfc, data, tmp_path):
+    given = ("knn", data / "f.npy", "--k", 10, "--threads", 1, "-o")
+    said = {level: starfc(*given, tmp_path / f"x{level}", *([level] if level else [])) for level in ("", "-q", "-v")}
+    assert [code for code, _, _ in said.values()] == [0, 0, 0]
+    assert said["-q"][1:] == ("", "")
+    assert "needs about" not in said[""][2]
+    assert "kNN graph: needs about" in said["-v"][2]
+    assert starfc(*given, tmp_path / "x", "-qv")[2] == (
+        "error: --verbose: not allowed with --quiet; leave out one of the two\n"
+    )
 
 
 def test_completion_knows_the_choices():

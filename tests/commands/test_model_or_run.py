@@ -178,5 +178,6 @@ def test_a_giant_component_is_said(command, workspace):
     assert "more than 0.1 of all instances (giant_share)" in err
     assert "128 to 255" in out
     assert "raise tau1 or tau2" in err
+    assert "more than 0.1 of all instances" in record_of(workspace / "out")["doubts"][-1]
     _, _, err = command("test_final.py", *arguments, "tau1=0", "tau2=0", "knn=60", "giant_share=1")
     assert "giant_share" not in err

@@ -287,6 +287,18 @@ def test_results_that_cannot_be_written_stop_at_once(command, workspace):
     assert "the folder for the results cannot be created" in err
 
 
+def test_threads_and_the_log_level_are_options_too(cluster, workspace):
+    code, _, err = cluster("--threads", "1", "--verbose", "--cfg-options", "threads=2", "th_sim=0.1")
+    record = json.loads((workspace / "out" / "run.json").read_text())
+    assert (code, record["machine"]["threads"], record["config"]["th_sim"]) == (0, 2, 0.1)  # the last one counts
+    assert "kNN graph: needs about" in err
+    code, out, err = cluster("--cfg-options", "threads=2", "--threads", "1", "-q")
+    record = json.loads((workspace / "out" / "run.json").read_text())
+    assert (code, record["machine"]["threads"]) == (0, 1)
+    assert "kNN graph" not in err
+    assert "pairwise" in out
+
+
 def test_an_option_without_value_is_a_usage_error(cluster):
     code, _, err = cluster("--cfg-options", "tau1")
     assert code == 2

@@ -23,6 +23,7 @@ from starfc.graph.neighbours import KnnGraph
 from starfc.graph.partial import PartialGraph
 from starfc.graph.pools import Pools, numeric, sorted_pools
 from starfc.graph.recall import Recalls, Sample
+from starfc.graph.rerank import products_of
 from starfc.graph.sweeps import Steps, sweep
 from starfc.runtime.products import slices
 from starfc.runtime.stages import Stages
@@ -97,6 +98,23 @@ def test_rounded_search_is_exact(n, k, dim, seed, noise):
     features = unit(centres[rng.integers(0, len(centres), n)] + noise * rng.normal(size=(n, dim)))
     sims, ids = rounded_search(Features(features, normalise=False), min(k, n), block=64)
     assert_same_neighbours(sims, ids, features)
+
+
+@pytest.mark.parametrize("kind", ["products that are exact", "copies"])
+def test_of_equal_similarities_the_lower_ids_stay_however_they_are_searched(kind):
+    """Many more rows than a pool holds tie at the k-th place."""
+    rng = np.random.default_rng(0)
+    if kind == "copies":
+        matrix = unit(rng.standard_normal((5, 32)))[rng.integers(0, 5, 700)]
+    else:
+        matrix = np.zeros((700, 24), np.float32)
+        for row in matrix:
+            row[rng.choice(24, 4, replace=False)] = 0.5  # similarities are 0, 1/4, ..., 1
+    features, rows = Features(matrix), np.arange(700)
+    every = products_of(*features.scaled, np.repeat(rows, 700), np.tile(rows, 700)).reshape(700, 700)
+    wanted = np.argsort(-every, axis=1, kind="stable")[:, :20]
+    for search in (exact_search, rounded_search):
+        np.testing.assert_array_equal(search(features, 20)[1], wanted)
 
 
 def test_rows_that_rounding_leaves_uncertain_are_searched_again(monkeypatch):

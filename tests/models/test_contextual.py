@@ -423,6 +423,25 @@ def test_a_set_of_equal_lists_has_the_choices_that_were_made(tmp_path):
     assert record["doubts"] == twin.doubts_
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("given", [{}, {"tau1": 0.0, "tau2": 0.0, "partition": "components"}])
+def test_the_doubts_of_a_run_are_those_of_the_estimator(tmp_path, caplog, given):
+    """Few rows in short lists; and, at so low a threshold, a cluster of nearly all of them."""
+    rows, _ = some_rows(identities=30, size=5, dim=16, noise=0.9)
+    np.save(tmp_path / "rows.npy", rows[: 150 if given else 60])
+    changes = {"adapt": "off", "model": {"kwargs": {"feature_dim": 16}}}
+    changes |= {"partition": {"type": "components"}} if given else {}
+    config = model_config(PRETRAINED, changes)
+    with caplog.at_level("WARNING", "starfc"):
+        pair = given.get("tau1"), given.get("tau2")
+        record = run_inference(config, features=tmp_path / "rows.npy", tau1=pair[0], tau2=pair[1], out=tmp_path / "out")
+    assert record["doubts"] == [logged.getMessage() for logged in caplog.records]
+    estimator = StarFC(adapt="off", **given).fit(np.load(tmp_path / "rows.npy"))
+    twins = [doubt.replace(f"{tmp_path / 'rows.npy'}:", "X:") for doubt in record["doubts"]]
+    assert twins == estimator.doubts_
+    assert any(("thresholds: 1 cluster" if given else "lists of 59 neighbours") in doubt for doubt in twins)
+
+
 def test_a_run_of_few_rows_says_how_many_neighbours_it_has(tmp_path):
     rows, _ = some_rows(identities=5, size=10, dim=64)
     np.save(tmp_path / "rows.npy", rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from helpers.paths import ROOT
 from helpers.review import clique, parsed
-from helpers.samples import blobs
+from helpers.samples import blobs, some_rows
 from helpers.scripts import run_benchmark
 from starfc import StarFC
 from starfc.commands import app
@@ -180,6 +181,33 @@ def test_labels_that_say_little(labels):
     assert np.isfinite(found.score).all()
     assert issues_table(found).num_rows == len(found)
     assert "expected to be wrong" in issues_text(found, 6)
+
+
+def test_the_example_of_the_documents_runs(capsys):
+    text = (ROOT / "docs" / "reviewing.md").read_text(encoding="utf-8")
+    lines = text[text.index("    issues = StarFC()") :].split("\n\n")[0]
+    features, labels = some_rows(identities=8, size=20, dim=32, noise=0.3)
+    y = np.array([f"person {label}" for label in labels])
+    y[3] = "person 5"
+    exec(textwrap.dedent(lines), {"StarFC": lambda: StarFC(adapt="off", reach="off"), "X": features, "y": y})
+    about, found = capsys.readouterr().out.splitlines()
+    assert about == "about 1 labels are wrong"
+    assert found.startswith("row 3: person 5 is probably person 0 (")
+
+
+def test_columns_are_those_of_the_table():
+    edges = parsed(12, [*clique(range(6), p=0.95), *clique(range(6, 11), p=0.95)])
+    labels = np.array([3, 3, 3, 3, 3, 8, 8, 8, 8, 8, 8, 8])
+    issues = label_issues(Pairs.of(edges), labels, np.array([0] * 6 + [1] * 5 + [2]))
+    columns, table = issues.columns(), issues_table(issues)
+    assert table.column_names == list(columns)
+    assert {"label", "outlier"} <= set(columns["kind"])
+    for name, array in columns.items():
+        assert array.shape == (len(issues),)
+        assert table[name].to_pylist() == [
+            None if name.startswith("other") and other < 0 else value
+            for value, other in zip(array.tolist(), columns["other_row"].tolist(), strict=True)
+        ]
 
 
 def test_the_first_issues_are_of_all_kinds():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ LOOKS = [  # the others run on request
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def finished(tmp_path_factory):
     """A run with pictures, and its report."""
     place = tmp_path_factory.mktemp("made")
     run = make_run(place)
@@ -40,12 +39,6 @@ def made(tmp_path_factory):
     )
     assert done.exit_code == 0, done.stderr
     return place
-
-
-@pytest.fixture
-def run(made, tmp_path):
-    shutil.copytree(made, tmp_path / "copy")
-    return tmp_path / "copy" / "run"
 
 
 @pytest.fixture
@@ -101,8 +94,8 @@ def told(page, place) -> str:
     return page.locator(place).inner_text()
 
 
-def test_questions_from_the_disk_by_keys_only(open_page, made, tmp_path):
-    page = open_page(made / "report")
+def test_questions_from_the_disk_by_keys_only(open_page, finished, tmp_path):
+    page = open_page(finished / "report")
     page.wait_for_selector(".question .sides")
     total = page.evaluate("questions.all.length")
     first, second = page.evaluate("questions.all.slice(0, 2)")
@@ -133,8 +126,8 @@ def test_questions_from_the_disk_by_keys_only(open_page, made, tmp_path):
     assert [list(answer.a) for answer in marks.answers] == [first["a"], second["a"]]
 
 
-def test_the_exported_answers_can_be_applied(open_page, made, run, tmp_path):
-    page = open_page(made / "report")
+def test_the_exported_answers_can_be_applied(open_page, finished, run, tmp_path):
+    page = open_page(finished / "report")
     page.wait_for_selector(".question .sides")
     page.keyboard.press("y")
     page.keyboard.press("n")
@@ -147,12 +140,12 @@ def test_the_exported_answers_can_be_applied(open_page, made, run, tmp_path):
     assert len(Marked(run).marks.answers) == 2
 
 
-def test_the_clusters_with_most_expected_strangers_come_first(open_page, made):
-    page = open_page(made / "report")
+def test_the_clusters_with_most_expected_strangers_come_first(open_page, finished):
+    page = open_page(finished / "report")
     page.keyboard.press("c")
     page.wait_for_selector(".entry")
     shown = page.evaluate("clusterList.order.map((label) => [label, starfc.clusters.strangers[label]])")
-    marked = Marked(made / "run")
+    marked = Marked(finished / "run")
     expected = marked.doubts()
     for label, strangers in shown:
         assert abs(1000 * expected[marked.labels == label][0] - strangers) <= 1
@@ -162,16 +155,16 @@ def test_the_clusters_with_most_expected_strangers_come_first(open_page, made):
 
 
 @pytest.mark.parametrize(("size", "system"), LOOKS)
-def test_no_violation_that_axe_finds(open_page, made, size, system):
-    page = open_page(made / "report", viewport=size, color_scheme=system)
+def test_no_violation_that_axe_finds(open_page, finished, size, system):
+    page = open_page(finished / "report", viewport=size, color_scheme=system)
     page.wait_for_selector(".question .sides")
     page.wait_for_timeout(150)
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
-def test_a_phone_answers_by_touch(open_page, made):
-    page = open_page(made / "report", viewport=PHONE, has_touch=True)
+def test_a_phone_answers_by_touch(open_page, finished):
+    page = open_page(finished / "report", viewport=PHONE, has_touch=True)
     page.wait_for_selector(".question .sides")
     for name in ("Yes", "No", "Skip"):
         box = page.get_by_role("button", name=name).bounding_box()
@@ -293,8 +286,8 @@ def test_the_page_says_when_the_server_has_ended(browser, server):
         assert page.evaluate("questions.current.a") == asked  # not counted as answered
 
 
-def test_the_file_of_an_export_is_json_with_answers(open_page, made):
-    page = open_page(made / "report")
+def test_the_file_of_an_export_is_json_with_answers(open_page, finished):
+    page = open_page(finished / "report")
     page.wait_for_selector(".question .sides")
     page.keyboard.press("n")
     content = json.loads(page.evaluate("JSON.stringify(marks.exported())"))

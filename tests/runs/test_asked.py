@@ -12,11 +12,15 @@ import starfc
 from helpers.samples import blobs
 from helpers.serving import ROWS, make_run
 from starfc.answers.marks import Marks
+from starfc.config.recipes import model_config
+from starfc.models.checkpoint import PRETRAINED
 from starfc.runs import asked
 from starfc.runs.apply import Marked
 from starfc.runs.assign import assign
+from starfc.runs.cluster import run_inference
 from starfc.storage.commit import locked
 
+FEATURES = {"adapt": "off", "threads": 1, "model": {"kwargs": {"feature_dim": 16}}}
 FILES = ["indptr.npy", "cols.npy", "scores.npy", "divisions.npz", "manifest.json", "files.json"]
 
 
@@ -30,12 +34,6 @@ def finished(tmp_path_factory) -> Path:
     assert Marked(run).questions(20)
     assert sorted(path.name for path in (run / "asked").iterdir()) == sorted(FILES)
     return place
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> Path:
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy" / "run"
 
 
 @pytest.fixture
@@ -130,6 +128,19 @@ def test_a_run_that_changed_meanwhile_keeps_nothing(run, scored):
     assign(run, np.load(run.parent / "new.npy")[:2])
     asked.keep(marked.run, marked._at, asked.asker_of(Marked(run).run, Marked(run)._at, marked.labels), marked.labels)
     assert not (run / "asked").exists()
+
+
+def test_clustering_again_removes_what_was_kept(run):
+    (run / "asked" / "note.txt").write_text("of the user")
+    features, config = run.parent / "features.npy", model_config(PRETRAINED, FEATURES)
+    run_inference(config, features=features, out=run)
+    assert [path.name for path in (run / "asked").iterdir()] == ["note.txt"]
+    assert not (run / "edges").exists()
+    (run / "asked" / "note.txt").replace(run / "note.txt")
+    (run / "asked").rmdir()
+    (run / "asked").symlink_to(run)
+    run_inference(config, features=features, out=run)
+    assert (run / "asked").is_symlink()
 
 
 @pytest.mark.parametrize("name", FILES)

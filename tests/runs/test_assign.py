@@ -50,12 +50,6 @@ def finished(tmp_path_factory) -> Path:
     return place
 
 
-@pytest.fixture
-def run(finished, tmp_path) -> Path:
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy" / "run"
-
-
 @pytest.mark.long
 def test_a_folder_after_two_steps_is_whole(run):
     new = np.load(run.parent / "new.npy")

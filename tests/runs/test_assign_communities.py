@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +39,6 @@ def finished(tmp_path_factory) -> Path:
     )
     run_inference(config, tau1=0.6, tau2=0.75, features=place / "old.npy", out=place / "run", keep_edges=True)
     return place
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> Path:
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy" / "run"
 
 
 STEPS = [((0, 6), [], False), ((6, 9), [3, 30, 31, 77], False), ((9, 9), [60, 191], False), ((9, 9), [], True)]

@@ -281,7 +281,7 @@ def test_known_files_are_found_in_a_folder_by_path_or_name(knowing, tmp_path):
     copy = tmp_path / "copy"
     assert read_clusters(run, copy).files == [copy / "b/1.jpg", copy / "a/1.jpg", None, copy / "a/2.jpg"]
     (copy / "b/1.jpg").rename(copy / "b/3.jpg")
-    with pytest.raises(InputError, match=r"copy: lacks 1 of the 3 pictures that the run names, such as /old/b/1\.jpg"):
+    with pytest.raises(InputError, match=r"copy: lacks 1 of the 3 pictures that the rows have, such as /old/b/1\.jpg"):
         export(run, "csv", tmp_path / "t.csv", files=copy)
     assert not (tmp_path / "t.csv").exists()
 
@@ -295,8 +295,8 @@ def test_pages_too_find_known_pictures_and_never_take_others(run, tmp_path):
     given = ("report", run / "run", "-o", tmp_path / "page", "--questions", "0", "--images", tmp_path / "others")
     code, _, err = starfc(*given)
     assert code == 2
-    assert "others: lacks 120 of the 120 pictures that the run names" in err
-    with pytest.raises(InputError, match="others: lacks 120 of the 120 pictures that the run names"):
+    assert "others: lacks 120 of the 120 pictures that the rows have" in err
+    with pytest.raises(InputError, match="others: lacks 120 of the 120 pictures that the rows have"):
         Reviewing(Marked(run / "run"), tmp_path / "pages", tmp_path / "others")
 
 
@@ -308,7 +308,7 @@ def test_known_files_are_found_by_names_only_if_these_are_there_once(knowing, tm
         (flat / name).touch()
     assert read_clusters(run, flat).files == [flat / "x/1.jpg", flat / "2.jpg", flat / "x/1.jpg"]
     (flat / "1.jpg").touch()
-    with pytest.raises(InputError, match=r"lacks 1 of the 2 pictures that the run names, such as /old/b/1\.jpg"):
+    with pytest.raises(InputError, match=r"lacks 1 of the 2 pictures that the rows have, such as /old/b/1\.jpg"):
         read_clusters(run, flat)
 
 
@@ -347,6 +347,39 @@ def test_what_is_not_copied_because_only_the_run_names_it(knowing, tmp_path, nam
     with pytest.raises(InputError, match=message):
         export(folder, "folders", tmp_path / "out", files=folder / "clusters.parquet", copy=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_a_folder_beside_a_table_with_paths_is_searched_for_these(tmp_path):
+    features, moved = blobs(identities=4, size=6)[0], tmp_path / "moved"
+    names = [f"p{23 - row:02d}.jpg" for row in range(24)]  # against the order of the folder
+    (tmp_path / "parts").mkdir()
+    moved.mkdir()
+
+    def table(place, rows):
+        pq.write_table(pa.table({"features": list(features[rows]), "path": [names[row] for row in rows]}), place)
+        return place
+
+    def shown(run):
+        return [file.name for file in read_clusters(run).files]
+
+    given = {"faces": table(tmp_path / "faces.parquet", range(20)), "of_parts": tmp_path / "parts"}
+    table(tmp_path / "parts" / "a.parquet", range(20))
+    for name in names[1:]:
+        (moved / name).touch()
+    options = ("--files", moved, "--adapt", "off", "--threads", 1, "-q")
+    for run, table_or_parts in given.items():
+        code, _, err = starfc("cluster", table_or_parts, "-o", tmp_path / run, *options)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "moved: lacks 1 of the 20 pictures that the rows have, such as" in err
+        assert not list((tmp_path / run).glob("*"))
+    (moved / names[0]).touch()
+    for run, table_or_parts in given.items():
+        assert starfc("cluster", table_or_parts, "-o", tmp_path / run, *options)[0] == 0
+        assert shown(tmp_path / run) == names[:20]
+    code, _, err = starfc("assign", tmp_path / "of_parts", table(tmp_path / "new.parquet", range(20, 24)), *options[:2])
+    assert code == 0, err
+    assert shown(tmp_path / "of_parts") == names
 
 
 @pytest.mark.long

@@ -73,7 +73,7 @@ def test_a_page_without_pictures_needs_no_pillow(without, tmp_path):
     assert starfc("cluster", tmp_path / "f.npy", "-o", tmp_path / "out", "--quiet")[0] == 0
     without("PIL")
     assert starfc("report", tmp_path / "out", "-o", tmp_path / "page")[0] == 0
-    images = ("--images", tmp_path / "f.npy", "-o", tmp_path / "other")
+    images = ("--images", tmp_path / "f.npy", "-o", tmp_path / "other", "-q")
     code, _, err = starfc("report", tmp_path / "out", *images)
     assert (code, err) == (2, "error: --images needs the package pillow; pip install 'starfc[report]'\n")
     with pytest.raises(InputError, match=r"^images needs the package pillow; pip install 'starfc\[report\]'$"):

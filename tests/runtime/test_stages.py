@@ -14,6 +14,7 @@ import starfc
 from starfc.errors import InputError
 from starfc.runtime import memory
 from starfc.runtime import progress as progress_module
+from starfc.runtime import stages as stages_module
 from starfc.runtime.machine import choose_device, environment
 from starfc.runtime.stages import Stages, resident_bytes
 
@@ -137,14 +138,33 @@ def test_nothing_is_shown_for_what_is_over_at_once(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_log_leaves_out_stages_of_samples_within_samples(caplog):
+def test_short_stages_that_need_little_are_details(caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG, logger="starfc")
+    for name, seconds in (("short", 0.5), ("long", 2.0)):
+        clock = iter([0.0, seconds])
+        monkeypatch.setattr(stages_module.time, "perf_counter", lambda clock=clock: next(clock))
+        with Stages().stage(name, needs=1):
+            pass
+    Stages().require("large", 1 << 30)
+    assert [(one.levelname, one.getMessage().split(",")[0]) for one in caplog.records] == [
+        ("DEBUG", "short: needs about 0 MB"),
+        ("DEBUG", "short: 0.5 s"),
+        ("DEBUG", "long: needs about 0 MB"),
+        ("INFO", "long: 2.0 s"),
+        ("INFO", "large: needs about 1"),
+    ]
+
+
+def test_the_log_leaves_out_stages_of_samples_within_samples(caplog, monkeypatch):
+    monkeypatch.setattr(stages_module, "_LONG", 0)
     caplog.set_level(logging.INFO, logger="starfc")
     stages = Stages()
     with stages.together("samples") as inner, inner.together("samples") as innermost:
         for some, name in ((inner, "outer"), (innermost, "detail")):
             with some.stage(name, needs=1):
                 pass
-    assert "samples: outer" in caplog.text
+    assert "samples: outer: 0.0 s" in caplog.text
+    assert "needs about" not in caplog.text
     assert "detail" not in caplog.text
     assert [stage.name for stage in innermost.finished] == ["detail"]  # it is measured all the same
 

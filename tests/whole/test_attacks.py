@@ -157,6 +157,7 @@ def test_what_follows_rows_that_nothing_could_be_learnt_from_is_as_clustered_at_
         "cluster all rows again"
     ]
     assert caplog.text.count("there are now") == 1
+    assert model.doubts_[-1:] == model.assigned_.doubts
     assert not model.partial_fit(rows[:30]).assigned_.doubts
 
 

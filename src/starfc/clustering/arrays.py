@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from starfc.clustering.copies import collapsed, copies_among, sizes_of, with_copies
-from starfc.clustering.diagnostics import doubts
+from starfc.clustering.diagnostics import diagnose, doubts, giants_doubt
 from starfc.clustering.parsing import MakeParser
 from starfc.clustering.pipeline import (
     COMPONENTS,
@@ -30,7 +30,7 @@ from starfc.clustering.pipeline import (
     without_search,
 )
 from starfc.data.dataset import Features
-from starfc.graph.knn import fitting_k
+from starfc.graph.knn import fitting_k, short_lists
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.opening import Search
 from starfc.models.checkpoint import Model
@@ -69,6 +69,8 @@ class Settings:
     copies : {'collapse', 'keep'}
         With a structural model, 'collapse' clusters one row of each direction and gives its copies the same label.
         'keep' clusters all rows.
+    giant_share : float
+        Warn of clusters with more than this share of the rows.
     """
 
     tau1: float | None = None
@@ -84,6 +86,7 @@ class Settings:
     seed: int = 0
     invalid_rows: str = "error"
     copies: str = "collapse"
+    giant_share: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Prepared:
         The row whose label each row gets: for a copy the first row of the same direction, otherwise the row itself.
     invalid : (i,) int64
         Invalid rows.
+    doubts : list of str
+        Warnings about the lists, which were logged.
     """
 
     features: Features
@@ -109,6 +114,7 @@ class Prepared:
     rows: NDArray[np.int64]
     representative: NDArray[np.int64]
     invalid: NDArray[np.int64]
+    doubts: list[str]
 
     @property
     def num_copies(self) -> int:
@@ -120,13 +126,15 @@ class Clustered:
     """A clustering of all N rows.
 
     ``prepared`` says which rows were clustered, on which kNN graph. ``tau1`` and ``tau2`` are the thresholds that were
-    used. ``doubts`` are the warnings about the result, one sentence each.
+    used. ``diagnostics`` are those of :func:`starfc.clustering.diagnostics.diagnose`, and ``doubts`` the warnings about
+    the result, one sentence each.
     """
 
     result: Clustering
     prepared: Prepared
     tau1: float
     tau2: float
+    diagnostics: dict[str, Any]
     doubts: list[str]
 
 
@@ -194,16 +202,19 @@ def prepare(
     if kept is not None:
         representative[rows] = rows[kept]
         rows = rows[~copies_among(kept)]
-    k = fitting_k(settings.k, len(distinct), features.name, model.columns if isinstance(model, StructuralModel) else 0)
+    columns = model.columns if isinstance(model, StructuralModel) else 0
+    k = fitting_k(settings.k, len(distinct), features.name, columns)
+    short = short_lists(settings.k, len(distinct), features.name, columns)
+    rest = rows, representative, invalid, [] if short is None else [short]
     if len(distinct) < 2:
-        return Prepared(distinct, empty_graph(len(distinct), k), rows, representative, invalid)
+        return Prepared(distinct, empty_graph(len(distinct), k), *rest)
     with stages.stage("kNN graph"):
         if make_graph is None:
             stages.require("kNN graph", settings.search.bytes(distinct, k))
             graph = settings.search.build(distinct, k)
         else:
             graph = make_graph(distinct, k, distinct is valid and k == settings.k, stages)
-    return Prepared(distinct, graph, rows, representative, invalid)
+    return Prepared(distinct, graph, *rest)
 
 
 def cluster_prepared(
@@ -236,15 +247,18 @@ def cluster_prepared(
     recalls = graph.info.get("recalls") or {}
     trained = model.columns if isinstance(model, ContextualModel) else 0
     found = doubts(result, max(graph.k - 1, 0), sizes, recalls.get("edges"), trained)  # k includes the row itself
-    for doubt in found:
-        log.warning("%s", doubt)
     if kept is not None:
         result = with_copies(result, kept)
     result = with_singletons(result, invalid)
+    diagnostics = diagnose(result, settings.giant_share)
+    precision = None if result.estimate is None else result.estimate.precision
+    found += giants_doubt(diagnostics, max(graph.k - 1, 0), precision)
+    for doubt in found:
+        log.warning("%s", doubt)
     tau1, tau2 = settings.tau1 if result.choice is None else result.choice.tau1, settings.tau2
     # A threshold is still None with partition 'components' or fewer than two rows: report the defaults.
     tau1, tau2 = (own if tau is None else tau for tau, own in zip((tau1, tau2), COMPONENTS, strict=True))
-    return Clustered(result, prepared, tau1, tau2, found)
+    return Clustered(result, prepared, tau1, tau2, diagnostics, [*prepared.doubts, *found])
 
 
 def _search(settings: Settings, k: int) -> Callable[[Features], KnnGraph]:

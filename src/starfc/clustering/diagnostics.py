@@ -8,7 +8,6 @@ no labels.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from starfc.clustering.pipeline import Clustering
 from starfc.clustering.summary import Kept
 from starfc.runtime.words import advice, word
-
-log = logging.getLogger("starfc")
 
 
 def diagnose(result: Clustering, giant_share: float) -> dict[str, Any]:
@@ -173,27 +170,22 @@ def surprising(giants: list[dict[str, Any]], columns: int, precision: float | No
     return [giant for giant in giants if giant["size"] > columns + 1]
 
 
-def warn_of_giants(diagnostics: dict[str, Any], columns: int, precision: float | None = None) -> None:
-    """Log one warning that lists the :func:`surprising` clusters, if there are any, and says what to do."""
+def giants_doubt(diagnostics: dict[str, Any], columns: int, precision: float | None = None) -> list[str]:
+    """Return a doubt that lists the :func:`surprising` clusters and says what to do; empty if there are none."""
     giants = surprising(diagnostics["giants"], columns, precision)
     if not giants:
-        return
+        return []
     listed = "; ".join(
         f"cluster {g['label']}: {g['size']:,} instances ({g['share']:.1%}), "
         f"{g['edges_per_instance']:.1f} edges per instance, mean p {g['mean_p']:.3f}"
         for g in giants
     )
-    log.warning(
-        "thresholds: %d cluster(s) of more than %g of all instances%s: %s. Unless you expect such a large identity, "
-        "wrong edges have joined many identities: raise %s or %s, or choose thresholds on labelled data of this kind%s",
-        len(giants),
-        diagnostics["giant_share"],
-        advice(" ({})", "giant_share"),
-        listed,
-        word("tau1"),
-        word("tau2"),
-        advice(" with {}", "starfc tune"),
-    )
+    return [
+        f"thresholds: {len(giants)} cluster(s) of more than {diagnostics['giant_share']:g} of all instances"
+        f"{advice(' ({})', 'giant_share')}: {listed}. Unless you expect such a large identity, wrong edges have joined "
+        f"many identities: raise {word('tau1')} or {word('tau2')}, or choose thresholds on labelled data of this kind"
+        f"{advice(' with {}', 'starfc tune')}"
+    ]
 
 
 def diagnostics_table(

@@ -7,6 +7,7 @@ completion stay quick.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -32,7 +33,7 @@ from starfc.commands.task import task
 from starfc.commands.train import train
 from starfc.commands.tune import tune
 from starfc.commands.undo import undo
-from starfc.runtime.entry import run_command
+from starfc.runtime.entry import end_code, run_command
 from starfc.runtime.words import PARAMETERS, Words
 
 ABOUT = """Cluster faces, or any other embeddings, on their kNN graph by structure-aware clustering (STAR-FC).
@@ -103,4 +104,4 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line: the entry point of ``starfc``."""
-    app(prog_name="starfc")
+    sys.exit(end_code(lambda: app(prog_name="starfc")))  # the help and the version are written outside all commands

@@ -36,6 +36,7 @@ def apply(
     threads: options.Threads = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Make the clusters of a run again so that marks hold, and keep the marks.
 
@@ -45,7 +46,7 @@ def apply(
     """
     if marks is None and not same and not different:
         raise InputError("MARKS: nothing to apply; give a file of marks, --same A,B or --different A,B")
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     from starfc.runs.apply import Marked
     from starfc.runtime.machine import set_threads
 

@@ -30,14 +30,15 @@ def ask(
     ] = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    quiet: options.QuietBesideResult = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """List questions about the clusters: is this one person? The answer expected to change the most comes first.
 
     A question is about two clusters that may be one, or about two parts of a cluster that may be two. Answer them in
     the file (-o) by "same": true or false, and apply it: `starfc apply DIR FILE` reads the entries with an answer.
     """
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     from starfc.answers.marks import FORMAT, VERSION
     from starfc.runs.apply import Marked
     from starfc.runtime.machine import set_threads

@@ -47,6 +47,7 @@ def assign(
     threads: options.Threads = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Add instances to the clusters of a run, or remove some, without clustering everything again.
 
@@ -56,7 +57,7 @@ def assign(
     """
     if features is None and remove is None and not apply_merges:
         raise InputError("FEATURES: nothing to do; give new instances, rows to remove (--remove), or --apply-merges")
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     from starfc.evaluation.metrics import metrics_table
     from starfc.runs.assign import assign as add
     from starfc.runtime.machine import set_threads

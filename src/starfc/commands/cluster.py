@@ -79,6 +79,7 @@ def cluster(
     shard_rows: options.ShardRows = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Cluster embeddings. The number of clusters need not be known.
 
@@ -91,12 +92,13 @@ def cluster(
         raise InputError("--json: needs a folder for the results (-o DIR); with -o - stdout is used for the labels")
     if marks is not None and (out == options.STREAM or not edges):
         raise InputError("--marks: needs a folder for the results (-o DIR) and the edges of the run (no --no-edges)")
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     from starfc.answers.marks import require_consistent
     from starfc.answers.marks_file import read_marks
     from starfc.commands.apply import applied_text
     from starfc.commands.opening import opened_split
     from starfc.config.recipes import with_changes
+    from starfc.data.instance_files import read_files
     from starfc.data.parts import files_of, is_gathered
     from starfc.models.checkpoint import PRETRAINED
     from starfc.runs.apply import Marked
@@ -141,6 +143,9 @@ def cluster(
         if refinement is RefinementName.dynamic and partition is None:
             config = with_changes(config, {"partition": {"type": "components"}})
         gathered = features == options.STREAM or is_gathered(features)
+        known = files_of(features) if is_gathered(features) else None
+        if known is not None and files is not None:
+            known = read_files(files, len(split), known=known)
         record = run_inference(
             config,
             refinement=refinement.value,
@@ -152,9 +157,9 @@ def cluster(
             min_cluster_size=min_cluster_size,
             out=folder,
             keep_edges=edges and out != options.STREAM,
-            files=files_of(features) if files is None and is_gathered(features) else files,
+            files=files if known is None else known,
             gathered=place if gathered else None,
-            inputs=(None if gathered else features, labels, marks),
+            inputs=(None if gathered else features, labels, marks, files),
             overwrite=overwrite,
             shards=shards,
         )

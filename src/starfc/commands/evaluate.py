@@ -44,6 +44,7 @@ def evaluate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing FILE.")] = False,
     as_json: options.Json = False,
+    quiet: options.QuietBesideResult = False,
 ) -> None:
     """Compare clusters with the true identities, or find identities that are wrong.
 
@@ -58,7 +59,7 @@ def evaluate(
     if (out is not None or errors) and not (errors and predicted.is_dir()):
         needed = "--errors" if out is not None and not errors else "the folder of a run with stored edges as PRED"
         raise InputError(f"{'--out' if out is not None and not errors else '--errors'}: needs {needed}")
-    options.set_messages()
+    options.set_messages(quiet)
     import numpy as np
 
     from starfc.data.files import read_labels
@@ -105,7 +106,7 @@ def evaluate(
     if errors:
         record["errors"], told = _errors(predicted, given, removed, out, overwrite)
         text += f"\n\n{told}"
-    options.show(record, text, as_json=as_json)
+    options.show(record, text, as_json=as_json)  # the result, which --quiet does not leave out
 
 
 def _errors(

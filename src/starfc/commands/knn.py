@@ -32,13 +32,14 @@ def knn(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Build the kNN graph of features and store it.
 
     Use the graph with `starfc cluster --knn-graph`. Prints time, peak memory and, for an approximate search, the recall
     on sampled rows. If an approximate search is killed, the next call continues it.
     """
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     from starfc.config.config import RETIRED, Config
     from starfc.config.schema import build
     from starfc.config.splits import search_of

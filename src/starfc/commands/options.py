@@ -214,11 +214,27 @@ Images = Annotated[
 Thumbnails = Annotated[int, typer.Option(min=64, max=256, help="Pixels of a thumbnail's longer side.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and the output of --json.")]
 QuietText = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]  # without --json
+QuietBesideResult = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result, warnings and errors.")]
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print details too: every stage, also short ones, and its memory.")
+]
 
 
-def set_messages(quiet: bool = False) -> None:
-    """Set what goes to stderr: progress and messages, or only warnings if ``quiet``."""
-    logging.getLogger("starfc").setLevel(logging.WARNING if quiet else logging.INFO)
+def set_messages(quiet: bool = False, verbose: bool = False) -> None:
+    """Set what goes to stderr: progress and messages, only warnings if ``quiet``, or details too if ``verbose``.
+
+    Raises
+    ------
+    InputError
+        Both are set.
+    """
+    from starfc.errors import InputError
+
+    if quiet and verbose:
+        raise InputError("--verbose: not allowed with --quiet; leave out one of the two")
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("starfc").setLevel(level)
 
 
 def show(record: dict[str, Any], text: str, *, as_json: bool, quiet: bool = False) -> None:

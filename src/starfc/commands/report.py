@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +31,10 @@ def report(
         int, typer.Option(min=0, max=1000, help="Number of questions to ask first; 0: none, which is faster.")
     ] = 50,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Write a page for the review of clusters in a browser, without a server or a network.
 
@@ -41,13 +43,16 @@ def report(
     `starfc apply`. It opens pictures in full size from where they are. With --labels it lists the labels that the edges
     contradict.
     """
+    options.set_messages(quiet, verbose)
     from starfc.data.files import read_labels
     from starfc.data.instance_files import text_of
     from starfc.errors import InputError, MissingFileError
     from starfc.review.report import SURFACE, write_report
     from starfc.runs.apply import Marked
+    from starfc.runtime.machine import set_threads
     from starfc.storage.opened import opened
 
+    set_threads(threads)
     marked = Marked(folder)
     run = marked.run
     try:
@@ -91,11 +96,9 @@ def report(
         overwrite=overwrite,
     )
     found = {**found, "page": str(out / "index.html")}
-    if as_json:
-        print(json.dumps(found))
-        return
-    print(
+    text = (
         f"{found['instances']:,} instances, {found['clusters']:,} clusters, {found['doubtful']:,} of them doubtful, "
         f"{found['merges']:,} merge candidates\n"
         f"written to {out}: {found['files']:,} files, {found['bytes'] / 1e6:,.1f} MB; open {out / 'index.html'}"
     )
+    options.show(found, text, as_json=as_json, quiet=quiet)

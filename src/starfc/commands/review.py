@@ -18,13 +18,14 @@ def review(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     threads: options.Threads = None,
     quiet: options.QuietText = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Review a run in a browser. Answers, marks and names are applied as they come, until Ctrl-C.
 
     The page is that of `starfc report`. A server on this machine serves it, to this machine only; its address holds a
     random token. It writes nothing outside DIR. While it runs, no other command can change DIR.
     """
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     import tempfile
     import webbrowser
 

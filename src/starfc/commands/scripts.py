@@ -41,8 +41,22 @@ class _Options(DictAction):
         setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
 
 
+class _Sets(argparse.Action):
+    """An option that overrides a config key: ``const`` is the key, or, of a flag, the key and its value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        key, value = self.const if self.nargs == 0 else (self.const, values)
+        namespace.cfg_options = {**namespace.cfg_options, key: value}
+
+
 def config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --config and --cfg-options."""
+    """Add --config, --cfg-options, --threads, --quiet and --verbose."""
     _add_config(parser, default)
     _add_options(parser)
 
@@ -60,6 +74,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override config keys, such as tau1=0.8 model.kwargs.nhid=256",
     )
+    shared: dict[str, Any] = {"action": _Sets, "dest": "cfg_options", "default": argparse.SUPPRESS}
+    parser.add_argument(
+        "--threads", const="threads", type=int, metavar="N", help="CPU threads (default: the config's)", **shared
+    )
+    levels = parser.add_mutually_exclusive_group()
+    for name, level, about in (
+        ("quiet", "WARNING", "no progress and no messages, only warnings, errors and the result"),
+        ("verbose", "DEBUG", "details too: every stage, also short ones, and its memory"),
+    ):
+        levels.add_argument(f"-{name[0]}", f"--{name}", nargs=0, const=("log_level", level), help=about, **shared)
 
 
 def read_config(arguments: argparse.Namespace) -> Config:

@@ -51,6 +51,7 @@ def train(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Train a model on labelled features.
 
@@ -60,7 +61,7 @@ def train(
     """
     if kind is not None and config is not None:
         raise InputError("--type: not allowed with --config, whose model.type sets the type; leave out one of the two")
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     import shlex
     import sys
 

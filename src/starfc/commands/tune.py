@@ -37,6 +37,7 @@ def tune(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Choose thresholds on labelled features.
 
@@ -49,7 +50,7 @@ def tune(
     """
     if model is None and out is None:
         raise InputError("--out: needed with the packaged model, whose folder is not written to; or name a --model")
-    options.set_messages(quiet)
+    options.set_messages(quiet, verbose)
     from starfc.commands.opening import opened_split
     from starfc.models.checkpoint import PRETRAINED
     from starfc.runs.tune import run_choice, tune_text

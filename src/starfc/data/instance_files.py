@@ -11,8 +11,8 @@ table      ``.parquet`` with a column of paths, ``.npz`` with an array of them, 
 =========  ======================================================================================
 
 Paths in a list or a table are relative to its folder. ``clusters.parquet`` of a run holds the absolute paths, if they
-are known, in the column ``file``. A folder for a run that knows its
-files is searched for these files instead.
+are known, in the column ``file``. If a run or a table of features names the files, a folder is searched for these
+instead.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def read_files(source: str | Path, num_instances: int, run: Path | None = None, 
     run : path, optional
         Folder of a run. The run may be from another person, so a list in this folder may name only files in it.
     known : list of path or None, optional
-        The file that a run names for each instance. A folder is then searched for these, by path or by name.
+        The file that a run or a table of features names for each instance. A folder is then searched for these, by
+        path or by name.
 
     Raises
     ------
@@ -145,7 +146,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _known_in_folder(folder: Path, known: Files) -> Files:
-    """Find the known pictures of a run in another folder, such as a copy of the folder that held them.
+    """Find known pictures in another folder, such as a copy of the folder that held them.
 
     All pictures are found in one way: below ``folder`` as they are below one of the folders that hold all of them, or
     by their names alone, if each name is there once. So two of them never become one.
@@ -164,7 +165,7 @@ def _known_in_folder(folder: Path, known: Files) -> Files:
     missing = [file for file, path in found.items() if path is None]
     if missing:
         raise InputError(
-            f"{folder}: lacks {len(missing):,} of the {len(files):,} pictures that the run names, such as {missing[0]} "
+            f"{folder}: lacks {len(missing):,} of the {len(files):,} pictures that the rows have, such as {missing[0]} "
             "(sought by path, and by name where a name is there once); name a folder with all of them, or a list of "
             "files"
         )

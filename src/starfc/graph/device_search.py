@@ -160,7 +160,7 @@ def device_search(
         left = left[~retry_smaller(search, device)]
         if not left.size:
             return sims, ids
-        log.info("kNN graph: %d rows are undecided after products in %s", left.size, str(kind).partition(".")[2])
+        log.debug("kNN graph: %d rows are undecided after products in %s", left.size, str(kind).partition(".")[2])
     sims[left], ids[left] = search_rows(features, rows[left], k, sims[left, -1])
     return sims, ids
 

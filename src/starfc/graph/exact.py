@@ -61,8 +61,11 @@ def exact_search(
     Returns
     -------
     sims (N, k) float32, ids (N, k)
-        Sorted by decreasing product. Of equal products, the lower ids are kept and come first. Memory in addition to
-        the result: a bfloat16 copy of the features, and up to 3 k + 64 candidates of 6 bytes per row.
+        Sorted by decreasing product. Of equal products, the lower ids are kept and come first. Products that are equal
+        in exact arithmetic only, such as those of rows of 0 and 1 after normalisation, differ in their last bits. If
+        more than 8 of them lie at the k-th place, float32 products with blocks of another size, or rounded ones, may
+        keep others of them. Memory in addition to the result: a bfloat16 copy of the features, and up to 3 k + 64
+        candidates of 6 bytes per row.
     """
     features = as_features(features)
     if len(features) >= SMALL and product_dtype() == torch.bfloat16:
@@ -100,7 +103,7 @@ def rounded_search(features: Features, k: int, block: int = BLOCK) -> tuple[NDAr
     threads.each(work, slices(n, block))
     again = np.flatnonzero(~certain)
     if again.size:
-        log.info("kNN graph: %d rows searched again in float32", again.size)
+        log.debug("kNN graph: %d rows searched again in float32", again.size)
         sims[again], ids[again] = search_rows(features, again, k, sims[again, -1])
     return sims, ids
 

@@ -51,7 +51,7 @@ _QUERY_BLOCK = 1 << 13
 def fitting_k(k: int, num_nodes: int, where: str = "features", columns: int = 0) -> int:
     """Return the number of entries per neighbour list, the node itself included: min(k, N).
 
-    Log a warning if N < k, or if the lists are shorter than those that the model was trained on.
+    Log the warning of :func:`short_lists`.
 
     Parameters
     ----------
@@ -71,13 +71,22 @@ def fitting_k(k: int, num_nodes: int, where: str = "features", columns: int = 0)
     """
     if k < 2:
         raise InputError(f"{word('knn')}: at least 2 needed, the instance itself and one neighbour; found {k}")
+    short = short_lists(k, num_nodes, where, columns)
+    if short is not None:
+        log.warning("%s", short)
+    return min(k, num_nodes)
+
+
+def short_lists(k: int, num_nodes: int, where: str = "features", columns: int = 0) -> str | None:
+    """Return a warning if N < k, or if the lists are shorter than those that the model was trained on; else None.
+
+    The parameters are those of :func:`fitting_k`.
+    """
     wanted, fitting = max(k - 1, columns), min(k, num_nodes)
-    if num_nodes and fitting <= wanted:
-        short = where if num_nodes < k else f"{word('knn')} {k}"
-        log.warning(
-            "%s: lists of %d neighbours instead of %d; clusters may be less certain", short, fitting - 1, wanted
-        )
-    return fitting
+    if not num_nodes or fitting > wanted:
+        return None
+    short = where if num_nodes < k else f"{word('knn')} {k}"
+    return f"{short}: lists of {fitting - 1} neighbours instead of {wanted}; clusters may be less certain"
 
 
 def build_knn(

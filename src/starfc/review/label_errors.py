@@ -99,6 +99,22 @@ class LabelIssues:
         """Return the positions of the issues of a kind."""
         return np.flatnonzero(self.kind == KINDS.index(kind))
 
+    def columns(self) -> dict[str, NDArray]:
+        """Return the issues as arrays (K,) of one length, by name; ``pandas.DataFrame`` takes them as they are.
+
+        ``kind`` is a text of :data:`KINDS`; the others are ``score``, ``row``, ``other_row``, ``label``,
+        ``other_label`` and ``count``. An outlier without edges has ``other_row`` and ``other_label`` -1.
+        """
+        return {
+            "kind": np.array(KINDS)[self.kind],
+            "score": self.score,
+            "row": self.row,
+            "other_row": self.other,
+            "label": self.label,
+            "other_label": np.where(self.other < 0, -1, self.other_label),
+            "count": self.count,
+        }
+
     def doubtful(self) -> LabelIssues:
         """Return the issues without labels whose score is below :data:`DOUBTFUL`."""
         there = (self.kind != KINDS.index("label")) | (self.score >= DOUBTFUL)

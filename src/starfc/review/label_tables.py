@@ -30,13 +30,8 @@ def issues_table(issues: LabelIssues, files: Files | None = None) -> pa.Table:
     """
     none = issues.other < 0
     columns = {
-        "kind": pa.array([KINDS[kind] for kind in issues.kind.tolist()], pa.string()),
-        "score": issues.score,
-        "row": issues.row,
-        "other_row": pa.array(issues.other, mask=none),
-        "label": issues.label,
-        "other_label": pa.array(issues.other_label, mask=none),
-        "count": issues.count,
+        name: pa.array(array, mask=none if name.startswith("other") else None)
+        for name, array in issues.columns().items()
     }
     if files is not None:
         columns["file"] = file_column([files[row] for row in issues.row.tolist()])

@@ -99,6 +99,14 @@ def keep(run: Run, at: OpenedFolder, asker: Asker, labels: NDArray[np.int64]) ->
         log.info("%s: what questions are made of is not kept: %s", run.folder, error)
 
 
+def kept_names(folder: Path) -> list[str]:
+    """Return the names of the files of ``asked/`` in a run's folder, none if `starfc ask` did not write them."""
+    place = folder / FOLDER
+    if place.is_symlink() or not _ours(place):
+        return []
+    return [f"{FOLDER}/{name}" for name in (*ASK.names, FILES) if (place / name).is_file()]
+
+
 def _key(run: Run, at: OpenedFolder) -> str | None:
     """Return a digest of all that the edges are computed from; None if the run has no ``files.json``."""
     listed = at.digests

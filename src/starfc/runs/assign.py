@@ -39,7 +39,7 @@ from starfc.data.dataset import Features
 from starfc.data.files import read_features, read_labels
 from starfc.data.fingerprint import fingerprint
 from starfc.data.formats.parquet import opened_parquet
-from starfc.data.instance_files import Files, read_files
+from starfc.data.instance_files import Files, files_beside, read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled
 from starfc.graph.structure import NO_LOGIT
@@ -124,7 +124,9 @@ def assign(
             state, logged = read_state(run) or (first_state(run), None)
         new, invalid = _new_rows(run, features, key)
         truth = _truth(labels, len(state.labels) + len(new))
-        of_new = None if files is None else read_files(files, len(new))
+        of_new = files_beside(features, len(new)) if isinstance(features, str | Path) else None
+        if files is not None:
+            of_new = read_files(files, len(new), known=of_new)
         change.append(f"{STATE}/features.bin")
         with stages.stage("features", needs=new.array.nbytes):
             every = _append(folder, place, state.features, new, is_first=logged is None)

@@ -15,7 +15,7 @@ import numpy as np
 from starfc.clustering.adaptation import GAIN, stayed
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.clustering.choice import GIVEN
-from starfc.clustering.diagnostics import diagnose, diagnostics_table, warn_of_giants
+from starfc.clustering.diagnostics import diagnostics_table
 from starfc.clustering.part import MANY
 from starfc.clustering.pipeline import Clustering, without_small
 from starfc.clustering.reach import TIMES
@@ -33,6 +33,7 @@ from starfc.graph.recall import Recalls, same_identity_recall
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
 from starfc.review.measures import instance_columns
+from starfc.runs.asked import kept_names
 from starfc.runs.on_shards import ShardOptions, on_shards
 from starfc.runs.outputs import write_clustering, write_edges, write_run
 from starfc.runtime.device import device_limit, uses_torch
@@ -136,6 +137,7 @@ def run_inference(
     ):
         if gathered is not None:
             change.take(gathered, "features.npy")
+        change.removed += kept_names(change.folder)  # of the former run
         record = _run(
             config, (tau1, tau2), change, refinement, model_folder, features, labels, knn_graph, min_cluster_size,
             keep_edges, files, shards,
@@ -168,9 +170,9 @@ def _run(
     split, graph_path = open_test_split(config, features, labels)
     if features is None:
         change.inputs.append(Path(split.features.name))
-    if isinstance(files, str | Path):
-        files = read_files(files, len(split))
-    of_rows = files_beside(split.features.name, len(split)) if files is None else files
+    of_rows = files_beside(split.features.name, len(split))
+    if files is not None:
+        of_rows = read_files(files, len(split), known=of_rows) if isinstance(files, str | Path) else files
     recognised = fingerprint(split.features.array)
     if knn_graph is not None:
         graph_path = stored_graph(knn_graph)
@@ -199,9 +201,6 @@ def _run(
             **how,
         )
     result, graph, num_copies = done.result, done.prepared.graph, done.prepared.num_copies
-    diagnostics = diagnose(result, config.giant_share)
-    expected = None if result.estimate is None else result.estimate.precision
-    warn_of_giants(diagnostics, max(graph.k - 1, 0), expected)
 
     metrics: dict[str, Any] = {}
     if split.labels is not None and config.metrics:
@@ -238,7 +237,7 @@ def _run(
         "choices": choices(result, config, decided, graph.k, stored is not None, num_copies),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": done.doubts,
-        "diagnostics": diagnostics,
+        "diagnostics": done.diagnostics,
         "knn_graph": {"k": graph.k, **graph.info},
         "stages": [vars(stage) for stage in stages.finished],
         "peak_rss_mb": max(stage.peak_rss_mb for stage in stages.finished),
@@ -371,6 +370,7 @@ def settings_of(config: Config, decided: Thresholds, refinement: str) -> Setting
         seed=config.seed,
         invalid_rows=config.invalid_rows,
         copies=config.copies,
+        giant_share=config.giant_share,
     )
 
 

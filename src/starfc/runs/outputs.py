@@ -34,7 +34,7 @@ from numpy.typing import DTypeLike, NDArray
 from starfc.clustering.parsing import ParsedEdges
 from starfc.data.files import write_labels
 from starfc.data.formats.parquet import opened_parquet
-from starfc.data.instance_files import Files, file_column, files_beside
+from starfc.data.instance_files import Files, file_column
 from starfc.errors import InputError, MissingFileError
 from starfc.graph.checks import require_both_ways, require_ids, require_numbers, require_rows
 from starfc.graph.edges import EdgeList
@@ -96,7 +96,7 @@ def read_instances(folder: str | Path | OpenedFolder, rows: int) -> tuple[NDArra
 def files_after(folder: Path, record: dict[str, Any], given: Files | None) -> dict[str, pa.Array]:
     """Return the column ``file`` after the last step of ``record``; nothing if no files are known.
 
-    Earlier rows keep their files; new rows have the ``given`` ones, or those that their table of features names.
+    Earlier rows keep their files; new rows have the ``given`` ones.
     """
     step = record["steps"][-1]
     first, added = step["first_row"], step["added"]
@@ -105,10 +105,9 @@ def files_after(folder: Path, record: dict[str, Any], given: Files | None) -> di
     except InputError as error:
         log.info("%s; files of earlier rows are not known any more", error)
         before = None
-    new = files_beside(step["features"], added) if given is None and step["features"] is not None else given
-    if before is None and new is None:
+    if before is None and given is None:
         return {}
-    return {"file": file_column([*(before or [None] * first), *(new or [None] * added)])}
+    return {"file": file_column([*(before or [None] * first), *(given or [None] * added)])}
 
 
 def write_edges(folder: Path, parsed: ParsedEdges) -> None:

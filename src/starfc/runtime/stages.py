@@ -17,6 +17,8 @@ from starfc.runtime.words import advice, word
 
 log = logging.getLogger("starfc")
 
+_LONG, _LARGE = 1.0, 1 << 30  # seconds and bytes; messages about less than that are details
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -62,12 +64,12 @@ class Stages:
         yield
         self.finished.append(Stage(name, time.perf_counter() - started, peak_rss_mb()))
         done = self.finished[-1]
-        log.log(self._level, "%s%s: %.1f s, peak %.0f MB", self.within, name, done.seconds, done.peak_rss_mb)
+        level = self._level(done.seconds >= _LONG)
+        log.log(level, "%s%s: %.1f s, peak %.0f MB", self.within, name, done.seconds, done.peak_rss_mb)
 
-    @property
-    def _level(self) -> int:
-        """The level of messages: stages within a stage within a stage (samples of samples) are details."""
-        return logging.INFO if self.within.count(": ") < 2 else logging.DEBUG
+    def _level(self, matters: bool) -> int:
+        """Return the level of a message: stages within a stage within a stage (samples of samples) are details."""
+        return logging.INFO if matters and self.within.count(": ") < 2 else logging.DEBUG
 
     def memory_left(self) -> int | None:
         """Return the bytes that this process may still take. None if there is no limit.
@@ -86,7 +88,7 @@ class Stages:
     def require(self, name: str, needs: int) -> None:
         """Raise InputError if a stage that needs this memory, in bytes, would exceed the limit."""
         if needs:
-            log.log(self._level, "%s%s: needs about %s", self.within, name, megabytes(needs))
+            log.log(self._level(needs >= _LARGE), "%s%s: needs about %s", self.within, name, megabytes(needs))
         held = _held_bytes()
         self._require_above(held, f", and stage '{name}' needs about {megabytes(needs)} more")
         if self.memory_limit is not None and held + needs > self.memory_limit:

@@ -158,6 +158,10 @@ class Change:
         self.require_free(names)
         gone = {*self.removed, *(name for name, file in self.owned.items() if file.by in self.kind.drops)}
         gone = {name for name in gone - {*names, *self.appended} if self._may_go(name)}
+        later = {name for name, file in self.owned.items() if file.by in _LATER and "/" not in name}
+        lost = sorted(later & gone)
+        if lost:
+            log.warning("%s: removed with the former run: %s", self.folder, ", ".join(lost))
         listed = {name: file for name, file in self.owned.items() if name not in gone}
         for name, path in zip(names, paths, strict=True):
             listed[name] = ListedFile(bytes=path.stat().st_size, digest=digest(path), by=self.kind.command)

@@ -89,6 +89,14 @@ class _Run(BaseModel):
     steps: list[Any] | None = None
 
 
+class _Marks(BaseModel):
+    steps: list[Any]
+
+
+class _Names(BaseModel):
+    names: dict[str, str]
+
+
 class _Training(BaseModel):
     config: dict[str, Any]
     seed: int = 0
@@ -145,6 +153,8 @@ def _recognised(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield ("cluster", _RESULTS) if run.steps is None else ("assign", (*_RESULTS, *_ADDED))
         if "-" in run.command and run.features == str((folder / "features.npy").absolute()):
             yield "cluster", ("features.npy",)
+        if _is(folder / "marks.json", _Marks) or _is(folder / "names.json", _Names):
+            yield "apply", (*_CHANGED, *_MARKED)
     elif _is(folder / "run.json", _Training):
         yield "train", _TRAINED
     elif _is(folder / "config.json", _Config):

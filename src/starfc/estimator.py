@@ -19,7 +19,7 @@ from starfc.answers.constraints import Changes, Clusters, apart, enforce, kept_e
 from starfc.answers.evidence import evidence_of
 from starfc.answers.marks import Marks, require_consistent, require_marks
 from starfc.answers.questions import Asker, Question
-from starfc.clustering.arrays import cluster_features
+from starfc.clustering.arrays import cluster_features, whole_lists
 from starfc.clustering.components import largest_first
 from starfc.clustering.parsing import Decision
 from starfc.clustering.pipeline import REFINEMENTS
@@ -215,16 +215,18 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         self.model_ = self._open_model(features.dim)
         config = self._config(features.dim)
         decided = resolve((self.tau1, self.tau2), config, self.model_, self.refinement)
+        settings = settings_of(config, decided, self.refinement)
         with device_limit(config.device_memory_bytes()):
             done = cluster_features(
                 features,
                 self.model_,
-                settings_of(config, decided, self.refinement),
+                settings,
                 keep_edges=True,
                 device=choose_device(self.device),
                 stages=Stages(config.memory_limit_bytes()),
             )
         result, prepared = done.result, done.prepared
+        self.model_ = prepared.model
         self.partition_, self.tau1_, self.tau2_, self.doubts_ = config.partition.type, done.tau1, done.tau2, done.doubts
         assert result.parsed is not None  # edges are kept
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
@@ -235,7 +237,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         self._features, self._columns = features, max(prepared.graph.k - 1, 0)
         self._clustered: dict[str, Any] | None = {
             "features": features,
-            "graph": prepared.graph,
+            "graph": whole_lists(prepared, settings),
             "rows": prepared.rows,
             "k": config.knn,
             "representative": prepared.representative,

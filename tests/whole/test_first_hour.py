@@ -192,11 +192,11 @@ def test_any_number_of_rows(sample, rows, refinement):
 
 def test_short_lists_are_said_in_words_of_the_estimator(sample, caplog):
     few = StarFC().fit(sample[0][:40])
-    said = "X: lists of 39 neighbours instead of 79; clusters may be less certain"
+    said = "X: lists of at most 39 neighbours instead of 79; clusters may be less certain"
     assert said in few.doubts_
     assert caplog.text.count(said) == 1
     StarFC(k=20).fit(sample[0][:40])
-    assert "k 20: lists of 19 neighbours instead of 79; clusters may be less cert" in caplog.text
+    assert "k 20: lists of at most 19 neighbours instead of 79; clusters may be less cert" in caplog.text
 
 
 SCORINGS = [None, "adjusted_rand_score", lambda e, X, y: adjusted_rand_score(y, e.fit_predict(X))]
@@ -307,7 +307,7 @@ def test_an_identity_that_came_apart_is_warned_of():
 def test_identities_of_copies_alone_are_no_doubt():
     model = StarFC().fit(_orthogonal(30)[np.arange(90) % 30])
     assert np.bincount(model.labels_).tolist() == [3] * 30
-    assert model.doubts_ == ["X: lists of 29 neighbours instead of 79; clusters may be less certain"]
+    assert model.doubts_ == ["X: lists of at most 29 neighbours instead of 79; clusters may be less certain"]
 
 
 @pytest.mark.long
@@ -371,9 +371,9 @@ def test_every_command_takes_few_rows(starfc, files, tmp_path, rows):
 @pytest.mark.long
 def test_short_lists_are_said_in_words_of_the_command(starfc, files, tmp_path):
     features, _ = files(40)
-    assert "lists of 39 neighbours instead of 79" in starfc("cluster", features, "-o", tmp_path / "o")[2]
+    assert "lists of at most 39 neighbours instead of 79" in starfc("cluster", features, "-o", tmp_path / "o")[2]
     err = starfc("cluster", features, "-o", tmp_path / "o", "--k", 20)[2]
-    assert "--k 20: lists of 19 neighbours instead of 79; clusters may be less certain" in err
+    assert "--k 20: lists of at most 19 neighbours instead of 79; clusters may be less certain" in err
 
 
 @pytest.mark.long

@@ -1,7 +1,7 @@
 """Cluster all rows of a feature matrix. The command line, the estimator and ``starfc tune`` share this module.
 
-features -> set aside invalid rows and copies -> limit k to the number of rows -> kNN graph -> clustering -> put these
-rows back
+features -> set aside invalid rows and copies -> limit k to what fits the number of rows -> kNN graph -> clustering ->
+put these rows back
 
 Invalid rows have no direction: they hold NaN, infinity or only zeros. Copies are rows with the direction of an earlier
 row. The functions take and return arrays and plain numbers; they do not read configs.
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.copies import collapsed, copies_among, sizes_of, with_copies
 from starfc.clustering.diagnostics import diagnose, doubts, giants_doubt
+from starfc.clustering.few import Way, best_way, ways, whole_from
 from starfc.clustering.parsing import MakeParser
 from starfc.clustering.pipeline import (
     COMPONENTS,
@@ -30,6 +31,7 @@ from starfc.clustering.pipeline import (
     without_search,
 )
 from starfc.data.dataset import Features
+from starfc.errors import InputError
 from starfc.graph.knn import fitting_k, short_lists
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.opening import Search
@@ -38,6 +40,7 @@ from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.defaults import RESOLUTION
 from starfc.runtime.stages import Stages
+from starfc.runtime.words import word
 
 log = logging.getLogger("starfc")
 
@@ -57,7 +60,8 @@ class Settings:
         'fixed' uses :func:`starfc.clustering.pipeline.cluster`, 'dynamic' uses
         :func:`~starfc.clustering.pipeline.cluster_dynamic`.
     k : int
-        Entries of each row of the kNN graph, the row itself included. Smaller if there are fewer rows.
+        Entries of each row of the kNN graph, the row itself included. Smaller if there are few rows
+        (:mod:`starfc.clustering.few`).
     search : Search
         How kNN graphs are built, both of all rows and of the samples that ``reach`` draws.
     partition, resolution, adapt, seed, th_sim
@@ -99,6 +103,8 @@ class Prepared:
         Features of the m rows.
     graph : KnnGraph
         kNN graph of the m rows, in the same order.
+    model : Model
+        The model that clusters them: the given one, or the one for few rows.
     rows : (m,) int64
         Positions of the m rows among all N rows.
     representative : (N,) int64
@@ -111,6 +117,7 @@ class Prepared:
 
     features: Features
     graph: KnnGraph
+    model: Model
     rows: NDArray[np.int64]
     representative: NDArray[np.int64]
     invalid: NDArray[np.int64]
@@ -164,9 +171,10 @@ def cluster_features(
     """
     stages = stages or Stages()
     given: dict[str, Any] = {"stages": stages, "scratch": scratch}
-    prepared = prepare(features, model, settings, make_graph=make_graph, graph_of_all=graph_of_all, **given)
-    given |= {"make_parser": make_parser, "keep_edges": keep_edges, "device": device}
-    return cluster_prepared(prepared, model, settings, **given)
+    given |= {"device": device}
+    sources: dict[str, Any] = {"make_graph": make_graph, "graph_of_all": graph_of_all}
+    prepared = prepare(features, model, settings, in_tasks=make_parser is not None, **sources, **given)
+    return cluster_prepared(prepared, settings, make_parser=make_parser, keep_edges=keep_edges, **given)
 
 
 def prepare(
@@ -176,10 +184,15 @@ def prepare(
     *,
     make_graph: MakeGraph | None = None,
     graph_of_all: Path | None = None,
+    in_tasks: bool = False,
+    device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
 ) -> Prepared:
     """Set invalid rows and copies aside, and build the kNN graph of the other rows.
+
+    With a contextual model and fixed refinement, few rows get the scorers and the length of lists that suit them
+    (:mod:`starfc.clustering.few`).
 
     Parameters
     ----------
@@ -188,7 +201,12 @@ def prepare(
         ``settings.k``. The stages check the memory limit before a graph is built. Default: ``settings.search`` builds
         the graph.
     graph_of_all : path, optional
-        Path of the stored graph of all rows that ``make_graph`` returns. Copies are then not set aside.
+        Path of the stored graph of all rows that ``make_graph`` returns. Copies are then not set aside, and few rows
+        are not treated in another way.
+    in_tasks : bool
+        Whether the graph and the scores are made by an engine. Few rows are then refused.
+    device, stages, scratch
+        As for :func:`starfc.clustering.pipeline.cluster`.
     """
     stages = stages or Stages()
     with stages.stage("features"):
@@ -207,19 +225,34 @@ def prepare(
     short = short_lists(settings.k, len(distinct), features.name, columns)
     rest = rows, representative, invalid, [] if short is None else [short]
     if len(distinct) < 2:
-        return Prepared(distinct, empty_graph(len(distinct), k), *rest)
+        return Prepared(distinct, empty_graph(len(distinct), k), model, *rest)
+    whole = whole_from(min(settings.k, columns + 1))
+    suited = isinstance(model, ContextualModel) and settings.refinement == "fixed" and graph_of_all is None
+    if suited and len(distinct) < whole:
+        if in_tasks:
+            raise InputError(
+                f"{word('engine')}: at least {whole} distinct rows needed with this model; found {len(distinct)}; "
+                "leave it out"
+            )
+        with stages.together("few rows") as inner:
+            model, k = _best_way(distinct, k, model, settings, device, inner, scratch)
     with stages.stage("kNN graph"):
         if make_graph is None:
             stages.require("kNN graph", settings.search.bytes(distinct, k))
             graph = settings.search.build(distinct, k)
         else:
             graph = make_graph(distinct, k, distinct is valid and k == settings.k, stages)
-    return Prepared(distinct, graph, *rest)
+    return Prepared(distinct, graph, model, *rest)
+
+
+def whole_lists(prepared: Prepared, settings: Settings) -> KnnGraph:
+    """Return the kNN graph of the prepared rows with ``settings.k`` entries per row, or all; few rows may have less."""
+    k = min(settings.k, prepared.graph.num_nodes)
+    return prepared.graph if prepared.graph.k >= k else settings.search.build(prepared.features, k)
 
 
 def cluster_prepared(
     prepared: Prepared,
-    model: Model,
     settings: Settings,
     *,
     make_parser: MakeParser | None = None,
@@ -229,21 +262,17 @@ def cluster_prepared(
     scratch: Path | None = None,
 ) -> Clustered:
     """Cluster the prepared rows, then put copies and invalid rows back. The second half of :func:`cluster_features`."""
-    graph, invalid = prepared.graph, prepared.invalid
+    graph, invalid, model = prepared.graph, prepared.invalid, prepared.model
     # with_copies counts rows without the invalid rows, so `kept` does too
     valid = np.setdiff1d(np.arange(len(prepared.representative)), invalid)
     kept = np.searchsorted(valid, prepared.representative[valid]) if prepared.num_copies else None
     sizes = None if kept is None else sizes_of(kept)
-    given: dict[str, Any] = {"tau1": settings.tau1, "tau2": settings.tau2, "th_sim": settings.th_sim, "sizes": sizes}
-    given |= {"keep_edges": keep_edges, "device": device, "stages": stages, "scratch": scratch}
-    given |= {"make_parser": make_parser}
+    given: dict[str, Any] = {"keep_edges": keep_edges, "device": device, "stages": stages, "scratch": scratch}
+    given |= {"make_parser": make_parser, "sizes": sizes}
     if graph.num_nodes < 2:
         result = without_search(graph.num_nodes, keep_edges)
     else:
-        if settings.refinement == "fixed":
-            given |= {"partition": settings.partition, "resolution": settings.resolution, "adapt": settings.adapt}
-            given |= {"seed": settings.seed, "search": _search(settings, graph.k) if settings.reach == "auto" else None}
-        result = REFINEMENTS[settings.refinement](prepared.features, graph, model, **given)
+        result = _clustered(prepared.features, graph, model, settings, **given)
     recalls = graph.info.get("recalls") or {}
     trained = model.columns if isinstance(model, ContextualModel) else 0
     found = doubts(result, max(graph.k - 1, 0), sizes, recalls.get("edges"), trained)  # k includes the row itself
@@ -259,6 +288,33 @@ def cluster_prepared(
     # A threshold is still None with partition 'components' or fewer than two rows: report the defaults.
     tau1, tau2 = (own if tau is None else tau for tau, own in zip((tau1, tau2), COMPONENTS, strict=True))
     return Clustered(result, prepared, tau1, tau2, diagnostics, [*prepared.doubts, *found])
+
+
+def _best_way(
+    features: Features,
+    k: int,
+    model: Model,
+    settings: Settings,
+    device: str | torch.device,
+    stages: Stages,
+    scratch: Path | None,
+) -> Way:
+    """Return the model and the length of lists for few rows."""
+
+    def steps(model: Model, graph: KnnGraph) -> Clustering:
+        return _clustered(features, graph, model, settings, device=device, stages=stages, scratch=scratch)
+
+    own = replace(settings.search, params={})
+    return best_way(features, ways(len(features), k, model), own.build, steps)
+
+
+def _clustered(features: Features, graph: KnnGraph, model: Model, settings: Settings, **given: Any) -> Clustering:
+    """Cluster the nodes of a kNN graph as the settings say; ``given`` are the other parameters of the method."""
+    given |= {"tau1": settings.tau1, "tau2": settings.tau2, "th_sim": settings.th_sim}
+    if settings.refinement == "fixed":
+        given |= {"partition": settings.partition, "resolution": settings.resolution, "adapt": settings.adapt}
+        given |= {"seed": settings.seed, "search": _search(settings, graph.k) if settings.reach == "auto" else None}
+    return REFINEMENTS[settings.refinement](features, graph, model, **given)
 
 
 def _search(settings: Settings, k: int) -> Callable[[Features], KnnGraph]:

@@ -112,6 +112,7 @@ class Kinds:
 
     first: int = option(900, "kinds of data to train the early first round on", low=12)
     second: int = option(900, "other kinds of data to train the second round on", low=12)
+    few: bool = option(False, "kinds of 40 to 240 rows only, for the weights that serve sets of few rows")
     edges: int = option(6000, "training edges per kind", low=64)
     members: int = option(2, "scorers per round, trained separately; their mean logit is used", low=1, high=16)
     steps: int = option(6000, "optimiser steps per scorer", low=10)

@@ -86,7 +86,7 @@ def short_lists(k: int, num_nodes: int, where: str = "features", columns: int = 
     if not num_nodes or fitting > wanted:
         return None
     short = where if num_nodes < k else f"{word('knn')} {k}"
-    return f"{short}: lists of {fitting - 1} neighbours instead of {wanted}; clusters may be less certain"
+    return f"{short}: lists of at most {fitting - 1} neighbours instead of {wanted}; clusters may be less certain"
 
 
 def build_knn(

@@ -29,6 +29,7 @@ from starfc.data.fingerprint import fingerprint
 from starfc.data.instance_files import Files, file_column, files_beside, read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
+from starfc.graph.neighbours import KnnGraph
 from starfc.graph.recall import Recalls, same_identity_recall
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
@@ -234,7 +235,7 @@ def _run(
         "partition": config.partition.type,
         "thresholds": {"tau1": done.tau1, "tau2": done.tau2},
         "thresholds_source": decided.source,
-        "choices": choices(result, config, decided, graph.k, stored is not None, num_copies),
+        "choices": choices(result, config, decided, graph, stored is not None, num_copies),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": done.doubts,
         "diagnostics": done.diagnostics,
@@ -247,7 +248,7 @@ def _run(
         "features_fingerprint": recognised,
         "feature_dim": split.features.dim,
         "normalise": split.features.normalise,
-        "model": str(model_folder),
+        "model": str(model_folder if done.prepared.model is model else done.prepared.model.folder),
         "seed": config.seed,
         "started": started,
         **environment(threads, device),
@@ -257,7 +258,7 @@ def _run(
 
 
 def choices(
-    result: Clustering, config: Config, decided: Thresholds, k: int, stored: bool, num_copies: int
+    result: Clustering, config: Config, decided: Thresholds, graph: KnnGraph, stored: bool, num_copies: int
 ) -> dict[str, dict[str, Any]]:
     """Return the settings that were chosen for these data or given by the user, each with a reason of one line.
 
@@ -269,8 +270,8 @@ def choices(
         The config.
     decided : Thresholds
         The thresholds before the clustering. A threshold that is None was then chosen from the data.
-    k : int
-        Columns of the kNN graph.
+    graph : KnnGraph
+        The kNN graph.
     stored : bool
         Whether the kNN graph was stored before. Such a graph has all rows.
     num_copies : int
@@ -281,7 +282,12 @@ def choices(
     dict
         ``value`` and ``reason`` by the name of the setting.
     """
+    n, k = graph.num_nodes, graph.k
     reason = "as the config says"
+    if k != config.knn:
+        reason = f"there are only {n:,} distinct instances"
+        if k < min(n, config.knn):
+            reason += "; of lists of several lengths, these have the highest expected F"
     copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
     if config.copies == "keep":
         copies = {"value": "keep", "reason": GIVEN}
@@ -289,7 +295,7 @@ def choices(
         copies = {"value": "keep", "reason": "the given kNN graph has all rows"}
     default = config.partition.type == config.kind.partition
     found: dict[str, dict[str, Any]] = {
-        "knn": {"value": k, "reason": reason if k == config.knn else f"there are only {k:,} distinct instances"},
+        "knn": {"value": k, "reason": reason},
         "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
         "copies": copies,
     }

@@ -159,7 +159,9 @@ def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
             continue
         if graph is not None:
             return graph
-    log.info("kNN graph: the graph of this run is gone; it is built again")
+    short = run.record["knn_graph"]["k"] < k  # the lists of few rows (starfc.clustering.few)
+    what = "the lists of this run are shorter than new rows need" if short else "the graph of this run is gone"
+    log.info("kNN graph: %s; it is built again", what)
     return search.build(valid, k)
 
 

@@ -240,7 +240,7 @@ def _make_chunk(
     assert before is None or isinstance(before, ContextualModel)  # the early scorer
     content: dict[str, NDArray] = {}
     for number in range(start, stop):
-        kind = make_kind(seed, number, _real)
+        kind = make_kind(seed, number, _real, settings["few"])
         if kind is None:
             continue
         rng = np.random.default_rng([seed, number, 1])

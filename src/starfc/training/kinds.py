@@ -44,6 +44,8 @@ Ids = NDArray[np.int64]
 FAMILIES = {"latent": 0.28, "axes": 0.13, "real": 0.24, "network": 0.28, "drawn": 0.07}  # shares
 _TINY, _SMALL, _LARGE, _HUGE = (200, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
 _TINY_SHARE, _LARGE_SHARE = 0.12, 0.05
+_FEW = (40, 240)  # rows of the kinds for the scorers of few rows
+_LEAST_ROWS, _LEAST_FEW = 150, 30  # kinds with fewer rows are not used
 _HUGE_EVERY = 60  # one of so many kinds is huge
 _DIMENSIONS = (32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
 _LEAST_ACCURACY = 0.5  # accuracy of the nearest neighbour below which a kind is hopeless
@@ -86,16 +88,19 @@ class Real:
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def make_kind(seed: int, number: int, real: Real | None = None) -> DataKind | None:
-    """Make the kind with this number. Return None if it is hopeless: most nearest neighbours have another identity."""
+def make_kind(seed: int, number: int, real: Real | None = None, few: bool = False) -> DataKind | None:
+    """Make the kind with this number. Return None if it is hopeless: most nearest neighbours have another identity.
+
+    Kinds of ``few`` rows have 40 to 240.
+    """
     rng = np.random.default_rng([seed, number])
     names = [name for name in FAMILIES if real is not None or name != "real"]
     shares = np.array([FAMILIES[name] for name in names])
     family = str(rng.choice(names, p=shares / shares.sum()))
     size = rng.random()
-    within = _TINY if size < _TINY_SHARE else _LARGE if size > 1 - _LARGE_SHARE else _SMALL
+    within = _FEW if few else _TINY if size < _TINY_SHARE else _LARGE if size > 1 - _LARGE_SHARE else _SMALL
     rows = int(_log_uniform(rng, *within))
-    if number % _HUGE_EVERY == _HUGE_EVERY - 1:
+    if not few and number % _HUGE_EVERY == _HUGE_EVERY - 1:
         family = ("latent", "axes", "real" if real is not None else "network", "network")[number // _HUGE_EVERY % 4]
         rows = int(_log_uniform(rng, *_HUGE))
     features, labels = _MAKE[family](rng, rows, real)
@@ -103,7 +108,8 @@ def make_kind(seed: int, number: int, real: Real | None = None) -> DataKind | No
     order = rng.permutation(len(labels))
     halves, labels = features[order].astype(np.float16), labels[order]
     kept = rng.random() < _HOPELESS_KEPT
-    if len(labels) < 150 or not (kept or _nearest_accuracy(halves, labels) > _LEAST_ACCURACY):
+    least = _LEAST_FEW if few else _LEAST_ROWS
+    if len(labels) < least or not (kept or _nearest_accuracy(halves, labels) > _LEAST_ACCURACY):
         return None
     return DataKind(halves, labels, family)
 
@@ -124,7 +130,8 @@ def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
 
 def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
     """Draw the sizes (C,) int64 of identities, in random order. Their sum is about ``rows``, each at most ``most``."""
-    mean, sigma = _log_uniform(rng, 2, 300), rng.uniform(0.2, 1.5)
+    means, largest = ((1.3, rows / 2), int(0.8 * rows)) if rows < _TINY[0] else ((2, 300), rows // 3)
+    mean, sigma = _log_uniform(rng, *means), rng.uniform(0.2, 1.5)
     if rng.random() < 0.015:  # nearly all rows are singletons
         return np.concatenate([np.full(int(rng.integers(0, max(1, rows // 50))), 2), np.ones(rows, np.int64)])
     profile, count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]), int(rows / mean) + 64
@@ -137,7 +144,7 @@ def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
         drawn = np.full(count - 62, mean)
     else:
         drawn = rng.geometric(1 / mean, count).astype(float)
-    sizes = np.clip(np.rint(drawn), 1, max(2, rows // 3)).astype(np.int64)
+    sizes = np.clip(np.rint(drawn), 1, max(2, largest)).astype(np.int64)
     sizes = sizes[: np.searchsorted(np.cumsum(sizes), rows) + 1]
     if rng.random() < 0.4:  # singletons
         share = rng.uniform(0.02, 0.6)

@@ -366,7 +366,7 @@ def test_a_context_far_from_all_kinds_says_nothing():
 
 @pytest.mark.long
 def test_what_is_made_of_kinds_is_read_again(tmp_path):
-    contextual._make_chunk(tmp_path, ("early", 21, 25), {"edges": 50}, 0, None, 20, 40, 10)
+    contextual._make_chunk(tmp_path, ("early", 21, 25), {"edges": 50, "few": False}, 0, None, 20, 40, 10)
     read = list(contextual._read_chunk(contextual._file(tmp_path, ("early", 21, 25))))
     kinds = [kind for number in range(21, 25) if (kind := make_kind(0, number)) is not None]
     assert len(read) == len(kinds) == 3  # one of them is hopeless
@@ -439,7 +439,7 @@ def test_the_doubts_of_a_run_are_those_of_the_estimator(tmp_path, caplog, given)
     estimator = StarFC(adapt="off", **given).fit(np.load(tmp_path / "rows.npy"))
     twins = [doubt.replace(f"{tmp_path / 'rows.npy'}:", "X:") for doubt in record["doubts"]]
     assert twins == estimator.doubts_
-    assert any(("thresholds: 1 cluster" if given else "lists of 59 neighbours") in doubt for doubt in twins)
+    assert any(("thresholds: 1 cluster" if given else "lists of at most 59 neighbours") in doubt for doubt in twins)
 
 
 def test_a_run_of_few_rows_says_how_many_neighbours_it_has(tmp_path):

@@ -113,6 +113,8 @@ class Prepared:
         Invalid rows.
     doubts : list of str
         Warnings about the lists, which were logged.
+    few : bool
+        Whether the model and the length of the lists were chosen for few rows (:mod:`starfc.clustering.few`).
     """
 
     features: Features
@@ -122,6 +124,7 @@ class Prepared:
     representative: NDArray[np.int64]
     invalid: NDArray[np.int64]
     doubts: list[str]
+    few: bool = False
 
     @property
     def num_copies(self) -> int:
@@ -228,7 +231,8 @@ def prepare(
         return Prepared(distinct, empty_graph(len(distinct), k), model, *rest)
     whole = whole_from(min(settings.k, columns + 1))
     suited = isinstance(model, ContextualModel) and settings.refinement == "fixed" and graph_of_all is None
-    if suited and len(distinct) < whole:
+    few = suited and len(distinct) < whole
+    if few:
         if in_tasks:
             raise InputError(
                 f"{word('engine')}: at least {whole} distinct rows needed with this model; found {len(distinct)}; "
@@ -242,7 +246,7 @@ def prepare(
             graph = settings.search.build(distinct, k)
         else:
             graph = make_graph(distinct, k, distinct is valid and k == settings.k, stages)
-    return Prepared(distinct, graph, model, *rest)
+    return Prepared(distinct, graph, model, *rest, few)
 
 
 def whole_lists(prepared: Prepared, settings: Settings) -> KnnGraph:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from starfc.clustering.adaptation import GAIN, stayed
-from starfc.clustering.arrays import Settings, cluster_features
+from starfc.clustering.arrays import Prepared, Settings, cluster_features
 from starfc.clustering.choice import GIVEN
 from starfc.clustering.diagnostics import diagnostics_table
 from starfc.clustering.part import MANY
@@ -29,7 +29,6 @@ from starfc.data.fingerprint import fingerprint
 from starfc.data.instance_files import Files, file_column, files_beside, read_files
 from starfc.errors import InputError
 from starfc.evaluation.metrics import evaluate, labelled, metrics_table
-from starfc.graph.neighbours import KnnGraph
 from starfc.graph.recall import Recalls, same_identity_recall
 from starfc.graph.store import find_graph
 from starfc.models.checkpoint import Model, load_model
@@ -235,7 +234,7 @@ def _run(
         "partition": config.partition.type,
         "thresholds": {"tau1": done.tau1, "tau2": done.tau2},
         "thresholds_source": decided.source,
-        "choices": choices(result, config, decided, graph, stored is not None, num_copies),
+        "choices": choices(result, config, decided, done.prepared, stored is not None),
         "estimate": None if result.estimate is None else vars(result.estimate),
         "doubts": done.doubts,
         "diagnostics": done.diagnostics,
@@ -258,7 +257,7 @@ def _run(
 
 
 def choices(
-    result: Clustering, config: Config, decided: Thresholds, graph: KnnGraph, stored: bool, num_copies: int
+    result: Clustering, config: Config, decided: Thresholds, prepared: Prepared, stored: bool
 ) -> dict[str, dict[str, Any]]:
     """Return the settings that were chosen for these data or given by the user, each with a reason of one line.
 
@@ -270,24 +269,22 @@ def choices(
         The config.
     decided : Thresholds
         The thresholds before the clustering. A threshold that is None was then chosen from the data.
-    graph : KnnGraph
-        The kNN graph.
+    prepared : Prepared
+        The rows that were clustered, and how.
     stored : bool
         Whether the kNN graph was stored before. Such a graph has all rows.
-    num_copies : int
-        Number of instances that are copies of others.
 
     Returns
     -------
     dict
         ``value`` and ``reason`` by the name of the setting.
     """
-    n, k = graph.num_nodes, graph.k
-    reason = "as the config says"
+    n, k, num_copies = prepared.graph.num_nodes, prepared.graph.k, prepared.num_copies
+    reason, best = "as the config says", "of those tried for few rows, its clusters have the highest expected F"
     if k != config.knn:
         reason = f"there are only {n:,} distinct instances"
         if k < min(n, config.knn):
-            reason += "; of lists of several lengths, these have the highest expected F"
+            reason += f"; {best}"
     copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
     if config.copies == "keep":
         copies = {"value": "keep", "reason": GIVEN}
@@ -299,6 +296,9 @@ def choices(
         "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
         "copies": copies,
     }
+    if prepared.few:
+        weights = "" if prepared.model.folder is None else prepared.model.folder.name
+        found["weights"] = {"value": weights, "reason": best}
     if result.choice is not None:
         found["tau1"] = {"value": result.choice.tau1, "reason": decided.reason or result.choice.reason}
         found["adapt"] = _adaptation(result, config)
@@ -413,6 +413,9 @@ def cluster_text(record: dict[str, Any], out: str | Path) -> str:
             f"expected without labels: pairwise precision {e['precision']:.1f}, recall {e['recall']:.1f}, F "
             f"{e['fscore']:.1f}; BCubed F {e['bcubed']:.1f}{agreed}"
         )
+        if few := record["choices"].get("weights"):
+            knn = record["choices"]["knn"]["value"]
+            lines.append(f"weights {few['value']!r}, lists of {knn - 1} neighbours: {few['reason']}")
         lines.append(f"tau1 {tau1:g}: {record['choices']['tau1']['reason']}")
         if adapted := record["choices"].get("adapt"):
             times = {0: "not adapted", 1: "adapted once"}.get(adapted["value"], f"adapted {adapted['value']} times")

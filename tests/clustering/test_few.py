@@ -45,7 +45,14 @@ def prepared_with(features, model, k):
 
 @pytest.mark.parametrize(
     ("n", "k", "tried"),
-    [(239, 80, [80, 79, 59, 39]), (100, 80, [80, 50, 33, 25, 16]), (10, 80, [10, 5, 4]), (2, 80, [2]), (9, 4, [4])],
+    [
+        (240, 80, [80]),
+        (239, 80, [80, 79, 59, 39]),
+        (100, 80, [80, 50, 33, 25, 16]),
+        (10, 80, [10, 5, 4]),
+        (2, 80, [2]),
+        (9, 4, [4]),
+    ],
 )
 def test_which_lengths_are_tried(n, k, tried):
     assert lengths(n, k) == tried
@@ -54,6 +61,7 @@ def test_which_lengths_are_tried(n, k, tried):
 def test_the_weights_for_few_rows_belong_to_the_packaged_model(model, tmp_path):
     assert [(one.folder, k) for one, k in ways(100, 80, model)][-1] == (FEW_ROWS, 80)
     assert [k for _, k in ways(100, 80, model)][:-1] == lengths(100, 80)
+    assert [k for _, k in ways(300, 80, model)] == [80, 80]
     other = load_model(PRETRAINED.parent / "few")
     assert all(one is other for one, _ in ways(100, 80, other))
 
@@ -90,7 +98,7 @@ def test_identities_of_few_rows_are_not_joined(small, model):
 
 
 def test_larger_sets_and_given_lists_are_as_before(model, tmp_path):
-    rows = np.random.default_rng(0).normal(size=(240, 16)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(480, 16)).astype(np.float32)
     assert prepare(Features(rows), model, SETTINGS).model is model
     graph = exact_knn(Features(rows[:90]), 80)
     given = {"make_graph": lambda *_: graph, "graph_of_all": tmp_path}
@@ -100,7 +108,7 @@ def test_larger_sets_and_given_lists_are_as_before(model, tmp_path):
 
 
 def test_an_engine_refuses_few_rows(small, model):
-    with pytest.raises(InputError, match="at least 240 distinct rows needed with this model; found 150; leave it out"):
+    with pytest.raises(InputError, match="at least 480 distinct rows needed with this model; found 150; leave it out"):
         prepare(Features(small[0]), model, SETTINGS, in_tasks=True)
 
 

@@ -6,7 +6,8 @@ become one cluster. There are two remedies, and none is the better one for all s
 
 * Shorter lists. But lists that are shorter than the identities split them.
 * Other weights, trained on sets of 40 to 240 rows (``pretrained/few``). They are the best ones for identities of few
-  rows, but they see less in a set than the others, and lose large identities of a weak embedding.
+  rows, but they see less in a set than the others, and lose large identities of a weak embedding. They are tried on
+  sets of up to 480 rows.
 
 Therefore the set is clustered in each of these ways, and the one with the highest expected F stays
 (:mod:`starfc.clustering.choice`).
@@ -24,7 +25,7 @@ from starfc.models.checkpoint import FEW_ROWS, PRETRAINED, Model, load_model
 
 log = logging.getLogger("starfc")
 
-_FEW = 3  # sets of fewer than this many times k rows have few rows
+_LONG, _FEW = 3, 6  # shorter lists are tried below 3 k rows, and the weights for few rows below 6 k
 _SHARES = (1, 2, 3, 4, 6)  # lists of all rows, of a half, a third, a fourth and a sixth of them are tried
 _SHORTEST = 4  # entries
 
@@ -38,7 +39,9 @@ def whole_from(k: int) -> int:
 
 
 def lengths(n: int, k: int) -> list[int]:
-    """Return the lengths that are tried for few rows, n, if at most k entries are allowed, the longest first."""
+    """Return the lengths that are tried for n rows if at most k entries are allowed, the longest first."""
+    if n >= _LONG * k:
+        return [k]
     return sorted({min(k, n, max(_SHORTEST, n // share)) for share in _SHARES}, reverse=True)
 
 

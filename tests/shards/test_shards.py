@@ -23,7 +23,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from helpers.paths import ROOT
 from helpers.s3 import s3_server
-from helpers.samples import blobs
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.config.config import load_config
 from starfc.data.dataset import Features
@@ -333,7 +332,7 @@ def test_tasks_that_others_run(tmp_path, rows, expected):
 
 @pytest.mark.parametrize("how", ["float64", "long", "fortran"])
 def test_rows_that_kernels_do_not_read_as_they_are(tmp_path, how):
-    rows = blobs()[0].astype(np.float64 if how == "float64" else np.float32)
+    rows = sample(600, seed=4, dim=32)[0].astype(np.float64 if how == "float64" else np.float32)
     if how == "float64":
         rows *= 1 + 1e-9 * np.random.default_rng(0).normal(size=rows.shape)
     elif how == "long":
@@ -344,7 +343,7 @@ def test_rows_that_kernels_do_not_read_as_they_are(tmp_path, how):
 
 
 def test_what_cannot_run_on_shards(tmp_path):
-    rows = blobs()[0].astype(np.float32)
+    rows = sample(600, seed=4, dim=32)[0].astype(np.float32)
     store = Store(str(tmp_path / "store"))
     with pytest.raises(InputError, match="engine: needs a model that was loaded from a folder; found one in memory"):
         on_shards(rows, store, model=StarFCModel(16, 32))
@@ -402,7 +401,7 @@ def test_stores_that_are_refused_before_any_work(tmp_path, out, store, message):
 
 def test_tasks_that_do_not_exist(tmp_path):
     store = Store(str(tmp_path))
-    on_shards(blobs()[0].astype(np.float32), store)
+    on_shards(sample(600, seed=4, dim=32)[0].astype(np.float32), store)
     run = ShardRun.open(store)
     with pytest.raises(InputError, match=r"stage: one of exact, cells, .* found 'third'"):
         run_task(run, "third", 0)
@@ -434,7 +433,7 @@ def test_a_store_of_other_weights_is_refused(tmp_path, rows):
 
 def test_the_result_of_a_task_that_was_asked_something_else_does_not_count(tmp_path):
     store = Store(str(tmp_path))
-    on_shards(blobs()[0].astype(np.float32), store)
+    on_shards(sample(600, seed=4, dim=32)[0].astype(np.float32), store)
     run = ShardRun.open(store)
     assert run.finished("first") == {0}
     old = run.asked("first")
@@ -449,7 +448,7 @@ def test_files_of_others_are_neither_used_nor_removed(tmp_path):
     (tmp_path / "store" / "photo.jpg").write_text("mine")
     store = Store(str(tmp_path / "store"))
     with pytest.raises(InputError, match="a new or empty folder needed for the shards; found other files there"):
-        on_shards(blobs()[0].astype(np.float32), store)
+        on_shards(sample(600, seed=4, dim=32)[0].astype(np.float32), store)
     store.remove()
     assert (tmp_path / "store" / "photo.jpg").read_text() == "mine"
 

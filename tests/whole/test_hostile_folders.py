@@ -330,6 +330,11 @@ def test_files_of_two_runs_are_no_run(run):
         Run.open(run)
 
 
+def entries(graph):
+    """The number of entries of each list of a stored graph."""
+    return json.loads((graph / "manifest.json").read_text())["k"]
+
+
 def test_bits_that_flip_in_a_knn_graph_are_noticed(run, made, tmp_path):
     (graph,) = (run / "knn").iterdir()
     features = made / "features.npy"
@@ -338,14 +343,14 @@ def test_bits_that_flip_in_a_knn_graph_are_noticed(run, made, tmp_path):
         wrong = ids.copy()
         wrong[5, 3] = value
         np.save(graph / "ids.npy", wrong)
-        code, message = starfc("cluster", features, "--k", 80, "--knn-graph", graph, "-o", tmp_path / "o")
+        code, message = starfc("cluster", features, "--k", entries(graph), "--knn-graph", graph, "-o", tmp_path / "o")
         assert code == 2
         assert said in message
     np.save(graph / "ids.npy", ids)
     sims = np.load(graph / "sims.npy")
     sims[2, 2] = np.nan
     np.save(graph / "sims.npy", sims)
-    code, message = starfc("cluster", features, "--k", 80, "--knn-graph", graph, "-o", tmp_path / "o")
+    code, message = starfc("cluster", features, "--k", entries(graph), "--knn-graph", graph, "-o", tmp_path / "o")
     assert code == 2
     assert "row 2 has a similarity that is not between 0 and 1" in message
 
@@ -354,7 +359,7 @@ def test_a_flipped_id_of_a_listed_knn_graph_is_noticed(run, made, tmp_path):
     (graph,) = (run / "knn").iterdir()
     files = {p.name: {"bytes": p.stat().st_size, "digest": digest(p)} for p in graph.iterdir()}
     (graph / "files.json").write_text(json.dumps({"format": 1, "id": "1", "command": "knn", "files": files}))
-    arguments = ("cluster", made / "features.npy", "--k", 80, "--knn-graph", graph, "-o", tmp_path / "o")
+    arguments = ("cluster", made / "features.npy", "--k", entries(graph), "--knn-graph", graph, "-o", tmp_path / "o")
     assert starfc(*arguments)[0] == 0
     flipped(graph / "ids.npy", -4)
     code, said = starfc(*arguments)

@@ -266,6 +266,7 @@ def test_no_violation_that_axe_finds_with_the_server(open_served, size):
     page.wait_for_selector(".question .sides")
     assert violations(page) == []
     go(page, "#/cluster/0")
+    page.locator(".members").scroll_into_view_if_needed()  # tiles are made when they come into view
     page.wait_for_selector(".members .tile")
     page.keyboard.press("a")
     page.wait_for_selector(".naming")

@@ -8,7 +8,7 @@ import pytest
 
 from starfc import StarFC
 from starfc.clustering.arrays import Settings, cluster_features, cluster_prepared, prepare, whole_lists
-from starfc.clustering.few import best_way, lengths, ways
+from starfc.clustering.few import best_way, lengths, lists_in_training, ways, whole_from
 from starfc.data.dataset import Features
 from starfc.data.files import read_labels
 from starfc.errors import InputError
@@ -52,17 +52,32 @@ def prepared_with(features, model, k):
         (10, 80, [10, 5, 4]),
         (2, 80, [2]),
         (9, 4, [4]),
+        (180, 100, [100, 60, 45, 30]),  # the model uses 80 of them
+        (300, 250, [250]),
     ],
 )
 def test_which_lengths_are_tried(n, k, tried):
-    assert lengths(n, k) == tried
+    assert lengths(n, k, 80) == tried
+
+
+def test_how_many_rows_are_few(model):
+    other = load_model(FEW_ROWS)
+    assert [whole_from(k, model) for k in (80, 20, 250)] == [480, 120, 480]
+    assert whole_from(80, other) == 240  # only lengths are tried, so above there is one way
+    assert len(ways(239, 80, other)) > 1
+
+
+def test_lists_that_are_short_in_training_too_cause_no_doubt(model):
+    other = load_model(FEW_ROWS)
+    assert [lists_in_training(n, other) for n in (60, 300)] == [59, 79]
+    assert lists_in_training(60, model) == 79
 
 
 def test_the_weights_for_few_rows_belong_to_the_packaged_model(model, tmp_path):
     assert [(one.folder, k) for one, k in ways(100, 80, model)][-1] == (FEW_ROWS, 80)
-    assert [k for _, k in ways(100, 80, model)][:-1] == lengths(100, 80)
+    assert [k for _, k in ways(100, 80, model)][:-1] == lengths(100, 80, 80)
     assert [k for _, k in ways(300, 80, model)] == [80, 80]
-    other = load_model(PRETRAINED.parent / "few")
+    other = load_model(FEW_ROWS)
     assert all(one is other for one, _ in ways(100, 80, other))
 
 

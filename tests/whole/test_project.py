@@ -63,3 +63,8 @@ def test_rooms_import_what_the_architecture_says():
         said = set(re.findall(r"`(\w+)`", table[room]))
         if "all above" not in table[room]:
             assert found - {"recipes"} == said, room
+
+
+def test_no_module_is_longer_than_a_reader_likes():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "src").rglob("*.py")}
+    assert {str(path): length for path, length in lengths.items() if length > 450} == {}

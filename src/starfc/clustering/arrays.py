@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from starfc.clustering.copies import collapsed, copies_among, sizes_of, with_copies
 from starfc.clustering.diagnostics import diagnose, doubts, giants_doubt
-from starfc.clustering.few import Way, best_way, ways, whole_from
+from starfc.clustering.few import Way, best_way, lists_in_training, ways, whole_from
 from starfc.clustering.parsing import MakeParser
 from starfc.clustering.pipeline import (
     COMPONENTS,
@@ -173,8 +173,7 @@ def cluster_features(
         As for :func:`starfc.clustering.pipeline.cluster`.
     """
     stages = stages or Stages()
-    given: dict[str, Any] = {"stages": stages, "scratch": scratch}
-    given |= {"device": device}
+    given: dict[str, Any] = {"device": device, "stages": stages, "scratch": scratch}
     sources: dict[str, Any] = {"make_graph": make_graph, "graph_of_all": graph_of_all}
     prepared = prepare(features, model, settings, in_tasks=make_parser is not None, **sources, **given)
     return cluster_prepared(prepared, settings, make_parser=make_parser, keep_edges=keep_edges, **given)
@@ -229,17 +228,18 @@ def prepare(
     rest = rows, representative, invalid, [] if short is None else [short]
     if len(distinct) < 2:
         return Prepared(distinct, empty_graph(len(distinct), k), model, *rest)
-    whole = whole_from(min(settings.k, columns + 1))
-    suited = isinstance(model, ContextualModel) and settings.refinement == "fixed" and graph_of_all is None
-    few = suited and len(distinct) < whole
-    if few:
-        if in_tasks:
+    few = False
+    if isinstance(model, ContextualModel) and settings.refinement == "fixed" and graph_of_all is None:
+        whole = whole_from(settings.k, model)
+        few = len(distinct) < whole
+        if few and in_tasks:
             raise InputError(
                 f"{word('engine')}: at least {whole} distinct rows needed with this model; found {len(distinct)}; "
                 "leave it out"
             )
-        with stages.together("few rows") as inner:
-            model, k = _best_way(distinct, k, model, settings, device, inner, scratch)
+        if few:
+            with stages.together("few rows") as inner:
+                model, k = _best_way(distinct, k, model, settings, device, inner, scratch)
     with stages.stage("kNN graph"):
         if make_graph is None:
             stages.require("kNN graph", settings.search.bytes(distinct, k))
@@ -278,7 +278,7 @@ def cluster_prepared(
     else:
         result = _clustered(prepared.features, graph, model, settings, **given)
     recalls = graph.info.get("recalls") or {}
-    trained = model.columns if isinstance(model, ContextualModel) else 0
+    trained = lists_in_training(graph.num_nodes, model) if isinstance(model, ContextualModel) else 0
     found = doubts(result, max(graph.k - 1, 0), sizes, recalls.get("edges"), trained)  # k includes the row itself
     if kept is not None:
         result = with_copies(result, kept)
@@ -297,7 +297,7 @@ def cluster_prepared(
 def _best_way(
     features: Features,
     k: int,
-    model: Model,
+    model: ContextualModel,
     settings: Settings,
     device: str | torch.device,
     stages: Stages,

@@ -2,12 +2,12 @@
 
 The packaged model was trained on sets of at least 200 rows, with lists of 79 neighbours. In smaller sets such lists
 hold most of the rows. Then nearly all pairs of rows have many neighbours in common, and p is often too high: strangers
-become one cluster. There are two remedies, and none is the better one for all sets:
+become one cluster. There are two remedies, and neither is the better one for all sets:
 
 * Shorter lists. But lists that are shorter than the identities split them.
 * Other weights, trained on sets of 40 to 240 rows (``pretrained/few``). They are the best ones for identities of few
-  rows, but they see less in a set than the others, and lose large identities of a weak embedding. They are tried on
-  sets of up to 480 rows.
+  rows, but they see less in a set than the others, and lose large identities of a weak embedding. They belong to the
+  packaged model, and are tried on sets of fewer than 480 rows.
 
 Therefore the set is clustered in each of these ways, and the one with the highest expected F stays
 (:mod:`starfc.clustering.choice`).
@@ -22,10 +22,11 @@ from starfc.clustering.pipeline import Clustering
 from starfc.data.dataset import Features
 from starfc.graph.neighbours import KnnGraph
 from starfc.models.checkpoint import FEW_ROWS, PRETRAINED, Model, load_model
+from starfc.models.contextual import ContextualModel
 
 log = logging.getLogger("starfc")
 
-_LONG, _FEW = 3, 6  # shorter lists are tried below 3 k rows, and the weights for few rows below 6 k
+_LONG, _FEW = 3, 6  # with lists of k entries, shorter ones are tried below 3 k rows, and other weights below 6 k
 _SHARES = (1, 2, 3, 4, 6)  # lists of all rows, of a half, a third, a fourth and a sixth of them are tried
 _SHORTEST = 4  # entries
 
@@ -33,27 +34,38 @@ _SHORTEST = 4  # entries
 Way = tuple[Model, int]
 
 
-def whole_from(k: int) -> int:
-    """Return the number of rows below which a set has few rows, for lists of k entries."""
-    return _FEW * k
+def whole_from(k: int, model: ContextualModel) -> int:
+    """Return the number of rows from which a set is clustered in one way, with lists of at most k entries."""
+    return (_FEW if _is_packaged(model) else _LONG) * min(k, model.columns + 1)
 
 
-def lengths(n: int, k: int) -> list[int]:
-    """Return the lengths that are tried for n rows if at most k entries are allowed, the longest first."""
-    if n >= _LONG * k:
-        return [k]
-    return sorted({min(k, n, max(_SHORTEST, n // share)) for share in _SHARES}, reverse=True)
+def lengths(n: int, k: int, used: int) -> list[int]:
+    """Return the lengths that are tried for n rows, the longest first.
 
-
-def ways(n: int, k: int, model: Model) -> list[Way]:
-    """Return the ways that are tried for few rows, n: ``model`` with several lengths, and the weights for few rows.
-
-    These weights belong to the packaged model. With other models, only the length is chosen.
+    Lists have at most k entries, of which the model uses ``used``. So no length between the two is tried.
     """
-    found: list[Way] = [(model, length) for length in lengths(n, k)]
-    if model.folder is not None and model.folder.resolve() == PRETRAINED.resolve():
-        found.append((load_model(FEW_ROWS), min(k, n)))
-    return found
+    longest = min(k, used)
+    shorter = {max(_SHORTEST, n // share) for share in _SHARES} if n < _LONG * longest else set()
+    return [min(k, n), *sorted((length for length in shorter if length < min(longest, n)), reverse=True)]
+
+
+def ways(n: int, k: int, model: ContextualModel) -> list[Way]:
+    """Return the ways that are tried for few rows, n: ``model`` with several lengths, and the weights for few rows."""
+    found: list[Way] = [(model, length) for length in lengths(n, k, model.columns + 1)]
+    return [*found, (load_model(FEW_ROWS), min(k, n))] if _is_packaged(model) else found
+
+
+def lists_in_training(n: int, model: ContextualModel) -> int:
+    """Return the number of neighbours in the lists of n rows in the training of a model.
+
+    The weights for few rows were trained on sets whose lists were as long as the sets allow.
+    """
+    few = model.folder is not None and model.folder.resolve() == FEW_ROWS.resolve()
+    return min(model.columns, n - 1) if few else model.columns
+
+
+def _is_packaged(model: Model) -> bool:
+    return model.folder is not None and model.folder.resolve() == PRETRAINED.resolve()
 
 
 def best_way(
@@ -79,5 +91,5 @@ def best_way(
         found = steps(model, search(features, length)).estimate
         expected.append(0.0 if found is None else found.fscore)
         name = "" if model.folder is None else model.folder.name
-        log.info("weights %r, lists of %d neighbours: expected F %.2f", name, length - 1, 100 * expected[-1])
+        log.debug("weights %r, lists of %d neighbours: expected F %.2f", name, length - 1, 100 * expected[-1])
     return tried[expected.index(max(expected))]

@@ -138,9 +138,7 @@ class Dynamic:
     """Thresholds of test_dynamic.py: undirected edges, node intimacy above tau2 / (0.85^(10 b) + 1)."""
 
     tau1: float | None = option(None, "keep edges with p > tau1; None: the default of model.type", low=0, high=1)
-    tau2: float | None = option(
-        None, "ceiling of the dynamic threshold; None: the default of model.type", low=0, high=1
-    )
+    tau2: float | None = option(None, "ceiling of the threshold; None: the default of model.type", low=0, high=1)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.shards import killed_and_continued
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.data.dataset import Features
 from starfc.data.synthetic import sample
@@ -135,6 +136,14 @@ def test_a_damaged_array_is_made_again(tmp_path, rows, model, stage):
         data[-1] ^= 1
         path.write_bytes(bytes(data))
     assert_same(on_shards(some, model, Store(str(tmp_path)), shard_rows=256), cluster(some, model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["near", "project", "parse"])
+def test_a_killed_driver_continues(tmp_path, rows, model, stage):
+    given = ("--model", str(model.folder), "--tau1", "0.8", "--tau2", "0.6", "--k", "40")
+    found = killed_and_continued(tmp_path, rows, stage, *given)
+    np.testing.assert_array_equal(found, cluster(rows, model).result.labels)
 
 
 def test_a_model_of_three_scales_is_refused(tmp_path, rows):

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from helpers.paths import ROOT
 from helpers.s3 import s3_server
+from helpers.shards import cluster_command, killed_and_continued
 from starfc.clustering.arrays import Settings, cluster_features
 from starfc.config.config import load_config
 from starfc.data.dataset import Features
@@ -262,12 +262,6 @@ def test_a_run_on_s3(rows, expected):
         store.remove()
 
 
-def cluster_command(tmp_path, *more):
-    code = "import sys; from starfc.commands import main; sys.argv[0] = 'starfc'; main()"
-    folder = ("-o", str(tmp_path / "run"), "--store", str(tmp_path / "store"), "--shard-rows", "512")
-    return [sys.executable, "-c", code, "cluster", str(tmp_path / "x.npy"), *folder, *more]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
@@ -276,20 +270,7 @@ def cluster_command(tmp_path, *more):
     ),
 )
 def test_a_killed_driver_continues(tmp_path, rows, expected, stage):
-    np.save(tmp_path / "x.npy", rows)
-    command = cluster_command(tmp_path, "--engine", "local", "--threads", "1", "-q")
-    driver = subprocess.Popen(command, start_new_session=True)
-    while not list((tmp_path / "store" / stage).glob("*.json")) and driver.poll() is None:
-        time.sleep(0.005)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/0*.json")}
-    assert before
-    subprocess.run(command, check=True)
-    kept = {path for path, at in before.items() if path.stat().st_mtime_ns == at}
-    redone = {path.parent.name for path in set(before) - kept}
-    assert not {name for name in redone if not name.endswith("-given")} - {"cohort"}  # of the driver
-    np.testing.assert_array_equal(np.load(tmp_path / "run" / "labels.npy"), expected.result.labels)
+    np.testing.assert_array_equal(killed_and_continued(tmp_path, rows, stage), expected.result.labels)
 
 
 @pytest.mark.slow

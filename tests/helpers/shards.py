@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -31,8 +30,8 @@ def killed_and_continued(tmp_path: Path, rows: NDArray, stage: str, *more: str) 
     driver = subprocess.Popen(command, start_new_session=True)
     while not list((tmp_path / "store" / stage).glob("0*.json")) and driver.poll() is None:
         time.sleep(0.005)
-    with contextlib.suppress(ProcessLookupError):  # it ended first
-        os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.poll() is None, "it ended before it was killed"
+    os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/0*.json")}
     assert stage in {path.parent.name for path in before}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from starfc.clustering.pipeline import Clustering
 from starfc.data.dataset import Features
@@ -36,7 +37,7 @@ Way = tuple[Model, int]
 
 def whole_from(k: int, model: ContextualModel) -> int:
     """Return the number of rows from which a set is clustered in one way, with lists of at most k entries."""
-    return (_FEW if _is_packaged(model) else _LONG) * min(k, model.columns + 1)
+    return (_FEW if _is_from(PRETRAINED, model) else _LONG) * min(k, model.columns + 1)
 
 
 def lengths(n: int, k: int, used: int) -> list[int]:
@@ -52,7 +53,7 @@ def lengths(n: int, k: int, used: int) -> list[int]:
 def ways(n: int, k: int, model: ContextualModel) -> list[Way]:
     """Return the ways that are tried for few rows, n: ``model`` with several lengths, and the weights for few rows."""
     found: list[Way] = [(model, length) for length in lengths(n, k, model.columns + 1)]
-    return [*found, (load_model(FEW_ROWS), min(k, n))] if _is_packaged(model) else found
+    return [*found, (load_model(FEW_ROWS), min(k, n))] if _is_from(PRETRAINED, model) else found
 
 
 def lists_in_training(n: int, model: ContextualModel) -> int:
@@ -60,12 +61,11 @@ def lists_in_training(n: int, model: ContextualModel) -> int:
 
     The weights for few rows were trained on sets whose lists were as long as the sets allow.
     """
-    few = model.folder is not None and model.folder.resolve() == FEW_ROWS.resolve()
-    return min(model.columns, n - 1) if few else model.columns
+    return min(model.columns, n - 1) if _is_from(FEW_ROWS, model) else model.columns
 
 
-def _is_packaged(model: Model) -> bool:
-    return model.folder is not None and model.folder.resolve() == PRETRAINED.resolve()
+def _is_from(folder: Path, model: Model) -> bool:
+    return model.folder is not None and model.folder.resolve() == folder.resolve()
 
 
 def best_way(

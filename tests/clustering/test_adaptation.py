@@ -74,7 +74,7 @@ def test_scorers_are_those_of_a_plain_loop(scoring, monkeypatch):
         within = np.flatnonzero((half[rows] == h) & (half[cols] == h))
         same = torch.from_numpy((members[rows] == members[cols]).astype(np.float32))
         target = (0.8 * (0.96 * same + 0.02) + 0.2 * p)[within]
-        scorer = EdgeScorer(x.shape[1], scoring.scorer.layers[0].out_features)
+        scorer = EdgeScorer(x.shape[1], scoring.scorer.layers[0].out_features, members=scoring.scorer.members)
         scorer.load_state_dict(scoring.scorer.state_dict())
         optimizer, generator = torch.optim.Adam(scorer.parameters(), 1.5e-3), torch.Generator().manual_seed(4)
         for step in range(20):

@@ -30,6 +30,7 @@ from starfc.models.contextual import (
     Context,
     ContextScorer,
     ContextualModel,
+    MeanScorer,
     first_context,
     second_context,
 )
@@ -154,6 +155,21 @@ def test_a_context_folded_into_the_weights_gives_the_same_logits():
         other = scorer(features, scorer.modulation(-context[None]))
     np.testing.assert_allclose(found, twin, atol=1e-5)
     assert (twin - other).abs().max() > 0.01
+
+
+def test_the_logit_of_a_round_is_the_mean_of_its_members():
+    generator = torch.Generator().manual_seed(0)
+    scorer = MeanScorer(7, 9, 8, 3, generator)
+    for member in scorer.members:
+        for parameter in member.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.3, generator=generator)
+        member.standardise(torch.randn(50, 7, generator=generator), torch.randn(20, 9, generator=generator))
+    features, context = torch.randn(30, 7, generator=generator), torch.randn(9, generator=generator).numpy()
+    with torch.no_grad():
+        found = scorer.eval().of(context)(features)
+        each = torch.stack([member.of(context)(features) for member in scorer.members])
+    np.testing.assert_allclose(found, each.mean(dim=0), atol=1e-5)
+    assert (each.std(dim=0) > 0.01).all()
 
 
 def test_a_context_that_is_unlike_those_of_training_is_noticed():

@@ -313,11 +313,10 @@ class MeanScorer(nn.Module):
             context = self.neutral
         scorers = [member.of(context) for member in self.members]
         count, h = len(scorers), self.nhid
-        whole = EdgeScorer(len(scorers[0].shift), count * h).to(scorers[0].shift.device)
+        whole = EdgeScorer(len(scorers[0].shift), count * h, members=count).to(scorers[0].shift.device)
         whole.shift.copy_(scorers[0].shift)
         whole.scale.copy_(scorers[0].scale)
         first, second, last = whole.layers
-        second.weight.zero_()
         last.bias.zero_()
         for at, scorer in enumerate(scorers):
             units, (its_first, its_second, its_last) = slice(at * h, (at + 1) * h), scorer.layers
@@ -325,7 +324,7 @@ class MeanScorer(nn.Module):
             factor = scorer.scale / whole.scale
             first.weight[units] = its_first.weight * factor
             first.bias[units] = its_first.bias + (its_first.weight * scorer.scale) @ (whole.shift - scorer.shift)
-            second.weight[units, units] = its_second.weight
+            second.weight[units] = its_second.weight
             second.bias[units] = its_second.bias
             last.weight[:, units] = its_last.weight / count
             last.bias.add_(its_last.bias / count)

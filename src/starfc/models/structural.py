@@ -41,9 +41,11 @@ class Modules(nn.ModuleList, Generic[M]):
         def __iter__(self) -> Iterator[M]: ...
 
 
-def scorer_layers(features: int, nhid: int, generator: torch.Generator | None = None) -> Modules[nn.Linear]:
-    """Return the three linear layers of a scorer, initialised."""
-    layers = Modules([nn.Linear(features, nhid), nn.Linear(nhid, nhid), nn.Linear(nhid, 1)])
+def scorer_layers(
+    features: int, nhid: int, generator: torch.Generator | None = None, members: int = 1
+) -> Modules[nn.Linear]:
+    """Return the three linear layers of a scorer, initialised; see :class:`EdgeScorer`."""
+    layers = Modules([nn.Linear(features, nhid), nn.Linear(nhid // members, nhid), nn.Linear(nhid, 1)])
     for layer in layers:
         bound = math.sqrt(6 / layer.in_features) if layer.out_features > 1 else math.sqrt(1 / layer.in_features)
         nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
@@ -55,23 +57,43 @@ class EdgeScorer(nn.Module):
     """A scorer that computes the logits (m,) of edges from their structural features (m, f).
 
     Features are standardised as (x - ``shift``) · ``scale``, both (f,); this is folded into the first layer.
+
+    Parameters
+    ----------
+    features : int
+        f, number of features of an edge.
+    nhid : int
+        h, units of each hidden layer, of all members together.
+    generator : torch.Generator, optional
+        Source of the initial weights.
+    members : int
+        M, number of networks whose sum is the logit. Each has h / M units of each hidden layer. A unit of the second
+        layer is connected only with the units of its own member, so the layer's weight is (h, h / M).
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, features: int, nhid: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, features: int, nhid: int, generator: torch.Generator | None = None, members: int = 1) -> None:
         super().__init__()
+        self.members = members
         self.register_buffer("shift", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
-        self.layers = scorer_layers(features, nhid, generator)
+        self.layers = scorer_layers(features, nhid, generator, members)
 
     def forward(self, features: Tensor) -> Tensor:
         first, second, last = self.layers
         weight = first.weight * self.scale
-        hidden = functional.relu(functional.linear(features, weight, first.bias - weight @ self.shift), inplace=True)
-        hidden = functional.relu(second(hidden), inplace=True)
-        return last(hidden).squeeze(-1)
+        inner = (weight, first.bias - weight @ self.shift, second.weight, second.bias)
+        of_members = zip(
+            *(values.chunk(self.members) for values in inner), last.weight.chunk(self.members, 1), strict=True
+        )
+        logits: Tensor = last.bias
+        for w1, b1, w2, b2, w3 in of_members:
+            hidden = functional.relu(functional.linear(features, w1, b1), inplace=True)
+            hidden = functional.relu(functional.linear(hidden, w2, b2), inplace=True)
+            logits = torch.addmm(logits, hidden, w3.T)
+        return logits.squeeze(-1)
 
 
 @torch.inference_mode()

@@ -243,7 +243,7 @@ def scorer_of(run: ShardRun, stage: str, number: int = 0) -> EdgeScorer:
     names = [part for part in run.asked(stage)["arrays"][0] if part.startswith(f"{number}-")]
     values = {name.partition("-")[2]: torch.from_numpy(np.array(run.asked_array(stage, name))) for name in names}
     hidden, features = values["layers.0.weight"].shape
-    scorer = EdgeScorer(features, hidden)
+    scorer = EdgeScorer(features, hidden, members=hidden // values["layers.1.weight"].shape[1])
     scorer.load_state_dict(values)
     return scorer.eval()
 

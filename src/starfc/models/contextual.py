@@ -46,14 +46,18 @@ _LEAST_SPREAD = 1e-9  # minimum spread of strangers in a stored context
 _CONTEXT_RANGE = 4.0  # standardised context numbers are clipped to ± this
 FAR = 0.3  # if more than this share of a context's numbers is outside the training range, the context is ignored
 _LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # levels of the quantiles
-_SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles are part of the context
+_SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles over all edges are part of the context
+_NEAREST = [2, 4, 6, 8, 9, 11, 19, 20, 23, 25]  # and over the edges to nearest neighbours
+_RANK, _OTHER_RANK = 24, 25  # columns with logs of ranks
 _ROUND_COLUMNS = FEATURES - FIRST_FEATURES
 
 COLUMNS_FIRST = FIRST_FEATURES + ABSOLUTE_FEATURES
 COLUMNS_SECOND = COLUMNS_FIRST + _ROUND_COLUMNS
-CONTEXT_FIRST = 2 * COLUMNS_FIRST + len(_LEVELS) * len(_SPREAD_OUT) + 4
-_OF_RANKS = 2 * COLUMNS_FIRST + len(_LEVELS) * _SPREAD_OUT.index(24)
-RANK_QUANTILES = slice(_OF_RANKS, _OF_RANKS + len(_LEVELS))  # the numbers of a context that are logs of whole numbers
+CONTEXT_FIRST = 2 * COLUMNS_FIRST + len(_LEVELS) * (len(_SPREAD_OUT) + len(_NEAREST)) + 4
+#: The numbers of a context that are logs of whole numbers: quantiles of ranks.
+RANK_QUANTILES = 2 * COLUMNS_FIRST + np.flatnonzero(
+    np.repeat(np.isin(_SPREAD_OUT + _NEAREST, (_RANK, _OTHER_RANK)), len(_LEVELS))
+)
 CONTEXT_SECOND = CONTEXT_FIRST + 2 * _ROUND_COLUMNS + 2 * len(_LEVELS)
 
 
@@ -65,8 +69,10 @@ def sampled_nodes(num_nodes: int) -> NDArray[np.int64]:
 def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, strangers: Strangers) -> NDArray[np.float32]:
     """Return the context of the first round: statistics of the first round's features in a set.
 
-    The context has the mean and standard deviation of each column, the quantiles .1 .3 .5 .7 .9 of seven columns,
-    log N / 4, log d / 4, log(spread of strangers) / 2, and the median of strangers.
+    The context has the mean and standard deviation of each column; the quantiles .1 .3 .5 .7 .9 of seven columns; the
+    same quantiles of ten columns over the edges of which one end is the nearest neighbour of the other, which show how
+    far the nearest neighbour stands out; log N / 4, log d / 4, log(spread of strangers) / 2, and the median of
+    strangers.
 
     Parameters
     ----------
@@ -79,16 +85,21 @@ def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, stran
 
     Returns
     -------
-    (101,) float32
+    (151,) float32
     """
     some = _thinned(features)
-    quantiles = np.quantile(some[:, _SPREAD_OUT], _LEVELS, axis=0).T.ravel()
+    nearest = features[features[:, _RANK] < math.log(2) / 2]
+    nearest = nearest if len(nearest) else some
+    quantiles = [
+        np.quantile(edges[:, columns], _LEVELS, axis=0).T.ravel()
+        for edges, columns in ((some, _SPREAD_OUT), (nearest, _NEAREST))
+    ]
     whole = [math.log(num_nodes) / 4, math.log(dim) / 4, math.log(strangers.spread) / 2, strangers.median]
-    return np.concatenate([some.mean(axis=0), some.std(axis=0), quantiles, whole]).astype(np.float32)
+    return np.concatenate([some.mean(axis=0), some.std(axis=0), *quantiles, whole]).astype(np.float32)
 
 
 def second_context(first: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the context of the second round, (131,) float32: the first round's context and further statistics.
+    """Return the context of the second round, (181,) float32: the first round's context and further statistics.
 
     These are the mean and standard deviation of columns 31 to 40, and the quantiles of p and of c / sqrt(a b).
     ``features`` (m, 41) are those of the second round.
@@ -116,7 +127,7 @@ class Context:
         The strangers of the set.
     num_nodes : int
         Number of nodes.
-    first, second : (101,), (131,) float32
+    first, second : (151,), (181,) float32
         The contexts of both rounds.
     adapted : (2, P) float32, optional
         The parameters of both adapted scorers of the second round (:mod:`starfc.clustering.adaptation`). An edge on

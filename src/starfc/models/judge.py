@@ -51,7 +51,7 @@ def context_change(
     strangers: Strangers,
     in_lists_of: Callable[[NDArray[np.integer]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    """Return how much the first round's context would change if the lists of ``graph`` were exact, (101,) float32.
+    """Return how much the first round's context would change if the lists of ``graph`` were exact, (151,) float32.
 
     Approximate lists of neighbours in one place have the same gaps, so strangers in this place have more common
     neighbours than under exact lists. A scorer would read this from the context as a property of the embedding, and

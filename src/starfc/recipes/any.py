@@ -5,11 +5,11 @@ _base_ = './structural.py'
 
 model = dict(type='gcn_structural_any', kwargs=dict(nhid=48))
 kinds = dict(
-    first=900,  # kinds to train the early first round on
-    second=900,  # other kinds to train the second round on; the final first round is trained on all kinds
+    first=2400,  # kinds to train the early first round on
+    second=2400,  # other kinds to train the second round on; the final first round is trained on all kinds
     few=False,  # kinds of 40 to 240 rows only, for the weights that serve sets of few rows
     edges=6000,  # training edges per kind
-    members=2,  # scorers per round, trained separately; their mean logit is used
-    steps=6000)  # optimiser steps per scorer, 4,096 edges each
+    members=4,  # scorers per round, trained separately; their mean logit is used
+    steps=3000)  # optimiser steps per scorer, 4,096 edges each
 partition = dict(type='infomap')
 validation = dict(_delete_=True, source='none')

@@ -1,56 +1,55 @@
 """Kinds of data: many different small labelled data sets, to train a model that works with any embedding.
 
 A kind is determined by a seed and its number. Kinds differ in these properties: the number of rows and dimensions; the
-sizes of identities (log-normal, Zipf, equal, geometric; many singletons; a few giants); the similarity of identities;
+sizes of identities (log-normal, Zipf, equal, geometric; all small; many singletons; a few giants); their similarity;
 the variation within an identity (random, in modes of the identity or of all identities, along tracks as in videos);
-poor photos; the shape of the space (a narrow cone, stretched axes); near copies; wrong labels. There are five families:
+poor photos; the shape of the space (a narrow cone, stretched axes); near copies; wrong labels. There are six families:
 
-=========== =======================================================================================================
-``latent``  identities and the variation within them are points of low dimension. Random networks map them to the
-            embedding, so the intrinsic dimension is far lower than that of the embedding.
-``axes``    vectors of :mod:`starfc.data.synthetic` with random parameters
-``real``    given labelled features: some identities, cut to other sizes, projected, squashed, with noise
-``network`` output of a small network for ``latent`` or ``real`` data. As real embedding networks it was trained, with
-            softmax or margin and for a short or long time, on *other* identities.
-``drawn``   pictures of figures (:mod:`starfc.training.drawn`): their pixels, the principal directions of these, or the
-            output of a random or a trained small network
-=========== =======================================================================================================
+============ ======================================================================================================
+``latent``   identities and the variation within them are points of low dimension. Random networks map them to the
+             embedding, so the intrinsic dimension is far lower than that of the embedding.
+``axes``     vectors of the class ``Synthetic`` (:mod:`starfc.data.synthetic`) with random parameters
+``manifold`` points near a curved surface (:mod:`starfc.data.synthetic_manifold`) with random parameters
+``real``     given labelled features: some identities, cut to other sizes, projected, squashed, with noise
+``network``  output of a small network for ``latent`` or ``real`` data. As real embedding networks it was trained, with
+             softmax or margin and for a short or long time, on *other* identities.
+``drawn``    pictures of figures (:mod:`starfc.training.drawn`): their pixels, the principal directions of these, or
+             the output of a random or a trained small network
+============ ======================================================================================================
 
 No family uses the data that a model is evaluated on.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn import functional
 
 from starfc.data.dataset import Features
 from starfc.data.synthetic import Population, Synthetic
+from starfc.data.synthetic_manifold import Manifold
 from starfc.evaluation.metrics import labelled
 from starfc.training.drawn import draw_pictures
+from starfc.training.networks import embedded, log_uniform, random_network
 
 Rng = np.random.Generator
 Rows = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-FAMILIES = {"latent": 0.28, "axes": 0.13, "real": 0.24, "network": 0.28, "drawn": 0.07}  # shares
-_TINY, _SMALL, _LARGE, _HUGE = (200, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
-_TINY_SHARE, _LARGE_SHARE = 0.12, 0.05
+FAMILIES = {"latent": 0.26, "axes": 0.06, "manifold": 0.1, "real": 0.24, "network": 0.27, "drawn": 0.07}  # shares
+_TINY, _SMALL, _LARGE, _HUGE = (40, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
+_TINY_SHARE, _LARGE_SHARE = 0.28, 0.05
+_SPARSE_SHARE = 0.22  # share of the kinds in which no identity has more than ten rows
 _FEW = (40, 240)  # rows of the kinds for the scorers of few rows
-_LEAST_ROWS, _LEAST_FEW = 150, 30  # kinds with fewer rows are not used
+_LEAST_ROWS = 30  # kinds with fewer rows are not used
 _HUGE_EVERY = 60  # one of so many kinds is huge
-_DIMENSIONS = (32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
+_DIMENSIONS = (12, 24, 32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
 _LEAST_ACCURACY = 0.5  # accuracy of the nearest neighbour below which a kind is hopeless
 _HOPELESS_KEPT = 0.15  # share of the hopeless kinds that are used
-_BATCH = 192  # batch size in the training of a small network
 _LOOKED_AT = 800  # number of rows on which the accuracy of the nearest neighbour is measured
 
 
@@ -99,17 +98,16 @@ def make_kind(seed: int, number: int, real: Real | None = None, few: bool = Fals
     family = str(rng.choice(names, p=shares / shares.sum()))
     size = rng.random()
     within = _FEW if few else _TINY if size < _TINY_SHARE else _LARGE if size > 1 - _LARGE_SHARE else _SMALL
-    rows = int(_log_uniform(rng, *within))
+    rows = int(log_uniform(rng, *within))
     if not few and number % _HUGE_EVERY == _HUGE_EVERY - 1:
         family = ("latent", "axes", "real" if real is not None else "network", "network")[number // _HUGE_EVERY % 4]
-        rows = int(_log_uniform(rng, *_HUGE))
+        rows = int(log_uniform(rng, *_HUGE))
     features, labels = _MAKE[family](rng, rows, real)
     features, labels = _disturbed(rng, _of_mean_length_1(features), labels)
     order = rng.permutation(len(labels))
     halves, labels = features[order].astype(np.float16), labels[order]
     kept = rng.random() < _HOPELESS_KEPT
-    least = _LEAST_FEW if few else _LEAST_ROWS
-    if len(labels) < least or not (kept or _nearest_accuracy(halves, labels) > _LEAST_ACCURACY):
+    if len(labels) < _LEAST_ROWS or not (kept or _nearest_accuracy(halves, labels) > _LEAST_ACCURACY):
         return None
     return DataKind(halves, labels, family)
 
@@ -128,12 +126,17 @@ def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
     return float((labels[sims.argmax(axis=1)] == labels[some])[counted].mean()) if counted.sum() > 20 else 1.0
 
 
-def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
-    """Draw the sizes (C,) int64 of identities, in random order. Their sum is about ``rows``, each at most ``most``."""
-    means, largest = ((1.3, rows / 2), int(0.8 * rows)) if rows < _TINY[0] else ((2, 300), rows // 3)
-    mean, sigma = _log_uniform(rng, *means), rng.uniform(0.2, 1.5)
-    if rng.random() < 0.015:  # nearly all rows are singletons
+def draw_sizes(rng: Rng, rows: int) -> Ids:
+    """Draw the sizes (C,) int64 of identities, in random order. Their sum is about ``rows``."""
+    few = rows < _FEW[1]
+    mean, sigma = log_uniform(rng, 1.3, rows / 2 if few else min(rows / 4, 1500)), rng.uniform(0.2, 1.5)
+    largest = int(rows * (0.8 if few or rng.random() < 0.2 else 1 / 3))
+    way = rng.random()
+    if way < 0.015:  # nearly all rows are singletons
         return np.concatenate([np.full(int(rng.integers(0, max(1, rows // 50))), 2), np.ones(rows, np.int64)])
+    if way < _SPARSE_SHARE:
+        sizes = 1 + rng.binomial(int(log_uniform(rng, 1, 9)), rng.uniform(0.05, 1), rows)
+        return sizes[: int(np.searchsorted(np.cumsum(sizes), rows)) + 1]
     profile, count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]), int(rows / mean) + 64
     if profile == 0:
         drawn = mean * np.exp(rng.normal(-(sigma**2) / 2, sigma, count))
@@ -152,27 +155,26 @@ def draw_sizes(rng: Rng, rows: int, most: int | None = None) -> Ids:
             sizes = sizes[: max(1, int(len(sizes) * (1 - share)))]
         sizes = np.concatenate([sizes, np.ones(int(share * rows), np.int64)])
     if rng.random() < 0.3:  # giants
-        giants = [max(2, int(rows * _log_uniform(rng, 0.02, 0.15))) for _ in range(rng.integers(1, 5))]
+        giants = [max(2, int(rows * log_uniform(rng, 0.02, 0.3))) for _ in range(rng.integers(1, 5))]
         sizes = np.concatenate([sizes, giants])
     sizes = rng.permutation(sizes)
-    sizes = sizes[: max(2, int(np.searchsorted(np.cumsum(sizes), rows)) + 1)]
-    return sizes if most is None else np.minimum(sizes, most)
+    return sizes[: max(2, int(np.searchsorted(np.cumsum(sizes), rows)) + 1)]
 
 
 def _latent(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     sizes = draw_sizes(rng, rows)
     ids = np.repeat(np.arange(len(sizes)), sizes)
-    dim, noise = int(rng.choice(_DIMENSIONS)), _log_uniform(rng, 0.25, 1.6)
+    dim, noise = int(rng.choice(_DIMENSIONS)), log_uniform(rng, 0.25, 1.6)
     identity = _identities(rng, len(sizes))
     within = _variations(rng, ids, len(sizes))
     maps = rng.integers(0, 3)
     if maps == 0:  # one network maps identity and variation together
-        joint = _random_network(rng, (identity.shape[1] + within.shape[1], int(_log_uniform(rng, 48, 256)), dim))
+        joint = random_network(rng, (identity.shape[1] + within.shape[1], int(log_uniform(rng, 48, 256)), dim))
         out = joint(np.concatenate([2 * identity[ids], 2 * noise * within], axis=1))
     else:  # one network maps identities to centres; another network or a matrix maps the variation, which is added
-        centres = _random_network(rng, (identity.shape[1], int(_log_uniform(rng, 48, 256)), dim))(2 * identity)
-        hidden = (int(_log_uniform(rng, 32, 128)),) if maps == 1 else ()
-        added = _random_network(rng, (within.shape[1], *hidden, dim))(2 * within)
+        centres = random_network(rng, (identity.shape[1], int(log_uniform(rng, 48, 256)), dim))(2 * identity)
+        hidden = (int(log_uniform(rng, 32, 128)),) if maps == 1 else ()
+        added = random_network(rng, (within.shape[1], *hidden, dim))(2 * within)
         lengths = rng.uniform(0.7, 1.3, (len(ids), 1)).astype(np.float32)
         out = _centred(centres)[ids] * lengths + 0.8 * noise * _centred(added)
     out = _centred(out)
@@ -192,11 +194,11 @@ def _latent(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
 
 def _axes(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     parameters = Synthetic(
-        mean_size=_log_uniform(rng, 2.5, 300),
+        mean_size=log_uniform(rng, 1.3, 300),
         size_sigma=rng.uniform(0.3, 1.4),
         min_size=int(rng.choice([1, 2])),
         max_size=max(3, rows // 4),
-        family_size=int(_log_uniform(rng, 2, 60)),
+        family_size=int(log_uniform(rng, 2, 600)),
         family_weight=rng.uniform(0.4, 1.5),
         modes=int(rng.integers(1, 7)),
         mode_weight=rng.uniform(0.2, 1.1),
@@ -208,9 +210,36 @@ def _axes(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
         bad_directions=int(rng.integers(1, 16)),
         bad_weight=rng.uniform(0.3, 1.4),
     )
-    population = Population(rows, parameters, int(rng.integers(1 << 40)), int(rng.choice(_DIMENSIONS[1:])))
+    population = Population(rows, parameters, int(rng.integers(1 << 40)), int(rng.choice(_DIMENSIONS[3:])))
     features, labels = population.rows(0, rows)
     return features.astype(np.float32), labels
+
+
+def _manifold(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
+    ends, dim = np.cumsum(draw_sizes(rng, rows)), int(rng.choice(_DIMENSIONS[3:]))
+    group_share = rng.uniform(0, 0.4)
+    parameters = Manifold(
+        latent_dim=int(log_uniform(rng, 6, 40)),
+        gain=log_uniform(rng, 0.2, 1.3),
+        groups=int(rng.integers(2, 13)),
+        group_share=group_share,
+        family_size=int(log_uniform(rng, 3, 300)),
+        family_share=rng.uniform(0, 0.9 - group_share),
+        cause_dim=int(log_uniform(rng, 4, 24)),
+        spread=log_uniform(rng, 0.08, 0.6),
+        identity_sigma=rng.uniform(0, 0.3),
+        instance_sigma=rng.uniform(0.1, 0.6),
+        modes=int(rng.integers(1, 7)),
+        mode_share=rng.uniform(0, 0.6),
+        noise_weight=rng.uniform(0, 0.6),
+        bad_places=int(rng.integers(1, 6)),
+        bad_weight=rng.uniform(0, 1.2),
+        poor_share=rng.uniform(0, 0.15),
+        spectrum=rng.uniform(0, 0.4),
+    )
+    features, ids = np.empty((ends[-1], dim), np.float32), np.empty(ends[-1], np.int64)
+    parameters.fill(0, features, ids, ends, int(rng.integers(1 << 40)))
+    return features, ids
 
 
 def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
@@ -218,12 +247,12 @@ def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     features, ids = _cut(rng, rows, real)
     if rng.random() < 0.3:
         return features, ids
-    dim, way = int(rng.choice((24, 48, 96, 128, 160, 256))), rng.integers(0, 3)
+    dim, way = int(rng.choice((12, 24, 48, 96, 128, 160, 256))), rng.integers(0, 3)
     whole = features.shape[1]
     if way == 0:
         features = features @ (rng.normal(size=(whole, dim)) / np.sqrt(dim)).astype(np.float32)
     elif way == 1:
-        squash = _random_network(rng, (whole, int(rng.choice((96, 192, 256))), dim), kinds=2)
+        squash = random_network(rng, (whole, int(rng.choice((96, 192, 256))), dim), kinds=2)
         features = squash(features * np.float32(rng.uniform(4, 16)))
         features = features - features.mean(axis=0)
     else:
@@ -231,7 +260,7 @@ def _real(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     features = _of_mean_length_1(features)
     if rng.random() < 0.6:
         quality = np.exp(rng.uniform(0, 0.7) * rng.normal(size=(len(ids), 1))) / np.sqrt(features.shape[1])
-        noise = _log_uniform(rng, 0.1, 1.0) * quality * rng.normal(size=features.shape)
+        noise = log_uniform(rng, 0.1, 1.0) * quality * rng.normal(size=features.shape)
         features = features + noise.astype(np.float32)
     return features, ids
 
@@ -241,7 +270,7 @@ def _cut(rng: Rng, rows: int, real: Real) -> tuple[Rows, Ids]:
     sizes = draw_sizes(rng, rows)
     chosen = rng.permutation(real.num_identities)
     if rng.random() < 0.5:
-        group = int(_log_uniform(rng, 2, 40))
+        group = int(log_uniform(rng, 2, 40))
         found: dict[int, None] = {}
         for at in chosen:
             if len(found) > 1.1 * len(sizes):
@@ -258,13 +287,13 @@ def _cut(rng: Rng, rows: int, real: Real) -> tuple[Rows, Ids]:
 
 
 def _network(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
-    others, of_each = int(_log_uniform(rng, 50, 400)), int(rng.integers(8, 24))
+    others, of_each = int(log_uniform(rng, 50, 400)), int(rng.integers(8, 24))
     if real is not None and rng.random() < 0.5:
         features, ids = _cut(rng, rows, real)
         members = [real.members[at][:of_each] for at in rng.permutation(real.num_identities)[:others]]
         learnt = real.features.rows(np.concatenate(members))
         learnt_ids = np.repeat(np.arange(len(members)), [len(m) for m in members])
-        look, noise = _random_network(rng, (features.shape[1], 128, 128), kinds=2), _log_uniform(rng, 0.1, 1.2)
+        look, noise = random_network(rng, (features.shape[1], 128, 128), kinds=2), log_uniform(rng, 0.1, 1.2)
 
         def seen(rows: Rows) -> Rows:
             out = look(6 * rows)
@@ -277,23 +306,23 @@ def _network(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
         count = len(sizes)
         both = np.repeat(np.arange(count + others), np.concatenate([sizes, np.full(others, of_each)]))
         identity, within = _identities(rng, count + others), _variations(rng, both, count + others)
-        noise = _log_uniform(rng, 0.3, 1.8)
-        look = _random_network(rng, (identity.shape[1] + within.shape[1], 128, 128))
+        noise = log_uniform(rng, 0.3, 1.8)
+        look = random_network(rng, (identity.shape[1] + within.shape[1], 128, 128))
         out = look(np.concatenate([2 * identity[both], 2 * noise * within], axis=1))
         out = (out - out.mean(axis=0)) / out.std()
-        out = (out + _log_uniform(rng, 0.05, 0.8) * rng.normal(size=out.shape)).astype(np.float32)
+        out = (out + log_uniform(rng, 0.05, 0.8) * rng.normal(size=out.shape)).astype(np.float32)
         test = both < count
         features, ids, learnt, learnt_ids = out[test], both[test], out[~test], both[~test] - count
-    return _embedded(rng, learnt, learnt_ids, features), ids
+    return embedded(rng, learnt, learnt_ids, features), ids
 
 
 def _drawn(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
     sizes = draw_sizes(rng, rows)
     count, way = len(sizes), rng.integers(0, 4)
-    others, of_each = int(_log_uniform(rng, 50, 300)), int(rng.integers(8, 24))
+    others, of_each = int(log_uniform(rng, 50, 300)), int(rng.integers(8, 24))
     sizes = np.concatenate([sizes, np.full(others if way == 3 else 0, of_each)])
     ids = np.repeat(np.arange(len(sizes)), sizes)
-    pixels = draw_pictures(rng, ids, int(rng.integers(8, 21)), _log_uniform(rng, 0.15, 1.6))
+    pixels = draw_pictures(rng, ids, int(rng.integers(8, 21)), log_uniform(rng, 0.15, 1.6))
     test = ids < count
     features = pixels[test]
     if way == 1:  # principal directions
@@ -302,46 +331,16 @@ def _drawn(rng: Rng, rows: int, real: Real | None) -> tuple[Rows, Ids]:
         _, directions = np.linalg.eigh(centred.T @ centred)
         features = centred @ directions[:, -dim:]
     elif way == 2:
-        features = _random_network(rng, (pixels.shape[1], 256, int(rng.choice(_DIMENSIONS))))(features)
+        features = random_network(rng, (pixels.shape[1], 256, int(rng.choice(_DIMENSIONS))))(features)
     elif way == 3:
-        features = _embedded(rng, pixels[~test], ids[~test] - count, features)
+        features = embedded(rng, pixels[~test], ids[~test] - count, features)
     return features, ids[test]
-
-
-def _embedded(rng: Rng, learnt: Rows, learnt_ids: Ids, features: Rows) -> Rows:
-    """Embed ``features`` with a network that is trained here to distinguish the ``learnt`` identities."""
-    generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
-    dim, hidden = int(rng.choice((32, 64, 128, 128, 256, 512))), int(rng.choice((128, 256)))
-    unit = nn.ReLU() if rng.random() < 0.5 else nn.PReLU()
-    first, last = nn.Linear(features.shape[1], hidden), nn.Linear(hidden, dim)
-    network = nn.Sequential(first, unit, last)
-    for layer in (first, last):
-        nn.init.normal_(layer.weight, 0, layer.in_features**-0.5, generator=generator)
-        nn.init.zeros_(layer.bias)
-    classes = nn.Parameter(torch.randn(int(learnt_ids.max()) + 1, dim, generator=generator) * dim**-0.5)
-    steps, decay = int(_log_uniform(rng, 20, 300)), 10 ** rng.uniform(-4, -1)
-    margin, scale = rng.uniform(0, 0.4) if rng.random() < 0.7 else None, rng.uniform(8, 40)
-    optimizer = torch.optim.AdamW([*network.parameters(), classes], lr=3e-3, weight_decay=decay)
-    inputs, targets = torch.from_numpy(learnt), torch.from_numpy(learnt_ids.astype(np.int64))
-    for _ in range(steps):
-        batch = torch.from_numpy(rng.integers(0, len(inputs), _BATCH))
-        out = network(inputs[batch])
-        if margin is None:
-            logits = out @ classes.T
-        else:  # CosFace (Wang et al., CVPR 2018)
-            logits = functional.normalize(out) @ functional.normalize(classes).T
-            logits = scale * (logits - margin * functional.one_hot(targets[batch], len(classes)))
-        optimizer.zero_grad()
-        functional.cross_entropy(logits, targets[batch]).backward()
-        optimizer.step()
-    with torch.no_grad():
-        found = network(torch.from_numpy(features)).numpy()
-    return np.maximum(found, 0) + np.float32(1e-3) if rng.random() < 0.3 else found
 
 
 _MAKE: dict[str, Callable[[Rng, int, Real | None], tuple[Rows, Ids]]] = {
     "latent": _latent,
     "axes": _axes,
+    "manifold": _manifold,
     "real": _real,
     "network": _network,
     "drawn": _drawn,
@@ -356,12 +355,12 @@ def _disturbed(rng: Rng, features: Rows, labels: Ids) -> tuple[Rows, Ids]:
     dim: int = features.shape[1]
     if rng.random() < 0.45:
         axis = rng.normal(size=dim).astype(np.float32)
-        features = features + np.float32(_log_uniform(rng, 0.2, 3)) * axis / np.linalg.norm(axis)
+        features = features + np.float32(log_uniform(rng, 0.2, 3)) * axis / np.linalg.norm(axis)
     if rng.random() < 0.25:
         features = features * np.exp(rng.uniform(0, 0.8) * rng.normal(size=dim)).astype(np.float32)
     if rng.random() < 0.2:
         copied = rng.integers(0, len(features), int(len(features) * rng.uniform(0.01, 0.2)))
-        error = _log_uniform(rng, 0.01, 0.2) * features.std() * rng.normal(size=(len(copied), dim))
+        error = log_uniform(rng, 0.01, 0.2) * features.std() * rng.normal(size=(len(copied), dim))
         features = np.concatenate([features, features[copied] + error.astype(np.float32)])
         labels = np.concatenate([labels, labels[copied]])
     if rng.random() < 0.3:
@@ -372,10 +371,11 @@ def _disturbed(rng: Rng, features: Rows, labels: Ids) -> tuple[Rows, Ids]:
 
 def _identities(rng: Rng, count: int) -> Rows:
     """Draw identities, often in families, as points of low dimension l: (count, l) float32, mean square length 1."""
-    dim = int(_log_uniform(rng, 8, 64))
+    dim = int(log_uniform(rng, 8, 64))
     points = rng.normal(size=(count, dim)).astype(np.float32)
     if rng.random() < 0.7:
-        families, weight = max(1, int(count / _log_uniform(rng, 3, 60))), np.float32(rng.uniform(0, 0.9))
+        size = log_uniform(rng, 3, max(60, count / 2))  # from look-alikes to large groups of the population
+        families, weight = max(1, int(count / size)), np.float32(rng.uniform(0, 0.9))
         centres = rng.normal(size=(families, dim)).astype(np.float32)
         if rng.random() < 0.4:  # families of families
             top = rng.normal(size=(rng.integers(2, 8), dim)).astype(np.float32)
@@ -387,7 +387,7 @@ def _identities(rng: Rng, count: int) -> Rows:
 
 def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
     """Draw the variation within identities as points of low dimension l, (n, l): modes, and lengths with a tail."""
-    n, dim = len(ids), int(_log_uniform(rng, 4, 40))
+    n, dim = len(ids), int(log_uniform(rng, 4, 40))
     points = rng.normal(size=(n, dim)).astype(np.float32)
     modes, weight = int(rng.integers(1, 6)), np.float32(rng.uniform(0, 0.8))
     if weight > 0.2:
@@ -409,7 +409,7 @@ def _variations(rng: Rng, ids: Ids, count: int) -> Rows:
 
 def _tracks(rng: Rng, ids: Ids, dim: int) -> Rows:
     """Draw points (n, dim) on paths through space: each row of an identity is near its previous row."""
-    step = _log_uniform(rng, 0.05, 0.7)
+    step = log_uniform(rng, 0.05, 0.7)
     points = rng.normal(size=(len(ids), dim)).astype(np.float32)
     begins = np.diff(ids, prepend=-1) != 0
     begins |= rng.random(len(ids)) < rng.uniform(0, 0.1)  # start another track of the same identity
@@ -417,22 +417,6 @@ def _tracks(rng: Rng, ids: Ids, dim: int) -> Rows:
     for at in np.flatnonzero(~begins):
         points[at] = stay * points[at - 1] + move * points[at]
     return points
-
-
-def _random_network(rng: Rng, widths: tuple[int, ...], kinds: int = 3) -> Callable[[Rows], Rows]:
-    """Return a network with random weights, and with tanh, ReLU or sine between its layers."""
-    pairs = list(itertools.pairwise(widths))
-    weights = [(rng.normal(size=pair) / np.sqrt(pair[0])).astype(np.float32) for pair in pairs]
-    offsets = [(0.3 * rng.normal(size=out)).astype(np.float32) for _, out in pairs]
-    unit = (np.tanh, lambda x: np.maximum(x, 0), np.sin)[rng.integers(0, kinds)]
-
-    def network(rows: Rows) -> Rows:
-        for at, (weight, offset) in enumerate(zip(weights, offsets, strict=True)):
-            rows = rows @ weight + offset
-            rows = unit(rows) if at + 1 < len(weights) else rows
-        return rows
-
-    return network
 
 
 def _centred(rows: Rows) -> Rows:
@@ -444,7 +428,3 @@ def _of_mean_length_1(rows: Rows) -> Rows:
     """Return rows divided by the square root of their mean square length."""
     length = np.float32(max(np.sqrt(np.einsum("ij,ij->", rows, rows, dtype=np.float64) / len(rows)), 1e-12))
     return rows / length  # type: ignore[return-value]  # numpy's stub gives float64 for float32 / float32
-
-
-def _log_uniform(rng: Rng, low: float, high: float) -> float:
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))

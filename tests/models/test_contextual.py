@@ -192,6 +192,15 @@ def test_contexts_have_the_numbers_that_they_say():
     assert context.shape == (CONTEXT_FIRST,)
     np.testing.assert_allclose(context[:COLUMNS_FIRST], features.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(context[COLUMNS_FIRST : 2 * COLUMNS_FIRST], features.std(axis=0), rtol=1e-3, atol=1e-5)
+    quantiles = context[2 * COLUMNS_FIRST : -4].reshape(-1, 5)
+    nearest = np.exp(features[:, 24]).round() == 1  # one end is the nearest neighbour of the other
+    assert 200 <= nearest.sum() < len(nearest) / 5
+    of_all, of_nearest = [2, 4, 6, 19, 20, 23, 24], [2, 4, 6, 8, 9, 11, 19, 20, 23, 25]
+    for found, column in zip(quantiles[:7], of_all, strict=True):
+        np.testing.assert_allclose(found, np.quantile(features[:, column], (0.1, 0.3, 0.5, 0.7, 0.9)), atol=1e-5)
+    for found, column in zip(quantiles[7:], of_nearest, strict=True):
+        some = np.quantile(features[nearest, column], (0.1, 0.3, 0.5, 0.7, 0.9))
+        np.testing.assert_allclose(found, some, atol=1e-5)
     np.testing.assert_allclose(context[-4], np.log(len(rows)) / 4, rtol=1e-6)
     logits = EdgeLogits(structure)
     logits.put(pairs_of_first, encode(np.zeros(len(features), np.float32)))
@@ -274,13 +283,19 @@ def test_communities_are_joined_only_by_many_good_edges():
     np.testing.assert_array_equal(join_communities(two_cliques(one), members, 0.3), members)
 
 
-def test_weights_are_saved_and_opened(tmp_path):
+def test_weights_are_saved_and_opened(tmp_path, monkeypatch):
     model = load_model(PRETRAINED)
     assert isinstance(model, ContextualModel)
     save_model(model, tmp_path)
     again = load_model(tmp_path)
     for key, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
+    with monkeypatch.context() as earlier:
+        for name, width in (("CONTEXT_FIRST", 101), ("CONTEXT_SECOND", 131)):
+            earlier.setattr(f"starfc.models.contextual.{name}", width)
+        save_model(ContextualModel(8), tmp_path / "earlier")
+    with pytest.raises(InputError, match="contexts of 151 numbers needed; found 101; they were trained by another"):
+        load_model(tmp_path / "earlier")
 
 
 @pytest.mark.long
@@ -341,7 +356,7 @@ def test_a_kind_is_a_function_of_seed_and_number(one_thread):
         if one is not None:
             families.add(one.family)
             np.testing.assert_array_equal(one.features, other.features)
-            assert len(one.labels) == len(one.features) >= 150
+            assert len(one.labels) == len(one.features) >= 30
     assert len(families) > 1
     assert all(kind is None or kind.family != "real" for kind in (make_kind(5, number) for number in range(4)))
     rng = np.random.default_rng(0)
@@ -349,6 +364,9 @@ def test_a_kind_is_a_function_of_seed_and_number(one_thread):
         sizes = draw_sizes(rng, 1000)
         assert sizes.min() >= 1
         assert len(sizes) >= 2
+    largest = [draw_sizes(rng, 1000).max() for _ in range(200)]
+    assert sum(size <= 10 for size in largest) > 25  # kinds in which all identities are small
+    assert sum(size > 100 for size in largest) > 25
 
 
 @pytest.mark.long
@@ -372,7 +390,7 @@ def test_a_context_far_from_all_kinds_says_nothing():
     model = load_model(PRETRAINED)
     near = model.first.neutral
     spread = model.first.members[0].context_std.numpy()
-    slightly, far = near + 2 * spread, near + np.where(np.arange(CONTEXT_FIRST) < 50, 9, 0) * spread
+    slightly, far = near + 2 * spread, near + np.where(np.arange(CONTEXT_FIRST) < 75, 9, 0) * spread
     edges = torch.from_numpy(np.random.default_rng(0).normal(size=(30, COLUMNS_FIRST)).astype(np.float32))
     neutral, other, outside = (model.first.of(context.astype(np.float32))(edges) for context in (near, slightly, far))
     torch.testing.assert_close(outside, neutral)

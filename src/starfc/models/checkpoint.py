@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from starfc.errors import InputError, MissingFileError
-from starfc.models.contextual import ContextualModel
+from starfc.models.contextual import CONTEXT_FIRST, CONTEXT_SECOND, ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.kinds import ANY, GCN, HIERARCHICAL, STRUCTURAL, ModelKind
@@ -160,9 +160,12 @@ def describe(model: Model) -> dict[str, object]:
 
 
 def _contextual(state: dict[str, Tensor], path: Path, nhid: int | None) -> ContextualModel:
-    shape = state.get("shape")
-    if shape is not None and shape.shape == (4,) and shape.dtype == torch.int64:
-        state = ContextualModel.of_one_scorer(state)
+    seen = next((value for name, value in state.items() if name.endswith("context.0.weight")), None)
+    if seen is not None and seen.ndim == 2 and seen.shape[1] not in (CONTEXT_FIRST, CONTEXT_SECOND):
+        raise InputError(
+            f"{path}: weights for contexts of {CONTEXT_FIRST} numbers needed; found {seen.shape[1]}; they were trained "
+            "by another version of starfc: train them again, or use that version"
+        )
     return _structural(state, path, nhid, ContextualModel, "first.members.0.layers.1.weight", _MOST_MEMBERS)
 
 

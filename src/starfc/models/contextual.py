@@ -395,13 +395,3 @@ class ContextualModel(StructuralModel):
         """Return a new model with the sizes in ``shape``, which a state dict contains."""
         nhid, columns, candidates, smoothing, members = shape.tolist()
         return cls(nhid, columns=columns, candidates=candidates, smoothing=smoothing, members=members)
-
-    @staticmethod
-    def of_one_scorer(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Convert a state dict of an earlier format, which had no members, to a model with one member."""
-        members = {
-            f"{name}.members.0.{rest}" if name in ("first", "second") else key: value
-            for key, value in state.items()
-            for name, _, rest in [key.partition(".")]
-        }
-        return members | {"shape": torch.cat([state["shape"], torch.ones(1, dtype=torch.int64)])}

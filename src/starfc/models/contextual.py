@@ -54,11 +54,12 @@ _ROUND_COLUMNS = FEATURES - FIRST_FEATURES
 COLUMNS_FIRST = FIRST_FEATURES + ABSOLUTE_FEATURES
 COLUMNS_SECOND = COLUMNS_FIRST + _ROUND_COLUMNS
 CONTEXT_FIRST = 2 * COLUMNS_FIRST + len(_LEVELS) * (len(_SPREAD_OUT) + len(_NEAREST)) + 4
+_OF_NEAREST = slice(CONTEXT_FIRST - 4 - len(_LEVELS) * len(_NEAREST), CONTEXT_FIRST - 4)
 #: The numbers of a context that are logs of whole numbers: quantiles of ranks.
 RANK_QUANTILES = 2 * COLUMNS_FIRST + np.flatnonzero(
     np.repeat(np.isin(_SPREAD_OUT + _NEAREST, (_RANK, _OTHER_RANK)), len(_LEVELS))
 )
-CONTEXT_SECOND = CONTEXT_FIRST + 2 * _ROUND_COLUMNS + 2 * len(_LEVELS)
+CONTEXT_SECOND = CONTEXT_FIRST + 2 * _ROUND_COLUMNS + (2 - len(_NEAREST)) * len(_LEVELS)
 
 
 def sampled_nodes(num_nodes: int) -> NDArray[np.int64]:
@@ -99,15 +100,19 @@ def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, stran
 
 
 def second_context(first: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the context of the second round, (181,) float32: the first round's context and further statistics.
+    """Return the context of the second round, (131,) float32: statistics of both rounds' features.
 
-    These are the mean and standard deviation of columns 31 to 40, and the quantiles of p and of c / sqrt(a b).
-    ``features`` (m, 41) are those of the second round.
+    These are the first round's context without the quantiles over nearest neighbours, the mean and standard deviation of
+    columns 31 to 40, and the quantiles of p and of c / sqrt(a b). ``features`` (m, 41) are those of the second round.
+    The first round has used what nearest neighbours tell; with these numbers again, the second round's loss on kinds
+    that were held out was higher (0.223 against 0.210).
     """
     some = _thinned(features)[:, COLUMNS_FIRST:]
     probability = 1 / (1 + np.exp(-some[:, 0]))
     quantiles = [np.quantile(values, _LEVELS) for values in (probability, some[:, 3])]
-    return np.concatenate([first, some.mean(axis=0), some.std(axis=0), *quantiles]).astype(np.float32)
+    return np.concatenate([np.delete(first, _OF_NEAREST), some.mean(axis=0), some.std(axis=0), *quantiles]).astype(
+        np.float32
+    )
 
 
 def _thinned(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,7 +132,7 @@ class Context:
         The strangers of the set.
     num_nodes : int
         Number of nodes.
-    first, second : (151,), (181,) float32
+    first, second : (151,), (131,) float32
         The contexts of both rounds.
     adapted : (2, P) float32, optional
         The parameters of both adapted scorers of the second round (:mod:`starfc.clustering.adaptation`). An edge on

@@ -40,10 +40,10 @@ Rng = np.random.Generator
 Rows = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-FAMILIES = {"latent": 0.26, "axes": 0.06, "manifold": 0.1, "real": 0.24, "network": 0.27, "drawn": 0.07}  # shares
+FAMILIES = {"latent": 0.25, "axes": 0.1, "manifold": 0.08, "real": 0.24, "network": 0.26, "drawn": 0.07}  # shares
 _TINY, _SMALL, _LARGE, _HUGE = (40, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
 _TINY_SHARE, _LARGE_SHARE = 0.28, 0.05
-_SPARSE_SHARE = 0.22  # share of the kinds in which no identity has more than ten rows
+_SPARSE_SHARE = 0.2  # share of the kinds in which no identity has more than ten rows
 _FEW = (40, 240)  # rows of the kinds for the scorers of few rows
 _LEAST_ROWS = 30  # kinds with fewer rows are not used
 _HUGE_EVERY = 60  # one of so many kinds is huge

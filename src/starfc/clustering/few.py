@@ -1,8 +1,8 @@
 """Choose the scorers and the length of the neighbour lists of a set of few rows.
 
-The packaged model was trained on sets of at least 200 rows, with lists of 79 neighbours. In smaller sets such lists
-hold most of the rows. Then nearly all pairs of rows have many neighbours in common, and p is often too high: strangers
-become one cluster. There are two remedies, and neither is the better one for all sets:
+In a set of few rows, lists of 79 neighbours hold most of the rows. Then nearly all pairs of rows have many neighbours
+in common, and p can be too high: strangers become one cluster. There are two remedies, and neither is the better one
+for all sets:
 
 * Shorter lists. But lists that are shorter than the identities split them.
 * Other weights, trained on sets of 40 to 240 rows (``pretrained/few``). They are the best ones for identities of few
@@ -59,9 +59,9 @@ def ways(n: int, k: int, model: ContextualModel) -> list[Way]:
 def lists_in_training(n: int, model: ContextualModel) -> int:
     """Return the number of neighbours in the lists of n rows in the training of a model.
 
-    The weights for few rows were trained on sets whose lists were as long as the sets allow.
+    The kinds of the training have from 40 rows on, and their lists were as long as the kinds allow.
     """
-    return min(model.columns, n - 1) if _is_from(FEW_ROWS, model) else model.columns
+    return min(model.columns, n - 1)
 
 
 def _is_from(folder: Path, model: Model) -> bool:

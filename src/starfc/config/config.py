@@ -110,12 +110,12 @@ class Structural:
 class Kinds:
     """Training on many kinds of data (model.type 'gcn_structural_any')."""
 
-    first: int = option(900, "kinds of data to train the early first round on", low=12)
-    second: int = option(900, "other kinds of data to train the second round on", low=12)
+    first: int = option(1800, "kinds of data to train the early first round on", low=12)
+    second: int = option(2700, "other kinds of data to train the second round on", low=12)
     few: bool = option(False, "kinds of 40 to 240 rows only, for the weights that serve sets of few rows")
     edges: int = option(6000, "training edges per kind", low=64)
-    members: int = option(2, "scorers per round, trained separately; their mean logit is used", low=1, high=16)
-    steps: int = option(6000, "optimiser steps per scorer", low=10)
+    members: int = option(4, "scorers per round, trained separately; their mean logit is used", low=1, high=16)
+    steps: int = option(3000, "optimiser steps per scorer", low=10)
     batch: int = option(4096, "edges per step, 64 of each of some kinds", low=64)
     lr: float = option(3e-3, "highest learning rate of the one-cycle schedule", low=0)
     weight_decay: float = option(1e-3, "weight decay of AdamW", low=0)

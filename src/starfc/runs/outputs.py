@@ -188,7 +188,8 @@ def _read_context(folder: OpenedFolder, n: int) -> Context:
     except (ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged context ({error}); {anew('cluster')}") from None
+        what = f"damaged context, or that of another version of starfc ({error})"
+        raise InputError(f"{path}: {what}; {anew('cluster')}") from None
     return context
 
 

@@ -368,11 +368,11 @@ def test_a_folder_with_copies(starfc, tmp_path, caplog):
 
 @pytest.mark.long
 def test_a_graph_of_all_rows_keeps_the_copies(starfc, tmp_path, caplog):
-    rows, _ = doubled(120, 20, 8)
+    rows, _ = doubled(500, 20, 8)  # so many that lists have one length
     np.save(tmp_path / "f.npy", rows.astype(np.float32))
     starfc("knn", tmp_path / "f.npy", "-o", tmp_path / "graph", "--k", 80)
     said = starfc("cluster", tmp_path / "f.npy", "-o", tmp_path / "a", "--knn-graph", tmp_path / "graph") + caplog.text
-    assert "20 of 140 rows are copies of others (the same direction). They are kept, because the kNN graph" in said
+    assert "20 of 520 rows are copies of others (the same direction). They are kept, because the kNN graph" in said
     starfc("cluster", tmp_path / "f.npy", "-o", tmp_path / "b", "--copies", "keep")
     np.testing.assert_array_equal(np.load(tmp_path / "a" / "labels.npy"), np.load(tmp_path / "b" / "labels.npy"))
     assert record_of(tmp_path / "a")["num_copies"] == record_of(tmp_path / "b")["num_copies"] == 0
@@ -384,7 +384,8 @@ def test_the_command_takes_another_k(k, starfc, tmp_path, caplog):
     said = starfc("cluster", tmp_path / "f.npy", "-o", tmp_path / "out", "--k", k) + caplog.text
     assert said.count("lists of at most 19 neighbours instead of 79") == (said.count("neighbours instead of"))
     assert ("lists of at most 19 neighbours instead of 79" in said) == (k == 20)
-    assert record_of(tmp_path / "out")["knn_graph"]["k"] == k
+    found = record_of(tmp_path / "out")["knn_graph"]["k"]
+    assert found == 20 if k == 20 else found <= k  # of few rows, shorter lists are tried too
 
 
 def test_a_structural_config_takes_few_rows_and_invalid_ones(command, tmp_path):

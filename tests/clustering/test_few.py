@@ -102,12 +102,12 @@ def test_without_edges_the_expected_f_is_nothing(model):
 
 
 def test_identities_of_few_rows_are_not_joined(small, model):
-    """With lists that hold nearly all rows, p of the usual weights is too high, and strangers become one cluster."""
+    """With lists that hold nearly all rows, p of the usual weights is too high, and some strangers are joined."""
     rows, labels = small
     found = StarFC().fit(rows)
     before = cluster_prepared(prepared_with(Features(rows), model, 80), SETTINGS).result.labels
     ours, usual = (evaluate(labels, of, ("bcubed",))["bcubed"]["fscore"] for of in (found.labels_, before))
-    assert ours > usual + 0.02
+    assert ours > max(usual, 0.92)
 
 
 def test_larger_sets_and_given_lists_are_as_before(model, tmp_path):

@@ -3,8 +3,9 @@
 1,000 rows are drawn, and their exact neighbours are searched. For clustering it does not matter whether a list holds
 its 70th stranger. The measure that decides is therefore the *recall of edges that matter*: of the edges from sampled
 rows that have p > 0.5 under exact lists, the share that the approximate lists hold among their candidates, with p > 0.5
-too. p is the first round's probability of the packaged model. It depends only on the lists of both ends, so three
-neighbours of each sampled row are drawn, and their exact lists are searched too.
+too. p is the first round's probability of the packaged model. It depends on the lists of both ends, so three neighbours
+of each sampled row are drawn, and their exact lists are searched too. It also depends on the context of the set, which
+tells how far nearest neighbours stand out. For it, the edge to each sampled row's nearest neighbour is judged too.
 
 The opposite error is measured on the same edges: the share of those with p > 0.5 under approximate lists that have not
 p > 0.5 under exact lists.
@@ -50,12 +51,16 @@ class Edges:
         Their lists, (t, k).
     first, second : (m,) int64
         Positions of the ends of each edge in ``rows``.
+    nearest : (m,) bool
+        Whether an edge was chosen because it leads to the nearest neighbour of its first end. The others are random
+        edges among the candidates of their first end.
     """
 
     rows: NDArray[np.int64]
     lists: KnnGraph
     first: NDArray[np.int64]
     second: NDArray[np.int64]
+    nearest: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,8 @@ class Sample:
         Positions in ``rows`` of the ends of the judged edges: a sampled row, and one of its first 40 neighbours.
     ranks : (m,) int64
         Position of the second end in the exact list of the first, from 0.
+    nearest : (m,) bool
+        Whether an edge was chosen because it leads to the nearest neighbour. These edges are judged for the context.
     """
 
     rows: NDArray[np.int64]
@@ -160,6 +167,7 @@ class Sample:
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     ranks: NDArray[np.int64]
+    nearest: NDArray[np.bool_]
 
     @classmethod
     def draw(
@@ -171,29 +179,34 @@ class Sample:
         judged: bool = True,
         device: str | torch.device = "cpu",
     ) -> Sample:
-        """Draw up to 1,000 rows and search their exact lists; if ``judged``, also those of three neighbours of each."""
+        """Draw up to 1,000 rows and search their exact lists.
+
+        If ``judged``, also search those of the nearest neighbour and of three random candidates of each row.
+        """
         n = len(features)
         rows = np.sort(rng.choice(n, min(RECALL_ROWS, n), replace=False))
         exact = _exact(features, rows, k, device)
         if not judged:
             none = np.empty(0, np.int64)
-            return cls(rows, exact, np.arange(len(rows)), none, none, none)
+            return cls(rows, exact, np.arange(len(rows)), none, none, none, none.astype(np.bool_))
         near = exact.ids[:, :CANDIDATES]
         ranks = np.argsort(np.where(near >= 0, rng.random(near.shape), 2), axis=1)[:, :_PARTNERS]
-        sampled, ranks = np.repeat(np.arange(len(rows)), ranks.shape[1]), ranks.ravel()
+        sampled = np.concatenate([np.repeat(np.arange(len(rows)), ranks.shape[1]), np.arange(len(rows))])
+        nearest = np.arange(len(sampled)) >= ranks.size
+        ranks = np.concatenate([ranks.ravel(), np.zeros(len(rows), np.int64)])
         there = near[sampled, ranks] >= 0
-        sampled, ranks = sampled[there], ranks[there]
+        sampled, ranks, nearest = sampled[there], ranks[there], nearest[there]
         partners = near[sampled, ranks].astype(np.int64)
         others = np.setdiff1d(partners, rows)
         lists = _exact(features, others, k, device)
         whole = KnnGraph(np.concatenate([exact.ids, lists.ids]), np.concatenate([exact.sims, lists.sims]))
         both = np.concatenate([rows, others])
-        return cls(both, whole, np.arange(len(rows)), sampled, _positions(both, partners), ranks)
+        return cls(both, whole, np.arange(len(rows)), sampled, _positions(both, partners), ranks, nearest)
 
     @property
     def edges(self) -> Edges:
         """The judged edges under exact lists."""
-        return Edges(self.rows, self.exact, self.first, self.second)
+        return Edges(self.rows, self.exact, self.first, self.second, self.nearest)
 
     def edges_in(self, graph: KnnGraph) -> Edges:
         """Return the edges at the same positions of the sampled rows' lists in a whole graph, under its lists."""
@@ -202,7 +215,8 @@ class Sample:
         there = partners >= 0
         both = np.union1d(rows, partners[there])
         lists = KnnGraph(graph.ids[both], graph.sims[both])
-        return Edges(both, lists, _positions(both, rows[self.first[there]]), _positions(both, partners[there]))
+        first, second = _positions(both, rows[self.first[there]]), _positions(both, partners[there])
+        return Edges(both, lists, first, second, self.nearest[there])
 
     def recall(self, lists: KnnGraph, columns: int | None = None) -> float:
         """Return the share of the exact neighbours of the sampled rows that their approximate lists hold.
@@ -256,13 +270,14 @@ class Sample:
         self, features: Features, lists: KnnGraph, in_lists: NDArray[np.float32], judge: Judge
     ) -> tuple[float | None, list[float | None], float | None]:
         """Return the share of the edges that matter that were found and kept, the same by density, and ``gained``."""
+        random = ~self.nearest
         exact = judge(features, self.edges, in_lists)
-        true = exact.probability > MATTERS
-        approximate = Edges(self.rows, lists, self.first, self.second)
-        found = judge(features, approximate, in_lists, exact.context).probability > MATTERS
+        true = exact.probability[random] > MATTERS
+        approximate = Edges(self.rows, lists, self.first, self.second, self.nearest)
+        found = judge(features, approximate, in_lists, exact.context).probability[random] > MATTERS
         density = self.exact.sims[self.sampled, min(_DENSITY, self.exact.k) - 1]
         group = np.argsort(np.argsort(density)) * _GROUPS // max(len(density), 1)
-        at = group[self.first]  # the sampled rows come first in `rows`
+        at = group[self.first[random]]  # the sampled rows come first in `rows`
         shares = [_share(found[true & (at == g)]) for g in range(_GROUPS)]
         return _share(found[true]), shares, _share(~true[found])
 

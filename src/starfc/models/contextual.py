@@ -48,7 +48,8 @@ FAR = 0.3  # if more than this share of a context's numbers is outside the train
 _LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # levels of the quantiles
 _SPREAD_OUT = [2, 4, 6, 19, 20, 23, 24]  # columns whose quantiles over all edges are part of the context
 _NEAREST = [2, 4, 6, 8, 9, 11, 19, 20, 23, 25]  # and over the edges to nearest neighbours
-_RANK, _OTHER_RANK = 24, 25  # columns with logs of ranks
+_LEAST_RANK, _GREATEST_RANK = 24, 25  # columns with logs of the least and greatest of rank_i(j) and rank_j(i)
+_FIRST_RANK = math.log(2) / 2  # below this, the log of a rank is that of the first neighbour
 _ROUND_COLUMNS = FEATURES - FIRST_FEATURES
 
 COLUMNS_FIRST = FIRST_FEATURES + ABSOLUTE_FEATURES
@@ -57,7 +58,7 @@ CONTEXT_FIRST = 2 * COLUMNS_FIRST + len(_LEVELS) * (len(_SPREAD_OUT) + len(_NEAR
 _OF_NEAREST = slice(CONTEXT_FIRST - 4 - len(_LEVELS) * len(_NEAREST), CONTEXT_FIRST - 4)
 #: The numbers of a context that are logs of whole numbers: quantiles of ranks.
 RANK_QUANTILES = 2 * COLUMNS_FIRST + np.flatnonzero(
-    np.repeat(np.isin(_SPREAD_OUT + _NEAREST, (_RANK, _OTHER_RANK)), len(_LEVELS))
+    np.repeat(np.isin(_SPREAD_OUT + _NEAREST, (_LEAST_RANK, _GREATEST_RANK)), len(_LEVELS))
 )
 CONTEXT_SECOND = CONTEXT_FIRST + 2 * _ROUND_COLUMNS + (2 - len(_NEAREST)) * len(_LEVELS)
 
@@ -67,7 +68,18 @@ def sampled_nodes(num_nodes: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, num_nodes - 1, min(num_nodes, SAMPLED_NODES)).astype(np.int64))
 
 
-def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, strangers: Strangers) -> NDArray[np.float32]:
+def mutually_nearest(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which edges (m, f) join two nodes that are each other's nearest neighbour."""
+    return features[:, _GREATEST_RANK] < _FIRST_RANK
+
+
+def first_context(
+    features: NDArray[np.float32],
+    num_nodes: int,
+    dim: int,
+    strangers: Strangers,
+    nearest: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """Return the context of the first round: statistics of the first round's features in a set.
 
     The context has the mean and standard deviation of each column; the quantiles .1 .3 .5 .7 .9 of seven columns; the
@@ -83,13 +95,16 @@ def first_context(features: NDArray[np.float32], num_nodes: int, dim: int, stran
         Number of nodes N and feature dimension d.
     strangers : Strangers
         The strangers of the set.
+    nearest : (q, 31) float32, optional
+        Features of edges to nearest neighbours, of which each is in the set once. Default: those among ``features``.
 
     Returns
     -------
     (151,) float32
     """
     some = _thinned(features)
-    nearest = features[features[:, _RANK] < math.log(2) / 2]
+    if nearest is None:
+        nearest = features[features[:, _LEAST_RANK] < _FIRST_RANK]
     nearest = nearest if len(nearest) else some
     quantiles = [
         np.quantile(edges[:, columns], _LEVELS, axis=0).T.ravel()

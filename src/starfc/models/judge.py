@@ -19,7 +19,7 @@ from starfc.graph.recall import Edges, Judgement, Sample
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import Structure, smooth
 from starfc.models.checkpoint import PRETRAINED, load_model
-from starfc.models.contextual import CONTEXT_FIRST, RANK_QUANTILES, ContextualModel, first_context
+from starfc.models.contextual import CONTEXT_FIRST, RANK_QUANTILES, ContextualModel, first_context, mutually_nearest
 
 
 def first_round_judge(
@@ -36,9 +36,8 @@ def first_round_judge(
     found = ~np.isnan(columns[:, 0])
     probability = np.zeros(len(found), np.float32)
     if context is None:
-        context = model.first.neutral
-        if owned.any():
-            context = first_context(columns[owned], len(features), features.dim, strangers)
+        known = _context(columns, owned, edges, features, strangers)
+        context = model.first.neutral if known is None else known
     with torch.inference_mode():
         probability[found] = expit(model.first.of(context)(torch.from_numpy(columns[found])).numpy())
     return Judgement(probability, context)
@@ -56,26 +55,48 @@ def context_change(
     Approximate lists of neighbours in one place have the same gaps, so strangers in this place have more common
     neighbours than under exact lists. A scorer would read this from the context as a property of the embedding, and
     trust the common neighbours of all pairs more. Therefore the context must be that of exact lists. It is measured on
-    1,000 rows and three candidate edges of each: once with exact lists, and once with those of ``graph``.
+    1,000 rows, three candidate edges of each, and the edges to their nearest neighbours: once with exact lists, and
+    once with those of ``graph``.
     ``strangers`` are those of the set, and ``in_lists_of`` returns the numbers (2, t) of lists that have each of some
     rows (:class:`starfc.graph.structure.Structure`). The quantiles of ranks stay as they are: they are logs of whole
     numbers, which jump from one sample to the next.
 
     Notes
     -----
-    Needs 4,000 N products.
+    Needs 5,000 N products.
     """
     sample = Sample.draw(features, graph.k, np.random.default_rng(0))
     contexts = []
     for edges in (sample.edges, sample.edges_in(graph)):
         known = strangers.of_some(edges.rows)
         columns, owned = _first_round_columns(model, features, edges, in_lists_of(edges.rows), known)
-        if not owned.any():
+        context = _context(columns, owned, edges, features, strangers)
+        if context is None:
             return np.zeros(CONTEXT_FIRST, np.float32)
-        contexts.append(first_context(columns[owned], len(features), features.dim, strangers))
+        contexts.append(context)
     change = contexts[0] - contexts[1]
     change[RANK_QUANTILES] = 0
     return change
+
+
+def _context(
+    columns: NDArray[np.float32],
+    owned: NDArray[np.bool_],
+    edges: Edges,
+    features: Features,
+    strangers: Strangers,
+) -> NDArray[np.float32] | None:
+    """Return the context of the set from its judged edges. None if there are no random edges.
+
+    A set's context counts each edge to a nearest neighbour once. If both ends have each other as nearest neighbour, the
+    edge is chosen at both ends; then only the one at its owner counts.
+    """
+    random = columns[owned & ~edges.nearest]
+    if not len(random):
+        return None
+    once = owned | ~mutually_nearest(columns)
+    nearest = columns[edges.nearest & ~np.isnan(columns[:, 0]) & once]
+    return first_context(random, len(features), features.dim, strangers, nearest)
 
 
 def _first_round_columns(

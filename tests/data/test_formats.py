@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import threading
 
 import h5py
 import numpy as np
@@ -16,6 +17,7 @@ from helpers.samples import unit
 from starfc.data.convert import convert
 from starfc.data.dataset import Features
 from starfc.data.files import FEATURE_SUFFIXES, LABEL_SUFFIXES, feature_blocks, read_features, read_labels
+from starfc.data.formats import parquet
 from starfc.data.profile import profile_features, profile_labels
 from starfc.errors import InputError
 
@@ -117,6 +119,27 @@ def test_columns_of_parquet(tmp_path, features):
     np.testing.assert_array_equal(read_features(path), -features)
     pq.write_table(pa.table({"x": pa.array(["b", "a", "b"]).dictionary_encode()}), path)
     assert read_labels(path).tolist() == [0, 1, 0]
+
+
+def test_parquet_is_read_in_one_thread(tmp_path, monkeypatch):
+    """Threads of Arrow that hold a Python file abort a process that ends at that moment."""
+    pq.write_table(pa.table({f"{at}": np.arange(4000) for at in range(8)}), tmp_path / "x.parquet", row_group_size=500)
+    threads = set()
+
+    class Watched(io.FileIO):
+        def readinto(self, into):
+            threads.add(threading.get_ident())
+            return super().readinto(into)
+
+        def read(self, size=-1):
+            threads.add(threading.get_ident())
+            return super().read(size)
+
+    monkeypatch.setattr(parquet, "open_regular", lambda path, what: Watched(path))
+    with parquet.opened_parquet(tmp_path / "x.parquet") as file:
+        assert file.read(columns=["1", "2", "5"]).num_rows == 4000
+        assert sum(len(batch) for batch in file.iter_batches(1000)) == 4000
+    assert threads == {threading.get_ident()}
 
 
 def test_datasets_of_hdf5(tmp_path, features):

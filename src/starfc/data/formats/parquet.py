@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,9 @@ def _list_length(path: Path, file: pq.ParquetFile, name: str) -> int:
 def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file while the block runs. Every fault of the file becomes one InputError.
 
-    The file is opened here and not by Arrow, because Arrow accepts only UTF-8 file names.
+    The file is opened here and not by Arrow, because Arrow accepts only UTF-8 file names. It is read in this thread
+    only: a thread of Arrow may still hold the Python file for a moment after the read, and if the process ends in that
+    moment, Python ends the thread and C++ aborts the process.
     """
     import pyarrow.parquet as pq
 
@@ -122,6 +125,8 @@ def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         pq.ParquetFile(raw, pre_buffer=False) as file,  # buffers would hold the whole column
     ):
         require_plausible(path, file.metadata.num_rows, os.fstat(raw.fileno()).st_size)
+        file.read = partial(file.read, use_threads=False)
+        file.iter_batches = partial(file.iter_batches, use_threads=False)
         yield file
 
 

@@ -162,11 +162,21 @@ def test_folders_of_others_are_left_alone(clusters, tmp_path):
     assert tree(tmp_path / "mine") == {"thesis.txt": b"mine"}
 
 
-def test_missing_files_are_counted(clusters, photos, tmp_path):
+def test_missing_files_are_counted(clusters, photos, tmp_path, caplog):
     photos[3].unlink()
     found = write_clusters(clusters, "folders", tmp_path / "out")
     assert (found["written"], found["missing"]) == (5, 1)
+    assert f"1 file does not exist, such as {photos[3]}" in caplog.text
     assert rows_of(tmp_path / "out" / "clusters.csv")[3]["place"] == ""
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_an_export_of_which_no_file_exists_is_refused(clusters, photos, tmp_path, copy):
+    for photo in photos:
+        photo.unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"none of the 6 known files exists, such as .*IMG\.jpg; name the folder that"):
+        write_clusters(clusters, "folders", tmp_path / "out", copy=copy)
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_are_safe_for_every_file_system():
@@ -335,7 +345,7 @@ def test_a_run_that_names_no_file_takes_a_folder_in_the_order_of_the_rows(knowin
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone.jpg", "copy: none of the files that .* names exists, such as .*; name the folder that holds them now"),
+        ("gone.jpg", "folders: none of the .* known files? exists, such as .*; name the folder that holds them now"),
         ("secret.txt", "copy: 1 of the files that .* names are no pictures, such as .*secret.txt; a run can be from"),
         ("link.jpg", "copy: 1 of the files that .* names are no pictures, such as .*link.jpg; a run can be from"),
     ],

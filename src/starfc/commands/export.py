@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from starfc.commands import options
+from starfc.runtime.words import counted
 
 
 class ExportFormat(str, Enum):
@@ -60,11 +61,15 @@ def export(
     from starfc.runs.export import export as written
 
     record = written(folder, None if to is None else to.value, out, files=files, copy=copy, overwrite=overwrite)
-    text = f"{out}: {record['rows']:,} instances in {record['clusters']:,} clusters, {record['named']:,} of them named"
+    text = (
+        f"{out}: {counted(record['rows'], 'instance')} in {counted(record['clusters'], 'cluster')}, "
+        f"{record['named']:,} of them named"
+    )
     if record["to"] == "folders":
-        text += f"\n{record['written']:,} files {'copied' if copy else 'linked'}, {record['kept']:,} were there"
+        done = "copied" if copy else "linked"
+        text += f"\n{counted(record['written'], 'file')} {done}, {record['kept']:,} were there"
         if record["missing"]:
-            text += f"; {record['missing']:,} do not exist"
+            text += f"; {counted(record['missing'], 'does', 'do')} not exist"
     if record["without_file"]:
-        text += f"\n{record['without_file']:,} instances without a known file"
+        text += f"\n{counted(record['without_file'], 'instance')} without a known file"
     options.show({**record, "out": str(out)}, text, as_json=as_json, quiet=quiet)

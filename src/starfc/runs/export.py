@@ -156,17 +156,12 @@ def export(
 
 
 def _require_pictures(folder: str | Path, named: list[Path]) -> None:
-    """Raise InputError unless the files that only a run names are pictures, and some of them exist."""
+    """Raise InputError unless the files that only a run names are pictures."""
     other = [file for file in named if Path(os.path.realpath(file)).suffix.lower() not in SUFFIXES]
     if other:
         raise InputError(
             f"{word('copy')}: {len(other):,} of the files that {folder} names are no pictures, such as {other[0]}; a "
             f"run can be from another person, so name the files that are to be copied ({word('files')})"
-        )
-    if named and not any(map(os.path.isfile, named)):
-        raise InputError(
-            f"{word('copy')}: none of the files that {folder} names exists, such as {named[0]}; name the folder that "
-            f"holds them now ({word('files')})"
         )
 
 
@@ -198,7 +193,8 @@ def write_clusters(
     Raises
     ------
     InputError
-        No files are known, or the results cannot be written or would replace something.
+        No files are known, or for 'folders' none of them exists, or the results cannot be written or would replace
+        something.
     """
     suffix = Path(out).suffix[1:]
     to = suffix if to is None else to

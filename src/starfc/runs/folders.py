@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -32,10 +33,12 @@ from starfc.data.instance_files import Files
 from starfc.data.tables import write_table
 from starfc.errors import InputError
 from starfc.runtime.progress import progress
-from starfc.runtime.words import advice
+from starfc.runtime.words import advice, counted
 from starfc.storage.atomic import prepare_folder, temporary_file, write_json, writes
 from starfc.storage.records import ExportRecord
 from starfc.storage.safe import open_regular, read_json
+
+log = logging.getLogger("starfc")
 
 SINGLES, TABLE, RECORD = "singles", "clusters.csv", "export.json"
 _LONGEST = 120  # bytes of a name; file systems take 255, and temporary names are longer
@@ -69,29 +72,48 @@ def write_folders(
     Raises
     ------
     InputError
-        The folder holds something else, something else has one of the names, or the folder cannot be written to.
+        None of the files exists, the folder holds something else, something else has one of the names, or the folder
+        cannot be written to.
     """
     sources = [None if file is None else file.absolute() for file in files]
+    _require_some(sources)
     places = placed(table, sources, single)
     record = {"format": "starfc-export", "version": 1, "copied": copy, "digest": _digest(sources, places, copy)}
     _claim(out, record)
     counts = {"written": 0, "kept": 0, "missing": 0}
     done: set[str] = set()
     there = list(places)
+    gone: Path | None = None
     for number, (source, place) in enumerate(progress("files", zip(sources, places, strict=True), total=len(sources))):
         if source is None or place is None or place in done:
             continue
         done.add(place)
         if not os.path.isfile(source):
             counts["missing"] += 1
+            gone = gone or source
             there[number] = None
             continue
         with writes(out / place, out):
             (out / place).parent.mkdir(exist_ok=True)
             counts["written" if _put(source, out / place, copy) else "kept"] += 1
+    if gone is not None:
+        log.warning(
+            "%s not exist, such as %s; if they were moved, name the folder that holds them now%s",
+            counted(counts["missing"], "file does", "files do"), gone, advice(" ({})", "files"),
+        )  # fmt: skip
     told = table.append_column("place", pa.array(there, pa.string()))
     write_table(out / TABLE, told, "csv", overwrite=True)
     return counts
+
+
+def _require_some(sources: Files) -> None:
+    """Raise InputError if files are known and none of them exists."""
+    named = [source for source in sources if source is not None]
+    if named and not any(map(os.path.isfile, named)):
+        raise InputError(
+            f"folders: none of the {counted(len(named), 'known file')} exists, such as {named[0]}; name the folder "
+            f"that holds them now, or a list of their paths{advice(' ({})', 'files')}"
+        )
 
 
 def placed(table: pa.Table, sources: Files, single: NDArray[np.bool_]) -> list[str | None]:

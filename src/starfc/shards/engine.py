@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection
 from typing import Any, Protocol
 
 from starfc.errors import InputError
 from starfc.runtime.extras import require
 from starfc.runtime.kernel_cache import lock_kernel_cache
 from starfc.runtime.machine import memory_mb, set_threads
+from starfc.runtime.processes import end_with_parent
 from starfc.runtime.progress import progress
 from starfc.runtime.words import word
 from starfc.shards.run import ShardRun
@@ -175,15 +173,8 @@ def _start() -> None:
 
 
 def _start_child() -> None:
-    """Prepare a process of :class:`LocalEngine`; it ends if the command ends, also if that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    """Prepare a process of :class:`LocalEngine`."""
+    end_with_parent()
     _start()
 
 

@@ -40,6 +40,7 @@ from starfc.storage.atomic import write_json
 from starfc.training import contextual
 from starfc.training.contextual import fit, run_kinds_training, sample_edges
 from starfc.training.kinds import Real, draw_sizes, make_kind
+from starfc.training.sample_files import read_samples
 
 
 def pairs(num_nodes, weights):
@@ -401,8 +402,9 @@ def test_a_context_far_from_all_kinds_says_nothing():
 
 @pytest.mark.long
 def test_what_is_made_of_kinds_is_read_again(tmp_path):
-    contextual._make_chunk(tmp_path, ("early", 10, 14), {"edges": 50, "few": False}, 0, None, 20, 40, 10)
-    read = list(contextual._read_chunk(contextual._file(tmp_path, ("early", 10, 14))))
+    path = tmp_path / "early-00010-00014.npz"
+    contextual._make_chunk(path, range(10, 14), None, {"edges": 50, "few": False}, 0, None, 20, 40, 10)
+    read = list(read_samples(path))
     kinds = [kind for number in range(10, 14) if (kind := make_kind(0, number)) is not None]
     assert len(read) == len(kinds) == 3  # one of them is hopeless
     for (of_round, (features, same, context, family)), kind in zip(read, kinds, strict=True):

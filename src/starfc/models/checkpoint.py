@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+import numpy as np
 import torch
+import xxhash
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -41,6 +43,15 @@ def save_model(model: Model, folder: str | Path) -> None:
     for part, name in model.kind.files.items():
         state = {key: value.detach().cpu().clone() for key, value in model.get_submodule(part).state_dict().items()}
         _save(Path(folder) / name, state)
+
+
+def weights_digest(model: Model) -> str:
+    """Return a digest of the names and values of a model's weights."""
+    state = xxhash.xxh3_64()
+    for name, value in sorted(model.state_dict().items()):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(value.cpu().numpy()).view(np.uint8).data)
+    return state.hexdigest()
 
 
 def load_model(

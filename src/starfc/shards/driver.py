@@ -32,7 +32,7 @@ from starfc.graph.opening import Search
 from starfc.graph.recall import COLUMNS, Recalls, Sample
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure_kernels import in_degrees
-from starfc.models.checkpoint import Model
+from starfc.models.checkpoint import Model, weights_digest
 from starfc.models.contextual import ContextualModel
 from starfc.models.kinds import KINDS, ModelKind
 from starfc.runtime import threads
@@ -41,7 +41,7 @@ from starfc.runtime.stages import Stages
 from starfc.runtime.words import word
 from starfc.shards.engine import Engine, mend, run_stage
 from starfc.shards.graph import ShardGraph
-from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, digest_of, processor
+from starfc.shards.run import SHARD_ROWS, Manifest, ShardRun, processor
 from starfc.shards.scores import NEAR
 from starfc.shards.scoring import ShardProjections, ShardScoring
 from starfc.shards.search import load_cells, save_cells
@@ -99,7 +99,7 @@ class Shards:
             fingerprint=features.check.fingerprint, n=n, dim=features.dim, k=k,
             normalise=features.normalise and features.direct, dtype=features.array.dtype.name,
             shard_rows=self.shard_rows, chunk_rows=min(n, rows_per_chunk(n)),
-            model=str(Path(str(self.model.folder)).resolve()), weights=digest_of(self.model), search=options,
+            model=str(Path(str(self.model.folder)).resolve()), weights=weights_digest(self.model), search=options,
             processor=processor(), products=str(product_dtype()).removeprefix("torch."),
         )  # fmt: skip
         run = self._begun(manifest)

@@ -28,7 +28,7 @@ from starfc.errors import InputError
 from starfc.graph.edges import positions
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.strangers import Strangers
-from starfc.models.checkpoint import Model, load_model
+from starfc.models.checkpoint import Model, load_model, weights_digest
 from starfc.models.contextual import ContextualModel
 from starfc.models.gcn import StarFCModel
 from starfc.models.structural import StructuralModel
@@ -87,15 +87,6 @@ def processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def digest_of(model: Model) -> str:
-    """Return a digest of the names and values of a model's weights."""
-    state = xxhash.xxh3_64()
-    for name, value in sorted(model.state_dict().items()):
-        state.update(name.encode())
-        state.update(np.ascontiguousarray(value.cpu().numpy()).view(np.uint8).data)
-    return state.hexdigest()
-
-
 class ShardRun:
     """A run on shards, as a task or the driver sees it.
 
@@ -147,7 +138,7 @@ class ShardRun:
     @cached_property
     def model(self) -> Model:
         model = load_model(Path(self.manifest.model))
-        if digest_of(model) != self.manifest.weights:
+        if weights_digest(model) != self.manifest.weights:
             raise InputError(
                 f"{self.manifest.model}: the weights are not those that this run began with; restore them, or name "
                 "another store"

@@ -312,6 +312,13 @@ class SearchProgress(Record):
     done: dict[Annotated[str, Field(pattern=r"^\d+$")], Text]  # digest of each stored chunk of the present phase
 
 
+class SamplesRecord(Record):
+    """``done-early.json`` and ``done-both.json`` of an unfinished training on kinds."""
+
+    before: Text  # digest of the scorer that the samples were made with; empty for none
+    files: dict[str, Text]  # digest of each file of samples
+
+
 class ScalesOf(Record):
     """The keys that are used of the config stored with the weights of a hierarchical model."""
 

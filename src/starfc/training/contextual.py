@@ -12,8 +12,10 @@ A kind (:mod:`starfc.training.kinds`) is a complete data set with its own kNN gr
 ``edges`` of its candidate edges are used for training. Every kind has the same weight. One kind in twelve is held out,
 to measure the loss on kinds that the scorers have not seen.
 
-The samples of the kinds are kept in ``work_dir/kinds`` until the end, so that a stopped run can continue from them. The
-fits take a few minutes and are repeated.
+The samples of the kinds are kept in ``work_dir/kinds`` until the end, so that a stopped run can continue from them,
+with the same result as a run without a stop (:mod:`starfc.training.sample_files`). A file whose digest differs is made
+again. So are all samples of both rounds if the early scorer differs: with other threads or on another device, its last
+bits do. The fits take a few minutes and are repeated.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ import multiprocessing
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,13 +45,11 @@ from starfc.errors import InputError, MissingFileError
 from starfc.graph.knn import build_knn
 from starfc.graph.strangers import Strangers
 from starfc.graph.structure import EdgeLogits, Structure, encode, smooth
-from starfc.models.checkpoint import load_model, save_model
+from starfc.models.checkpoint import load_model, save_model, weights_digest
 from starfc.models.contextual import (
     COLUMNS_FIRST,
-    COLUMNS_SECOND,
     CONTEXT_FIRST,
     CONTEXT_NOISE,
-    CONTEXT_SECOND,
     ContextScorer,
     ContextualModel,
     MeanScorer,
@@ -61,30 +61,26 @@ from starfc.runtime import threads
 from starfc.runtime.device import device_limit
 from starfc.runtime.interrupts import Stopped, stop_requests
 from starfc.runtime.machine import choose_device, environment, set_threads
+from starfc.runtime.processes import end_with_parent
 from starfc.runtime.products import slices
 from starfc.runtime.progress import progress
 from starfc.runtime.stages import Stages
 from starfc.scoring.structural import ROW_BLOCK
-from starfc.storage.atomic import prepare_folder, save_arrays, write_json
+from starfc.storage.atomic import prepare_folder, write_json
 from starfc.storage.commit import Change, changing
 from starfc.storage.opened import opened
 from starfc.storage.owners import TRAIN
 from starfc.storage.records import Anything
-from starfc.storage.safe import first_line, read_own_npz
-from starfc.training.kinds import FAMILIES, DataKind, Real, make_kind
+from starfc.training.kinds import DataKind, Real, make_kind
+from starfc.training.sample_files import Edges, Sample, SampleFiles, read_samples, write_samples
 
 log = logging.getLogger("starfc")
 
 _CHUNK = 10  # kinds per file
-_FAMILY_NAMES = tuple(FAMILIES)  # a file stores a family as its position in this tuple
 _HELD_BACK = 12  # one of so many kinds is held out
 _EDGES_OF_A_KIND = 64  # edges per kind and step
 _STANDARD = 400  # edges per kind from which means and standard deviations are computed
 _DROPPED = 0.1  # share of the context's hidden units that a step drops
-
-_WIDTHS = {"first": (COLUMNS_FIRST, CONTEXT_FIRST), "second": (COLUMNS_SECOND, CONTEXT_SECOND)}
-
-Sample = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32], str]  # columns, targets, context, family
 
 
 def run_kinds_training(
@@ -131,8 +127,9 @@ def _train(config: Config, change: Change) -> dict[str, Any]:
     with stages.stage("fit, early"):
         record["early"] = _fit_members(model.first.to(device), early, settings, generator, "early first round")
     save_model(model, work_dir / "kinds")
+    before, last = weights_digest(model), settings.first + settings.second
     with stages.stage("kinds, both rounds"):
-        later = _samples(config, real, work_dir, "both", settings.first, settings.first + settings.second, count)
+        later = _samples(config, real, work_dir, "both", settings.first, last, count, before)
     with stages.stage("fit, both rounds"):
         record["second"] = _fit_members(model.second.to(device), later["second"], settings, generator, "second round")
         model.first = MeanScorer(COLUMNS_FIRST, CONTEXT_FIRST, model.nhid, settings.members, generator).to(device)
@@ -145,34 +142,51 @@ def _train(config: Config, change: Change) -> dict[str, Any]:
 
 
 def _samples(
-    config: Config, real: tuple[str, str] | None, work_dir: Path, name: str, start: int, stop: int, processes: int
+    config: Config,
+    real: tuple[str, str] | None,
+    work_dir: Path,
+    name: str,
+    start: int,
+    stop: int,
+    processes: int,
+    before: str = "",
 ) -> dict[str, list[Sample]]:
-    """Return the training edges of kinds ``start`` to ``stop - 1``, by round. Several processes make them."""
-    folder = work_dir / "kinds"
-    chunks = [(name, first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
-    todo = [chunk for chunk in chunks if not _file(folder, chunk).is_file()]
-    todo.sort(key=lambda chunk: -(chunk[1] % 60))  # start with chunks that have a huge kind
-    given = (asdict(config.kinds), config.seed, real, config.structural.candidates)
-    shape = (config.knn, config.structural.smoothing)
+    """Return the training edges of kinds ``start`` to ``stop - 1``, by round. Several processes make them.
+
+    ``before`` is the digest of the early scorer that makes the samples of both rounds.
+    """
+    files = SampleFiles(work_dir / "kinds", name, before)
+    chunks = [range(first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
+    todo = [chunk for chunk in chunks if not files.has(chunk)]
+    todo.sort(key=lambda chunk: -(chunk.start % 60))  # start with chunks that have a huge kind
+    early = files.folder if before else None
+    shape = (config.structural.candidates, config.knn, config.structural.smoothing)
+    given = (early, asdict(config.kinds), config.seed, real, *shape)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _alone)
-    with progress(f"kinds, {name}", total=len(todo) * _CHUNK, unit="kind") as bar, pool, stop_requests() as request:
-        waiting = {pool.submit(_make_chunk, folder, chunk, *given, *shape) for chunk in todo}
-        while waiting:
-            done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-                bar.update(_CHUNK)
+    with progress(f"kinds, {name}", total=sum(map(len, todo)), unit="kind") as bar, pool, stop_requests() as request:
+        running = {pool.submit(_make_chunk, files.path(chunk), chunk, *given): chunk for chunk in todo}
+
+        def note(future: Future[str]) -> None:
+            chunk = running.pop(future)
+            files.note(chunk, future.result())
+            bar.update(len(chunk))
+
+        while running:
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED)[0]:
+                note(future)
             if request.signal is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
+                for future in [future for future in running if not future.cancelled()]:
+                    note(future)
                 raise Stopped(
-                    f"training: stopped by {request.signal.name}; the samples of the kinds are in {folder}; run the "
-                    "same command to continue from them",
+                    f"training: stopped by {request.signal.name}; the samples of the kinds are in {files.folder}; run "
+                    "the same command to continue from them",
                     request.signal,
                 )
     samples: dict[str, list[Sample]] = {"first": [], "second": []}
     for chunk in chunks:
-        for of_round, sample in _read_chunk(_file(folder, chunk)):
+        for of_round, sample in read_samples(files.path(chunk)):
             samples[of_round].append(sample)
     return samples
 
@@ -197,6 +211,8 @@ def _require_same_settings(config: Config, real: tuple[str, str] | None, folder:
 
 
 def _alone() -> None:
+    """Prepare a worker process."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     set_threads(1)
     torch.set_flush_denormal(True)  # products with weights that decay to denormal numbers would be slow
@@ -218,42 +234,37 @@ _real: Real | None = None
 
 
 def _make_chunk(
-    folder: Path,
-    chunk: tuple[str, int, int],
+    path: Path,
+    numbers: range,
+    early: Path | None,
     settings: dict[str, Any],
     seed: int,
     real_paths: tuple[str, str] | None,
     candidates: int,
     knn: int,
     smoothing: int,
-) -> None:
-    """Make a file of samples. This runs in a worker process."""
+) -> str:
+    """Make a file of samples, and return its digest. This runs in a worker process.
+
+    ``numbers`` are those of the kinds, and ``early`` is the folder of the early scorer, for samples of both rounds.
+    """
     from starfc.data.dataset import open_split
 
     global _real
-    name, start, stop = chunk
     if real_paths is not None and _real is None:
         split = open_split(*real_paths, feature_dim=None)
         assert split.labels is not None  # open_train_split has checked that there are labels
         _real = Real(split.features, split.labels)
-    before = load_model(folder) if name == "both" else None
-    assert before is None or isinstance(before, ContextualModel)  # the early scorer
-    content: dict[str, NDArray] = {}
-    for number in range(start, stop):
+    before = None if early is None else load_model(early)
+    assert before is None or isinstance(before, ContextualModel)
+    samples = {}
+    for number in numbers:
         kind = make_kind(seed, number, _real, settings["few"])
-        if kind is None:
-            continue
-        rng = np.random.default_rng([seed, number, 1])
-        samples = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)
-        for of_round, (features, same, context) in samples.items():
-            for key, value in (
-                ("x", features),
-                ("y", same),
-                ("c", context),
-                ("f", np.array(_FAMILY_NAMES.index(kind.family))),
-            ):
-                content[f"{number}.{of_round}.{key}"] = value
-    save_arrays(_file(folder, chunk), content)
+        if kind is not None:
+            rng = np.random.default_rng([seed, number, 1])
+            edges = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)
+            samples[number] = kind.family, edges
+    return write_samples(path, samples)
 
 
 def sample_edges(
@@ -264,7 +275,7 @@ def sample_edges(
     candidates: int = 40,
     knn: int = 80,
     smoothing: int = 10,
-) -> dict[str, tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32]]]:
+) -> dict[str, Edges]:
     """Draw training edges of a kind, for the 'first' round, and with ``before`` also for the 'second' round.
 
     Parameters
@@ -317,25 +328,6 @@ def first_logits(model: ContextualModel, structure: Structure, context: NDArray[
     threads.each(work, slices(n, ROW_BLOCK))
     logits.sum_degrees(np.arange(n))
     return logits
-
-
-def _file(folder: Path, chunk: tuple[str, int, int]) -> Path:
-    return folder / f"{chunk[0]}-{chunk[1]:05d}.npz"
-
-
-def _read_chunk(path: Path) -> Iterator[tuple[str, Sample]]:
-    remedy = "delete it and start the same training again"
-    try:
-        content = read_own_npz(path)
-        for name in dict.fromkeys(key.rpartition(".")[0] for key in content):
-            of_round = name.partition(".")[2]
-            x, y, c, f = (content[f"{name}.{part}"] for part in "xycf")
-            columns, context = _WIDTHS[of_round]
-            if x.shape != (len(y), columns) or y.ndim != 1 or c.shape != (context,):
-                raise ValueError(f"{name}: columns {x.shape}, targets {y.shape}, context {c.shape}")
-            yield of_round, (x, y, c, _FAMILY_NAMES[int(f)])
-    except (ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{path}: is incomplete or damaged ({first_line(error)}); {remedy}") from None
 
 
 def _fit_members(

@@ -173,6 +173,12 @@ def test_the_command_explains_a_run(run_folder, workspace, capsys):
     assert found["together"]
     assert found["clusters"] == [0, 0]
     assert found["columns"] == 9
+    record = json.loads((run_folder / "run.json").read_text())
+    record["knn_graph"]["k"] = 6  # as of few rows, whose lists are shorter than the config's
+    (run_folder / "run.json").write_text(json.dumps(record))
+    (run_folder / "files.json").unlink()
+    explain(run_folder, a, b, as_json=True)
+    assert json.loads(capsys.readouterr().out)["columns"] == 5
     assert found["path"][found["weakest"]]["score"] == min(link["score"] for link in found["path"])
     features = np.fromfile(workspace / "data" / "features" / "part1_test.bin", np.float32).reshape(-1, 16)
     x, y = (features[row] / np.linalg.norm(features[row]) for row in (a, b))

@@ -37,6 +37,6 @@ def explain(
     except MissingFileError as error:
         typer.echo(f"{error}; the explanation leaves out similarities", err=True)
         features = None
-    columns = run.record["config"]["knn"] - 1
+    columns = run.list_length
     found = explain_pair(Pairs.of(run.parsed), run.labels, run.rule, a, b, features, columns)
     print(json.dumps(found.as_dict()) if as_json else found.text())

@@ -100,6 +100,14 @@ class Run:
         return Decision(self.tau1, self.tau2, self.record["refinement"], self.record["partition"])
 
     @property
+    def list_length(self) -> int:
+        """Return the number of neighbours in a list of the kNN graph, without the instance itself."""
+        if "steps" in self.record:  # the lists of `starfc assign` are as long as the config says
+            rows = len(self.labels) - len(set(self.removed))
+            return max(min(self.record["config"]["knn"], rows) - 1, 0)
+        return max(self.record["knn_graph"]["k"] - 1, 0)
+
+    @property
     def most_labels(self) -> int:
         """Return a bound on the cluster ids."""
         return most_labels(len(self.labels), len(self.record.get("steps", [])) + self.record.get("applied", 0))

@@ -32,7 +32,7 @@ from starfc.graph.knn import exact_knn
 from starfc.graph.neighbours import KnnGraph
 from starfc.graph.structure import FEATURES, FIRST_FEATURES, EdgeLogits, Structure, encode, smooth
 from starfc.models.checkpoint import load_model, save_model, write_checkpoint
-from starfc.models.structural import StructuralModel
+from starfc.models.structural import EdgeScorer, StructuralModel
 from starfc.scoring.structural import parse_structure
 
 
@@ -290,3 +290,10 @@ def test_without_held_back_edges_there_is_no_calibration(data, tmp_path, caplog)
     assert found == {"temperature": 1.0, "edges": 0}
     assert "calibration" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("members", [0, 3, 128])
+def test_members_of_a_scorer_divide_its_units(members):
+    with pytest.raises(InputError, match=f"members: must divide the number of hidden units.*found {members} .*of 64"):
+        EdgeScorer(10, 64, members=members)
+    assert EdgeScorer(10, 64, members=4)(torch.zeros(5, 10)).shape == (5,)

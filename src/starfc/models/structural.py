@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from starfc.errors import InputError
 from starfc.graph.structure import FEATURES, FIRST_FEATURES
 from starfc.models.kinds import STRUCTURAL
 from starfc.runtime.products import ROWS
@@ -69,6 +70,11 @@ class EdgeScorer(nn.Module):
     members : int
         M, number of networks whose sum is the logit. Each has h / M units of each hidden layer. A unit of the second
         layer is connected only with the units of its own member, so the layer's weight is (h, h / M).
+
+    Raises
+    ------
+    InputError
+        M does not divide h.
     """
 
     shift: Tensor
@@ -76,6 +82,11 @@ class EdgeScorer(nn.Module):
 
     def __init__(self, features: int, nhid: int, generator: torch.Generator | None = None, members: int = 1) -> None:
         super().__init__()
+        if members < 1 or nhid < members or nhid % members:
+            raise InputError(
+                f"members: must divide the number of hidden units, so that all have equally many; found {members} "
+                f"members of {nhid} units; choose a divisor of {nhid}"
+            )
         self.members = members
         self.register_buffer("shift", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from starfc import StarFC
 from starfc.clustering.arrays import Settings, cluster_features, cluster_prepared, prepare, whole_lists
 from starfc.clustering.few import best_way, lengths, lists_in_training, ways, whole_from
+from starfc.commands import app
 from starfc.data.dataset import Features
 from starfc.data.files import read_labels
 from starfc.errors import InputError
@@ -123,6 +125,18 @@ def test_larger_sets_and_given_lists_are_as_before(model, tmp_path):
 def test_an_engine_refuses_few_rows(small, model):
     with pytest.raises(InputError, match="at least 480 distinct rows needed with this model; found 150; leave it out"):
         prepare(Features(small[0]), model, SETTINGS, in_tasks=True)
+
+
+@pytest.mark.parametrize("store", [(), ("--store", "store/of/tasks")])
+def test_a_refused_run_on_shards_leaves_no_folder(small, tmp_path, monkeypatch, store):
+    np.save(tmp_path / "few.npy", small[0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store" / "of").mkdir(parents=True)
+    arguments = ["cluster", "few.npy", "-o", "run", "--engine", "local", "--shard-rows", "256", *store]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "at least 480 distinct rows needed with this model; found 150" in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["few.npy", "of", "store"]
 
 
 def test_new_rows_need_whole_lists(small, model):

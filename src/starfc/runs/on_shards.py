@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,8 @@ def on_shards(
         if is_within(options.out, store.url):
             raise InputError(f"{store.url}: {word('store')} must not be, or contain, the folder of the results")
         if store.folder is not None:
+            if not store.folder.exists():
+                stack.callback(_remove_empty, store.folder)  # after a refusal; no task has begun
             with writes(store.folder, store.folder):
                 store.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(store.folder, "cluster"))
@@ -114,6 +116,11 @@ def on_shards(
             return graph
 
         yield {"make_graph": make_graph, "make_parser": shards.parser}
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def whole(graph: KnnGraph, folder: Path) -> KnnGraph:

@@ -103,3 +103,13 @@ def test_what_cannot_be_clustered(tmp_path):
         StarFC(k=10, memory_limit="much").fit(features)
     with pytest.raises(InputError, match=r"memory_limit: the process itself uses .* above the limit of 1 MB"):
         StarFC(k=10, memory_limit="1MB").fit(features)
+
+
+def test_rows_of_another_shape_are_refused_without_their_numbers():
+    rows = np.random.default_rng(0).normal(size=(40, 512))
+    for call in (StarFC().fit, StarFC().partial_fit, StarFC().fit_predict):
+        for wrong, shape in ((rows[0], r"\(512,\)"), (3.0, r"\(\)"), (rows[:0], r"\(0, 512\)"), (rows[None], "dim 3")):
+            with pytest.raises(ValueError, match=shape) as error:
+                call(wrong)
+            assert len(str(error.value)) < 200
+            assert "\n" not in str(error.value)

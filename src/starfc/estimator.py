@@ -203,12 +203,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
             raise InputError(
                 f"refinement: must be one of {', '.join(map(repr, REFINEMENTS))}; found {self.refinement!r}"
             )
-        rows: NDArray[np.floating] = validate_data(
-            self,
-            X,
-            dtype=[np.float32, np.float64, np.float16],
-            ensure_all_finite=False,
-        )
+        rows = self._rows(X, reset=True)
         marks = Marks.of(len(rows), must_link, cannot_link)
         require_consistent(marks, len(rows))
         features = Features(rows, "X")
@@ -334,13 +329,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         """
         if not hasattr(self, "labels_"):
             return self.fit(X)
-        rows: NDArray[np.floating] = validate_data(
-            self,
-            X,
-            reset=False,
-            dtype=[np.float32, np.float64, np.float16],
-            ensure_all_finite=False,
-        )
+        rows = self._rows(X, reset=False)
         invalid = Features(rows, "X").valid(self.invalid_rows)[1] + len(self.labels_)
         self._renew_estimate()  # while the rows are those that it belongs to
         state, before = self._present(), self.labels_
@@ -389,6 +378,20 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         """Return the pairwise F-score of the clusters that :meth:`predict` gives X (m, d), for identities y (m,)."""
         _, identities = np.unique(y, return_inverse=True)
         return pairwise(contingency(identities, self.predict(X))).fscore
+
+    def _rows(self, X: ArrayLike, reset: bool) -> NDArray[np.floating]:
+        """Return X as an array (N, d) of floats. ``reset`` takes d from it; otherwise d must be that of the fit."""
+        try:
+            return validate_data(
+                self, X, reset=reset, dtype=[np.float32, np.float64, np.float16], ensure_all_finite=False
+            )
+        except ValueError:
+            if np.ndim(X) >= 2:
+                raise
+        raise InputError(  # scikit-learn's message would print the numbers
+            f"X: expected a 2D array (instances, dimension); found the shape {np.shape(X)}. Reshape your data: "
+            "X.reshape(1, -1) is one instance"
+        )
 
     def _rule(self) -> Decision:
         return Decision(self.tau1_, self.tau2_, self.refinement, self.partition_)

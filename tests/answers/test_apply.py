@@ -267,6 +267,8 @@ def test_the_commands(run, starfc, tmp_path):
     written = (tmp_path / "q.json").read_text()
     questions = json.loads(written)
     total = len(questions["answers"])
+    many = starfc("ask", run, "-n", 5000)[1].splitlines()[-1]
+    assert "instead of 5,000: all other doubts are about clusters of these questions" in many or not total
     assert (f"to see the rows: starfc review {run} --images FOLDER" in err) == bool(total)
     for entry in questions["answers"]:
         assert "  " + " | ".join(" ".join(map(str, side)) for side in entry["shown"]) in out

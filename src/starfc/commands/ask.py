@@ -40,6 +40,7 @@ def ask(
     """
     options.set_messages(quiet, verbose)
     from starfc.answers.marks import FORMAT, VERSION
+    from starfc.answers.questions import EACH
     from starfc.runs.apply import Marked
     from starfc.runtime.machine import set_threads
     from starfc.storage.atomic import require_place, write_bytes
@@ -57,6 +58,12 @@ def ask(
         "answers": [question.record(files) for question in questions],
     }
     text = _table(questions, marked.names, files)
+    if 0 < len(questions) < count:
+        text += (
+            f"\n{counted(len(questions), 'question')} instead of {count:,}: all other doubts are about clusters of "
+            f"these questions (a list has one about a cluster, or {EACH} if it is the larger side); after starfc "
+            "apply, ask again"
+        )
     if out is not None:
         write_bytes(out, _lines(content).encode())
         text += f"\n{out}: {counted(len(questions), 'question')} written"

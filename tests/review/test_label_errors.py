@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import textwrap
 
 import numpy as np
@@ -282,6 +283,8 @@ def test_the_command_lists_and_writes_them(run, tmp_path):
     assert code == 0
     assert "pairwise" in out
     assert "expected to be wrong" in out
+    assert "1 doubtful label;" in out
+    assert "this list is less reliable" not in out
     with (tmp_path / "t.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["kind"] == "label"]
     assert (row["row"], row["file"]) == ("7", str(run / "7.jpg"))
@@ -293,6 +296,14 @@ def test_the_command_lists_and_writes_them(run, tmp_path):
     assert record["errors"]["found"]["label"] == 1
     assert record["errors"]["left_out"] == 0
     assert json.loads((tmp_path / "t.json").read_text())[0]["row"] == 7
+    shutil.copytree(run / "run", tmp_path / "weak")
+    told = json.loads((tmp_path / "weak" / "run.json").read_text())
+    told["estimate"]["fscore"] = 0.8
+    (tmp_path / "weak" / "run.json").write_text(json.dumps(told))
+    (tmp_path / "weak" / "files.json").unlink()
+    _, out, _ = starfc("evaluate", run / "noisy.npy", tmp_path / "weak", "--errors")
+    assert "the expected F of this run is 80.0" in out
+    assert "this list is less reliable than usual" in out
     assert [one["row"] for one in record["errors"]["top"] if one["kind"] == "label"] == [7]
 
 

@@ -10,6 +10,7 @@ import typer
 
 from starfc.commands import options
 from starfc.errors import InputError
+from starfc.runtime.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,11 +98,14 @@ def evaluate(
         "num_without_cluster": len(outside),
     }
     text = (
-        f"{metrics_table(found)}\n\n{counts['num_instances']:,} instances, {counts['num_identities']:,} identities, "
-        f"{counts['num_clusters']:,} clusters ({len(outside):,} of them instances with label -1)"
+        f"{metrics_table(found)}\n\n{counted(counts['num_instances'], 'instance')}, "
+        f"{counted(counts['num_identities'], 'identity', 'identities')}, "
+        f"{counted(counts['num_clusters'], 'cluster')} ({len(outside):,} of them instances with label -1)"
     )
     left_out = {"num_unlabelled": "of unknown identity (-1 in GT)", "num_removed": "removed"}
-    text += "".join(f"\n{counts[key]:,} instances left out: {why}" for key, why in left_out.items() if counts[key])
+    text += "".join(
+        f"\n{counted(counts[key], 'instance')} left out: {why}" for key, why in left_out.items() if counts[key]
+    )
     record = {"metrics": found, **counts}
     if errors:
         record["errors"], told = _errors(predicted, given, removed, out, overwrite)
@@ -113,6 +117,7 @@ def _errors(
     folder: Path, given: NDArray[np.int64], removed: list[int], out: Path | None, overwrite: bool
 ) -> tuple[dict[str, Any], str]:
     """Find the labels that a run's edges contradict, and write them to a file. Return a record and a text."""
+    from starfc.clustering.diagnostics import DOUBTFUL_F
     from starfc.data.tables import TABLE_FORMATS, require_new, rows_of, write_table
     from starfc.errors import MissingFileError
     from starfc.review.label_errors import label_issues
@@ -136,6 +141,12 @@ def _errors(
     issues = every.doubtful()
     table = issues_table(issues, read_instances(folder, len(given))[1])
     text = issues_text(issues, int((given >= 0).sum()))
+    expected = (run.record.get("estimate") or {}).get("fscore", 1)
+    if expected < DOUBTFUL_F:
+        text += (
+            f"\n\nthe expected F of this run is {100 * expected:.1f}: its edges tell identities apart less well, so "
+            "this list is less reliable than usual"
+        )
     if out is not None:
         write_table(out, table, out.suffix[1:], overwrite)
         text += f"\n\nall {len(issues):,}: {out}"

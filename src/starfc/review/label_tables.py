@@ -13,12 +13,12 @@ from starfc.review.label_errors import KINDS, LabelIssues
 from starfc.runtime.words import counted
 
 TOP = 20  # issues in the text
-_TITLES = {
-    "label": "doubtful labels",
-    "outlier": "outliers",
-    "one identity": "identities that may be one",
-    "two identities": "identities that may be two",
-    "near-duplicate": "near-duplicates",
+_TITLES = {  # in the singular and in the plural
+    "label": ("doubtful label", "doubtful labels"),
+    "outlier": ("outlier", "outliers"),
+    "one identity": ("identity that may be one with another", "identities that may be one"),
+    "two identities": ("identity that may be two", "identities that may be two"),
+    "near-duplicate": ("near-duplicate", "near-duplicates"),
 }
 
 
@@ -54,8 +54,8 @@ def issues_text(issues: LabelIssues, num_labels: int) -> str:
     """Return the number of issues of every kind, and the first ones, as text."""
     counts = issue_counts(issues)
     lines = [
-        f"about {issues.expected:,.0f} of {num_labels:,} labels are expected to be wrong",
-        "; ".join(f"{counts[kind]:,} {title}" for kind, title in _TITLES.items()),
+        f"about {issues.expected:,.0f} of {counted(num_labels, 'label')} are expected to be wrong",
+        "; ".join(f"{counted(counts[kind], *titles)}" for kind, titles in _TITLES.items()),
     ]
     if len(issues):
         lines += ["", f"{'kind':<15}{'score':>6}{'row':>10}{'other row':>11}{'label':>10}  what the graph says"]

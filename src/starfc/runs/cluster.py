@@ -396,7 +396,7 @@ def cluster_text(record: dict[str, Any], out: str | Path) -> str:
         "",
         diagnostics_table(record["diagnostics"], tau1, tau2, record["refinement"], record["partition"]),
         "",
-        f"{record['num_instances']:,} instances, {record['num_clusters']:,} clusters "
+        f"{counted(record['num_instances'], 'instance')}, {counted(record['num_clusters'], 'cluster')} "
         f"({record['num_singletons']:,} of one instance), {how}, tau1 {tau1:g}, tau2 {tau2:g}",
     ]
     if record.get("num_copies", 0):

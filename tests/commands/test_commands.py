@@ -426,6 +426,17 @@ def test_info_says_what_is_there(starfc, data, tmp_path):
         assert message in err
 
 
+def test_a_folder_of_pictures_must_be_embedded_first(starfc, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "b.JPG").touch()
+    for command in (["info"], ["cluster", "-o", tmp_path / "run"], ["knn", "-o", tmp_path / "graph"]):
+        code, _, err = starfc(*command, tmp_path / "pictures")
+        assert code == 2
+        assert "parts of features (.npy, .parquet)" in err or "a .npy or .parquet needed" in err
+        assert "it holds pictures such as b.JPG: pictures must be embedded first" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
 def test_info_takes_parts_and_urls_like_cluster(starfc, data, tmp_path):
     features = np.load(data / "f.npy")
     (tmp_path / "parts").mkdir()

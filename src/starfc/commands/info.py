@@ -191,14 +191,17 @@ def _today(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[
 
 
 def _model(at: OpenedFolder, run: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    from starfc.data.parts import PARTS, about_pictures
     from starfc.models.checkpoint import THRESHOLDS, describe, load_model
     from starfc.storage.records import StoredThresholds, TrainingRecord
 
     try:
         model = load_model(at.folder)
     except MissingFileError:
+        names = sorted(path.name for path in at.folder.iterdir())
         raise InputError(
-            f"{at.folder}: not the folder of a run (run.json), a kNN graph (manifest.json) or a model (weights)"
+            f"{at.folder}: not the folder of a run (run.json), a kNN graph (manifest.json), a model (weights) or parts "
+            f"of features ({', '.join(PARTS)}){about_pictures(names)}"
         ) from None
     content = {"type": type(model).__name__, **describe(model)}
     content["parameters"] = sum(parameter.numel() for parameter in model.parameters())

@@ -309,19 +309,24 @@ def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tup
         return
     import shutil
 
-    from starfc.storage.atomic import prepare_folder, temporary_file, writes
+    from starfc.storage.atomic import prepare_folder, remove_empty, temporary_file, writes
     from starfc.storage.remote import is_same
 
     place = folder / "features.npy"
     if path != STREAM and any(is_same(path, str(name)) for name in (folder, place)):
         raise InputError(f"{path}: the results would become parts of the features; name another folder for the results")
+    made = not folder.exists()
     prepare_folder(folder)
     name = Path("stdin" if path == STREAM else path.rstrip("/").rpartition("/")[2])
-    with temporary_file(place) as temporary:
-        with writes(place, folder):
-            if path == STREAM:
-                with temporary.open("wb") as file:
-                    shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
-            else:
-                gather(path, temporary)
-        yield temporary, place if keep else name
+    try:
+        with temporary_file(place) as temporary:
+            with writes(place, folder):
+                if path == STREAM:
+                    with temporary.open("wb") as file:
+                        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 22)
+                else:
+                    gather(path, temporary)
+            yield temporary, place if keep else name
+    finally:
+        if made:
+            remove_empty(folder)  # after a refusal

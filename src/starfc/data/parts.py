@@ -8,6 +8,7 @@ appended and removed before the next one, so the disk holds one part more than a
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from starfc.data.files import FEATURE_SUFFIXES, feature_blocks
 from starfc.data.formats.npy import npy_writer
-from starfc.data.instance_files import Files, files_of_parts
+from starfc.data.instance_files import SUFFIXES, Files, files_of_parts
 from starfc.errors import InputError
 from starfc.storage.atomic import temporary_file
 from starfc.storage.remote import file_system, is_url, reason
@@ -86,6 +87,17 @@ def files_of(source: str) -> Files | None:
     return files_of_parts([Path(name) for name in found])
 
 
+def about_pictures(names: Iterable[str]) -> str:
+    """Return advice for a message about a folder without features, if some of its files are pictures; "" if not."""
+    found = next((name for name in names if Path(name).suffix.lower() in SUFFIXES), None)
+    if found is None:
+        return ""
+    return (
+        f"; it holds pictures such as {found}: pictures must be embedded first, so compute a vector of each with a "
+        "network, and name the file of these features"
+    )
+
+
 def _parts(fs: Any, root: str, source: str) -> tuple[list[str], list[str]]:
     """Return the paths of the parts, within the file system, and the names of what else is in the folder."""
     try:
@@ -97,7 +109,8 @@ def _parts(fs: Any, root: str, source: str) -> tuple[list[str], list[str]]:
     kinds = {name: kind for name, kind in sorted(kinds.items()) if not _last(name).startswith((".", "_"))}
     found = [name for name, kind in kinds.items() if kind == "file" and name.endswith(PARTS)]
     if not found:
-        raise InputError(f"{source}: a {' or '.join(PARTS)} needed, or a folder of them; found none")
+        needed = f"{source}: a {' or '.join(PARTS)} needed, or a folder of them; found none"
+        raise InputError(needed + about_pictures(map(_last, kinds)))
     left = [
         _last(name)
         for name, kind in kinds.items()

@@ -23,7 +23,7 @@ from starfc.graph.cells import Cells, Centroids
 from starfc.graph.checks import require_ids, require_lists, require_numbers
 from starfc.graph.neighbours import KnnGraph, id_dtype
 from starfc.runtime import threads
-from starfc.storage.atomic import replacing, sweep, write_json
+from starfc.storage.atomic import remove_empty, replacing, sweep, write_json
 from starfc.storage.opened import OpenedFolder
 from starfc.storage.records import Anything, PhaseRecord, SearchProgress
 from starfc.storage.safe import read_own_npz, read_raw
@@ -44,10 +44,7 @@ def remove_search(folder: Path) -> None:
         if _FILES.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
             path.unlink(missing_ok=True)
     sweep(folder)
-    try:
-        folder.rmdir()
-    except OSError:
-        pass  # the folder has other files
+    remove_empty(folder)
 
 
 class PartialGraph:

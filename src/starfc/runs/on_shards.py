@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from starfc.shards.driver import Shards
 from starfc.shards.engine import engine_of
 from starfc.shards.run import SHARD_ROWS
 from starfc.shards.store import Store
-from starfc.storage.atomic import writes
+from starfc.storage.atomic import remove_empty, writes
 from starfc.storage.commit import locked
 from starfc.storage.remote import is_url, is_within
 from starfc.storage.scratch import large_array
@@ -101,7 +101,7 @@ def on_shards(
             raise InputError(f"{store.url}: {word('store')} must not be, or contain, the folder of the results")
         if store.folder is not None:
             if not store.folder.exists():
-                stack.callback(_remove_empty, store.folder)  # after a refusal; no task has begun
+                stack.callback(remove_empty, store.folder)  # after a refusal; no task has begun
             with writes(store.folder, store.folder):
                 store.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(store.folder, "cluster"))
@@ -116,11 +116,6 @@ def on_shards(
             return graph
 
         yield {"make_graph": make_graph, "make_parser": shards.parser}
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def whole(graph: KnnGraph, folder: Path) -> KnnGraph:

@@ -135,6 +135,12 @@ def require_place(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if there is nothing in it."""
+    with contextlib.suppress(OSError):  # it is not empty, or does not exist
+        folder.rmdir()
+
+
 def save_array(path: str | Path, array: NDArray) -> None:
     """Write an array as .npy, atomically."""
     with replacing(path) as temporary:

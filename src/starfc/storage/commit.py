@@ -34,7 +34,7 @@ from pathlib import Path
 
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.words import advice, maker
-from starfc.storage.atomic import prepare_folder, sweep, write_json, writes
+from starfc.storage.atomic import prepare_folder, remove_empty, sweep, write_json, writes
 from starfc.storage.owners import Owner, earlier, matching
 from starfc.storage.records import FileList, ListedFile, NameList
 from starfc.storage.safe import digest, read_json, require_name
@@ -240,7 +240,7 @@ def changing(
                 call()
     finally:
         for place in made:  # remove new folders that stayed empty
-            _remove_empty(place)
+            remove_empty(place)
 
 
 def settle(folder: Path, kind: Owner, *, held: bool = False) -> None:
@@ -306,7 +306,7 @@ def _roll_forward(folder: Path) -> None:
     for name in gone:
         (folder / name).unlink(missing_ok=True)
     for parent in {(folder / name).parent for name in gone} - {folder}:
-        _remove_empty(parent)
+        remove_empty(parent)
     for parent in {(folder / name).parent for name in names} | {folder}:
         _sync(parent)
     (place / LIST).unlink()
@@ -387,13 +387,6 @@ def _said(holder: bytes) -> str:
         return f"process {int(h['pid'])} ({h['command']}, since {h['started']}, on {h['host']})"
     except (ValueError, KeyError, TypeError):
         return "another process"
-
-
-def _remove_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:
-        pass  # the folder is not empty or does not exist
 
 
 def _sync(folder: Path) -> None:

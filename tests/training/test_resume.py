@@ -229,3 +229,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_do(workspace, config
     assert batch["seed_identity"] in batch["identities"]
     assert str(batch["identities"][0]) in str(error.value)
     load_model(workspace / "run" / "checkpoints" / "subgraph_000002.pt")
+
+
+def test_a_refused_training_leaves_no_folder(workspace, config):
+    (workspace / "data" / "labels" / "part0_train.meta").write_text("1\n2\n")
+    with pytest.raises(InputError, match="needs one label for each row"):
+        run_training(config(), workspace / "runs" / "new")
+    assert not (workspace / "runs").exists()

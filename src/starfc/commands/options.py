@@ -309,16 +309,15 @@ def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tup
         return
     import shutil
 
-    from starfc.storage.atomic import prepare_folder, remove_empty, temporary_file, writes
+    from starfc.storage.atomic import no_empty_folder, prepare_folder, temporary_file, writes
     from starfc.storage.remote import is_same
 
     place = folder / "features.npy"
     if path != STREAM and any(is_same(path, str(name)) for name in (folder, place)):
         raise InputError(f"{path}: the results would become parts of the features; name another folder for the results")
-    made = not folder.exists()
-    prepare_folder(folder)
     name = Path("stdin" if path == STREAM else path.rstrip("/").rpartition("/")[2])
-    try:
+    with no_empty_folder(folder):
+        prepare_folder(folder)
         with temporary_file(place) as temporary:
             with writes(place, folder):
                 if path == STREAM:
@@ -327,6 +326,3 @@ def stored_features(path: str, folder: Path, keep: bool = False) -> Iterator[tup
                 else:
                     gather(path, temporary)
             yield temporary, place if keep else name
-    finally:
-        if made:
-            remove_empty(folder)  # after a refusal

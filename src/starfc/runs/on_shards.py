@@ -23,7 +23,7 @@ from starfc.shards.driver import Shards
 from starfc.shards.engine import engine_of
 from starfc.shards.run import SHARD_ROWS
 from starfc.shards.store import Store
-from starfc.storage.atomic import remove_empty, writes
+from starfc.storage.atomic import no_empty_folder, writes
 from starfc.storage.commit import locked
 from starfc.storage.remote import is_url, is_within
 from starfc.storage.scratch import large_array
@@ -100,8 +100,7 @@ def on_shards(
         if is_within(options.out, store.url):
             raise InputError(f"{store.url}: {word('store')} must not be, or contain, the folder of the results")
         if store.folder is not None:
-            if not store.folder.exists():
-                stack.callback(remove_empty, store.folder)  # after a refusal; no task has begun
+            stack.enter_context(no_empty_folder(store.folder))  # no task has begun if the run is refused
             with writes(store.folder, store.folder):
                 store.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(store.folder, "cluster"))

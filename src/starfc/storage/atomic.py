@@ -141,6 +141,17 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+@contextmanager
+def no_empty_folder(folder: str | Path) -> Iterator[None]:
+    """Remove a folder, and those above it, at the end of the block, if the block made them and they stayed empty."""
+    made = [place for place in (Path(folder), *Path(folder).parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        for place in made:
+            remove_empty(place)
+
+
 def save_array(path: str | Path, array: NDArray) -> None:
     """Write an array as .npy, atomically."""
     with replacing(path) as temporary:

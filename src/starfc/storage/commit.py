@@ -34,7 +34,7 @@ from pathlib import Path
 
 from starfc.errors import InputError, MissingFileError
 from starfc.runtime.words import advice, maker
-from starfc.storage.atomic import prepare_folder, remove_empty, sweep, write_json, writes
+from starfc.storage.atomic import no_empty_folder, prepare_folder, remove_empty, sweep, write_json, writes
 from starfc.storage.owners import Owner, earlier, matching
 from starfc.storage.records import FileList, ListedFile, NameList
 from starfc.storage.safe import digest, read_json, require_name
@@ -215,9 +215,8 @@ def changing(
         created or written to. All old files are unchanged.
     """
     folder = Path(folder)
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    prepare_folder(folder)
-    try:
+    with no_empty_folder(folder):
+        prepare_folder(folder)
         with nullcontext() if held else locked(folder, kind.command):
             with writes(folder, folder):
                 _roll_forward(folder)
@@ -238,9 +237,6 @@ def changing(
                 _roll_forward(folder)
             for call in change.afterwards:
                 call()
-    finally:
-        for place in made:  # remove new folders that stayed empty
-            remove_empty(place)
 
 
 def settle(folder: Path, kind: Owner, *, held: bool = False) -> None:

@@ -122,11 +122,10 @@ def run_training(
         return run_kinds_training(config, work_dir, inputs, overwrite)
     require_hooks(config.log_config)
     with processes(config.device) as world, device_limit(config.device_memory_bytes()):
-        work_dir = prepare_folder(work_dir)
         if not world.writes:
-            return _run(config, work_dir, resume, go_on, world, None)
+            return _run(config, prepare_folder(work_dir), resume, go_on, world, None)
         with changing(work_dir, TRAIN, inputs=inputs, overwrite=overwrite) as change:
-            return _run(config, work_dir, resume, go_on, world, change)
+            return _run(config, change.folder, resume, go_on, world, change)
 
 
 def _run(

@@ -19,7 +19,7 @@ from starfc.answers.constraints import Changes, Clusters, apart, enforce, kept_e
 from starfc.answers.evidence import evidence_of
 from starfc.answers.marks import Marks, require_consistent, require_marks
 from starfc.answers.questions import Asker, Question
-from starfc.clustering.arrays import cluster_features, whole_lists
+from starfc.clustering.arrays import cluster_features
 from starfc.clustering.components import largest_first
 from starfc.clustering.parsing import Decision
 from starfc.clustering.pipeline import REFINEMENTS
@@ -221,7 +221,6 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
                 stages=Stages(config.memory_limit_bytes()),
             )
         result, prepared = done.result, done.prepared
-        self.model_ = prepared.model
         self.partition_, self.tau1_, self.tau2_, self.doubts_ = config.partition.type, done.tau1, done.tau2, done.doubts
         assert result.parsed is not None  # edges are kept
         self.labels_, self.confidence_, self.edge_scores_ = result.labels, result.confidence, result.parsed
@@ -232,7 +231,7 @@ class StarFC(Results, ClusterMixin, BaseEstimator):
         self._features, self._columns = features, max(prepared.graph.k - 1, 0)
         self._clustered: dict[str, Any] | None = {
             "features": features,
-            "graph": whole_lists(prepared, settings),
+            "graph": prepared.graph,
             "rows": prepared.rows,
             "k": config.knn,
             "representative": prepared.representative,

@@ -132,6 +132,8 @@ def test_a_giant_is_warned_of():
     assert giants_doubt(diagnose(clustering([10, 9, 8]), 0.4), 9) == []
     assert giants_doubt(diagnose(clustering([40, 30, 1]), 0.4), 39) == []  # lists hold them whole
     assert giants_doubt(diagnose(clustering([40, 30, 1]), 0.4), 9, precision=0.9) == []
+    (doubt,) = giants_doubt(diagnose(clustering([40, 30, 1]), 0.4), 9, partition="infomap")
+    assert "raise tau1, or choose" in doubt  # communities ignore tau2
     (doubt,) = giants_doubt(diagnose(clustering([40, 30, 1]), 0.4), 9, precision=0.5)
     for part in (
         "2 cluster(s) of more than 0.4 of all instances",
@@ -163,7 +165,9 @@ def test_warnings_name_what_the_interface_has(words, report, tune):
 
 def test_lists_shorter_than_those_of_the_training_make_the_estimate_doubtful():
     result = replace(clustering([10, 9, 8]), estimate=Estimate(0.99, 1.0, 0.995, 0.99))
-    assert doubts(result, 26, trained=79)[0].startswith("neighbour lists have 26 rows instead of 79")
+    assert doubts(result, 26, trained=79)[0].startswith(
+        "neighbour lists have 26 rows; in the training of the model they had 79"
+    )
     assert not doubts(result, 79, trained=79)
     assert not doubts(clustering([10, 9, 8]), 26, trained=79)  # nothing is expected
 

@@ -201,7 +201,7 @@ def test_cluster_as_json_and_as_text(starfc, clustered, data, tmp_path):
     warnings = (
         "more than 0.1 of all instances",
         "unlike the data that the model was trained on",
-        "neighbour lists have 29 rows instead of 79, as in the training of the model",
+        "neighbour lists have 29 rows; in the training of the model they had 79",
     )
     assert all(any(warning in line for warning in warnings) for line in err.splitlines())
     assert not (tmp_path / "out" / "edges").exists()

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from starfc.clustering.copies import collapsed, copies_among, sizes_of, with_copies
 from starfc.clustering.diagnostics import diagnose, doubts, giants_doubt
-from starfc.clustering.few import Way, best_way, lists_in_training, ways, whole_from
 from starfc.clustering.parsing import MakeParser
 from starfc.clustering.pipeline import (
     COMPONENTS,
@@ -31,7 +30,6 @@ from starfc.clustering.pipeline import (
     without_search,
 )
 from starfc.data.dataset import Features
-from starfc.errors import InputError
 from starfc.graph.knn import fitting_k, short_lists
 from starfc.graph.neighbours import KnnGraph, empty_graph
 from starfc.graph.opening import Search
@@ -40,7 +38,6 @@ from starfc.models.contextual import ContextualModel
 from starfc.models.structural import StructuralModel
 from starfc.runtime.defaults import RESOLUTION
 from starfc.runtime.stages import Stages
-from starfc.runtime.words import word
 
 log = logging.getLogger("starfc")
 
@@ -60,8 +57,7 @@ class Settings:
         'fixed' uses :func:`starfc.clustering.pipeline.cluster`, 'dynamic' uses
         :func:`~starfc.clustering.pipeline.cluster_dynamic`.
     k : int
-        Entries of each row of the kNN graph, the row itself included. Smaller if there are few rows
-        (:mod:`starfc.clustering.few`).
+        Entries of each row of the kNN graph, the row itself included. Smaller if there are fewer rows.
     search : Search
         How kNN graphs are built, both of all rows and of the samples that ``reach`` draws.
     partition, resolution, adapt, seed, th_sim
@@ -103,8 +99,6 @@ class Prepared:
         Features of the m rows.
     graph : KnnGraph
         kNN graph of the m rows, in the same order.
-    model : Model
-        The model that clusters them: the given one, or the one for few rows.
     rows : (m,) int64
         Positions of the m rows among all N rows.
     representative : (N,) int64
@@ -113,18 +107,14 @@ class Prepared:
         Invalid rows.
     doubts : list of str
         Warnings about the lists, which were logged.
-    few : bool
-        Whether the model and the length of the lists were chosen for few rows (:mod:`starfc.clustering.few`).
     """
 
     features: Features
     graph: KnnGraph
-    model: Model
     rows: NDArray[np.int64]
     representative: NDArray[np.int64]
     invalid: NDArray[np.int64]
     doubts: list[str]
-    few: bool = False
 
     @property
     def num_copies(self) -> int:
@@ -174,9 +164,8 @@ def cluster_features(
     """
     stages = stages or Stages()
     given: dict[str, Any] = {"device": device, "stages": stages, "scratch": scratch}
-    sources: dict[str, Any] = {"make_graph": make_graph, "graph_of_all": graph_of_all}
-    prepared = prepare(features, model, settings, in_tasks=make_parser is not None, **sources, **given)
-    return cluster_prepared(prepared, settings, make_parser=make_parser, keep_edges=keep_edges, **given)
+    prepared = prepare(features, model, settings, make_graph=make_graph, graph_of_all=graph_of_all, **given)
+    return cluster_prepared(prepared, model, settings, make_parser=make_parser, keep_edges=keep_edges, **given)
 
 
 def prepare(
@@ -186,15 +175,11 @@ def prepare(
     *,
     make_graph: MakeGraph | None = None,
     graph_of_all: Path | None = None,
-    in_tasks: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
     scratch: Path | None = None,
 ) -> Prepared:
     """Set invalid rows and copies aside, and build the kNN graph of the other rows.
-
-    With a contextual model and fixed refinement, few rows get the scorers and the length of lists that suit them
-    (:mod:`starfc.clustering.few`).
 
     Parameters
     ----------
@@ -203,10 +188,7 @@ def prepare(
         ``settings.k``. The stages check the memory limit before a graph is built. Default: ``settings.search`` builds
         the graph.
     graph_of_all : path, optional
-        Path of the stored graph of all rows that ``make_graph`` returns. Copies are then not set aside, and few rows
-        are not treated in another way.
-    in_tasks : bool
-        Whether the graph and the scores are made by an engine. Few rows are then refused.
+        Path of the stored graph of all rows that ``make_graph`` returns. Copies are then not set aside.
     device, stages, scratch
         As for :func:`starfc.clustering.pipeline.cluster`.
     """
@@ -227,36 +209,19 @@ def prepare(
     short = short_lists(settings.k, len(distinct), features.name, columns)
     rest = rows, representative, invalid, [] if short is None else [short]
     if len(distinct) < 2:
-        return Prepared(distinct, empty_graph(len(distinct), k), model, *rest)
-    few = False
-    if isinstance(model, ContextualModel) and settings.refinement == "fixed" and graph_of_all is None:
-        whole = whole_from(settings.k, model)
-        few = len(distinct) < whole
-        if few and in_tasks:
-            raise InputError(
-                f"{word('engine')}: at least {whole} distinct rows needed with this model; found {len(distinct)}; "
-                "leave it out"
-            )
-        if few:
-            with stages.together("few rows") as inner:
-                model, k = _best_way(distinct, k, model, settings, device, inner, scratch)
+        return Prepared(distinct, empty_graph(len(distinct), k), *rest)
     with stages.stage("kNN graph"):
         if make_graph is None:
             stages.require("kNN graph", settings.search.bytes(distinct, k))
             graph = settings.search.build(distinct, k)
         else:
             graph = make_graph(distinct, k, distinct is valid and k == settings.k, stages)
-    return Prepared(distinct, graph, model, *rest, few)
-
-
-def whole_lists(prepared: Prepared, settings: Settings) -> KnnGraph:
-    """Return the kNN graph of the prepared rows with ``settings.k`` entries per row, or all; few rows may have less."""
-    k = min(settings.k, prepared.graph.num_nodes)
-    return prepared.graph if prepared.graph.k >= k else settings.search.build(prepared.features, k)
+    return Prepared(distinct, graph, *rest)
 
 
 def cluster_prepared(
     prepared: Prepared,
+    model: Model,
     settings: Settings,
     *,
     make_parser: MakeParser | None = None,
@@ -266,7 +231,7 @@ def cluster_prepared(
     scratch: Path | None = None,
 ) -> Clustered:
     """Cluster the prepared rows, then put copies and invalid rows back. The second half of :func:`cluster_features`."""
-    graph, invalid, model = prepared.graph, prepared.invalid, prepared.model
+    graph, invalid = prepared.graph, prepared.invalid
     # with_copies counts rows without the invalid rows, so `kept` does too
     valid = np.setdiff1d(np.arange(len(prepared.representative)), invalid)
     kept = np.searchsorted(valid, prepared.representative[valid]) if prepared.num_copies else None
@@ -278,38 +243,21 @@ def cluster_prepared(
     else:
         result = _clustered(prepared.features, graph, model, settings, **given)
     recalls = graph.info.get("recalls") or {}
-    trained = lists_in_training(graph.num_nodes, model) if isinstance(model, ContextualModel) else 0
+    trained = min(model.columns, graph.num_nodes - 1) if isinstance(model, ContextualModel) else 0
     found = doubts(result, max(graph.k - 1, 0), sizes, recalls.get("edges"), trained)  # k includes the row itself
     if kept is not None:
         result = with_copies(result, kept)
     result = with_singletons(result, invalid)
     diagnostics = diagnose(result, settings.giant_share)
     precision = None if result.estimate is None else result.estimate.precision
-    found += giants_doubt(diagnostics, max(graph.k - 1, 0), precision)
+    partition = settings.partition if settings.refinement == "fixed" else "components"
+    found += giants_doubt(diagnostics, max(graph.k - 1, 0), precision, partition)
     for doubt in found:
         log.warning("%s", doubt)
     tau1, tau2 = settings.tau1 if result.choice is None else result.choice.tau1, settings.tau2
     # A threshold is still None with partition 'components' or fewer than two rows: report the defaults.
     tau1, tau2 = (own if tau is None else tau for tau, own in zip((tau1, tau2), COMPONENTS, strict=True))
     return Clustered(result, prepared, tau1, tau2, diagnostics, [*prepared.doubts, *found])
-
-
-def _best_way(
-    features: Features,
-    k: int,
-    model: ContextualModel,
-    settings: Settings,
-    device: str | torch.device,
-    stages: Stages,
-    scratch: Path | None,
-) -> Way:
-    """Return the model and the length of lists for few rows."""
-
-    def steps(model: Model, graph: KnnGraph) -> Clustering:
-        return _clustered(features, graph, model, settings, device=device, stages=stages, scratch=scratch)
-
-    own = replace(settings.search, params={})
-    return best_way(features, ways(len(features), k, model), own.build, steps)
 
 
 def _clustered(features: Features, graph: KnnGraph, model: Model, settings: Settings, **given: Any) -> Clustering:

@@ -19,6 +19,8 @@ The neighbour lists are shorter than large clusters. Therefore x_i is scaled by 
     precision = Σ found_i / Σ (n - 1),    recall = Σ found_i / Σ all_i
     BCubed precision = mean (1 + found_i) / n,    BCubed recall = mean (1 + found_i) / (1 + all_i)
 
+Without any pair in a cluster, precision and recall of pairs are 0, as ``starfc evaluate`` reports them.
+
 If p is too high, these estimates are too high. Clusterings of samples of the rows (:mod:`starfc.clustering.reach`) are
 an independent check: :func:`agreement` compares them with the clusters, and :func:`doubted` lowers the estimate to
 that agreement. Of more than 1.6 million rows, the sample is too small for this check.
@@ -99,8 +101,7 @@ def estimate(edges: Edges, members: NDArray[np.integer], core: NDArray[np.bool_]
     every = found + leaving * np.maximum(1, found / np.maximum(of_row, 1e-9) * (of_row > 0))
     if core is not None:
         sizes, found, every = sizes[core], found[core], every[core]
-    precision = _share(found.sum(), (sizes - 1).sum())
-    recall = _share(found.sum(), every.sum())
+    precision, recall = (float(found.sum() / max(pairs, 1e-9)) for pairs in ((sizes - 1).sum(), every.sum()))
     of_cluster, of_identity = ((1 + found) / sizes).mean(), ((1 + found) / (1 + every)).mean()
     return Estimate(precision, recall, _harmonic(precision, recall), _harmonic(float(of_cluster), float(of_identity)))
 

@@ -123,7 +123,7 @@ def doubts(
         )
     if result.estimate is not None and columns < trained:
         found.append(
-            f"neighbour lists have {columns} rows instead of {trained}, as in the training of the model: the expected "
+            f"neighbour lists have {columns} rows; in the training of the model they had {trained}: the expected "
             "scores can be far from the true ones"
         )
     alone = int(np.count_nonzero(sizes == 1))
@@ -133,6 +133,11 @@ def doubts(
                 f"{alone:,} of {n:,} instances are clusters of one: all pairs of instances are equally similar, so "
                 "similarity does not show which instances belong together"
             )
+    elif n > 1 and alone == n:
+        found.append(
+            f"all {n:,} instances are clusters of one: either no two of them have the same identity, or the embedding "
+            "does not show it"
+        )
     elif n >= 20 and alone > n / 2:
         found.append(
             f"{alone:,} of {n:,} instances are clusters of one: either most identities have only one instance, or the "
@@ -151,10 +156,11 @@ def doubts(
             f"the neighbour lists have only {found_edges:.1%} of the edges that matter: clusters are incomplete, and "
             f"probabilities are less certain; use an exact kNN graph, or one that reaches {word('knn_recall')} 0.98"
         )
-    elif result.estimate is not None and result.estimate.fscore < DOUBTFUL_F:
+    elif result.estimate is not None and result.estimate.fscore < DOUBTFUL_F and alone < n:
         found.append(
-            f"the expected pairwise F-score is only {result.estimate.fscore:.2f}: with this embedding, many pairs are "
-            "uncertain"
+            f"the expected pairwise F-score is only {100 * result.estimate.fscore:.1f}: many pairs are uncertain, and "
+            "clusters can hold strangers or parts of identities; look at them"
+            f"{advice(' with {}', 'starfc report')}{advice(', and answer questions of {}', 'starfc ask')}"
         )
     return found
 
@@ -170,11 +176,14 @@ def surprising(giants: list[dict[str, Any]], columns: int, precision: float | No
     return [giant for giant in giants if giant["size"] > columns + 1]
 
 
-def giants_doubt(diagnostics: dict[str, Any], columns: int, precision: float | None = None) -> list[str]:
+def giants_doubt(
+    diagnostics: dict[str, Any], columns: int, precision: float | None = None, partition: str = "components"
+) -> list[str]:
     """Return a doubt that lists the :func:`surprising` clusters and says what to do; empty if there are none."""
     giants = surprising(diagnostics["giants"], columns, precision)
     if not giants:
         return []
+    thresholds = f"{word('tau1')} or {word('tau2')}" if partition == "components" else word("tau1")
     listed = "; ".join(
         f"cluster {g['label']}: {g['size']:,} instances ({g['share']:.1%}), "
         f"{g['edges_per_instance']:.1f} edges per instance, mean p {g['mean_p']:.3f}"
@@ -183,7 +192,7 @@ def giants_doubt(diagnostics: dict[str, Any], columns: int, precision: float | N
     return [
         f"thresholds: {len(giants)} cluster(s) of more than {diagnostics['giant_share']:g} of all instances"
         f"{advice(' ({})', 'giant_share')}: {listed}. Unless you expect such a large identity, wrong edges have joined "
-        f"many identities: raise {word('tau1')} or {word('tau2')}, or choose thresholds on labelled data of this kind"
+        f"many identities: raise {thresholds}, or choose thresholds on labelled data of this kind"
         f"{advice(' with {}', 'starfc tune')}"
     ]
 

@@ -111,8 +111,7 @@ class Kinds:
     """Training on many kinds of data (model.type 'gcn_structural_any')."""
 
     first: int = option(1800, "kinds of data to train the early first round on", low=12)
-    second: int = option(2700, "other kinds of data to train the second round on", low=12)
-    few: bool = option(False, "kinds of 40 to 240 rows only, for the weights that serve sets of few rows")
+    second: int = option(6600, "other kinds of data to train the second round on", low=12)
     edges: int = option(6000, "training edges per kind", low=64)
     members: int = option(4, "scorers per round, trained separately; their mean logit is used", low=1, high=16)
     steps: int = option(3000, "optimiser steps per scorer", low=10)

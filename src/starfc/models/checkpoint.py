@@ -30,7 +30,6 @@ from starfc.storage.safe import first_line, open_regular
 
 THRESHOLDS = "thresholds.json"
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # the weights that come with the package
-FEW_ROWS = PRETRAINED.parent / "few"  # those for sets of few rows (starfc.clustering.few)
 FORMAT = "starfc checkpoint 1"
 _MOST_MEMBERS = 16  # maximum number of scorers per round
 

@@ -6,8 +6,7 @@ _base_ = './structural.py'
 model = dict(type='gcn_structural_any', kwargs=dict(nhid=48))
 kinds = dict(
     first=1800,  # kinds to train the early first round on
-    second=2700,  # other kinds to train the second round on; the final first round is trained on all kinds
-    few=False,  # kinds of 40 to 240 rows only, for the weights that serve sets of few rows
+    second=6600,  # other kinds to train the second round on; the final first round is trained on all kinds
     edges=6000,  # training edges per kind
     members=4,  # scorers per round, trained separately; their mean logit is used
     steps=3000)  # optimiser steps per scorer, 4,096 edges each

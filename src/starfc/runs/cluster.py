@@ -247,7 +247,7 @@ def _run(
         "features_fingerprint": recognised,
         "feature_dim": split.features.dim,
         "normalise": split.features.normalise,
-        "model": str(model_folder if done.prepared.model is model else done.prepared.model.folder),
+        "model": str(model_folder),
         "seed": config.seed,
         "started": started,
         **environment(threads, device),
@@ -280,11 +280,7 @@ def choices(
         ``value`` and ``reason`` by the name of the setting.
     """
     n, k, num_copies = prepared.graph.num_nodes, prepared.graph.k, prepared.num_copies
-    reason, best = "as the config says", "of those tried for few rows, its clusters have the highest expected F"
-    if k != config.knn:
-        reason = f"there are only {n:,} distinct instances"
-        if k < min(n, config.knn):
-            reason += f"; {best}"
+    reason = "as the config says" if k == config.knn else f"there are only {n:,} distinct instances"
     copies = {"value": "collapse", "reason": f"{num_copies:,} instances are copies of others"}
     if config.copies == "keep":
         copies = {"value": "keep", "reason": GIVEN}
@@ -296,9 +292,6 @@ def choices(
         "partition": {"value": config.partition.type, "reason": "the default of the model" if default else GIVEN},
         "copies": copies,
     }
-    if prepared.few:
-        weights = "" if prepared.model.folder is None else prepared.model.folder.name
-        found["weights"] = {"value": weights, "reason": best}
     if result.choice is not None:
         found["tau1"] = {"value": result.choice.tau1, "reason": decided.reason or result.choice.reason}
         found["adapt"] = _adaptation(result, config)

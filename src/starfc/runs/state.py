@@ -159,9 +159,7 @@ def _knn_graph(run: Run, valid: Features, k: int) -> KnnGraph:
             continue
         if graph is not None:
             return graph
-    short = run.record["knn_graph"]["k"] < k  # the lists of few rows (starfc.clustering.few)
-    what = "the lists of this run are shorter than new rows need" if short else "the graph of this run is gone"
-    log.info("kNN graph: %s; it is built again", what)
+    log.info("kNN graph: the graph of this run is gone; it is built again")
     return search.build(valid, k)
 
 

@@ -141,7 +141,7 @@ def _run(
     make_graph, stored = graph_source(config, model.kind.structural, path, None)
     # the same preparation as for clustering
     prepared = prepare(split.features, model, settings, make_graph=make_graph, graph_of_all=stored, stages=stages)
-    valid, graph, model = prepared.features, prepared.graph, prepared.model
+    valid, graph = prepared.features, prepared.graph
     if split.labels is None:
         return outline(out, valid, graph, model, **given)
     identities = split.labels[prepared.rows]
@@ -150,7 +150,7 @@ def _run(
     where = f"{split.features.name}: {len(np.unique(known))} identities ({len(known)} instances)"
     default = {}
     if model.kind.contextual and config.partition.type != "components":
-        own = cluster_prepared(prepared, settings, device=device, stages=stages)
+        own = cluster_prepared(prepared, model, settings, device=device, stages=stages)
         default = {"default": _point(own, identities)}
     return choose_and_store(out, valid, graph, identities, model, **given, chosen_on=where, beside=default)
 

@@ -63,6 +63,7 @@ PYTHON = Words(
         "knn": "k",
         "overwrite": "overwrite=True",
         "starfc report": "StarFC.report",
+        "starfc ask": "StarFC.questions",
         "model.kwargs.feature_dim": "feature_dim",
         "partition.type": "partition",
         "seed": "random_state",

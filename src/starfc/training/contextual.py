@@ -259,7 +259,7 @@ def _make_chunk(
     assert before is None or isinstance(before, ContextualModel)
     samples = {}
     for number in numbers:
-        kind = make_kind(seed, number, _real, settings["few"])
+        kind = make_kind(seed, number, _real)
         if kind is not None:
             rng = np.random.default_rng([seed, number, 1])
             edges = sample_edges(kind, rng, settings["edges"], before, candidates, knn, smoothing)

@@ -44,7 +44,7 @@ FAMILIES = {"latent": 0.25, "axes": 0.1, "manifold": 0.08, "real": 0.24, "networ
 _TINY, _SMALL, _LARGE, _HUGE = (40, 800), (800, 7_000), (7_000, 20_000), (20_000, 60_000)  # rows, log-uniform
 _TINY_SHARE, _LARGE_SHARE = 0.28, 0.05
 _SPARSE_SHARE = 0.2  # share of the kinds in which no identity has more than ten rows
-_FEW = (40, 240)  # rows of the kinds for the scorers of few rows
+_UNEVEN = 240  # in kinds of fewer rows, one identity may have most of the rows
 _LEAST_ROWS = 30  # kinds with fewer rows are not used
 _HUGE_EVERY = 60  # one of so many kinds is huge
 _DIMENSIONS = (12, 24, 32, 64, 96, 128, 128, 192, 256, 256, 384, 512)
@@ -87,19 +87,16 @@ class Real:
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def make_kind(seed: int, number: int, real: Real | None = None, few: bool = False) -> DataKind | None:
-    """Make the kind with this number. Return None if it is hopeless: most nearest neighbours have another identity.
-
-    Kinds of ``few`` rows have 40 to 240.
-    """
+def make_kind(seed: int, number: int, real: Real | None = None) -> DataKind | None:
+    """Make the kind with this number. Return None if it is hopeless: most nearest neighbours have another identity."""
     rng = np.random.default_rng([seed, number])
     names = [name for name in FAMILIES if real is not None or name != "real"]
     shares = np.array([FAMILIES[name] for name in names])
     family = str(rng.choice(names, p=shares / shares.sum()))
     size = rng.random()
-    within = _FEW if few else _TINY if size < _TINY_SHARE else _LARGE if size > 1 - _LARGE_SHARE else _SMALL
+    within = _TINY if size < _TINY_SHARE else _LARGE if size > 1 - _LARGE_SHARE else _SMALL
     rows = int(log_uniform(rng, *within))
-    if not few and number % _HUGE_EVERY == _HUGE_EVERY - 1:
+    if number % _HUGE_EVERY == _HUGE_EVERY - 1:
         family = ("latent", "axes", "real" if real is not None else "network", "network")[number // _HUGE_EVERY % 4]
         rows = int(log_uniform(rng, *_HUGE))
     features, labels = _MAKE[family](rng, rows, real)
@@ -128,9 +125,9 @@ def _nearest_accuracy(features: NDArray[np.float16], labels: Ids) -> float:
 
 def draw_sizes(rng: Rng, rows: int) -> Ids:
     """Draw the sizes (C,) int64 of identities, in random order. Their sum is about ``rows``."""
-    few = rows < _FEW[1]
-    mean, sigma = log_uniform(rng, 1.3, rows / 2 if few else min(rows / 4, 1500)), rng.uniform(0.2, 1.5)
-    largest = int(rows * (0.8 if few or rng.random() < 0.2 else 1 / 3))
+    uneven = rows < _UNEVEN
+    mean, sigma = log_uniform(rng, 1.3, rows / 2 if uneven else min(rows / 4, 1500)), rng.uniform(0.2, 1.5)
+    largest = int(rows * (0.8 if uneven or rng.random() < 0.2 else 1 / 3))
     way = rng.random()
     if way < 0.015:  # nearly all rows are singletons
         return np.concatenate([np.full(int(rng.integers(0, max(1, rows // 50))), 2), np.ones(rows, np.int64)])

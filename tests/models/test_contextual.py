@@ -1,5 +1,7 @@
 """Test the model for any embedding: strangers, contexts, scorers, choice and estimate without labels, kinds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,7 @@ from starfc.models.contextual import (
     ContextualModel,
     MeanScorer,
     first_context,
+    joined,
     second_context,
 )
 from starfc.runs.assign import assign
@@ -171,6 +174,28 @@ def test_the_logit_of_a_round_is_the_mean_of_its_members():
         each = torch.stack([member.of(context)(features) for member in scorer.members])
     np.testing.assert_allclose(found, each.mean(dim=0), atol=1e-5)
     assert (each.std(dim=0) > 0.01).all()
+
+
+def test_joined_trainings_give_the_mean_of_their_logits(command, tmp_path):
+    """The packaged weights are joined from two trainings by scripts/join_weights.py."""
+    first, second = (ContextualModel(8, members=n, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
+    for model, name in ((first, "first"), (second, "second")):
+        (tmp_path / name).mkdir()
+        save_model(model, tmp_path / name)
+    code, _, _ = command("scripts/join_weights.py", tmp_path / "first", tmp_path / "second", "--out", tmp_path / "both")
+    assert code == 0
+    both, context = load_model(tmp_path / "both"), np.zeros(CONTEXT_SECOND, np.float32)
+    edges = torch.randn(20, COLUMNS_SECOND, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, two = (model.second.of(context)(edges) for model in (first.eval(), second.eval()))
+        np.testing.assert_allclose(both.second.of(context)(edges), (one + 2 * two) / 3, atol=1e-5)
+    assert (one - two).abs().max() > 0.01
+    with pytest.raises(InputError, match="models of one size needed"):
+        joined([first, ContextualModel(16)])
+    structural = Path(__file__).parents[2] / "src" / "starfc" / "pretrained" / "structural"
+    code, _, err = command("scripts/join_weights.py", structural, "--out", tmp_path / "none")
+    assert (code, (tmp_path / "none").exists()) == (2, False)
+    assert "a model of type 'gcn_structural_any' needed; found 'gcn_structural'" in err
 
 
 def test_a_context_that_is_unlike_those_of_training_is_noticed():

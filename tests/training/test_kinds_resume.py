@@ -55,7 +55,7 @@ def train(monkeypatch):
     """A training of few steps on kinds that cost nothing, and the numbers of the kinds that were made."""
     made: list[int] = []
 
-    def make_kind(seed, number, real, few):
+    def make_kind(seed, number, real):
         made.append(number)
         return SimpleNamespace(family=next(iter(FAMILIES)))
 

@@ -298,7 +298,7 @@ def test_six_large_identities_come_out_whole_and_unwarned():
 
 @pytest.mark.long
 def test_an_identity_that_came_apart_is_warned_of():
-    rows = np.concatenate([_identities(1, 1000, noise=0.7), _identities(200, 4, noise=0.7, seed=1)])
+    rows = np.concatenate([_identities(1, 1000), _identities(400, 2, noise=0.7, seed=1)])
     model = StarFC().fit(rows)
     assert model.labels_[:1000].max() > 10
     assert any("many pairs are uncertain" in doubt for doubt in model.doubts_)

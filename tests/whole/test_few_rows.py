@@ -27,12 +27,20 @@ def rows_of_each(sample, identities, most):
     return features[kept], labels[kept]
 
 
-@pytest.mark.parametrize(("n", "dim"), [(100, 64), (60, 32), (150, 32), (200, 128)])
+@pytest.mark.parametrize(("n", "dim"), [(40, 128), (100, 64), (150, 32), (200, 128)])
 def test_random_rows_stay_alone_and_that_is_said(n, dim):
     found = StarFC().fit(np.random.default_rng(10).normal(size=(n, dim)).astype(np.float32))
     assert len(set(found.labels_.tolist())) == n
     assert found.estimate_["fscore"] == 0
     assert any(f"all {n} instances are clusters of one" in doubt for doubt in found.doubts_)
+
+
+def test_random_rows_that_become_one_cluster_are_doubted():
+    """One identity, and rows of which no two have the same one, look the same in a set of few rows."""
+    found = StarFC().fit(np.random.default_rng([1, 80, 32]).normal(size=(80, 32)).astype(np.float32))
+    assert found.labels_.max() == 0
+    assert found.estimate_["fscore"] < 0.85
+    assert any("many pairs are uncertain" in doubt for doubt in found.doubts_)
 
 
 @pytest.mark.parametrize(("identities", "most", "bcubed"), [(100, 1, 0.9), (75, 2, 0.9), (75, 3, 0.9), (12, 10, 0.95)])

@@ -7,7 +7,7 @@ import pytest
 
 from starfc import StarFC
 from starfc.clustering.components import components
-from starfc.clustering.reach import Counts, join, mean_inside, reach
+from starfc.clustering.reach import Counts, join, mates, mean_inside, reach
 from starfc.clustering.samples import sample, taken_apart
 from starfc.config.recipes import model_config
 from starfc.data.dataset import Features
@@ -357,3 +357,8 @@ def test_an_identity_with_few_rows_in_the_sample_stays_one():
     members, count = taken_apart(np.zeros(n, np.int64), edges, 79, 0.5, drawn)
     assert count == 0
     assert (members == 0).all()
+
+
+def test_mates_by_hand():
+    assert mates(np.array([0, 0, 2, 2, 2, 5])) == pytest.approx((2 * 1 + 3 * 2 + 0) / 6)
+    assert mates(np.arange(4)) == 0

@@ -94,7 +94,8 @@ class Reached:
     counts : Counts, optional
     agreed : (2,) float64, optional
         The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`). None
-        if a sample has less than about a fifth of the rows; its few rows of each identity are harder to cluster.
+        if a sample has less than about a fifth of the rows, or if most rows have no other row of their cluster in their
+        sample: identities with few rows in a sample are harder to cluster there.
     former : (N,) integers, optional
         The smallest member of each row's cluster before clusters were taken apart; None if none was.
     """
@@ -198,8 +199,13 @@ def reach(
         found,
         former=former if apart else None,
         counts=replace(found.counts, apart=apart, times=times),
-        agreed=found.agreed if times <= CHECKING else None,
+        agreed=found.agreed if times <= CHECKING and mates(found.members) >= times else None,
     )
+
+
+def mates(members: NDArray[np.integer]) -> float:
+    """Return the mean number of other rows in a row's cluster."""
+    return float((np.bincount(members)[members] - 1).mean())
 
 
 def mean_inside(members: NDArray[np.integer], edges: Edges) -> NDArray[np.float64]:

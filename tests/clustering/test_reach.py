@@ -362,3 +362,12 @@ def test_an_identity_with_few_rows_in_the_sample_stays_one():
 def test_mates_by_hand():
     assert mates(np.array([0, 0, 2, 2, 2, 5])) == pytest.approx((2 * 1 + 3 * 2 + 0) / 6)
     assert mates(np.arange(4)) == 0
+
+
+def test_samples_with_few_mates_do_not_limit_the_expected_f(monkeypatch):
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(305), [12] * 5 + [2] * 300)
+    rows = rng.normal(size=(305, 64))[labels] + 0.5 * rng.normal(size=(len(labels), 64))
+    model = StarFC(k=10, adapt="off")
+    assert model.fit(rows.astype(np.float32)).estimate_["agreement"] is None
+    monkeypatch.setattr("starfc.clustering.reach.mates", lambda members: 3.0)  # then the samples count
+    assert model.fit(rows.astype(np.float32)).estimate_["agreement"] is not None

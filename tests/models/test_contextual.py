@@ -192,6 +192,8 @@ def test_joined_trainings_give_the_mean_of_their_logits(command, tmp_path):
     assert (one - two).abs().max() > 0.01
     with pytest.raises(InputError, match="models of one size needed"):
         joined([first, ContextualModel(16)])
+    with pytest.raises(InputError, match="at most 16 scorers per round allowed; found 18; join fewer trainings"):
+        joined([second] * 9)
     structural = Path(__file__).parents[2] / "src" / "starfc" / "pretrained" / "structural"
     code, _, err = command("scripts/join_weights.py", structural, "--out", tmp_path / "none")
     assert (code, (tmp_path / "none").exists()) == (2, False)

@@ -23,8 +23,8 @@ Without any pair in a cluster, precision and recall of pairs are 0, as ``starfc 
 
 If p is too high, these estimates are too high. Clusterings of samples of the rows (:mod:`starfc.clustering.reach`) are
 an independent check: :func:`agreement` compares them with the clusters, and :func:`doubted` lowers the estimate to
-that agreement. Of more than 1.6 million rows, the sample is too small for this check; and so it is if most rows have no
-other row of their cluster in their sample.
+that agreement. Of more than 1.6 million rows, the sample is too small for this check. It is also too small if a row
+has, in the mean, less than one other row of its cluster in its sample.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class Reached:
     counts : Counts, optional
     agreed : (2,) float64, optional
         The mean agreement of the clusters with those of the samples (:func:`starfc.clustering.choice.agreement`). None
-        if a sample has less than about a fifth of the rows, or if most rows have no other row of their cluster in their
-        sample: identities with few rows in a sample are harder to cluster there.
+        if a sample has less than about a fifth of the rows, or if a row has, in the mean, less than one other row of
+        its cluster in its sample: identities with few rows in a sample are harder to cluster there.
     former : (N,) integers, optional
         The smallest member of each row's cluster before clusters were taken apart; None if none was.
     """

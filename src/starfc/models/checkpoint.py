@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from starfc.errors import InputError, MissingFileError
-from starfc.models.contextual import CONTEXT_FIRST, CONTEXT_SECOND, ContextualModel
+from starfc.models.contextual import CONTEXT_FIRST, CONTEXT_SECOND, MOST_MEMBERS, ContextualModel
 from starfc.models.gcn import EdgeHead, StarFCModel
 from starfc.models.hierarchical import HierarchicalModel
 from starfc.models.kinds import ANY, GCN, HIERARCHICAL, STRUCTURAL, ModelKind
@@ -31,7 +31,6 @@ from starfc.storage.safe import first_line, open_regular
 THRESHOLDS = "thresholds.json"
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "any"  # the weights that come with the package
 FORMAT = "starfc checkpoint 1"
-_MOST_MEMBERS = 16  # maximum number of scorers per round
 
 Model = StarFCModel | HierarchicalModel | StructuralModel
 _Structural = TypeVar("_Structural", bound=StructuralModel)
@@ -176,7 +175,7 @@ def _contextual(state: dict[str, Tensor], path: Path, nhid: int | None) -> Conte
             f"{path}: weights for contexts of {CONTEXT_FIRST} numbers needed; found {seen.shape[1]}; they were trained "
             "by another version of starfc: train them again, or use that version"
         )
-    return _structural(state, path, nhid, ContextualModel, "first.members.0.layers.1.weight", _MOST_MEMBERS)
+    return _structural(state, path, nhid, ContextualModel, "first.members.0.layers.1.weight", MOST_MEMBERS)
 
 
 def _structural(

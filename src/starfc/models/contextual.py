@@ -41,6 +41,7 @@ from starfc.runtime.words import anew
 
 SAMPLED_NODES, SAMPLED_EDGES = 4000, 20_000  # maximum numbers of nodes and edges from which a context is computed
 CONTEXT_NOISE = 0.1  # in training, noise of this many standard deviations is added to each number of a context
+MOST_MEMBERS = 16  # maximum number of scorers per round of a stored model
 _CONTEXT_UNITS = 24  # hidden units of the network from context to modulation
 _LEAST_SPREAD = 1e-9  # minimum spread of strangers in a stored context
 _CONTEXT_RANGE = 4.0  # standardised context numbers are clipped to ± this
@@ -425,13 +426,15 @@ def joined(models: Sequence[ContextualModel]) -> ContextualModel:
     Raises
     ------
     InputError
-        If the models have different sizes apart from the number of scorers.
+        If the models have different sizes apart from the number of scorers, or if there would be more than 16 scorers.
     """
     sizes = [(model.nhid, model.columns, model.candidates, model.smoothing) for model in models]
     if len(set(sizes)) != 1:
         raise InputError(f"models of one size needed; found nhid, columns, candidates, smoothing {sizes}")
     nhid, columns, candidates, smoothing = sizes[0]
     count = sum(len(model.first.members) for model in models)
+    if count > MOST_MEMBERS:
+        raise InputError(f"at most {MOST_MEMBERS} scorers per round allowed; found {count}; join fewer trainings")
     whole = ContextualModel(nhid, columns=columns, candidates=candidates, smoothing=smoothing, members=count)
     for ours, theirs in ((whole.first, [m.first for m in models]), (whole.second, [m.second for m in models])):
         members = [member for mean in theirs for member in mean.members]

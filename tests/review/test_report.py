@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from starfc.data.dataset import Features
 from starfc.errors import MissingFileError
 from starfc.review.images import open_pictures
 from starfc.review.members import DRAWN, components_2d
+from starfc.review.overview import warnings_of
 from starfc.review.report import write_report
 
 RULE = Decision(0.6, 0.5)
@@ -215,6 +217,13 @@ def test_warnings_of_a_giant_and_of_many_alone(tmp_path):
     giant, alone = data(tmp_path / "report", "index")["warnings"]
     assert giant.startswith("Cluster 0 holds 4 of 20 instances (20.0%)")
     assert alone.startswith("16 instances (80%) are alone")
+
+
+@pytest.mark.parametrize(("partition", "advice"), [("infomap", "raise tau1."), ("components", "raise tau1 or tau2.")])
+def test_a_warning_names_the_thresholds_that_the_run_uses(partition, advice):
+    record = {"diagnostics": {"giant_share": 0.1}, "knn_graph": {"k": 4}, "refinement": "fixed", "partition": partition}
+    (giant,) = warnings_of(SimpleNamespace(sizes=np.array([20, 2, 2])), 24, record)
+    assert giant.endswith(advice)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (2, 4), (5, 1)])

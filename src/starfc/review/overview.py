@@ -18,8 +18,10 @@ from starfc.storage.safe import first_line, open_regular
 
 def warnings_of(found: Review, n: int, record: dict[str, Any] | None) -> list[str]:
     """Return warnings of clusters that hold a large share of the n instances, and of many instances that are alone."""
-    share, columns, precision = 0.1, 0, None
+    share, columns, precision, thresholds = 0.1, 0, None, "tau1 or tau2"
     if record is not None:
+        if record.get("refinement") == "fixed" and record.get("partition") != "components":
+            thresholds = "tau1"  # communities ignore tau2
         share, columns = record["diagnostics"]["giant_share"], record["knn_graph"]["k"] - 1
         if "steps" not in record:  # the estimate holds only for the first clustering
             precision = (record.get("estimate") or {}).get("precision")
@@ -27,7 +29,7 @@ def warnings_of(found: Review, n: int, record: dict[str, Any] | None) -> list[st
     giants = [giant["label"] for giant in surprising(sizes, columns, precision)]
     lines = [
         f"Cluster {c} holds {found.sizes[c]:,} of {n:,} instances ({found.sizes[c] / n:.1%}). A few wrong edges may "
-        "have joined many identities: raise tau1 or tau2."
+        f"have joined many identities: raise {thresholds}."
         for c in giants
     ]
     alone = int((found.sizes == 1).sum())
